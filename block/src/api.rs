@@ -1,0 +1,383 @@
+//! The values that travel between the monitor and the device thread: commands, replies, events.
+//!
+//! They are plain data: no path into the graph leaves the device thread. Field names in the
+//! serialised types are those of QEMU's QAPI schema (`qapi/block-core.json`, `qapi/job.json`).
+
+use serde::Serialize;
+
+/// A command for the block layer, as the monitor (HMP or QMP) has parsed and type-checked it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cmd {
+    /// `blockdev-snapshot-sync`, `snapshot_blkdev`: put a new overlay on top of a disk.
+    SnapshotSync {
+        /// The disk (`device`) or node (`node-name`).
+        device: String,
+        /// The overlay's path on the host.
+        snapshot_file: String,
+        /// Node name for the overlay.
+        snapshot_node_name: Option<String>,
+        /// Format of the overlay; only `qcow2` can be one.
+        format: String,
+        /// `true`: the file exists already and is used as it is (`mode=existing`, HMP `-n`).
+        existing: bool,
+    },
+    /// `block-stream`, `block_stream`: copy what the top lacks from the layers below.
+    Stream {
+        /// The job's id; the device's name if `None`.
+        job_id: Option<String>,
+        /// The disk.
+        device: String,
+        /// The layer that stays as the backing file, by file name.
+        base: Option<String>,
+        /// The same by node name.
+        base_node: Option<String>,
+        /// The string to write into the header instead of the base's own name.
+        backing_file: Option<String>,
+        /// Bytes a second, 0 for no limit.
+        speed: u64,
+        /// What an I/O error does to the job.
+        on_error: OnError,
+        /// Finish without waiting for `job-finalize`.
+        auto_finalize: bool,
+        /// Forget the job when it has concluded.
+        auto_dismiss: bool,
+    },
+    /// `block-job-cancel`, `job-cancel`.
+    JobCancel {
+        /// The job.
+        id: String,
+        /// Even if the job has been paused by the user.
+        force: bool,
+    },
+    /// `block-job-set-speed`.
+    JobSetSpeed {
+        /// The job.
+        id: String,
+        /// Bytes a second, 0 for no limit.
+        speed: u64,
+    },
+    /// `block-job-pause`, `job-pause`.
+    JobPause {
+        /// The job.
+        id: String,
+    },
+    /// `block-job-resume`, `job-resume`.
+    JobResume {
+        /// The job.
+        id: String,
+    },
+    /// `job-finalize`.
+    JobFinalize {
+        /// The job.
+        id: String,
+    },
+    /// `job-dismiss`.
+    JobDismiss {
+        /// The job.
+        id: String,
+    },
+    /// `query-block`, `info block`.
+    QueryBlock,
+    /// `query-block-jobs`, `info block-jobs`.
+    QueryBlockJobs,
+    /// `query-jobs`.
+    QueryJobs,
+}
+
+/// What a command answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// Done; nothing to say.
+    Done,
+    /// An overlay was made; the line that HMP prints of it (`Formatting '...', fmt=qcow2 ...`).
+    Formatted(String),
+    /// `query-block`.
+    Block(Vec<BlockInfo>),
+    /// `query-block-jobs`.
+    BlockJobs(Vec<BlockJobInfo>),
+    /// `query-jobs`.
+    Jobs(Vec<JobInfo>),
+}
+
+/// QMP's error classes (`QapiErrorClass`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum ErrorClass {
+    /// Almost everything.
+    GenericError,
+    /// No such command.
+    CommandNotFound,
+    /// No such block job.
+    DeviceNotActive,
+    /// No such disk (only where clients rely on it).
+    DeviceNotFound,
+}
+
+/// A command that was refused; nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{desc}")]
+pub struct CmdError {
+    /// The class that clients switch on.
+    pub class: ErrorClass,
+    /// One line for people, in QEMU's words where QEMU has the same error.
+    pub desc: String,
+}
+
+/// `BlockdevOnError`: what an I/O error does to a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The job fails.
+    Report,
+    /// The job goes on and fails at its end.
+    Ignore,
+    /// The job pauses when the host is out of space, fails otherwise.
+    Enospc,
+    /// The job pauses.
+    Stop,
+    /// As `Enospc`.
+    Auto,
+}
+
+/// `JobStatus`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobStatus {
+    /// Made, not started.
+    Created,
+    /// Working.
+    Running,
+    /// Paused.
+    Paused,
+    /// Waiting for others of its transaction.
+    Waiting,
+    /// Waiting for `job-finalize`.
+    Pending,
+    /// Undoing.
+    Aborting,
+    /// Over; waits for `job-dismiss`.
+    Concluded,
+    /// Gone.
+    Null,
+}
+
+/// `JobType`, as far as it exists here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobType {
+    /// `block-stream`.
+    Stream,
+}
+
+/// One entry of `query-block-jobs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockJobInfo {
+    /// Kind of job.
+    #[serde(rename = "type")]
+    pub kind: JobType,
+    /// The job's id.
+    pub device: String,
+    /// Bytes to look at.
+    pub len: u64,
+    /// Bytes looked at so far.
+    pub offset: u64,
+    /// A step is under way.
+    pub busy: bool,
+    /// Paused by the user or by an error.
+    pub paused: bool,
+    /// Bytes a second, 0 for no limit.
+    pub speed: u64,
+    /// `ok`, `failed` or `nospace`.
+    pub io_status: String,
+    /// Ready for `block-job-complete` (never, for a stream).
+    pub ready: bool,
+    /// State of the job.
+    pub status: JobStatus,
+    /// As given when it was started.
+    pub auto_finalize: bool,
+    /// As given when it was started.
+    pub auto_dismiss: bool,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// One entry of `query-jobs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct JobInfo {
+    /// The job's id.
+    pub id: String,
+    /// Kind of job.
+    #[serde(rename = "type")]
+    pub kind: JobType,
+    /// State of the job.
+    pub status: JobStatus,
+    /// Bytes looked at so far.
+    pub current_progress: u64,
+    /// Bytes to look at.
+    pub total_progress: u64,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// One entry of `query-block`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockInfo {
+    /// The disk's id.
+    pub device: String,
+    /// Where it is attached (`virtio-blk-pci`, `ide-hd`), for `info block`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qdev: Option<String>,
+    /// Always `"unknown"`, as QEMU says it.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Removable media: no.
+    pub removable: bool,
+    /// Tray locked: no.
+    pub locked: bool,
+    /// `ok`, `failed` or `nospace`.
+    #[serde(rename = "io-status", skip_serializing_if = "Option::is_none")]
+    pub io_status: Option<String>,
+    /// The disk's top layer.
+    pub inserted: BlockDeviceInfo,
+}
+
+/// `BlockDeviceInfo`: the top layer of a disk.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BlockDeviceInfo {
+    /// The image's file name.
+    pub file: String,
+    /// The node's name.
+    #[serde(rename = "node-name")]
+    pub node_name: String,
+    /// Read-only.
+    pub ro: bool,
+    /// Format.
+    pub drv: String,
+    /// The backing file's name as opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_file: Option<String>,
+    /// Number of layers below.
+    pub backing_file_depth: u32,
+    /// Encryption: no.
+    pub encrypted: bool,
+    /// `off`, `on` or `unmap`.
+    pub detect_zeroes: String,
+    /// Host cache behaviour.
+    pub cache: CacheInfo,
+    /// The image and, nested, those below.
+    pub image: ImageInfo,
+}
+
+/// Host cache behaviour of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CacheInfo {
+    /// The guest sees a write cache (it has to flush).
+    pub writeback: bool,
+    /// O_DIRECT.
+    pub direct: bool,
+    /// Flushes are ignored.
+    pub no_flush: bool,
+}
+
+/// `ImageInfo`: what `qemu-img info --output=json` says of an image.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ImageInfo {
+    /// Bytes that the guest sees.
+    pub virtual_size: u64,
+    /// File name.
+    pub filename: String,
+    /// Bytes in a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_size: Option<u64>,
+    /// Format.
+    pub format: String,
+    /// Bytes that the file takes on the host's disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actual_size: Option<u64>,
+    /// Details of the format (`{"type": "qcow2", "data": {...}}`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format_specific: Option<serde_json::Value>,
+    /// The backing file's name resolved against the image's folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full_backing_filename: Option<String>,
+    /// The backing file's name as written in the header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename: Option<String>,
+    /// The backing file's format as written in the header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename_format: Option<String>,
+    /// The refcounts may be stale, or the image was not closed cleanly.
+    pub dirty_flag: bool,
+    /// The layer below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_image: Option<Box<ImageInfo>>,
+}
+
+/// Something that happened; QMP clients are told. The monitor adds the time stamp.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// `JOB_STATUS_CHANGE`.
+    JobStatusChange {
+        /// The job.
+        id: String,
+        /// Its new state.
+        status: JobStatus,
+    },
+    /// `BLOCK_JOB_COMPLETED`: data, tables and header are durable.
+    JobCompleted(JobEnd, Option<String>),
+    /// `BLOCK_JOB_CANCELLED`.
+    JobCancelled(JobEnd),
+    /// `BLOCK_JOB_PENDING`.
+    JobPending {
+        /// Kind of job.
+        kind: JobType,
+        /// The job.
+        id: String,
+    },
+    /// `BLOCK_JOB_ERROR`.
+    JobError {
+        /// The job.
+        device: String,
+        /// `read` or `write`.
+        operation: String,
+        /// `ignore`, `report` or `stop`.
+        action: String,
+    },
+    /// `BLOCK_IO_ERROR`: a guest's request failed.
+    IoError {
+        /// The disk.
+        device: String,
+        /// The node.
+        node_name: String,
+        /// `read` or `write`.
+        operation: String,
+        /// Always `report`: the guest is told.
+        action: String,
+        /// The host is out of space.
+        nospace: bool,
+        /// One line for people.
+        reason: String,
+    },
+}
+
+/// Payload of the events that end a block job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JobEnd {
+    /// Kind of job.
+    #[serde(rename = "type")]
+    pub kind: JobType,
+    /// The job's id.
+    pub device: String,
+    /// Bytes to look at.
+    pub len: u64,
+    /// Bytes looked at.
+    pub offset: u64,
+    /// Bytes a second, 0 for no limit.
+    pub speed: u64,
+}

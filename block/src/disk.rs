@@ -1,0 +1,127 @@
+//! [`Disk`]: the only handle that a device or an export holds. No path, no file descriptor.
+
+use std::rc::Rc;
+
+use crate::{
+    error::{IoError, IoResult},
+    mem::SgList,
+};
+
+/// What a request does. Offsets and lengths are bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Fill the scatter list from the disk.
+    Read,
+    /// Write the scatter list to the disk; with `fua` it is durable before it completes.
+    Write {
+        /// Force unit access.
+        fua: bool,
+    },
+    /// Everything acknowledged before this request was submitted is durable when it completes.
+    Flush,
+    /// The range's content is no longer needed. Reads as zero or as before afterwards, never as
+    /// what a layer below holds.
+    Discard,
+    /// The range reads as zero afterwards.
+    WriteZeroes {
+        /// Clusters may be freed.
+        unmap: bool,
+    },
+}
+
+/// One request for a disk.
+#[derive(Debug)]
+pub struct Request {
+    /// What to do.
+    pub op: Op,
+    /// Byte offset on the disk; a multiple of [`DiskInfo::block_size`].
+    pub offset: u64,
+    /// Bytes; a multiple of [`DiskInfo::block_size`]. For reads and writes equal to `data.len()`, for a flush 0.
+    pub len: u64,
+    /// Where the bytes go to or come from; empty for everything but reads and writes.
+    pub data: SgList,
+}
+
+/// How a request ended.
+pub type Completion = IoResult<()>;
+
+/// What a device needs to know of a disk to describe it to its guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskInfo {
+    /// The disk's id in the monitor, such as `virtio0`.
+    pub id: String,
+    /// Bytes, a multiple of 512.
+    pub size: u64,
+    /// Logical block size in bytes: 512.
+    pub block_size: u32,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Discard requests are worth sending.
+    pub discard: bool,
+    /// Serial number as given by the user (at most 20 bytes are shown to the guest).
+    pub serial: String,
+}
+
+/// Called on the device thread, exactly once, when the request has ended.
+pub type Done = Box<dyn FnOnce(Completion)>;
+
+/// Carries requests out. The image stack implements it; tests of devices have doubles.
+pub trait Submit {
+    /// Starts `request`. `done` may be called before this returns.
+    fn submit(&self, request: Request, done: Done);
+    /// The disk as it is now; a resize changes it.
+    fn info(&self) -> DiskInfo;
+}
+
+/// A disk as devices see it. Cheap to clone; lives on the device thread.
+#[derive(Clone)]
+pub struct Disk(Rc<dyn Submit>);
+
+impl Disk {
+    /// A disk whose requests `backend` carries out.
+    pub fn new(backend: Rc<dyn Submit>) -> Self {
+        Self(backend)
+    }
+
+    /// Starts `request` after checking it against the disk's size, block size and read-only
+    /// state, so that nothing below has to. `done` is called exactly once, on this thread, perhaps
+    /// before this returns; its error is what the guest should be told.
+    pub fn submit(&self, request: Request, done: impl FnOnce(Completion) + 'static) {
+        match self.info().admit(&request) {
+            Ok(()) => self.0.submit(request, Box::new(done)),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// The disk as it is now.
+    pub fn info(&self) -> DiskInfo {
+        self.0.info()
+    }
+}
+
+impl DiskInfo {
+    /// Whether `request` may be carried out at all.
+    fn admit(&self, request: &Request) -> Completion {
+        let block = u64::from(self.block_size);
+        let end = request
+            .offset
+            .checked_add(request.len)
+            .ok_or(IoError::OutOfRange)?;
+        let data_len = match request.op {
+            Op::Read | Op::Write { .. } => request.len,
+            Op::Flush | Op::Discard | Op::WriteZeroes { .. } => 0,
+        };
+        if end > self.size
+            || !request.offset.is_multiple_of(block)
+            || !request.len.is_multiple_of(block)
+            || request.data.len() as u64 != data_len
+        {
+            return Err(IoError::OutOfRange);
+        }
+        match request.op {
+            Op::Read | Op::Flush => Ok(()),
+            _ if self.read_only => Err(IoError::ReadOnly),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Errors of the image layer: what failed, on which file, at which offset, and why.
+
+use std::{io, path::PathBuf};
+
+/// An error of one guest or job request. The kind is what a device can tell its guest.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum IoError {
+    /// The range does not lie within the disk, or is not aligned to its block size.
+    #[error("request outside the disk or misaligned")]
+    OutOfRange,
+    /// The disk or layer is read-only.
+    #[error("the disk is read-only")]
+    ReadOnly,
+    /// The file system below is full (ENOSPC).
+    #[error("{file}: no space left on the host's file system")]
+    NoSpace {
+        /// The file that could not grow.
+        file: PathBuf,
+    },
+    /// The host answered with an I/O error.
+    #[error("{file}: {what} at offset {offset}: {source}")]
+    Host {
+        /// The file that the call was for.
+        file: PathBuf,
+        /// The call: "read", "write", "flush", ...
+        what: &'static str,
+        /// Byte offset in the file.
+        offset: u64,
+        /// The host's error.
+        source: std::sync::Arc<io::Error>,
+    },
+    /// The image's metadata contradicts itself; nothing was written.
+    #[error("{file}: corrupt image: {what}")]
+    Corrupt {
+        /// The image.
+        file: PathBuf,
+        /// What is wrong, with offsets.
+        what: String,
+    },
+    /// An earlier metadata write failed and the layer stopped writing (rule W6).
+    #[error("{file}: writing has stopped after a metadata write error")]
+    Stopped {
+        /// The image.
+        file: PathBuf,
+    },
+    /// The image uses a feature that cannot be written (or read) yet.
+    #[error("{file}: {what} is not supported")]
+    Unsupported {
+        /// The image.
+        file: PathBuf,
+        /// The feature.
+        what: String,
+    },
+    /// The job was cancelled or the machine is shutting down.
+    #[error("operation canceled")]
+    Cancelled,
+}
+
+/// An error of opening, creating or changing an image or a graph: one clear line for people.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A host call on a file failed.
+    #[error("could not {what} '{file}': {source}")]
+    File {
+        /// What was tried: "open", "create", ...
+        what: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// The file is not an image that can be used as asked; the text says why and what to do.
+    #[error("'{file}': {why}")]
+    Image {
+        /// The image.
+        file: PathBuf,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// An I/O error while reading or writing metadata.
+    #[error(transparent)]
+    Io(#[from] IoError),
+}
+
+/// Result of opening, creating or changing an image.
+pub type Result<T> = std::result::Result<T, Error>;
+/// Result of one request.
+pub type IoResult<T> = std::result::Result<T, IoError>;

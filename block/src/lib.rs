@@ -1,0 +1,9 @@
+//! The layered image stack: storage files, formats, the node graph and jobs.
+//!
+//! Everything but [`mem`] and the values in [`api`] lives on one thread, the device thread.
+//! There is no lock around the graph: see `docs/ARCHITECTURE.md`.
+
+pub mod api;
+pub mod disk;
+pub mod error;
+pub mod mem;

@@ -1,0 +1,223 @@
+//! Scatter-gather lists: the memory that a request reads into or writes from.
+//!
+//! A list points straight into guest memory (so that a guest read of an allocated cluster is one
+//! copy in the kernel) or into a buffer of its own. Either way it holds what keeps the memory
+//! mapped, so that it may travel to a helper thread and outlive the request's device.
+//!
+//! The guest may change its memory at any time, also while a request is under way. So bytes are
+//! only ever copied in or out, never borrowed as a slice, and nothing is read twice that must not
+//! change in between.
+#![allow(unsafe_code)] // The one module of this crate that touches raw memory.
+
+use std::{any::Any, cell::UnsafeCell, fmt, sync::Arc};
+
+/// One contiguous piece of memory.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    base: *mut u8,
+    len: usize,
+}
+
+/// A scatter-gather list. Cloning and slicing are cheap and share the memory.
+#[derive(Clone)]
+pub struct SgList {
+    segments: Vec<Segment>,
+    len: usize,
+    keep: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+// SAFETY: the segments point into memory that `keep` keeps mapped for as long as the list lives,
+// and that is only accessed by copying. `from_raw`'s caller upholds that any thread may do so.
+unsafe impl Send for SgList {}
+// SAFETY: as above; a shared list does nothing but copy, too.
+unsafe impl Sync for SgList {}
+
+/// An owned buffer whose bytes are shared by the lists made from it.
+struct Owned(Box<[UnsafeCell<u8>]>);
+
+// SAFETY: the bytes are plain data, and lists on one buffer that are used by several threads at a
+// time race only in what the bytes are, as they would on guest memory.
+unsafe impl Sync for Owned {}
+
+impl SgList {
+    /// A list without bytes.
+    pub fn empty() -> Self {
+        Self {
+            segments: Vec::new(),
+            len: 0,
+            keep: None,
+        }
+    }
+
+    /// A list on pieces of memory given by address and length in bytes.
+    ///
+    /// # Safety
+    /// Every piece stays mapped, readable and writable, for as long as `keep` lives; any thread
+    /// may access it; and nobody holds a Rust reference to its bytes.
+    pub unsafe fn from_raw(
+        pieces: impl IntoIterator<Item = (*mut u8, usize)>,
+        keep: Arc<dyn Any + Send + Sync>,
+    ) -> Self {
+        let mut list = Self {
+            segments: Vec::new(),
+            len: 0,
+            keep: Some(keep),
+        };
+        for (base, len) in pieces.into_iter().filter(|piece| piece.1 != 0) {
+            list.len = list
+                .len
+                .checked_add(len)
+                .expect("a list is smaller than the address space");
+            list.segments.push(Segment { base, len });
+        }
+        list
+    }
+
+    /// A list on a new buffer of `len` zero bytes.
+    pub fn zeroed(len: usize) -> Self {
+        Self::from_vec(vec![0; len])
+    }
+
+    /// A list on a buffer that holds `bytes`.
+    pub fn from_vec(bytes: Vec<u8>) -> Self {
+        let len = bytes.len();
+        if len == 0 {
+            return Self::empty();
+        }
+        let raw = Box::into_raw(bytes.into_boxed_slice()) as *mut [UnsafeCell<u8>];
+        // SAFETY: `UnsafeCell<u8>` has the layout of `u8`, and the box gave up its ownership.
+        let owned = Arc::new(Owned(unsafe { Box::from_raw(raw) }));
+        let base = UnsafeCell::raw_get(owned.0.as_ptr());
+        Self {
+            segments: vec![Segment { base, len }],
+            len,
+            keep: Some(owned),
+        }
+    }
+
+    /// Bytes in the list.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the list has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Addresses and lengths of the pieces, for vectored system calls. They are valid for as long
+    /// as the list lives.
+    pub fn pieces(&self) -> impl Iterator<Item = (*mut u8, usize)> + '_ {
+        self.segments.iter().map(|s| (s.base, s.len))
+    }
+
+    /// The `len` bytes from `offset` on, as a list on the same memory.
+    ///
+    /// # Panics
+    /// If the range is not within the list: callers cut what they have measured.
+    pub fn slice(&self, offset: usize, len: usize) -> Self {
+        let segments = self.pieces_in(offset, len).collect();
+        Self {
+            segments,
+            len,
+            keep: self.keep.clone(),
+        }
+    }
+
+    /// Copies the bytes from `offset` on into `out`.
+    ///
+    /// # Panics
+    /// If the range is not within the list.
+    pub fn copy_to(&self, offset: usize, out: &mut [u8]) {
+        let mut done = 0;
+        for piece in self.pieces_in(offset, out.len()) {
+            let dst = out[done..done + piece.len].as_mut_ptr();
+            // SAFETY: the piece lies in memory that `keep` keeps mapped (`from_raw`'s contract),
+            // and `dst` is a slice of that length which nobody else can reach.
+            unsafe { std::ptr::copy_nonoverlapping(piece.base, dst, piece.len) };
+            done += piece.len;
+        }
+    }
+
+    /// Copies `bytes` into the list from `offset` on.
+    ///
+    /// # Panics
+    /// If the range is not within the list.
+    pub fn copy_from(&self, offset: usize, bytes: &[u8]) {
+        let mut done = 0;
+        for piece in self.pieces_in(offset, bytes.len()) {
+            let src = bytes[done..done + piece.len].as_ptr();
+            // SAFETY: the piece lies in memory that `keep` keeps mapped and that no Rust reference
+            // covers (`from_raw`'s contract), so it cannot overlap `src`.
+            unsafe { std::ptr::copy_nonoverlapping(src, piece.base, piece.len) };
+            done += piece.len;
+        }
+    }
+
+    /// Sets `len` bytes from `offset` on to `byte`.
+    ///
+    /// # Panics
+    /// If the range is not within the list.
+    pub fn fill(&self, offset: usize, len: usize, byte: u8) {
+        for piece in self.pieces_in(offset, len) {
+            // SAFETY: the piece lies in memory that `keep` keeps mapped (`from_raw`'s contract).
+            unsafe { std::ptr::write_bytes(piece.base, byte, piece.len) };
+        }
+    }
+
+    /// A copy of all bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut out = vec![0; self.len];
+        self.copy_to(0, &mut out);
+        out
+    }
+
+    /// Whether every byte is zero at the time of looking.
+    pub fn is_zero(&self) -> bool {
+        let mut chunk = [0u8; 4096];
+        let mut offset = 0;
+        while offset < self.len {
+            let n = chunk.len().min(self.len - offset);
+            self.copy_to(offset, &mut chunk[..n]);
+            if chunk[..n].iter().any(|&b| b != 0) {
+                return false;
+            }
+            offset += n;
+        }
+        true
+    }
+
+    /// The parts of the pieces that lie in the range.
+    fn pieces_in(&self, offset: usize, len: usize) -> impl Iterator<Item = Segment> + '_ {
+        let end = offset.checked_add(len).expect("the range's end fits");
+        assert!(
+            end <= self.len,
+            "range {offset}+{len} outside a list of {} bytes",
+            self.len
+        );
+        let mut at = 0;
+        self.segments.iter().filter_map(move |segment| {
+            let (start, stop) = (at, at + segment.len);
+            at = stop;
+            let (from, to) = (start.max(offset), stop.min(end));
+            (from < to).then(|| Segment {
+                base: segment.base.wrapping_add(from - start),
+                len: to - from,
+            })
+        })
+    }
+}
+
+impl fmt::Debug for SgList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "SgList({} bytes in {} pieces)",
+            self.len,
+            self.segments.len()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,40 @@
+use super::SgList;
+use std::sync::Arc;
+
+/// A list of three pieces (3, 0 and 5 bytes) on a buffer that counts up.
+fn pieces() -> SgList {
+    let backing = SgList::from_vec((0..16).collect());
+    let base = backing.pieces().next().unwrap().0;
+    let at = |n: usize| base.wrapping_add(n);
+    // SAFETY: the pieces lie in `backing`, which the list keeps.
+    unsafe { SgList::from_raw([(at(0), 3), (at(8), 0), (at(10), 5)], Arc::new(backing)) }
+}
+
+#[test]
+fn copies_across_pieces() {
+    let list = pieces();
+    assert_eq!(list.to_vec(), [0, 1, 2, 10, 11, 12, 13, 14]);
+    list.copy_from(2, &[90, 91]);
+    assert_eq!(list.slice(1, 4).to_vec(), [1, 90, 91, 11]);
+    list.fill(0, 8, 0);
+    assert!(list.is_zero());
+}
+
+#[test]
+fn slices_share_memory_and_keep_it() {
+    let slice = pieces().slice(2, 3);
+    slice.copy_from(0, &[7, 8, 9]);
+    assert_eq!(slice.slice(1, 2).to_vec(), [8, 9]);
+}
+
+#[test]
+#[should_panic(expected = "outside a list")]
+fn refuses_a_range_outside() {
+    pieces().slice(5, 4);
+}
+
+#[test]
+fn an_empty_list_is_zero() {
+    assert!(SgList::empty().is_zero());
+    assert!(SgList::zeroed(0).is_empty());
+}

@@ -1,0 +1,2 @@
+//! `strata-workload`: writes and verifies self-describing blocks inside the guest.
+fn main() {}

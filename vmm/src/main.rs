@@ -1,0 +1,2 @@
+//! `strata`: boots guests on layered disks.
+fn main() {}

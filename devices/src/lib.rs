@@ -1,1 +1,9 @@
-//! What the guest sees.
+//! What the guest sees: PCI, virtio-blk, IDE and the legacy devices of a PC.
+//!
+//! A device has up to two halves. The front half answers register accesses on the vCPU threads
+//! ([`bus::BusDevice`]) and does no disk I/O. The worker half lives on the device thread as an
+//! `event_manager::MutEventSubscriber`, holds the [`strata_block::disk::Disk`] and finishes requests. They share
+//! guest memory, eventfds and, for IDE, the register file behind a mutex; nothing else.
+
+pub mod bus;
+pub mod host;

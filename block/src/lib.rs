@@ -6,4 +6,6 @@
 pub mod api;
 pub mod disk;
 pub mod error;
+pub mod exec;
 pub mod mem;
+pub mod random;

@@ -1,0 +1,233 @@
+//! A single-thread executor with two queues: guest requests first, jobs in the gaps.
+//!
+//! Everything in the block layer runs here, on the device thread. Wakers may be called on any
+//! thread (helper threads do); they put the task back on its queue and signal the executor's
+//! eventfd, which the device thread's epoll loop watches.
+
+mod helpers;
+pub mod sync;
+mod task;
+mod timer;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    future::Future,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+pub use helpers::Helpers;
+pub use task::Queue;
+use task::{ReadyQueues, Task, TaskId, TaskWaker};
+use timer::Timers;
+
+/// A future that stays on the thread that made it.
+pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Guest polls in a row after which one job step may run although guest tasks are ready, so that a
+/// guest that never rests cannot starve a job.
+const GUEST_POLLS_PER_JOB_STEP: usize = 32;
+
+/// Polls after which [`Executor::poll`] returns to the event loop.
+const POLLS_PER_TURN: usize = 256;
+
+/// What a call of [`Executor::poll`] left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// Tasks are ready: poll again after a look at the other event sources.
+    pub more_work_now: bool,
+    /// The earliest time at which a sleeping task wants to be polled.
+    pub next_deadline: Option<Instant>,
+}
+
+/// The executor. Lives on one thread; shared there as `Rc`.
+pub struct Executor {
+    ready: Arc<ReadyQueues>,
+    wake: Arc<OwnedFd>,
+    tasks: RefCell<HashMap<TaskId, Task>>,
+    next_id: Cell<TaskId>,
+    timers: RefCell<Timers>,
+    helpers: Rc<Helpers>,
+}
+
+impl Executor {
+    /// An executor for the calling thread.
+    ///
+    /// # Errors
+    /// The host's error if no eventfd can be had.
+    pub fn new() -> io::Result<Rc<Self>> {
+        Self::with_order(None)
+    }
+
+    /// An executor that picks among the ready tasks in an order that depends on `seed` only:
+    /// simulations use it to try interleavings and to repeat them.
+    ///
+    /// # Errors
+    /// The host's error if no eventfd can be had.
+    pub fn seeded(seed: u64) -> io::Result<Rc<Self>> {
+        Self::with_order(Some(seed))
+    }
+
+    fn with_order(seed: Option<u64>) -> io::Result<Rc<Self>> {
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        Ok(Rc::new(Self {
+            ready: Arc::new(ReadyQueues::new(wake.clone(), seed)),
+            wake,
+            tasks: RefCell::default(),
+            next_id: Cell::new(0),
+            timers: RefCell::default(),
+            helpers: Rc::new(Helpers::default()),
+        }))
+    }
+
+    /// Readable when a task has been woken from another thread. Watch it; [`Executor::poll`]
+    /// resets it.
+    pub fn event_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// The threads for calls that would block this one.
+    pub fn helpers(&self) -> &Rc<Helpers> {
+        &self.helpers
+    }
+
+    /// Runs `future` to its end on `queue`. It is first polled at the next [`Executor::poll`].
+    pub fn spawn(&self, queue: Queue, future: impl Future<Output = ()> + 'static) {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        let waker = Arc::new(TaskWaker::new(id, queue, self.ready.clone()));
+        let task = Task {
+            future: Some(Box::pin(future)),
+            waker: Waker::from(waker),
+        };
+        task.waker.wake_by_ref();
+        self.tasks.borrow_mut().insert(id, task);
+    }
+
+    /// Tasks that have not ended.
+    pub fn task_count(&self) -> usize {
+        self.tasks.borrow().len()
+    }
+
+    /// Polls ready tasks: guest tasks first, a job task when no guest task is ready or after
+    /// [`GUEST_POLLS_PER_JOB_STEP`] of them, at most one job task a turn.
+    pub fn poll(&self) -> Turn {
+        let mut counter = [0u8; 8];
+        // Reset the eventfd before looking, so that a wake in between is not lost.
+        let _ = rustix::io::read(&*self.wake, &mut counter);
+        self.timers.borrow_mut().fire(Instant::now());
+        let mut since_job = 0;
+        for _ in 0..POLLS_PER_TURN {
+            let job_is_due = since_job >= GUEST_POLLS_PER_JOB_STEP;
+            let guest = if job_is_due {
+                None
+            } else {
+                self.ready.pop(Queue::Guest)
+            };
+            if let Some(id) = guest {
+                self.poll_task(id);
+                since_job += 1;
+                continue;
+            }
+            if let Some(id) = self.ready.pop(Queue::Job) {
+                self.poll_task(id);
+                break;
+            }
+            if !job_is_due {
+                break;
+            }
+            since_job = 0;
+        }
+        Turn {
+            more_work_now: !self.ready.is_empty(),
+            next_deadline: self.timers.borrow().next_deadline(),
+        }
+    }
+
+    /// Runs everything until `future` ends: for tools, tests and start-up, where there is no event
+    /// loop around.
+    pub fn block_on<T: 'static>(self: &Rc<Self>, future: impl Future<Output = T> + 'static) -> T {
+        let slot = Rc::new(RefCell::new(None));
+        let result = slot.clone();
+        self.spawn(Queue::Guest, async move {
+            let value = future.await;
+            *result.borrow_mut() = Some(value);
+        });
+        loop {
+            let turn = self.poll();
+            if let Some(value) = slot.borrow_mut().take() {
+                return value;
+            }
+            if !turn.more_work_now {
+                self.wait(turn.next_deadline);
+            }
+        }
+    }
+
+    /// Ends at `deadline`, or a little later.
+    pub async fn sleep_until(&self, deadline: Instant) {
+        std::future::poll_fn(|cx| {
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            self.timers
+                .borrow_mut()
+                .insert(deadline, cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn poll_task(&self, id: TaskId) {
+        // The future is taken out so that the task may spawn others while it runs.
+        let Some((mut future, waker)) = self.tasks.borrow_mut().get_mut(&id).and_then(Task::take)
+        else {
+            return;
+        };
+        if future
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_ready()
+        {
+            self.tasks.borrow_mut().remove(&id);
+        } else if let Some(task) = self.tasks.borrow_mut().get_mut(&id) {
+            task.future = Some(future);
+        }
+    }
+
+    /// Sleeps until a wake from another thread or `deadline`.
+    fn wait(&self, deadline: Option<Instant>) {
+        let timeout = deadline
+            .and_then(|at| Timespec::try_from(at.saturating_duration_since(Instant::now())).ok());
+        // An interrupted or failed poll only means one more look at the queues.
+        let _ = poll(
+            &mut [PollFd::new(&self.wake, PollFlags::IN)],
+            timeout.as_ref(),
+        );
+    }
+}
+
+/// Lets every other ready task run once before this one goes on.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! Tasks, their wakers and the queues of ready ones.
+
+use std::{
+    collections::VecDeque,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Wake, Waker},
+    thread::ThreadId,
+};
+
+use super::LocalBoxFuture;
+
+pub(super) type TaskId = u64;
+
+/// Which queue a task waits on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// A guest's request, or a command that a person waits for.
+    Guest,
+    /// A job's step: runs in the gaps.
+    Job,
+}
+
+pub(super) struct Task {
+    /// Absent while the task is being polled.
+    pub future: Option<LocalBoxFuture<'static, ()>>,
+    pub waker: Waker,
+}
+
+impl Task {
+    /// Takes the future out for a poll.
+    pub fn take(&mut self) -> Option<(LocalBoxFuture<'static, ()>, Waker)> {
+        Some((self.future.take()?, self.waker.clone()))
+    }
+}
+
+pub(super) struct TaskWaker {
+    id: TaskId,
+    queue: Queue,
+    ready: Arc<ReadyQueues>,
+    queued: Arc<AtomicBool>,
+}
+
+impl TaskWaker {
+    pub fn new(id: TaskId, queue: Queue, ready: Arc<ReadyQueues>) -> Self {
+        Self {
+            id,
+            queue,
+            ready,
+            queued: Arc::default(),
+        }
+    }
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Set while the task is on its queue; `pop` clears it before the poll, so that a wake
+        // during the poll queues the task again.
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.ready.push(
+                self.queue,
+                ReadyTask {
+                    id: self.id,
+                    queued: self.queued.clone(),
+                },
+            );
+        }
+    }
+}
+
+struct ReadyTask {
+    id: TaskId,
+    queued: Arc<AtomicBool>,
+}
+
+/// The ready tasks. The mutex is held for a push or a pop only; wakers need it because they may be
+/// called on any thread.
+pub(super) struct ReadyQueues {
+    queues: Mutex<Queues>,
+    wake: Arc<OwnedFd>,
+    owner: ThreadId,
+}
+
+struct Queues {
+    guest: VecDeque<ReadyTask>,
+    job: VecDeque<ReadyTask>,
+    /// State of the generator that shuffles, in simulations.
+    order: Option<u64>,
+}
+
+impl ReadyQueues {
+    pub fn new(wake: Arc<OwnedFd>, order: Option<u64>) -> Self {
+        let queues = Queues {
+            guest: VecDeque::new(),
+            job: VecDeque::new(),
+            order,
+        };
+        Self {
+            queues: Mutex::new(queues),
+            wake,
+            owner: std::thread::current().id(),
+        }
+    }
+
+    fn push(&self, queue: Queue, task: ReadyTask) {
+        self.lock().of(queue).push_back(task);
+        if std::thread::current().id() != self.owner {
+            // Fails only when the counter is at its limit, and then the fd is readable anyway.
+            let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        }
+    }
+
+    pub fn pop(&self, queue: Queue) -> Option<TaskId> {
+        let task = self.lock().take(queue)?;
+        task.queued.store(false, Ordering::Release);
+        Some(task.id)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        let queues = self.lock();
+        queues.guest.is_empty() && queues.job.is_empty()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queues {
+    fn of(&mut self, queue: Queue) -> &mut VecDeque<ReadyTask> {
+        match queue {
+            Queue::Guest => &mut self.guest,
+            Queue::Job => &mut self.job,
+        }
+    }
+
+    fn take(&mut self, queue: Queue) -> Option<ReadyTask> {
+        let Some(state) = self.order.as_mut() else {
+            return self.of(queue).pop_front();
+        };
+        let random = crate::random::next(state);
+        let ready = self.of(queue);
+        let index = usize::try_from(random % ready.len().max(1) as u64).unwrap_or(0);
+        ready.remove(index)
+    }
+}

@@ -9,3 +9,4 @@ pub mod error;
 pub mod exec;
 pub mod mem;
 pub mod random;
+pub mod storage;

@@ -1,0 +1,182 @@
+//! [`Storage`]: the bytes of one file.
+//!
+//! The seam between formats and what holds their bytes. A closed enum, so that a reader can go from
+//! a call to what it does.
+
+mod file;
+mod sim;
+mod vectored;
+
+use std::{ops::Range, path::Path, rc::Rc};
+
+pub use file::{FileOptions, FileStorage};
+pub use sim::SimFile;
+
+use crate::{error::IoResult, mem::SgList};
+
+/// The bytes of one file; cheap to clone. Offsets and lengths are bytes.
+///
+/// Reads past the end give zeros; writes past the end grow the file. A write is durable after a
+/// [`Storage::flush`] that was started when the write had completed.
+#[derive(Clone)]
+pub enum Storage {
+    /// A file of the host.
+    File(Rc<FileStorage>),
+    /// A simulated file that can crash.
+    Sim(Rc<SimFile>),
+}
+
+/// A part of a file, as [`Storage::extent`] sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileExtent {
+    /// Bytes until the next change; at least 1.
+    pub len: u64,
+    /// Whether the host stores bytes here; a hole reads as zeros.
+    pub data: bool,
+}
+
+impl Storage {
+    /// Fills `data` from `offset` on.
+    ///
+    /// # Errors
+    /// The host's error. What `data` holds then is undefined.
+    pub async fn read(&self, offset: u64, data: SgList) -> IoResult<()> {
+        match self {
+            Self::File(file) => file.read(offset, data).await,
+            Self::Sim(sim) => sim.read(offset, data).await,
+        }
+    }
+
+    /// Writes `data` at `offset`.
+    ///
+    /// # Errors
+    /// The host's error. What the range holds then is undefined.
+    pub async fn write(&self, offset: u64, data: SgList) -> IoResult<()> {
+        match self {
+            Self::File(file) => file.write(offset, data).await,
+            Self::Sim(sim) => sim.write(offset, data).await,
+        }
+    }
+
+    /// Makes the range read as zeros, growing the file where it ends before; blocks of the host
+    /// may be freed only with `unmap`.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> IoResult<()> {
+        match self {
+            Self::File(file) => file.write_zeroes(offset, len, unmap).await,
+            Self::Sim(sim) => sim.write_zeroes(offset, len).await,
+        }
+    }
+
+    /// Gives the range's blocks back to the host where it can; reads as zeros then, and as before
+    /// where the host cannot. The file's length stays.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub async fn punch_hole(&self, offset: u64, len: u64) -> IoResult<()> {
+        match self {
+            Self::File(file) => file.punch_hole(offset, len).await,
+            Self::Sim(sim) => {
+                sim.write_zeroes(offset, len.min(sim.len().saturating_sub(offset)))
+                    .await
+            }
+        }
+    }
+
+    /// Makes every completed write durable (fdatasync).
+    ///
+    /// # Errors
+    /// The host's error. Writes since the last flush may then be lost; that cannot be undone by
+    /// flushing again.
+    pub async fn flush(&self) -> IoResult<()> {
+        match self {
+            Self::File(file) => file.flush().await,
+            Self::Sim(sim) => sim.flush().await,
+        }
+    }
+
+    /// Cuts or grows (with zeros) the file to `len` bytes.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub async fn set_len(&self, len: u64) -> IoResult<()> {
+        match self {
+            Self::File(file) => file.set_len(len).await,
+            Self::Sim(sim) => sim.set_len(len).await,
+        }
+    }
+
+    /// Length of the file in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::File(file) => file.len(),
+            Self::Sim(sim) => sim.len(),
+        }
+    }
+
+    /// Whether the file has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the host stores bytes at `offset`, and for how long that goes on, up to `len`.
+    /// Beyond the end is a hole.
+    pub fn extent(&self, offset: u64, len: u64) -> FileExtent {
+        match self {
+            Self::File(file) => file.extent(offset, len),
+            Self::Sim(sim) => sim.extent(offset, len),
+        }
+    }
+
+    /// Bytes that the file takes on the host's disk.
+    pub fn allocated_bytes(&self) -> Option<u64> {
+        match self {
+            Self::File(file) => file.allocated_bytes(),
+            Self::Sim(_) => None,
+        }
+    }
+
+    /// The file's name as it was opened.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(file) => file.path(),
+            Self::Sim(sim) => sim.path(),
+        }
+    }
+
+    /// Whether writes are refused.
+    pub fn is_read_only(&self) -> bool {
+        match self {
+            Self::File(file) => file.is_read_only(),
+            Self::Sim(_) => false,
+        }
+    }
+
+    /// `len` bytes from `offset` on, for metadata.
+    ///
+    /// # Errors
+    /// As [`Storage::read`].
+    pub async fn read_vec(&self, offset: u64, len: usize) -> IoResult<Vec<u8>> {
+        let data = SgList::zeroed(len);
+        self.read(offset, data.clone()).await?;
+        Ok(data.to_vec())
+    }
+
+    /// Writes `bytes` at `offset`, for metadata.
+    ///
+    /// # Errors
+    /// As [`Storage::write`].
+    pub async fn write_vec(&self, offset: u64, bytes: Vec<u8>) -> IoResult<()> {
+        self.write(offset, SgList::from_vec(bytes)).await
+    }
+}
+
+/// The part of a file's range `offset..offset + len` that lies before `end`.
+fn before_end(offset: u64, len: u64, end: u64) -> Range<u64> {
+    offset.min(end)..offset.saturating_add(len).min(end)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,355 @@
+//! A plain file of the host.
+//!
+//! A read is tried at once with `RWF_NOWAIT`: what lies in the page cache is copied on this
+//! thread, straight into the request's memory; the rest is read on a helper thread. A write goes to
+//! the page cache on this thread, except while a flush of the same file is under way: then it could
+//! wait for the flush inside the kernel, so it goes to a helper too. Flushes, hole punching and
+//! truncation always do.
+
+use std::{
+    cell::{Cell, RefCell},
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+};
+
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+
+use super::{
+    FileExtent, before_end,
+    vectored::{self, Progress},
+};
+use crate::{
+    error::{Error, IoError, IoResult, Result},
+    exec::{Executor, Helpers, sync::WaitQueue},
+    mem::SgList,
+};
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Flushes are ignored (`cache=unsafe`): a crash of the host may lose everything.
+    pub no_flush: bool,
+}
+
+/// A file of the host, as a [`super::Storage`].
+pub struct FileStorage {
+    file: Arc<File>,
+    path: PathBuf,
+    options: FileOptions,
+    len: Cell<u64>,
+    helpers: Rc<Helpers>,
+    nowait_works: Cell<bool>,
+    flush: Flush,
+}
+
+/// Flushes that overlap share one fdatasync where they may.
+#[derive(Default)]
+struct Flush {
+    /// An fdatasync is under way.
+    running: Cell<bool>,
+    /// Number of the next fdatasync to start.
+    next: Cell<u64>,
+    /// Result of the last one to end, and its number.
+    last: RefCell<Option<(u64, IoResult<()>)>>,
+    ended: WaitQueue,
+}
+
+impl FileStorage {
+    /// Opens an image file. A folder, a socket or a pipe is refused.
+    ///
+    /// # Errors
+    /// The host's error, or that the file cannot hold an image.
+    pub fn open(exec: &Executor, path: &Path, options: FileOptions) -> Result<Self> {
+        let failed = |source| Error::File {
+            what: "open",
+            file: path.to_owned(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(!options.read_only)
+            .open(path)
+            .map_err(failed)?;
+        let kind = file.metadata().map_err(failed)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            let what = if kind.is_dir() {
+                "a folder"
+            } else {
+                "not a regular file"
+            };
+            let why = format!("is {what}, not a disk image");
+            return Err(Error::Image {
+                file: path.to_owned(),
+                why,
+            });
+        }
+        Self::new(exec, file, path, options).map_err(failed)
+    }
+
+    /// Makes a new, empty file.
+    ///
+    /// # Errors
+    /// The host's error; one that exists already is not touched.
+    pub fn create(exec: &Executor, path: &Path) -> Result<Self> {
+        let failed = |source| Error::File {
+            what: "create",
+            file: path.to_owned(),
+            source,
+        };
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(failed)?;
+        Self::new(exec, file, path, FileOptions::default()).map_err(failed)
+    }
+
+    fn new(exec: &Executor, file: File, path: &Path, options: FileOptions) -> io::Result<Self> {
+        // `metadata` says 0 for a block device; the end is where seeking gets to.
+        let len = seek(&file, SeekFrom::End(0))?;
+        Ok(Self {
+            file: Arc::new(file),
+            path: path.to_owned(),
+            options,
+            len: Cell::new(len),
+            helpers: exec.helpers().clone(),
+            nowait_works: Cell::new(true),
+            flush: Flush::default(),
+        })
+    }
+
+    pub(super) async fn read(&self, offset: u64, data: SgList) -> IoResult<()> {
+        let failed = |error| self.error("read", offset, error);
+        let mut done = 0;
+        if self.nowait_works.get() {
+            match vectored::read(&self.file, offset, &data, true) {
+                Ok(Progress::Done) => return Ok(()),
+                Ok(Progress::End(n)) => {
+                    data.fill(n, data.len() - n, 0);
+                    return Ok(());
+                }
+                Ok(Progress::WouldBlock(n)) => done = n,
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    self.nowait_works.set(false);
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let (file, rest) = (self.file.clone(), data.slice(done, data.len() - done));
+        let work = move || match vectored::read(&file, offset + done as u64, &rest, false)? {
+            Progress::Done | Progress::WouldBlock(_) => Ok(()),
+            Progress::End(n) => {
+                rest.fill(n, rest.len() - n, 0);
+                Ok(())
+            }
+        };
+        self.helpers.run(work).await.map_err(failed)
+    }
+
+    pub(super) async fn write(&self, offset: u64, data: SgList) -> IoResult<()> {
+        let failed = |error| self.error("write", offset, error);
+        self.check_writable()?;
+        let len = data.len() as u64;
+        let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
+        if self.flush.running.get() {
+            let file = self.file.clone();
+            let work = move || vectored::write(&file, offset, &data);
+            self.helpers.run(work).await.map_err(failed)?;
+        } else {
+            vectored::write(&self.file, offset, &data).map_err(failed)?;
+        }
+        self.grown_to(end);
+        Ok(())
+    }
+
+    pub(super) async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> IoResult<()> {
+        let failed = |error| self.error("write zeroes", offset, error);
+        self.check_writable()?;
+        let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
+        let inside = before_end(offset, len, self.len());
+        let (file, grow) = (self.file.clone(), end > self.len());
+        let work = move || {
+            zero(&file, inside.start, inside.end - inside.start, unmap)?;
+            if grow { file.set_len(end) } else { Ok(()) }
+        };
+        self.helpers.run(work).await.map_err(failed)?;
+        self.grown_to(end);
+        Ok(())
+    }
+
+    pub(super) async fn punch_hole(&self, offset: u64, len: u64) -> IoResult<()> {
+        self.check_writable()?;
+        let (file, inside) = (self.file.clone(), before_end(offset, len, self.len()));
+        if inside.is_empty() {
+            return Ok(());
+        }
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let work = move || fallocate(&*file, mode, inside.start, inside.end - inside.start);
+        match self.helpers.run(work).await {
+            Err(error) if error != rustix::io::Errno::OPNOTSUPP => {
+                Err(self.error("punch a hole", offset, error.into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A caller joins an fdatasync only if that has not started yet: one under way may have passed
+    /// over the caller's pages already.
+    pub(super) async fn flush(&self) -> IoResult<()> {
+        if self.options.no_flush || self.options.read_only {
+            return Ok(());
+        }
+        let wanted = self.flush.next.get();
+        while self.flush.running.get() {
+            self.flush.ended.wait().await;
+            if let Some((number, result)) = &*self.flush.last.borrow()
+                && *number >= wanted
+            {
+                return result.clone();
+            }
+        }
+        self.flush.running.set(true);
+        let number = self.flush.next.get();
+        self.flush.next.set(number + 1);
+        let file = self.file.clone();
+        let result = self.helpers.run(move || file.sync_data()).await;
+        let result = result.map_err(|error| self.error("flush", 0, error));
+        self.flush.running.set(false);
+        *self.flush.last.borrow_mut() = Some((number, result.clone()));
+        self.flush.ended.wake_all();
+        result
+    }
+
+    pub(super) async fn set_len(&self, len: u64) -> IoResult<()> {
+        self.check_writable()?;
+        let file = self.file.clone();
+        let result = self.helpers.run(move || file.set_len(len)).await;
+        result.map_err(|error| self.error("resize", len, error))?;
+        self.len.set(len);
+        Ok(())
+    }
+
+    /// Length of the file in bytes, as far as this process knows.
+    pub fn len(&self) -> u64 {
+        self.len.get()
+    }
+
+    /// Whether the file has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn extent(&self, offset: u64, len: u64) -> FileExtent {
+        let hole = FileExtent { len, data: false };
+        let until = |next: u64| next.saturating_sub(offset).clamp(1, len.max(1));
+        if offset >= self.len() {
+            return hole;
+        }
+        match seek(&*self.file, SeekFrom::Data(offset)) {
+            Ok(data) if data > offset => FileExtent {
+                len: until(data),
+                data: false,
+            },
+            Ok(_) => {
+                let end = seek(&*self.file, SeekFrom::Hole(offset)).unwrap_or(u64::MAX);
+                FileExtent {
+                    len: until(end),
+                    data: true,
+                }
+            }
+            // No data from here to the end of the file.
+            Err(rustix::io::Errno::NXIO) => hole,
+            // A file system that cannot tell holes: all of it may be data.
+            Err(_) => FileExtent { len, data: true },
+        }
+    }
+
+    pub(super) fn allocated_bytes(&self) -> Option<u64> {
+        self.file
+            .metadata()
+            .ok()
+            .map(|meta| meta.blocks().saturating_mul(512))
+    }
+
+    /// The file's name as it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.options.read_only
+    }
+
+    /// Device and inode: whether two names are one file.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        self.file.metadata().map(|meta| (meta.dev(), meta.ino()))
+    }
+
+    fn grown_to(&self, end: u64) {
+        self.len.set(self.len.get().max(end));
+    }
+
+    fn check_writable(&self) -> IoResult<()> {
+        if self.options.read_only {
+            Err(IoError::ReadOnly)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn error(&self, what: &'static str, offset: u64, source: io::Error) -> IoError {
+        let file = self.path.clone();
+        if source.kind() == io::ErrorKind::StorageFull
+            || source.kind() == io::ErrorKind::QuotaExceeded
+        {
+            return IoError::NoSpace { file };
+        }
+        IoError::Host {
+            file,
+            what,
+            offset,
+            source: Arc::new(source),
+        }
+    }
+}
+
+/// Makes a range inside the file read as zeros.
+fn zero(file: &File, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    let mode = if unmap {
+        FallocateFlags::PUNCH_HOLE
+    } else {
+        FallocateFlags::ZERO_RANGE
+    };
+    match fallocate(file, mode | FallocateFlags::KEEP_SIZE, offset, len) {
+        Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(file, offset, len),
+        result => Ok(result?),
+    }
+}
+
+/// For file systems without fallocate.
+fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let zeros = [0; 65536];
+    let mut done = 0;
+    while done < len {
+        let n = (len - done).min(zeros.len() as u64);
+        file.write_all_at(
+            &zeros[..usize::try_from(n).unwrap_or(zeros.len())],
+            offset + done,
+        )?;
+        done += n;
+    }
+    Ok(())
+}

@@ -1,0 +1,183 @@
+use std::{path::Path, rc::Rc};
+
+use super::{FileExtent, FileOptions, FileStorage, SimFile, Storage};
+use crate::{
+    error::{Error, IoError},
+    exec::{Executor, Queue},
+    mem::SgList,
+};
+
+fn on_file<T: 'static>(test: impl AsyncFnOnce(Storage) -> T + 'static) -> T {
+    let folder = tempfile::tempdir().unwrap();
+    let exec = Executor::new().unwrap();
+    let file = FileStorage::create(&exec, &folder.path().join("image")).unwrap();
+    exec.block_on(async move { test(Storage::File(Rc::new(file))).await })
+}
+
+fn open(path: &Path, read_only: bool) -> Result<FileStorage, Error> {
+    let exec = Executor::new().unwrap();
+    FileStorage::open(
+        &exec,
+        path,
+        FileOptions {
+            read_only,
+            no_flush: false,
+        },
+    )
+}
+
+#[test]
+fn writes_grow_the_file_and_reads_past_the_end_are_zero() {
+    on_file(async |storage| {
+        storage.write_vec(1000, vec![7; 100]).await.unwrap();
+        assert_eq!(storage.len(), 1100);
+        let bytes = storage.read_vec(1050, 100).await.unwrap();
+        assert_eq!((&bytes[..50], &bytes[50..]), (&[7; 50][..], &[0; 50][..]));
+        assert_eq!(storage.read_vec(5000, 10).await.unwrap(), [0; 10]);
+        storage.flush().await.unwrap();
+    });
+}
+
+#[test]
+fn zeroing_stays_in_its_range_and_grows_the_file() {
+    on_file(async |storage| {
+        storage.write_vec(0, vec![9; 12288]).await.unwrap();
+        storage.write_zeroes(4096, 4096, true).await.unwrap();
+        storage.write_zeroes(10000, 10000, false).await.unwrap();
+        assert_eq!(storage.len(), 20000);
+        let bytes = storage.read_vec(0, 20000).await.unwrap();
+        let expected = |i: usize| {
+            if i < 4096 || (8192..10000).contains(&i) {
+                9
+            } else {
+                0
+            }
+        };
+        assert!(
+            bytes
+                .iter()
+                .enumerate()
+                .all(|(i, &byte)| byte == expected(i))
+        );
+    });
+}
+
+#[test]
+fn holes_are_told_from_data() {
+    on_file(async |storage| {
+        storage.write_vec(1 << 20, vec![1; 65536]).await.unwrap();
+        storage.set_len(4 << 20).await.unwrap();
+        assert_eq!(
+            storage.extent(0, 4 << 20),
+            FileExtent {
+                len: 1 << 20,
+                data: false
+            }
+        );
+        assert_eq!(
+            storage.extent(1 << 20, 4096),
+            FileExtent {
+                len: 4096,
+                data: true
+            }
+        );
+        assert!(!storage.extent(2 << 20, 4096).data);
+        assert!(!storage.extent(8 << 20, 4096).data);
+        storage.punch_hole(1 << 20, 65536).await.unwrap();
+        assert!(!storage.extent(1 << 20, 4096).data);
+        assert_eq!(storage.len(), 4 << 20);
+    });
+}
+
+#[test]
+fn many_pieces_go_in_one_request() {
+    on_file(async |storage| {
+        let whole = SgList::from_vec((0..3000u32).flat_map(u32::to_le_bytes).collect());
+        let base = whole.pieces().next().unwrap().0;
+        let pieces: Vec<_> = (0..3000).map(|i| (base.wrapping_add(i * 4), 4)).collect();
+        #[allow(unsafe_code)]
+        // SAFETY: the pieces lie in `whole`, which the list keeps.
+        let list = unsafe { SgList::from_raw(pieces, std::sync::Arc::new(whole.clone())) };
+        storage.write(12, list.clone()).await.unwrap();
+        let expected = whole.to_vec();
+        whole.fill(0, whole.len(), 0);
+        storage.read(12, list).await.unwrap();
+        assert_eq!(whole.to_vec(), expected);
+    });
+}
+
+#[test]
+fn overlapping_flushes_all_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let exec = Executor::new().unwrap();
+    let file = Rc::new(FileStorage::create(&exec, &folder.path().join("image")).unwrap());
+    for i in 0..10u64 {
+        let storage = Storage::File(file.clone());
+        exec.spawn(Queue::Guest, async move {
+            storage.write_vec(i * 512, vec![1; 512]).await.unwrap();
+            storage.flush().await.unwrap();
+            storage.write_vec(i * 512, vec![2; 512]).await.unwrap();
+            storage.flush().await.unwrap();
+        });
+    }
+    exec.block_on(async move {
+        while Rc::strong_count(&file) > 1 {
+            crate::exec::yield_now().await;
+        }
+        assert_eq!(
+            Storage::File(file).read_vec(0, 5120).await.unwrap(),
+            [2; 5120]
+        );
+    });
+}
+
+#[test]
+fn opening_says_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |path: &Path| open(path, false).err().unwrap().to_string();
+    assert!(text(&folder.path().join("nosuch")).contains("No such file"));
+    let reading = open(folder.path(), true).err().unwrap().to_string();
+    assert!(reading.contains("is a folder"), "{reading}");
+    let file = folder.path().join("image");
+    std::fs::write(&file, "x").unwrap();
+    let exec = Executor::new().unwrap();
+    assert!(FileStorage::create(&exec, &file).is_err());
+    assert_eq!(std::fs::read(&file).unwrap(), b"x");
+    let storage = Storage::File(Rc::new(open(&file, true).unwrap()));
+    let result = exec.block_on(async move { storage.write_vec(0, vec![1]).await });
+    assert!(matches!(result, Err(IoError::ReadOnly)));
+}
+
+#[test]
+fn a_crash_keeps_what_was_flushed_and_tears_the_rest() {
+    let exec = Executor::seeded(3).unwrap();
+    let sim = Rc::new(SimFile::new("sim", vec![0; 2048], 3));
+    let storage = Storage::Sim(sim.clone());
+    exec.block_on(async move {
+        storage.write_vec(0, vec![1; 1024]).await.unwrap();
+        storage.flush().await.unwrap();
+        storage.write_vec(512, vec![2; 1536]).await.unwrap();
+    });
+    let crashes: Vec<_> = (0..50).map(|seed| sim.crash(seed)).collect();
+    for bytes in &crashes {
+        assert_eq!(bytes[..512], [1; 512]);
+        assert!(
+            bytes
+                .chunks(512)
+                .all(|sector| sector.iter().all(|&byte| byte == sector[0]))
+        );
+    }
+    assert!(
+        crashes
+            .iter()
+            .any(|bytes| bytes[512] == 1 && bytes[1024] == 2)
+    );
+    assert!(
+        crashes
+            .iter()
+            .any(|bytes| bytes[512] == 2 && bytes[1536] == 0)
+    );
+    sim.fail_after(0);
+    let storage = Storage::Sim(sim);
+    assert!(exec.block_on(async move { storage.flush().await }).is_err());
+}

@@ -1,0 +1,65 @@
+//! The two bridges of a 440FX PC: the host bridge and the PIIX3 ISA bridge.
+//!
+//! They have no registers that do anything here; a guest needs them to find a PC it knows.
+
+use std::sync::{Arc, Mutex};
+
+use super::{ConfigSpace, Identity, PciDevice, SharedPciDevice, Slot};
+
+/// Where the host bridge is.
+pub const HOST_BRIDGE: Slot = Slot::new(0, 0);
+/// Where the ISA bridge is. The IDE function of the same chip is at [`IDE_FUNCTION`].
+pub const ISA_BRIDGE: Slot = Slot::new(1, 0);
+/// Where the PIIX3 IDE function belongs: the ISA bridge says that its device has several functions.
+pub const IDE_FUNCTION: Slot = Slot::new(1, 1);
+
+const INTEL: u16 = 0x8086;
+/// PIIX3's four PIRQ route control registers; 0x80 means not routed to an ISA IRQ.
+const PIRQ_ROUTE: usize = 0x60;
+
+struct Bridge(ConfigSpace);
+
+impl PciDevice for Bridge {
+    fn config(&self) -> &ConfigSpace {
+        &self.0
+    }
+
+    fn write_config(&mut self, offset: usize, data: &[u8]) {
+        self.0.write(offset, data);
+    }
+
+    fn read_bar(&mut self, _bar: usize, _offset: u64, _data: &mut [u8]) {}
+
+    fn write_bar(&mut self, _bar: usize, _offset: u64, _data: &[u8]) {}
+
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
+/// The 440FX host bridge (82441FX), for [`HOST_BRIDGE`].
+pub fn host_bridge() -> SharedPciDevice {
+    Arc::new(Mutex::new(Bridge(ConfigSpace::new(Identity {
+        vendor: INTEL,
+        device: 0x1237,
+        class: 0x06_00_00,
+        revision: 2,
+        subsystem: (0, 0),
+        multi_function: false,
+    }))))
+}
+
+/// The PIIX3 ISA bridge (82371SB function 0), for [`ISA_BRIDGE`].
+pub fn isa_bridge() -> SharedPciDevice {
+    let mut config = ConfigSpace::new(Identity {
+        vendor: INTEL,
+        device: 0x7000,
+        class: 0x06_01_00,
+        revision: 0,
+        subsystem: (0, 0),
+        multi_function: true,
+    });
+    config.put(PIRQ_ROUTE, &[0x80; 4]);
+    config.allow(PIRQ_ROUTE, &[0x8f; 4]);
+    Arc::new(Mutex::new(Bridge(config)))
+}

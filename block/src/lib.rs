@@ -7,6 +7,7 @@ pub mod api;
 pub mod disk;
 pub mod error;
 pub mod exec;
+pub mod extent;
 pub mod mem;
 pub mod random;
 pub mod storage;

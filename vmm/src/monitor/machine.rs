@@ -1,0 +1,107 @@
+//! What the monitor asks of the machine: values out, values back, no lock in between.
+
+use strata_block::api::{Cmd, CmdError, ErrorClass, Reply};
+
+use super::notice::{Message, Notifier};
+
+/// The machine as the monitor sees it.
+///
+/// Both calls come from the monitor thread and must return at once: work is handed to the thread
+/// that owns it, and the result travels back through the [`Answer`].
+pub trait Machine: Send {
+    /// What the machine is doing now.
+    fn run_state(&self) -> RunState;
+
+    /// Starts `action`. `answer` may be filled in before this returns, or much later, by any
+    /// thread; an event that belongs to the action is to be told before.
+    fn request(&self, action: Action, answer: Answer);
+}
+
+/// Something for the machine to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// A command for the block layer.
+    Block(Cmd),
+    /// `stop`: no vCPU runs when this is answered. Answered at once if it is so already.
+    Stop,
+    /// `cont`.
+    Cont,
+    /// `system_reset`.
+    SystemReset,
+    /// `system_powerdown`: press the power button. What the guest makes of it comes later.
+    SystemPowerdown,
+    /// `quit`: end in the orderly way. Answered before the monitor is dropped.
+    Quit,
+}
+
+/// `RunState`: what `query-status` and `info status` say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunState {
+    /// Not started yet (`--paused`).
+    Prelaunch,
+    /// vCPUs run.
+    Running,
+    /// Stopped by `stop`.
+    Paused,
+    /// The guest has powered off, or the machine is being taken down.
+    Shutdown,
+    /// KVM gave up on a vCPU.
+    InternalError,
+}
+
+impl RunState {
+    /// The name in QMP.
+    pub fn name(self) -> &'static str {
+        match self {
+            RunState::Prelaunch => "prelaunch",
+            RunState::Running => "running",
+            RunState::Paused => "paused",
+            RunState::Shutdown => "shutdown",
+            RunState::InternalError => "internal-error",
+        }
+    }
+}
+
+/// The place where the result of one [`Action`] is to be put. Dropped without a result (the thread
+/// that had it is gone), it answers with an error, so that no client waits for ever.
+#[derive(Debug)]
+pub struct Answer {
+    client: u64,
+    notifier: Notifier,
+    sent: bool,
+}
+
+impl Answer {
+    /// An answer for the client with this token.
+    pub(super) fn new(client: u64, notifier: Notifier) -> Answer {
+        Answer {
+            client,
+            notifier,
+            sent: false,
+        }
+    }
+
+    /// Delivers the result to the client that asked.
+    pub fn send(mut self, result: Result<Reply, CmdError>) {
+        self.deliver(result);
+    }
+
+    fn deliver(&mut self, result: Result<Reply, CmdError>) {
+        self.sent = true;
+        self.notifier.post(Message::Answer {
+            client: self.client,
+            result,
+        });
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if !self.sent {
+            self.deliver(Err(CmdError {
+                class: ErrorClass::GenericError,
+                desc: "The machine ended before it answered".to_owned(),
+            }));
+        }
+    }
+}

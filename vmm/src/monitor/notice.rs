@@ -1,0 +1,125 @@
+//! What reaches the monitor thread from others: answers, and news for every QMP client.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::SystemTime;
+
+use rustix::event::{EventfdFlags, eventfd};
+use strata_block::api::{CmdError, Event, Reply};
+
+/// Something that happened to the machine; QMP clients are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The block layer's events.
+    Block(Event),
+    /// `STOP`: vCPUs no longer run.
+    Stop,
+    /// `RESUME`: vCPUs run.
+    Resume,
+    /// `RESET`.
+    Reset {
+        /// By the guest itself, not by `system_reset`.
+        guest: bool,
+    },
+    /// `POWERDOWN`: the power button was pressed.
+    Powerdown,
+    /// `SHUTDOWN`: the machine is about to end.
+    Shutdown(ShutdownCause),
+}
+
+/// `ShutdownCause`, as far as it exists here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShutdownCause {
+    /// The guest powered off.
+    Guest,
+    /// The guest reset itself where a reset ends the machine.
+    GuestReset,
+    /// `quit`.
+    Quit,
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// Something failed on the host.
+    HostError,
+}
+
+/// What travels through the mailbox.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// The result of a client's request.
+    Answer {
+        /// The client's token.
+        client: u64,
+        /// The result.
+        result: Result<Reply, CmdError>,
+    },
+    /// News, and when it happened.
+    Notice(SystemTime, Notice),
+    /// Send what is queued and end.
+    Close,
+}
+
+/// Tells the monitor what happens. Cheap to clone; usable from any thread, also before the monitor
+/// has started and after it has ended.
+#[derive(Debug, Clone)]
+pub struct Notifier {
+    sender: Sender<Message>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Notifier {
+    /// Stamps `notice` with the time and hands it to the monitor.
+    pub fn notify(&self, notice: Notice) {
+        self.post(Message::Notice(SystemTime::now(), notice));
+    }
+
+    pub(super) fn post(&self, message: Message) {
+        // A failed send means that the monitor has ended: nobody is left to be told. A failed
+        // write means that the counter is full, so the monitor is about to wake anyway.
+        if self.sender.send(message).is_ok() {
+            let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// The monitor thread's end of the channel.
+#[derive(Debug)]
+pub struct Mailbox {
+    receiver: Receiver<Message>,
+    notifier: Notifier,
+}
+
+impl Mailbox {
+    /// A channel that nobody has written to.
+    ///
+    /// # Errors
+    /// The host has no file descriptor left.
+    pub fn new() -> std::io::Result<Mailbox> {
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        let (sender, receiver) = channel();
+        Ok(Mailbox {
+            receiver,
+            notifier: Notifier {
+                sender,
+                wake: Arc::new(wake),
+            },
+        })
+    }
+
+    /// A handle for those who write.
+    pub fn notifier(&self) -> Notifier {
+        self.notifier.clone()
+    }
+
+    /// Clears the wake-up mark, and then takes what has come. In this order nothing is missed.
+    pub(super) fn take(&self) -> impl Iterator<Item = Message> + '_ {
+        let _ = rustix::io::read(&*self.notifier.wake, &mut [0u8; 8]);
+        self.receiver.try_iter()
+    }
+}
+
+impl AsFd for Mailbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.notifier.wake.as_fd()
+    }
+}

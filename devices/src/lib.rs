@@ -5,6 +5,8 @@
 //! `event_manager::MutEventSubscriber`, holds the [`strata_block::disk::Disk`] and finishes requests. They share
 //! guest memory, eventfds and, for IDE, the register file behind a mutex; nothing else.
 
+pub mod acpi;
 pub mod bus;
 pub mod host;
+pub mod legacy;
 pub mod pci;

@@ -1,0 +1,170 @@
+//! The PM1 event and control registers and the PM timer (ACPI 6.5, 4.8.3).
+
+use std::{sync::Arc, time::Instant};
+
+use bitflags::bitflags;
+
+use crate::{bus::BusDevice, host::IrqLine, legacy::Signal};
+
+bitflags! {
+    /// Fixed events, as they lie in PM1_STS and PM1_EN.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct Event: u16 {
+        const TIMER = 1 << 0;
+        const BUS_MASTER = 1 << 4;
+        const GLOBAL = 1 << 5;
+        const POWER_BUTTON = 1 << 8;
+        const SLEEP_BUTTON = 1 << 9;
+        const RTC = 1 << 10;
+        const WAKE = 1 << 15;
+        /// Events that PM1_EN can let through to the SCI.
+        const ENABLES = Self::TIMER.bits() | Self::GLOBAL.bits() | Self::POWER_BUTTON.bits()
+            | Self::SLEEP_BUTTON.bits() | Self::RTC.bits();
+    }
+}
+
+/// ACPI mode: events raise the SCI. Always set.
+const SCI_ENABLE: u16 = 1 << 0;
+const BUS_MASTER_RELOAD: u16 = 1 << 1;
+const SLEEP_TYPE_SHIFT: u16 = 10;
+const SLEEP_TYPE: u16 = 0b111 << SLEEP_TYPE_SHIFT;
+/// Write-only; reads as 0.
+const SLEEP_ENABLE: u16 = 1 << 13;
+
+/// What the DSDT's `\_S5` says to write into the sleep type field to power off.
+pub const SLEEP_TYPE_S5: u8 = 5;
+
+const STATUS: u64 = 0;
+const ENABLE: u64 = 2;
+const CONTROL: u64 = 4;
+const TIMER: u64 = 8;
+
+/// The register block. Its range is [`PmBlock::LEN`] ports from [`PmBlock::BASE`] on.
+pub struct PmBlock {
+    status: Event,
+    enable: Event,
+    control: u16,
+    sci: Arc<dyn IrqLine>,
+    power_off: Signal,
+    started: Instant,
+}
+
+impl PmBlock {
+    /// First port: PM1a_EVT.
+    pub const BASE: u64 = 0x600;
+    /// Number of ports.
+    pub const LEN: u64 = 12;
+    /// PM1a_CNT.
+    pub const PM1A_CONTROL: u64 = Self::BASE + CONTROL;
+    /// PM_TMR.
+    pub const PM_TIMER: u64 = Self::BASE + TIMER;
+    /// Frequency of the PM timer.
+    const TIMER_HZ: u128 = 3_579_545;
+
+    /// Registers that raise `sci` and call `power_off` when the guest enters S5.
+    pub fn new(sci: Arc<dyn IrqLine>, power_off: Signal) -> Self {
+        Self {
+            status: Event::empty(),
+            enable: Event::empty(),
+            control: 0,
+            sci,
+            power_off,
+            started: Instant::now(),
+        }
+    }
+
+    /// Back to the state after power-on.
+    pub fn reset(&mut self) {
+        self.status = Event::empty();
+        self.enable = Event::empty();
+        self.control = 0;
+        self.update_sci();
+    }
+
+    /// Someone presses the power button: the guest learns of it as soon as it listens.
+    pub fn press_power_button(&mut self) {
+        self.status |= Event::POWER_BUTTON;
+        self.update_sci();
+    }
+
+    fn update_sci(&self) {
+        self.sci.set(self.status.intersects(self.enable));
+    }
+
+    fn timer(&self) -> u32 {
+        let ticks = self.started.elapsed().as_nanos() * Self::TIMER_HZ / 1_000_000_000;
+        ticks as u32
+    }
+
+    /// The block's bytes as they read now.
+    fn image(&self) -> [u8; Self::LEN as usize] {
+        let mut image = [0; Self::LEN as usize];
+        let mut put = |at: u64, bytes: &[u8]| {
+            let at = at as usize;
+            image[at..at + bytes.len()].copy_from_slice(bytes);
+        };
+        put(STATUS, &self.status.bits().to_le_bytes());
+        put(ENABLE, &self.enable.bits().to_le_bytes());
+        put(CONTROL, &(self.control | SCI_ENABLE).to_le_bytes());
+        put(TIMER, &self.timer().to_le_bytes());
+        image
+    }
+
+    fn write_control(&mut self, value: u16) {
+        self.control = value & (BUS_MASTER_RELOAD | SLEEP_TYPE);
+        if value & SLEEP_ENABLE == 0 {
+            return;
+        }
+        let sleep_type = (value & SLEEP_TYPE) >> SLEEP_TYPE_SHIFT;
+        if sleep_type == u16::from(SLEEP_TYPE_S5) {
+            (self.power_off)();
+        } else {
+            tracing::warn!(
+                sleep_type,
+                "the guest asks for a sleep state that does not exist"
+            );
+        }
+    }
+}
+
+impl BusDevice for PmBlock {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        // Timer reads of several bytes must be of one point in time.
+        let image = self.image();
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (i, byte) in data.iter_mut().enumerate() {
+            let at = from.checked_add(i);
+            *byte = at.and_then(|at| image.get(at)).copied().unwrap_or(0xff);
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        // Bytes that the access does not touch: nothing to clear in the status, the old value elsewhere.
+        let merge = |register: u64, old: u16| {
+            let mut bytes = old.to_le_bytes();
+            for (port, &byte) in (offset..).zip(data) {
+                if let Some(slot) = port
+                    .checked_sub(register)
+                    .and_then(|i| bytes.get_mut(i as usize))
+                {
+                    *slot = byte;
+                }
+            }
+            u16::from_le_bytes(bytes)
+        };
+        let touches =
+            |register: u64| offset < register + 2 && offset + data.len() as u64 > register;
+        let clear = merge(STATUS, 0);
+        let enable = merge(ENABLE, self.enable.bits());
+        let control = touches(CONTROL).then(|| merge(CONTROL, self.control));
+        self.status -= Event::from_bits_truncate(clear);
+        self.enable = Event::from_bits_truncate(enable) & Event::ENABLES;
+        self.update_sci();
+        if let Some(control) = control {
+            self.write_control(control);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

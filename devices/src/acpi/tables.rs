@@ -1,0 +1,192 @@
+//! The static tables: RSDP, XSDT, FADT, FACS, MADT, and the DSDT in a module of its own.
+
+use acpi_tables::{
+    Aml,
+    fadt::{FADTBuilder, Flags, PmProfile},
+    gas::{AccessSize, AddressSpace, GAS},
+    madt::{EnabledStatus, IoApic, ProcessorLocalApic},
+    rsdp::Rsdp,
+    sdt::Sdt,
+    xsdt::XSDT,
+};
+
+use super::{SCI_GSI, pm::PmBlock};
+use crate::legacy::{i8042::I8042, rtc};
+
+mod dsdt;
+
+pub use dsdt::intx_gsi;
+
+const OEM_ID: [u8; 6] = *b"STRATA";
+const OEM_TABLE_ID: [u8; 8] = *b"STRATAVM";
+const OEM_REVISION: u32 = 1;
+
+/// Where KVM puts the local APICs and the I/O APIC.
+const LOCAL_APIC: u32 = 0xfee0_0000;
+const IO_APIC: u32 = 0xfec0_0000;
+
+/// What the tables say about this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Number of CPUs; their APIC ids are 0 up to this. At most 255, the first without an 8-bit APIC id.
+    pub cpus: u8,
+    /// First and last address of the window for PCI memory BARs below 4 GiB.
+    pub pci_window: (u32, u32),
+}
+
+/// The tables, as they go into guest memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tables {
+    /// Guest physical address of the first byte, which is also that of the RSDP. A guest that is
+    /// not told looks for it from 0xE0000 on.
+    pub address: u64,
+    /// What to put there; fits below 1 MiB. The range must be reserved in the memory map.
+    pub bytes: Vec<u8>,
+}
+
+impl Tables {
+    /// Start of the BIOS area, where guests search for the RSDP (ACPI 6.5, 5.2.5.1).
+    pub const ADDRESS: u64 = 0xe_0000;
+    /// End of the BIOS area.
+    pub const LIMIT: u64 = 0x10_0000;
+
+    /// The tables of `machine`.
+    ///
+    /// # Panics
+    /// If there is no CPU, or the PCI window is empty: the machine's own mistake.
+    pub fn build(machine: &Machine) -> Self {
+        assert!(machine.cpus > 0, "a machine without CPUs");
+        assert!(
+            machine.pci_window.0 < machine.pci_window.1,
+            "an empty PCI window"
+        );
+        let mut blob = Blob::default();
+        // The RSDP comes first and is filled in last, when the address of the XSDT is known.
+        blob.bytes.resize(Rsdp::len(), 0);
+        let facs = blob.append(&acpi_tables::facs::FACS::new());
+        let dsdt = blob.append(&dsdt::build(machine));
+        let fadt = blob.append(&fadt(facs, dsdt));
+        let madt = blob.append(&madt(machine.cpus));
+        let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+        xsdt.add_entry(fadt.into());
+        xsdt.add_entry(madt.into());
+        let xsdt = blob.append(&xsdt);
+        let mut rsdp = Vec::new();
+        Rsdp::new(OEM_ID, xsdt.into()).to_aml_bytes(&mut rsdp);
+        blob.bytes[..rsdp.len()].copy_from_slice(&rsdp);
+        Self {
+            address: Self::ADDRESS,
+            bytes: blob.bytes,
+        }
+    }
+}
+
+/// Tables one behind the other.
+#[derive(Default)]
+struct Blob {
+    bytes: Vec<u8>,
+}
+
+impl Blob {
+    /// The FACS needs this alignment, and it harms no other table.
+    const ALIGN: usize = 64;
+
+    /// Appends a table; returns its guest physical address.
+    fn append(&mut self, table: &dyn Aml) -> u32 {
+        let offset = self.bytes.len().next_multiple_of(Self::ALIGN);
+        self.bytes.resize(offset, 0);
+        table.to_aml_bytes(&mut self.bytes);
+        let end = Tables::ADDRESS + self.bytes.len() as u64;
+        assert!(end <= Tables::LIMIT, "255 CPUs fit in a fraction of this");
+        Tables::ADDRESS as u32 + offset as u32
+    }
+}
+
+/// An I/O port register of the fixed hardware.
+fn port(port: u64, bits: u8, access: AccessSize) -> GAS {
+    GAS::new(AddressSpace::SystemIo, bits, 0, access, port)
+}
+
+fn fadt(facs: u32, dsdt: u32) -> acpi_tables::fadt::FADT {
+    const LEGACY_DEVICES: u16 = 1 << 0;
+    const NO_VGA: u16 = 1 << 2;
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .preferred_pm_profile(PmProfile::EnterpriseServer)
+        .firmware_ctrl_32(facs)
+        .flag(Flags::Wbinvd)
+        .flag(Flags::ProcC1)
+        // The sleep button and RTC wake-up are not in the fixed registers; the power button is.
+        .flag(Flags::SlpButton)
+        .flag(Flags::FixRtc)
+        .flag(Flags::TmrValExt)
+        .flag(Flags::ResetRegSup);
+    fadt.dsdt = dsdt.into();
+    fadt.x_dsdt = u64::from(dsdt).into();
+    fadt.sci_int = (SCI_GSI as u16).into();
+    // No C2 and no C3: latencies beyond what the specification calls usable.
+    fadt.p_lvl2_lat = 0xfff.into();
+    fadt.p_lvl3_lat = 0xfff.into();
+    fadt.century = rtc::CENTURY;
+    // The flag for an 8042 stays off: there is nothing to type on, and a driver need not look for it.
+    fadt.iapc_boot_arch = (LEGACY_DEVICES | NO_VGA).into();
+    fadt.reset_reg = port(I8042::COMMAND, 8, AccessSize::ByteAccess);
+    fadt.reset_value = I8042::RESET;
+    fadt.pm1a_evt_blk = (PmBlock::BASE as u32).into();
+    fadt.pm1_evt_len = 4;
+    fadt.x_pm1a_evt_blk = port(PmBlock::BASE, 32, AccessSize::WordAccess);
+    fadt.pm1a_cnt_blk = (PmBlock::PM1A_CONTROL as u32).into();
+    fadt.pm1_cnt_len = 2;
+    fadt.x_pm1a_cnt_blk = port(PmBlock::PM1A_CONTROL, 16, AccessSize::WordAccess);
+    fadt.pm_tmr_blk = (PmBlock::PM_TIMER as u32).into();
+    fadt.pm_tmr_len = 4;
+    fadt.x_pm_tmr_blk = port(PmBlock::PM_TIMER, 32, AccessSize::DwordAccess);
+    fadt.finalize()
+}
+
+/// MADT (ACPI 6.5, 5.2.12). Built by hand from the crate's structures, as its own builder knows
+/// neither the flag for the 8259s nor interrupt source overrides.
+fn madt(cpus: u8) -> Sdt {
+    const HEADER: u32 = 44;
+    const REVISION: u8 = 5;
+    const ADDRESS_OFFSET: usize = 36;
+    const FLAGS_OFFSET: usize = 40;
+    /// Two 8259s are there, too.
+    const PCAT_COMPAT: u32 = 1;
+    let mut madt = Sdt::new(
+        *b"APIC",
+        HEADER,
+        REVISION,
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+    );
+    madt.write_u32(ADDRESS_OFFSET, LOCAL_APIC);
+    madt.write_u32(FLAGS_OFFSET, PCAT_COMPAT);
+    let mut structures = Vec::new();
+    for cpu in 0..cpus {
+        ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled).to_aml_bytes(&mut structures);
+    }
+    IoApic::new(0, IO_APIC, 0).to_aml_bytes(&mut structures);
+    // The timer, IRQ 0, is wired to pin 2. All other ISA interrupts keep their number.
+    structures.extend(source_override(0, 2, BUS_DEFAULT));
+    structures.extend(source_override(SCI_GSI as u8, SCI_GSI, ACTIVE_HIGH | LEVEL));
+    madt.append_slice(&structures);
+    madt
+}
+
+/// MPS INTI flags: polarity and trigger mode as the bus has them (ISA: active high, edge).
+const BUS_DEFAULT: u16 = 0;
+const ACTIVE_HIGH: u16 = 0b01;
+const LEVEL: u16 = 0b11 << 2;
+
+/// An interrupt source override structure (ACPI 6.5, 5.2.12.5).
+fn source_override(irq: u8, gsi: u32, flags: u16) -> [u8; 10] {
+    const TYPE: u8 = 2;
+    const ISA: u8 = 0;
+    let [g0, g1, g2, g3] = gsi.to_le_bytes();
+    let [f0, f1] = flags.to_le_bytes();
+    [TYPE, 10, ISA, irq, g0, g1, g2, g3, f0, f1]
+}
+
+#[cfg(test)]
+mod tests;

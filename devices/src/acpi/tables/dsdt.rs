@@ -1,0 +1,138 @@
+//! The DSDT: sleep states, the PCI host bridge with its windows and interrupt routing, and the
+//! legacy devices that have no other way to be found.
+
+use acpi_tables::{
+    Aml,
+    aml::{
+        AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package,
+        PackageBuilder, Path, ResourceTemplate, Scope,
+    },
+    sdt::Sdt,
+};
+
+use super::{Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use crate::{
+    acpi::pm::{PmBlock, SLEEP_TYPE_S5},
+    legacy::{rtc::Rtc, serial::SerialPort},
+};
+
+/// Ports of PCI configuration mechanism 1.
+const CONFIG_ADDRESS: u16 = 0xcf8;
+const CONFIG_LEN: u16 = 8;
+const DEVICES: u8 = 32;
+const PINS: u8 = 4;
+/// The first of the four I/O APIC inputs that PCI interrupts share; those below are ISA's.
+const FIRST_INTX_GSI: u32 = 16;
+const RTC_IRQ: u32 = 8;
+
+/// The GSI that pin `pin` (0 for INTA# to 3 for INTD#) of device `device` on bus 0 is wired to.
+/// Level-triggered, active low in ACPI's terms; KVM takes 1 for asserted.
+pub fn intx_gsi(device: u8, pin: u8) -> u32 {
+    FIRST_INTX_GSI + (u32::from(device) + u32::from(pin)) % u32::from(PINS)
+}
+
+/// The DSDT of `machine`.
+pub fn build(machine: &Machine) -> Sdt {
+    const HEADER: u32 = 36;
+    const REVISION: u8 = 2;
+    let mut aml = Vec::new();
+    let s5 = Package::new(vec![&SLEEP_TYPE_S5, &SLEEP_TYPE_S5, &0u8, &0u8]);
+    Name::new("_S5_".into(), &s5).to_aml_bytes(&mut aml);
+    let devices = [pci_root(machine), fixed_ports(), serial(), clock()];
+    let devices: Vec<Raw> = devices.into_iter().map(Raw).collect();
+    let children = devices.iter().map(|d| d as &dyn Aml).collect();
+    Scope::new(Path::new("\\_SB_"), children).to_aml_bytes(&mut aml);
+    let mut dsdt = Sdt::new(
+        *b"DSDT",
+        HEADER,
+        REVISION,
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+    );
+    dsdt.append_slice(&aml);
+    dsdt
+}
+
+/// AML that is already encoded.
+struct Raw(Vec<u8>);
+
+impl Aml for Raw {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        sink.vec(&self.0);
+    }
+}
+
+fn encode(aml: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    aml.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+/// A device that consists of an id, a unique id and its resources.
+fn device(name: &str, id: &str, unique: u8, resources: Vec<&dyn Aml>) -> Vec<u8> {
+    let hid = Name::new("_HID".into(), &EISAName::new(id));
+    let uid = Name::new("_UID".into(), &unique);
+    let crs = Name::new("_CRS".into(), &ResourceTemplate::new(resources));
+    encode(&Device::new(name.into(), vec![&hid, &uid, &crs]))
+}
+
+fn pci_root(machine: &Machine) -> Vec<u8> {
+    let after_config = CONFIG_ADDRESS + CONFIG_LEN;
+    let (first, last) = machine.pci_window;
+    let cacheable = AddressSpaceCacheable::NotCacheable;
+    let hid = Name::new("_HID".into(), &EISAName::new("PNP0A03"));
+    let uid = Name::new("_UID".into(), &0u8);
+    let bus = Name::new("_BBN".into(), &0u8);
+    let only_bus = AddressSpace::new_bus_number(0u16, 0u16);
+    let config = IO::new(CONFIG_ADDRESS, CONFIG_ADDRESS, 1, CONFIG_LEN as u8);
+    let ports_below = AddressSpace::new_io(0u16, CONFIG_ADDRESS - 1, None);
+    let ports_above = AddressSpace::new_io(after_config, 0xffffu16, None);
+    let memory = AddressSpace::new_memory(cacheable, true, first, last, None);
+    let resources: Vec<&dyn Aml> = vec![&only_bus, &config, &ports_below, &ports_above, &memory];
+    let resources = ResourceTemplate::new(resources);
+    let crs = Name::new("_CRS".into(), &resources);
+    let prt = Name::new("_PRT".into(), &interrupt_routing());
+    let children: Vec<&dyn Aml> = vec![&hid, &uid, &bus, &crs, &prt];
+    encode(&Device::new("PCI0".into(), children))
+}
+
+/// Every pin of every device on bus 0, without interrupt link devices: {address, pin, 0, GSI}
+/// (ACPI 6.5, 6.2.13).
+fn interrupt_routing() -> PackageBuilder {
+    const ANY_FUNCTION: u32 = 0xffff;
+    let mut routing = PackageBuilder::new();
+    for device in 0..DEVICES {
+        for pin in 0..PINS {
+            let address = u32::from(device) << 16 | ANY_FUNCTION;
+            let gsi = intx_gsi(device, pin);
+            routing.add_element(&Package::new(vec![&address, &pin, &0u8, &gsi]));
+        }
+    }
+    routing
+}
+
+/// Keeps the power management ports from being handed to PCI devices.
+fn fixed_ports() -> Vec<u8> {
+    let base = PmBlock::BASE as u16;
+    device(
+        "PMIO",
+        "PNP0C02",
+        0,
+        vec![&IO::new(base, base, 1, PmBlock::LEN as u8)],
+    )
+}
+
+fn serial() -> Vec<u8> {
+    let base = SerialPort::COM1 as u16;
+    let ports = IO::new(base, base, 1, SerialPort::LEN as u8);
+    let irq = Interrupt::new(true, true, false, false, SerialPort::COM1_IRQ);
+    device("COM1", "PNP0501", 1, vec![&ports, &irq])
+}
+
+fn clock() -> Vec<u8> {
+    let base = Rtc::BASE as u16;
+    let ports = IO::new(base, base, 1, Rtc::LEN as u8);
+    let irq = Interrupt::new(true, true, false, false, RTC_IRQ);
+    device("RTC_", "PNP0B00", 0, vec![&ports, &irq])
+}

@@ -25,15 +25,6 @@ const OEM_REVISION: u32 = 1;
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
 
-/// What the tables say about this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Machine {
-    /// Number of CPUs; their APIC ids are 0 up to this. At most 255, the first without an 8-bit APIC id.
-    pub cpus: u8,
-    /// First and last address of the window for PCI memory BARs below 4 GiB.
-    pub pci_window: (u32, u32),
-}
-
 /// The tables, as they go into guest memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tables {
@@ -50,23 +41,19 @@ impl Tables {
     /// End of the BIOS area.
     pub const LIMIT: u64 = 0x10_0000;
 
-    /// The tables of `machine`.
+    /// The tables of a machine with `cpus` CPUs (1 to 255), whose APIC ids count from 0.
     ///
     /// # Panics
-    /// If there is no CPU, or the PCI window is empty: the machine's own mistake.
-    pub fn build(machine: &Machine) -> Self {
-        assert!(machine.cpus > 0, "a machine without CPUs");
-        assert!(
-            machine.pci_window.0 < machine.pci_window.1,
-            "an empty PCI window"
-        );
+    /// If there is no CPU: the machine's own mistake.
+    pub fn build(cpus: u8) -> Self {
+        assert!(cpus > 0, "a machine without CPUs");
         let mut blob = Blob::default();
         // The RSDP comes first and is filled in last, when the address of the XSDT is known.
         blob.bytes.resize(Rsdp::len(), 0);
         let facs = blob.append(&acpi_tables::facs::FACS::new());
-        let dsdt = blob.append(&dsdt::build(machine));
+        let dsdt = blob.append(&dsdt::build());
         let fadt = blob.append(&fadt(facs, dsdt));
-        let madt = blob.append(&madt(machine.cpus));
+        let madt = blob.append(&madt(cpus));
         let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
         xsdt.add_entry(fadt.into());
         xsdt.add_entry(madt.into());

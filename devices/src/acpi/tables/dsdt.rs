@@ -10,15 +10,13 @@ use acpi_tables::{
     sdt::Sdt,
 };
 
-use super::{Machine, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use crate::{
     acpi::pm::{PmBlock, SLEEP_TYPE_S5},
     legacy::{rtc::Rtc, serial::SerialPort},
+    pci,
 };
 
-/// Ports of PCI configuration mechanism 1.
-const CONFIG_ADDRESS: u16 = 0xcf8;
-const CONFIG_LEN: u16 = 8;
 const DEVICES: u8 = 32;
 const PINS: u8 = 4;
 /// The first of the four I/O APIC inputs that PCI interrupts share; those below are ISA's.
@@ -31,14 +29,14 @@ pub fn intx_gsi(device: u8, pin: u8) -> u32 {
     FIRST_INTX_GSI + (u32::from(device) + u32::from(pin)) % u32::from(PINS)
 }
 
-/// The DSDT of `machine`.
-pub fn build(machine: &Machine) -> Sdt {
+/// The DSDT.
+pub fn build() -> Sdt {
     const HEADER: u32 = 36;
     const REVISION: u8 = 2;
     let mut aml = Vec::new();
     let s5 = Package::new(vec![&SLEEP_TYPE_S5, &SLEEP_TYPE_S5, &0u8, &0u8]);
     Name::new("_S5_".into(), &s5).to_aml_bytes(&mut aml);
-    let devices = [pci_root(machine), fixed_ports(), serial(), clock()];
+    let devices = [pci_root(), fixed_ports(), serial(), clock()];
     let devices: Vec<Raw> = devices.into_iter().map(Raw).collect();
     let children = devices.iter().map(|d| d as &dyn Aml).collect();
     Scope::new(Path::new("\\_SB_"), children).to_aml_bytes(&mut aml);
@@ -77,17 +75,20 @@ fn device(name: &str, id: &str, unique: u8, resources: Vec<&dyn Aml>) -> Vec<u8>
     encode(&Device::new(name.into(), vec![&hid, &uid, &crs]))
 }
 
-fn pci_root(machine: &Machine) -> Vec<u8> {
-    let after_config = CONFIG_ADDRESS + CONFIG_LEN;
-    let (first, last) = machine.pci_window;
+fn pci_root() -> Vec<u8> {
+    let config_base = pci::CONFIG_PORTS_BASE as u16;
+    let last_port = (pci::IO_WINDOW_BASE + pci::IO_WINDOW_LEN - 1) as u16;
+    let first = pci::MMIO_WINDOW_BASE as u32;
+    let last = (pci::MMIO_WINDOW_BASE + pci::MMIO_WINDOW_LEN - 1) as u32;
     let cacheable = AddressSpaceCacheable::NotCacheable;
     let hid = Name::new("_HID".into(), &EISAName::new("PNP0A03"));
     let uid = Name::new("_UID".into(), &0u8);
     let bus = Name::new("_BBN".into(), &0u8);
     let only_bus = AddressSpace::new_bus_number(0u16, 0u16);
-    let config = IO::new(CONFIG_ADDRESS, CONFIG_ADDRESS, 1, CONFIG_LEN as u8);
-    let ports_below = AddressSpace::new_io(0u16, CONFIG_ADDRESS - 1, None);
-    let ports_above = AddressSpace::new_io(after_config, 0xffffu16, None);
+    let config = IO::new(config_base, config_base, 1, pci::CONFIG_PORTS_LEN as u8);
+    // The fixed ports of the IDE function and of ISA devices, then those for BARs.
+    let ports_below = AddressSpace::new_io(0u16, config_base - 1, None);
+    let ports_above = AddressSpace::new_io(pci::IO_WINDOW_BASE as u16, last_port, None);
     let memory = AddressSpace::new_memory(cacheable, true, first, last, None);
     let resources: Vec<&dyn Aml> = vec![&only_bus, &config, &ports_below, &ports_above, &memory];
     let resources = ResourceTemplate::new(resources);

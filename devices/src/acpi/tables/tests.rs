@@ -1,12 +1,5 @@
 use super::*;
 
-fn tables(cpus: u8) -> Tables {
-    Tables::build(&Machine {
-        cpus,
-        pci_window: (0xc000_0000, 0xfebf_ffff),
-    })
-}
-
 fn sum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum, &byte| sum.wrapping_add(byte))
 }
@@ -41,7 +34,7 @@ impl Tables {
 
 #[test]
 fn every_table_is_reachable_and_its_checksum_is_right() {
-    let tables = tables(2);
+    let tables = Tables::build(2);
     assert_eq!(
         tables.address % 16,
         0,
@@ -66,7 +59,7 @@ fn every_table_is_reachable_and_its_checksum_is_right() {
 
 #[test]
 fn the_fadt_names_the_power_registers() {
-    let tables = tables(1);
+    let tables = Tables::build(1);
     let fadt = tables.find(b"FACP");
     assert_eq!(u16::from_le_bytes([fadt[46], fadt[47]]), 9, "SCI");
     assert_eq!(
@@ -92,7 +85,7 @@ fn the_fadt_names_the_power_registers() {
 #[test]
 fn the_madt_lists_cpus_and_overrides() {
     for cpus in [1, 3, 255] {
-        let tables = tables(cpus);
+        let tables = Tables::build(cpus);
         let mut rest = &tables.find(b"APIC")[44..];
         let (mut apic_ids, mut overrides, mut io_apics) = (vec![], vec![], 0);
         while let [kind, length, ..] = *rest {
@@ -128,7 +121,7 @@ fn the_dsdt_disassembles_and_compiles_again() {
     };
     assert!(version.status.success());
     let folder = tempfile::tempdir().unwrap();
-    let tables = tables(2);
+    let tables = Tables::build(2);
     let fadt = tables.find(b"FACP");
     let dsdt = tables.at(u32_at(fadt, 40).into());
     for (name, bytes) in [

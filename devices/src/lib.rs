@@ -10,3 +10,4 @@ pub mod bus;
 pub mod host;
 pub mod legacy;
 pub mod pci;
+pub mod virtio;

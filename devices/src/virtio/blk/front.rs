@@ -1,0 +1,154 @@
+//! The front half: features, device configuration, and messages to the worker.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+    mpsc::Sender,
+};
+
+use strata_block::disk::DiskInfo;
+use virtio_bindings::{virtio_blk::*, virtio_ids::VIRTIO_ID_BLOCK};
+use virtio_queue::QueueState;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::layout;
+use crate::virtio::{VirtioDevice, ring::RING_FEATURES};
+
+/// What the front half tells the worker.
+#[derive(Debug)]
+pub enum Message {
+    /// Serve these queues.
+    Activate {
+        /// Negotiated features.
+        features: u64,
+        /// As the driver has laid them out.
+        queues: Vec<Option<QueueState>>,
+    },
+    /// Drain, then say that the reset is done.
+    Reset,
+    /// Look at the rings again.
+    Wake,
+}
+
+/// What either half may change and the other reads.
+pub struct Shared {
+    /// The disk's size.
+    pub sectors: AtomicU64,
+    /// Writes may complete before they are durable.
+    pub writeback: AtomicBool,
+}
+
+/// virtio-blk's [`VirtioDevice`].
+pub struct BlkFront {
+    info: DiskInfo,
+    queues: u16,
+    shared: Arc<Shared>,
+    messages: Sender<Message>,
+    bell: EventFd,
+}
+
+impl BlkFront {
+    /// A front half that sends to the worker behind `messages` and `bell`.
+    pub fn new(info: &DiskInfo, queues: u16, messages: Sender<Message>, bell: EventFd) -> Self {
+        Self {
+            info: info.clone(),
+            queues,
+            shared: Arc::new(Shared {
+                sectors: AtomicU64::new(info.size / layout::SECTOR),
+                writeback: AtomicBool::new(true),
+            }),
+            messages,
+            bell,
+        }
+    }
+
+    /// What the worker shares.
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    fn send(&self, message: Message) {
+        // A worker that has gone away serves nobody: the machine is being taken down.
+        if self.messages.send(message).is_ok()
+            && let Err(error) = self.bell.write(1)
+        {
+            tracing::warn!(disk = self.info.id, %error, "a virtio-blk worker could not be woken");
+        }
+    }
+}
+
+/// Whether `features` has feature bit `bit`.
+pub fn has(features: u64, bit: u32) -> bool {
+    features & 1 << bit != 0
+}
+
+impl VirtioDevice for BlkFront {
+    fn device_type(&self) -> u16 {
+        VIRTIO_ID_BLOCK as u16
+    }
+
+    fn class_code(&self) -> u32 {
+        // Mass storage, SCSI: what guests know virtio-blk as.
+        0x01_00_00
+    }
+
+    fn features(&self) -> u64 {
+        let when = |condition: bool, bit: u32| u64::from(condition) << bit;
+        RING_FEATURES
+            | 1 << VIRTIO_BLK_F_SEG_MAX
+            | 1 << VIRTIO_BLK_F_BLK_SIZE
+            | 1 << VIRTIO_BLK_F_FLUSH
+            | 1 << VIRTIO_BLK_F_TOPOLOGY
+            | 1 << VIRTIO_BLK_F_CONFIG_WCE
+            | when(self.info.read_only, VIRTIO_BLK_F_RO)
+            | when(self.queues > 1, VIRTIO_BLK_F_MQ)
+            | when(
+                self.info.discard && !self.info.read_only,
+                VIRTIO_BLK_F_DISCARD,
+            )
+            | when(!self.info.read_only, VIRTIO_BLK_F_WRITE_ZEROES)
+    }
+
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![super::QUEUE_SIZE; usize::from(self.queues)]
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let sectors = self.shared.sectors.load(Ordering::Acquire);
+        let writeback = self.shared.writeback.load(Ordering::Acquire);
+        let image = layout::image(&self.info, sectors, self.queues, writeback);
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (byte, value) in data.iter_mut().zip(image.iter().skip(start)) {
+            *byte = *value;
+        }
+    }
+
+    /// The one field that a driver may write is `writeback`, and without FLUSH it stays 0 (5.2.5.2).
+    fn write_config(&mut self, features: u64, offset: u64, data: &[u8]) {
+        let allowed = has(features, VIRTIO_BLK_F_CONFIG_WCE) && has(features, VIRTIO_BLK_F_FLUSH);
+        if let &[value] = data
+            && offset == layout::WRITEBACK as u64
+            && allowed
+        {
+            self.shared
+                .writeback
+                .store(value & 1 != 0, Ordering::Release);
+        }
+    }
+
+    fn activate(&mut self, features: u64, queues: Vec<Option<QueueState>>) {
+        if !has(features, VIRTIO_BLK_F_FLUSH) {
+            self.shared.writeback.store(false, Ordering::Release);
+        }
+        self.send(Message::Activate { features, queues });
+    }
+
+    fn reset(&mut self) {
+        self.shared.writeback.store(true, Ordering::Release);
+        self.send(Message::Reset);
+    }
+
+    fn wake(&mut self) {
+        self.send(Message::Wake);
+    }
+}

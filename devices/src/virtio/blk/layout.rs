@@ -1,0 +1,35 @@
+//! Device configuration: `struct virtio_blk_config` (virtio 1.2, 5.2.4), and the limits in it.
+
+use strata_block::disk::DiskInfo;
+
+/// Bytes that any virtio-blk device counts in, whatever its block size.
+pub const SECTOR: u64 = 512;
+/// Bytes of the structure, without the fields of features that are not offered.
+pub const LEN: usize = 60;
+/// Offset of `writeback`.
+pub const WRITEBACK: usize = 32;
+/// Segments in one discard or write-zeroes request.
+pub const MAX_RANGES: usize = 32;
+/// Sectors in one segment of those: 1 GiB.
+pub const MAX_RANGE_SECTORS: u32 = 1 << 21;
+
+/// The structure for a disk of `sectors` sectors.
+pub fn image(info: &DiskInfo, sectors: u64, queues: u16, writeback: bool) -> [u8; LEN] {
+    let mut image = [0; LEN];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &sectors.to_le_bytes());
+    // Header and status take two descriptors of a chain.
+    put(12, &(u32::from(super::QUEUE_SIZE) - 2).to_le_bytes());
+    put(20, &info.block_size.to_le_bytes());
+    // Topology: one logical block per physical block, aligned, and no better size than that.
+    put(26, &1u16.to_le_bytes());
+    put(WRITEBACK, &[u8::from(writeback)]);
+    put(34, &queues.to_le_bytes());
+    put(36, &MAX_RANGE_SECTORS.to_le_bytes());
+    put(40, &(MAX_RANGES as u32).to_le_bytes());
+    put(44, &(info.block_size / SECTOR as u32).to_le_bytes());
+    put(48, &MAX_RANGE_SECTORS.to_le_bytes());
+    put(52, &(MAX_RANGES as u32).to_le_bytes());
+    put(56, &[1]);
+    image
+}

@@ -1,0 +1,12 @@
+//! The node graph: layers, the chains that they form, and the disks on top.
+
+pub mod chain;
+mod format;
+mod guest_disk;
+pub mod inflight;
+mod node;
+
+pub use format::Format;
+pub(crate) use guest_disk::EventSink;
+pub use guest_disk::{DetectZeroes, DiskOptions, GuestDisk, IoStatus};
+pub use node::Node;

@@ -1,0 +1,233 @@
+//! Opening a chain: an image, and every image below it that the headers name.
+
+use std::{
+    cell::Cell,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use super::{Format, Node};
+use crate::{
+    error::{Error, Result},
+    exec::Executor,
+    qcow2::{Backing, OpenOptions, Qcow2},
+    storage::{FileOptions, FileStorage, Storage},
+};
+
+/// Layers in a chain at most: bounds what a made-up chain can cost.
+pub const MAX_LAYERS: usize = 1024;
+
+/// Bytes of tables that a layer keeps in memory at most.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// How an image is opened.
+#[derive(Debug, Clone, Default)]
+pub struct ImageOptions {
+    /// The image's format. Guessed if absent, but only where nothing will be written.
+    pub format: Option<Format>,
+    /// Writes are refused. Layers below the top are always opened so.
+    pub read_only: bool,
+    /// Flushes are ignored (`cache=unsafe`).
+    pub no_flush: bool,
+    /// Discarded clusters are given back to the host.
+    pub discard: bool,
+    /// The node's name; made up if absent.
+    pub node_name: Option<String>,
+    /// Format of backing files whose header gives none.
+    pub backing_format: Option<Format>,
+}
+
+/// Opens images and names the nodes that they become.
+pub struct Opener {
+    exec: Rc<Executor>,
+    next_name: Cell<u32>,
+}
+
+impl Opener {
+    /// An opener for graphs on `exec`'s thread.
+    pub fn new(exec: Rc<Executor>) -> Self {
+        Self {
+            exec,
+            next_name: Cell::new(100),
+        }
+    }
+
+    /// Opens `path` and every layer below it.
+    ///
+    /// # Errors
+    /// One line on the first layer that cannot be used; nothing has been changed.
+    pub async fn open(&self, path: &Path, options: &ImageOptions) -> Result<Rc<Node>> {
+        let top = self.open_layer(path, options).await?;
+        let mut below = ImageOptions {
+            format: None,
+            read_only: true,
+            node_name: None,
+            ..options.clone()
+        };
+        let mut chain = vec![top.clone()];
+        let mut upper = top.clone();
+        while let Some(backing) = upper.backing_name() {
+            let path = resolve(upper.path(), &backing)?;
+            refuse_loop(&chain, upper.path(), &path)?;
+            below.format = Some(
+                self.backing_format(upper.path(), &path, &backing, options)
+                    .await?,
+            );
+            let node = self.open_layer(&path, &below).await.map_err(|error| {
+                let why = format!("its backing file cannot be used: {error}");
+                Error::Image {
+                    file: upper.path().to_owned(),
+                    why,
+                }
+            })?;
+            upper.set_backing_node(Some(node.clone()));
+            chain.push(node.clone());
+            upper = node;
+        }
+        Ok(top)
+    }
+
+    /// Opens one image without looking at what its header names below it.
+    ///
+    /// # Errors
+    /// One line on why the image cannot be used; nothing has been changed.
+    pub async fn open_layer(&self, path: &Path, options: &ImageOptions) -> Result<Rc<Node>> {
+        let ImageOptions {
+            read_only,
+            no_flush,
+            ..
+        } = *options;
+        let file = FileStorage::open(
+            &self.exec,
+            path,
+            FileOptions {
+                read_only,
+                no_flush,
+            },
+        )?;
+        let file = Storage::File(Rc::new(file));
+        let looks_like = Format::looks_like(&file).await?;
+        let format = match options.format {
+            Some(format) => format,
+            None if read_only => looks_like,
+            None => {
+                let why = format!(
+                    "the format is not given, and is never guessed for a disk that can be \
+                     written; it looks like {looks_like}: say format={looks_like}"
+                );
+                return Err(Error::Image {
+                    file: path.to_owned(),
+                    why,
+                });
+            }
+        };
+        let name = options.node_name.clone().unwrap_or_else(|| self.new_name());
+        let node = match format {
+            Format::Raw if file.is_empty() => {
+                let why = "is empty; a disk has at least one sector of 512 bytes".to_owned();
+                return Err(Error::Image {
+                    file: path.to_owned(),
+                    why,
+                });
+            }
+            Format::Raw => Node::raw(name, file),
+            Format::Qcow2 => {
+                let discard = options.discard;
+                let open = OpenOptions {
+                    read_only,
+                    cache_bytes: CACHE_BYTES,
+                    discard,
+                };
+                Node::qcow2(name, path, !read_only, Qcow2::open(file, open).await?)
+            }
+        };
+        Ok(Rc::new(node))
+    }
+
+    /// A node name as QEMU makes them up, which its users' scripts filter out.
+    fn new_name(&self) -> String {
+        let number = self.next_name.get();
+        self.next_name.set(number + 1);
+        format!("#block{number}")
+    }
+
+    async fn backing_format(
+        &self,
+        upper: &Path,
+        path: &Path,
+        backing: &Backing,
+        options: &ImageOptions,
+    ) -> Result<Format> {
+        let refused = |why| Error::Image {
+            file: upper.to_owned(),
+            why,
+        };
+        if let Some(format) = &backing.format {
+            return format
+                .parse()
+                .map_err(|error| refused(format!("its backing file: {error}")));
+        }
+        if let Some(format) = options.backing_format {
+            return Ok(format);
+        }
+        let options = FileOptions {
+            read_only: true,
+            no_flush: false,
+        };
+        let file = FileStorage::open(&self.exec, path, options)
+            .map_err(|error| refused(format!("its backing file cannot be used: {error}")))?;
+        let looks_like = Format::looks_like(&Storage::File(Rc::new(file))).await?;
+        Err(refused(format!(
+            "its header names the backing file '{}' without a format, and a format is never \
+             guessed; it looks like {looks_like}: say backing-format={looks_like}, or write it \
+             into the header with 'qemu-img rebase -u -b {} -F {looks_like}'",
+            backing.name, backing.name
+        )))
+    }
+}
+
+/// The path of a backing file: relative names are relative to the folder of the image that names
+/// them, not to the working directory.
+///
+/// # Errors
+/// The name is not one of a file (`json:` or a protocol such as `nbd:`).
+pub fn resolve(upper: &Path, backing: &Backing) -> Result<PathBuf> {
+    let protocol = backing.name.split_once(':').is_some_and(|(scheme, _)| {
+        scheme.len() > 1
+            && scheme
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    });
+    if protocol && !backing.name.starts_with("file:") {
+        let why = format!("its backing file '{}' is not a plain file", backing.name);
+        return Err(Error::Image {
+            file: upper.to_owned(),
+            why,
+        });
+    }
+    let name = backing.name.strip_prefix("file:").unwrap_or(&backing.name);
+    Ok(upper.parent().unwrap_or(Path::new("")).join(name))
+}
+
+fn refuse_loop(chain: &[Rc<Node>], upper: &Path, path: &Path) -> Result<()> {
+    let refused = |why| {
+        Err(Error::Image {
+            file: upper.to_owned(),
+            why,
+        })
+    };
+    if chain.len() >= MAX_LAYERS {
+        return refused(format!("the chain has more than {MAX_LAYERS} layers"));
+    }
+    let Ok(below) = path.canonicalize() else {
+        return Ok(());
+    };
+    let same = |node: &Rc<Node>| node.path().canonicalize().is_ok_and(|path| path == below);
+    if chain.iter().any(same) {
+        return refused(format!(
+            "its backing file '{}' is above it: a loop",
+            path.display()
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! Names of image formats, and what a file looks like.
+
+use std::{fmt, str::FromStr};
+
+use crate::{error::IoResult, storage::Storage};
+
+/// An image format that a layer can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The guest's bytes as they are.
+    Raw,
+    /// qcow2, versions 2 and 3.
+    Qcow2,
+}
+
+/// A format name that is not known here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown image format '{0}' (known: raw, qcow2)")]
+pub struct UnknownFormat(pub String);
+
+impl Format {
+    /// The name that people write.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+
+    /// What the file looks like. Only ever a hint for people, or for images that nobody writes to:
+    /// a guest can write any header into a raw disk.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub async fn looks_like(file: &Storage) -> IoResult<Self> {
+        let magic = file.read_vec(0, 4).await?;
+        Ok(if magic == *b"QFI\xfb" {
+            Self::Qcow2
+        } else {
+            Self::Raw
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFormat> {
+        match name {
+            "raw" => Ok(Self::Raw),
+            "qcow2" => Ok(Self::Qcow2),
+            other => Err(UnknownFormat(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

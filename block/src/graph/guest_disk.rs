@@ -1,0 +1,246 @@
+//! [`GuestDisk`]: what stands between a device and the chain of layers below it.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::{Rc, Weak},
+};
+
+use super::{Node, inflight::Gate};
+use crate::{
+    api::Event,
+    disk::{Completion, DiskInfo, Done, Op, Request, Submit},
+    error::{IoError, IoResult},
+    exec::{Executor, Queue},
+};
+
+/// What a user may choose for a disk beyond its image.
+#[derive(Debug, Clone, Default)]
+pub struct DiskOptions {
+    /// The disk's id in the monitor.
+    pub id: String,
+    /// The device it is attached to, for `info block`; empty if none.
+    pub device: String,
+    /// Serial number that the guest sees.
+    pub serial: String,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Every write is durable before it completes (`cache=writethrough`).
+    pub writethrough: bool,
+    /// Flushes are ignored (`cache=unsafe`).
+    pub no_flush: bool,
+    /// Guest discards reach the image (`discard=unmap`).
+    pub discard: bool,
+    /// Writes of zeros become zero clusters.
+    pub detect_zeroes: DetectZeroes,
+}
+
+/// `detect-zeroes`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DetectZeroes {
+    /// Zeros are written like any other bytes.
+    #[default]
+    Off,
+    /// Writes of zeros become zero clusters.
+    On,
+    /// The same, and the clusters may be freed.
+    Unmap,
+}
+
+impl DetectZeroes {
+    /// The name that QEMU's users know.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Unmap => "unmap",
+        }
+    }
+}
+
+/// Tells the monitor's clients what happened.
+pub(crate) type EventSink = Rc<RefCell<Box<dyn FnMut(Event)>>>;
+
+/// A disk: its options, its top layer, and the requests under way.
+pub struct GuestDisk {
+    options: DiskOptions,
+    size: u64,
+    root: RefCell<Rc<Node>>,
+    gate: Gate,
+    /// The job or command that holds the disk, if one does.
+    holder: RefCell<Option<&'static str>>,
+    io_status: Cell<IoStatus>,
+    exec: Rc<Executor>,
+    events: EventSink,
+    this: Weak<GuestDisk>,
+}
+
+/// `io-status`: how the last failed request failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IoStatus {
+    /// No request has failed.
+    #[default]
+    Ok,
+    /// A request failed.
+    Failed,
+    /// A request failed because the host is out of space.
+    NoSpace,
+}
+
+impl IoStatus {
+    /// The status that `error` leads to.
+    pub fn of(error: &IoError) -> Self {
+        match error {
+            IoError::NoSpace { .. } => Self::NoSpace,
+            _ => Self::Failed,
+        }
+    }
+
+    /// `BlockDeviceIoStatus` in QAPI.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::NoSpace => "nospace",
+        }
+    }
+}
+
+impl GuestDisk {
+    /// A disk on top of `root`.
+    pub(crate) fn new(
+        exec: Rc<Executor>,
+        events: EventSink,
+        root: Rc<Node>,
+        options: DiskOptions,
+    ) -> Rc<Self> {
+        Rc::new_cyclic(|this| Self {
+            size: root.size(),
+            options,
+            root: RefCell::new(root),
+            gate: Gate::default(),
+            holder: RefCell::default(),
+            io_status: Cell::default(),
+            exec,
+            events,
+            this: this.clone(),
+        })
+    }
+
+    /// What the user chose.
+    pub fn options(&self) -> &DiskOptions {
+        &self.options
+    }
+
+    /// The top layer.
+    pub fn root(&self) -> Rc<Node> {
+        self.root.borrow().clone()
+    }
+
+    /// Makes `node` the top layer. The disk is drained.
+    pub(crate) fn set_root(&self, node: Rc<Node>) {
+        assert_eq!(self.gate.inside(), 0, "the graph is edited under drain");
+        *self.root.borrow_mut() = node;
+    }
+
+    /// Where requests go in; closed while the graph is edited.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// How requests have fared.
+    pub fn io_status(&self) -> IoStatus {
+        self.io_status.get()
+    }
+
+    /// What holds the disk, so that no other job or snapshot may touch it.
+    pub(crate) fn holder(&self) -> Option<&'static str> {
+        *self.holder.borrow()
+    }
+
+    /// Holds the disk for `what`, or lets it go.
+    pub(crate) fn set_holder(&self, what: Option<&'static str>) {
+        *self.holder.borrow_mut() = what;
+    }
+
+    async fn carry_out(&self, request: Request) -> Completion {
+        let _pass = self.gate.enter().await;
+        let root = self.root();
+        let op = request.op;
+        let node = root.name().to_owned();
+        let result = self.dispatch(&root, request).await;
+        if let Err(error) = &result {
+            self.report(op, node, error);
+        }
+        result
+    }
+
+    async fn dispatch(&self, root: &Rc<Node>, request: Request) -> IoResult<()> {
+        let Request {
+            op,
+            offset,
+            len,
+            data,
+        } = request;
+        match op {
+            Op::Read => return root.read(offset, data).await,
+            Op::Flush => return root.flush().await,
+            Op::Write { .. }
+                if self.options.detect_zeroes != DetectZeroes::Off && data.is_zero() =>
+            {
+                // The guest may have changed its memory since the look: then it asked for either.
+                let unmap = self.options.detect_zeroes == DetectZeroes::Unmap;
+                root.write_zeroes(offset, len, unmap && self.options.discard)
+                    .await?;
+            }
+            Op::Write { .. } => root.write(offset, data).await?,
+            Op::Discard if self.options.discard => root.discard(offset, len).await?,
+            // A hint that the user does not want followed.
+            Op::Discard => return Ok(()),
+            Op::WriteZeroes { unmap } => {
+                root.write_zeroes(offset, len, unmap && self.options.discard)
+                    .await?;
+            }
+        }
+        if self.options.writethrough || op == (Op::Write { fua: true }) {
+            root.flush().await?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, op: Op, node_name: String, error: &IoError) {
+        self.io_status.set(IoStatus::of(error));
+        tracing::warn!(disk = %self.options.id, ?op, %error, "a guest's request failed");
+        let event = Event::IoError {
+            device: self.options.id.clone(),
+            node_name,
+            operation: if op == Op::Read { "read" } else { "write" }.to_owned(),
+            action: "report".to_owned(),
+            nospace: matches!(error, IoError::NoSpace { .. }),
+            reason: error.to_string(),
+        };
+        (self.events.borrow_mut())(event);
+    }
+}
+
+impl Submit for GuestDisk {
+    fn submit(&self, request: Request, done: Done) {
+        let Some(this) = self.this.upgrade() else {
+            return done(Err(IoError::Cancelled));
+        };
+        self.exec.spawn(
+            Queue::Guest,
+            async move { done(this.carry_out(request).await) },
+        );
+    }
+
+    fn info(&self) -> DiskInfo {
+        DiskInfo {
+            id: self.options.id.clone(),
+            size: self.size,
+            block_size: 512,
+            read_only: self.options.read_only,
+            discard: self.options.discard,
+            serial: self.options.serial.clone(),
+        }
+    }
+}

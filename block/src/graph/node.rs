@@ -1,0 +1,392 @@
+//! [`Node`]: one layer of a chain.
+
+use std::{
+    cell::{Cell, RefCell},
+    ops::Range,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use super::{
+    Format,
+    inflight::{InFlight, InFlightGuard, Mode},
+};
+use crate::{
+    error::{IoError, IoResult, Result},
+    exec::LocalBoxFuture,
+    extent::{Extent, ExtentKind},
+    mem::SgList,
+    qcow2::{Backing, Below, Qcow2},
+    storage::Storage,
+};
+
+/// How a layer's bytes are laid out in its file.
+enum Driver {
+    Raw(Storage),
+    Qcow2(Qcow2),
+}
+
+/// One layer of a chain: a file, its format, and what lies below.
+///
+/// All I/O that may meet other I/O goes through the layer's in-flight table. Layers below the top
+/// are never written, so only the top's table is entered.
+pub struct Node {
+    name: String,
+    path: PathBuf,
+    driver: Driver,
+    size: u64,
+    writable: Cell<bool>,
+    backing: RefCell<Option<Rc<Node>>>,
+    in_flight: InFlight,
+}
+
+/// Where a range's bytes come from once the chain has been walked.
+enum Source {
+    Layer { node: Rc<Node>, kind: ExtentKind },
+    Zero,
+}
+
+impl Node {
+    /// A layer on `file`, whose name for people and monitors is `name`.
+    pub(super) fn raw(name: String, file: Storage) -> Self {
+        // QEMU shows a last, partial sector to the guest as a whole one.
+        let size = file.len().next_multiple_of(512);
+        Self::new(
+            name,
+            file.path().to_owned(),
+            size,
+            !file.is_read_only(),
+            Driver::Raw(file),
+        )
+    }
+
+    pub(super) fn qcow2(name: String, path: &Path, writable: bool, image: Qcow2) -> Self {
+        let size = image.virtual_size();
+        Self::new(name, path.to_owned(), size, writable, Driver::Qcow2(image))
+    }
+
+    fn new(name: String, path: PathBuf, size: u64, writable: bool, driver: Driver) -> Self {
+        Self {
+            name,
+            path,
+            driver,
+            size,
+            writable: Cell::new(writable),
+            backing: RefCell::default(),
+            in_flight: InFlight::default(),
+        }
+    }
+
+    /// The node's name in the monitor.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file's name as it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The layer's format.
+    pub fn format(&self) -> Format {
+        match self.driver {
+            Driver::Raw(_) => Format::Raw,
+            Driver::Qcow2(_) => Format::Qcow2,
+        }
+    }
+
+    /// Bytes that the layer shows.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Bytes that are allocated as one: 1 sector for raw.
+    pub fn cluster_size(&self) -> u64 {
+        match &self.driver {
+            Driver::Raw(_) => 512,
+            Driver::Qcow2(image) => image.cluster_size(),
+        }
+    }
+
+    /// Whether the layer takes writes.
+    pub fn is_writable(&self) -> bool {
+        self.writable.get()
+    }
+
+    /// From now on the layer is read only: a new one lies above it.
+    pub(crate) fn set_read_only(&self) {
+        self.writable.set(false);
+    }
+
+    /// The qcow2 image, if the layer is one.
+    pub fn as_qcow2(&self) -> Option<&Qcow2> {
+        match &self.driver {
+            Driver::Raw(_) => None,
+            Driver::Qcow2(image) => Some(image),
+        }
+    }
+
+    /// The layer's file.
+    pub fn storage(&self) -> &Storage {
+        match &self.driver {
+            Driver::Raw(file) => file,
+            Driver::Qcow2(image) => image.file(),
+        }
+    }
+
+    /// The layer below.
+    pub fn backing(&self) -> Option<Rc<Node>> {
+        self.backing.borrow().clone()
+    }
+
+    /// Puts the layer on top of another one, in memory.
+    pub(crate) fn set_backing_node(&self, backing: Option<Rc<Node>>) {
+        *self.backing.borrow_mut() = backing;
+    }
+
+    /// The backing file as the layer's header names it.
+    pub fn backing_name(&self) -> Option<Backing> {
+        self.as_qcow2().and_then(Qcow2::backing)
+    }
+
+    /// This layer and those below it, from the top down.
+    pub fn chain(self: &Rc<Self>) -> impl Iterator<Item = Rc<Node>> {
+        std::iter::successors(Some(self.clone()), |node| node.backing())
+    }
+
+    /// What this layer alone says of a range, as jobs and maps see it: holes of raw files count as
+    /// zeros, and so does everything beyond the layer's end (a longer layer below stays hidden).
+    ///
+    /// # Errors
+    /// An I/O error on the layer's tables, or that they are corrupt.
+    pub async fn extent(&self, offset: u64, len: u64) -> IoResult<Extent> {
+        if let Driver::Raw(file) = &self.driver
+            && offset < self.size
+        {
+            let part = file.extent(offset, len.min(self.size - offset));
+            let kind = if part.data {
+                ExtentKind::Data {
+                    host_offset: offset,
+                }
+            } else {
+                ExtentKind::Zero
+            };
+            return Ok(Extent {
+                len: part.len,
+                kind,
+            });
+        }
+        self.lookup(offset, len).await
+    }
+
+    /// As [`Node::extent`], for reading: raw files are one piece of data, without asking the host.
+    async fn lookup(&self, offset: u64, len: u64) -> IoResult<Extent> {
+        if offset >= self.size {
+            return Ok(Extent {
+                len,
+                kind: ExtentKind::Zero,
+            });
+        }
+        let len = len.min(self.size - offset);
+        match &self.driver {
+            Driver::Raw(_) => Ok(Extent {
+                len,
+                kind: ExtentKind::Data {
+                    host_offset: offset,
+                },
+            }),
+            Driver::Qcow2(image) => image.extent(offset, len).await,
+        }
+    }
+
+    /// Reads what the guest sees at `offset`.
+    ///
+    /// # Errors
+    /// An I/O error, or corrupt tables, of any layer that the range touches.
+    pub async fn read(self: &Rc<Self>, offset: u64, data: SgList) -> IoResult<()> {
+        let _entry = self
+            .in_flight
+            .enter(range(offset, data.len() as u64)?, Mode::Shared)
+            .await;
+        read_chain(Some(self.clone()), offset, data).await
+    }
+
+    /// Reads what lies below this layer at `offset`.
+    ///
+    /// # Errors
+    /// As [`Node::read`].
+    pub async fn read_backing(&self, offset: u64, data: SgList) -> IoResult<()> {
+        read_chain(self.backing(), offset, data).await
+    }
+
+    /// Writes the guest's bytes at `offset`.
+    ///
+    /// # Errors
+    /// An I/O error; the range's content is undefined then, everything else is as it was.
+    pub async fn write(&self, offset: u64, data: SgList) -> IoResult<()> {
+        self.check_writable()?;
+        let _entry = self
+            .in_flight
+            .enter(range(offset, data.len() as u64)?, Mode::Shared)
+            .await;
+        match &self.driver {
+            Driver::Raw(file) => file.write(offset, data).await,
+            Driver::Qcow2(image) => image.write(offset, data, self).await,
+        }
+    }
+
+    /// Makes the range read as zeros.
+    ///
+    /// # Errors
+    /// As [`Node::write`].
+    pub async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> IoResult<()> {
+        self.check_writable()?;
+        let _entry = self.enter_exclusive(offset, len).await?;
+        match &self.driver {
+            Driver::Raw(file) => file.write_zeroes(offset, len, unmap).await,
+            Driver::Qcow2(image) => image.write_zeroes(offset, len, unmap, self).await,
+        }
+    }
+
+    /// Gives up the range's content: it reads as zeros, or as before, afterwards.
+    ///
+    /// # Errors
+    /// As [`Node::write`].
+    pub async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
+        self.check_writable()?;
+        let _entry = self.enter_exclusive(offset, len).await?;
+        match &self.driver {
+            Driver::Raw(file) => file.punch_hole(offset, len).await,
+            Driver::Qcow2(image) => image.discard(offset, len).await,
+        }
+    }
+
+    /// Writes `data` where this layer holds nothing yet, and nothing elsewhere. The caller holds
+    /// the cluster-aligned range exclusively ([`Node::enter_exclusive`]).
+    ///
+    /// # Errors
+    /// As [`Node::write`]; a raw layer holds everything and never gets here.
+    pub async fn write_if_unallocated(&self, offset: u64, data: SgList) -> IoResult<()> {
+        self.check_writable()?;
+        match &self.driver {
+            Driver::Raw(_) => Ok(()),
+            Driver::Qcow2(image) => image.write_if_unallocated(offset, data, self).await,
+        }
+    }
+
+    /// Makes everything that has been written durable.
+    ///
+    /// # Errors
+    /// An I/O error; what was written since the last flush may be lost then.
+    pub async fn flush(&self) -> IoResult<()> {
+        match &self.driver {
+            Driver::Raw(file) => file.flush().await,
+            Driver::Qcow2(image) => image.flush().await,
+        }
+    }
+
+    /// Changes the backing file that the header names, after everything that it stands for has
+    /// become durable. The graph in memory stays as it is.
+    ///
+    /// # Errors
+    /// An I/O error, or that the name does not fit; the header is as it was then.
+    pub(crate) async fn write_backing_name(&self, backing: Option<Backing>) -> Result<()> {
+        match &self.driver {
+            Driver::Raw(_) => unreachable!("only a qcow2 layer has anything below it"),
+            Driver::Qcow2(image) => image.set_backing(backing).await,
+        }
+    }
+
+    /// Flushes and gives the file up.
+    ///
+    /// # Errors
+    /// An I/O error, as of [`Node::flush`].
+    pub async fn close(&self) -> Result<()> {
+        match &self.driver {
+            Driver::Raw(file) => Ok(file.flush().await?),
+            Driver::Qcow2(image) => image.close().await,
+        }
+    }
+
+    /// Enters the in-flight table for work that may free or switch the clusters of the range.
+    ///
+    /// # Errors
+    /// That the range wraps.
+    pub async fn enter_exclusive(&self, offset: u64, len: u64) -> IoResult<InFlightGuard<'_>> {
+        let (range, cluster) = (range(offset, len)?, self.cluster_size());
+        let start = range.start - range.start % cluster;
+        let end = range
+            .end
+            .checked_next_multiple_of(cluster)
+            .ok_or(IoError::OutOfRange)?;
+        Ok(self.in_flight.enter(start..end, Mode::Exclusive).await)
+    }
+
+    fn check_writable(&self) -> IoResult<()> {
+        if self.writable.get() {
+            Ok(())
+        } else {
+            Err(IoError::ReadOnly)
+        }
+    }
+
+    /// Reads from one extent of this layer.
+    async fn read_extent(&self, kind: ExtentKind, offset: u64, data: SgList) -> IoResult<()> {
+        match (&self.driver, kind) {
+            (_, ExtentKind::Data { host_offset }) => self.storage().read(host_offset, data).await,
+            (Driver::Qcow2(image), ExtentKind::Compressed) => {
+                image.read_compressed(offset, data).await
+            }
+            _ => {
+                data.fill(0, data.len(), 0);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Below for Node {
+    fn read_below(&self, offset: u64, data: SgList) -> LocalBoxFuture<'_, IoResult<()>> {
+        Box::pin(self.read_backing(offset, data))
+    }
+}
+
+/// Reads from a chain whose top is `top`; zeros where there is none.
+async fn read_chain(top: Option<Rc<Node>>, offset: u64, data: SgList) -> IoResult<()> {
+    let mut done = 0;
+    while done < data.len() {
+        let at = offset + done as u64;
+        let (len, source) = resolve(top.clone(), at, (data.len() - done) as u64).await?;
+        let len = usize::try_from(len).map_err(|_| IoError::OutOfRange)?;
+        let piece = data.slice(done, len);
+        match source {
+            Source::Zero => piece.fill(0, len, 0),
+            Source::Layer { node, kind } => node.read_extent(kind, at, piece).await?,
+        }
+        done += len;
+    }
+    Ok(())
+}
+
+/// Walks down to the layer that holds `offset`, and says for how many bytes it does.
+async fn resolve(top: Option<Rc<Node>>, offset: u64, mut len: u64) -> IoResult<(u64, Source)> {
+    let mut next = top;
+    while let Some(node) = next {
+        let extent = node.lookup(offset, len).await?;
+        assert!(
+            (1..=len).contains(&extent.len),
+            "an extent lies within what was asked for"
+        );
+        len = extent.len;
+        match extent.kind {
+            ExtentKind::Unallocated => next = node.backing(),
+            ExtentKind::Zero => return Ok((len, Source::Zero)),
+            kind => return Ok((len, Source::Layer { node, kind })),
+        }
+    }
+    Ok((len, Source::Zero))
+}
+
+fn range(offset: u64, len: u64) -> IoResult<Range<u64>> {
+    Ok(offset..offset.checked_add(len).ok_or(IoError::OutOfRange)?)
+}

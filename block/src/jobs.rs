@@ -1,0 +1,10 @@
+//! Jobs: long work on a chain, in steps between guest requests.
+
+mod job;
+mod rate;
+mod registry;
+mod stream;
+
+pub(crate) use job::{Job, JobOptions};
+pub(crate) use registry::Jobs;
+pub(crate) use stream::{Stream, conclude};

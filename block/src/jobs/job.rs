@@ -1,0 +1,309 @@
+//! What all jobs share: state, progress, speed, pause, cancel, and the events that tell of it.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use super::rate::Rate;
+use crate::{
+    api::{BlockJobInfo, Event, JobEnd, JobInfo, JobStatus, JobType, OnError},
+    error::{IoError, IoResult},
+    exec::{Executor, sync::WaitQueue, yield_now},
+    graph::{EventSink, GuestDisk, IoStatus},
+};
+
+/// A waiting job looks up this often, to see a new speed or a cancel.
+const LONGEST_NAP: Duration = Duration::from_millis(100);
+
+/// As the user started it.
+#[derive(Debug, Clone)]
+pub(crate) struct JobOptions {
+    pub id: String,
+    pub kind: JobType,
+    pub speed: u64,
+    pub on_error: OnError,
+    pub auto_finalize: bool,
+    pub auto_dismiss: bool,
+}
+
+/// One job. Its steps run as a task on the job queue; commands change it from outside.
+pub(crate) struct Job {
+    options: JobOptions,
+    disk: Rc<GuestDisk>,
+    status: Cell<JobStatus>,
+    len: Cell<u64>,
+    offset: Cell<u64>,
+    rate: Rate,
+    paused: Cell<bool>,
+    cancelled: Cell<bool>,
+    finalize: Cell<bool>,
+    busy: Cell<bool>,
+    io_status: Cell<IoStatus>,
+    error: RefCell<Option<String>>,
+    changed: WaitQueue,
+    events: EventSink,
+    exec: Rc<Executor>,
+}
+
+impl Job {
+    pub fn new(
+        exec: Rc<Executor>,
+        events: EventSink,
+        disk: Rc<GuestDisk>,
+        options: JobOptions,
+    ) -> Self {
+        let job = Self {
+            rate: Rate::new(options.speed),
+            options,
+            disk,
+            status: Cell::new(JobStatus::Created),
+            len: Cell::new(0),
+            offset: Cell::new(0),
+            paused: Cell::new(false),
+            cancelled: Cell::new(false),
+            finalize: Cell::new(false),
+            busy: Cell::new(true),
+            io_status: Cell::default(),
+            error: RefCell::default(),
+            changed: WaitQueue::default(),
+            events,
+            exec,
+        };
+        job.set_status(JobStatus::Created);
+        job
+    }
+
+    pub fn id(&self) -> &str {
+        &self.options.id
+    }
+
+    pub fn options(&self) -> &JobOptions {
+        &self.options
+    }
+
+    /// The disk that the job works on and holds.
+    pub fn disk(&self) -> &Rc<GuestDisk> {
+        &self.disk
+    }
+
+    pub fn status(&self) -> JobStatus {
+        self.status.get()
+    }
+
+    /// Changes the state and tells the clients.
+    pub fn set_status(&self, status: JobStatus) {
+        self.status.set(status);
+        self.emit(Event::JobStatusChange {
+            id: self.options.id.clone(),
+            status,
+        });
+    }
+
+    pub fn emit(&self, event: Event) {
+        (self.events.borrow_mut())(event);
+    }
+
+    /// Bytes to look at in all.
+    pub fn set_len(&self, len: u64) {
+        self.len.set(len);
+    }
+
+    /// Bytes looked at so far.
+    pub fn set_offset(&self, offset: u64) {
+        self.offset.set(offset);
+    }
+
+    /// Notes that `bytes` have been copied, for the speed limit.
+    pub fn charge(&self, bytes: u64) {
+        self.rate.charge(bytes, Instant::now());
+    }
+
+    pub fn speed(&self) -> u64 {
+        self.rate.speed()
+    }
+
+    pub fn set_speed(&self, speed: u64) {
+        self.rate.set_speed(speed);
+        self.changed.wake_all();
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+
+    pub fn pause(&self) {
+        self.paused.set(true);
+    }
+
+    pub fn resume(&self) {
+        self.paused.set(false);
+        self.io_status.set(IoStatus::Ok);
+        self.changed.wake_all();
+    }
+
+    pub fn cancel(&self) {
+        self.cancelled.set(true);
+        self.changed.wake_all();
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.get()
+    }
+
+    pub fn finalize(&self) {
+        self.finalize.set(true);
+        self.changed.wake_all();
+    }
+
+    pub fn fail(&self, why: String) {
+        *self.error.borrow_mut() = Some(why);
+    }
+
+    pub fn error(&self) -> Option<String> {
+        self.error.borrow().clone()
+    }
+
+    /// Between two steps: lets others run, honours pause, speed and cancel.
+    ///
+    /// # Errors
+    /// [`IoError::Cancelled`] once the job is to stop.
+    pub async fn checkpoint(&self) -> IoResult<()> {
+        yield_now().await;
+        self.busy.set(false);
+        self.nap().await;
+        self.wait_while_paused().await;
+        self.busy.set(true);
+        if self.cancelled.get() {
+            Err(IoError::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Sleeps until the speed limit allows another step.
+    async fn nap(&self) {
+        while let Some(until) = self.rate.wait_until(Instant::now())
+            && !self.cancelled.get()
+            && !self.paused.get()
+        {
+            self.exec
+                .sleep_until(until.min(Instant::now() + LONGEST_NAP))
+                .await;
+        }
+    }
+
+    async fn wait_while_paused(&self) {
+        if !self.paused.get() || self.cancelled.get() {
+            return;
+        }
+        self.set_status(JobStatus::Paused);
+        while self.paused.get() && !self.cancelled.get() {
+            self.changed.wait().await;
+        }
+        self.set_status(JobStatus::Running);
+    }
+
+    /// Waits for `job-finalize` where the user asked to be asked.
+    ///
+    /// # Errors
+    /// [`IoError::Cancelled`] if the job is cancelled instead.
+    pub async fn wait_for_finalize(&self) -> IoResult<()> {
+        self.set_status(JobStatus::Waiting);
+        self.set_status(JobStatus::Pending);
+        if self.options.auto_finalize {
+            return Ok(());
+        }
+        self.busy.set(false);
+        self.emit(Event::JobPending {
+            kind: self.options.kind,
+            id: self.options.id.clone(),
+        });
+        while !self.finalize.get() && !self.cancelled.get() {
+            self.changed.wait().await;
+        }
+        self.busy.set(true);
+        if self.cancelled.get() {
+            Err(IoError::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What an I/O error does: `Ok(true)` to try the step again, `Ok(false)` to leave it out and
+    /// fail at the end.
+    ///
+    /// # Errors
+    /// `error` again if the job has to fail now.
+    pub fn on_io_error(&self, operation: &str, error: IoError) -> IoResult<bool> {
+        let nospace = matches!(error, IoError::NoSpace { .. });
+        let stop = match self.options.on_error {
+            OnError::Stop => true,
+            OnError::Enospc | OnError::Auto => nospace,
+            OnError::Report | OnError::Ignore => false,
+        };
+        let ignore = self.options.on_error == OnError::Ignore;
+        let action = if stop {
+            "stop"
+        } else if ignore {
+            "ignore"
+        } else {
+            "report"
+        };
+        self.emit(Event::JobError {
+            device: self.options.id.clone(),
+            operation: operation.to_owned(),
+            action: action.to_owned(),
+        });
+        if stop {
+            self.io_status.set(IoStatus::of(&error));
+            self.pause();
+            return Ok(true);
+        }
+        self.fail(error.to_string());
+        if ignore { Ok(false) } else { Err(error) }
+    }
+
+    /// The payload of the events that end the job.
+    pub fn end(&self) -> JobEnd {
+        JobEnd {
+            kind: self.options.kind,
+            device: self.options.id.clone(),
+            len: self.len.get(),
+            offset: self.offset.get(),
+            speed: self.rate.speed(),
+        }
+    }
+
+    /// The job's entry in `query-block-jobs`.
+    pub fn block_job_info(&self) -> BlockJobInfo {
+        BlockJobInfo {
+            kind: self.options.kind,
+            device: self.options.id.clone(),
+            len: self.len.get(),
+            offset: self.offset.get(),
+            busy: self.busy.get(),
+            paused: self.paused.get(),
+            speed: self.rate.speed(),
+            io_status: self.io_status.get().name().to_owned(),
+            ready: false,
+            status: self.status.get(),
+            auto_finalize: self.options.auto_finalize,
+            auto_dismiss: self.options.auto_dismiss,
+            error: self.error(),
+        }
+    }
+
+    /// The job's entry in `query-jobs`.
+    pub fn job_info(&self) -> JobInfo {
+        JobInfo {
+            id: self.options.id.clone(),
+            kind: self.options.kind,
+            status: self.status.get(),
+            current_progress: self.offset.get(),
+            total_progress: self.len.get(),
+            error: self.error(),
+        }
+    }
+}

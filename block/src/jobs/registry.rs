@@ -1,0 +1,183 @@
+//! The jobs that exist, and the commands that a client can give them.
+
+use std::{cell::RefCell, rc::Rc};
+
+use super::Job;
+use crate::api::{BlockJobInfo, CmdError, ErrorClass, JobInfo, JobStatus};
+
+/// Every job that has not been dismissed.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    jobs: RefCell<Vec<Rc<Job>>>,
+}
+
+/// What a client can ask of a job (`JobVerb`).
+#[derive(Debug, Clone, Copy)]
+enum Verb {
+    Cancel,
+    Pause,
+    Resume,
+    SetSpeed,
+    Finalize,
+    Dismiss,
+}
+
+impl Verb {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::SetSpeed => "set-speed",
+            Self::Finalize => "finalize",
+            Self::Dismiss => "dismiss",
+        }
+    }
+
+    /// Whether a job in state `status` takes the verb (QEMU's `JobVerbTable`).
+    fn fits(self, status: JobStatus) -> bool {
+        use JobStatus::{Concluded, Created, Paused, Pending, Running, Waiting};
+        match self {
+            Self::Cancel => matches!(status, Created | Running | Paused | Waiting | Pending),
+            Self::Pause | Self::Resume | Self::SetSpeed => {
+                matches!(status, Created | Running | Paused)
+            }
+            Self::Finalize => status == Pending,
+            Self::Dismiss => status == Concluded,
+        }
+    }
+}
+
+fn refused(desc: String) -> CmdError {
+    CmdError {
+        class: ErrorClass::GenericError,
+        desc,
+    }
+}
+
+impl Jobs {
+    /// Adds a job.
+    pub fn insert(&self, job: Rc<Job>) {
+        self.jobs.borrow_mut().push(job);
+    }
+
+    /// Refuses an id that a new job cannot have.
+    pub fn check_new_id(&self, id: &str) -> Result<(), CmdError> {
+        let well_formed = id.starts_with(|c: char| c.is_ascii_alphabetic())
+            && id
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+        if !well_formed {
+            return Err(refused(format!("Invalid job ID '{id}'")));
+        }
+        if self.jobs.borrow().iter().any(|job| job.id() == id) {
+            return Err(refused(format!("Job ID '{id}' already in use")));
+        }
+        Ok(())
+    }
+
+    /// Forgets a job that is over.
+    pub fn remove(&self, job: &Job) {
+        job.set_status(JobStatus::Null);
+        self.jobs
+            .borrow_mut()
+            .retain(|other| other.id() != job.id());
+    }
+
+    /// Jobs whose work is not over.
+    pub fn unfinished(&self) -> Vec<Rc<Job>> {
+        let jobs = self.jobs.borrow();
+        jobs.iter()
+            .filter(|job| job.status() != JobStatus::Concluded)
+            .cloned()
+            .collect()
+    }
+
+    fn find(&self, id: &str, verb: Verb) -> Result<Rc<Job>, CmdError> {
+        let jobs = self.jobs.borrow();
+        let job = jobs
+            .iter()
+            .find(|job| job.id() == id)
+            .ok_or_else(|| CmdError {
+                class: ErrorClass::DeviceNotActive,
+                desc: format!("Block job '{id}' not found"),
+            })?;
+        if verb.fits(job.status()) {
+            return Ok(job.clone());
+        }
+        let status = serde_json::to_value(job.status()).unwrap_or_default();
+        Err(refused(format!(
+            "Job '{id}' in state '{}' cannot accept command verb '{}'",
+            status.as_str().unwrap_or_default(),
+            verb.name()
+        )))
+    }
+
+    /// `block-job-cancel`.
+    pub fn cancel(&self, id: &str, force: bool) -> Result<(), CmdError> {
+        let job = self.find(id, Verb::Cancel)?;
+        if job.is_paused() && !force {
+            let desc = format!("The block job for device '{id}' is currently paused");
+            return Err(refused(desc));
+        }
+        job.cancel();
+        Ok(())
+    }
+
+    /// `block-job-set-speed`.
+    pub fn set_speed(&self, id: &str, speed: u64) -> Result<(), CmdError> {
+        self.find(id, Verb::SetSpeed)?.set_speed(speed);
+        Ok(())
+    }
+
+    /// `block-job-pause`.
+    pub fn pause(&self, id: &str) -> Result<(), CmdError> {
+        let job = self.find(id, Verb::Pause)?;
+        if job.is_paused() {
+            return Err(refused("Job is already paused".to_owned()));
+        }
+        job.pause();
+        Ok(())
+    }
+
+    /// `block-job-resume`.
+    pub fn resume(&self, id: &str) -> Result<(), CmdError> {
+        let job = self.find(id, Verb::Resume)?;
+        if !job.is_paused() {
+            return Err(refused("Can't resume a job that was not paused".to_owned()));
+        }
+        job.resume();
+        Ok(())
+    }
+
+    /// `job-finalize`.
+    pub fn finalize(&self, id: &str) -> Result<(), CmdError> {
+        self.find(id, Verb::Finalize)?.finalize();
+        Ok(())
+    }
+
+    /// `job-dismiss`.
+    pub fn dismiss(&self, id: &str) -> Result<(), CmdError> {
+        let job = self.find(id, Verb::Dismiss)?;
+        self.remove(&job);
+        Ok(())
+    }
+
+    /// `query-block-jobs`.
+    pub fn block_jobs(&self) -> Vec<BlockJobInfo> {
+        self.jobs
+            .borrow()
+            .iter()
+            .map(|job| job.block_job_info())
+            .collect()
+    }
+
+    /// `query-jobs`.
+    pub fn jobs(&self) -> Vec<JobInfo> {
+        self.jobs
+            .borrow()
+            .iter()
+            .map(|job| job.job_info())
+            .collect()
+    }
+}

@@ -1,0 +1,223 @@
+//! `block-stream`: copies what the top layer lacks from the layers between it and the base, then
+//! makes the base its backing file.
+//!
+//! A job that dies at any point leaves a chain that reads the same bytes, and one that is started
+//! again finds what has been copied already and goes on.
+
+use std::rc::Rc;
+
+use super::{Job, Jobs};
+use crate::{
+    api::{Event, JobStatus},
+    error::{Error, IoError, IoResult},
+    extent::ExtentKind,
+    graph::Node,
+    mem::SgList,
+    qcow2::Backing,
+};
+
+/// Bytes that one step copies at most: bounds what a guest can have to wait for.
+const CHUNK: u64 = 1 << 20;
+
+/// Bytes that may be written before the host is asked to bring them to disk: bounds what a guest's
+/// flush can have to wait for.
+const WRITE_BACK: u64 = 8 << 20;
+
+/// A stream, as the command that started it has resolved it.
+pub(crate) struct Stream {
+    pub top: Rc<Node>,
+    /// The layer that stays below; `None` if the top shall stand alone.
+    pub base: Option<Rc<Node>>,
+    /// How the header will name the base.
+    pub backing: Option<Backing>,
+}
+
+/// What a step did.
+struct Step {
+    /// Bytes of the disk that are done with.
+    len: u64,
+    /// Bytes that were copied.
+    copied: u64,
+}
+
+/// What the layers between top and base hold.
+enum Between {
+    Data,
+    Zero,
+    Nothing,
+}
+
+impl Stream {
+    /// Copies everything, step by step. The graph stays as it is.
+    ///
+    /// # Errors
+    /// [`IoError::Cancelled`], or the I/O error that ended the job.
+    pub async fn run(&self, job: &Job) -> IoResult<()> {
+        let size = self.top.size();
+        job.set_len(size);
+        let (mut offset, mut since_write_back) = (0, 0);
+        while offset < size {
+            job.checkpoint().await?;
+            let chunk = self.chunk(job.speed()).min(size - offset);
+            match self.step(offset, chunk).await {
+                Ok(Step { len, copied }) => {
+                    offset += len;
+                    job.charge(copied);
+                    since_write_back += copied;
+                }
+                Err((operation, error)) => {
+                    if !job.on_io_error(operation, error)? {
+                        offset += chunk;
+                    }
+                }
+            }
+            job.set_offset(offset);
+            if since_write_back >= WRITE_BACK {
+                since_write_back = 0;
+                self.top.storage().write_back().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes to look at in one step: less than [`CHUNK`] where the speed limit would turn a whole
+    /// one into a long pause. A multiple of the cluster size unless that is larger than a chunk.
+    fn chunk(&self, speed: u64) -> u64 {
+        let cluster = self.top.cluster_size();
+        let wanted = if speed == 0 {
+            CHUNK
+        } else {
+            (speed / 10).min(CHUNK)
+        };
+        (wanted - wanted % cluster).max(cluster)
+    }
+
+    /// Does the next part of `offset..offset + chunk`, which starts at a cluster and ends at one or
+    /// at the end of the disk.
+    async fn step(&self, offset: u64, chunk: u64) -> Result<Step, (&'static str, IoError)> {
+        let read = |error| ("read", error);
+        let mine = self.top.extent(offset, chunk).await.map_err(read)?;
+        if mine.kind != ExtentKind::Unallocated {
+            return Ok(Step {
+                len: mine.len,
+                copied: 0,
+            });
+        }
+        let (len, between) = self.between(offset, mine.len).await.map_err(read)?;
+        let data = match between {
+            Between::Nothing => return Ok(Step { len, copied: 0 }),
+            Between::Zero => SgList::zeroed(usize::try_from(len).unwrap_or(usize::MAX)),
+            Between::Data => {
+                let data = SgList::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
+                self.top
+                    .read_backing(offset, data.clone())
+                    .await
+                    .map_err(read)?;
+                data
+            }
+        };
+        // The layers below do not change, so they were read before the range is held: the guest
+        // waits for the write only. What it has written meanwhile is not overwritten.
+        let write = |error| ("write", error);
+        let _held = self.top.enter_exclusive(offset, len).await.map_err(write)?;
+        self.top
+            .write_if_unallocated(offset, data)
+            .await
+            .map_err(write)?;
+        Ok(Step { len, copied: len })
+    }
+
+    /// What the layers between top and base hold from `offset` on, in whole clusters of the top.
+    async fn between(&self, offset: u64, len: u64) -> IoResult<(u64, Between)> {
+        let cluster = self.top.cluster_size();
+        let (run, kind) = self.between_exactly(offset, len).await?;
+        if run == len {
+            return Ok((run, kind));
+        }
+        match kind {
+            // Whole clusters of data, the last one filled up with whatever follows.
+            Between::Data => Ok((run.next_multiple_of(cluster).min(len), kind)),
+            _ if run >= cluster => Ok((run - run % cluster, kind)),
+            // The cluster is mixed.
+            _ => Ok((cluster.min(len), Between::Data)),
+        }
+    }
+
+    async fn between_exactly(&self, offset: u64, mut len: u64) -> IoResult<(u64, Between)> {
+        let mut next = self.top.backing();
+        while let Some(node) = next
+            && !self
+                .base
+                .as_ref()
+                .is_some_and(|base| Rc::ptr_eq(base, &node))
+        {
+            let extent = node.extent(offset, len).await?;
+            len = extent.len;
+            match extent.kind {
+                ExtentKind::Unallocated => next = node.backing(),
+                // With nothing left below, what is not allocated reads as zeros anyway.
+                ExtentKind::Zero if self.base.is_none() => return Ok((len, Between::Nothing)),
+                ExtentKind::Zero => return Ok((len, Between::Zero)),
+                ExtentKind::Data { .. } | ExtentKind::Compressed => {
+                    return Ok((len, Between::Data));
+                }
+            }
+        }
+        Ok((len, Between::Nothing))
+    }
+
+    /// Makes the base the top's backing file: first everything that the layers in between stand
+    /// for becomes durable, then the header, then the graph follows.
+    ///
+    /// # Errors
+    /// The I/O error; the chain is as it was then.
+    pub async fn finish(&self, job: &Job) -> Result<(), Error> {
+        self.top.flush().await?;
+        self.top.write_backing_name(self.backing.clone()).await?;
+        let _drained = job.disk().gate().drain().await;
+        self.top.set_backing_node(self.base.clone());
+        Ok(())
+    }
+}
+
+/// Runs a stream from its start to its last event.
+pub(crate) async fn conclude(job: Rc<Job>, stream: Stream, jobs: Rc<Jobs>) {
+    job.set_status(JobStatus::Running);
+    let result = work(&job, &stream).await;
+    // The layers in between are closed before anyone is told that they are.
+    drop(stream);
+    job.disk().set_holder(None);
+    match result {
+        Ok(()) => {}
+        Err(Error::Io(IoError::Cancelled)) if job.is_cancelled() => {
+            job.fail("Operation canceled".to_owned());
+        }
+        Err(error) => job.fail(error.to_string()),
+    }
+    if job.is_cancelled() && job.error().is_some() {
+        job.emit(Event::JobCancelled(job.end()));
+    } else {
+        job.emit(Event::JobCompleted(job.end(), job.error()));
+    }
+    job.set_status(JobStatus::Concluded);
+    if job.options().auto_dismiss {
+        jobs.remove(&job);
+    }
+}
+
+async fn work(job: &Job, stream: &Stream) -> Result<(), Error> {
+    let result = async {
+        stream.run(job).await?;
+        // Errors that were ignored on the way: the layers below are still needed.
+        if job.error().is_some() {
+            return Ok(());
+        }
+        job.wait_for_finalize().await?;
+        stream.finish(job).await
+    }
+    .await;
+    if result.is_err() || job.error().is_some() {
+        job.set_status(JobStatus::Aborting);
+    }
+    result
+}

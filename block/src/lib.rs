@@ -5,9 +5,13 @@
 
 pub mod api;
 pub mod disk;
+pub mod engine;
 pub mod error;
 pub mod exec;
 pub mod extent;
+pub mod graph;
+mod jobs;
 pub mod mem;
+pub mod qcow2;
 pub mod random;
 pub mod storage;

@@ -97,6 +97,15 @@ impl Storage {
         }
     }
 
+    /// Asks the host to bring what has been written to disk, and waits until what it was asked for
+    /// the last time is there: keeps the next [`Storage::flush`] short. Makes nothing durable.
+    pub async fn write_back(&self) {
+        match self {
+            Self::File(file) => file.write_back().await,
+            Self::Sim(_) => {}
+        }
+    }
+
     /// Cuts or grows (with zeros) the file to `len` bytes.
     ///
     /// # Errors

@@ -227,6 +227,12 @@ impl FileStorage {
         result
     }
 
+    /// An error shows again when the flush meets it.
+    pub(super) async fn write_back(&self) {
+        let file = self.file.clone();
+        self.helpers.run(move || vectored::write_back(&file)).await;
+    }
+
     pub(super) async fn set_len(&self, len: u64) -> IoResult<()> {
         self.check_writable()?;
         let file = self.file.clone();

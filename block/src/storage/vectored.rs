@@ -64,6 +64,13 @@ pub(super) fn write(file: &File, offset: u64, data: &SgList) -> io::Result<()> {
     Ok(())
 }
 
+/// Waits for the write-back that is under way and starts one of everything that is dirty now.
+pub(super) fn write_back(file: &File) {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE;
+    // SAFETY: the call touches no memory of this process.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
+}
+
 fn transfer(
     file: &File,
     offset: u64,

@@ -1,0 +1,168 @@
+//! [`Engine`]: everything of the block layer that lives on one device thread.
+
+mod create;
+mod describe;
+mod shutdown;
+mod snapshot;
+mod stream;
+
+use std::{cell::RefCell, io, os::fd::BorrowedFd, path::PathBuf, rc::Rc};
+
+pub use create::create_image;
+pub use describe::image_info;
+
+use crate::{
+    api::{Cmd, CmdError, ErrorClass, Event, Reply},
+    disk::Disk,
+    error::Result,
+    exec::{Executor, Queue, Turn},
+    graph::{
+        DiskOptions, EventSink, GuestDisk, Node,
+        chain::{ImageOptions, Opener},
+    },
+    jobs::Jobs,
+};
+
+/// Called exactly once with a command's answer, on the device thread.
+pub type ReplyTo = Box<dyn FnOnce(std::result::Result<Reply, CmdError>)>;
+
+/// A disk to open.
+#[derive(Debug, Clone, Default)]
+pub struct DiskSpec {
+    /// The top image.
+    pub path: PathBuf,
+    /// How it is opened.
+    pub image: ImageOptions,
+    /// The disk on top of it. `read_only` and `no_flush` are those of the image.
+    pub disk: DiskOptions,
+}
+
+/// The block layer of one device thread: its executor, disks and jobs.
+pub struct Engine {
+    exec: Rc<Executor>,
+    opener: Opener,
+    disks: RefCell<Vec<Rc<GuestDisk>>>,
+    jobs: Rc<Jobs>,
+    events: EventSink,
+}
+
+impl Engine {
+    /// An engine without disks. `events` is called on this thread.
+    ///
+    /// # Errors
+    /// The host's error if no eventfd can be had.
+    pub fn new(events: impl FnMut(Event) + 'static) -> io::Result<Rc<Self>> {
+        Ok(Self::on(Executor::new()?, events))
+    }
+
+    /// An engine on an executor of the caller's: simulations bring a seeded one.
+    pub fn on(exec: Rc<Executor>, events: impl FnMut(Event) + 'static) -> Rc<Self> {
+        Rc::new(Self {
+            opener: Opener::new(exec.clone()),
+            exec,
+            disks: RefCell::default(),
+            jobs: Rc::default(),
+            events: Rc::new(RefCell::new(Box::new(events))),
+        })
+    }
+
+    /// The executor that everything runs on.
+    pub fn exec(&self) -> &Rc<Executor> {
+        &self.exec
+    }
+
+    /// Readable when [`Engine::poll`] has something to do that came from another thread.
+    pub fn event_fd(&self) -> BorrowedFd<'_> {
+        self.exec.event_fd()
+    }
+
+    /// Carries on with guest requests, and with one job step when they rest.
+    pub fn poll(&self) -> Turn {
+        self.exec.poll()
+    }
+
+    /// Opens a disk with all its layers. Blocks: for start-up.
+    ///
+    /// # Errors
+    /// One line on what cannot be used and why; nothing has been changed.
+    pub fn open_disk(self: &Rc<Self>, spec: DiskSpec) -> Result<Disk> {
+        let engine = self.clone();
+        self.exec.block_on(async move {
+            let root = engine.opener.open(&spec.path, &spec.image).await?;
+            Ok(engine.attach(root, spec))
+        })
+    }
+
+    fn attach(&self, root: Rc<Node>, spec: DiskSpec) -> Disk {
+        let options = DiskOptions {
+            read_only: spec.image.read_only,
+            no_flush: spec.image.no_flush,
+            ..spec.disk
+        };
+        let disk = GuestDisk::new(self.exec.clone(), self.events.clone(), root, options);
+        self.disks.borrow_mut().push(disk.clone());
+        Disk::new(disk)
+    }
+
+    /// Carries out a command. `reply` may be called before this returns, or much later.
+    pub fn execute(self: &Rc<Self>, cmd: Cmd, reply: ReplyTo) {
+        let done = |result: std::result::Result<(), CmdError>| result.map(|()| Reply::Done);
+        let result = match cmd {
+            Cmd::SnapshotSync { .. } => {
+                let engine = self.clone();
+                // A person waits for it: it goes with the guest's requests.
+                let work = async move { reply(engine.snapshot(cmd).await) };
+                return self.exec.spawn(Queue::Guest, work);
+            }
+            Cmd::Stream { .. } => done(self.start_stream(cmd)),
+            Cmd::JobCancel { id, force } => done(self.jobs.cancel(&id, force)),
+            Cmd::JobSetSpeed { id, speed } => done(self.jobs.set_speed(&id, speed)),
+            Cmd::JobPause { id } => done(self.jobs.pause(&id)),
+            Cmd::JobResume { id } => done(self.jobs.resume(&id)),
+            Cmd::JobFinalize { id } => done(self.jobs.finalize(&id)),
+            Cmd::JobDismiss { id } => done(self.jobs.dismiss(&id)),
+            Cmd::QueryBlock => Ok(Reply::Block(self.query_block())),
+            Cmd::QueryBlockJobs => Ok(Reply::BlockJobs(self.jobs.block_jobs())),
+            Cmd::QueryJobs => Ok(Reply::Jobs(self.jobs.jobs())),
+        };
+        reply(result);
+    }
+
+    /// The disk that a command means: by its id, or by the node name of its top layer.
+    fn find_disk(&self, name: &str) -> Option<Rc<GuestDisk>> {
+        let disks = self.disks.borrow();
+        let by_id = disks.iter().find(|disk| disk.options().id == name);
+        by_id
+            .or_else(|| disks.iter().find(|disk| disk.root().name() == name))
+            .cloned()
+    }
+
+    /// Whether some layer of some disk has this node name.
+    fn node_name_in_use(&self, name: &str) -> bool {
+        self.disks
+            .borrow()
+            .iter()
+            .any(|disk| disk.root().chain().any(|node| node.name() == name))
+    }
+}
+
+fn refused(desc: impl Into<String>) -> CmdError {
+    CmdError {
+        class: ErrorClass::GenericError,
+        desc: desc.into(),
+    }
+}
+
+/// Refuses a disk that a job or a command holds.
+fn check_free(disk: &GuestDisk) -> std::result::Result<(), CmdError> {
+    match disk.holder() {
+        None => Ok(()),
+        Some(what) => Err(refused(format!(
+            "Node '{}' is busy: block device is in use by {what}",
+            disk.options().id
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

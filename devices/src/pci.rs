@@ -21,6 +21,9 @@ pub mod config;
 pub mod msix;
 mod root;
 
+#[cfg(test)]
+pub(crate) mod doubles;
+
 use std::sync::{Arc, Mutex};
 
 pub use config::{ConfigSpace, Identity};

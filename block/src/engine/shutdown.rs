@@ -42,9 +42,10 @@ impl Engine {
             let disks = engine.disks.take();
             for disk in disks {
                 let _drained = disk.gate().drain().await;
-                let root = disk.root();
-                if let Err(error) = root.close().await {
-                    found.borrow_mut().push(error);
+                for node in disk.root().chain() {
+                    if let Err(error) = node.close().await {
+                        found.borrow_mut().push(error);
+                    }
                 }
             }
         });

@@ -10,7 +10,7 @@ use crate::{
     api::Event,
     disk::{Completion, DiskInfo, Done, Op, Request, Submit},
     error::{IoError, IoResult},
-    exec::{Executor, Queue},
+    exec::{Executor, Queue, yield_now},
 };
 
 /// What a user may choose for a disk beyond its image.
@@ -181,30 +181,39 @@ impl GuestDisk {
             len,
             data,
         } = request;
+        let unmap = self.options.discard;
         match op {
             Op::Read => return root.read(offset, data).await,
             Op::Flush => return root.flush().await,
-            Op::Write { .. }
-                if self.options.detect_zeroes != DetectZeroes::Off && data.is_zero() =>
-            {
+            Op::Write { .. } if self.detects_zeroes() && data.is_zero() => {
                 // The guest may have changed its memory since the look: then it asked for either.
-                let unmap = self.options.detect_zeroes == DetectZeroes::Unmap;
-                root.write_zeroes(offset, len, unmap && self.options.discard)
-                    .await?;
+                let unmap = unmap && self.options.detect_zeroes == DetectZeroes::Unmap;
+                root.write_zeroes(offset, len, unmap).await?;
             }
             Op::Write { .. } => root.write(offset, data).await?,
-            Op::Discard if self.options.discard => root.discard(offset, len).await?,
+            Op::Discard if unmap => {
+                for (offset, len) in pieces(offset, len) {
+                    root.discard(offset, len).await?;
+                    yield_now().await;
+                }
+            }
             // A hint that the user does not want followed.
             Op::Discard => return Ok(()),
-            Op::WriteZeroes { unmap } => {
-                root.write_zeroes(offset, len, unmap && self.options.discard)
-                    .await?;
+            Op::WriteZeroes { unmap: may } => {
+                for (offset, len) in pieces(offset, len) {
+                    root.write_zeroes(offset, len, may && unmap).await?;
+                    yield_now().await;
+                }
             }
         }
         if self.options.writethrough || op == (Op::Write { fua: true }) {
             root.flush().await?;
         }
         Ok(())
+    }
+
+    fn detects_zeroes(&self) -> bool {
+        self.options.detect_zeroes != DetectZeroes::Off
     }
 
     fn report(&self, op: Op, node_name: String, error: &IoError) {
@@ -220,6 +229,22 @@ impl GuestDisk {
         };
         (self.events.borrow_mut())(event);
     }
+}
+
+/// Bytes that one step of a discard or zeroing covers: a guest may ask for a whole disk at once.
+const ZEROING_STEP: u64 = 64 << 20;
+
+/// A range cut into steps, at multiples of the step.
+fn pieces(offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+    let end = offset.saturating_add(len);
+    let next = move |&(start, len): &(u64, u64)| {
+        let start = start + len;
+        let stop = (start / ZEROING_STEP + 1)
+            .saturating_mul(ZEROING_STEP)
+            .min(end);
+        (start < end).then(|| (start, stop - start))
+    };
+    std::iter::successors(next(&(offset, 0)), next)
 }
 
 impl Submit for GuestDisk {

@@ -10,6 +10,7 @@ use super::{Job, Jobs};
 use crate::{
     api::{Event, JobStatus},
     error::{Error, IoError, IoResult},
+    exec::yield_now,
     extent::ExtentKind,
     graph::Node,
     mem::SgList,
@@ -22,6 +23,9 @@ const CHUNK: u64 = 1 << 20;
 /// Bytes that may be written before the host is asked to bring them to disk: bounds what a guest's
 /// flush can have to wait for.
 const WRITE_BACK: u64 = 8 << 20;
+
+/// Bytes that one step looks at: passing over what is there already costs next to nothing.
+const LOOK: u64 = 256 << 20;
 
 /// A stream, as the command that started it has resolved it.
 pub(crate) struct Stream {
@@ -53,13 +57,17 @@ impl Stream {
     /// # Errors
     /// [`IoError::Cancelled`], or the I/O error that ended the job.
     pub async fn run(&self, job: &Job) -> IoResult<()> {
+        if self.is_done() {
+            return Ok(());
+        }
         let size = self.top.size();
         job.set_len(size);
+        let buffer = SgList::zeroed(usize::try_from(self.chunk(0)).unwrap_or(usize::MAX));
         let (mut offset, mut since_write_back) = (0, 0);
         while offset < size {
             job.checkpoint().await?;
-            let chunk = self.chunk(job.speed()).min(size - offset);
-            match self.step(offset, chunk).await {
+            let chunk = self.chunk(job.speed());
+            match self.step(offset, chunk, &buffer).await {
                 Ok(Step { len, copied }) => {
                     offset += len;
                     job.charge(copied);
@@ -67,7 +75,7 @@ impl Stream {
                 }
                 Err((operation, error)) => {
                     if !job.on_io_error(operation, error)? {
-                        offset += chunk;
+                        offset = (offset + chunk).min(size);
                     }
                 }
             }
@@ -80,8 +88,16 @@ impl Stream {
         Ok(())
     }
 
-    /// Bytes to look at in one step: less than [`CHUNK`] where the speed limit would turn a whole
-    /// one into a long pause. A multiple of the cluster size unless that is larger than a chunk.
+    /// Whether the top lies on the base already, or on nothing.
+    fn is_done(&self) -> bool {
+        match (self.top.backing(), &self.base) {
+            (Some(below), Some(base)) => Rc::ptr_eq(&below, base),
+            (below, _) => below.is_none(),
+        }
+    }
+
+    /// Bytes to copy in one step: less than [`CHUNK`] where the speed limit would turn a whole one
+    /// into a long pause. A multiple of the cluster size, one cluster at least.
     fn chunk(&self, speed: u64) -> u64 {
         let cluster = self.top.cluster_size();
         let wanted = if speed == 0 {
@@ -92,11 +108,17 @@ impl Stream {
         (wanted - wanted % cluster).max(cluster)
     }
 
-    /// Does the next part of `offset..offset + chunk`, which starts at a cluster and ends at one or
-    /// at the end of the disk.
-    async fn step(&self, offset: u64, chunk: u64) -> Result<Step, (&'static str, IoError)> {
+    /// Does the next part of the disk from `offset` on, which starts at a cluster: passes over what
+    /// need not be copied, or copies `chunk` bytes at most.
+    async fn step(
+        &self,
+        offset: u64,
+        chunk: u64,
+        buffer: &SgList,
+    ) -> Result<Step, (&'static str, IoError)> {
         let read = |error| ("read", error);
-        let mine = self.top.extent(offset, chunk).await.map_err(read)?;
+        let look = LOOK.min(self.top.size() - offset);
+        let mine = self.top.extent(offset, look).await.map_err(read)?;
         if mine.kind != ExtentKind::Unallocated {
             return Ok(Step {
                 len: mine.len,
@@ -104,18 +126,15 @@ impl Stream {
             });
         }
         let (len, between) = self.between(offset, mine.len).await.map_err(read)?;
-        let data = match between {
-            Between::Nothing => return Ok(Step { len, copied: 0 }),
-            Between::Zero => SgList::zeroed(usize::try_from(len).unwrap_or(usize::MAX)),
-            Between::Data => {
-                let data = SgList::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
-                self.top
-                    .read_backing(offset, data.clone())
-                    .await
-                    .map_err(read)?;
-                data
-            }
-        };
+        if let Between::Nothing = between {
+            return Ok(Step { len, copied: 0 });
+        }
+        let len = len.min(chunk);
+        let data = buffer.slice(0, usize::try_from(len).unwrap_or(usize::MAX));
+        match between {
+            Between::Data => self.read(offset, &data).await.map_err(read)?,
+            _ => data.fill(0, data.len(), 0),
+        }
         // The layers below do not change, so they were read before the range is held: the guest
         // waits for the write only. What it has written meanwhile is not overwritten.
         let write = |error| ("write", error);
@@ -125,6 +144,20 @@ impl Stream {
             .await
             .map_err(write)?;
         Ok(Step { len, copied: len })
+    }
+
+    /// Reads from the layers below, in pieces of [`CHUNK`] where a cluster is larger.
+    async fn read(&self, offset: u64, data: &SgList) -> IoResult<()> {
+        let mut done = 0;
+        while done < data.len() {
+            let len = (data.len() - done).min(CHUNK as usize);
+            self.top
+                .read_backing(offset + done as u64, data.slice(done, len))
+                .await?;
+            done += len;
+            yield_now().await;
+        }
+        Ok(())
     }
 
     /// What the layers between top and base hold from `offset` on, in whole clusters of the top.
@@ -167,15 +200,33 @@ impl Stream {
     }
 
     /// Makes the base the top's backing file: first everything that the layers in between stand
-    /// for becomes durable, then the header, then the graph follows.
+    /// for becomes durable, then the header, then the graph follows. The layers in between are
+    /// closed then.
     ///
     /// # Errors
     /// The I/O error; the chain is as it was then.
     pub async fn finish(&self, job: &Job) -> Result<(), Error> {
+        if self.is_done() {
+            return Ok(());
+        }
         self.top.flush().await?;
         self.top.write_backing_name(self.backing.clone()).await?;
-        let _drained = job.disk().gate().drain().await;
+        let is_base = |node: &Rc<Node>| self.base.as_ref().is_some_and(|b| Rc::ptr_eq(b, node));
+        let between: Vec<_> = self
+            .top
+            .chain()
+            .skip(1)
+            .take_while(|node| !is_base(node))
+            .collect();
+        let drained = job.disk().gate().drain().await;
         self.top.set_backing_node(self.base.clone());
+        drop(drained);
+        for node in between {
+            // The disk does not need the layer any more, whatever closing it says.
+            if let Err(error) = node.close().await {
+                tracing::warn!(%error, "a layer that was merged did not close cleanly");
+            }
+        }
         Ok(())
     }
 }

@@ -43,7 +43,7 @@ copy_program() {
     mkdir -p "$tree/bin"
     cp -L "$file" "$tree/bin/"
     # A static program makes ldd fail, and has nothing to copy.
-    { ldd "$file" 2>/dev/null || true; } | grep -o '/[^ )]*' | while read -r library; do
+    { ldd "$file" 2>/dev/null || true; } | sed -n 's,[^/]*\(/[^ )]*\).*,\1,p' | while read -r library; do
         [ -e "$tree$library" ] || install -D "$library" "$tree$library"
     done
 }

@@ -1,1 +1,15 @@
-//! Helpers shared by the whole-system tests.
+//! Whole-system tests: what a user sees of `strata` and `strata-img`, with a real guest inside.
+//!
+//! Nothing here knows the inside of the programs. A scenario (see [`scenarios`]) starts machines
+//! ([`machine`]), speaks to them over their sockets ([`hmp`], [`qmp`]), listens to the guest's serial
+//! line ([`serial`]) and looks at the images that are left ([`image`]).
+
+pub mod error;
+pub mod hmp;
+pub mod image;
+pub mod latency;
+pub mod machine;
+pub mod qmp;
+pub mod scenarios;
+pub mod serial;
+pub mod stage;

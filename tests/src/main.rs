@@ -1,0 +1,67 @@
+//! `strata-scenario`: plays one whole-system scenario; see `ci/testhost` for where.
+
+use clap::Parser;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+use strata_tests::error::{Context, Outcome};
+use strata_tests::scenarios::{SCENARIOS, Scenario};
+use strata_tests::stage::Stage;
+
+/// Plays whole-system scenarios and says what was verified.
+#[derive(Parser)]
+#[command(after_help = "Example: ci/testhost -- strata-scenario main")]
+struct Args {
+    /// The scenarios to play, one after the other; `list` shows them
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// Repeat what an earlier run with this seed did
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Folder to work in
+    #[arg(long, env = "STRATA_WORK")]
+    work: PathBuf,
+    /// Folder for logs
+    #[arg(long, env = "STRATA_OUT")]
+    out: PathBuf,
+    /// Folder with vmlinuz and guest.img
+    #[arg(long, env = "STRATA_IMAGES")]
+    images: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut status = ExitCode::SUCCESS;
+    for name in &args.names {
+        if let Err(error) = play(name, &args) {
+            eprintln!("FAILED {name}: {error}");
+            status = ExitCode::FAILURE;
+        }
+    }
+    status
+}
+
+fn play(name: &str, args: &Args) -> Outcome<()> {
+    if name == "list" {
+        for Scenario { name, about, .. } in SCENARIOS {
+            println!("{name:<10} {about}");
+        }
+        return Ok(());
+    }
+    let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name);
+    let scenario = scenario.context("no such scenario; `list` shows them")?;
+    let seed = args.seed.unwrap_or_else(clock_seed);
+    println!("{name}: {} (--seed {seed})", scenario.about);
+    let mut stage = Stage::new(name, seed, &args.work, &args.out, &args.images)?;
+    (scenario.play)(&mut stage)?;
+    print!("\n{}PASSED {name}\n", stage.table());
+    Ok(())
+}
+
+/// A seed that differs from run to run and is short enough to type.
+fn clock_seed() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::from(now.subsec_micros()) + 1
+}

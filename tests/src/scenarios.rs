@@ -1,0 +1,32 @@
+//! The scenarios, and what several of them do.
+
+use crate::error::Outcome;
+use crate::stage::Stage;
+
+mod kill;
+mod layers;
+mod main_job;
+
+/// Something to play.
+pub struct Scenario {
+    /// What to type.
+    pub name: &'static str,
+    /// What it shows, in one line.
+    pub about: &'static str,
+    /// Plays it.
+    pub play: fn(&mut Stage) -> Outcome<()>,
+}
+
+/// All scenarios.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "main",
+        about: "snapshot, merge and move the disks of a guest that keeps writing",
+        play: main_job::play,
+    },
+    Scenario {
+        name: "kill",
+        about: "SIGKILL in the middle of a merge, and right after its completion",
+        play: kill::play,
+    },
+];

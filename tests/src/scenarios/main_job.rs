@@ -1,0 +1,217 @@
+//! Steps 1 to 6 of the main job: the guest writes all the time, and at the end everything that it had
+//! acknowledged as flushed is where it must be.
+
+use super::layers::{self, Disks, History, Merge, mib, short};
+use crate::error::{Context, Outcome, ensure};
+use crate::image;
+use crate::latency;
+use crate::machine::Machine;
+use crate::stage::Stage;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the guest works undisturbed, before and after, for its times to be compared.
+const QUIET: Duration = Duration::from_secs(4);
+/// How many times longer the longest request may be during a merge.
+const LONGEST_RATIO: f64 = 3.0;
+
+/// Plays it.
+pub fn play(stage: &mut Stage) -> Outcome<()> {
+    let mut disks = Disks::create(stage)?;
+    let mut history = History::default();
+    stage.say(
+        "boot",
+        "virtio0 = A (256 MiB, qcow2), ide0-hd0 = old-path/disk.img (128 MiB, raw)",
+    );
+    let mut machine = disks.start_writing(stage, "first", stage.seed, &history)?;
+    stage.say("guest", "is up and writes to both disks");
+    stage.verified("boot", "stock Debian kernel, virtio-blk and ata_piix disks");
+    work_quietly(&mut machine)?;
+
+    let layers = layers::make_chain(stage, &mut machine, &disks.virtio.0)?;
+    let a_before = stage.dir.join("A.before");
+    fs::copy(&layers[0], &a_before).context("copy of A")?;
+    let merges = [
+        merge_layers(stage, &mut machine, &layers)?,
+        move_disk(stage, &mut machine, &mut disks.ide)?,
+    ];
+    work_quietly(&mut machine)?;
+    power_off(stage, &mut machine)?;
+    history.add(stage.seed, &machine.serial);
+    disks.virtio.0 = layers[3].clone();
+
+    look_at_images(stage, &layers, &a_before, &disks.ide.0)?;
+    compare_times(stage, &machine, &merges)?;
+    verify_all(stage, &disks, &history, &layers)
+}
+
+fn work_quietly(machine: &mut Machine) -> Outcome<()> {
+    let end = Instant::now() + QUIET;
+    while Instant::now() < end {
+        machine.serial.update()?;
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// Step 4: A <- B <- C <- D becomes A <- D.
+fn merge_layers(
+    stage: &mut Stage,
+    machine: &mut Machine,
+    layers: &[PathBuf; 4],
+) -> Outcome<(Instant, Instant)> {
+    let [a, b, c, d] = layers;
+    let merge = Merge::start(machine, "virtio0", Some("A"))?;
+    stage.say("merge", "block_stream virtio0 A");
+    let seen = merge.watch(machine, 4)?;
+    for step in &seen {
+        stage.say(
+            "",
+            format!("info block-jobs: {} of {}", mib(step.done), mib(step.total)),
+        );
+    }
+    merge.release(machine)?;
+    let completed = merge.wait(machine)?;
+    let took = completed.at - merge.began;
+    let events = merge.events(machine);
+    stage.say(
+        "merge",
+        format!("done in {:.1} s: {}", took.as_secs_f64(), events.join(" ")),
+    );
+    for (path, is_open) in [(a, true), (b, false), (c, false), (d, true)] {
+        let found = machine.has_open(path)?;
+        ensure(found == is_open, || {
+            format!("{}: open is {found}", short(path))
+        })?;
+    }
+    stage.verified("snapshots", "A <- B <- C <- D, each with data of its own");
+    stage.verified(
+        "block_stream",
+        format!("seen to advance {} times", seen.len() - 1),
+    );
+    stage.verified("events", "up to BLOCK_JOB_COMPLETED, B and C closed");
+    Ok((merge.began, completed.at))
+}
+
+/// Step 5: ide0-hd0 moves to another folder. Its old file is deleted at the end.
+fn move_disk(
+    stage: &mut Stage,
+    machine: &mut Machine,
+    ide: &mut (PathBuf, &'static str),
+) -> Outcome<(Instant, Instant)> {
+    let new_path = stage.dir.join("new-path");
+    fs::create_dir_all(&new_path).context(new_path.display())?;
+    let new = new_path.join("disk.img");
+    layers::snapshot(machine, "ide0-hd0", &new)?;
+    let merge = Merge::start(machine, "ide0-hd0", None)?;
+    merge.release(machine)?;
+    let completed = merge.wait(machine)?;
+    let took = (completed.at - merge.began).as_secs_f64();
+    stage.say(
+        "move",
+        format!("ide0-hd0 is in new-path/disk.img alone, after {took:.1} s"),
+    );
+    machine.wait("closing of the old disk.img", 5, |machine| {
+        Ok(!machine.has_open(&ide.0)?)
+    })?;
+    fs::remove_file(&ide.0).context("old disk.img")?;
+    *ide = (new, "qcow2");
+    stage.verified(
+        "live copy",
+        "stands alone, the old file is closed and deleted",
+    );
+    Ok((merge.began, completed.at))
+}
+
+/// Step 6, first half: the guest powers off, strata ends.
+fn power_off(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+    machine.hmp.run("system_powerdown")?;
+    machine.wait_success(60)?;
+    let has_passed = machine.serial.has_passed;
+    ensure(has_passed, || {
+        "the guest went off without ending its work".to_owned()
+    })?;
+    stage.say(
+        "power",
+        "the guest has powered off, strata has ended with 0",
+    );
+    stage.verified("power-off", "through ACPI, exit status 0");
+    Ok(())
+}
+
+/// Step 6, second half: what lies on the host.
+fn look_at_images(
+    stage: &mut Stage,
+    layers: &[PathBuf; 4],
+    a_before: &Path,
+    moved: &Path,
+) -> Outcome<()> {
+    let [a, b, c, d] = layers.each_ref().map(PathBuf::as_path);
+    image::same_bytes(a, a_before)?;
+    stage.verified("A", "same bytes as before the merge");
+    layers::check_images(&[a, b, c, d, moved], false)?;
+    stage.say(
+        "check",
+        "qemu-img and strata-img find nothing on A, B, C, D, disk.img",
+    );
+    stage.verified(
+        "check",
+        "no error and no leak on A, B, C, D, disk.img, by both tools",
+    );
+    layers::check_chain(d, &[d, a])?;
+    layers::check_chain(moved, &[moved])?;
+    stage.verified("chains", "D on A; disk.img alone");
+    Ok(())
+}
+
+fn compare_times(
+    stage: &mut Stage,
+    machine: &Machine,
+    merges: &[(Instant, Instant)],
+) -> Outcome<()> {
+    let longest = latency::compare(&machine.serial.io, merges);
+    let ratio = longest
+        .ratio()
+        .context("too few reports of the guest's times")?;
+    let ms = |micros: u64| format!("{:.1} ms", micros as f64 / 1000.0);
+    let times = format!(
+        "{} during a merge, {} without: {ratio:.2} times",
+        ms(longest.during),
+        ms(longest.without)
+    );
+    stage.say("times", format!("longest request {times}"));
+    ensure(ratio <= LONGEST_RATIO, || {
+        format!("longest request {times}")
+    })?;
+    stage.verified("longest request", times);
+    Ok(())
+}
+
+/// Step 6, third half: without B and C, a second boot finds everything.
+fn verify_all(
+    stage: &mut Stage,
+    disks: &Disks,
+    history: &History,
+    layers: &[PathBuf; 4],
+) -> Outcome<()> {
+    for gone in &layers[1..3] {
+        fs::remove_file(gone).context(gone.display())?;
+    }
+    stage.say("boot", "again, to verify every block");
+    let verified = disks.verify(stage, "second", history)?;
+    let checked = mib((verified.acknowledged + verified.newer) << 12);
+    stage.say(
+        "verify",
+        format!("{checked} written by the guest, all as acknowledged"),
+    );
+    ensure(verified.acknowledged > 0, || {
+        "nothing was verified".to_owned()
+    })?;
+    stage.verified(
+        "second boot",
+        format!("{checked}: every acknowledged block is there"),
+    );
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! Where a scenario plays: its folders, its seed, its clock, and what it tells people.
+
+use crate::error::{Context, Outcome};
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// One scenario's surroundings.
+pub struct Stage {
+    /// Disk images and sockets.
+    pub dir: PathBuf,
+    /// Logs, which are handed back.
+    pub logs: PathBuf,
+    /// Holds `vmlinuz` and `guest.img`.
+    pub images: PathBuf,
+    /// What decides everything random.
+    pub seed: u64,
+    random: Cell<u64>,
+    start: Instant,
+    rows: Vec<(String, String)>,
+}
+
+impl Stage {
+    /// Makes the folders. They are `name` below `work` and `out`.
+    pub fn new(name: &str, seed: u64, work: &Path, out: &Path, images: &Path) -> Outcome<Stage> {
+        let (dir, logs) = (work.join(name), out.join(name));
+        for folder in [&dir, &logs] {
+            fs::create_dir_all(folder).context(folder.display())?;
+        }
+        let (images, random) = (images.to_owned(), Cell::new(seed));
+        Ok(Stage {
+            dir,
+            logs,
+            images,
+            seed,
+            random,
+            start: Instant::now(),
+            rows: Vec::new(),
+        })
+    }
+
+    /// Tells what happens: one line, with the time since the start.
+    pub fn say(&self, what: &str, text: impl AsRef<str>) {
+        let seconds = self.start.elapsed().as_secs_f64();
+        println!("[{seconds:6.1}s] {what:<9} {}", text.as_ref());
+    }
+
+    /// Notes for the table at the end that something was checked and found right.
+    pub fn verified(&mut self, what: impl Into<String>, found: impl Into<String>) {
+        self.rows.push((what.into(), found.into()));
+    }
+
+    /// The table of what was verified.
+    pub fn table(&self) -> String {
+        let width = self
+            .rows
+            .iter()
+            .map(|(what, _)| what.len())
+            .max()
+            .unwrap_or(0);
+        self.rows
+            .iter()
+            .map(|(what, found)| format!("  ok  {what:<width$}  {found}\n"))
+            .collect()
+    }
+
+    /// A number in `0..bound` that follows from the seed and the calls before.
+    pub fn random(&self, bound: u64) -> u64 {
+        // An xorshift with a multiplication; the seed may be 0, its successor may not.
+        let mut x = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        (x.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    }
+}

@@ -21,13 +21,31 @@
 //! | replies that a client does not read | [`REPLY_BACKLOG`] bytes | its further requests wait |
 //! | events that a client does not read | [`MAX_BACKLOG`] bytes | the client is cut off |
 
+mod channel;
+mod client;
 mod endpoint;
+mod hmp;
+mod inherited;
+mod json;
+mod listener;
 mod machine;
 mod notice;
+mod qmp;
+mod server;
+mod step;
+mod throttle;
+
+use std::thread::JoinHandle;
 
 pub use endpoint::{Endpoint, EndpointError};
+pub use listener::OpenError;
 pub use machine::{Action, Answer, Machine, RunState};
 pub use notice::{Mailbox, Notice, Notifier, ShutdownCause};
+
+/// The version of QEMU whose commands, texts and events these are.
+const COMPATIBLE_VERSION: (u32, u32, u32) = (10, 0, 2);
+/// What this really is.
+const PACKAGE: &str = concat!("strata ", env!("CARGO_PKG_VERSION"));
 
 /// Clients that one endpoint serves at a time.
 pub const MAX_CLIENTS: usize = 64;
@@ -43,3 +61,79 @@ pub const MAX_LINE: usize = 4095;
 pub const REPLY_BACKLOG: usize = 64 * 1024;
 /// Unsent bytes at which the next event finds a client that does not read, and drops it.
 pub const MAX_BACKLOG: usize = 1024 * 1024;
+
+/// The language of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// JSON, for programs (`--qmp`).
+    Qmp,
+    /// Lines, for people (`--monitor`).
+    Hmp,
+}
+
+/// Why the monitor cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An endpoint cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Two of them are the same.
+    #[error("{0} is given twice: one monitor can be there")]
+    Twice(Endpoint),
+    /// The thread cannot be started.
+    #[error("the monitor's thread cannot be started: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The running monitor. Dropped, it sends what is queued (waiting up to a second for clients that
+/// are slow to take it), disconnects everybody, removes its sockets and ends its thread.
+#[derive(Debug)]
+pub struct Monitor {
+    notifier: Notifier,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Monitor {
+    /// Opens the endpoints and starts to serve them. To be called before other threads are started
+    /// if one of the endpoints is [`Endpoint::Fd`].
+    ///
+    /// # Errors
+    /// An endpoint cannot be opened; none of them is served then.
+    pub fn start(
+        endpoints: &[(Protocol, Endpoint)],
+        machine: Box<dyn Machine>,
+        mailbox: Mailbox,
+    ) -> Result<Monitor, StartError> {
+        for (index, (_, endpoint)) in endpoints.iter().enumerate() {
+            if endpoints[..index]
+                .iter()
+                .any(|(_, earlier)| earlier == endpoint)
+            {
+                return Err(StartError::Twice(endpoint.clone()));
+            }
+        }
+        let notifier = mailbox.notifier();
+        let mut server = server::Server::new(machine, mailbox);
+        for (protocol, endpoint) in endpoints {
+            server.add(*protocol, listener::open(endpoint)?);
+        }
+        let thread = std::thread::Builder::new()
+            .name("monitor".to_owned())
+            .spawn(move || server.run())
+            .map_err(StartError::Thread)?;
+        Ok(Monitor {
+            notifier,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.notifier.post(notice::Message::Close);
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by its hook.
+            let _ = thread.join();
+        }
+    }
+}

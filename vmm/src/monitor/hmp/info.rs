@@ -1,0 +1,157 @@
+//! The `info` commands' texts, as QEMU lays them out.
+
+use std::fmt::{Result, Write};
+
+use serde_json::{Map, Value};
+use strata_block::api::{BlockInfo, BlockJobInfo, ImageInfo, JobType};
+
+use super::size::human_size;
+use crate::monitor::json::in_bucket_order;
+
+/// `info block`: one disk or all.
+pub(super) fn block(disks: &[BlockInfo], device: Option<&str>, verbose: bool) -> String {
+    let mut out = String::new();
+    let wanted = disks
+        .iter()
+        .filter(|disk| device.is_none_or(|name| name == disk.device));
+    for (index, disk) in wanted.enumerate() {
+        if index > 0 {
+            out.push('\n');
+        }
+        // Writing to a string does not fail.
+        let _ = block_one(&mut out, disk, verbose);
+    }
+    out
+}
+
+fn block_one(out: &mut String, disk: &BlockInfo, verbose: bool) -> Result {
+    let top = &disk.inserted;
+    let read_only = if top.ro { ", read-only" } else { "" };
+    let BlockInfo {
+        device,
+        qdev,
+        io_status,
+        ..
+    } = disk;
+    writeln!(
+        out,
+        "{device} ({}): {} ({}{read_only})",
+        top.node_name, top.file, top.drv
+    )?;
+    if let Some(qdev) = qdev {
+        writeln!(out, "    Attached to:      {qdev}")?;
+    }
+    if let Some(status) = io_status.as_deref().filter(|status| *status != "ok") {
+        writeln!(out, "    I/O status:       {status}")?;
+    }
+    if disk.removable {
+        let locked = if disk.locked { "locked" } else { "not locked" };
+        writeln!(out, "    Removable device: {locked}, tray closed")?;
+    }
+    let cache = if top.cache.writeback {
+        "writeback"
+    } else {
+        "writethrough"
+    };
+    let direct = if top.cache.direct { ", direct" } else { "" };
+    let no_flush = if top.cache.no_flush {
+        ", ignore flushes"
+    } else {
+        ""
+    };
+    writeln!(out, "    Cache mode:       {cache}{direct}{no_flush}")?;
+    if let Some(backing) = &top.backing_file {
+        let depth = top.backing_file_depth;
+        writeln!(
+            out,
+            "    Backing file:     {backing} (chain depth: {depth})"
+        )?;
+    }
+    if top.detect_zeroes != "off" {
+        writeln!(out, "    Detect zeroes:    {}", top.detect_zeroes)?;
+    }
+    if verbose {
+        writeln!(out, "\nImages:")?;
+        let mut layer = Some(&top.image);
+        while let Some(image) = layer {
+            image_info(out, image)?;
+            layer = image.backing_image.as_deref();
+        }
+    }
+    Ok(())
+}
+
+fn image_info(out: &mut String, image: &ImageInfo) -> Result {
+    let size = image.virtual_size;
+    writeln!(out, "image: {}", image.filename)?;
+    writeln!(out, "file format: {}", image.format)?;
+    writeln!(out, "virtual size: {} ({size} bytes)", human_size(size))?;
+    match image.actual_size {
+        Some(bytes) => writeln!(out, "disk size: {}", human_size(bytes))?,
+        None => writeln!(out, "disk size: unavailable")?,
+    }
+    if let Some(bytes) = image.cluster_size {
+        writeln!(out, "cluster_size: {bytes}")?;
+    }
+    if image.dirty_flag {
+        writeln!(out, "cleanly shut down: no")?;
+    }
+    if let Some(name) = &image.backing_filename {
+        write!(out, "backing file: {name}")?;
+        match &image.full_backing_filename {
+            Some(full) if full != name => writeln!(out, " (actual path: {full})")?,
+            _ => writeln!(out)?,
+        }
+    }
+    if let Some(format) = &image.backing_filename_format {
+        writeln!(out, "backing file format: {format}")?;
+    }
+    let details = image
+        .format_specific
+        .as_ref()
+        .and_then(|specific| specific.get("data"));
+    if let Some(Value::Object(members)) = details {
+        writeln!(out, "Format specific information:")?;
+        format_details(out, members, 1)?;
+    }
+    Ok(())
+}
+
+fn format_details(out: &mut String, members: &Map<String, Value>, depth: usize) -> Result {
+    let indent = "    ".repeat(depth);
+    for (key, value) in in_bucket_order(members) {
+        let key = key.replace('-', " ");
+        match value {
+            Value::Object(inner) => {
+                writeln!(out, "{indent}{key}:")?;
+                format_details(out, inner, depth + 1)?;
+            }
+            Value::String(text) => writeln!(out, "{indent}{key}: {text}")?,
+            other => writeln!(out, "{indent}{key}: {other}")?,
+        }
+    }
+    Ok(())
+}
+
+/// `info block-jobs`.
+pub(super) fn block_jobs(jobs: &[BlockJobInfo]) -> String {
+    if jobs.is_empty() {
+        return "No active jobs\n".to_owned();
+    }
+    jobs.iter().map(block_job).collect()
+}
+
+fn block_job(job: &BlockJobInfo) -> String {
+    let BlockJobInfo {
+        kind,
+        device,
+        offset,
+        len,
+        speed,
+        ..
+    } = job;
+    let subject = match kind {
+        JobType::Stream => "Streaming device",
+    };
+    format!("{subject} {device}: Completed {offset} of {len} bytes, speed limit {speed} bytes/s\n")
+}

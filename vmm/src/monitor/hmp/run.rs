@@ -1,0 +1,173 @@
+//! What each command of the table does.
+
+use strata_block::api::{Cmd, CmdError, OnError, Reply};
+
+use super::args::Args;
+use super::info;
+use super::table::{COMMANDS, Command};
+use super::words::Words;
+use crate::monitor::machine::{Action, Machine, RunState};
+use crate::monitor::step::Step;
+use crate::monitor::{COMPATIBLE_VERSION, PACKAGE};
+
+fn error(error: &CmdError) -> String {
+    format!("Error: {}\n", error.desc)
+}
+
+/// Has the machine do something, and prints only what a snapshot prints.
+fn act(action: Action) -> Step<String> {
+    Step::ask(action, |result| match result {
+        Ok(Reply::Formatted(line)) => line + "\n",
+        Ok(_) => String::new(),
+        Err(refused) => error(&refused),
+    })
+}
+
+fn block(cmd: Cmd) -> Step<String> {
+    act(Action::Block(cmd))
+}
+
+pub(super) fn block_stream(args: &Args, _: &dyn Machine) -> Step<String> {
+    block(Cmd::Stream {
+        job_id: None,
+        device: args.required_text("device"),
+        base: args.text("base"),
+        base_node: None,
+        backing_file: None,
+        speed: args.size("speed").unwrap_or(0),
+        on_error: OnError::Report,
+        auto_finalize: true,
+        auto_dismiss: true,
+    })
+}
+
+pub(super) fn block_job_cancel(args: &Args, _: &dyn Machine) -> Step<String> {
+    block(Cmd::JobCancel {
+        id: args.required_text("device"),
+        force: args.has('f'),
+    })
+}
+
+pub(super) fn block_job_set_speed(args: &Args, _: &dyn Machine) -> Step<String> {
+    let speed = args.size("speed").unwrap_or(0);
+    block(Cmd::JobSetSpeed {
+        id: args.required_text("device"),
+        speed,
+    })
+}
+
+pub(super) fn block_job_pause(args: &Args, _: &dyn Machine) -> Step<String> {
+    block(Cmd::JobPause {
+        id: args.required_text("device"),
+    })
+}
+
+pub(super) fn block_job_resume(args: &Args, _: &dyn Machine) -> Step<String> {
+    block(Cmd::JobResume {
+        id: args.required_text("device"),
+    })
+}
+
+pub(super) fn snapshot_blkdev(args: &Args, _: &dyn Machine) -> Step<String> {
+    let Some(snapshot_file) = args.text("file") else {
+        return Step::Done("Error: Parameter 'snapshot-file' is missing\n".to_owned());
+    };
+    block(Cmd::SnapshotSync {
+        device: args.required_text("device"),
+        snapshot_file,
+        snapshot_node_name: None,
+        format: args.text("format").unwrap_or_else(|| "qcow2".to_owned()),
+        existing: args.has('n'),
+    })
+}
+
+pub(super) fn cont(_: &Args, _: &dyn Machine) -> Step<String> {
+    act(Action::Cont)
+}
+
+pub(super) fn stop(_: &Args, _: &dyn Machine) -> Step<String> {
+    act(Action::Stop)
+}
+
+pub(super) fn system_powerdown(_: &Args, _: &dyn Machine) -> Step<String> {
+    act(Action::SystemPowerdown)
+}
+
+pub(super) fn system_reset(_: &Args, _: &dyn Machine) -> Step<String> {
+    act(Action::SystemReset)
+}
+
+pub(super) fn quit(_: &Args, _: &dyn Machine) -> Step<String> {
+    act(Action::Quit)
+}
+
+pub(super) fn info_block(args: &Args, _: &dyn Machine) -> Step<String> {
+    let (device, verbose) = (args.text("device"), args.has('v'));
+    Step::ask(Action::Block(Cmd::QueryBlock), move |result| match result {
+        Ok(Reply::Block(disks)) => info::block(&disks, device.as_deref(), verbose),
+        Ok(_) => String::new(),
+        Err(refused) => error(&refused),
+    })
+}
+
+pub(super) fn info_block_jobs(_: &Args, _: &dyn Machine) -> Step<String> {
+    Step::ask(Action::Block(Cmd::QueryBlockJobs), |result| match result {
+        Ok(Reply::BlockJobs(jobs)) => info::block_jobs(&jobs),
+        Ok(_) => String::new(),
+        Err(refused) => error(&refused),
+    })
+}
+
+pub(super) fn info_status(_: &Args, machine: &dyn Machine) -> Step<String> {
+    Step::Done(match machine.run_state() {
+        RunState::Running => "VM status: running\n".to_owned(),
+        RunState::Paused => "VM status: paused\n".to_owned(),
+        state => format!("VM status: paused ({})\n", state.name()),
+    })
+}
+
+/// The version of QEMU whose words these are, then what this is.
+pub(super) fn info_version(_: &Args, _: &dyn Machine) -> Step<String> {
+    let (major, minor, micro) = COMPATIBLE_VERSION;
+    Step::Done(format!("{major}.{minor}.{micro} ({PACKAGE})\n"))
+}
+
+/// `info` alone.
+pub(super) fn help_info(_: &Args, _: &dyn Machine) -> Step<String> {
+    Step::Done(explain("info"))
+}
+
+pub(super) fn help(args: &Args, _: &dyn Machine) -> Step<String> {
+    Step::Done(explain(&args.required_text("cmd")))
+}
+
+/// The help for the command that `names` begins with, for all below it if it has subcommands, or
+/// for all there are.
+fn explain(names: &str) -> String {
+    let mut words = Words::new(names);
+    let mut table = COMMANDS;
+    loop {
+        let before = names[..words.position()].trim();
+        let prefix = if before.is_empty() {
+            String::new()
+        } else {
+            format!("{before} ")
+        };
+        let one = |command: &Command| {
+            format!(
+                "{prefix}{} {} -- {}\n",
+                command.title(),
+                command.usage,
+                command.help
+            )
+        };
+        let Some(word) = words.bare() else {
+            return table.iter().map(one).collect();
+        };
+        match table.iter().find(|command| command.is(word)) {
+            None => return format!("unknown command: '{prefix}{word}'\n"),
+            Some(command) if command.subcommands.is_empty() => return one(command),
+            Some(command) => table = command.subcommands,
+        }
+    }
+}

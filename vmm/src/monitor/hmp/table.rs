@@ -1,0 +1,197 @@
+//! The commands of HMP: this table is what is dispatched, parsed and explained.
+
+use super::args::{Args, Kind, Param};
+use super::run;
+use crate::monitor::machine::Machine;
+use crate::monitor::step::Step;
+
+/// One command.
+pub(super) struct Command {
+    pub(super) name: &'static str,
+    /// Another name for it.
+    pub(super) alias: Option<&'static str>,
+    /// Its parameters as people read them.
+    pub(super) usage: &'static str,
+    pub(super) help: &'static str,
+    pub(super) params: &'static [Param],
+    /// Commands that are named by the next word.
+    pub(super) subcommands: &'static [Command],
+    pub(super) run: fn(&Args, &dyn Machine) -> Step<String>,
+}
+
+impl Command {
+    /// `word` names it.
+    pub(super) fn is(&self, word: &str) -> bool {
+        self.name == word || self.alias == Some(word)
+    }
+
+    /// Its names, as messages give them.
+    pub(super) fn title(&self) -> String {
+        match self.alias {
+            Some(alias) => format!("{}|{alias}", self.name),
+            None => self.name.to_owned(),
+        }
+    }
+}
+
+const fn param(name: &'static str, kind: Kind, required: bool) -> Param {
+    Param {
+        name,
+        kind,
+        required,
+    }
+}
+
+const DEVICE: Param = param("device", Kind::Device, true);
+
+/// A command without parameters.
+const fn plain(
+    name: &'static str,
+    help: &'static str,
+    run: fn(&Args, &dyn Machine) -> Step<String>,
+) -> Command {
+    Command {
+        name,
+        alias: None,
+        usage: "",
+        help,
+        params: &[],
+        subcommands: &[],
+        run,
+    }
+}
+
+/// All of them, in the order of their names.
+pub(super) static COMMANDS: &[Command] = &[
+    Command {
+        usage: "[-f] device",
+        params: &[param("", Kind::Options(&['f']), false), DEVICE],
+        ..plain(
+            "block_job_cancel",
+            "stop an active background block operation (use -f\n\
+             \t\t\t if you want to abort the operation immediately\n\
+             \t\t\t instead of keep running until data is in sync)",
+            run::block_job_cancel,
+        )
+    },
+    Command {
+        usage: "device",
+        params: &[DEVICE],
+        ..plain(
+            "block_job_pause",
+            "pause an active background block operation",
+            run::block_job_pause,
+        )
+    },
+    Command {
+        usage: "device",
+        params: &[DEVICE],
+        ..plain(
+            "block_job_resume",
+            "resume a paused background block operation",
+            run::block_job_resume,
+        )
+    },
+    Command {
+        usage: "device speed",
+        params: &[DEVICE, param("speed", Kind::Size, true)],
+        ..plain(
+            "block_job_set_speed",
+            "set maximum speed for a background block operation\n\
+             \t\t\t (bytes a second with suffix B, k, M or G; MiB without one)",
+            run::block_job_set_speed,
+        )
+    },
+    Command {
+        usage: "device [speed] [base]",
+        params: &[
+            DEVICE,
+            param("speed", Kind::MaybeSize, false),
+            param("base", Kind::File, false),
+        ],
+        ..plain(
+            "block_stream",
+            "copy data from a backing file into a block device\n\
+             \t\t\t (down to base if given, which stays; an argument that\n\
+             \t\t\t reads as a size is the speed: write ./5 for a file named 5)",
+            run::block_stream,
+        )
+    },
+    Command {
+        alias: Some("c"),
+        ..plain("cont", "resume emulation", run::cont)
+    },
+    Command {
+        alias: Some("?"),
+        usage: "[cmd]",
+        params: &[param("cmd", Kind::Rest, false)],
+        ..plain("help", "show the help", run::help)
+    },
+    Command {
+        usage: "[subcommand]",
+        subcommands: INFO,
+        ..plain(
+            "info",
+            "show various information about the system state",
+            run::help_info,
+        )
+    },
+    Command {
+        alias: Some("q"),
+        ..plain("quit", "quit the emulator", run::quit)
+    },
+    Command {
+        usage: "[-n] device [new-image-file] [format]",
+        params: &[
+            param("", Kind::Options(&['n']), false),
+            DEVICE,
+            param("file", Kind::File, false),
+            param("format", Kind::Text, false),
+        ],
+        ..plain(
+            "snapshot_blkdev",
+            "initiates a live snapshot\n\
+             \t\t\tof device: the new image file becomes the new root image.\n\
+             \t\t\tThe default format is qcow2. The -n flag requests that the\n\
+             \t\t\timage found in new-image-file is used as it is, instead of\n\
+             \t\t\tbeing created.",
+            run::snapshot_blkdev,
+        )
+    },
+    Command {
+        alias: Some("s"),
+        ..plain("stop", "stop emulation", run::stop)
+    },
+    plain(
+        "system_powerdown",
+        "send system power down event",
+        run::system_powerdown,
+    ),
+    plain("system_reset", "reset the system", run::system_reset),
+];
+
+static INFO: &[Command] = &[
+    Command {
+        usage: "[-v] [device]",
+        params: &[
+            param("", Kind::Options(&['v']), false),
+            param("device", Kind::Device, false),
+        ],
+        ..plain(
+            "block",
+            "show info of one block device or all block devices (-v: show details)",
+            run::info_block,
+        )
+    },
+    plain(
+        "block-jobs",
+        "show progress of ongoing block device operations",
+        run::info_block_jobs,
+    ),
+    plain(
+        "status",
+        "show the current VM status (running|paused)",
+        run::info_status,
+    ),
+    plain("version", "show the version of strata", run::info_version),
+];

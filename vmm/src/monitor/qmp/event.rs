@@ -1,0 +1,95 @@
+//! Events: what QMP clients are told without having asked.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+use strata_block::api::Event;
+
+use crate::monitor::notice::{Notice, ShutdownCause};
+
+/// The object that is sent for `notice`, which happened at `time`.
+pub(in crate::monitor) fn event(time: SystemTime, notice: &Notice) -> Value {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (name, data) = describe(notice);
+    let mut members = Map::new();
+    members.insert("event".to_owned(), name.into());
+    members.extend(data.map(|data| ("data".to_owned(), data)));
+    members.insert(
+        "timestamp".to_owned(),
+        json!({"seconds": since.as_secs(), "microseconds": since.subsec_micros()}),
+    );
+    Value::Object(members)
+}
+
+fn describe(notice: &Notice) -> (&'static str, Option<Value>) {
+    match notice {
+        Notice::Block(event) => {
+            let (name, data) = describe_block(event);
+            (name, Some(data))
+        }
+        Notice::Stop => ("STOP", None),
+        Notice::Resume => ("RESUME", None),
+        Notice::Powerdown => ("POWERDOWN", None),
+        Notice::Reset { guest } => {
+            let reason = if *guest {
+                "guest-reset"
+            } else {
+                "host-qmp-system-reset"
+            };
+            ("RESET", Some(json!({"guest": guest, "reason": reason})))
+        }
+        Notice::Shutdown(cause) => {
+            let (guest, reason) = match cause {
+                ShutdownCause::Guest => (true, "guest-shutdown"),
+                ShutdownCause::GuestReset => (true, "guest-reset"),
+                ShutdownCause::Quit => (false, "host-qmp-quit"),
+                ShutdownCause::Signal => (false, "host-signal"),
+                ShutdownCause::HostError => (false, "host-error"),
+            };
+            ("SHUTDOWN", Some(json!({"guest": guest, "reason": reason})))
+        }
+    }
+}
+
+fn describe_block(event: &Event) -> (&'static str, Value) {
+    match event {
+        Event::JobStatusChange { id, status } => {
+            ("JOB_STATUS_CHANGE", json!({"id": id, "status": status}))
+        }
+        Event::JobCompleted(end, error) => {
+            let mut data = json!(end);
+            if let (Value::Object(members), Some(error)) = (&mut data, error) {
+                members.insert("error".to_owned(), json!(error));
+            }
+            ("BLOCK_JOB_COMPLETED", data)
+        }
+        Event::JobCancelled(end) => ("BLOCK_JOB_CANCELLED", json!(end)),
+        Event::JobPending { kind, id } => ("BLOCK_JOB_PENDING", json!({"type": kind, "id": id})),
+        Event::JobError {
+            device,
+            operation,
+            action,
+        } => (
+            "BLOCK_JOB_ERROR",
+            json!({"device": device, "operation": operation, "action": action}),
+        ),
+        Event::IoError {
+            device,
+            node_name,
+            operation,
+            action,
+            nospace,
+            reason,
+        } => (
+            "BLOCK_IO_ERROR",
+            json!({
+                "device": device,
+                "node-name": node_name,
+                "operation": operation,
+                "action": action,
+                "nospace": nospace,
+                "reason": reason,
+            }),
+        ),
+    }
+}

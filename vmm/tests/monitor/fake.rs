@@ -1,0 +1,331 @@
+//! A machine with two disks and a simple idea of jobs, and a monitor in front of it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+use strata_block::api::{
+    BlockDeviceInfo, BlockInfo, BlockJobInfo, CacheInfo, Cmd, CmdError, ErrorClass, Event,
+    ImageInfo, JobEnd, JobInfo, JobStatus, JobType, Reply,
+};
+use strata_vmm::monitor::{
+    Action, Answer, Endpoint, Machine, Mailbox, Monitor, Notice, Notifier, Protocol, RunState,
+    ShutdownCause,
+};
+
+/// What the machine and the test both look at.
+pub struct State {
+    pub run_state: RunState,
+    pub jobs: Vec<BlockJobInfo>,
+    /// Every action that came, in order.
+    pub seen: Vec<Action>,
+    /// Snapshots are not answered until this is taken.
+    pub held: Option<Vec<Answer>>,
+}
+
+/// The machine.
+struct Fake {
+    state: Arc<Mutex<State>>,
+    notifier: Notifier,
+}
+
+/// A monitor on two sockets in a folder of its own.
+pub struct Bench {
+    pub qmp: PathBuf,
+    pub hmp: PathBuf,
+    pub state: Arc<Mutex<State>>,
+    pub notifier: Notifier,
+    /// Dropped before the folder.
+    pub monitor: Option<Monitor>,
+    pub folder: tempfile::TempDir,
+}
+
+impl Bench {
+    pub fn new() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let (qmp, hmp) = (folder.path().join("qmp"), folder.path().join("hmp"));
+        let endpoints = [
+            (Protocol::Qmp, Endpoint::Unix(qmp.clone())),
+            (Protocol::Hmp, Endpoint::Unix(hmp.clone())),
+        ];
+        let mailbox = Mailbox::new().unwrap();
+        let notifier = mailbox.notifier();
+        let (state, machine) = machine(notifier.clone());
+        let monitor = Monitor::start(&endpoints, machine, mailbox).unwrap();
+        Bench {
+            qmp,
+            hmp,
+            state,
+            notifier,
+            monitor: Some(monitor),
+            folder,
+        }
+    }
+}
+
+/// A machine that is running.
+pub fn machine(notifier: Notifier) -> (Arc<Mutex<State>>, Box<dyn Machine>) {
+    let state = State {
+        run_state: RunState::Running,
+        jobs: Vec::new(),
+        seen: Vec::new(),
+        held: None,
+    };
+    let state = Arc::new(Mutex::new(state));
+    (state.clone(), Box::new(Fake { state, notifier }))
+}
+
+impl Machine for Fake {
+    fn run_state(&self) -> RunState {
+        self.state.lock().unwrap().run_state
+    }
+
+    fn request(&self, action: Action, answer: Answer) {
+        let mut state = self.state.lock().unwrap();
+        state.seen.push(action.clone());
+        let is_snapshot = matches!(action, Action::Block(Cmd::SnapshotSync { .. }));
+        match (&mut state.held, is_snapshot) {
+            (Some(held), true) => held.push(answer),
+            _ => answer.send(self.act(&mut state, action)),
+        }
+    }
+}
+
+impl Fake {
+    fn act(&self, state: &mut State, action: Action) -> Result<Reply, CmdError> {
+        let switch = |state: &mut State, to: RunState, notice: Notice| {
+            if std::mem::replace(&mut state.run_state, to) != to {
+                self.notifier.notify(notice);
+            }
+        };
+        match action {
+            Action::Block(cmd) => return self.block(state, cmd),
+            Action::Stop => switch(state, RunState::Paused, Notice::Stop),
+            Action::Cont => switch(state, RunState::Running, Notice::Resume),
+            Action::SystemReset => self.notifier.notify(Notice::Reset { guest: false }),
+            Action::SystemPowerdown => self.notifier.notify(Notice::Powerdown),
+            Action::Quit => self.notifier.notify(Notice::Shutdown(ShutdownCause::Quit)),
+        }
+        Ok(Reply::Done)
+    }
+
+    fn block(&self, state: &mut State, cmd: Cmd) -> Result<Reply, CmdError> {
+        match cmd {
+            Cmd::QueryBlock => Ok(Reply::Block(disks())),
+            Cmd::QueryBlockJobs => Ok(Reply::BlockJobs(state.jobs.clone())),
+            Cmd::QueryJobs => Ok(Reply::Jobs(state.jobs.iter().map(as_job).collect())),
+            Cmd::SnapshotSync {
+                device,
+                snapshot_file,
+                ..
+            } => snapshot(&device, &snapshot_file),
+            Cmd::Stream {
+                job_id,
+                device,
+                base,
+                speed,
+                auto_finalize,
+                auto_dismiss,
+                ..
+            } => {
+                if !disks().iter().any(|disk| disk.device == device) {
+                    let desc = format!("Cannot find device='{device}' nor node-name='{device}'");
+                    return Err(generic(desc));
+                }
+                if let Some(base) = base.filter(|base| base != "A") {
+                    return Err(generic(format!("Can't find '{base}' in the backing chain")));
+                }
+                let id = job_id.unwrap_or(device);
+                self.status(&id, JobStatus::Created);
+                self.status(&id, JobStatus::Running);
+                let mut job = job(&id, speed);
+                (job.auto_finalize, job.auto_dismiss) = (auto_finalize, auto_dismiss);
+                state.jobs.push(job);
+                Ok(Reply::Done)
+            }
+            Cmd::JobCancel { id, .. } => {
+                let job = find(state, &id)?.clone();
+                state.jobs.retain(|job| job.device != id);
+                self.status(&id, JobStatus::Aborting);
+                self.block_event(Event::JobCancelled(end(&job)));
+                self.status(&id, JobStatus::Concluded);
+                self.status(&id, JobStatus::Null);
+                Ok(Reply::Done)
+            }
+            Cmd::JobSetSpeed { id, speed } => {
+                find(state, &id)?.speed = speed;
+                Ok(Reply::Done)
+            }
+            Cmd::JobPause { id } => match std::mem::replace(&mut find(state, &id)?.paused, true) {
+                true => Err(generic("Job is already paused")),
+                false => Ok(Reply::Done),
+            },
+            Cmd::JobResume { id } => {
+                match std::mem::replace(&mut find(state, &id)?.paused, false) {
+                    false => Err(generic("Can't resume a job that was not paused")),
+                    true => Ok(Reply::Done),
+                }
+            }
+            Cmd::JobFinalize { id } => wrong_verb(find(state, &id)?, "finalize"),
+            Cmd::JobDismiss { id } => wrong_verb(find(state, &id)?, "dismiss"),
+        }
+    }
+
+    fn status(&self, id: &str, status: JobStatus) {
+        self.block_event(Event::JobStatusChange {
+            id: id.to_owned(),
+            status,
+        });
+    }
+
+    fn block_event(&self, event: Event) {
+        self.notifier.notify(Notice::Block(event));
+    }
+}
+
+fn find<'a>(state: &'a mut State, id: &str) -> Result<&'a mut BlockJobInfo, CmdError> {
+    let found = state.jobs.iter_mut().find(|job| job.device == id);
+    found.ok_or_else(|| CmdError {
+        class: ErrorClass::DeviceNotActive,
+        desc: format!("Block job '{id}' not found"),
+    })
+}
+
+fn wrong_verb(job: &BlockJobInfo, verb: &str) -> Result<Reply, CmdError> {
+    let id = &job.device;
+    Err(generic(format!(
+        "Job '{id}' in state 'running' cannot accept command verb '{verb}'"
+    )))
+}
+
+fn snapshot(device: &str, file: &str) -> Result<Reply, CmdError> {
+    if !disks().iter().any(|disk| disk.device == device) {
+        return Err(generic(format!(
+            "Cannot find device='{device}' nor node-name=''"
+        )));
+    }
+    if file.starts_with("/nosuch/") {
+        return Err(generic(format!(
+            "Could not create '{file}': No such file or directory"
+        )));
+    }
+    Ok(Reply::Formatted(format!(
+        "Formatting '{file}', fmt=qcow2 cluster_size=65536"
+    )))
+}
+
+pub fn generic(desc: impl Into<String>) -> CmdError {
+    CmdError {
+        class: ErrorClass::GenericError,
+        desc: desc.into(),
+    }
+}
+
+pub fn job(id: &str, speed: u64) -> BlockJobInfo {
+    BlockJobInfo {
+        kind: JobType::Stream,
+        device: id.to_owned(),
+        len: 67_108_864,
+        offset: 1_048_576,
+        busy: false,
+        paused: false,
+        speed,
+        io_status: "ok".to_owned(),
+        ready: false,
+        status: JobStatus::Running,
+        auto_finalize: true,
+        auto_dismiss: true,
+        error: None,
+    }
+}
+
+fn as_job(job: &BlockJobInfo) -> JobInfo {
+    JobInfo {
+        id: job.device.clone(),
+        kind: job.kind,
+        status: job.status,
+        current_progress: job.offset,
+        total_progress: job.len,
+        error: None,
+    }
+}
+
+pub fn end(job: &BlockJobInfo) -> JobEnd {
+    JobEnd {
+        kind: job.kind,
+        device: job.device.clone(),
+        len: job.len,
+        offset: job.offset,
+        speed: job.speed,
+    }
+}
+
+fn raw_image() -> ImageInfo {
+    ImageInfo {
+        virtual_size: 1 << 20,
+        filename: "a.raw".to_owned(),
+        cluster_size: None,
+        format: "raw".to_owned(),
+        actual_size: Some(4096),
+        format_specific: None,
+        full_backing_filename: None,
+        backing_filename: None,
+        backing_filename_format: None,
+        dirty_flag: false,
+        backing_image: None,
+    }
+}
+
+fn qcow2_image() -> ImageInfo {
+    ImageInfo {
+        filename: "b.qcow2".to_owned(),
+        cluster_size: Some(65536),
+        format: "qcow2".to_owned(),
+        actual_size: Some(200_704),
+        format_specific: Some(json!({"type": "qcow2", "data": {
+            "compat": "1.1", "compression-type": "zlib", "lazy-refcounts": false,
+            "refcount-bits": 16, "corrupt": false, "extended-l2": false,
+        }})),
+        full_backing_filename: Some("a.raw".to_owned()),
+        backing_filename: Some("a.raw".to_owned()),
+        backing_filename_format: Some("raw".to_owned()),
+        backing_image: Some(Box::new(raw_image())),
+        ..raw_image()
+    }
+}
+
+/// The disks that QEMU had when the transcripts were taken from it.
+pub fn disks() -> Vec<BlockInfo> {
+    let disk = |device: &str, qdev: &str, image: ImageInfo| BlockInfo {
+        device: device.to_owned(),
+        qdev: Some(qdev.to_owned()),
+        kind: "unknown".to_owned(),
+        removable: false,
+        locked: false,
+        io_status: Some("ok".to_owned()),
+        inserted: BlockDeviceInfo {
+            file: image.filename.clone(),
+            node_name: format!("#block{}", if image.format == "raw" { 538 } else { 166 }),
+            ro: false,
+            drv: image.format.clone(),
+            backing_file: image.backing_filename.clone(),
+            backing_file_depth: image.backing_image.is_some().into(),
+            encrypted: false,
+            detect_zeroes: "off".to_owned(),
+            cache: CacheInfo {
+                writeback: true,
+                direct: false,
+                no_flush: false,
+            },
+            image,
+        },
+    };
+    vec![
+        disk(
+            "virtio0",
+            "/machine/peripheral-anon/device[0]/virtio-backend",
+            qcow2_image(),
+        ),
+        disk("ide0-hd0", "/machine/unattached/device[18]", raw_image()),
+    ]
+}

@@ -1,0 +1,5 @@
+//! The monitor's real thread, over real sockets, in front of a machine that is only pretended.
+
+mod client;
+mod fake;
+mod transcript;

@@ -1,1 +1,12 @@
+//! virtio-blk as a guest's driver meets it: through configuration ports, a BAR, rings in memory
+//! and interrupts.
 
+mod bench;
+mod disk;
+mod driver;
+mod fuzz;
+mod hostile;
+mod requests;
+mod reset;
+mod rings;
+mod transport;

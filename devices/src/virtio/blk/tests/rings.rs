@@ -1,0 +1,204 @@
+use virtio_bindings::{
+    virtio_blk::*,
+    virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_AVAIL_F_NO_INTERRUPT},
+};
+
+use super::{bench::info, driver::*};
+
+const NO_EVENT_IDX: u64 = !(1 << VIRTIO_RING_F_EVENT_IDX);
+/// `used_event` lies after the available ring, `avail_event` after the used ring.
+const USED_EVENT: u64 = AVAIL + 4 + 2 * SIZE as u64;
+const AVAIL_EVENT: u64 = USED + 4 + 8 * SIZE as u64;
+
+/// Makes chain `first` a read of sector 0, with a status byte of its own.
+fn prepare_read(driver: &mut Driver, first: u16) {
+    driver.header(VIRTIO_BLK_T_IN, 0);
+    let status = STATUS + u64::from(first);
+    driver.put(status, &[UNTOUCHED]);
+    let data = (DATA, 512, WRITE);
+    driver.chain(first, &[(HEADER, 16, 0), data, (status, 1, WRITE)]);
+}
+
+fn signals(driver: &Driver) -> u64 {
+    driver.host.vector(0).take_signals()
+}
+
+#[test]
+fn indirect_tables_work_like_direct_chains() {
+    let mut driver = Driver::new();
+    driver.disk.bytes.borrow_mut().fill(9);
+    driver.header(VIRTIO_BLK_T_IN, 0);
+    let table = [
+        Desc(HEADER, 16, NEXT, 2),
+        Desc(STATUS, 1, WRITE, 0),
+        Desc(DATA, 1024, WRITE | NEXT, 1),
+    ];
+    // Anywhere: an indirect table has no alignment.
+    driver.describe_at(TABLE + 3, &table);
+    driver.describe(0, &[Desc(TABLE + 3, 48, INDIRECT, 0)]);
+    assert_eq!(driver.run_chain(), (0, 1025));
+    assert_eq!(driver.get::<1024>(DATA), [9; 1024]);
+}
+
+#[test]
+fn completions_go_into_the_ring_in_the_order_they_end() {
+    let mut driver = Driver::new();
+    driver.disk.hold.set(true);
+    for first in [0, 3, 6] {
+        prepare_read(&mut driver, first);
+        driver.offer(first);
+    }
+    driver.kick(0);
+    assert_eq!(driver.worker.borrow().in_flight(), 3);
+    assert_eq!(driver.take_used(), []);
+    driver.disk.release(1);
+    assert_eq!(driver.take_used(), [(0, 513)]);
+    driver.disk.release(2);
+    assert_eq!(driver.take_used(), [(3, 513), (6, 513)]);
+    assert_eq!(driver.worker.borrow().in_flight(), 0);
+}
+
+#[test]
+fn a_turn_signals_once_and_a_late_completion_at_once() {
+    let mut driver = Driver::with(info(), 1, NO_EVENT_IDX);
+    for first in [0, 3, 6] {
+        prepare_read(&mut driver, first);
+        driver.offer(first);
+    }
+    driver.kick(0);
+    assert_eq!(signals(&driver), 1);
+    driver.disk.hold.set(true);
+    driver.offer(0);
+    driver.offer(3);
+    driver.kick(0);
+    assert_eq!(signals(&driver), 0);
+    driver.disk.release(1);
+    assert_eq!(signals(&driver), 1);
+    driver.disk.release(1);
+    assert_eq!(signals(&driver), 1);
+}
+
+#[test]
+fn a_driver_that_wants_no_interrupts_gets_none() {
+    let mut driver = Driver::with(info(), 1, NO_EVENT_IDX);
+    driver.put(AVAIL, &(VRING_AVAIL_F_NO_INTERRUPT as u16).to_le_bytes());
+    driver.read_sectors(0, 512);
+    assert_eq!(signals(&driver), 0);
+    driver.put(AVAIL, &[0, 0]);
+    driver.read_sectors(0, 512);
+    assert_eq!(signals(&driver), 1);
+}
+
+#[test]
+fn used_event_says_when_to_signal() {
+    let mut driver = Driver::new();
+    driver.put(USED_EVENT, &2u16.to_le_bytes());
+    driver.read_sectors(0, 512);
+    driver.read_sectors(0, 512);
+    assert_eq!(signals(&driver), 0);
+    driver.read_sectors(0, 512);
+    assert_eq!(signals(&driver), 1, "the entry that used_event names");
+    driver.read_sectors(0, 512);
+    assert_eq!(signals(&driver), 0);
+}
+
+#[test]
+fn avail_event_follows_what_was_fetched() {
+    let mut driver = Driver::new();
+    for expected in 1..=5u16 {
+        driver.read_sectors(0, 512);
+        assert_eq!(driver.get(AVAIL_EVENT), expected.to_le_bytes());
+    }
+}
+
+#[test]
+fn the_ring_wraps_many_times() {
+    let mut driver = Driver::new();
+    for _ in 0..3 * u32::from(SIZE) + 7 {
+        assert_eq!(driver.read_sectors(0, 512), (0, 513));
+    }
+}
+
+#[test]
+fn index_wrap_at_65536_is_no_event() {
+    let mut driver = Driver::with(info(), 1, NO_EVENT_IDX);
+    prepare_read(&mut driver, 0);
+    for _ in 0..66_000 / 250 {
+        for _ in 0..250 {
+            driver.offer(0);
+        }
+        driver.kick(0);
+        assert_eq!(driver.take_used().len(), 250);
+    }
+    assert_eq!(driver.read_sectors(0, 512), (0, 513));
+}
+
+#[test]
+fn no_more_than_the_queues_size_is_in_flight() {
+    let mut driver = Driver::new();
+    driver.disk.hold.set(true);
+    prepare_read(&mut driver, 0);
+    for _ in 0..SIZE {
+        driver.offer(0);
+    }
+    driver.kick(0);
+    // A driver that reuses entries which the device has not given back.
+    for _ in 0..3 {
+        driver.offer(0);
+    }
+    driver.kick(0);
+    assert_eq!(driver.worker.borrow().in_flight(), usize::from(SIZE));
+    driver.disk.release(2);
+    driver.run();
+    assert_eq!(driver.take_used().len(), 2);
+    assert_eq!(driver.worker.borrow().in_flight(), usize::from(SIZE));
+    driver.disk.release(1000);
+    driver.run();
+    assert_eq!(driver.worker.borrow().in_flight(), 1);
+    driver.disk.release(1);
+    assert_eq!(driver.worker.borrow().in_flight(), 0);
+}
+
+#[test]
+fn a_stopped_machine_fetches_nothing_and_remembers_kicks() {
+    let mut driver = Driver::new();
+    driver.disk.hold.set(true);
+    prepare_read(&mut driver, 0);
+    prepare_read(&mut driver, 3);
+    driver.offer(0);
+    driver.kick(0);
+    driver.worker.borrow_mut().stop();
+    driver.offer(3);
+    driver.kick(0);
+    assert_eq!(driver.worker.borrow().in_flight(), 1);
+    assert!(!driver.worker.borrow().is_idle());
+    driver.disk.release(1);
+    driver.run();
+    assert!(driver.worker.borrow().is_idle(), "drained");
+    assert_eq!(driver.take_used(), [(0, 513)]);
+    driver.worker.borrow_mut().cont();
+    assert_eq!(driver.worker.borrow().in_flight(), 1);
+    driver.disk.release(1);
+    assert_eq!(driver.take_used(), [(3, 513)]);
+}
+
+#[test]
+fn every_queue_has_its_ring_doorbell_and_vector() {
+    let mut driver = Driver::with(info(), 3, ALL);
+    assert_ne!(driver.offered() & 1 << VIRTIO_BLK_F_MQ, 0);
+    let queues: [u8; 2] = driver.bar_read(0x2000 + 34);
+    assert_eq!(queues, [3, 0]);
+    assert_eq!(driver.common_read(18), [3, 0]);
+    prepare_read(&mut driver, 0);
+    let table: [u8; 48] = driver.get(DESC);
+    driver.put(DESC + 2 * QUEUE_STRIDE, &table);
+    driver.offer_on(2, 0);
+    driver.kick(1);
+    assert_eq!(driver.take_used_on(2), []);
+    driver.kick(2);
+    assert_eq!(driver.take_used_on(2), [(0, 513)]);
+    let signals: Vec<u64> = (0..4)
+        .map(|vector| driver.host.vector(vector).take_signals())
+        .collect();
+    assert_eq!(signals, [0, 0, 1, 0]);
+}

@@ -95,6 +95,19 @@ impl SgList {
         }
     }
 
+    /// The bytes of several lists one after the other, in the same memory.
+    pub fn concat(parts: &[SgList]) -> Self {
+        let keep: Vec<_> = parts.iter().filter_map(|part| part.keep.clone()).collect();
+        Self {
+            segments: parts
+                .iter()
+                .flat_map(|part| part.segments.clone())
+                .collect(),
+            len: parts.iter().map(|part| part.len).sum(),
+            keep: Some(Arc::new(keep)),
+        }
+    }
+
     /// Bytes in the list.
     pub fn len(&self) -> usize {
         self.len

@@ -1,110 +1,207 @@
-//! qcow2: refused until the format lands.
-#![allow(missing_docs)]
+//! qcow2, versions 2 and 3 (specification: QEMU's `docs/interop/qcow2`).
+//!
+//! Everything is async on one thread. No table is locked while data moves: what was looked up is
+//! looked up again after an await, or is held by a claim (clusters being allocated) or an
+//! [`freed::Operation`] (clusters being read or written). Tables are changed in memory, in cached
+//! slices, once the data they point to has been written; `flush.rs` writes them back in the order
+//! that rules W1 to W4 ask for.
+
+mod alloc;
+mod cache;
+mod claims;
+mod cow;
+pub mod create;
+mod entry;
+mod extensions;
+mod flush;
+mod freed;
+mod geometry;
+mod header;
+mod header_area;
+mod header_edit;
+mod info;
+mod l2_table;
+mod mapping;
+mod metadata_map;
+mod open;
+mod read;
+mod refcount;
+mod root_table;
+mod width;
+mod write;
+mod zero;
+
+use std::cell::{Cell, RefCell};
+
+pub use create::{CreateOptions, Preallocation, create};
+pub use freed::Operation;
+pub use header_area::Backing;
+pub use open::OpenOptions;
 
 use crate::{
-    error::{Error, IoResult, Result},
-    exec::LocalBoxFuture,
-    extent::Extent,
+    error::{IoError, IoResult},
+    exec::{LocalBoxFuture, sync::Lock},
     mem::SgList,
     storage::Storage,
 };
+use cache::TableCache;
+use claims::Claims;
+use flush::Flushes;
+use freed::Freed;
+use geometry::Geometry;
+use header_area::HeaderArea;
+use metadata_map::MetadataMap;
+use refcount::Refcounts;
+use root_table::RootTable;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backing {
-    pub name: String,
-    pub format: Option<String>,
-}
-
+/// What lies below a layer: the backing chain, with zeros past its end.
 pub trait Below {
+    /// Fills `data` with what is visible below at `offset` of the disk.
     fn read_below(&self, offset: u64, data: SgList) -> LocalBoxFuture<'_, IoResult<()>>;
-}
 
-#[derive(Default)]
-pub struct CreateOptions {
-    pub size: u64,
-    pub cluster_size: u64,
-    pub backing: Option<Backing>,
-    pub version: u32,
-}
-
-#[derive(Default)]
-pub struct OpenOptions {
-    pub read_only: bool,
-    pub cache_bytes: usize,
-    pub discard: bool,
-}
-
-fn refused(file: &Storage) -> Error {
-    Error::Image {
-        file: file.path().to_owned(),
-        why: "qcow2 cannot be used yet".to_owned(),
+    /// Whether nothing lies below: what this layer does not hold reads as zeros.
+    fn is_empty(&self) -> bool {
+        false
     }
 }
 
-pub async fn create(file: Storage, _options: CreateOptions) -> Result<()> {
-    Err(refused(&file))
+/// Below the lowest layer: nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Nothing;
+
+impl Below for Nothing {
+    fn read_below(&self, _offset: u64, data: SgList) -> LocalBoxFuture<'_, IoResult<()>> {
+        data.fill(0, data.len(), 0);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn is_empty(&self) -> bool {
+        true
+    }
 }
 
-pub enum Qcow2 {}
+/// An open qcow2 image.
+///
+/// The caller keeps overlapping requests apart where their order matters: reads and writes may
+/// overlap each other, but while [`Qcow2::discard`], [`Qcow2::write_zeroes`] with `unmap` or
+/// [`Qcow2::write_if_unallocated`] runs, nothing else runs on the same clusters.
+pub struct Qcow2 {
+    file: Storage,
+    geometry: Geometry,
+    read_only: bool,
+    /// Holes are punched where clusters are freed.
+    discard: bool,
+    area: RefCell<HeaderArea>,
+    l1: RootTable,
+    l2: TableCache,
+    refcounts: Refcounts,
+    metadata: MetadataMap,
+    claims: Claims,
+    freed: Freed,
+    flushes: Flushes,
+    /// Held while a new L2 table is linked.
+    linking: Lock,
+    /// Held while the header is changed.
+    header_edit: Lock,
+    /// Unknown autoclear bits have been cleared: the image may be written to.
+    write_ready: Cell<bool>,
+    /// A metadata write failed (rule W6).
+    stopped: Cell<bool>,
+}
 
 impl Qcow2 {
-    pub async fn open(file: Storage, _options: OpenOptions) -> Result<Self> {
-        Err(refused(&file))
-    }
+    /// Bytes of the virtual disk.
     pub fn virtual_size(&self) -> u64 {
-        match *self {}
+        self.geometry.size
     }
+
+    /// Bytes in a cluster.
     pub fn cluster_size(&self) -> u64 {
-        match *self {}
+        self.geometry.cluster_size()
     }
-    pub fn file(&self) -> &Storage {
-        match *self {}
+
+    /// Version of the format: 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.geometry.version
     }
+
+    /// The backing file, as the header names it.
     pub fn backing(&self) -> Option<Backing> {
-        match *self {}
+        self.area.borrow().backing()
     }
+
+    /// Whether the image was opened read-only.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Storage {
+        &self.file
+    }
+
+    /// Whether writing has stopped after a metadata write error (rule W6).
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    /// Keeps clusters that are looked up from now on from being given to anyone else, until the
+    /// guard is dropped: for whoever reads the file where [`Qcow2::extent`] says.
+    pub fn pin(&self) -> Operation<'_> {
+        self.freed.operation()
+    }
+
+    /// Whether the image was not closed cleanly, so that its refcounts may be stale.
     pub fn is_dirty(&self) -> bool {
-        match *self {}
+        let incompatible = self.area.borrow().header.incompatible;
+        incompatible.contains(header::Incompatible::DIRTY)
     }
-    pub fn format_specific(&self) -> serde_json::Value {
-        match *self {}
+
+    fn corrupt(&self, what: impl Into<String>) -> IoError {
+        IoError::Corrupt {
+            file: self.file.path().to_owned(),
+            what: what.into(),
+        }
     }
-    pub async fn extent(&self, _offset: u64, _len: u64) -> IoResult<Extent> {
-        match *self {}
+
+    fn unsupported(&self, what: impl Into<String>) -> IoError {
+        IoError::Unsupported {
+            file: self.file.path().to_owned(),
+            what: what.into(),
+        }
     }
-    pub async fn read_compressed(&self, _offset: u64, _data: SgList) -> IoResult<()> {
-        match *self {}
+
+    fn check_running(&self) -> IoResult<()> {
+        if self.stopped.get() {
+            return Err(IoError::Stopped {
+                file: self.file.path().to_owned(),
+            });
+        }
+        Ok(())
     }
-    pub async fn write(&self, _offset: u64, _data: SgList, _below: &dyn Below) -> IoResult<()> {
-        match *self {}
+
+    /// Rule W6: what the file holds is no longer known for certain, so nothing more is written.
+    /// A full file system is no such error: the same write is tried again later.
+    fn stop_after(&self, error: &IoError) {
+        if !matches!(error, IoError::NoSpace { .. }) {
+            self.stop(error);
+        }
     }
-    pub async fn write_if_unallocated(
-        &self,
-        _offset: u64,
-        _data: SgList,
-        _below: &dyn Below,
-    ) -> IoResult<()> {
-        match *self {}
+
+    fn stop(&self, error: &IoError) {
+        if !self.stopped.replace(true) {
+            let file = self.file.path().display();
+            tracing::error!(%file, %error, "writing has stopped after a metadata error");
+        }
     }
-    pub async fn write_zeroes(
-        &self,
-        _offset: u64,
-        _len: u64,
-        _unmap: bool,
-        _below: &dyn Below,
-    ) -> IoResult<()> {
-        match *self {}
-    }
-    pub async fn discard(&self, _offset: u64, _len: u64) -> IoResult<()> {
-        match *self {}
-    }
-    pub async fn flush(&self) -> IoResult<()> {
-        match *self {}
-    }
-    pub async fn set_backing(&self, _backing: Option<Backing>) -> Result<()> {
-        match *self {}
-    }
-    pub async fn close(&self) -> Result<()> {
-        match *self {}
+
+    fn check_range(&self, offset: u64, len: u64) -> IoResult<()> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.geometry.size => Ok(()),
+            _ => Err(IoError::OutOfRange),
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

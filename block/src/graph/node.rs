@@ -23,7 +23,7 @@ use crate::{
 /// How a layer's bytes are laid out in its file.
 enum Driver {
     Raw(Storage),
-    Qcow2(Qcow2),
+    Qcow2(Box<Qcow2>),
 }
 
 /// One layer of a chain: a file, its format, and what lies below.
@@ -62,7 +62,13 @@ impl Node {
 
     pub(super) fn qcow2(name: String, path: &Path, writable: bool, image: Qcow2) -> Self {
         let size = image.virtual_size();
-        Self::new(name, path.to_owned(), size, writable, Driver::Qcow2(image))
+        Self::new(
+            name,
+            path.to_owned(),
+            size,
+            writable,
+            Driver::Qcow2(Box::new(image)),
+        )
     }
 
     fn new(name: String, path: PathBuf, size: u64, writable: bool, driver: Driver) -> Self {
@@ -208,6 +214,7 @@ impl Node {
             .in_flight
             .enter(range(offset, data.len() as u64)?, Mode::Shared)
             .await;
+        let _pin = self.as_qcow2().map(Qcow2::pin);
         read_chain(Some(self.clone()), offset, data).await
     }
 
@@ -257,7 +264,7 @@ impl Node {
         let _entry = self.enter_exclusive(offset, len).await?;
         match &self.driver {
             Driver::Raw(file) => file.punch_hole(offset, len).await,
-            Driver::Qcow2(image) => image.discard(offset, len).await,
+            Driver::Qcow2(image) => image.discard(offset, len, self).await,
         }
     }
 
@@ -348,6 +355,10 @@ impl Node {
 impl Below for Node {
     fn read_below(&self, offset: u64, data: SgList) -> LocalBoxFuture<'_, IoResult<()>> {
         Box::pin(self.read_backing(offset, data))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.backing.borrow().is_none()
     }
 }
 

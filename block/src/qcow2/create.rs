@@ -1,0 +1,248 @@
+//! Making a new image: header, refcount table, refcount blocks and L1 side by side at the start of
+//! the file; with preallocated metadata also all L2 tables and the clusters they name.
+
+use super::{
+    Backing,
+    entry::{COPIED, encode_data, encode_l1},
+    extensions::Extensions,
+    geometry::{Geometry, HostCluster, MAX_CLUSTER_BITS, MIN_CLUSTER_BITS},
+    header::{Header, LAZY_REFCOUNTS},
+    header_area::HeaderArea,
+    width,
+};
+use crate::{
+    error::{Error, Result},
+    storage::Storage,
+};
+
+/// What is allocated when an image is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Preallocation {
+    /// Nothing.
+    #[default]
+    Off,
+    /// All tables, and a place for every cluster, without writing the clusters.
+    Metadata,
+}
+
+/// How an image is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateOptions {
+    /// Bytes of the virtual disk; rounded up to 512.
+    pub size: u64,
+    /// Bytes in a cluster: a power of two, 512 to 2 MiB.
+    pub cluster_size: u64,
+    /// Version of the format: 2 or 3.
+    pub version: u32,
+    /// The backing file to name. It is not looked at.
+    pub backing: Option<Backing>,
+    /// Width of a refcount in bits: a power of two up to 64, and 16 for version 2.
+    pub refcount_bits: u32,
+    /// Others may postpone refcount updates (version 3).
+    pub lazy_refcounts: bool,
+    /// What is allocated now.
+    pub preallocation: Preallocation,
+}
+
+impl Default for CreateOptions {
+    /// The usual options, for a disk without bytes.
+    fn default() -> Self {
+        Self {
+            size: 0,
+            cluster_size: 65536,
+            version: 3,
+            backing: None,
+            refcount_bits: 16,
+            lazy_refcounts: false,
+            preallocation: Preallocation::Off,
+        }
+    }
+}
+
+impl CreateOptions {
+    fn geometry(&self) -> std::result::Result<Geometry, String> {
+        let bits = self.cluster_size.trailing_zeros();
+        if !self.cluster_size.is_power_of_two()
+            || !(MIN_CLUSTER_BITS..=MAX_CLUSTER_BITS).contains(&bits)
+        {
+            return Err("Cluster size must be a power of two between 512 and 2048k".into());
+        }
+        if !self.refcount_bits.is_power_of_two() || self.refcount_bits > 64 {
+            return Err("Refcount width must be a power of two and may not exceed 64 bits".into());
+        }
+        match self.version {
+            3 => {}
+            2 if self.refcount_bits != 16 => {
+                return Err("Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=3 or greater)".into());
+            }
+            2 if self.lazy_refcounts => {
+                return Err("Lazy refcounts only supported with compatibility level 1.1 and above (use version=3 or greater)".into());
+            }
+            2 => {}
+            other => return Err(format!("qcow2 version {other} is not supported")),
+        }
+        let size = self
+            .size
+            .checked_next_multiple_of(512)
+            .ok_or("the disk size is too large")?;
+        let geometry = Geometry {
+            version: self.version,
+            cluster_bits: bits,
+            refcount_order: self.refcount_bits.trailing_zeros(),
+            size,
+        };
+        if size > geometry.max_size() {
+            return Err(format!(
+                "a disk of {size} bytes is too large for clusters of {} bytes (at most {} bytes): use larger clusters",
+                self.cluster_size,
+                geometry.max_size()
+            ));
+        }
+        if self.preallocation != Preallocation::Off && self.backing.is_some() {
+            return Err("Backing file and preallocation cannot be used at the same time".into());
+        }
+        Ok(geometry)
+    }
+}
+
+/// Where everything goes, in clusters.
+#[derive(Debug)]
+struct Plan {
+    table: u64,
+    table_len: u64,
+    blocks: u64,
+    blocks_len: u64,
+    l1: u64,
+    l2: u64,
+    l2_len: u64,
+    data: u64,
+    total: u64,
+}
+
+impl Plan {
+    fn new(g: &Geometry, preallocation: Preallocation) -> Self {
+        let l1_len = g.clusters_for(g.l1_entries() * 8);
+        let (l2_len, data_len) = match preallocation {
+            Preallocation::Off => (0, 0),
+            Preallocation::Metadata => (g.l1_entries(), g.guest_clusters()),
+        };
+        let (mut table_len, mut blocks_len) = (1, 1);
+        loop {
+            let total = 1 + table_len + blocks_len + l1_len + l2_len + data_len;
+            let blocks = total.div_ceil(g.refcounts_per_block());
+            let table = g.clusters_for(blocks * 8);
+            if blocks <= blocks_len && table <= table_len {
+                let blocks = 1 + table_len;
+                let l1 = blocks + blocks_len;
+                return Self {
+                    table: 1,
+                    table_len,
+                    blocks,
+                    blocks_len,
+                    l1,
+                    l2: l1 + l1_len,
+                    l2_len,
+                    data: l1 + l1_len + l2_len,
+                    total,
+                };
+            }
+            blocks_len = blocks_len.max(blocks);
+            table_len = table_len.max(table);
+        }
+    }
+}
+
+/// Makes an image in `file`, which is empty. It is durable when this returns; until the last
+/// moment it has no header, so that a half-made image is not taken for one.
+///
+/// # Errors
+/// What is wrong with the options; the host's error.
+pub async fn create(file: Storage, options: CreateOptions) -> Result<()> {
+    let refuse = |why| Error::Image {
+        file: file.path().to_owned(),
+        why,
+    };
+    let g = options.geometry().map_err(refuse)?;
+    let plan = Plan::new(&g, options.preallocation);
+    let area = header_area(&g, &plan, &options).map_err(refuse)?;
+    write_refcounts(&file, &g, &plan).await?;
+    write_mapping(&file, &g, &plan).await?;
+    if plan.total << g.cluster_bits > file.len() {
+        file.set_len(plan.total << g.cluster_bits).await?;
+    }
+    file.flush().await?;
+    let layout = area.layout();
+    if let Some((offset, bytes)) = layout.tail {
+        file.write_vec(offset, bytes).await?;
+        file.flush().await?;
+    }
+    file.write_vec(0, layout.head).await?;
+    file.flush().await?;
+    Ok(())
+}
+
+fn header_area(
+    g: &Geometry,
+    plan: &Plan,
+    options: &CreateOptions,
+) -> std::result::Result<HeaderArea, String> {
+    let mut header = Header::new(*g);
+    header.l1_size = u32::try_from(g.l1_entries()).map_err(|_| "the disk size is too large")?;
+    header.l1_offset = plan.l1 << g.cluster_bits;
+    header.refcount_table_offset = plan.table << g.cluster_bits;
+    header.refcount_table_clusters =
+        u32::try_from(plan.table_len).map_err(|_| "the disk size is too large")?;
+    if options.lazy_refcounts {
+        header.compatible |= LAZY_REFCOUNTS;
+    }
+    header.check_tables(plan.total << g.cluster_bits)?;
+    let extensions = if g.version == 2 {
+        Extensions::default()
+    } else {
+        Extensions::for_new_image()
+    };
+    let mut area = HeaderArea {
+        header,
+        extensions,
+        backing_name: None,
+    };
+    area.set_backing(options.backing.as_ref())?;
+    Ok(area)
+}
+
+/// Writes the refcount table and its blocks: one reference to each cluster of the plan.
+async fn write_refcounts(file: &Storage, g: &Geometry, plan: &Plan) -> Result<()> {
+    let mut table = vec![0; g.cluster_len() * plan.table_len as usize];
+    for n in 0..plan.blocks_len {
+        let at = n as usize * 8;
+        let offset = (plan.blocks + n) << g.cluster_bits;
+        table[at..at + 8].copy_from_slice(&offset.to_be_bytes());
+        let mut block = vec![0; g.cluster_len()];
+        let used = (plan.total - n * g.refcounts_per_block()).min(g.refcounts_per_block());
+        for index in 0..used as usize {
+            width::set(&mut block, g.refcount_order, index, 1);
+        }
+        file.write_vec(offset, block).await?;
+    }
+    file.write_vec(plan.table << g.cluster_bits, table).await?;
+    Ok(())
+}
+
+/// Writes L1, and the L2 tables that are preallocated.
+async fn write_mapping(file: &Storage, g: &Geometry, plan: &Plan) -> Result<()> {
+    let l1_bytes = (plan.l2 - plan.l1) << g.cluster_bits;
+    let mut l1 = vec![0; l1_bytes as usize];
+    for n in 0..plan.l2_len {
+        let at = n as usize * 8;
+        let table = HostCluster(plan.l2 + n);
+        l1[at..at + 8].copy_from_slice(&encode_l1(table, g).to_be_bytes());
+        let first = n * g.l2_entries();
+        let count = g.l2_entries().min(g.guest_clusters() - first);
+        let entries = (first..first + count).map(|c| encode_data(HostCluster(plan.data + c), g));
+        let mut bytes: Vec<u8> = entries.flat_map(|e| (e | COPIED).to_be_bytes()).collect();
+        bytes.resize(g.cluster_len(), 0);
+        file.write_vec(g.host_offset(table), bytes).await?;
+    }
+    file.write_vec(plan.l1 << g.cluster_bits, l1).await?;
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Header extensions (specification, "Header extensions"). Those that are not understood are kept
+//! byte for byte.
+
+/// Ends the list.
+const END: u32 = 0;
+/// Format of the backing file.
+const BACKING_FORMAT: u32 = 0xe279_2aca;
+/// Names of feature bits, for error messages.
+const FEATURE_NAMES: u32 = 0x6803_f857;
+/// Bytes of one entry of the feature name table.
+const FEATURE_NAME_LEN: usize = 48;
+
+/// Names that new images carry: kind of feature (0 incompatible, 1 compatible, 2 autoclear), bit.
+const FEATURES: [(u8, u8, &str); 8] = [
+    (0, 0, "dirty bit"),
+    (0, 1, "corrupt bit"),
+    (0, 2, "external data file"),
+    (0, 3, "compression type"),
+    (0, 4, "extended L2 entries"),
+    (1, 0, "lazy refcounts"),
+    (2, 0, "bitmaps"),
+    (2, 1, "raw external data"),
+];
+
+/// One extension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Extension {
+    kind: u32,
+    data: Vec<u8>,
+}
+
+/// The list, in the order of the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extensions(Vec<Extension>);
+
+impl Extensions {
+    /// The extensions of a new version 3 image.
+    pub fn for_new_image() -> Self {
+        let mut data = Vec::with_capacity(FEATURES.len() * FEATURE_NAME_LEN);
+        for (kind, bit, name) in FEATURES {
+            let mut entry = [0; FEATURE_NAME_LEN];
+            entry[0] = kind;
+            entry[1] = bit;
+            entry[2..2 + name.len()].copy_from_slice(name.as_bytes());
+            data.extend_from_slice(&entry);
+        }
+        Self(vec![Extension {
+            kind: FEATURE_NAMES,
+            data,
+        }])
+    }
+
+    /// Reads the list from `area`, the bytes between the header and the backing file's name (or
+    /// the end of the first cluster).
+    ///
+    /// # Errors
+    /// An extension that does not fit the area.
+    pub fn parse(mut area: &[u8]) -> Result<Self, String> {
+        let mut list = Vec::new();
+        while area.len() >= 8 {
+            let kind = u32::from_be_bytes([area[0], area[1], area[2], area[3]]);
+            if kind == END {
+                break;
+            }
+            let len = u32::from_be_bytes([area[4], area[5], area[6], area[7]]) as usize;
+            let rest = &area[8..];
+            if len > rest.len() {
+                return Err(format!(
+                    "header extension {kind:#x} of {len} bytes does not fit the header cluster"
+                ));
+            }
+            list.push(Extension {
+                kind,
+                data: rest[..len].to_vec(),
+            });
+            area = &rest[len.next_multiple_of(8).min(rest.len())..];
+        }
+        Ok(Self(list))
+    }
+
+    /// The list as it lies in the file, with its end mark.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for Extension { kind, data } in &self.0 {
+            out.extend_from_slice(&kind.to_be_bytes());
+            out.extend_from_slice(&(data.len() as u32).to_be_bytes());
+            out.extend_from_slice(data);
+            out.resize(out.len().next_multiple_of(8), 0);
+        }
+        out.extend_from_slice(&[0; 8]);
+        out
+    }
+
+    /// Format of the backing file, if the image names one.
+    pub fn backing_format(&self) -> Option<String> {
+        let data = self.find(BACKING_FORMAT)?;
+        Some(String::from_utf8_lossy(data).into_owned())
+    }
+
+    /// Sets or removes the format of the backing file. It comes first, where the header's first
+    /// sector holds it.
+    pub fn set_backing_format(&mut self, format: Option<&str>) {
+        self.0.retain(|e| e.kind != BACKING_FORMAT);
+        if let Some(format) = format {
+            let data = format.as_bytes().to_vec();
+            let kind = BACKING_FORMAT;
+            self.0.insert(0, Extension { kind, data });
+        }
+    }
+
+    /// Removes the feature name table, which is for error messages only.
+    pub fn drop_feature_names(&mut self) {
+        self.0.retain(|e| e.kind != FEATURE_NAMES);
+    }
+
+    /// What the image itself calls an incompatible feature.
+    pub fn feature_name(&self, bit: u32) -> Option<String> {
+        let entry = self
+            .find(FEATURE_NAMES)?
+            .chunks_exact(FEATURE_NAME_LEN)
+            .find(|entry| entry[0] == 0 && u32::from(entry[1]) == bit)?;
+        let name = entry[2..].split(|&b| b == 0).next()?;
+        let printable = String::from_utf8_lossy(name);
+        Some(printable.chars().filter(|c| !c.is_control()).collect())
+    }
+
+    fn find(&self, kind: u32) -> Option<&[u8]> {
+        let found = self.0.iter().find(|e| e.kind == kind)?;
+        Some(&found.data)
+    }
+}

@@ -1,0 +1,250 @@
+//! Writing tables back, in the order that survives a crash at any moment.
+//!
+//! All that is dirty is copied at one moment; changes made later wait for the next time. Then:
+//! 1. Refcount blocks are written. If the refcount table names new blocks: flush, then the table
+//!    (W4).
+//! 2. Flush: data, old data that copy-on-write filled in (W1) and refcounts (W2) are durable.
+//! 3. L2 slices are written. If L1 names new tables: flush (W4), then L1.
+//! 4. Flush. What was cleared in the tables may be freed now (W3).
+//!
+//! Refcounts that went down were lowered in memory after step 4 of an earlier round, so a refcount
+//! block may be written at any time.
+
+use std::cell::Cell;
+
+use super::{
+    Qcow2, cache::CacheBatch, geometry::HostRun, metadata_map::Kind, root_table::RootBatch,
+};
+use crate::{
+    error::{IoResult, Result},
+    exec::sync::{Lock, LockGuard},
+    mem::SgList,
+};
+
+/// Flushes of one image: one at a time, shared by those who wait for it.
+#[derive(Default)]
+pub(super) struct Flushes {
+    /// Held while tables are written.
+    lock: Lock,
+    started: Cell<u64>,
+    /// Number of the last flush that succeeded.
+    done: Cell<u64>,
+}
+
+/// Tables as they were at one moment.
+struct Snapshot {
+    refcount_blocks: CacheBatch,
+    refcount_table: RootBatch,
+    l2: CacheBatch,
+    l1: RootBatch,
+}
+
+impl Flushes {
+    /// Waits until no tables are being written, and keeps it so.
+    pub async fn exclude(&self) -> LockGuard<'_> {
+        self.lock.lock().await
+    }
+}
+
+impl Qcow2 {
+    /// Makes everything durable that was acknowledged before the call.
+    ///
+    /// # Errors
+    /// The host's error. After an error of metadata the image is not written any more (rule W6).
+    pub async fn flush(&self) -> IoResult<()> {
+        if self.read_only {
+            return Ok(());
+        }
+        self.check_running()?;
+        let wanted = self.flushes.started.get() + 1;
+        let guard = self.flushes.exclude().await;
+        if self.flushes.done.get() >= wanted {
+            return Ok(());
+        }
+        self.check_running()?;
+        self.flushes.started.set(self.flushes.started.get() + 1);
+        let number = self.flushes.started.get();
+        self.write_tables(true).await?;
+        self.flushes.done.set(number);
+        drop(guard);
+        self.release_freed().await
+    }
+
+    /// Flushes, and writes back also what freeing clusters has changed.
+    ///
+    /// # Errors
+    /// As [`Qcow2::flush`].
+    pub async fn close(&self) -> Result<()> {
+        self.flush().await?;
+        if !self.read_only && (self.refcounts.blocks.is_dirty() || !self.freed.is_empty()) {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Writes all tables back, to make room in the cache.
+    pub(super) async fn write_back_tables(&self) -> IoResult<()> {
+        let _guard = self.flushes.exclude().await;
+        self.check_running()?;
+        if !self.l2.is_crowded() {
+            return Ok(());
+        }
+        self.write_tables(false).await
+    }
+
+    /// Writes refcount blocks back, to make room in the cache.
+    pub(super) async fn write_back_refcounts(&self) -> IoResult<()> {
+        let _guard = self.flushes.exclude().await;
+        self.check_running()?;
+        let batch = self.refcounts.blocks.take_dirty();
+        match self.write_all(&batch.writes, Kind::RefcountBlock).await {
+            Ok(()) => {
+                self.refcounts.blocks.written(&batch);
+                Ok(())
+            }
+            Err(error) => {
+                self.refcounts.blocks.restore(&batch);
+                self.stop_after(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Steps 1 to 3, and with `durable` step 4. The caller excludes others.
+    async fn write_tables(&self, durable: bool) -> IoResult<()> {
+        let freed = self.freed.take_pending();
+        // In this order nothing is missed: no await lies in between.
+        let snapshot = Snapshot {
+            l2: self.l2.take_dirty(),
+            l1: self.l1.take_dirty(),
+            refcount_blocks: self.refcounts.blocks.take_dirty(),
+            refcount_table: self.refcounts.table.take_dirty(),
+        };
+        match self.write_snapshot(&snapshot, durable).await {
+            Ok(()) => {
+                self.l2.written(&snapshot.l2);
+                self.refcounts.blocks.written(&snapshot.refcount_blocks);
+                if durable {
+                    self.freed.settle(freed);
+                } else {
+                    self.freed.restore(freed);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.l2.restore(&snapshot.l2);
+                self.l1.restore(snapshot.l1);
+                self.refcounts.blocks.restore(&snapshot.refcount_blocks);
+                self.refcounts.table.restore(snapshot.refcount_table);
+                self.freed.restore(freed);
+                self.stop_after(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn write_snapshot(&self, tables: &Snapshot, durable: bool) -> IoResult<()> {
+        self.write_all(&tables.refcount_blocks.writes, Kind::RefcountBlock)
+            .await?;
+        if !tables.refcount_table.writes.is_empty() {
+            self.flush_file().await?;
+            self.write_all(&tables.refcount_table.writes, Kind::RefcountTable)
+                .await?;
+        }
+        let (l2, l1) = (&tables.l2.writes, &tables.l1.writes);
+        if !l2.is_empty() || !l1.is_empty() {
+            self.flush_file().await?;
+            self.write_all(l2, Kind::L2).await?;
+        }
+        if !l1.is_empty() {
+            self.flush_file().await?;
+            self.write_all(l1, Kind::L1).await?;
+        }
+        if durable {
+            self.flush_file().await?;
+        }
+        Ok(())
+    }
+
+    /// An fdatasync that fails may have lost writes for good, whatever its error.
+    async fn flush_file(&self) -> IoResult<()> {
+        let result = self.file.flush().await;
+        if let Err(error) = &result {
+            self.stop(error);
+        }
+        result
+    }
+
+    /// Writes pieces of tables, adjacent ones together, each only where such a table lies.
+    async fn write_all(&self, writes: &[(u64, Vec<u8>)], kind: Kind) -> IoResult<()> {
+        let mut rest = writes;
+        while let Some((offset, first)) = rest.first() {
+            let mut bytes = first.clone();
+            let mut count = 1;
+            while let Some((next, more)) = rest.get(count)
+                && *next == offset + bytes.len() as u64
+            {
+                bytes.extend_from_slice(more);
+                count += 1;
+            }
+            self.check_table(*offset, bytes.len() as u64, kind)?;
+            self.file.write(*offset, SgList::from_vec(bytes)).await?;
+            rest = &rest[count..];
+        }
+        Ok(())
+    }
+
+    fn check_table(&self, offset: u64, len: u64, kind: Kind) -> IoResult<()> {
+        let g = &self.geometry;
+        let first = g.host_cluster(offset);
+        let count = g.clusters_for(g.in_cluster(offset) + len);
+        for cluster in (0..count).map(|n| first.plus(n)) {
+            if self.metadata.at(cluster) != Some(kind) {
+                return Err(self.corrupt(format!("{kind} would be written at {offset:#x}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that data at `offset` of the file lies on no metadata.
+    pub(super) fn check_data(&self, offset: u64, len: u64) -> IoResult<()> {
+        let g = &self.geometry;
+        let run = HostRun {
+            first: g.host_cluster(offset),
+            count: g.clusters_for(g.in_cluster(offset) + len),
+        };
+        let Some(kind) = self.metadata.find(run) else {
+            return Ok(());
+        };
+        let error = self.corrupt(format!("data at {offset:#x} would overwrite {kind}"));
+        self.stop_after(&error);
+        Err(error)
+    }
+
+    /// Rule W3: gives up clusters whose entries are cleared on disk and that nobody reads or
+    /// writes any more.
+    async fn release_freed(&self) -> IoResult<()> {
+        for run in self.freed.take_releasable() {
+            if self.discard {
+                self.punch_unshared(run).await?;
+            }
+            self.drop_references(run).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the space of those clusters back to the host that have no other reference than the
+    /// one about to be dropped. Nobody can be given them meanwhile.
+    async fn punch_unshared(&self, run: HostRun) -> IoResult<()> {
+        let g = &self.geometry;
+        for part in self.unshared(run).await? {
+            let (offset, len) = (g.host_offset(part.first), part.count * g.cluster_size());
+            self.check_data(offset, len)?;
+            if let Err(error) = self.file.punch_hole(offset, len).await {
+                // The space stays in use on the host; nothing else is lost.
+                tracing::warn!(%error, "a freed cluster could not be given back to the host");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! Changing the header of an open image (rule W5: flush, write, flush).
+
+use super::{Backing, Qcow2, geometry::HostRun, header_area::HeaderArea, metadata_map::Kind};
+use crate::error::{Error, IoError, IoResult, Result};
+
+impl Qcow2 {
+    /// Prepares for the first write: clears the autoclear bits, none of which this program keeps
+    /// up to date.
+    ///
+    /// # Errors
+    /// The image is read-only, has stopped, or the header cannot be written.
+    pub(super) async fn begin_write(&self) -> IoResult<()> {
+        if self.read_only {
+            return Err(IoError::ReadOnly);
+        }
+        self.check_running()?;
+        if self.write_ready.get() {
+            return Ok(());
+        }
+        let _edit = self.header_edit.lock().await;
+        let mut area = self.area.borrow().clone();
+        if area.header.autoclear != 0 {
+            area.header.autoclear = 0;
+            self.write_fields(area).await?;
+        }
+        self.write_ready.set(true);
+        Ok(())
+    }
+
+    /// Changes the backing file that the header names, once everything else is durable. After an
+    /// error of the host the image is not written any more.
+    ///
+    /// # Errors
+    /// The name does not fit; the image is read-only; the host's error.
+    pub async fn set_backing(&self, backing: Option<Backing>) -> Result<()> {
+        self.begin_write().await?;
+        self.flush().await?;
+        let _edit = self.header_edit.lock().await;
+        let mut area = self.area.borrow().clone();
+        area.set_backing(backing.as_ref())
+            .map_err(|why| Error::Image {
+                file: self.file.path().to_owned(),
+                why,
+            })?;
+        let written = self.write_area(&area).await;
+        if let Err(error) = &written {
+            self.stop_after(error);
+        }
+        written?;
+        *self.area.borrow_mut() = area;
+        Ok(())
+    }
+
+    async fn write_area(&self, area: &HeaderArea) -> IoResult<()> {
+        let layout = area.layout();
+        if let Some((offset, bytes)) = layout.tail {
+            self.file.write_vec(offset, bytes).await?;
+            self.file.flush().await?;
+        }
+        self.file.write_vec(0, layout.head).await?;
+        self.file.flush().await
+    }
+
+    /// Writes changed fields of the header. The caller holds `header_edit`.
+    async fn write_fields(&self, area: HeaderArea) -> IoResult<()> {
+        let result = async {
+            self.file.flush().await?;
+            self.file.write_vec(0, area.header.to_bytes()).await?;
+            self.file.flush().await
+        }
+        .await;
+        if let Err(error) = &result {
+            self.stop_after(error);
+        }
+        result?;
+        *self.area.borrow_mut() = area;
+        Ok(())
+    }
+
+    /// Moves the refcount table to `to`, with `blocks` named from entry `index` on; they are in
+    /// the file already. The flush before the header is written makes both durable (rule W4).
+    pub(super) async fn relocate_refcount_table(
+        &self,
+        to: HostRun,
+        blocks: HostRun,
+        index: u64,
+    ) -> IoResult<()> {
+        let _writing = self.flushes.exclude().await;
+        let _edit = self.header_edit.lock().await;
+        let g = &self.geometry;
+        let len = to.count * g.cluster_size() / 8;
+        let mut entries = self.refcounts.table.entries();
+        entries.resize(len as usize, 0);
+        for n in 0..blocks.count {
+            entries[(index + n) as usize] = g.host_offset(blocks.first.plus(n));
+        }
+        self.note_metadata(to, Kind::RefcountTable)?;
+        let offset = g.host_offset(to.first);
+        let bytes = entries.iter().flat_map(|e| e.to_be_bytes()).collect();
+        let mut area = self.area.borrow().clone();
+        area.header.refcount_table_offset = offset;
+        area.header.refcount_table_clusters = to.count as u32;
+        let result = match self.file.write_vec(offset, bytes).await {
+            Ok(()) => self.write_fields(area).await,
+            failed => failed,
+        };
+        if result.is_err() {
+            self.metadata.remove(to);
+            return result;
+        }
+        self.refcounts.table.moved(offset, entries);
+        Ok(())
+    }
+}

@@ -1,0 +1,79 @@
+//! L2 tables that may be written: new ones, and own copies of shared ones.
+
+use std::rc::Rc;
+
+use super::{
+    Qcow2,
+    cache::Slice,
+    entry::{self, TableRef},
+    geometry::{GuestCluster, HostCluster, HostRun},
+    metadata_map::Kind,
+};
+use crate::error::IoResult;
+
+impl Qcow2 {
+    /// The slice that holds the entry of `cluster`, in a table with refcount one.
+    pub(super) async fn l2_slice_for_write(&self, cluster: GuestCluster) -> IoResult<Rc<Slice>> {
+        if self.l2.is_crowded() {
+            self.write_back_tables().await?;
+        }
+        let table = self.l2_table_for_write(cluster).await?;
+        let g = &self.geometry;
+        let offset = g.host_offset(table) + g.slice_in_table(cluster);
+        self.l2.get(offset).await
+    }
+
+    /// The L2 table for `cluster`; made if there is none. L1 names it in memory at once and on
+    /// disk once the table is durable (rule W4).
+    async fn l2_table_for_write(&self, cluster: GuestCluster) -> IoResult<HostCluster> {
+        let index = self.geometry.l1_index(cluster);
+        if let Some(TableRef { host, copied: true }) = self.l1_entry(index)? {
+            return Ok(host);
+        }
+        let _linking = self.linking.lock().await;
+        let old = match self.l1_entry(index)? {
+            Some(TableRef { host, copied: true }) => return Ok(host),
+            other => other,
+        };
+        let new = self.allocate(1).await?.run;
+        if let Err(error) = self.fill_table(new.first, old).await {
+            self.drop_references(new).await?;
+            return Err(error);
+        }
+        self.note_metadata(new, Kind::L2)?;
+        self.l1
+            .set(index, entry::encode_l1(new.first, &self.geometry));
+        if let Some(old) = old {
+            let old = HostRun::one(old.host);
+            let g = &self.geometry;
+            self.metadata.remove(old);
+            self.l2.forget(g.host_offset(old.first), g.cluster_size());
+            self.freed.push(old);
+        }
+        Ok(new.first)
+    }
+
+    fn l1_entry(&self, index: usize) -> IoResult<Option<TableRef>> {
+        entry::decode_l1(self.l1.get(index), &self.geometry).map_err(|why| self.corrupt(why))
+    }
+
+    /// Writes a new table: empty, or as the one it takes the place of.
+    async fn fill_table(&self, new: HostCluster, old: Option<TableRef>) -> IoResult<()> {
+        let g = &self.geometry;
+        let offset = g.host_offset(new);
+        match old {
+            None => {
+                self.file
+                    .write_zeroes(offset, g.cluster_size(), false)
+                    .await
+            }
+            Some(old) => {
+                let bytes = self
+                    .file
+                    .read_vec(g.host_offset(old.host), g.cluster_len())
+                    .await?;
+                self.file.write_vec(offset, bytes).await
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Looking up where guest clusters are.
+
+use super::{
+    Qcow2,
+    entry::{self, Mapping},
+    geometry::{GuestCluster, HostCluster},
+};
+use crate::{
+    error::IoResult,
+    extent::{Extent, ExtentKind},
+};
+
+/// Guest clusters with one mapping, as a look at one L2 slice finds them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    /// Bytes from the offset that was asked for.
+    pub len: u64,
+    /// Mapping of the first cluster; those that follow have [`Mapping::following`].
+    pub mapping: Mapping,
+}
+
+impl Qcow2 {
+    /// How the disk is stored from `offset` on, for up to `len` bytes. `len` is not 0.
+    ///
+    /// # Errors
+    /// The range does not lie on the disk; the tables cannot be read or are corrupt.
+    pub async fn extent(&self, offset: u64, len: u64) -> IoResult<Extent> {
+        self.check_range(offset, len)?;
+        let run = self.lookup(offset, len).await?;
+        let within = self.geometry.in_cluster(offset);
+        let kind = match run.mapping {
+            Mapping::Unallocated => ExtentKind::Unallocated,
+            Mapping::Zero { .. } => ExtentKind::Zero,
+            Mapping::Data { host, .. } => ExtentKind::Data {
+                host_offset: self.geometry.host_offset(host) + within,
+            },
+            Mapping::Compressed { .. } => ExtentKind::Compressed,
+        };
+        Ok(Extent { len: run.len, kind })
+    }
+
+    /// The longest run from `offset` on that one look at the tables finds. What it says holds
+    /// until the caller's next await, or for as long as claims or the caller's caller see to it.
+    pub(super) async fn lookup(&self, offset: u64, len: u64) -> IoResult<Run> {
+        let g = &self.geometry;
+        let cluster = g.guest_cluster(offset);
+        let index = g.l1_index(cluster);
+        let Some(table) = self.l2_table(index)? else {
+            return Ok(self.unmapped_run(index, offset, len));
+        };
+        let slice_offset = g.host_offset(table) + g.slice_in_table(cluster);
+        let slice = self.l2.get(slice_offset).await?;
+        let first = g.index_in_slice(cluster);
+        let mapping = self.mapping(slice.entry(first), cluster)?;
+        let wanted = g.clusters_for(g.in_cluster(offset) + len);
+        let most = wanted.min(g.slice_entries() - first as u64);
+        let mut count = 1;
+        while count < most
+            && let Some(next) = mapping.following(count)
+        {
+            // A bad entry ends the run; whoever gets there is told.
+            let raw = slice.entry(first + count as usize);
+            match self.mapping(raw, cluster.plus(count)) {
+                Ok(found) if found == next => count += 1,
+                _ => break,
+            }
+        }
+        let len = (count * g.cluster_size() - g.in_cluster(offset)).min(len);
+        Ok(Run { len, mapping })
+    }
+
+    /// The L2 table that L1 names at `index`, if there is one.
+    fn l2_table(&self, index: usize) -> IoResult<Option<HostCluster>> {
+        let raw = self.l1.get(index);
+        let table = entry::decode_l1(raw, &self.geometry).map_err(|why| self.corrupt(why))?;
+        let Some(table) = table else { return Ok(None) };
+        if self.geometry.host_offset(table.host) >= self.file.len() {
+            return Err(self.corrupt(format!("L1 entry {raw:#x} points outside the file")));
+        }
+        Ok(Some(table.host))
+    }
+
+    /// A run without L2 tables from `offset`, in L1 entry `index`, on.
+    fn unmapped_run(&self, index: usize, offset: u64, len: u64) -> Run {
+        let coverage = self.geometry.l2_coverage();
+        let mut end = (index as u64 + 1).saturating_mul(coverage);
+        let mut next = index + 1;
+        while end - offset < len && next < self.l1.len() && self.l1.get(next) == 0 {
+            end = end.saturating_add(coverage);
+            next += 1;
+        }
+        Run {
+            len: len.min(end - offset),
+            mapping: Mapping::Unallocated,
+        }
+    }
+
+    /// Reads an L2 entry and checks it against the file.
+    fn mapping(&self, raw: u64, cluster: GuestCluster) -> IoResult<Mapping> {
+        let at = self.geometry.guest_offset(cluster);
+        let wrong = |why| self.corrupt(format!("guest offset {at:#x}: {why}"));
+        let mapping = entry::decode_l2(raw, &self.geometry).map_err(wrong)?;
+        let outside = match mapping {
+            Mapping::Data { host, .. } => self.geometry.host_offset(host) >= self.file.len(),
+            Mapping::Compressed { offset, .. } => offset >= self.file.len(),
+            Mapping::Unallocated | Mapping::Zero { .. } => false,
+        };
+        if outside {
+            return Err(wrong(format!("L2 entry {raw:#x} points outside the file")));
+        }
+        Ok(mapping)
+    }
+}

@@ -1,0 +1,223 @@
+//! Opening an image: everything that can be judged without walking the tables.
+
+use std::cell::{Cell, RefCell};
+
+use super::{
+    Qcow2,
+    cache::TableCache,
+    claims::Claims,
+    entry,
+    flush::Flushes,
+    freed::Freed,
+    geometry::{Geometry, HostCluster, HostRun},
+    header::{Header, Incompatible, PROBE_LEN},
+    header_area::HeaderArea,
+    metadata_map::{Kind, MetadataMap},
+    refcount::Refcounts,
+    root_table::RootTable,
+};
+use crate::{
+    error::{Error, Result},
+    exec::sync::Lock,
+    storage::Storage,
+};
+
+/// How an image is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Writes are refused, and so are no images that could only not be written.
+    pub read_only: bool,
+    /// Budget in bytes for cached L2 slices and refcount blocks together.
+    pub cache_bytes: usize,
+    /// Give the space of freed clusters back to the host.
+    pub discard: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            cache_bytes: 4 << 20,
+            discard: true,
+        }
+    }
+}
+
+impl Qcow2 {
+    /// Opens the image in `file`. Nothing is written.
+    ///
+    /// # Errors
+    /// What is wrong with it, or which feature it uses that is not supported, in one line.
+    pub async fn open(file: Storage, options: OpenOptions) -> Result<Self> {
+        let path = file.path().to_owned();
+        let refuse = |why: String| Error::Image {
+            file: path.clone(),
+            why,
+        };
+        let area = read_header(&file).await?.map_err(refuse)?;
+        check_readable(&area).map_err(refuse)?;
+        let header = area.header.clone();
+        header.check_tables(file.len()).map_err(refuse)?;
+        if !options.read_only
+            && let Some(why) = writing_refused(&header)
+        {
+            return Err(refuse(why));
+        }
+        let geometry = header.geometry;
+        let l1_len = header.l1_size as usize;
+        let l1 = RootTable::load(&file, header.l1_offset, l1_len).await?;
+        let table_len = (header.refcount_table_bytes() / 8) as usize;
+        let table = RootTable::load(&file, header.refcount_table_offset, table_len).await?;
+        let metadata = MetadataMap::default();
+        if !options.read_only {
+            map_metadata(&metadata, &header, &l1, &table).map_err(|why| {
+                refuse(format!("{why}: the image is corrupt and cannot be written"))
+            })?;
+        }
+        let cache = |share| TableCache::new(file.clone(), geometry.slice_bytes(), share);
+        let refcount_share = options.cache_bytes / 4;
+        Ok(Self {
+            l2: cache(options.cache_bytes - refcount_share),
+            refcounts: Refcounts::new(
+                table,
+                cache(refcount_share),
+                geometry.clusters_for(file.len()),
+            ),
+            file,
+            geometry,
+            read_only: options.read_only,
+            discard: options.discard,
+            area: RefCell::new(area),
+            l1,
+            metadata,
+            claims: Claims::default(),
+            freed: Freed::default(),
+            flushes: Flushes::default(),
+            linking: Lock::default(),
+            header_edit: Lock::default(),
+            write_ready: Cell::new(false),
+            stopped: Cell::new(false),
+        })
+    }
+
+    /// Why an image that could be opened for reading cannot be written, and what to do.
+    pub fn writing_refused(&self) -> Option<String> {
+        writing_refused(&self.area.borrow().header)
+    }
+}
+
+/// Reads and parses the first cluster. The inner error is one of the image, the outer the host's.
+pub(super) async fn read_header(file: &Storage) -> Result<std::result::Result<HeaderArea, String>> {
+    let start = file.read_vec(0, PROBE_LEN).await?;
+    let bits = match Header::probe(&start) {
+        Ok(bits) => bits,
+        Err(why) => return Ok(Err(why)),
+    };
+    let cluster = file.read_vec(0, 1 << bits).await?;
+    Ok(HeaderArea::parse(&cluster))
+}
+
+/// Features without which the content cannot be read right.
+fn check_readable(area: &HeaderArea) -> std::result::Result<(), String> {
+    let header = &area.header;
+    let unknown = header.incompatible.bits() & !Incompatible::all().bits();
+    if unknown != 0 {
+        let bit = unknown.trailing_zeros();
+        let name = area.extensions.feature_name(bit).unwrap_or_default();
+        return Err(format!(
+            "uses an unknown incompatible feature (bit {bit} {name:?}): it needs a newer program"
+        ));
+    }
+    if header.crypt_method != 0 {
+        return Err("is encrypted, which is not supported".into());
+    }
+    if header.incompatible.contains(Incompatible::DATA_FILE) {
+        return Err("keeps its data in an external data file, which is not supported".into());
+    }
+    if header.incompatible.contains(Incompatible::EXTENDED_L2) {
+        return Err("uses extended L2 entries (subclusters), which are not supported".into());
+    }
+    let other_compression = header.incompatible.contains(Incompatible::COMPRESSION);
+    match (other_compression, header.compression_type()) {
+        (false, 0) | (true, 1) => Ok(()),
+        (_, kind) => Err(format!("compression type {kind} is not supported")),
+    }
+}
+
+fn writing_refused(header: &Header) -> Option<String> {
+    let bits = header.incompatible;
+    if bits.contains(Incompatible::CORRUPT) {
+        return Some(
+            "is marked corrupt and cannot be written: repair it with 'qemu-img check -r all' first"
+                .into(),
+        );
+    }
+    if bits.contains(Incompatible::DIRTY) {
+        return Some("was not closed cleanly (its refcounts may be stale) and cannot be written: repair it with 'qemu-img check -r all' first".into());
+    }
+    if header.snapshots > 0 {
+        return Some(format!(
+            "contains {} internal snapshot(s): writing to such an image is not supported",
+            header.snapshots
+        ));
+    }
+    None
+}
+
+/// Notes where all metadata lies, and finds tables that lie on each other.
+fn map_metadata(
+    map: &MetadataMap,
+    header: &Header,
+    l1: &RootTable,
+    refcount_table: &RootTable,
+) -> std::result::Result<(), String> {
+    let g = &header.geometry;
+    let add = |offset: u64, bytes: u64, kind: Kind| {
+        let run = HostRun {
+            first: g.host_cluster(offset),
+            count: g.clusters_for(bytes),
+        };
+        map.insert(run, kind)
+            .map_err(|found| format!("{kind} at {offset:#x} overlaps {found}"))
+    };
+    add(0, 1, Kind::Header)?;
+    add(header.l1_offset, l1.len() as u64 * 8, Kind::L1)?;
+    add(
+        header.refcount_table_offset,
+        header.refcount_table_bytes(),
+        Kind::RefcountTable,
+    )?;
+    for raw in l1.entries() {
+        if let Some(table) = entry::decode_l1(raw, g)? {
+            add(g.host_offset(table.host), 1, Kind::L2)?;
+        }
+    }
+    for raw in refcount_table.entries() {
+        if let Some(block) = refcount_block(raw, g)? {
+            add(g.host_offset(block), 1, Kind::RefcountBlock)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads an entry of the refcount table; `None` if there is no block.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn refcount_block(
+    raw: u64,
+    geometry: &Geometry,
+) -> std::result::Result<Option<HostCluster>, String> {
+    if raw == 0 {
+        return Ok(None);
+    }
+    if raw & 0x1ff != 0 {
+        return Err(format!(
+            "refcount table entry {raw:#x} has reserved bits set"
+        ));
+    }
+    if geometry.in_cluster(raw) != 0 || raw >> super::geometry::MAX_HOST_BITS != 0 {
+        return Err(format!("refcount block offset {raw:#x} is not valid"));
+    }
+    Ok(Some(geometry.host_cluster(raw)))
+}

@@ -2,19 +2,21 @@
 //!
 //! Everything in the block layer runs here, on the device thread. Wakers may be called on any
 //! thread (helper threads do); they put the task back on its queue and signal the executor's
-//! eventfd, which the device thread's epoll loop watches.
+//! eventfd. That and the descriptors that tasks wait for ([`Watched`]) are in one epoll instance,
+//! which the device thread's epoll loop watches in turn.
 
 mod helpers;
 pub mod sync;
 mod task;
 mod timer;
+mod watch;
 
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     future::Future,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -28,6 +30,8 @@ pub use helpers::Helpers;
 pub use task::Queue;
 use task::{ReadyQueues, Task, TaskId, TaskWaker};
 use timer::Timers;
+use watch::Reactor;
+pub use watch::Watched;
 
 /// A future that stays on the thread that made it.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -55,6 +59,7 @@ pub struct Executor {
     tasks: RefCell<HashMap<TaskId, Task>>,
     next_id: Cell<TaskId>,
     timers: RefCell<Timers>,
+    reactor: Rc<Reactor>,
     helpers: Rc<Helpers>,
 }
 
@@ -62,7 +67,7 @@ impl Executor {
     /// An executor for the calling thread.
     ///
     /// # Errors
-    /// The host's error if no eventfd can be had.
+    /// The host's error if no eventfd or epoll instance can be had.
     pub fn new() -> io::Result<Rc<Self>> {
         Self::with_order(None)
     }
@@ -71,7 +76,7 @@ impl Executor {
     /// simulations use it to try interleavings and to repeat them.
     ///
     /// # Errors
-    /// The host's error if no eventfd can be had.
+    /// The host's error if no eventfd or epoll instance can be had.
     pub fn seeded(seed: u64) -> io::Result<Rc<Self>> {
         Self::with_order(Some(seed))
     }
@@ -80,18 +85,19 @@ impl Executor {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         Ok(Rc::new(Self {
             ready: Arc::new(ReadyQueues::new(wake.clone(), seed)),
-            wake,
             tasks: RefCell::default(),
             next_id: Cell::new(0),
             timers: RefCell::default(),
+            reactor: Rc::new(Reactor::new(&wake)?),
             helpers: Rc::new(Helpers::default()),
+            wake,
         }))
     }
 
-    /// Readable when a task has been woken from another thread. Watch it; [`Executor::poll`]
-    /// resets it.
+    /// Readable when a task has been woken from another thread, or a descriptor that one waits for
+    /// has become ready. Watch it level-triggered; [`Executor::poll`] resets it.
     pub fn event_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+        self.reactor.as_fd()
     }
 
     /// The threads for calls that would block this one.
@@ -123,6 +129,7 @@ impl Executor {
         let mut counter = [0u8; 8];
         // Reset the eventfd before looking, so that a wake in between is not lost.
         let _ = rustix::io::read(&*self.wake, &mut counter);
+        self.reactor.look();
         self.timers.borrow_mut().fire(Instant::now());
         let mut since_job = 0;
         for _ in 0..POLLS_PER_TURN {
@@ -203,13 +210,13 @@ impl Executor {
         }
     }
 
-    /// Sleeps until a wake from another thread or `deadline`.
+    /// Sleeps until [`Executor::event_fd`] is readable or `deadline`.
     fn wait(&self, deadline: Option<Instant>) {
         let timeout = deadline
             .and_then(|at| Timespec::try_from(at.saturating_duration_since(Instant::now())).ok());
         // An interrupted or failed poll only means one more look at the queues.
         let _ = poll(
-            &mut [PollFd::new(&self.wake, PollFlags::IN)],
+            &mut [PollFd::from_borrowed_fd(self.event_fd(), PollFlags::IN)],
             timeout.as_ref(),
         );
     }

@@ -7,6 +7,7 @@
 
 pub mod acpi;
 pub mod bus;
+mod guest_memory;
 pub mod host;
 pub mod legacy;
 pub mod pci;

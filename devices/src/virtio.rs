@@ -15,7 +15,6 @@ mod common;
 mod doorbells;
 mod interrupts;
 mod ring;
-mod sg;
 pub mod state;
 mod transport;
 

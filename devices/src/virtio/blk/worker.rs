@@ -21,11 +21,13 @@ use super::{
     layout,
     request::{Incoming, Status, Work, whole_disk_flush},
 };
-use crate::virtio::{
-    chain::{Chain, Pieces},
-    ring::{Next, Ring},
-    sg::guest_list,
-    state::DeviceState,
+use crate::{
+    guest_memory::guest_list,
+    virtio::{
+        chain::{Chain, Pieces},
+        ring::{Next, Ring},
+        state::DeviceState,
+    },
 };
 
 /// Event data of the bell; queue `n` has `n`.

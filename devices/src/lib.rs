@@ -9,6 +9,7 @@ pub mod acpi;
 pub mod bus;
 mod guest_memory;
 pub mod host;
+pub mod ide;
 pub mod legacy;
 pub mod pci;
 pub mod virtio;

@@ -1,0 +1,110 @@
+//! One drive: what it is, and what its guest has set.
+
+use strata_block::disk::DiskInfo;
+
+use super::taskfile::{Geometry, TaskFile};
+
+/// Bytes in a sector.
+pub const SECTOR: u64 = 512;
+/// The most sectors that SET MULTIPLE MODE takes for one block.
+pub const MAX_MULTIPLE: u8 = 16;
+
+/// The DMA mode in force. It only shows in IDENTIFY; nothing here depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DmaMode {
+    /// Multiword DMA, 0 to 2.
+    Multiword(u8),
+    /// Ultra DMA, 0 to 5.
+    Ultra(u8),
+}
+
+/// A drive and its registers.
+#[derive(Debug)]
+pub struct Drive {
+    /// The command block registers.
+    pub file: TaskFile,
+    /// Whether the last command failed.
+    pub failed: bool,
+    /// Sectors on the drive.
+    pub sectors: u64,
+    /// Serial number, as given by the user or made up from the drive's place.
+    pub serial: String,
+    /// TRIM is offered.
+    pub trim: bool,
+    /// Geometry by which CHS addresses are understood at present.
+    pub geometry: Geometry,
+    /// Sectors in a block of READ and WRITE MULTIPLE; 0 if they are off.
+    pub multiple: u8,
+    /// Mode for DMA transfers.
+    pub dma_mode: DmaMode,
+    /// Writes may stay in caches until a flush.
+    pub write_cache: bool,
+    /// Reading ahead: only remembered.
+    pub look_ahead: bool,
+}
+
+impl Drive {
+    /// The drive for the disk that `info` describes, at `place` (0 to 3) on its controller.
+    pub fn new(info: &DiskInfo, place: usize) -> Self {
+        let sectors = info.size / SECTOR;
+        let serial = match info.serial.is_empty() {
+            true => format!("ST{place:05}"),
+            false => info.serial.clone(),
+        };
+        Self {
+            file: TaskFile::new(),
+            failed: false,
+            sectors,
+            serial,
+            trim: info.discard && !info.read_only,
+            geometry: default_geometry(sectors),
+            multiple: MAX_MULTIPLE,
+            dma_mode: DmaMode::Ultra(5),
+            write_cache: true,
+            look_ahead: true,
+        }
+    }
+
+    /// The geometry that the drive has unless its guest asks for another.
+    pub fn default_geometry(&self) -> Geometry {
+        default_geometry(self.sectors)
+    }
+
+    /// Software reset and diagnostics: the signature shows, settings stay.
+    pub fn reset_registers(&mut self) {
+        self.file.set_signature();
+        self.failed = false;
+    }
+
+    /// Power-on: settings are those that a PC's firmware leaves behind.
+    pub fn power_on(&mut self) {
+        self.file = TaskFile::new();
+        self.failed = false;
+        self.geometry = self.default_geometry();
+        self.multiple = MAX_MULTIPLE;
+        self.dma_mode = DmaMode::Ultra(5);
+        self.write_cache = true;
+        self.look_ahead = true;
+    }
+
+    /// Whether all of the `count` sectors from `first` on exist; if not, the first that does not.
+    pub fn check_range(&self, first: u64, count: u32) -> Result<(), u64> {
+        match first.checked_add(count.into()) {
+            Some(end) if end <= self.sectors => Ok(()),
+            _ => Err(first.max(self.sectors)),
+        }
+    }
+}
+
+/// 16 heads and 63 sectors, and as many cylinders as fit in the fields (ATA/ATAPI-6, 6.2).
+fn default_geometry(sectors: u64) -> Geometry {
+    const HEADS: u8 = 16;
+    const PER_TRACK: u8 = 63;
+    const MAX_CYLINDERS: u64 = 16_383;
+    let cylinders = sectors / (u64::from(HEADS) * u64::from(PER_TRACK));
+    Geometry {
+        cylinders: cylinders.min(MAX_CYLINDERS) as u16,
+        heads: HEADS,
+        sectors: PER_TRACK,
+    }
+}

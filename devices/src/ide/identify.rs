@@ -1,0 +1,133 @@
+//! IDENTIFY DEVICE data (ATA8-ACS, 7.16).
+
+use super::drive::{DmaMode, Drive, MAX_MULTIPLE};
+
+/// Bytes of IDENTIFY DEVICE data.
+pub const LEN: usize = 512;
+/// The most sectors that a 28-bit LBA reaches.
+pub const LBA28_SECTORS: u64 = 0x0fff_ffff;
+/// The most blocks of ranges in one DATA SET MANAGEMENT command.
+pub const MAX_TRIM_BLOCKS: u16 = 8;
+
+const MODEL: &str = "STRATA HARDDISK";
+const FIRMWARE: &str = "1.0";
+
+const POWER_MANAGEMENT: u16 = 1 << 3;
+const WRITE_CACHE: u16 = 1 << 5;
+const LOOK_AHEAD: u16 = 1 << 6;
+const NOP: u16 = 1 << 14;
+const LBA48: u16 = 1 << 10;
+const FLUSH: u16 = 1 << 12;
+const FLUSH_EXT: u16 = 1 << 13;
+const FUA: u16 = 1 << 6;
+/// Bit 14 set and 15 clear say that a word of feature bits is valid.
+const VALID: u16 = 1 << 14;
+
+struct Words([u16; LEN / 2]);
+
+impl Words {
+    fn put(&mut self, word: usize, value: u16) {
+        self.0[word] = value;
+    }
+
+    fn put_u32(&mut self, word: usize, value: u32) {
+        self.put(word, value as u16);
+        self.put(word + 1, (value >> 16) as u16);
+    }
+
+    /// Text, padded with blanks; the first of two characters is in a word's high byte.
+    fn put_text(&mut self, word: usize, words: usize, text: &str) {
+        let printable = |byte: u8| if byte.is_ascii_graphic() { byte } else { b' ' };
+        let mut bytes = text.bytes().map(printable).chain(std::iter::repeat(b' '));
+        for slot in &mut self.0[word..word + words] {
+            let mut next = || bytes.next().unwrap_or(b' ');
+            *slot = u16::from_be_bytes([next(), next()]);
+        }
+    }
+}
+
+/// The data for `drive` as it is now.
+pub fn data(drive: &Drive) -> Vec<u8> {
+    let mut words = Words([0; LEN / 2]);
+    put_identity(&mut words, drive);
+    put_capacity(&mut words, drive);
+    put_modes(&mut words, drive);
+    put_features(&mut words, drive);
+    let mut bytes: Vec<u8> = words.0.iter().flat_map(|word| word.to_le_bytes()).collect();
+    // Word 255: a signature, and a byte that makes the sum of all zero.
+    bytes[LEN - 2] = 0xa5;
+    let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    bytes[LEN - 1] = sum.wrapping_neg();
+    bytes
+}
+
+fn put_identity(words: &mut Words, drive: &Drive) {
+    words.put(0, 0x0040); // ATA, not removable
+    words.put_text(10, 10, &drive.serial);
+    words.put_text(23, 4, FIRMWARE);
+    words.put_text(27, 20, MODEL);
+    words.put(80, 0x01f0); // ATA/ATAPI-4 to ATA8-ACS
+    words.put(217, 1); // does not rotate
+}
+
+fn put_capacity(words: &mut Words, drive: &Drive) {
+    let default = drive.default_geometry();
+    words.put(1, default.cylinders);
+    words.put(3, default.heads.into());
+    words.put(6, default.sectors.into());
+    let current = drive.geometry;
+    let reached =
+        u32::from(current.cylinders) * u32::from(current.heads) * u32::from(current.sectors);
+    words.put(54, current.cylinders);
+    words.put(55, current.heads.into());
+    words.put(56, current.sectors.into());
+    words.put_u32(57, reached);
+    words.put_u32(60, drive.sectors.min(LBA28_SECTORS) as u32);
+    words.put_u32(100, drive.sectors as u32);
+    words.put_u32(102, (drive.sectors >> 32) as u32);
+    words.put(106, VALID); // one logical sector per physical sector
+}
+
+fn put_modes(words: &mut Words, drive: &Drive) {
+    const MULTIPLE_VALID: u16 = 1 << 8;
+    words.put(47, 0x8000 | u16::from(MAX_MULTIPLE));
+    words.put(49, 0x0f00); // DMA, LBA, IORDY
+    words.put(50, VALID);
+    words.put(51, 0x0200); // PIO mode 2 without IORDY
+    words.put(53, 0x0007); // words 54-58, 64-70 and 88 are valid
+    if drive.multiple != 0 {
+        words.put(59, MULTIPLE_VALID | u16::from(drive.multiple));
+    }
+    let (multiword, ultra) = match drive.dma_mode {
+        DmaMode::Multiword(mode) => (1 << (8 + mode), 0),
+        DmaMode::Ultra(mode) => (0, 1 << (8 + mode)),
+    };
+    words.put(63, 0x0007 | multiword);
+    words.put(64, 0x0003); // PIO modes 3 and 4
+    for cycle_time in 65..=68 {
+        words.put(cycle_time, 120); // ns
+    }
+    words.put(88, 0x003f | ultra);
+    words.put(93, 0x6001); // 80-conductor cable
+}
+
+fn put_features(words: &mut Words, drive: &Drive) {
+    let supported = NOP | POWER_MANAGEMENT | WRITE_CACHE | LOOK_AHEAD;
+    words.put(82, supported);
+    words.put(83, VALID | LBA48 | FLUSH | FLUSH_EXT);
+    words.put(84, VALID | FUA);
+    let mut enabled = supported & !(WRITE_CACHE | LOOK_AHEAD);
+    if drive.write_cache {
+        enabled |= WRITE_CACHE;
+    }
+    if drive.look_ahead {
+        enabled |= LOOK_AHEAD;
+    }
+    words.put(85, enabled);
+    words.put(86, LBA48 | FLUSH | FLUSH_EXT);
+    words.put(87, VALID | FUA);
+    if drive.trim {
+        words.put(105, MAX_TRIM_BLOCKS);
+        words.put(169, 1);
+    }
+}

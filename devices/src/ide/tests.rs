@@ -1,0 +1,8 @@
+//! A small ATA driver against the controller, with a disk in memory behind it.
+
+mod commands;
+mod dma;
+mod hostile;
+mod lifecycle;
+mod pio;
+mod rig;

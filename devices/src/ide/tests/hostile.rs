@@ -1,0 +1,159 @@
+use proptest::prelude::*;
+
+use super::rig::*;
+
+const MASTER_ERROR: u8 = 0x02;
+
+#[test]
+fn memory_that_is_not_there_is_an_error() {
+    let outside = MEMORY as u32;
+    // The data, the end of the data, and the table itself.
+    for (table, entries) in [
+        (TABLE, &[(outside, 512)][..]),
+        (TABLE, &[(outside - 256, 512)]),
+        (TABLE, &[(0x2_0000, 256), (u32::MAX, 256)]),
+        (outside, &[]),
+        (u32::MAX, &[]),
+    ] {
+        let mut rig = Rig::new();
+        rig.table(entries);
+        rig.set_engine(4, &table.to_le_bytes());
+        rig.address28(1, 1);
+        rig.dma(0xc8);
+        rig.failed(ABORTED);
+        assert_eq!(rig.engine(2) & 7, MASTER_ERROR | 4);
+        assert!(rig.disk.ops().is_empty());
+    }
+}
+
+#[test]
+fn a_table_without_end_is_left_after_64_kib() {
+    let mut rig = Rig::new();
+    // Every descriptor of the 64 KiB around the table: two bytes, not the last one.
+    for address in (0..0x1_0000).step_by(8) {
+        rig.fill(address, &(2u64 << 32 | 0x2_0000).to_le_bytes());
+    }
+    rig.set_engine(4, &0xff00u32.to_le_bytes());
+    rig.address48(0, 64);
+    rig.dma(0x25);
+    assert_eq!(rig.engine(2) & 7, 0, "too short: 16 KiB of 32");
+    assert_eq!(rig.status(), READY | DATA_REQUEST);
+    // It does wrap: half of that is enough.
+    rig.set_control(4);
+    rig.set_control(0);
+    rig.stop_engine();
+    rig.address48(0, 16);
+    rig.dma(0x25);
+    rig.succeeded();
+}
+
+#[test]
+fn a_table_may_lie_across_the_end_of_64_kib() {
+    let mut rig = Rig::new();
+    rig.fill(0xfffc, &0x2_0000u32.to_le_bytes());
+    rig.fill(0, &(1u32 << 31 | 512).to_le_bytes());
+    rig.set_engine(4, &0xfffcu32.to_le_bytes());
+    rig.address28(4, 1);
+    rig.dma(0xc8);
+    rig.succeeded();
+    assert_eq!(rig.peek(0x2_0000, 512), rig.disk.sectors(4, 1));
+}
+
+#[test]
+fn a_guest_may_describe_the_table_as_the_target() {
+    let mut rig = Rig::new();
+    rig.table(&[(TABLE, 512)]);
+    rig.address28(4, 1);
+    rig.dma(0xc8);
+    rig.succeeded();
+    assert_eq!(rig.peek(TABLE.into(), 512), rig.disk.sectors(4, 1));
+}
+
+/// What a guest can do to the controller.
+#[derive(Debug, Clone)]
+enum Action {
+    Read(u16, usize),
+    Write(u16, Vec<u8>),
+    Engine(u64, Vec<u8>),
+    Config(usize, Vec<u8>),
+    Command(u8),
+    Table(u32, u32),
+    Run,
+    Hold(bool),
+    Stop(bool),
+    Reset,
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![Just(1usize), Just(2), Just(4)]
+        .prop_flat_map(|len| prop::collection::vec(any::<u8>(), len))
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let ports = prop_oneof![0x1f0u16..0x1f8, 0x170u16..0x178, Just(0x3f6), Just(0x376)];
+    let known = prop::sample::select(vec![
+        0x06, 0x20, 0x24, 0x25, 0x29, 0x30, 0x34, 0x35, 0x39, 0x40, 0x90, 0x91, 0xc4, 0xc5, 0xc6,
+        0xc8, 0xca, 0xe7, 0xec, 0xef,
+    ]);
+    prop_oneof![
+        4 => (ports.clone(), prop_oneof![Just(1usize), Just(2), Just(4)]).prop_map(|(p, n)| Action::Read(p, n)),
+        6 => (ports, bytes()).prop_map(|(p, data)| Action::Write(p, data)),
+        4 => (0u64..16, bytes()).prop_map(|(o, data)| Action::Engine(o, data)),
+        1 => (0usize..64, bytes()).prop_map(|(o, data)| Action::Config(4 * o, data)),
+        6 => known.prop_map(Action::Command),
+        3 => (0u32..MEMORY as u32 + 4096, any::<u32>()).prop_map(|(a, f)| Action::Table(a, f)),
+        4 => Just(Action::Run),
+        1 => any::<bool>().prop_map(Action::Hold),
+        1 => any::<bool>().prop_map(Action::Stop),
+        1 => Just(Action::Reset),
+    ]
+}
+
+fn apply(rig: &mut Rig, action: Action) {
+    match action {
+        Action::Read(port, len) => rig.ports.read(port.into(), &mut vec![0; len]),
+        Action::Write(port, data) => rig.ports.write(port.into(), &data),
+        Action::Engine(offset, data) => {
+            rig.function.lock().unwrap().write_bar(4, offset, &data);
+        }
+        Action::Config(offset, data) => {
+            rig.function.lock().unwrap().write_config(offset, &data);
+        }
+        Action::Command(code) => rig.set(7, code),
+        Action::Table(address, flags) => {
+            rig.descriptor(0, address, flags);
+            rig.set_engine(4, &TABLE.to_le_bytes());
+        }
+        Action::Run => rig.run(),
+        Action::Hold(true) => *rig.disk.hold.borrow_mut() = true,
+        Action::Hold(false) => rig.disk.release(),
+        Action::Stop(true) => rig.worker.borrow_mut().stop(),
+        Action::Stop(false) => rig.worker.borrow_mut().cont(),
+        Action::Reset => rig.function.lock().unwrap().reset(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever a guest does: no panic, the worker comes to rest, and after a reset the drive works.
+    #[test]
+    fn any_accesses_are_survived(actions in prop::collection::vec(action(), 1..120)) {
+        let mut rig = Rig::new();
+        for action in actions {
+            apply(&mut rig, action);
+        }
+        rig.worker.borrow_mut().cont();
+        rig.disk.release();
+        rig.run();
+        prop_assert!(rig.worker.borrow().is_idle());
+        rig.function.lock().unwrap().reset();
+        rig.enable_bus_master();
+        prop_assert_eq!(rig.status(), READY);
+        rig.table(&[(0x2_0000, 512)]);
+        rig.address28(7, 1);
+        rig.dma(0xc8);
+        rig.succeeded();
+        prop_assert_eq!(rig.peek(0x2_0000, 512), rig.disk.sectors(7, 1));
+    }
+}

@@ -1,0 +1,202 @@
+//! The worker half: carries out the channels' jobs on the device thread.
+
+use std::sync::{Arc, Mutex};
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use strata_block::{
+    disk::{Completion, Disk, Op, Request},
+    error::IoError,
+    mem::SgList,
+};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{
+    bus_master::{TableEnd, gather},
+    channel::{Channel, Job, Outcome, Reply, Work},
+    drive::SECTOR,
+    lock,
+};
+
+mod trim;
+
+/// What becomes the worker, on its way to the device thread.
+pub struct IdeWorkerParts {
+    pub(super) channels: [Arc<Mutex<Channel>>; 2],
+    pub(super) doorbell: EventFd,
+    pub(super) memory: Arc<GuestMemoryMmap>,
+}
+
+impl IdeWorkerParts {
+    /// The worker, on the thread that owns `disks`: primary master and slave, then secondary, in the
+    /// order of the descriptions that the controller was made from.
+    pub fn into_worker(self, disks: [Option<Disk>; 4]) -> IdeWorker {
+        let [a, b, c, d] = disks;
+        let [first, second] = self.channels;
+        let side = |channel, disks| Side { channel, disks };
+        IdeWorker {
+            sides: [side(first, [a, b]), side(second, [c, d])],
+            doorbell: self.doorbell,
+            memory: self.memory,
+            stopped: false,
+        }
+    }
+}
+
+/// A channel and the disks behind it.
+struct Side {
+    channel: Arc<Mutex<Channel>>,
+    disks: [Option<Disk>; 2],
+}
+
+/// The worker. It is idle when no request is in flight; a job that waits is none yet.
+pub struct IdeWorker {
+    sides: [Side; 2],
+    doorbell: EventFd,
+    memory: Arc<GuestMemoryMmap>,
+    stopped: bool,
+}
+
+impl IdeWorker {
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        let busy = |side: &&Side| lock(&side.channel).in_flight();
+        self.sides.iter().filter(busy).count()
+    }
+
+    /// Whether no request is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight() == 0
+    }
+
+    /// Starts nothing from now on. What is in flight ends; what the guest asks for is kept.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    /// Starts what has been kept, and goes on.
+    pub fn cont(&mut self) {
+        self.stopped = false;
+        self.poll();
+    }
+
+    fn poll(&mut self) {
+        if self.stopped {
+            return;
+        }
+        for side in &self.sides {
+            let job = lock(&side.channel).take_job();
+            if let Some(job) = job {
+                side.start(job, &self.memory);
+            }
+        }
+    }
+}
+
+impl Side {
+    fn start(&self, job: Job, memory: &Arc<GuestMemoryMmap>) {
+        let end = Ending(Arc::clone(&self.channel));
+        let Some(disk) = &self.disks[job.drive] else {
+            // The machine has built a drive without a disk behind it.
+            end.finish(Err(IoError::OutOfRange));
+            return;
+        };
+        match job.work {
+            Work::Read { sector, count } => {
+                let data = SgList::zeroed(count as usize * SECTOR as usize);
+                let request = transfer(Op::Read, sector, data.clone());
+                disk.submit(request, move |done| {
+                    end.finish_with(done, Reply::Data(data))
+                });
+            }
+            Work::Write { sector, data, fua } => {
+                let request = transfer(Op::Write { fua }, sector, data);
+                disk.submit(request, move |done| end.finish_with(done, Reply::Done));
+            }
+            Work::Flush => {
+                let flush = Request {
+                    op: Op::Flush,
+                    offset: 0,
+                    len: 0,
+                    data: SgList::empty(),
+                };
+                disk.submit(flush, move |done| end.finish_with(done, Reply::Done));
+            }
+            Work::Dma {
+                write,
+                sector,
+                count,
+                table,
+            } => {
+                let regions = gather(memory, table, u64::from(count) * SECTOR);
+                let moved = Reply::Moved {
+                    sectors: (regions.list.len() / SECTOR as usize) as u32,
+                    end: regions.end,
+                };
+                if regions.list.is_empty() {
+                    end.finish(Ok(moved));
+                    return;
+                }
+                let op = write.map_or(Op::Read, |fua| Op::Write { fua });
+                let request = transfer(op, sector, regions.list);
+                disk.submit(request, move |done| end.finish_with(done, moved));
+            }
+            Work::Trim { blocks, table } => {
+                let regions = gather(memory, table, u64::from(blocks) * SECTOR);
+                match regions.end {
+                    TableEnd::Exact | TableEnd::More => {
+                        let moved = Reply::Moved {
+                            sectors: blocks,
+                            end: regions.end,
+                        };
+                        // The one copy; the guest may change its memory afterwards.
+                        trim::run(disk, &regions.list.to_vec(), move |done| {
+                            end.finish_with(done, moved);
+                        });
+                    }
+                    // Half a list is none: nothing has moved.
+                    unusable => end.finish(Ok(Reply::Moved {
+                        sectors: 0,
+                        end: unusable,
+                    })),
+                }
+            }
+        }
+    }
+}
+
+fn transfer(op: Op, sector: u64, data: SgList) -> Request {
+    Request {
+        op,
+        offset: sector * SECTOR,
+        len: data.len() as u64,
+        data,
+    }
+}
+
+/// Where a job's end is told.
+struct Ending(Arc<Mutex<Channel>>);
+
+impl Ending {
+    fn finish(self, outcome: Outcome) {
+        lock(&self.0).finish(outcome);
+    }
+
+    fn finish_with(self, done: Completion, reply: Reply) {
+        self.finish(done.map(|()| reply));
+    }
+}
+
+impl MutEventSubscriber for IdeWorker {
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        let _ = self.doorbell.read();
+        self.poll();
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let events = Events::new(&self.doorbell, EventSet::IN);
+        if let Err(error) = ops.add(events) {
+            tracing::error!(?error, "the IDE worker cannot be woken");
+        }
+    }
+}

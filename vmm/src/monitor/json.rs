@@ -8,5 +8,10 @@ mod lexer;
 mod parser;
 mod printer;
 
+#[cfg(test)]
+mod parser_tests;
+#[cfg(test)]
+mod printer_tests;
+
 pub(super) use parser::{JsonError, Parser};
 pub(super) use printer::{in_bucket_order, print};

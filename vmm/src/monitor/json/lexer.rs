@@ -79,12 +79,6 @@ impl Lexer {
         }
     }
 
-    /// Forgets an unfinished token.
-    pub(super) fn reset(&mut self) {
-        self.state = State::Start;
-        self.text.clear();
-    }
-
     /// No token is unfinished.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.state, State::Start | State::Recovery)

@@ -60,20 +60,18 @@ impl Parser {
         let Parser {
             lexer,
             message,
+            length,
             ready,
-            ..
         } = self;
-        lexer.feed(byte, &mut |token| ready.extend(message.push(token)));
-        self.length = if message.is_empty() && lexer.is_idle() {
-            0
-        } else {
-            self.length + 1
-        };
-        if self.length > MAX_REQUEST {
-            self.lexer.reset();
-            self.message = Message::default();
-            self.length = 0;
+        *length += 1;
+        if *length > MAX_REQUEST {
+            *self = Parser::new();
             self.ready.push_back(Err(JsonError::Length));
+            return;
+        }
+        lexer.feed(byte, &mut |token| ready.extend(message.push(token)));
+        if message.is_empty() && lexer.is_idle() {
+            *length = 0;
         }
     }
 }

@@ -35,6 +35,9 @@ mod server;
 mod step;
 mod throttle;
 
+#[cfg(test)]
+mod throttle_tests;
+
 use std::thread::JoinHandle;
 
 pub use endpoint::{Endpoint, EndpointError};

@@ -10,6 +10,11 @@ mod size;
 mod table;
 mod words;
 
+#[cfg(test)]
+mod size_tests;
+#[cfg(test)]
+mod words_tests;
+
 use super::machine::Machine;
 use super::step::Step;
 use super::{MAX_LINE, PACKAGE};

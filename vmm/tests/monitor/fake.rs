@@ -37,7 +37,7 @@ pub struct Bench {
     pub notifier: Notifier,
     /// Dropped before the folder.
     pub monitor: Option<Monitor>,
-    pub folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl Bench {
@@ -58,7 +58,7 @@ impl Bench {
             state,
             notifier,
             monitor: Some(monitor),
-            folder,
+            _folder: folder,
         }
     }
 }

@@ -1,5 +1,9 @@
 //! The monitor's real thread, over real sockets, in front of a machine that is only pretended.
 
 mod client;
+mod endpoints;
 mod fake;
+mod rude;
+mod slow;
+mod stdio;
 mod transcript;

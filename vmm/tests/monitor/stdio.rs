@@ -1,0 +1,86 @@
+//! Standard input and output: of a child process, which is this test program again.
+
+use std::fs::File;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use strata_vmm::monitor::{Endpoint, Mailbox, Monitor, Protocol};
+
+use crate::fake::machine;
+
+const REQUESTS: &str = "info status\nstop\ninfo status\nquit\n";
+const REPLIES: &str = "strata 0.1.0 monitor - type 'help' for more information\r\n\
+    (strata) VM status: running\r\n(strata) (strata) VM status: paused\r\n(strata) (strata) ";
+
+/// Not a test: what the child does. It ends when `quit` has been seen.
+#[test]
+#[ignore = "run by the tests below"]
+fn child() {
+    let mailbox = Mailbox::new().unwrap();
+    let (state, machine) = machine(mailbox.notifier());
+    let endpoints = [(Protocol::Hmp, Endpoint::Stdio)];
+    let monitor = Monitor::start(&endpoints, machine, mailbox).unwrap();
+    while state.lock().unwrap().seen.last() != Some(&strata_vmm::monitor::Action::Quit) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    drop(monitor);
+}
+
+fn command() -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([
+        "--exact",
+        "stdio::child",
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
+    command
+}
+
+#[test]
+fn pipes() {
+    let mut child = command()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("itself");
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(REQUESTS.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains(REPLIES), "{text}");
+}
+
+#[test]
+fn plain_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    std::fs::write(&input, REQUESTS).unwrap();
+    let status = command()
+        .stdin(File::open(&input).unwrap())
+        .stdout(File::create(&output).unwrap())
+        .status()
+        .unwrap();
+    let text = std::fs::read_to_string(&output).unwrap();
+    assert!(status.success() && text.contains(REPLIES), "{text}");
+}
+
+#[test]
+fn pipes_stay_blocking_for_those_who_share_them() {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let shared = reader.try_clone().unwrap();
+    let mut child = command()
+        .stdin(reader)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    writer.write_all(REQUESTS.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+    let flags = rustix::fs::fcntl_getfl(&shared).unwrap();
+    assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK));
+}

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use crate::{
     error::{IoError, IoResult},
+    extent::DiskExtent,
     mem::SgList,
 };
 
@@ -65,12 +66,24 @@ pub struct DiskInfo {
 /// Called on the device thread, exactly once, when the request has ended.
 pub type Done = Box<dyn FnOnce(Completion)>;
 
+/// Called on the device thread, exactly once, with what a range holds.
+pub type ExtentsDone = Box<dyn FnOnce(IoResult<Vec<DiskExtent>>)>;
+
 /// Carries requests out. The image stack implements it; tests of devices have doubles.
 pub trait Submit {
     /// Starts `request`. `done` may be called before this returns.
     fn submit(&self, request: Request, done: Done);
     /// The disk as it is now; a resize changes it.
     fn info(&self) -> DiskInfo;
+    /// Starts a look at what the range holds; see [`Disk::extents`]. A backend that cannot tell
+    /// says that all of it is data.
+    fn extents(&self, _offset: u64, len: u64, _max: usize, done: ExtentsDone) {
+        done(Ok(vec![DiskExtent {
+            len,
+            zero: false,
+            depth: 1,
+        }]));
+    }
 }
 
 /// A disk as devices see it. Cheap to clone; lives on the device thread.
@@ -90,6 +103,27 @@ impl Disk {
         match self.info().admit(&request) {
             Ok(()) => self.0.submit(request, Box::new(done)),
             Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Says what the `len` bytes from `offset` on hold: consecutive extents from `offset` on, at
+    /// least one, at most `max`. They may end before the range does: then ask on from there.
+    /// `done` is called exactly once, on this thread, perhaps before this returns.
+    ///
+    /// What is said was true at some time between the call and its answer. The range is not empty
+    /// and lies within the disk, or `done` gets [`IoError::OutOfRange`].
+    pub fn extents(
+        &self,
+        offset: u64,
+        len: u64,
+        max: usize,
+        done: impl FnOnce(IoResult<Vec<DiskExtent>>) + 'static,
+    ) {
+        match offset.checked_add(len) {
+            Some(end) if len > 0 && end <= self.info().size => {
+                self.0.extents(offset, len, max.max(1), Box::new(done));
+            }
+            _ => done(Err(IoError::OutOfRange)),
         }
     }
 

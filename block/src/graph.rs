@@ -5,6 +5,7 @@ mod format;
 mod guest_disk;
 pub mod inflight;
 mod node;
+mod survey;
 
 pub use format::Format;
 pub(crate) use guest_disk::EventSink;

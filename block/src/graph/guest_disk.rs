@@ -5,10 +5,10 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use super::{Node, inflight::Gate};
+use super::{Node, inflight::Gate, survey::survey};
 use crate::{
     api::Event,
-    disk::{Completion, DiskInfo, Done, Op, Request, Submit},
+    disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
     error::{IoError, IoResult},
     exec::{Executor, Queue, yield_now},
 };
@@ -267,5 +267,17 @@ impl Submit for GuestDisk {
             discard: self.options.discard,
             serial: self.options.serial.clone(),
         }
+    }
+    fn extents(&self, offset: u64, len: u64, max: usize, done: ExtentsDone) {
+        let Some(this) = self.this.upgrade() else {
+            return done(Err(IoError::Cancelled));
+        };
+        self.exec.spawn(Queue::Guest, async move {
+            // Inside the gate the chain does not change.
+            let pass = this.gate.enter().await;
+            let result = survey(&this.root(), offset, len, max).await;
+            drop(pass);
+            done(result);
+        });
     }
 }

@@ -1,0 +1,68 @@
+//! What a chain of layers holds in a range, for exports.
+
+use std::rc::Rc;
+
+use super::Node;
+use crate::{
+    error::IoResult,
+    exec::yield_now,
+    extent::{DiskExtent, ExtentKind},
+};
+
+/// Extents of layers looked at for one answer at most: a fragmented disk gets a short answer
+/// rather than a late one.
+const MAX_LOOKS: usize = 8192;
+
+/// Looks after which other tasks get their turn.
+const LOOKS_PER_STEP: usize = 64;
+
+/// What the chain from `top` down holds from `offset` on: at most `max` extents (at least 1), which
+/// together cover `len` bytes (at least 1) or fewer. Neighbours differ.
+///
+/// # Errors
+/// An I/O error on a layer's tables, or that they are corrupt.
+pub(super) async fn survey(
+    top: &Rc<Node>,
+    offset: u64,
+    len: u64,
+    max: usize,
+) -> IoResult<Vec<DiskExtent>> {
+    let mut extents: Vec<DiskExtent> = Vec::new();
+    let (mut done, mut looks) = (0, 0);
+    while done < len && looks < MAX_LOOKS {
+        let next = at(top, offset + done, len - done, &mut looks).await?;
+        done += next.len;
+        let full = extents.len() == max;
+        match extents.last_mut() {
+            Some(last) if (last.zero, last.depth) == (next.zero, next.depth) => {
+                last.len += next.len;
+            }
+            _ if full => break,
+            _ => extents.push(next),
+        }
+    }
+    Ok(extents)
+}
+
+/// The first extent of the range.
+async fn at(top: &Rc<Node>, offset: u64, mut len: u64, looks: &mut usize) -> IoResult<DiskExtent> {
+    for (depth, node) in (1..).zip(top.chain()) {
+        *looks += 1;
+        if looks.is_multiple_of(LOOKS_PER_STEP) {
+            yield_now().await;
+        }
+        let extent = node.extent(offset, len).await?;
+        len = extent.len.min(len);
+        let zero = match extent.kind {
+            ExtentKind::Unallocated => continue,
+            ExtentKind::Zero => true,
+            ExtentKind::Data { .. } | ExtentKind::Compressed => false,
+        };
+        return Ok(DiskExtent { len, zero, depth });
+    }
+    let (zero, depth) = (true, 0);
+    Ok(DiskExtent { len, zero, depth })
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ mod transfer;
 use std::sync::Arc;
 
 use bitflags::bitflags;
-use strata_block::mem::SgList;
+use strata_block::{disk::Op, mem::SgList};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::transfer::Transfer;
@@ -90,16 +90,7 @@ pub enum Work {
     /// Flush.
     Flush,
     /// Move data between the drive and guest memory.
-    Dma {
-        /// From memory to the drive; durably if `Some(true)`. `None` is a read.
-        write: Option<bool>,
-        /// First sector.
-        sector: u64,
-        /// Sectors.
-        count: u32,
-        /// Guest physical address of the descriptor table.
-        table: u32,
-    },
+    Dma(Move),
     /// Discard the ranges that guest memory lists.
     Trim {
         /// Blocks of 512 bytes with ranges.
@@ -107,6 +98,19 @@ pub enum Work {
         /// Guest physical address of the descriptor table.
         table: u32,
     },
+}
+
+/// What the bus master is to move.
+#[derive(Debug)]
+pub struct Move {
+    /// A read or a write, as the drive sees it.
+    pub op: Op,
+    /// First sector.
+    pub sector: u64,
+    /// Sectors.
+    pub count: u32,
+    /// Guest physical address of the descriptor table.
+    pub table: u32,
 }
 
 /// How a job ended well.
@@ -329,9 +333,13 @@ impl Channel {
         self.update_line();
     }
 
+    /// Sets the line; only where it changes, as each time is a call into the kernel.
     fn update_line(&mut self) {
         let high = self.interrupt && !self.control.contains(Control::NO_INTERRUPT);
-        if high && !self.line_is_high {
+        if high == self.line_is_high {
+            return;
+        }
+        if high {
             self.bus_master.interrupt();
         }
         self.line_is_high = high;

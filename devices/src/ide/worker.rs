@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{
     bus_master::{TableEnd, gather},
-    channel::{Channel, Job, Outcome, Reply, Work},
+    channel::{Channel, Job, Move, Outcome, Reply, Work},
     drive::SECTOR,
     lock,
 };
@@ -106,7 +106,7 @@ impl Side {
                 let data = SgList::zeroed(count as usize * SECTOR as usize);
                 let request = transfer(Op::Read, sector, data.clone());
                 disk.submit(request, move |done| {
-                    end.finish_with(done, Reply::Data(data))
+                    end.finish_with(done, Reply::Data(data));
                 });
             }
             Work::Write { sector, data, fua } => {
@@ -114,54 +114,45 @@ impl Side {
                 disk.submit(request, move |done| end.finish_with(done, Reply::Done));
             }
             Work::Flush => {
-                let flush = Request {
-                    op: Op::Flush,
-                    offset: 0,
-                    len: 0,
-                    data: SgList::empty(),
-                };
-                disk.submit(flush, move |done| end.finish_with(done, Reply::Done));
+                let request = transfer(Op::Flush, 0, SgList::empty());
+                disk.submit(request, move |done| end.finish_with(done, Reply::Done));
             }
-            Work::Dma {
-                write,
-                sector,
-                count,
-                table,
-            } => {
-                let regions = gather(memory, table, u64::from(count) * SECTOR);
-                let moved = Reply::Moved {
-                    sectors: (regions.list.len() / SECTOR as usize) as u32,
-                    end: regions.end,
-                };
-                if regions.list.is_empty() {
-                    end.finish(Ok(moved));
-                    return;
-                }
-                let op = write.map_or(Op::Read, |fua| Op::Write { fua });
-                let request = transfer(op, sector, regions.list);
-                disk.submit(request, move |done| end.finish_with(done, moved));
-            }
-            Work::Trim { blocks, table } => {
-                let regions = gather(memory, table, u64::from(blocks) * SECTOR);
-                match regions.end {
-                    TableEnd::Exact | TableEnd::More => {
-                        let moved = Reply::Moved {
-                            sectors: blocks,
-                            end: regions.end,
-                        };
-                        // The one copy; the guest may change its memory afterwards.
-                        trim::run(disk, &regions.list.to_vec(), move |done| {
-                            end.finish_with(done, moved);
-                        });
-                    }
-                    // Half a list is none: nothing has moved.
-                    unusable => end.finish(Ok(Reply::Moved {
-                        sectors: 0,
-                        end: unusable,
-                    })),
-                }
-            }
+            Work::Dma(what) => start_dma(disk, &what, memory, end),
+            Work::Trim { blocks, table } => start_trim(disk, blocks, table, memory, end),
         }
+    }
+}
+
+/// Moves as many whole sectors as the descriptor table has room for.
+fn start_dma(disk: &Disk, what: &Move, memory: &Arc<GuestMemoryMmap>, end: Ending) {
+    let regions = gather(memory, what.table, u64::from(what.count) * SECTOR);
+    let moved = Reply::Moved {
+        sectors: (regions.list.len() / SECTOR as usize) as u32,
+        end: regions.end,
+    };
+    if regions.list.is_empty() {
+        end.finish(Ok(moved));
+        return;
+    }
+    let request = transfer(what.op, what.sector, regions.list);
+    disk.submit(request, move |done| end.finish_with(done, moved));
+}
+
+/// Discards the ranges listed in guest memory. Half a list is none: then nothing has moved.
+fn start_trim(disk: &Disk, blocks: u32, table: u32, memory: &Arc<GuestMemoryMmap>, end: Ending) {
+    let regions = gather(memory, table, u64::from(blocks) * SECTOR);
+    let moved = |sectors| Reply::Moved {
+        sectors,
+        end: regions.end,
+    };
+    match regions.end {
+        TableEnd::Exact | TableEnd::More => {
+            let moved = moved(blocks);
+            // The one copy; the guest may change its memory afterwards.
+            let list = regions.list.to_vec();
+            trim::run(disk, &list, move |done| end.finish_with(done, moved));
+        }
+        TableEnd::Short | TableEnd::Fault => end.finish(Ok(moved(0))),
     }
 }
 

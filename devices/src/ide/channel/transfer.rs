@@ -1,8 +1,8 @@
 //! Commands that move data: block by block through the data port, or by the bus master.
 
-use strata_block::{error::IoError, mem::SgList};
+use strata_block::{disk::Op, error::IoError, mem::SgList};
 
-use super::{Channel, Outcome, Phase, Reply, Work};
+use super::{Channel, Move, Outcome, Phase, Reply, Work};
 use crate::ide::{
     bus_master::TableEnd,
     drive::SECTOR,
@@ -165,19 +165,21 @@ impl Channel {
             return;
         };
         let transfer = transfer.clone();
-        let (count, table) = (transfer.left, self.bus_master.table());
-        let sector = transfer.next;
+        let table = self.bus_master.table();
         let work = match transfer.kind {
             Kind::Trim => Work::Trim {
-                blocks: count,
+                blocks: transfer.left,
                 table,
             },
-            kind => Work::Dma {
-                write: (kind == Kind::DmaWrite).then_some(transfer.fua),
-                sector,
-                count,
+            kind => Work::Dma(Move {
+                op: match kind {
+                    Kind::DmaWrite => Op::Write { fua: transfer.fua },
+                    _ => Op::Read,
+                },
+                sector: transfer.next,
+                count: transfer.left,
                 table,
-            },
+            }),
         };
         self.queue(work, Some(transfer));
     }
@@ -185,7 +187,7 @@ impl Channel {
     /// The guest stops the engine. What is in flight ends as if that had come later, and the drive
     /// stays busy until then; what has not been started goes back to waiting.
     pub(super) fn stop_dma(&mut self) {
-        let dma = |work: &Work| matches!(work, Work::Dma { .. } | Work::Trim { .. });
+        let dma = |work: &Work| matches!(work, Work::Dma(_) | Work::Trim { .. });
         if self.job.as_ref().is_some_and(|job| dma(&job.work))
             && let Phase::Busy(Some(transfer)) = &self.phase
         {

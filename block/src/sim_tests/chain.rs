@@ -1,0 +1,85 @@
+//! A chain on simulated files, by the names that its headers use.
+
+use std::rc::Rc;
+
+use crate::{
+    exec::Executor,
+    graph::Node,
+    qcow2::{self, Backing, CreateOptions, OpenOptions, Qcow2},
+    random,
+    storage::{SimFile, Storage},
+};
+
+/// The bytes of every layer, base first. Layer `i` is named `i` in the header above it.
+#[derive(Clone)]
+pub struct Images(pub Vec<Vec<u8>>);
+
+/// An opened chain.
+pub struct Chain {
+    pub files: Vec<Rc<SimFile>>,
+    pub top: Rc<Node>,
+}
+
+/// Every file's name is its number.
+fn name(layer: usize) -> String {
+    layer.to_string()
+}
+
+impl Images {
+    /// `layers` empty images, one above the other.
+    pub fn create(layers: usize, size: u64, random: &mut u64) -> Self {
+        let images = (0..layers).map(|layer| {
+            let backing = layer.checked_sub(1).map(|below| Backing {
+                name: name(below),
+                format: Some("qcow2".to_owned()),
+            });
+            let cluster_size = 512 << (random::next(random) % 8);
+            create(layer, CreateOptions { size, cluster_size, backing, ..Default::default() })
+        });
+        Self(images.collect())
+    }
+
+    /// Opens the chain as its headers describe it.
+    pub fn open(&self, exec: &Rc<Executor>, seed: u64) -> Chain {
+        let images = self.0.iter().enumerate();
+        let files: Vec<_> = images
+            .map(|(layer, bytes)| {
+                Rc::new(SimFile::new(name(layer), bytes.clone(), seed + layer as u64))
+            })
+            .collect();
+        let open = files.clone();
+        let top = exec.block_on(async move { open_chain(&open).await });
+        Chain { files, top }
+    }
+}
+
+fn create(layer: usize, options: CreateOptions) -> Vec<u8> {
+    let exec = Executor::new().unwrap();
+    let file = Rc::new(SimFile::new(name(layer), Vec::new(), 0));
+    let storage = Storage::Sim(file.clone());
+    exec.block_on(async move {
+        qcow2::create(storage.clone(), options).await.unwrap();
+        storage.flush().await.unwrap();
+    });
+    file.durable_bytes()
+}
+
+async fn open_chain(files: &[Rc<SimFile>]) -> Rc<Node> {
+    let top = open_layer(&files[files.len() - 1], false).await;
+    let mut upper = top.clone();
+    while let Some(backing) = upper.backing_name() {
+        let layer: usize = backing.name.parse().expect("a layer's name");
+        let below = open_layer(&files[layer], true).await;
+        upper.set_backing_node(Some(below.clone()));
+        upper = below;
+    }
+    top
+}
+
+async fn open_layer(file: &Rc<SimFile>, read_only: bool) -> Rc<Node> {
+    let storage = Storage::Sim(file.clone());
+    let path = storage.path().to_owned();
+    let options = OpenOptions { read_only, cache_bytes: 1 << 16, discard: true };
+    let image = Qcow2::open(storage, options).await.unwrap();
+    Rc::new(Node::qcow2(path.display().to_string(), &path, !read_only, image))
+}

@@ -159,6 +159,18 @@ impl Executor {
         }
     }
 
+    /// Polls one ready task of `first`, or else of the other queue; whether there was one. For
+    /// simulations that stop between any two polls.
+    pub fn step(&self, first: Queue) -> bool {
+        let other = if first == Queue::Guest {
+            Queue::Job
+        } else {
+            Queue::Guest
+        };
+        let ready = self.ready.pop(first).or_else(|| self.ready.pop(other));
+        ready.map(|id| self.poll_task(id)).is_some()
+    }
+
     /// Runs everything until `future` ends: for tools, tests and start-up, where there is no event
     /// loop around.
     pub fn block_on<T: 'static>(self: &Rc<Self>, future: impl Future<Output = T> + 'static) -> T {

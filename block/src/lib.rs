@@ -15,3 +15,6 @@ pub mod mem;
 pub mod qcow2;
 pub mod random;
 pub mod storage;
+
+#[cfg(test)]
+mod sim_tests;

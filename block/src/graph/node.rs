@@ -60,7 +60,7 @@ impl Node {
         )
     }
 
-    pub(super) fn qcow2(name: String, path: &Path, writable: bool, image: Qcow2) -> Self {
+    pub(crate) fn qcow2(name: String, path: &Path, writable: bool, image: Qcow2) -> Self {
         let size = image.virtual_size();
         Self::new(
             name,

@@ -34,7 +34,15 @@ impl Images {
                 format: Some("qcow2".to_owned()),
             });
             let cluster_size = 512 << (random::next(random) % 8);
-            create(layer, CreateOptions { size, cluster_size, backing, ..Default::default() })
+            create(
+                layer,
+                CreateOptions {
+                    size,
+                    cluster_size,
+                    backing,
+                    ..Default::default()
+                },
+            )
         });
         Self(images.collect())
     }
@@ -44,7 +52,11 @@ impl Images {
         let images = self.0.iter().enumerate();
         let files: Vec<_> = images
             .map(|(layer, bytes)| {
-                Rc::new(SimFile::new(name(layer), bytes.clone(), seed + layer as u64))
+                Rc::new(SimFile::new(
+                    name(layer),
+                    bytes.clone(),
+                    seed + layer as u64,
+                ))
             })
             .collect();
         let open = files.clone();
@@ -79,7 +91,16 @@ async fn open_chain(files: &[Rc<SimFile>]) -> Rc<Node> {
 async fn open_layer(file: &Rc<SimFile>, read_only: bool) -> Rc<Node> {
     let storage = Storage::Sim(file.clone());
     let path = storage.path().to_owned();
-    let options = OpenOptions { read_only, cache_bytes: 1 << 16, discard: true };
+    let options = OpenOptions {
+        read_only,
+        cache_bytes: 1 << 16,
+        discard: true,
+    };
     let image = Qcow2::open(storage, options).await.unwrap();
-    Rc::new(Node::qcow2(path.display().to_string(), &path, !read_only, image))
+    Rc::new(Node::qcow2(
+        path.display().to_string(),
+        &path,
+        !read_only,
+        image,
+    ))
 }

@@ -41,9 +41,19 @@ pub struct Sent {
 
 impl Model {
     pub fn new(size: u64) -> Self {
-        let first = Write { id: 0, number: 0, started: 0, completed: 0, certain: true };
+        let first = Write {
+            id: 0,
+            number: 0,
+            started: 0,
+            completed: 0,
+            certain: true,
+        };
         let count = usize::try_from(size / SECTOR).unwrap();
-        Self { clock: 1, sectors: vec![vec![first]; count], next: 1 }
+        Self {
+            clock: 1,
+            sectors: vec![vec![first]; count],
+            next: 1,
+        }
     }
 
     pub fn now(&mut self) -> u64 {
@@ -70,10 +80,21 @@ impl Model {
         let id = self.next;
         self.next += 1;
         let number = if filled { id } else { 0 };
-        let sent = Sent { id, number, sector: offset / SECTOR, count: len / SECTOR };
+        let sent = Sent {
+            id,
+            number,
+            sector: offset / SECTOR,
+            count: len / SECTOR,
+        };
         let started = self.now();
         for history in self.touched(sent) {
-            history.push(Write { id, number, started, completed: u64::MAX, certain });
+            history.push(Write {
+                id,
+                number,
+                started,
+                completed: u64::MAX,
+                certain,
+            });
         }
         sent
     }
@@ -101,7 +122,12 @@ impl Model {
     pub fn crashed(&mut self) {
         let now = self.now();
         for write in self.sectors.iter_mut().flatten() {
-            *write = Write { started: now, completed: now, certain: false, ..*write };
+            *write = Write {
+                started: now,
+                completed: now,
+                certain: false,
+                ..*write
+            };
         }
     }
 
@@ -112,7 +138,12 @@ impl Model {
             let number = number_in(sector);
             history.retain(|write| write.number == number);
             history.truncate(1);
-            history[0] = Write { started: now, completed: now, certain: true, ..history[0] };
+            history[0] = Write {
+                started: now,
+                completed: now,
+                certain: true,
+                ..history[0]
+            };
         }
     }
 
@@ -121,8 +152,13 @@ impl Model {
         let now = self.now();
         let (first, count) = (index(offset / SECTOR), index(len / SECTOR));
         let mut before = self.sectors[first..first + count].to_vec();
-        before.iter_mut().for_each(|history| forget_replaced(history, now));
-        Before { offset, histories: before }
+        before
+            .iter_mut()
+            .for_each(|history| forget_replaced(history, now));
+        Before {
+            offset,
+            histories: before,
+        }
     }
 
     /// Checks what a read has found.
@@ -130,7 +166,10 @@ impl Model {
         let first = index(before.offset / SECTOR);
         for (i, (sector, before)) in bytes.chunks(512).zip(&before.histories).enumerate() {
             let number = number_in(sector);
-            assert!(sector.chunks(8).all(|part| part == &sector[..8]), "sector {i} is torn");
+            assert!(
+                sector.chunks(8).all(|part| part == &sector[..8]),
+                "sector {i} is torn"
+            );
             let mut possible = before.iter().chain(&self.sectors[first + i]);
             assert!(
                 possible.any(|write| write.number == number),
@@ -158,13 +197,14 @@ fn number_in(sector: &[u8]) -> u64 {
 fn forget_replaced(history: &mut Vec<Write>, time: u64) {
     let all = history.clone();
     history.retain(|write| {
-        !all.iter().any(|later| {
-            later.certain && later.completed < time && later.started > write.completed
-        })
+        !all.iter()
+            .any(|later| later.certain && later.completed < time && later.started > write.completed)
     });
 }
 
 /// What a write of `number` fills `len` bytes with.
 pub fn pattern(number: u64, len: u64) -> Vec<u8> {
-    number.to_le_bytes().repeat(usize::try_from(len / 8).unwrap())
+    number
+        .to_le_bytes()
+        .repeat(usize::try_from(len / 8).unwrap())
 }

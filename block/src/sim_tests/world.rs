@@ -78,9 +78,17 @@ impl World {
         let exec = Executor::seeded(seed).unwrap();
         let chain = self.images.open(&exec, seed >> 8);
         let events: EventSink = Rc::new(RefCell::new(Box::new(|_| {})));
-        let options = DiskOptions { discard: true, ..DiskOptions::default() };
+        let options = DiskOptions {
+            discard: true,
+            ..DiskOptions::default()
+        };
         let disk = GuestDisk::new(exec.clone(), events, chain.top.clone(), options);
-        self.running.insert(Running { exec, chain, disk, merged: Rc::default() })
+        self.running.insert(Running {
+            exec,
+            chain,
+            disk,
+            merged: Rc::default(),
+        })
     }
 
     /// An orderly end.
@@ -90,20 +98,27 @@ impl World {
         exec.block_on(async move { top.close().await.unwrap() });
         let now = self.model.borrow_mut().now();
         self.model.borrow_mut().flushed(now);
-        Images(chain.files.iter().map(|file| file.durable_bytes()).collect())
+        Images(
+            chain
+                .files
+                .iter()
+                .map(|file| file.durable_bytes())
+                .collect(),
+        )
     }
 
-    /// Lets guests work, perhaps a merge too, for a random number of turns.
+    /// Lets guests work, perhaps a merge too, for a random number of polls.
     pub fn run_guests(&mut self, merge: bool) {
         self.start();
         self.spawn_guests(30);
         if merge {
             self.spawn_merge();
         }
-        let turns = random::next(&mut self.random) % 400;
         let exec = self.running.as_ref().unwrap().exec.clone();
-        for _ in 0..turns {
-            if !exec.poll().more_work_now {
+        let polls = random::next(&mut self.random) % 1500;
+        for _ in 0..polls {
+            let job = random::next(&mut self.random).is_multiple_of(4);
+            if !exec.step(if job { Queue::Job } else { Queue::Guest }) {
                 break;
             }
         }
@@ -115,7 +130,10 @@ impl World {
         self.spawn_guests(30);
         self.spawn_merge();
         self.settle();
-        assert!(self.running.as_ref().unwrap().merged.jobs().is_empty(), "the merge has ended");
+        assert!(
+            self.running.as_ref().unwrap().merged.jobs().is_empty(),
+            "the merge has ended"
+        );
     }
 
     fn settle(&self) {
@@ -133,9 +151,6 @@ impl World {
         self.images = Images(files.map(|(i, file)| file.crash(seed + i as u64)).collect());
         drop(running);
         self.model.borrow_mut().crashed();
-        for bytes in &self.images.0 {
-            super::chain::check(bytes);
-        }
         self.start();
         let found = self.verify();
         self.model.borrow_mut().found(&found);
@@ -147,7 +162,9 @@ impl World {
         let running = self.running.as_ref().unwrap();
         let data = SgList::zeroed(usize::try_from(SIZE).unwrap());
         let (top, into) = (running.disk.root(), data.clone());
-        running.exec.block_on(async move { top.read(0, into).await.unwrap() });
+        running
+            .exec
+            .block_on(async move { top.read(0, into).await.unwrap() });
         let before = self.model.borrow_mut().before_read(0, SIZE);
         self.model.borrow().check(&before, &data.to_vec());
         data.to_vec()
@@ -181,10 +198,21 @@ impl World {
             auto_dismiss: true,
         };
         let events: EventSink = Rc::new(RefCell::new(Box::new(|_| {})));
-        let job = Rc::new(Job::new(running.exec.clone(), events, running.disk.clone(), options));
+        let job = Rc::new(Job::new(
+            running.exec.clone(),
+            events,
+            running.disk.clone(),
+            options,
+        ));
         running.merged.insert(job.clone());
-        let stream = Stream { top: running.chain.top.clone(), base, backing };
-        running.exec.spawn(Queue::Job, conclude(job, stream, running.merged.clone()));
+        let stream = Stream {
+            top: running.chain.top.clone(),
+            base,
+            backing,
+        };
+        running
+            .exec
+            .spawn(Queue::Job, conclude(job, stream, running.merged.clone()));
     }
 
     fn spawn_guests(&mut self, requests: u64) {
@@ -219,7 +247,9 @@ impl Guest {
     }
 
     fn next(self: Rc<Self>) {
-        let Some(left) = self.left.get().checked_sub(1) else { return };
+        let Some(left) = self.left.get().checked_sub(1) else {
+            return;
+        };
         self.left.set(left);
         let sectors = SIZE / SECTOR;
         let start = self.random(sectors);
@@ -234,13 +264,28 @@ impl Guest {
         }
     }
 
-    fn submit(self: Rc<Self>, op: Op, offset: u64, len: u64, data: SgList, end: impl FnOnce(&SharedModel) + 'static) {
+    fn submit(
+        self: Rc<Self>,
+        op: Op,
+        offset: u64,
+        len: u64,
+        data: SgList,
+        end: impl FnOnce(&SharedModel) + 'static,
+    ) {
         let disk = self.disk.clone();
-        disk.submit(Request { op, offset, len, data }, move |result| {
-            result.expect("no request fails");
-            end(&self.model);
-            self.next();
-        });
+        disk.submit(
+            Request {
+                op,
+                offset,
+                len,
+                data,
+            },
+            move |result| {
+                result.expect("no request fails");
+                end(&self.model);
+                self.next();
+            },
+        );
     }
 
     fn write(self: Rc<Self>, offset: u64, len: u64) {
@@ -263,9 +308,15 @@ impl Guest {
     fn zero(self: Rc<Self>, offset: u64, len: u64) {
         let sent = self.model.borrow_mut().zero(offset, len);
         let unmap = self.random(2) == 0;
-        self.submit(Op::WriteZeroes { unmap }, offset, len, SgList::empty(), move |model| {
-            model.borrow_mut().complete(sent);
-        });
+        self.submit(
+            Op::WriteZeroes { unmap },
+            offset,
+            len,
+            SgList::empty(),
+            move |model| {
+                model.borrow_mut().complete(sent);
+            },
+        );
     }
 
     fn discard(self: Rc<Self>, offset: u64, len: u64) {

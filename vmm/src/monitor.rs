@@ -97,8 +97,8 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Opens the endpoints and starts to serve them. To be called before other threads are started
-    /// if one of the endpoints is [`Endpoint::Fd`].
+    /// Opens the endpoints and starts to serve them. If one of them is [`Endpoint::Fd`], this is to
+    /// be called before other threads are started and stream sockets are made.
     ///
     /// # Errors
     /// An endpoint cannot be opened; none of them is served then.
@@ -117,7 +117,14 @@ impl Monitor {
         }
         let notifier = mailbox.notifier();
         let mut server = server::Server::new(machine, mailbox);
-        for (protocol, endpoint) in endpoints {
+        // Inherited descriptors first: later numbers are those of sockets made here.
+        let inherited = |(_, endpoint): &&(_, Endpoint)| matches!(endpoint, Endpoint::Fd(_));
+        let ours = |given: &&(_, Endpoint)| !inherited(given);
+        for (protocol, endpoint) in endpoints
+            .iter()
+            .filter(inherited)
+            .chain(endpoints.iter().filter(ours))
+        {
             server.add(*protocol, listener::open(endpoint)?);
         }
         let thread = std::thread::Builder::new()

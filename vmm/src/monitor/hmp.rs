@@ -11,6 +11,8 @@ mod table;
 mod words;
 
 #[cfg(test)]
+mod line_tests;
+#[cfg(test)]
 mod size_tests;
 #[cfg(test)]
 mod words_tests;

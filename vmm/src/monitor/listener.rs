@@ -3,11 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::channel::Channel;
 use super::endpoint::Endpoint;
@@ -94,13 +94,12 @@ fn bind(path: &Path) -> Result<Listener, OpenError> {
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(OpenError::NotASocket(path.to_owned()));
         }
-        Ok(_) => match UnixStream::connect(path) {
+        Ok(_) => match try_connect(path) {
             // Left behind by a program that was killed.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path).map_err(failed)?;
-            }
-            Err(error) => return Err(failed(error)),
-            Ok(_) => return Err(OpenError::InUse(path.to_owned())),
+            Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(failed)?,
+            // With `AGAIN` somebody listens, and has many waiting.
+            Ok(()) | Err(Errno::AGAIN) => return Err(OpenError::InUse(path.to_owned())),
+            Err(error) => return Err(failed(error.into())),
         },
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
@@ -115,6 +114,13 @@ fn bind(path: &Path) -> Result<Listener, OpenError> {
         fd: listener.into(),
         _file: file,
     })
+}
+
+/// Connects to the socket at `path`, without waiting to be accepted.
+fn try_connect(path: &Path) -> Result<(), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 impl Listener {

@@ -1,6 +1,6 @@
 //! Where the monitor can be reached, and where it refuses to be put.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -116,7 +116,7 @@ fn an_inherited_socket_that_listens() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("qmp");
     let listener = UnixListener::bind(&path).unwrap();
-    let monitor = start(&[Endpoint::Fd(listener.as_raw_fd())]).unwrap();
+    let monitor = start(&[Endpoint::Fd(listener.into_raw_fd())]).unwrap();
     assert_eq!(Client::qmp(&path).ask(STATUS), RUNNING);
     assert_eq!(Client::qmp(&path).ask(STATUS), RUNNING);
     drop(monitor);
@@ -130,8 +130,7 @@ fn an_inherited_connection() {
     let listener = UnixListener::bind(&path).unwrap();
     let mut client = Client::connect(&path);
     let (ours, _) = listener.accept().unwrap();
-    let monitor = start(&[Endpoint::Fd(ours.as_raw_fd())]).unwrap();
-    drop(ours);
+    let monitor = start(&[Endpoint::Fd(ours.into_raw_fd())]).unwrap();
     client.line();
     client.send(r#"{"execute": "qmp_capabilities"}"#);
     client.line();
@@ -151,8 +150,22 @@ fn a_descriptor_that_is_no_stream_socket_is_refused() {
             "{refused}"
         );
     }
-    let (unconnected, _other) = UnixStream::pair().unwrap();
-    start(&[Endpoint::Fd(unconnected.as_raw_fd())]).unwrap();
+    assert!(file.metadata().is_ok(), "it has been left open");
+}
+
+#[test]
+fn a_socket_whose_queue_is_full_is_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("qmp");
+    let listener = UnixListener::bind(&path).unwrap();
+    // A program that hangs: it does not accept, and connecting to it would wait for ever.
+    rustix::net::listen(&listener, 0).unwrap();
+    let _waiting = UnixStream::connect(&path).unwrap();
+    let refused = refusal(&[at(&path)]);
+    assert!(
+        refused.contains("is in use by another program"),
+        "{refused}"
+    );
 }
 
 #[test]

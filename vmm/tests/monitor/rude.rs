@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 
 use strata_block::api::Event;
 use strata_block::api::JobStatus;
-use strata_vmm::monitor::{MAX_BACKLOG, MAX_CLIENTS, MAX_LINE, MAX_REQUEST, Notice};
+use strata_vmm::monitor::{MAX_BACKLOG, MAX_CLIENTS, MAX_LINE, MAX_NESTING, MAX_REQUEST, Notice};
 
 use crate::client::{Client, PROMPT};
 use crate::fake::Bench;
@@ -114,6 +114,19 @@ fn a_request_just_within_the_limit() {
     let id = "x".repeat(MAX_REQUEST - frame);
     let reply = client.ask(&format!(r#"{{"execute": "query-status", "id": "{id}"}}"#));
     assert!(reply.ends_with(&format!(r#""id": "{id}"}}"#)));
+}
+
+#[test]
+fn a_request_as_deep_as_it_may_be() {
+    let bench = Bench::new();
+    let mut client = Client::qmp(&bench.qmp);
+    let id = [
+        &"[".repeat(MAX_NESTING - 1)[..],
+        &"]".repeat(MAX_NESTING - 1),
+    ]
+    .concat();
+    let reply = client.ask(&format!(r#"{{"execute": "query-status", "id": {id}}}"#));
+    assert!(reply.ends_with(&format!(r#""id": {id}}}"#)));
 }
 
 #[test]

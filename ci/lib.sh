@@ -54,3 +54,12 @@ make_cpio() {
         cpio --null --create --format=newc --owner=0:0 --quiet) | gzip -1 >"$2.new"
     mv "$2.new" "$2"
 }
+
+# build_all: all that whole-system tests and the demo run. What is built already costs seconds.
+build_all() {
+    "$ROOT/ci/setup"
+    say "build: the release programs (the first time takes minutes)"
+    quietly "$CACHE/logs/build.log" cargo build --release --locked --manifest-path "$ROOT/Cargo.toml" \
+        --package strata-vmm --package strata-block --package strata-tests --bins
+    "$ROOT/guest-images/build"
+}

@@ -91,7 +91,7 @@ impl Reporter<'_> {
             let (ended, running): (Vec<_>, Vec<_>) =
                 workers.into_iter().partition(ScopedJoinHandle::is_finished);
             workers = running;
-            for worker in Vec::<WorkerHandle<'_>>::from(ended) {
+            for worker in ended {
                 match worker.join().expect("a panic powers off") {
                     Ok(count) => operations += u64::from(count),
                     Err(failure) => self.fail(&failure),

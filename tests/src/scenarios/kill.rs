@@ -1,11 +1,11 @@
 //! Step 7 of the main job: SIGKILL loses nothing that was flushed, and a merge can be started again.
 
-use super::layers::{self, Disks, History, Merge};
-use crate::error::{Outcome, ensure};
+use super::layers::{self, Disks, History, Merge, Progress};
+use crate::error::{Context, Outcome, ensure};
+use crate::machine::Machine;
 use crate::serial::Verified;
 use crate::stage::Stage;
 use std::path::Path;
-use std::time::Duration;
 
 /// Plays it.
 pub fn play(stage: &mut Stage) -> Outcome<()> {
@@ -16,21 +16,14 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     let mut machine = disks.start_writing(stage, "first", stage.seed, &history)?;
     let layers = layers::make_chain(stage, &mut machine, &disks.virtio.0)?;
     let [a, _, _, d] = layers.each_ref().map(|path| path.as_path());
-    Merge::start(&mut machine, "virtio0", Some("A"))?;
-    let delay = Duration::from_millis(200 + stage.random(4000));
-    std::thread::sleep(delay);
-    let reached = layers::progress(&mut machine, "virtio0")?;
-    let reached = reached.map_or(0, |progress| progress.done);
+    let reached = merge_until_random_moment(stage, &mut machine)?;
     machine.kill()?;
     history.add(stage.seed, &machine.serial);
-    let done = layers::mib(reached);
+    let (done, total) = (layers::mib(reached.done), layers::mib(reached.total));
     stage.say(
         "SIGKILL",
-        format!("{delay:?} into block_stream virtio0 A, about {done} done"),
+        format!("block_stream virtio0 A had come to {done} of {total}"),
     );
-    ensure(reached > 0, || {
-        "the merge had ended or not begun when it was killed".to_owned()
-    })?;
     look(
         stage,
         "after the kill inside the merge",
@@ -58,6 +51,20 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     stage.say("boot", "a third time, to verify every block");
     let verified = disks.verify(stage, "third", &history)?;
     found(stage, "second kill", Some(verified))
+}
+
+/// Starts the merge of step 4 and returns when it has come to a random place.
+fn merge_until_random_moment(stage: &Stage, machine: &mut Machine) -> Outcome<Progress> {
+    let merge = Merge::start(machine, "virtio0", Some("A"))?;
+    let percent = 1 + stage.random(70);
+    let mut reached = None;
+    machine.wait(&format!("merge to come to {percent} %"), 120, |machine| {
+        let now = layers::progress(machine, &merge.disk)?;
+        let now = now.context("the merge ended before it was killed")?;
+        reached = Some(now);
+        Ok(now.done * 100 >= now.total * percent)
+    })?;
+    reached.context("a merge without progress")
 }
 
 fn look(stage: &mut Stage, when: &str, images: &[&Path]) -> Outcome<()> {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// How much the guest has to write into a layer before the next thing happens.
 pub const LAYER_BYTES: u64 = 24 << 20;
 /// While a merge is being looked at, it is held down to so many bytes per second.
-const WATCHED_SPEED: u64 = 8 << 20;
+const WATCHED_SPEED: u64 = 4 << 20;
 const BOOT_SECONDS: u64 = 180;
 const JOB_TIMEOUT: Duration = Duration::from_secs(240);
 const POLL: Duration = Duration::from_millis(100);
@@ -221,10 +221,10 @@ impl Merge {
     }
 
     /// Polls `info block-jobs` until it has been seen to advance `times` times.
-    pub fn watch(&self, machine: &mut Machine, times: usize) -> Outcome<Vec<Progress>> {
+    pub fn watch(&self, stage: &Stage, machine: &mut Machine, times: usize) -> Outcome<()> {
         let mut seen: Vec<Progress> = Vec::new();
         let end = Instant::now() + JOB_TIMEOUT;
-        while seen.len() < times {
+        while seen.len() <= times {
             machine.serial.update()?;
             let now = progress(machine, &self.disk)?;
             let now = now.context(format!("the job of {} ended unseen: {seen:?}", self.disk))?;
@@ -233,14 +233,18 @@ impl Merge {
                 Some(last) if now.done < last.done => {
                     return Err(Failed(format!("a job went back: {seen:?}, then {now:?}")));
                 }
-                _ => seen.push(now),
+                _ => {
+                    let (done, total) = (mib(now.done), mib(now.total));
+                    stage.say("", format!("info block-jobs: {done} of {total}"));
+                    seen.push(now);
+                }
             }
             ensure(Instant::now() < end, || {
                 format!("the job does not advance: {seen:?}")
             })?;
             thread::sleep(POLL);
         }
-        Ok(seen)
+        Ok(())
     }
 
     /// Lets it run at full speed.

@@ -3,7 +3,8 @@
 //! A device has up to two halves. The front half answers register accesses on the vCPU threads
 //! ([`bus::BusDevice`]) and does no disk I/O. The worker half lives on the device thread as an
 //! `event_manager::MutEventSubscriber`, holds the [`strata_block::disk::Disk`] and finishes requests. They share
-//! guest memory, eventfds and, for IDE, the register file behind a mutex; nothing else.
+//! guest memory, eventfds, and a little state each: IDE its register file, virtio its status and
+//! interrupts ([`virtio::state::DeviceState`]). Nothing else.
 
 pub mod acpi;
 pub mod bus;

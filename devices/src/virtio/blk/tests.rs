@@ -4,9 +4,11 @@
 mod bench;
 mod disk;
 mod driver;
+mod framing;
 mod fuzz;
 mod hostile;
 mod requests;
 mod reset;
 mod rings;
+mod threads;
 mod transport;

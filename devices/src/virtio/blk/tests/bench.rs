@@ -92,11 +92,16 @@ impl Bench {
     /// Lets the device thread run until nothing is ready.
     pub fn run(&mut self) {
         for _ in 0..1000 {
-            if self.events.run_with_timeout(0).unwrap() == 0 {
+            if self.turn() == 0 {
                 return;
             }
         }
         panic!("the device thread never comes to rest");
+    }
+
+    /// One turn of the device thread's loop; how many events it met.
+    pub fn turn(&mut self) -> usize {
+        self.events.run_with_timeout(0).unwrap()
     }
 
     pub fn config_read<const N: usize>(&mut self, register: u8) -> [u8; N] {

@@ -19,6 +19,8 @@ pub struct FakeDisk {
     pub fail: RefCell<Option<IoError>>,
     /// What was submitted: operation, byte offset, bytes.
     pub log: RefCell<Vec<(Op, u64, u64)>>,
+    /// Called when a request arrives.
+    pub on_submit: RefCell<Box<dyn FnMut()>>,
     held: RefCell<Vec<(Request, Done)>>,
 }
 
@@ -30,6 +32,7 @@ impl FakeDisk {
             hold: Cell::new(false),
             fail: RefCell::new(None),
             log: RefCell::default(),
+            on_submit: RefCell::new(Box::new(|| {})),
             held: RefCell::default(),
         }
     }
@@ -77,6 +80,7 @@ impl FakeDisk {
 
 impl Submit for FakeDisk {
     fn submit(&self, request: Request, done: Done) {
+        (self.on_submit.borrow_mut())();
         let entry = (request.op, request.offset, request.len);
         self.log.borrow_mut().push(entry);
         if self.hold.get() {

@@ -3,6 +3,8 @@ use virtio_bindings::{
     virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_AVAIL_F_NO_INTERRUPT},
 };
 
+use vm_memory::{Bytes, GuestAddress};
+
 use super::{bench::info, driver::*};
 
 const NO_EVENT_IDX: u64 = !(1 << VIRTIO_RING_F_EVENT_IDX);
@@ -157,6 +159,27 @@ fn no_more_than_the_queues_size_is_in_flight() {
     assert_eq!(driver.worker.borrow().in_flight(), 1);
     driver.disk.release(1);
     assert_eq!(driver.worker.borrow().in_flight(), 0);
+}
+
+#[test]
+fn a_guest_that_never_pauses_gives_others_their_turn() {
+    const MORE: u16 = 600;
+    let mut driver = Driver::with(info(), 1, NO_EVENT_IDX);
+    prepare_read(&mut driver, 0);
+    driver.offer(0);
+    let memory = driver.memory.clone();
+    let mut index = 1u16;
+    *driver.disk.on_submit.borrow_mut() = Box::new(move || {
+        if index < MORE {
+            index += 1;
+            memory.write_obj(index, GuestAddress(AVAIL + 2)).unwrap();
+        }
+    });
+    driver.host.write(driver.bar + NOTIFY);
+    driver.turn();
+    assert_eq!(driver.disk.take_log().len(), usize::from(SIZE));
+    driver.run();
+    assert_eq!(driver.disk.take_log().len(), usize::from(MORE - SIZE));
 }
 
 #[test]

@@ -1,0 +1,226 @@
+//! Interrupts: wires into the controllers in the kernel, message-signalled vectors through
+//! irqfd, doorbells through ioeventfd. The one owner of the table of routes.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_irqchip,
+    kvm_irq_routing_msi,
+};
+use kvm_ioctls::{IoEventAddress, NoDatamatch};
+use strata_devices::host::{IrqLine, MsiMessage, MsiVector, PciHost};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::{raw::Vm, to_io};
+
+/// Inputs of the I/O APIC.
+const IOAPIC_PINS: u32 = 24;
+/// Inputs of the two 8259s.
+const PIC_PINS: u32 = 16;
+/// Vectors handed out at most; KVM's table holds 4096 routes.
+const MAX_VECTORS: u32 = 2048;
+
+/// The interrupt routes of one machine.
+pub struct Router {
+    vm: Arc<Vm>,
+    messages: Mutex<Messages>,
+}
+
+/// Message-signalled routes by GSI; numbers below [`IOAPIC_PINS`] are wires.
+#[derive(Default)]
+struct Messages {
+    next: u32,
+    routes: BTreeMap<u32, MsiMessage>,
+}
+
+impl Router {
+    /// Routes the wires and nothing else.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(vm: Arc<Vm>) -> io::Result<Arc<Self>> {
+        let router = Self {
+            vm,
+            messages: Mutex::default(),
+        };
+        router.apply(&BTreeMap::new())?;
+        Ok(Arc::new(router))
+    }
+
+    /// The wire `gsi`, 0 to 23.
+    pub fn line(self: &Arc<Self>, gsi: u32) -> Arc<dyn IrqLine> {
+        Arc::new(Line {
+            vm: Arc::clone(&self.vm),
+            gsi,
+        })
+    }
+
+    /// Hands the whole table to the kernel.
+    fn apply(&self, messages: &BTreeMap<u32, MsiMessage>) -> io::Result<()> {
+        let mut entries = wires();
+        entries.extend(messages.iter().map(|(&gsi, &message)| msi(gsi, message)));
+        let table = KvmIrqRouting::from_entries(&entries)
+            .map_err(|_| io::Error::other("too many interrupt routes"))?;
+        self.vm.fd.set_gsi_routing(&table).map_err(to_io)
+    }
+
+    /// Changes the route of `gsi`.
+    fn set_route(&self, gsi: u32, message: Option<MsiMessage>) -> io::Result<()> {
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        match message {
+            Some(message) => messages.routes.insert(gsi, message),
+            None => messages.routes.remove(&gsi),
+        };
+        self.apply(&messages.routes)
+    }
+}
+
+/// GSI 0 to 15 go to the 8259s and GSI 0 to 23 to the I/O APIC. The timer's, 0, arrives at pin 2
+/// there, as on every PC and as the MADT says.
+fn wires() -> Vec<kvm_irq_routing_entry> {
+    let mut entries = Vec::new();
+    for gsi in (0..PIC_PINS).filter(|&gsi| gsi != 2) {
+        let chip = match gsi {
+            0..8 => KVM_IRQCHIP_PIC_MASTER,
+            _ => KVM_IRQCHIP_PIC_SLAVE,
+        };
+        entries.push(wire(gsi, chip, gsi % 8));
+    }
+    for gsi in (0..IOAPIC_PINS).filter(|&gsi| gsi != 2) {
+        let pin = if gsi == 0 { 2 } else { gsi };
+        entries.push(wire(gsi, KVM_IRQCHIP_IOAPIC, pin));
+    }
+    entries
+}
+
+fn wire(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
+    let mut entry = kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_IRQCHIP,
+        ..Default::default()
+    };
+    entry.u.irqchip = kvm_irq_routing_irqchip { irqchip, pin };
+    entry
+}
+
+fn msi(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
+    let mut entry = kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_MSI,
+        ..Default::default()
+    };
+    entry.u.msi = kvm_irq_routing_msi {
+        address_lo: message.address as u32,
+        address_hi: (message.address >> 32) as u32,
+        data: message.data,
+        ..Default::default()
+    };
+    entry
+}
+
+/// A wire into the controllers.
+struct Line {
+    vm: Arc<Vm>,
+    gsi: u32,
+}
+
+impl IrqLine for Line {
+    fn set(&self, high: bool) {
+        if let Err(error) = self.vm.fd.set_irq_line(self.gsi, high) {
+            tracing::error!(gsi = self.gsi, %error, "KVM refused an interrupt");
+        }
+    }
+}
+
+/// Gives PCI devices their vectors and doorbells.
+pub struct KvmPciHost(Arc<Router>);
+
+impl KvmPciHost {
+    /// Vectors and doorbells of the machine whose routes `router` owns.
+    pub fn new(router: Arc<Router>) -> Self {
+        Self(router)
+    }
+}
+
+impl PciHost for KvmPciHost {
+    fn new_vector(&self) -> io::Result<Box<dyn MsiVector>> {
+        let eventfd = EventFd::new(EFD_NONBLOCK)?;
+        let mut messages = self
+            .0
+            .messages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if messages.next == MAX_VECTORS {
+            return Err(io::Error::other("no interrupt vector is left"));
+        }
+        let gsi = IOAPIC_PINS + messages.next;
+        messages.next += 1;
+        Ok(Box::new(Vector {
+            router: Arc::clone(&self.0),
+            gsi,
+            eventfd,
+            connected: Mutex::new(false),
+        }))
+    }
+
+    fn attach_doorbell(&self, address: u64, doorbell: &EventFd) -> io::Result<()> {
+        let vm = &self.0.vm.fd;
+        vm.register_ioevent(doorbell, &IoEventAddress::Mmio(address), NoDatamatch)
+            .map_err(to_io)
+    }
+
+    fn detach_doorbell(&self, address: u64, doorbell: &EventFd) -> io::Result<()> {
+        let vm = &self.0.vm.fd;
+        vm.unregister_ioevent(doorbell, &IoEventAddress::Mmio(address), NoDatamatch)
+            .map_err(to_io)
+    }
+}
+
+/// One message-signalled vector.
+struct Vector {
+    router: Arc<Router>,
+    gsi: u32,
+    eventfd: EventFd,
+    /// Whether the kernel listens to the eventfd.
+    connected: Mutex<bool>,
+}
+
+impl Vector {
+    /// Makes the kernel listen to the eventfd or not.
+    fn connect(&self, wanted: bool) -> io::Result<()> {
+        let vm = &self.router.vm.fd;
+        let mut connected = self
+            .connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *connected != wanted {
+            match wanted {
+                true => vm.register_irqfd(&self.eventfd, self.gsi),
+                false => vm.unregister_irqfd(&self.eventfd, self.gsi),
+            }
+            .map_err(to_io)?;
+            *connected = wanted;
+        }
+        Ok(())
+    }
+}
+
+impl MsiVector for Vector {
+    fn route(&self, message: Option<MsiMessage>) -> io::Result<()> {
+        // The route first: a signal that is already in the eventfd goes out as soon as the kernel listens.
+        self.router.set_route(self.gsi, message)?;
+        self.connect(message.is_some())
+    }
+
+    fn eventfd(&self) -> &EventFd {
+        &self.eventfd
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! The few accesses to KVM that `kvm-ioctls` leaves to its caller to prove safe.
+#![allow(unsafe_code)] // Memory slots, and two fields of the page shared with the kernel.
+
+use std::{
+    slice,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
+
+/// A VM together with the memory that its slots point into.
+///
+/// Fields are dropped in order, so the VM's file descriptor goes before the mapping does. vCPU file
+/// descriptors keep the VM alive in the kernel, so each [`Vcpu`] holds a share of this value.
+pub struct Vm {
+    /// The VM.
+    pub fd: VmFd,
+    memory: GuestMemoryMmap,
+}
+
+impl Vm {
+    /// Makes every region of `memory` visible to the guest of `fd`.
+    ///
+    /// # Errors
+    /// The kernel's, of KVM_SET_USER_MEMORY_REGION.
+    pub fn new(fd: VmFd, memory: GuestMemoryMmap) -> Result<Self, kvm_ioctls::Error> {
+        for (slot, region) in (0..).zip(memory.iter()) {
+            let host = region
+                .get_host_address(MemoryRegionAddress(0))
+                .expect("a region has a first byte");
+            let slot = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: host as u64,
+            };
+            // SAFETY: the range is one mapping of `memory`, which the returned value owns a share
+            // of; regions do not overlap, and nobody holds a Rust reference into them.
+            unsafe { fd.set_user_memory_region(slot) }?;
+        }
+        Ok(Self { fd, memory })
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+}
+
+/// A vCPU that other threads can make leave KVM_RUN.
+pub struct Vcpu {
+    /// The vCPU.
+    pub fd: VcpuFd,
+    kick: Arc<Kick>,
+    /// Keeps the guest's memory mapped; dropped after the vCPU.
+    _vm: Arc<Vm>,
+}
+
+impl Vcpu {
+    /// Wraps `fd`, a vCPU of `vm`.
+    pub fn new(mut fd: VcpuFd, vm: Arc<Vm>) -> Self {
+        let flag = &raw mut fd.get_kvm_run().immediate_exit;
+        let kick = Arc::new(Kick(Mutex::new(Some(Flag(flag)))));
+        Self { fd, kick, _vm: vm }
+    }
+
+    /// The handle for other threads.
+    pub fn kick(&self) -> Arc<Kick> {
+        Arc::clone(&self.kick)
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        *self.kick.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Makes one vCPU leave KVM_RUN: `kvm_run.immediate_exit`.
+///
+/// The flag makes the next KVM_RUN return at once, a signal makes the one under way return; both
+/// together leave no gap.
+pub struct Kick(Mutex<Option<Flag>>);
+
+impl Kick {
+    /// Sets or clears the flag; nothing happens once the vCPU is gone.
+    pub fn set(&self, exit: bool) {
+        let flag = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flag) = &*flag {
+            // SAFETY: `Vcpu::drop` takes the pointer away, under this lock, before the page is
+            // unmapped; the kernel and this program treat the byte as a flag that may change at
+            // any time.
+            let flag = unsafe { AtomicU8::from_ptr(flag.0) };
+            flag.store(u8::from(exit), Ordering::Release);
+        }
+    }
+}
+
+/// Address of a flag in the page that a vCPU shares with the kernel.
+struct Flag(*mut u8);
+
+// SAFETY: the byte is only accessed atomically, which any thread may do.
+unsafe impl Send for Flag {}
+
+/// Why KVM_RUN returned.
+#[derive(Debug)]
+pub enum Exit<'a> {
+    /// Port input: `data` is to be filled, in items of `size` bytes (a string instruction has several).
+    PortIn {
+        /// Port.
+        port: u16,
+        /// Bytes of one access: 1, 2 or 4.
+        size: usize,
+        /// Where the items go.
+        data: &'a mut [u8],
+    },
+    /// Port output, as for input.
+    PortOut {
+        /// Port.
+        port: u16,
+        /// Bytes of one access: 1, 2 or 4.
+        size: usize,
+        /// The items.
+        data: &'a [u8],
+    },
+    /// A read outside the guest's memory.
+    MmioRead {
+        /// Guest physical address.
+        address: u64,
+        /// To be filled; 1 to 8 bytes.
+        data: &'a mut [u8],
+    },
+    /// A write outside the guest's memory.
+    MmioWrite {
+        /// Guest physical address.
+        address: u64,
+        /// 1 to 8 bytes.
+        data: &'a [u8],
+    },
+    /// A triple fault.
+    Shutdown,
+    /// HLT, where no interrupt controller in the kernel waits for the next interrupt.
+    Halt,
+    /// Nothing to do but to enter the guest again.
+    Again,
+    /// The guest cannot go on; one line for people.
+    Broken(String),
+}
+
+/// What an exit's data belong to.
+enum Access {
+    PortIn(u16),
+    PortOut(u16),
+    MmioRead(u64),
+    MmioWrite(u64),
+}
+
+/// KVM_RUN.
+///
+/// # Errors
+/// The kernel's; `EINTR` after a kick.
+pub fn run(vcpu: &mut VcpuFd) -> Result<Exit<'_>, kvm_ioctls::Error> {
+    let (access, data) = match vcpu.run()? {
+        VcpuExit::IoIn(port, data) => (Access::PortIn(port), &raw mut *data),
+        VcpuExit::IoOut(port, data) => (Access::PortOut(port), (&raw const *data).cast_mut()),
+        VcpuExit::MmioRead(address, data) => (Access::MmioRead(address), &raw mut *data),
+        VcpuExit::MmioWrite(address, data) => {
+            (Access::MmioWrite(address), (&raw const *data).cast_mut())
+        }
+        VcpuExit::Shutdown => return Ok(Exit::Shutdown),
+        VcpuExit::Hlt => return Ok(Exit::Halt),
+        VcpuExit::Intr | VcpuExit::IrqWindowOpen => return Ok(Exit::Again),
+        VcpuExit::InternalError => {
+            let number = internal_error(vcpu);
+            return Ok(Exit::Broken(format!("KVM internal error {number}")));
+        }
+        VcpuExit::FailEntry(reason, _) => {
+            let text = format!("the processor refused to enter the guest (reason {reason:#x})");
+            return Ok(Exit::Broken(text));
+        }
+        other => return Ok(Exit::Broken(format!("unexpected KVM exit {other:?}"))),
+    };
+    let size = access_size(vcpu, &access);
+    let (start, len) = (data.cast::<u8>(), data.len());
+    // SAFETY: the kernel said that `len` bytes of the page it shares with us are the data of this
+    // exit; they stay so until the next KVM_RUN, which needs `vcpu`, and `vcpu` is borrowed for as
+    // long as the slice lives. The slice that the pointer came from is not used again.
+    let data = unsafe { slice::from_raw_parts_mut(start, len) };
+    Ok(match access {
+        Access::PortIn(port) => Exit::PortIn { port, size, data },
+        Access::PortOut(port) => Exit::PortOut { port, size, data },
+        Access::MmioRead(address) => Exit::MmioRead { address, data },
+        Access::MmioWrite(address) => Exit::MmioWrite { address, data },
+    })
+}
+
+/// Bytes in one item of the access that `vcpu` has just left for; `kvm-ioctls` only tells their sum.
+fn access_size(vcpu: &mut VcpuFd, access: &Access) -> usize {
+    let run = vcpu.get_kvm_run();
+    match access {
+        Access::PortIn(_) | Access::PortOut(_) => {
+            // SAFETY: the exit was one for port I/O, so `io` is the union's field in use.
+            usize::from(unsafe { run.__bindgen_anon_1.io }.size).max(1)
+        }
+        Access::MmioRead(_) | Access::MmioWrite(_) => 8,
+    }
+}
+
+/// Number of the internal error (`KVM_INTERNAL_ERROR_*`) that `vcpu` has just left for.
+fn internal_error(vcpu: &mut VcpuFd) -> u32 {
+    // SAFETY: the exit was an internal error, so `internal` is the union's field in use.
+    unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal }.suberror
+}

@@ -1,0 +1,70 @@
+//! Where things lie in the guest's physical address space.
+
+/// First address after the memory below the PCI hole, at most: 3 GiB.
+pub const LOW_MEMORY_LIMIT: u64 = 0xc000_0000;
+/// Memory that does not fit below the hole goes on here: 4 GiB.
+pub const HIGH_MEMORY: u64 = 1 << 32;
+
+/// End of conventional memory; the extended BIOS data area begins.
+pub const EBDA: u64 = 0x9_fc00;
+/// ACPI tables: what a BIOS calls its read-only area, which operating systems search for the RSDP.
+pub const ACPI: u64 = 0xe_0000;
+/// Bytes for ACPI tables.
+pub const ACPI_LEN: u64 = 0x2_0000;
+/// Extended memory: 1 MiB.
+pub const EXTENDED: u64 = 0x10_0000;
+
+/// Global descriptor table used at entry.
+pub const GDT: u64 = 0x500;
+/// The zero page (`struct boot_params`).
+pub const ZERO_PAGE: u64 = 0x7000;
+/// Page tables used at entry: six pages.
+pub const PAGE_TABLES: u64 = 0x9000;
+/// The kernel's command line.
+pub const CMDLINE: u64 = 0x2_0000;
+/// Where the protected-mode part of a bzImage is loaded.
+pub const KERNEL: u64 = EXTENDED;
+
+/// KVM's identity map page (Intel without unrestricted guest), below the BIOS area.
+pub const IDENTITY_MAP: u64 = 0xfffb_c000;
+/// KVM's three pages for a task state segment.
+pub const TSS: u64 = 0xfffb_d000;
+
+/// Ranges of guest memory, as address and length in bytes, for a guest with `size` bytes.
+pub fn memory_ranges(size: u64) -> Vec<(u64, u64)> {
+    let low = size.min(LOW_MEMORY_LIMIT);
+    let mut ranges = vec![(0, low)];
+    if size > low {
+        ranges.push((HIGH_MEMORY, size - low));
+    }
+    ranges
+}
+
+/// What a range of the memory map is (ACPI 6.5, 15: address range types).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RangeKind {
+    /// For the operating system.
+    Usable = 1,
+    /// Not for it.
+    Reserved = 2,
+}
+
+/// The map that INT 15h E820h would give: address, length, kind.
+pub fn e820(size: u64) -> Vec<(u64, u64, RangeKind)> {
+    let mut map = vec![
+        (0, EBDA, RangeKind::Usable),
+        (EBDA, 0xa_0000 - EBDA, RangeKind::Reserved),
+        (ACPI, ACPI_LEN, RangeKind::Reserved),
+    ];
+    for (start, len) in memory_ranges(size) {
+        let skipped = if start == 0 { EXTENDED.min(len) } else { 0 };
+        if len > skipped {
+            map.push((start + skipped, len - skipped, RangeKind::Usable));
+        }
+    }
+    map
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,46 @@
+//! The zero page: `struct boot_params`.
+
+use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
+use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+
+use super::Loaded;
+use crate::layout;
+
+/// A boot loader without a number of its own.
+const LOADER_UNDEFINED: u8 = 0xff;
+
+/// Writes the zero page for a guest with `size` bytes of memory.
+pub(super) fn write(
+    memory: &GuestMemoryMmap,
+    size: u64,
+    loaded: &Loaded,
+    (initrd, initrd_len): (u64, u64),
+    rsdp: u64,
+) -> Result<(), GuestMemoryError> {
+    let params = build(size, loaded, (initrd, initrd_len), rsdp);
+    memory.write_slice(params.as_slice(), GuestAddress(layout::ZERO_PAGE))
+}
+
+/// Builds it.
+fn build(size: u64, loaded: &Loaded, initrd: (u64, u64), rsdp: u64) -> boot_params {
+    let mut params = boot_params {
+        hdr: loaded.header,
+        acpi_rsdp_addr: rsdp,
+        ..Default::default()
+    };
+    params.hdr.type_of_loader = LOADER_UNDEFINED;
+    params.hdr.cmd_line_ptr = layout::CMDLINE as u32;
+    // Both lie below 4 GiB: low memory ends there, and an initrd goes into low memory.
+    params.hdr.ramdisk_image = initrd.0 as u32;
+    params.hdr.ramdisk_size = initrd.1 as u32;
+    let map = layout::e820(size);
+    for (entry, (addr, size, kind)) in params.e820_table.iter_mut().zip(&map) {
+        *entry = boot_e820_entry {
+            addr: *addr,
+            size: *size,
+            r#type: *kind as u32,
+        };
+    }
+    params.e820_entries = map.len() as u8;
+    params
+}

@@ -1,0 +1,271 @@
+use std::io::Write;
+
+use linux_loader::loader::bootparam::{boot_params, setup_header};
+use tempfile::{NamedTempFile, TempPath};
+use vm_memory::{ByteValued, GuestMemoryBackend};
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+const RSDP: u64 = 0xe_0000;
+
+fn file(bytes: &[u8]) -> TempPath {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    file.into_temp_path()
+}
+
+/// A header as current kernels have it, before a test changes it.
+fn header() -> setup_header {
+    setup_header {
+        setup_sects: 1,
+        header: 0x5372_6448,
+        version: 0x20f,
+        loadflags: 1,
+        xloadflags: 1,
+        initrd_addr_max: 0x7fff_ffff,
+        cmdline_size: 64,
+        pref_address: 16 * MIB,
+        init_size: 8 << 20,
+        ..Default::default()
+    }
+}
+
+/// A bzImage with `header` and a protected-mode part of two pages of 0x90.
+fn bzimage(header: setup_header) -> TempPath {
+    let mut bytes = vec![0; 1024];
+    let raw = header.as_slice();
+    bytes[0x1f1..0x1f1 + raw.len()].copy_from_slice(raw);
+    bytes.extend([0x90; 8192]);
+    file(&bytes)
+}
+
+/// An ELF file with one segment of `bytes` at `address`, `memory` bytes long in memory.
+fn elf(machine: u16, address: u64, bytes: &[u8], memory: u64) -> TempPath {
+    let mut out = vec![0; 64 + 56];
+    let mut put = |at: usize, value: &[u8]| out[at..at + value.len()].copy_from_slice(value);
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(16, &2u16.to_le_bytes());
+    put(18, &machine.to_le_bytes());
+    put(20, &1u32.to_le_bytes());
+    put(24, &address.to_le_bytes());
+    put(32, &64u64.to_le_bytes());
+    put(52, &64u16.to_le_bytes());
+    put(54, &56u16.to_le_bytes());
+    put(56, &1u16.to_le_bytes());
+    put(64, &1u32.to_le_bytes());
+    put(64 + 8, &120u64.to_le_bytes());
+    put(64 + 24, &address.to_le_bytes());
+    put(64 + 32, &(bytes.len() as u64).to_le_bytes());
+    put(64 + 40, &memory.to_le_bytes());
+    out.extend(bytes);
+    file(&out)
+}
+
+fn memory(size: u64) -> GuestMemoryMmap {
+    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size as usize)]).unwrap()
+}
+
+fn load(
+    kernel: &Path,
+    initrd: Option<&Path>,
+    cmdline: &str,
+    size: u64,
+) -> Result<Guest, BootError> {
+    let memory = memory(size);
+    let entry = BootSource::open(kernel, initrd, cmdline)?.load(&memory, size, RSDP)?;
+    Ok(Guest { memory, entry })
+}
+
+struct Guest {
+    memory: GuestMemoryMmap,
+    entry: u64,
+}
+
+impl Guest {
+    fn params(&self) -> boot_params {
+        let mut params = boot_params::default();
+        let at = GuestAddress(layout::ZERO_PAGE);
+        self.memory.read_slice(params.as_mut_slice(), at).unwrap();
+        params
+    }
+
+    fn bytes(&self, address: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.memory
+            .read_slice(&mut bytes, GuestAddress(address))
+            .unwrap();
+        bytes
+    }
+}
+
+#[test]
+fn a_bzimage_is_loaded_with_its_parameters() {
+    let initrd = vec![7; 5000];
+    let kernel = bzimage(header());
+    let guest = load(&kernel, Some(&file(&initrd)), "console=ttyS0", 64 * MIB).unwrap();
+    assert_eq!(guest.entry, layout::KERNEL + 0x200);
+    assert_eq!(
+        guest.bytes(layout::KERNEL, 8193),
+        [[0x90; 8192].as_slice(), &[0]].concat()
+    );
+    assert_eq!(guest.bytes(layout::CMDLINE, 14), b"console=ttyS0\0");
+
+    let params = guest.params();
+    let (at, len) = (params.hdr.ramdisk_image, params.hdr.ramdisk_size);
+    assert_eq!(
+        u64::from(at),
+        64 * MIB - 8192,
+        "as high as it fits, on a page"
+    );
+    assert_eq!(guest.bytes(at.into(), len as usize), initrd);
+    let (cmdline, rsdp) = (params.hdr.cmd_line_ptr, params.acpi_rsdp_addr);
+    assert_eq!((u64::from(cmdline), rsdp), (layout::CMDLINE, RSDP));
+    assert_eq!(params.hdr.type_of_loader, 0xff);
+    assert_eq!(
+        usize::from(params.e820_entries),
+        layout::e820(64 * MIB).len()
+    );
+    let first = params.e820_table[0];
+    assert_eq!((first.addr, first.size), (0, layout::EBDA));
+}
+
+#[test]
+fn an_initrd_stays_below_the_kernel_s_limit() {
+    let limited = setup_header {
+        initrd_addr_max: 40 * MIB as u32 - 1,
+        ..header()
+    };
+    let guest = load(&bzimage(limited), Some(&file(&[7; 4096])), "", 64 * MIB).unwrap();
+    let at = guest.params().hdr.ramdisk_image;
+    assert_eq!(u64::from(at), 40 * MIB - 4096);
+}
+
+#[test]
+fn without_an_initrd_there_is_none() {
+    let guest = load(&bzimage(header()), None, "", 64 * MIB).unwrap();
+    let params = guest.params();
+    let (at, len) = (params.hdr.ramdisk_image, params.hdr.ramdisk_size);
+    assert_eq!((at, len), (0, 0));
+}
+
+#[test]
+fn memory_must_hold_kernel_and_initrd() {
+    let kernel = bzimage(header());
+    let need = |initrd: &[u8], size| match load(&kernel, Some(&file(initrd)), "", size) {
+        Err(BootError::TooSmall { have, need }) => Some((have, need)),
+        Err(error) => panic!("{error}"),
+        Ok(_) => None,
+    };
+    assert_eq!(need(&[7; 4096], 24 * MIB), Some((24, 25)));
+    assert_eq!(need(&[7; 4096], 25 * MIB), None);
+    assert_eq!(need(&vec![7; 2 << 20], 25 * MIB), Some((25, 26)));
+}
+
+#[test]
+fn an_absurd_kernel_size_is_too_large_not_an_overflow() {
+    let huge = setup_header {
+        pref_address: u64::MAX,
+        init_size: u32::MAX,
+        ..header()
+    };
+    let result = load(&bzimage(huge), None, "", 64 * MIB);
+    assert!(matches!(result, Err(BootError::TooSmall { .. })));
+}
+
+#[test]
+fn a_command_line_has_the_kernel_s_limit() {
+    let kernel = bzimage(header());
+    assert!(load(&kernel, None, &"a".repeat(64), 64 * MIB).is_ok());
+    let error = load(&kernel, None, &"a".repeat(65), 64 * MIB)
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("65 bytes"), "{error}");
+    assert!(error.to_string().contains("at most 64"), "{error}");
+}
+
+#[test]
+fn what_is_no_kernel_is_refused_at_once() {
+    let old = setup_header {
+        version: 0x20b,
+        ..header()
+    };
+    let only_32_bit = setup_header {
+        xloadflags: 0,
+        ..header()
+    };
+    let text = vec![b'x'; 4096];
+    for (kernel, wanted) in [
+        (file(b""), "neither a bzImage"),
+        (file(b"\x7fEL"), "neither a bzImage"),
+        (file(&text), "neither a bzImage"),
+        (bzimage(old), "no 64-bit entry point"),
+        (bzimage(only_32_bit), "no 64-bit entry point"),
+        (file(b"\x7fELF"), "is not a kernel"),
+        (elf(40, 16 * MIB, b"x", 1), "not one for x86-64"),
+        (elf(62, 0x40_0000, b"x", 1), ""),
+        (elf(62, 4096, b"x", 1), "above 1 MiB"),
+    ] {
+        let error = BootSource::open(&kernel, None, "").err();
+        match error {
+            None => assert_eq!(wanted, ""),
+            Some(error) => assert!(error.to_string().contains(wanted), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn an_elf_kernel_starts_at_its_entry_point() {
+    let kernel = elf(62, 16 * MIB, b"kernel", 4 * MIB);
+    let guest = load(&kernel, Some(&file(&[7; 100])), "quiet", 64 * MIB).unwrap();
+    assert_eq!(guest.entry, 16 * MIB);
+    assert_eq!(guest.bytes(16 * MIB, 6), b"kernel");
+    let magic = guest.params().hdr.header;
+    assert_eq!(magic, 0x5372_6448);
+    let result = load(&kernel, None, "", 18 * MIB);
+    assert!(matches!(
+        result,
+        Err(BootError::TooSmall { have: 18, need: 20 })
+    ));
+}
+
+#[test]
+fn missing_files_are_named() {
+    let missing = Path::new("/nonexistent/vmlinuz");
+    let error = BootSource::open(missing, None, "").err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "could not open the kernel '/nonexistent/vmlinuz': No such file or directory (os error 2)"
+    );
+    let kernel = bzimage(header());
+    let error = BootSource::open(&kernel, Some(Path::new("/tmp")), "").err();
+    let text = error.unwrap().to_string();
+    assert!(
+        text.starts_with("could not open the initrd '/tmp'"),
+        "{text}"
+    );
+    assert!(BootSource::open(&kernel, None, "a\0b").is_err());
+}
+
+#[test]
+fn a_second_load_repeats_the_first() {
+    let kernel = bzimage(header());
+    let initrd = file(&[7; 5000]);
+    let mut source = BootSource::open(&kernel, Some(&initrd), "x").unwrap();
+    let memory = memory(64 * MIB);
+    let dump = || {
+        let mut bytes = vec![0; 64 << 20];
+        memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+        bytes
+    };
+    source.load(&memory, 64 * MIB, RSDP).unwrap();
+    let first = dump();
+    for address in [layout::KERNEL, layout::ZERO_PAGE, layout::PAGE_TABLES] {
+        memory
+            .write_slice(&[0xee; 4096], GuestAddress(address))
+            .unwrap();
+    }
+    source.load(&memory, 64 * MIB, RSDP).unwrap();
+    assert!(first == dump());
+    assert_eq!(memory.num_regions(), 1);
+}

@@ -1,0 +1,131 @@
+//! The command line.
+
+pub mod disk;
+pub mod serial;
+pub mod size;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use self::{disk::DiskOption, serial::SerialEndpoint};
+use crate::{
+    kvm::cpuid::MAX_CPUS,
+    monitor::{Endpoint, Protocol},
+};
+
+/// Boots guests whose disks are layered images that can be snapshotted, merged and moved while they run.
+#[derive(Debug, Parser)]
+#[command(
+    name = "strata",
+    version,
+    after_help = "Example:\n  strata run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 \\\n             \
+                  --disk file=disk.qcow2,format=qcow2 --monitor unix:/tmp/monitor"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot a guest.
+    Run(Box<RunArgs>),
+    /// Say what this host can do: whether KVM is usable, which I/O engines work, what a folder's file system offers.
+    Doctor(DoctorArgs),
+}
+
+/// `strata run`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  strata run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 1G --cpus 2 \\\n    \
+                  --disk file=root.qcow2,format=qcow2 \\\n    \
+                  --disk file=data.raw,format=raw,if=ide \\\n    \
+                  --monitor unix:/tmp/monitor --qmp unix:/tmp/qmp\n\n\
+                  With --serial stdio, Ctrl-A X ends the program and Ctrl-A Ctrl-A types Ctrl-A.\n\n\
+                  Keys of --disk:\n  file=PATH (needed), format=qcow2|raw|qed, if=virtio|ide|none, id=NAME, node-name=NAME,\n  \
+                  readonly=on|off, cache=writeback|none|writethrough|unsafe, aio=threads|io_uring,\n  \
+                  discard=ignore|unmap, detect-zeroes=off|on|unmap, serial=TEXT, iothread=NAME,\n  \
+                  backing-format=qcow2|raw|qed\n  \
+                  A comma inside a value is doubled."
+)]
+pub struct RunArgs {
+    /// Kernel to boot: a bzImage (`/boot/vmlinuz-...`) or an ELF vmlinux.
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+    /// Initial RAM file system.
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    pub append: String,
+    /// Guest memory, with suffix M or G (plain numbers are MiB).
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size::parse_memory)]
+    pub memory: u64,
+    /// Number of processors.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MAX_CPUS as i64))]
+    pub cpus: u8,
+    /// A disk, as key=value,...; may be given several times.
+    #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parse)]
+    pub disks: Vec<DiskOption>,
+    /// Where the guest's first serial port goes: stdio, none, file:PATH or unix:PATH [default: stdio, where no monitor takes it].
+    #[arg(long, value_name = "WHERE", value_parser = serial::parse)]
+    pub serial: Option<SerialEndpoint>,
+    /// A monitor for people (HMP): stdio, unix:PATH or fd:N; may be given several times.
+    #[arg(long = "monitor", value_name = "WHERE")]
+    pub monitors: Vec<Endpoint>,
+    /// A monitor for programs (QMP): stdio, unix:PATH or fd:N; may be given several times.
+    #[arg(long = "qmp", value_name = "WHERE")]
+    pub qmps: Vec<Endpoint>,
+    /// Wait for `cont` in a monitor before the guest starts.
+    #[arg(long)]
+    pub paused: bool,
+}
+
+/// `strata doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  strata doctor /var/lib/images")]
+pub struct DoctorArgs {
+    /// Folder whose file system is looked at.
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
+}
+
+impl RunArgs {
+    /// All monitors, with the language of each.
+    pub fn all_monitors(&self) -> Vec<(Protocol, Endpoint)> {
+        let of = |protocol, places: &[Endpoint]| {
+            let pairs = places.iter().map(|place| (protocol, place.clone()));
+            pairs.collect::<Vec<_>>()
+        };
+        let hmp = of(Protocol::Hmp, &self.monitors);
+        [hmp, of(Protocol::Qmp, &self.qmps)].concat()
+    }
+
+    /// Where the serial port goes, and that at most one thing uses the terminal.
+    ///
+    /// # Errors
+    /// Two things would.
+    pub fn serial(&self) -> Result<SerialEndpoint, String> {
+        let monitors = self.monitors.iter().chain(&self.qmps);
+        let on_terminal = monitors.filter(|place| **place == Endpoint::Stdio).count();
+        let serial = self.serial.clone().unwrap_or(match on_terminal {
+            0 => SerialEndpoint::Stdio,
+            _ => SerialEndpoint::None,
+        });
+        if on_terminal + usize::from(serial == SerialEndpoint::Stdio) > 1 {
+            return Err("only one of --serial, --monitor and --qmp can use stdio".into());
+        }
+        Ok(serial)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! The value of `--disk`: `key=value,key=value`, a comma inside a value doubled.
+
+use std::path::PathBuf;
+
+use strata_block::graph::{DetectZeroes, Format};
+
+/// How a disk is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Interface {
+    /// virtio-blk over PCI.
+    #[default]
+    Virtio,
+    /// PIIX3 IDE: two channels with two disks each.
+    Ide,
+    /// Not at all: there for the monitor's commands.
+    None,
+}
+
+/// Host cache behaviour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cache {
+    /// The host's page cache; the guest flushes.
+    #[default]
+    Writeback,
+    /// Every write is durable when it completes.
+    Writethrough,
+    /// Flushes are ignored.
+    Unsafe,
+}
+
+/// One disk as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DiskOption {
+    /// The image.
+    pub file: PathBuf,
+    /// Its format, where it was given.
+    pub format: Option<Format>,
+    /// The format of a backing file whose chain does not say it.
+    pub backing_format: Option<Format>,
+    /// How it is attached.
+    pub interface: Interface,
+    /// The disk's name, where one was given.
+    pub id: Option<String>,
+    /// The top layer's node name, where one was given.
+    pub node_name: Option<String>,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Host cache behaviour.
+    pub cache: Cache,
+    /// The guest's discards free space.
+    pub discard: bool,
+    /// What is done with zeroes.
+    pub detect_zeroes: DetectZeroes,
+    /// Serial number shown to the guest.
+    pub serial: String,
+}
+
+const KNOWN: &str = "file, format, if, id, node-name, readonly, cache, aio, discard, \
+                     detect-zeroes, serial, iothread, backing-format";
+
+/// Parses it.
+///
+/// # Errors
+/// What is wrong, with what would be right.
+pub fn parse(text: &str) -> Result<DiskOption, String> {
+    let mut disk = DiskOption::default();
+    let mut seen = Vec::new();
+    for pair in split(text) {
+        let Some((key, value)) = pair.split_once('=') else {
+            return Err(format!(
+                "'{pair}' is not key=value (a comma inside a value is doubled)"
+            ));
+        };
+        if seen.iter().any(|earlier| earlier == key) {
+            return Err(format!("'{key}' is given twice"));
+        }
+        set(&mut disk, key, value)?;
+        seen.push(key.to_owned());
+    }
+    if disk.file.as_os_str().is_empty() {
+        return Err("file=PATH is missing".into());
+    }
+    Ok(disk)
+}
+
+/// Splits at single commas; double ones become one.
+fn split(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == ',' && chars.next_if_eq(&',').is_none() {
+            parts.push(String::new());
+        } else if let Some(last) = parts.last_mut() {
+            last.push(c);
+        }
+    }
+    parts
+}
+
+/// Sets one key.
+fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
+    match key {
+        "file" => disk.file = value.into(),
+        "format" => disk.format = Some(format(key, value)?),
+        "backing-format" => disk.backing_format = Some(format(key, value)?),
+        "if" => {
+            let all = [
+                ("virtio", Interface::Virtio),
+                ("ide", Interface::Ide),
+                ("none", Interface::None),
+            ];
+            disk.interface = choose(key, value, &all)?;
+        }
+        "id" => disk.id = Some(name(key, value)?),
+        "node-name" => disk.node_name = Some(name(key, value)?),
+        "readonly" => {
+            disk.read_only = choose(key, value, &[("on", true), ("off", false)])?;
+        }
+        "cache" => {
+            let all = [
+                ("writeback", Some(Cache::Writeback)),
+                ("none", None),
+                ("writethrough", Some(Cache::Writethrough)),
+                ("unsafe", Some(Cache::Unsafe)),
+            ];
+            disk.cache = choose(key, value, &all)?
+                .ok_or("cache=none is not supported yet: use cache=writeback")?;
+        }
+        "aio" => {
+            if choose(key, value, &[("threads", false), ("io_uring", true)])? {
+                return Err("aio=io_uring is not supported yet: use aio=threads".into());
+            }
+        }
+        "discard" => {
+            disk.discard = choose(key, value, &[("ignore", false), ("unmap", true)])?;
+        }
+        "detect-zeroes" => {
+            let all = [
+                ("off", DetectZeroes::Off),
+                ("on", DetectZeroes::On),
+                ("unmap", DetectZeroes::Unmap),
+            ];
+            disk.detect_zeroes = choose(key, value, &all)?;
+        }
+        "serial" => disk.serial = value.into(),
+        "iothread" => {
+            return Err("iothread is not supported yet: all disks share one device thread".into());
+        }
+        _ => return Err(format!("unknown key '{key}'; known keys: {KNOWN}")),
+    }
+    Ok(())
+}
+
+/// One of several words.
+fn choose<T: Copy>(key: &str, value: &str, all: &[(&str, T)]) -> Result<T, String> {
+    let found = all.iter().find(|(word, _)| *word == value);
+    found.map(|&(_, meaning)| meaning).ok_or_else(|| {
+        let words: Vec<_> = all.iter().map(|(word, _)| *word).collect();
+        format!("{key}={value}: expected {}", words.join(", "))
+    })
+}
+
+fn format(key: &str, value: &str) -> Result<Format, String> {
+    let all = [
+        ("qcow2", Some(Format::Qcow2)),
+        ("raw", Some(Format::Raw)),
+        ("qed", None),
+    ];
+    choose(key, value, &all)?
+        .ok_or_else(|| format!("{key}=qed is not supported yet: convert the image with qemu-img"))
+}
+
+/// Names as QEMU allows them: a letter, then letters, digits, '-', '.', '_'.
+fn name(key: &str, value: &str) -> Result<String, String> {
+    let mut chars = value.chars();
+    let well_formed = chars.next().is_some_and(|c| c.is_ascii_alphabetic())
+        && chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
+    if !well_formed {
+        return Err(format!(
+            "{key}={value}: a name is a letter followed by letters, digits, '-', '.' or '_'"
+        ));
+    }
+    Ok(value.to_owned())
+}
+
+/// What tells the default names of disks without `id` apart: `virtio0`, `ide0-hd1`, `none0`.
+#[derive(Debug, Default)]
+pub struct Numbering {
+    virtio: usize,
+    ide: usize,
+    none: usize,
+}
+
+/// A disk's place among those with the same interface, counted from 0, and its name.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Place among the disks with the same interface.
+    pub index: usize,
+    /// Given or default name.
+    pub id: String,
+}
+
+impl Numbering {
+    /// The next disk's place and name.
+    pub fn place(&mut self, disk: &DiskOption) -> Place {
+        let (counter, default): (_, fn(usize) -> String) = match disk.interface {
+            Interface::Virtio => (&mut self.virtio, |n| format!("virtio{n}")),
+            Interface::Ide => (&mut self.ide, |n| format!("ide{}-hd{}", n / 2, n % 2)),
+            Interface::None => (&mut self.none, |n| format!("none{n}")),
+        };
+        let index = *counter;
+        *counter += 1;
+        let id = disk.id.clone().unwrap_or_else(|| default(index));
+        Place { index, id }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+use super::*;
+
+#[test]
+fn every_key_is_understood() {
+    let text = "file=/a/b.img,format=qcow2,if=ide,id=d0,node-name=n0,readonly=on,cache=unsafe,\
+                aio=threads,discard=unmap,detect-zeroes=on,serial=S 1,backing-format=raw";
+    let expected = DiskOption {
+        file: "/a/b.img".into(),
+        format: Some(Format::Qcow2),
+        backing_format: Some(Format::Raw),
+        interface: Interface::Ide,
+        id: Some("d0".into()),
+        node_name: Some("n0".into()),
+        read_only: true,
+        cache: Cache::Unsafe,
+        discard: true,
+        detect_zeroes: DetectZeroes::On,
+        serial: "S 1".into(),
+    };
+    assert_eq!(parse(text), Ok(expected));
+}
+
+#[test]
+fn only_the_file_is_needed() {
+    let disk = parse("file=x").unwrap();
+    assert_eq!(disk.interface, Interface::Virtio);
+    assert_eq!((disk.format, disk.id), (None, None));
+    assert!(parse("format=raw").unwrap_err().contains("file=PATH"));
+}
+
+#[test]
+fn doubled_commas_belong_to_the_value() {
+    let disk = parse("file=a,,b,,,,c=d,serial=,,").unwrap();
+    assert_eq!(disk.file, PathBuf::from("a,b,,c=d"));
+    assert_eq!(disk.serial, ",");
+}
+
+#[test]
+fn mistakes_are_named() {
+    for (text, wanted) in [
+        (
+            "file=a,size=1",
+            "unknown key 'size'; known keys: file, format",
+        ),
+        ("file=a,b", "'b' is not key=value"),
+        ("file=a,file=b", "'file' is given twice"),
+        ("file=a,", "'' is not key=value"),
+        ("file=a,if=scsi", "expected virtio, ide, none"),
+        ("file=a,readonly=yes", "expected on, off"),
+        ("file=a,aio=io_uring", "not supported yet"),
+        ("file=a,cache=none", "not supported yet"),
+        ("file=a,format=qed", "not supported yet"),
+        ("file=a,iothread=t", "not supported yet"),
+        ("file=a,id=0x", "a name is a letter"),
+        ("file=a,id=", "a name is a letter"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(wanted), "{text}: {error}");
+    }
+}
+
+#[test]
+fn default_names_count_by_interface() {
+    let mut numbering = Numbering::default();
+    let mut names = Vec::new();
+    for interface in ["virtio", "ide", "ide", "ide", "virtio", "none"] {
+        let disk = parse(&format!("file=x,if={interface}")).unwrap();
+        names.push(numbering.place(&disk).id);
+    }
+    let named = parse("file=x,id=mine").unwrap();
+    let place = numbering.place(&named);
+    assert_eq!((place.index, place.id.as_str()), (2, "mine"));
+    assert_eq!(
+        names,
+        [
+            "virtio0", "ide0-hd0", "ide0-hd1", "ide1-hd0", "virtio1", "none0"
+        ]
+    );
+}

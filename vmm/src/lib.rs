@@ -1,3 +1,10 @@
 //! The machine behind the `strata` binary, as a library so that its parts can be tested alone.
 
+pub mod boot;
+pub mod cli;
+pub mod doctor;
+pub mod kick_signal;
+pub mod kvm;
+pub mod layout;
+pub mod machine;
 pub mod monitor;

@@ -1,0 +1,106 @@
+//! `strata doctor`: what this host can do.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::AsFd,
+    path::Path,
+};
+
+use rustix::{
+    fs::{FallocateFlags, Mode, OFlags, fallocate, ioctl_ficlone, openat},
+    io::Errno,
+};
+
+use crate::kvm::probe::{self, Unusable};
+
+/// Bytes of the files that the checks make.
+const TRIAL: u64 = 1 << 20;
+
+/// Prints what was found, with `dir` for the file system's part; whether KVM is usable.
+pub fn run(dir: &Path) -> bool {
+    let kvm = probe::open().map(drop);
+    let usable = kvm.is_ok();
+    for line in [
+        kvm_line(&kvm),
+        "I/O engine threads: works".to_owned(),
+        format!("I/O engine io_uring: {} (not used yet)", io_uring()),
+        folder_line(dir),
+    ] {
+        // Whoever closed standard output does not want to know.
+        let _ = writeln!(io::stdout(), "{line}");
+    }
+    if let Err(reason) = kvm {
+        eprintln!("strata: {reason}");
+    }
+    usable
+}
+
+fn kvm_line(kvm: &Result<(), Unusable>) -> String {
+    match kvm {
+        Ok(()) => "KVM: usable".into(),
+        Err(_) => "KVM: not usable".into(),
+    }
+}
+
+/// Whether the kernel lets this process use io_uring, as it says itself.
+fn io_uring() -> &'static str {
+    let switch = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+    let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    match switch.as_deref().map(str::trim) {
+        Ok("2") => "switched off by kernel.io_uring_disabled",
+        Ok("1") => "for privileged programs only (kernel.io_uring_disabled)",
+        Ok(_) => "works",
+        // The switch is younger than io_uring.
+        Err(_) if symbols.contains("io_uring_setup") => "works",
+        Err(_) => "not in this kernel, or hidden",
+    }
+}
+
+fn folder_line(dir: &Path) -> String {
+    let what = dir.display();
+    match (punches_holes(dir), shares_extents(dir)) {
+        (Ok(holes), Ok(shares)) => format!(
+            "{what}: {} holes, {} extents",
+            if holes { "punches" } else { "cannot punch" },
+            if shares { "shares" } else { "cannot share" },
+        ),
+        (Err(error), _) | (_, Err(error)) => format!("{what}: cannot be tried: {error}"),
+    }
+}
+
+/// A file without a name in `dir`, with some bytes in it.
+fn trial_file(dir: &Path) -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = openat(rustix::fs::CWD, dir, flags, Mode::RUSR | Mode::WUSR)?;
+    let mut file = File::from(file);
+    file.write_all(&vec![1; TRIAL as usize])?;
+    Ok(file)
+}
+
+/// Whether space in the middle of a file can be given back.
+fn punches_holes(dir: &Path) -> io::Result<bool> {
+    let file = trial_file(dir)?;
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    supported(fallocate(file.as_fd(), flags, 0, TRIAL / 2))
+}
+
+/// Whether two files can share their blocks until one of them is written.
+fn shares_extents(dir: &Path) -> io::Result<bool> {
+    let (from, to) = (trial_file(dir)?, trial_file(dir)?);
+    supported(ioctl_ficlone(&to, &from))
+}
+
+/// Tells "cannot" from "went wrong".
+fn supported(result: Result<(), Errno>) -> io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::INVAL | Errno::XDEV) => {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

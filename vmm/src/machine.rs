@@ -1,0 +1,214 @@
+//! The machine: put together here, kept running by [`control`].
+//!
+//! The thread that calls [`run`] becomes the device thread. It owns the block engine, the workers
+//! of all disks and the event loop; vCPU threads and the monitor's reach it through [`post`].
+
+mod board;
+mod console;
+mod control;
+mod disks;
+mod handle;
+mod post;
+mod signals;
+mod vcpus;
+
+use std::{io, sync::Arc};
+
+use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+use strata_block::engine::Engine;
+use strata_devices::acpi::tables::Tables;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use self::{
+    board::{Board, BoardError},
+    console::{Console, ConsoleError},
+    control::{Control, Watch},
+    disks::{DiskError, Seats},
+    handle::{Handle, State},
+    post::Inbox,
+    signals::Signals,
+    vcpus::{Buses, Setup, VcpuError, Vcpus},
+};
+use crate::{
+    boot::{BootError, BootSource},
+    cli::{RunArgs, serial::SerialEndpoint},
+    kvm::{
+        self, KvmError,
+        irq::Router,
+        probe::{self, Unusable},
+        reset::ChipState,
+    },
+    layout,
+    monitor::{self, Mailbox, Monitor, Notice, RunState},
+};
+
+/// Why a machine could not be started, or ended other than it should; one line for people.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// KVM cannot run guests here.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+    /// KVM refused something.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The kernel or its initrd.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The guest's memory.
+    #[error("could not get {mib} MiB for the guest's memory: {source}")]
+    Memory {
+        /// MiB asked for.
+        mib: u64,
+        /// The host's error.
+        source: vm_memory::mmap::FromRangesError,
+    },
+    /// The serial console.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The built-in devices.
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    /// The vCPUs.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// The monitor.
+    #[error(transparent)]
+    Monitor(#[from] monitor::StartError),
+    /// An interrupt route, an eventfd or a pipe.
+    #[error("could not {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// The event loop.
+    #[error("the event loop failed: {0}")]
+    Events(event_manager::Error),
+    /// KVM gave up on the guest. The disks have been closed in the orderly way.
+    #[error("the guest cannot go on: {0}")]
+    Guest(String),
+    /// Disks that could not be flushed or closed at the end.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Closing(Vec<strata_block::error::Error>),
+}
+
+/// Says what was tried when a host call failed.
+fn host(what: &'static str) -> impl Fn(io::Error) -> RunError {
+    move |source| RunError::Host { what, source }
+}
+
+/// Boots a guest and returns when it has powered off, or has been told to end.
+///
+/// # Errors
+/// [`RunError`].
+pub fn run(args: &RunArgs, serial: &SerialEndpoint) -> Result<(), RunError> {
+    let mut boot = BootSource::open(&args.kernel, args.initrd.as_deref(), &args.append)?;
+    let kvm = probe::open()?;
+    let (post, inbox) = Inbox::new().map_err(host("make an eventfd"))?;
+    let mailbox = Mailbox::new().map_err(host("make an eventfd"))?;
+    let notifier = mailbox.notifier();
+
+    let memory = Arc::new(allocate(args.memory)?);
+    let vm = Arc::new(kvm::create_vm(&kvm, GuestMemoryMmap::clone(&memory))?);
+    let router = Router::new(Arc::clone(&vm)).map_err(host("route interrupts"))?;
+    let (console, output) = Console::open(serial)?;
+    let hurry = console.hurry();
+    let mut buses = Buses::default();
+    let mut board = Board::new(&mut buses, &router, &post, args.memory, output)?;
+
+    let told = notifier.clone();
+    let engine = Engine::new(move |event| told.notify(Notice::Block(event)))
+        .map_err(host("make an eventfd"))?;
+    let mut seats = Seats {
+        board: &mut board,
+        buses: &mut buses,
+        router: &router,
+        memory: &memory,
+    };
+    let workers = disks::attach(&engine, &args.disks, &mut seats)?;
+
+    let tables = Tables::build(args.cpus);
+    let firmware = Firmware {
+        memory: Arc::clone(&memory),
+        size: args.memory,
+        tables,
+    };
+    let entry = firmware.load(&mut boot)?;
+
+    let state = State::new(RunState::Prelaunch);
+    let handle = Handle::new(post.clone(), state.clone());
+    // Serves its clients until this function returns.
+    let _monitor = Monitor::start(&args.all_monitors(), Box::new(handle), mailbox)?;
+    let setup = Setup {
+        kvm,
+        vm: Arc::clone(&vm),
+        buses: Arc::new(buses),
+        post: post.clone(),
+    };
+    let vcpus = Vcpus::new(&setup, args.cpus)?;
+    vcpus.reset(entry)?;
+    let chips = ChipState::save(&vm.fd)?;
+
+    let mut events = EventManager::new().map_err(RunError::Events)?;
+    let signals = Signals::catch(post.clone()).map_err(host("catch signals"))?;
+    let mut subscribers: Vec<Box<dyn MutEventSubscriber>> = vec![
+        Box::new(signals),
+        Box::new(Watch::counter(inbox.wake())),
+        Box::new(Watch::file(engine.event_fd())),
+    ];
+    subscribers.extend(workers.iter().map(disks::Worker::subscriber));
+    subscribers.extend(console.input(Arc::clone(&board.serial), post));
+    for subscriber in subscribers {
+        events.add_subscriber(subscriber);
+    }
+
+    let control = Control::new(control::Parts {
+        vcpus,
+        events,
+        engine,
+        workers,
+        board,
+        chips,
+        vm,
+        boot,
+        firmware,
+        inbox,
+        hurry,
+        state,
+        notifier,
+    });
+    control.run(args.paused)
+}
+
+/// Address space for the guest's memory; the host gives pages as the guest touches them.
+fn allocate(size: u64) -> Result<GuestMemoryMmap, RunError> {
+    let ranges: Vec<_> = layout::memory_ranges(size)
+        .into_iter()
+        .map(|(start, len)| (GuestAddress(start), len as usize))
+        .collect();
+    GuestMemoryMmap::from_ranges(&ranges).map_err(|source| RunError::Memory {
+        mib: size >> 20,
+        source,
+    })
+}
+
+/// What would be firmware's work on a real machine: at the start and at every reset.
+struct Firmware {
+    memory: Arc<GuestMemoryMmap>,
+    /// Bytes.
+    size: u64,
+    tables: Tables,
+}
+
+impl Firmware {
+    /// Puts the ACPI tables and what `boot` says into memory; returns the kernel's entry point.
+    fn load(&self, boot: &mut BootSource) -> Result<u64, BootError> {
+        let at = GuestAddress(self.tables.address);
+        self.memory.write_slice(&self.tables.bytes, at)?;
+        boot.load(&self.memory, self.size, self.tables.address)
+    }
+}

@@ -1,0 +1,150 @@
+//! The devices of the machine, and where the guest finds them.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use strata_devices::{
+    acpi::{SCI_GSI, pm::PmBlock},
+    bus::Overlap,
+    legacy::{
+        Signal,
+        i8042::I8042,
+        reset::SystemControl,
+        rtc::{MemorySize, Rtc},
+        serial::{Output, SerialPort},
+    },
+    pci::{
+        self, BarAllocator, ConfigPorts, PciRoot, SharedPciDevice, Slot, SlotTaken, Window,
+        bridges::{self, HOST_BRIDGE, ISA_BRIDGE},
+    },
+};
+
+use super::{
+    post::{GuestEvent, Post},
+    vcpus::Buses,
+};
+use crate::{kvm::irq::Router, layout};
+
+/// Devices that are there whatever disks a machine has.
+pub struct Board {
+    /// Addresses for their BARs.
+    pub bars: BarAllocator,
+    /// The serial port, for its input.
+    pub serial: Arc<Mutex<SerialPort>>,
+    pci: Arc<Mutex<PciRoot>>,
+    pm: Arc<Mutex<PmBlock>>,
+    i8042: Arc<Mutex<I8042>>,
+    rtc: Arc<Mutex<Rtc>>,
+}
+
+/// Devices that do not fit together: the layout is fixed in code, so only a mistake there or a
+/// host out of file descriptors lets this fail.
+#[derive(Debug, thiserror::Error)]
+pub enum BoardError {
+    /// Two of them at one address.
+    #[error(transparent)]
+    Overlap(#[from] Overlap),
+    /// Two of them in one slot.
+    #[error(transparent)]
+    Slot(#[from] SlotTaken),
+    /// No file descriptor left.
+    #[error("could not make an eventfd: {0}")]
+    EventFd(#[from] io::Error),
+}
+
+impl Board {
+    /// Puts the devices on `buses`. `memory` is the guest's memory in bytes, `output` the serial line.
+    ///
+    /// # Errors
+    /// [`BoardError`].
+    pub fn new(
+        buses: &mut Buses,
+        router: &Arc<Router>,
+        post: &Post,
+        memory: u64,
+        output: Output,
+    ) -> Result<Self, BoardError> {
+        let reset = signal(post, || GuestEvent::Reset);
+        let power_off = signal(post, || GuestEvent::PowerOff);
+        let pm = shared(PmBlock::new(router.line(SCI_GSI), power_off));
+        let i8042 = shared(I8042::new(Arc::clone(&reset)));
+        let rtc = shared(Rtc::new(memory_size(memory)));
+        let serial = shared(SerialPort::new(router.line(SerialPort::COM1_IRQ), output)?);
+        let pci = Arc::new(Mutex::new(PciRoot::default()));
+        lock(&pci).insert(HOST_BRIDGE, bridges::host_bridge())?;
+        lock(&pci).insert(ISA_BRIDGE, bridges::isa_bridge())?;
+
+        let ports = &mut buses.ports;
+        ports.insert(PmBlock::BASE, PmBlock::LEN, pm.clone())?;
+        ports.insert(I8042::DATA, I8042::LEN, i8042.clone())?;
+        ports.insert(Rtc::BASE, Rtc::LEN, rtc.clone())?;
+        ports.insert(SerialPort::COM1, SerialPort::LEN, serial.clone())?;
+        let control = shared(SystemControl::new(Arc::clone(&reset)));
+        ports.insert(SystemControl::PORT, 1, control)?;
+        let config = ConfigPorts::new(Arc::clone(&pci), Box::new(move || reset()));
+        ports.insert(
+            pci::CONFIG_PORTS_BASE,
+            pci::CONFIG_PORTS_LEN,
+            shared(config),
+        )?;
+        let io = shared(Window::io(Arc::clone(&pci)));
+        ports.insert(pci::IO_WINDOW_BASE, pci::IO_WINDOW_LEN, io)?;
+        let window = shared(Window::memory(Arc::clone(&pci)));
+        let (base, len) = (pci::MMIO_WINDOW_BASE, pci::MMIO_WINDOW_LEN);
+        buses.mmio.insert(base, len, window)?;
+        Ok(Self {
+            bars: BarAllocator::default(),
+            serial,
+            pci,
+            pm,
+            i8042,
+            rtc,
+        })
+    }
+
+    /// Brings all devices into the state after power-on. No vCPU runs, and no request is under way.
+    pub fn reset(&self) {
+        lock(&self.pci).reset();
+        lock(&self.pm).reset();
+        lock(&self.i8042).reset();
+        lock(&self.rtc).reset();
+        lock(&self.serial).reset();
+    }
+
+    /// Puts a disk's controller on the PCI bus.
+    ///
+    /// # Errors
+    /// The slot is taken.
+    pub fn insert(&self, slot: Slot, function: SharedPciDevice) -> Result<(), SlotTaken> {
+        lock(&self.pci).insert(slot, function)
+    }
+
+    /// Asks the guest to power off.
+    pub fn press_power_button(&self) {
+        lock(&self.pm).press_power_button();
+    }
+}
+
+fn shared<T>(device: T) -> Arc<Mutex<T>> {
+    Arc::new(Mutex::new(device))
+}
+
+fn lock<T: ?Sized>(device: &Mutex<T>) -> MutexGuard<'_, T> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets devices tell the machine of `event`.
+fn signal(post: &Post, event: fn() -> GuestEvent) -> Signal {
+    let post = post.clone();
+    Arc::new(move || post.guest(event()))
+}
+
+fn memory_size(memory: u64) -> MemorySize {
+    let low = memory.min(layout::LOW_MEMORY_LIMIT);
+    MemorySize {
+        below_4g: low,
+        above_4g: memory - low,
+    }
+}

@@ -1,0 +1,118 @@
+//! Standard input as the serial line: raw, with a way out.
+
+use std::{
+    io::{self, IsTerminal, Read},
+    os::fd::{AsRawFd, RawFd},
+};
+
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use crate::machine::post::{Message, Post};
+
+/// Ctrl-A: the next key is a command.
+const ESCAPE: u8 = 0x01;
+
+/// The keys as the guest gets them. Ctrl-A X leaves; Ctrl-A Ctrl-A is one Ctrl-A.
+pub struct Keyboard {
+    filter: Filter,
+    post: Post,
+    /// What the terminal was like, where it is one.
+    before: Option<Termios>,
+}
+
+impl Keyboard {
+    /// Standard input; a terminal is switched to raw mode until this is dropped.
+    pub fn new(post: Post) -> Self {
+        let before = make_raw()
+            .inspect_err(|error| tracing::warn!(%error, "the terminal stays as it is"))
+            .unwrap_or_default();
+        Self {
+            filter: Filter::default(),
+            post,
+            before,
+        }
+    }
+}
+
+/// Switches to raw mode; the state before, if standard input is a terminal.
+fn make_raw() -> io::Result<Option<Termios>> {
+    if !io::stdin().is_terminal() {
+        return Ok(None);
+    }
+    let before = tcgetattr(io::stdin())?;
+    let mut raw = before.clone();
+    raw.make_raw();
+    // The guest's console and our own messages end lines with a line feed only.
+    raw.output_modes = before.output_modes;
+    tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+    Ok(Some(before))
+}
+
+impl Drop for Keyboard {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // Nothing is left to be done if the terminal has gone.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
+impl AsRawFd for Keyboard {
+    fn as_raw_fd(&self) -> RawFd {
+        io::stdin().as_raw_fd()
+    }
+}
+
+impl Read for Keyboard {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        // Past std's buffer: what is in there cannot be waited for.
+        let count = rustix::io::read(io::stdin(), &mut *buf)?;
+        if count == 0 {
+            return Ok(0);
+        }
+        let kept = self.filter.apply(&mut buf[..count]);
+        if self.filter.leave {
+            self.filter.leave = false;
+            self.post.send(Message::Leave);
+        }
+        match kept {
+            // Not the end of the input, which 0 would mean.
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            kept => Ok(kept),
+        }
+    }
+}
+
+/// Takes commands out of what is typed.
+#[derive(Debug, Default)]
+struct Filter {
+    escaped: bool,
+    leave: bool,
+}
+
+impl Filter {
+    /// Moves the bytes for the guest to the front; their number.
+    fn apply(&mut self, bytes: &mut [u8]) -> usize {
+        let mut kept = 0;
+        for at in 0..bytes.len() {
+            let byte = bytes[at];
+            if !self.escaped && byte == ESCAPE {
+                self.escaped = true;
+                continue;
+            }
+            let escaped = std::mem::take(&mut self.escaped);
+            match byte {
+                b'x' | b'X' if escaped => self.leave = true,
+                // Ctrl-A itself among them; other keys after Ctrl-A are no commands.
+                _ => {
+                    bytes[kept] = byte;
+                    kept += 1;
+                }
+            }
+        }
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests;

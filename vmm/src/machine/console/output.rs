@@ -1,0 +1,61 @@
+//! Output that can be slow.
+
+use std::{
+    io::{self, Write},
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// How often a waiting write looks whether it should give up.
+const SLICE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000_000,
+};
+
+/// Waits until `target` takes what is written, but not when there is a hurry: a vCPU waits here,
+/// and somebody waits for that vCPU. Then the bytes are dropped.
+pub struct Patient<W> {
+    target: W,
+    hurry: Arc<AtomicBool>,
+}
+
+impl<W: Write + AsFd> Patient<W> {
+    /// Writes to `target`; `hurry` says when not to wait.
+    pub fn new(target: W, hurry: Arc<AtomicBool>) -> Self {
+        Self { target, hurry }
+    }
+
+    /// Whether the target takes bytes now, or has an error to tell.
+    fn ready(&self) -> bool {
+        loop {
+            let mut fds = [PollFd::new(&self.target, PollFlags::OUT)];
+            match poll(&mut fds, Some(&SLICE)) {
+                Ok(1..) => return true,
+                // A signal is a kick: whoever sent it is in a hurry, or will be asked again.
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return true,
+            }
+            if self.hurry.load(Ordering::Acquire) {
+                return false;
+            }
+        }
+    }
+}
+
+impl<W: Write + AsFd> Write for Patient<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.ready() {
+            true => self.target.write(bytes),
+            false => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.target.flush()
+    }
+}

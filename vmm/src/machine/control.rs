@@ -1,0 +1,314 @@
+//! Keeps the machine running: the device thread's loop, and what it does when told to stop, go
+//! on, reset or end.
+
+use std::{
+    cell::Cell,
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber};
+use strata_block::{
+    api::{CmdError, Reply},
+    engine::Engine,
+    exec::Turn,
+};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{
+    Firmware, RunError,
+    board::Board,
+    console::Hurry,
+    disks::Worker,
+    handle::State,
+    post::{GuestEvent, Inbox, Message},
+    vcpus::Vcpus,
+};
+use crate::{
+    boot::BootSource,
+    kvm::{raw::Vm, reset::ChipState},
+    monitor::{Action, Answer, Notice, Notifier, RunState, ShutdownCause},
+};
+
+/// What a machine consists of. Fields are dropped in order: vCPUs end before anything they use.
+pub struct Parts {
+    /// The vCPUs, parked.
+    pub vcpus: Vcpus,
+    /// The event loop, with all its subscribers.
+    pub events: EventManager<Box<dyn MutEventSubscriber>>,
+    /// The block layer.
+    pub engine: Rc<Engine>,
+    /// The disks' devices.
+    pub workers: Vec<Worker>,
+    /// The other devices.
+    pub board: Board,
+    /// The controllers in the kernel as they were at first.
+    pub chips: ChipState,
+    /// The virtual machine.
+    pub vm: Arc<Vm>,
+    /// What is booted.
+    pub boot: BootSource,
+    /// What goes with it.
+    pub firmware: Firmware,
+    /// Messages.
+    pub inbox: Inbox,
+    /// Whether the serial port may wait.
+    pub hurry: Hurry,
+    /// What the monitor is told that the machine is doing.
+    pub state: State,
+    /// Where news go.
+    pub notifier: Notifier,
+}
+
+/// The device thread.
+pub struct Control {
+    parts: Parts,
+    /// What the block layer left behind when it was last polled.
+    turn: Turn,
+}
+
+/// Why the machine ends.
+struct End {
+    cause: ShutdownCause,
+    /// What went wrong, if it did.
+    failure: Option<String>,
+}
+
+impl From<ShutdownCause> for End {
+    fn from(cause: ShutdownCause) -> Self {
+        let failure = None;
+        Self { cause, failure }
+    }
+}
+
+impl Control {
+    /// A machine that has not been started.
+    pub fn new(parts: Parts) -> Self {
+        let turn = Turn {
+            more_work_now: true,
+            next_deadline: None,
+        };
+        Self { parts, turn }
+    }
+
+    /// Runs it until its end, waiting for `cont` first if `paused`.
+    ///
+    /// # Errors
+    /// The guest could not go on, or a disk could not be closed.
+    pub fn run(mut self, paused: bool) -> Result<(), RunError> {
+        if !paused {
+            self.resume();
+        }
+        loop {
+            while let Some(message) = self.parts.inbox.next() {
+                if let Some(end) = self.handle(message)? {
+                    return self.end(end);
+                }
+                // A command may have started something in the block layer.
+                self.turn.more_work_now = true;
+            }
+            self.turn()?;
+        }
+    }
+
+    /// Waits for events, lets their subscribers act, and gives the block layer its turn.
+    fn turn(&mut self) -> Result<(), RunError> {
+        match self.parts.events.run_with_timeout(timeout(&self.turn)) {
+            Ok(_) => {}
+            Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
+            Err(error) => return Err(RunError::Events(error)),
+        }
+        self.turn = self.parts.engine.poll();
+        Ok(())
+    }
+
+    fn handle(&mut self, message: Message) -> Result<Option<End>, RunError> {
+        match message {
+            Message::Action(action, answer) => return self.act(action, answer),
+            Message::Guest(GuestEvent::Reset) => self.reset(true)?,
+            Message::Guest(GuestEvent::PowerOff) => return Ok(Some(ShutdownCause::Guest.into())),
+            Message::Guest(GuestEvent::Broken(why)) => {
+                let failure = Some(why);
+                let cause = ShutdownCause::HostError;
+                return Ok(Some(End { cause, failure }));
+            }
+            Message::Leave => return Ok(Some(ShutdownCause::Quit.into())),
+            Message::Signal => return Ok(Some(ShutdownCause::Signal.into())),
+        }
+        Ok(None)
+    }
+
+    /// Does what a monitor asks.
+    fn act(&mut self, action: Action, answer: Answer) -> Result<Option<End>, RunError> {
+        let mut end = None;
+        match action {
+            Action::Block(command) => {
+                let reply = move |result: Result<Reply, CmdError>| answer.send(result);
+                self.parts.engine.execute(command, Box::new(reply));
+                return Ok(None);
+            }
+            Action::Stop => self.stop()?,
+            Action::Cont => self.resume(),
+            Action::SystemReset => self.reset(false)?,
+            Action::SystemPowerdown => {
+                self.parts.board.press_power_button();
+                self.parts.notifier.notify(Notice::Powerdown);
+            }
+            Action::Quit => end = Some(ShutdownCause::Quit.into()),
+        }
+        answer.send(Ok(Reply::Done));
+        Ok(end)
+    }
+
+    /// Lets the vCPUs and the disks' devices run.
+    fn resume(&mut self) {
+        let parts = &self.parts;
+        if parts.state.get() == RunState::Running {
+            return;
+        }
+        parts.hurry.set(false);
+        for worker in &parts.workers {
+            worker.cont();
+        }
+        parts.state.set(RunState::Running);
+        parts.notifier.notify(Notice::Resume);
+        parts.vcpus.resume();
+    }
+
+    /// Stops them, and makes durable what the guest has written.
+    fn stop(&mut self) -> Result<(), RunError> {
+        if self.parts.state.get() == RunState::Running {
+            self.settle()?;
+            self.parts.state.set(RunState::Paused);
+            self.parts.notifier.notify(Notice::Stop);
+        }
+        Ok(())
+    }
+
+    /// Parks the vCPUs, and returns once no request of the guest is under way and everything is
+    /// durable. Jobs go on. A disk that cannot be flushed is reported, and keeps its error for the guest.
+    fn settle(&mut self) -> Result<(), RunError> {
+        self.parts.hurry.set(true);
+        self.parts.vcpus.park();
+        for worker in &self.parts.workers {
+            worker.stop();
+        }
+        self.drain()?;
+        let done = Rc::new(Cell::new(false));
+        let finished = Rc::clone(&done);
+        self.parts.engine.quiesce(move |errors| {
+            for error in errors {
+                tracing::error!(%error, "a disk could not be flushed");
+            }
+            finished.set(true);
+        });
+        self.turn.more_work_now = true;
+        while !done.get() {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Runs the loop until no worker has a request under way.
+    fn drain(&mut self) -> Result<(), RunError> {
+        // What has been sent to a worker counts only once it has seen it: one turn at least.
+        self.turn.more_work_now = true;
+        self.turn()?;
+        while !self.parts.workers.iter().all(Worker::is_idle) {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// Back to the state after power-on, the kernel loaded again. Runs or not as before.
+    fn reset(&mut self, guest: bool) -> Result<(), RunError> {
+        self.settle()?;
+        self.parts.board.reset();
+        // Workers must have let go of the rings in the old guest's memory before that is written.
+        self.drain()?;
+        let parts = &mut self.parts;
+        parts.chips.restore(&parts.vm.fd)?;
+        let entry = parts.firmware.load(&mut parts.boot)?;
+        parts.vcpus.reset(entry)?;
+        parts.notifier.notify(Notice::Reset { guest });
+        if parts.state.get() == RunState::Running {
+            parts.hurry.set(false);
+            for worker in &parts.workers {
+                worker.cont();
+            }
+            parts.vcpus.resume();
+        }
+        Ok(())
+    }
+
+    /// The orderly end: drain, flush, close.
+    fn end(mut self, end: End) -> Result<(), RunError> {
+        self.parts.state.set(RunState::Shutdown);
+        self.parts.notifier.notify(Notice::Shutdown(end.cause));
+        self.settle()?;
+        let errors = self.parts.engine.shut_down();
+        match end.failure {
+            Some(why) => Err(RunError::Guest(why)),
+            None if errors.is_empty() => Ok(()),
+            None => Err(RunError::Closing(errors)),
+        }
+    }
+}
+
+/// Milliseconds to wait for events; -1 for as long as it takes.
+fn timeout(turn: &Turn) -> i32 {
+    match turn.next_deadline {
+        _ if turn.more_work_now => 0,
+        None => -1,
+        Some(deadline) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up: a millisecond too early would be a turn for nothing.
+            i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX)
+        }
+    }
+}
+
+/// Ends the wait for events when a file becomes readable; the loop does the rest.
+pub struct Watch {
+    file: RawFd,
+    /// An eventfd to be reset; others are by whoever reads them.
+    counter: Option<Arc<EventFd>>,
+}
+
+impl Watch {
+    /// An eventfd that nobody else reads.
+    pub fn counter(counter: Arc<EventFd>) -> Self {
+        Self {
+            file: counter.as_raw_fd(),
+            counter: Some(counter),
+        }
+    }
+
+    /// A file that is read after each turn and stays open as long as the loop.
+    pub fn file(file: BorrowedFd<'_>) -> Self {
+        Self {
+            file: file.as_raw_fd(),
+            counter: None,
+        }
+    }
+}
+
+impl MutEventSubscriber for Watch {
+    fn process(&mut self, _: Events, _: &mut EventOps) {
+        if let Some(counter) = &self.counter {
+            // Fails only where it has been reset already.
+            let _ = counter.read();
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        if let Err(error) = ops.add(Events::new_raw(self.file, EventSet::IN)) {
+            tracing::error!(?error, "an event source is not watched");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! Opens the disks and puts their devices on the PCI bus.
+
+use std::{cell::RefCell, io, rc::Rc, sync::Arc};
+
+use event_manager::MutEventSubscriber;
+use strata_block::{
+    disk::Disk,
+    engine::{DiskSpec, Engine},
+    graph::DiskOptions,
+};
+use strata_devices::{
+    acpi::tables::intx_gsi,
+    bus::Overlap,
+    ide::{self, IdeController, IdeWorker},
+    pci::{NoRoom, Slot, SlotTaken, bridges::IDE_FUNCTION},
+    virtio::{PciSeat, SetupError, blk},
+};
+use vm_memory::GuestMemoryMmap;
+
+use super::{board::Board, vcpus::Buses};
+use crate::{
+    cli::disk::{Cache, DiskOption, Interface, Numbering},
+    kvm::irq::{KvmPciHost, Router},
+};
+
+/// First PCI device number for disks; the bridges have those below.
+const FIRST_DEVICE: u8 = 2;
+/// Device numbers on a bus.
+const DEVICES: u8 = 32;
+
+/// A disk that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// Two disks with one name.
+    #[error("two disks have the name '{0}': give one of them another with id=NAME")]
+    NameTaken(String),
+    /// The image.
+    #[error("disk {id}: {source}")]
+    Open {
+        /// The disk.
+        id: String,
+        /// What is wrong with it.
+        source: strata_block::error::Error,
+    },
+    /// The PCI bus is full.
+    #[error("disk {0}: the PCI bus has no slot left")]
+    NoSlot(String),
+    /// A fifth IDE disk.
+    #[error("disk {0}: IDE has room for four disks: use if=virtio")]
+    NoIdePlace(String),
+    /// The device.
+    #[error("disk {id}: {source}")]
+    Device {
+        /// The disk.
+        id: String,
+        /// What the host refused.
+        source: SetupError,
+    },
+    /// The host has no eventfd left for the IDE controller.
+    #[error("the IDE controller: {0}")]
+    Ide(#[from] io::Error),
+    /// A slot of the fixed layout is taken.
+    #[error(transparent)]
+    Slot(#[from] SlotTaken),
+    /// Ports of the fixed layout are taken.
+    #[error(transparent)]
+    Ports(#[from] Overlap),
+    /// The window for BARs is full.
+    #[error(transparent)]
+    Bar(#[from] NoRoom),
+}
+
+/// The half of a disk's device that lives on the device thread.
+#[derive(Clone)]
+pub enum Worker {
+    /// Of virtio-blk.
+    Virtio(Rc<RefCell<blk::BlkWorker>>),
+    /// Of the IDE controller with all its disks.
+    Ide(Rc<RefCell<IdeWorker>>),
+}
+
+impl Worker {
+    /// Fetches no more of the guest's requests.
+    pub fn stop(&self) {
+        match self {
+            Self::Virtio(worker) => worker.borrow_mut().stop(),
+            Self::Ide(worker) => worker.borrow_mut().stop(),
+        }
+    }
+
+    /// Fetches again.
+    pub fn cont(&self) {
+        match self {
+            Self::Virtio(worker) => worker.borrow_mut().cont(),
+            Self::Ide(worker) => worker.borrow_mut().cont(),
+        }
+    }
+
+    /// Whether none of the guest's requests is under way.
+    pub fn is_idle(&self) -> bool {
+        match self {
+            Self::Virtio(worker) => worker.borrow().is_idle(),
+            Self::Ide(worker) => worker.borrow().is_idle(),
+        }
+    }
+
+    /// For the event loop.
+    pub fn subscriber(&self) -> Box<dyn MutEventSubscriber> {
+        match self {
+            Self::Virtio(worker) => Box::new(Rc::clone(worker)),
+            Self::Ide(worker) => Box::new(Rc::clone(worker)),
+        }
+    }
+}
+
+/// Where devices are put.
+pub struct Seats<'a> {
+    /// The PCI bus and its addresses.
+    pub board: &'a mut Board,
+    /// For devices with fixed ports.
+    pub buses: &'a mut Buses,
+    /// Interrupts.
+    pub router: &'a Arc<Router>,
+    /// What disks read into and write from.
+    pub memory: &'a Arc<GuestMemoryMmap>,
+}
+
+/// Opens `disks` in the order given and makes their devices.
+///
+/// # Errors
+/// The first disk that cannot be used.
+pub fn attach(
+    engine: &Rc<Engine>,
+    disks: &[DiskOption],
+    seats: &mut Seats<'_>,
+) -> Result<Vec<Worker>, DiskError> {
+    let mut numbering = Numbering::default();
+    let mut ids: Vec<String> = Vec::new();
+    let mut workers = Vec::new();
+    let mut ide_disks: [Option<Disk>; 4] = Default::default();
+    for option in disks {
+        let place = numbering.place(option);
+        if ids.contains(&place.id) {
+            return Err(DiskError::NameTaken(place.id));
+        }
+        let disk = engine
+            .open_disk(spec(option, place.id.clone()))
+            .map_err(|source| DiskError::Open {
+                id: place.id.clone(),
+                source,
+            })?;
+        match option.interface {
+            Interface::Virtio => workers.push(seats.virtio(disk, place.index)?),
+            Interface::Ide => match ide_disks.get_mut(place.index) {
+                Some(seat) => *seat = Some(disk),
+                None => return Err(DiskError::NoIdePlace(place.id)),
+            },
+            Interface::None => {}
+        }
+        ids.push(place.id);
+    }
+    if ide_disks.iter().any(Option::is_some) {
+        workers.push(seats.ide(ide_disks)?);
+    }
+    Ok(workers)
+}
+
+/// What the block layer needs to know.
+fn spec(option: &DiskOption, id: String) -> DiskSpec {
+    let mut spec = DiskSpec {
+        path: option.file.clone(),
+        ..Default::default()
+    };
+    spec.image.format = option.format;
+    spec.image.backing_format = option.backing_format;
+    spec.image.read_only = option.read_only;
+    spec.image.no_flush = option.cache == Cache::Unsafe;
+    spec.image.discard = option.discard;
+    spec.image.node_name = option.node_name.clone();
+    spec.disk = DiskOptions {
+        id,
+        device: device_name(option.interface).into(),
+        serial: option.serial.clone(),
+        writethrough: option.cache == Cache::Writethrough,
+        discard: option.discard,
+        detect_zeroes: option.detect_zeroes,
+        ..Default::default()
+    };
+    spec
+}
+
+/// The device's name in QEMU, for `info block`.
+fn device_name(interface: Interface) -> &'static str {
+    match interface {
+        Interface::Virtio => "virtio-blk-pci",
+        Interface::Ide => "ide-hd",
+        Interface::None => "",
+    }
+}
+
+impl Seats<'_> {
+    /// A virtio-blk device, the `index`-th.
+    fn virtio(&mut self, disk: Disk, index: usize) -> Result<Worker, DiskError> {
+        let info = disk.info();
+        let device = u8::try_from(index)
+            .ok()
+            .and_then(|index| index.checked_add(FIRST_DEVICE))
+            .filter(|&device| device < DEVICES)
+            .ok_or_else(|| DiskError::NoSlot(info.id.clone()))?;
+        let gsi = intx_gsi(device, 0);
+        let seat = PciSeat {
+            host: Arc::new(KvmPciHost::new(Arc::clone(self.router))),
+            line: self.router.line(gsi),
+            gsi: gsi as u8,
+            bars: &mut self.board.bars,
+        };
+        let (function, parts) =
+            blk::create(&info, 1, Arc::clone(self.memory), seat).map_err(|source| {
+                DiskError::Device {
+                    id: info.id.clone(),
+                    source,
+                }
+            })?;
+        self.board.insert(Slot::new(device, 0), function)?;
+        let worker = parts.into_worker(disk);
+        Ok(Worker::Virtio(Rc::new(RefCell::new(worker))))
+    }
+
+    /// The IDE controller: primary master and slave, then secondary.
+    fn ide(&mut self, disks: [Option<Disk>; 4]) -> Result<Worker, DiskError> {
+        let infos = disks.each_ref().map(|disk| disk.as_ref().map(Disk::info));
+        let bus_master = self.board.bars.io(ide::BUS_MASTER_LEN)?;
+        let (controller, parts) = IdeController::new(
+            infos.each_ref().map(Option::as_ref),
+            Arc::clone(self.memory),
+            ide::IRQS.map(|irq| self.router.line(irq)),
+            bus_master,
+        )?;
+        controller.insert_ports(&mut self.buses.ports)?;
+        self.board.insert(IDE_FUNCTION, controller.function())?;
+        let worker = parts.into_worker(disks);
+        Ok(Worker::Ide(Rc::new(RefCell::new(worker))))
+    }
+}

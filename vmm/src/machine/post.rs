@@ -1,0 +1,91 @@
+//! What reaches the device thread from others.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::monitor::{Action, Answer};
+
+/// Something that the guest did, or that happened to it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// It resets the machine, or a vCPU met a triple fault, which does the same.
+    Reset,
+    /// It powers off.
+    PowerOff,
+    /// It cannot go on; one line for people.
+    Broken(String),
+}
+
+/// One message.
+#[derive(Debug)]
+pub enum Message {
+    /// From a monitor.
+    Action(Action, Answer),
+    /// From a vCPU's thread.
+    Guest(GuestEvent),
+    /// The person at the serial console wants to leave.
+    Leave,
+    /// SIGTERM, SIGINT or SIGHUP.
+    Signal,
+}
+
+/// The sending side; any thread may have one.
+#[derive(Clone)]
+pub struct Post {
+    sender: Sender<Message>,
+    wake: Arc<EventFd>,
+}
+
+impl Post {
+    /// Sends, and wakes the device thread. Nothing happens after that has ended.
+    pub fn send(&self, message: Message) {
+        if self.sender.send(message).is_ok() {
+            // Fails only when the counter is full, and then a wake-up is due anyway.
+            let _ = self.wake.write(1);
+        }
+    }
+
+    /// Sends what a guest did.
+    pub fn guest(&self, event: GuestEvent) {
+        self.send(Message::Guest(event));
+    }
+}
+
+/// The receiving side.
+pub struct Inbox {
+    receiver: Receiver<Message>,
+    wake: Arc<EventFd>,
+}
+
+impl Inbox {
+    /// A new pair.
+    ///
+    /// # Errors
+    /// The host has no eventfd left.
+    pub fn new() -> io::Result<(Post, Self)> {
+        let (sender, receiver) = channel();
+        let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        let post = Post {
+            sender,
+            wake: Arc::clone(&wake),
+        };
+        Ok((post, Self { receiver, wake }))
+    }
+
+    /// Readable when something has come; whoever waits for it also clears it.
+    pub fn wake(&self) -> Arc<EventFd> {
+        Arc::clone(&self.wake)
+    }
+
+    /// The next message, if there is one.
+    pub fn next(&self) -> Option<Message> {
+        self.receiver.try_recv().ok()
+    }
+}

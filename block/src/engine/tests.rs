@@ -4,13 +4,17 @@ use std::{
     rc::Rc,
 };
 
-use super::{DiskSpec, Engine};
+mod bad_input;
+mod live;
+
+use super::{DiskSpec, Engine, create_image};
 use crate::{
     api::{Cmd, CmdError, Event, Reply},
     disk::{Disk, Op, Request},
     error::{IoError, IoResult},
     graph::{DiskOptions, Format, chain::ImageOptions},
     mem::SgList,
+    qcow2::CreateOptions,
 };
 
 /// An engine, and the events that it has sent.
@@ -48,6 +52,31 @@ impl Bench {
                 ..Default::default()
             },
         })
+    }
+
+    /// Makes a qcow2 image of 4 MiB.
+    fn create(&self, name: &str) -> std::path::PathBuf {
+        let (path, exec) = (self.path(name), self.engine.exec().clone());
+        let image = path.clone();
+        let options = CreateOptions {
+            size: 4 << 20,
+            ..CreateOptions::default()
+        };
+        let made = exec.clone();
+        exec.block_on(async move { create_image(&made, &image, options).await.unwrap() });
+        path
+    }
+
+    /// Takes the events that have come so far.
+    fn events(&self) -> Vec<Event> {
+        self.events.take()
+    }
+
+    /// Lets everything run until `done`.
+    fn until(&self, done: impl Fn(&[Event]) -> bool) {
+        while !done(&self.events.borrow()) {
+            self.engine.poll();
+        }
     }
 
     fn run(&self, disk: &Disk, op: Op, offset: u64, len: u64, data: SgList) -> IoResult<()> {

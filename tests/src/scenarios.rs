@@ -3,6 +3,7 @@
 use crate::error::Outcome;
 use crate::stage::Stage;
 
+mod boot;
 mod kill;
 mod layers;
 mod main_job;
@@ -19,6 +20,11 @@ pub struct Scenario {
 
 /// All scenarios.
 pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "boot",
+        about: "a guest writes to two raw disks, powers off, and finds all again",
+        play: boot::play,
+    },
     Scenario {
         name: "main",
         about: "snapshot, merge and move the disks of a guest that keeps writing",

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Plays it.
 pub fn play(stage: &mut Stage) -> Outcome<()> {
-    let mut disks = Disks::create(stage)?;
+    let mut disks = Disks::create(stage, "qcow2")?;
     let mut history = History::default();
 
     stage.say("boot", "virtio0 = A, ide0-hd0 = old-path/disk.img");

@@ -60,15 +60,21 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Creates an empty qcow2 image `A` and an empty raw one in a folder `old-path`.
-    pub fn create(stage: &Stage) -> Outcome<Disks> {
+    /// Creates an empty image `A` for virtio0, and a raw one in a folder `old-path` for ide0-hd0.
+    pub fn create(stage: &Stage, virtio_format: &'static str) -> Outcome<Disks> {
         let old_path = stage.dir.join("old-path");
         std::fs::create_dir_all(&old_path).context(old_path.display())?;
         let (virtio, ide) = (stage.dir.join("A"), old_path.join("disk.img"));
-        Tool::StrataImg.create(&virtio, "qcow2", "256M")?;
+        // Ours creates what it has a format of its own for.
+        let tool = if virtio_format == "raw" {
+            Tool::QemuImg
+        } else {
+            Tool::StrataImg
+        };
+        tool.create(&virtio, virtio_format, "256M")?;
         Tool::QemuImg.create(&ide, "raw", "128M")?;
         Ok(Disks {
-            virtio: (virtio, "qcow2"),
+            virtio: (virtio, virtio_format),
             ide: (ide, "raw"),
         })
     }
@@ -165,6 +171,22 @@ pub fn make_chain(stage: &Stage, machine: &mut Machine, a: &Path) -> Outcome<[Pa
     }
     fill_layer(machine, &layers[3])?;
     Ok(layers)
+}
+
+/// `system_powerdown`: the guest ends its work and powers off through ACPI, and strata exits with 0.
+pub fn power_off(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+    machine.hmp.run("system_powerdown")?;
+    machine.wait_success(60)?;
+    let has_passed = machine.serial.has_passed;
+    ensure(has_passed, || {
+        "the guest went off without ending its work".to_owned()
+    })?;
+    stage.say(
+        "power",
+        "the guest has powered off, strata has ended with 0",
+    );
+    stage.verified("power-off", "through ACPI, exit status 0");
+    Ok(())
 }
 
 /// What `info block-jobs` says of a job.

@@ -24,7 +24,7 @@ const ADVANCES: usize = 3;
 
 /// Plays it.
 pub fn play(stage: &mut Stage) -> Outcome<()> {
-    let mut disks = Disks::create(stage)?;
+    let mut disks = Disks::create(stage, "qcow2")?;
     let mut history = History::default();
     stage.say(
         "boot",
@@ -43,7 +43,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         move_disk(stage, &mut machine, &mut disks.ide)?,
     ];
     work_quietly(&mut machine)?;
-    power_off(stage, &mut machine)?;
+    layers::power_off(stage, &mut machine)?;
     history.add(stage.seed, &machine.serial);
     disks.virtio.0 = layers[3].clone();
 
@@ -120,23 +120,7 @@ fn move_disk(
     Ok((merge.began, completed.at))
 }
 
-/// Step 6, first half: the guest powers off, strata ends.
-fn power_off(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
-    machine.hmp.run("system_powerdown")?;
-    machine.wait_success(60)?;
-    let has_passed = machine.serial.has_passed;
-    ensure(has_passed, || {
-        "the guest went off without ending its work".to_owned()
-    })?;
-    stage.say(
-        "power",
-        "the guest has powered off, strata has ended with 0",
-    );
-    stage.verified("power-off", "through ACPI, exit status 0");
-    Ok(())
-}
-
-/// Step 6, second half: what lies on the host.
+/// Step 6, what lies on the host.
 fn look_at_images(
     stage: &mut Stage,
     layers: &[PathBuf; 4],
@@ -184,7 +168,7 @@ fn compare_times(
     Ok(())
 }
 
-/// Step 6, third half: without B and C, a second boot finds everything.
+/// Step 6, without B and C, a second boot finds everything.
 fn verify_all(
     stage: &mut Stage,
     disks: &Disks,

@@ -1,0 +1,34 @@
+//! The least that must work: a guest on two raw disks.
+
+use super::layers::{self, Disks, History};
+use crate::error::{Outcome, ensure};
+use crate::stage::Stage;
+
+/// Plays it.
+pub fn play(stage: &mut Stage) -> Outcome<()> {
+    let disks = Disks::create(stage, "raw")?;
+    let mut history = History::default();
+    stage.say(
+        "boot",
+        "virtio0 = A (256 MiB, raw), ide0-hd0 = old-path/disk.img (128 MiB, raw)",
+    );
+    let mut machine = disks.start_writing(stage, "first", stage.seed, &history)?;
+    stage.verified("boot", "stock Debian kernel, virtio-blk and ata_piix disks");
+    layers::fill_layer(&mut machine, &disks.virtio.0)?;
+    layers::fill_layer(&mut machine, &disks.ide.0)?;
+    stage.say("guest", "has written to both disks");
+    layers::power_off(stage, &mut machine)?;
+    history.add(stage.seed, &machine.serial);
+
+    stage.say("boot", "again, to verify every block");
+    let verified = disks.verify(stage, "second", &history)?;
+    ensure(verified.acknowledged > 0 && verified.newer == 0, || {
+        format!("after a power-off, all must be as acknowledged: {verified:?}")
+    })?;
+    let checked = layers::mib(verified.acknowledged << 12);
+    stage.verified(
+        "second boot",
+        format!("{checked}: every acknowledged block is there"),
+    );
+    Ok(())
+}

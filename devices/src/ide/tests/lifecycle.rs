@@ -33,6 +33,40 @@ fn every_place_on_the_cables_works() {
 }
 
 #[test]
+fn two_drives_share_the_cable_but_not_their_results() {
+    let mut rig = Rig::pair();
+    rig.set(6, 0xb0);
+    rig.command(0xa1);
+    rig.failed(ABORTED);
+    rig.set(6, 0xa0);
+    assert_eq!(rig.status(), READY, "drive 0 has not failed");
+    // A command of drive 0 leaves what drive 1 shows alone.
+    rig.address28(7, 1);
+    rig.command(0x20);
+    assert_eq!(rig.read_block(1, 2), rig.disk.sectors(7, 1));
+    rig.set(6, 0xb0);
+    assert_eq!((rig.status(), rig.get(1)), (READY | ERROR, ABORTED));
+    // While drive 0 offers data, drive 1 has none.
+    rig.address28(7, 1);
+    rig.command(0x20);
+    rig.set(6, 0xb0);
+    assert_eq!(rig.status() & DATA_REQUEST, 0);
+    let mut word = [0; 2];
+    rig.ports.read(0x1f0, &mut word);
+    assert_eq!(word, [0xff; 2]);
+    rig.set(6, 0xe0);
+    assert_eq!(rig.read_block(1, 2), rig.disk.sectors(7, 1));
+    assert_eq!(rig.engine(2) & 0x60, 0x60);
+    // A reset is for both.
+    rig.set_control(4);
+    rig.set_control(0);
+    for select in [0xa0, 0xb0] {
+        rig.set(6, select);
+        assert_eq!((rig.status(), rig.get(1)), (READY, 1));
+    }
+}
+
+#[test]
 fn software_reset_shows_the_signature_and_ends_what_was_offered() {
     let mut rig = Rig::new();
     rig.command(0xec);

@@ -133,15 +133,27 @@ impl Rig {
         Self::with(0, info())
     }
 
+    /// Two drives on the primary channel, with one disk behind both.
+    pub fn pair() -> Self {
+        Self::build(&[0, 1], info())
+    }
+
     /// A disk in the given place: 0 and 1 on the primary channel, 2 and 3 on the secondary.
     pub fn with(place: usize, info: DiskInfo) -> Self {
+        Self::build(&[place], info)
+    }
+
+    /// The disk in all of `places`, which are on one channel.
+    fn build(places: &[usize], info: DiskInfo) -> Self {
         let disk = FakeDisk::new(info.clone());
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
         let memory = Arc::new(memory);
         let lines = [Arc::new(FakeLine::default()), Arc::new(FakeLine::default())];
         let (mut infos, mut disks) = ([None; 4], [const { None }; 4]);
-        infos[place] = Some(&info);
-        disks[place] = Some(Disk::new(disk.clone()));
+        for &place in places {
+            infos[place] = Some(&info);
+            disks[place] = Some(Disk::new(disk.clone()));
+        }
         let (controller, parts) = IdeController::new(
             infos,
             memory.clone(),
@@ -154,7 +166,7 @@ impl Rig {
         manager.add_subscriber(worker.clone());
         let mut ports = Bus::default();
         controller.insert_ports(&mut ports).unwrap();
-        let channel = place / 2;
+        let channel = places[0] / 2;
         let rig = Self {
             ports,
             function: controller.function(),

@@ -185,6 +185,28 @@ impl SgList {
         out
     }
 
+    /// The bytes, without a copy where this is the last list on a whole buffer of its own.
+    pub fn into_vec(mut self) -> Vec<u8> {
+        let Some(owned) = self.take_buffer() else {
+            return self.to_vec();
+        };
+        let raw = Box::into_raw(owned.0) as *mut [u8];
+        // SAFETY: `UnsafeCell<u8>` has the layout of `u8`, the box gave up its ownership, and no
+        // other list is left to reach the bytes.
+        unsafe { Box::from_raw(raw) }.into_vec()
+    }
+
+    /// Takes the buffer out if nobody shares it. The list is not used afterwards.
+    fn take_buffer(&mut self) -> Option<Owned> {
+        let owned = self.keep.clone()?.downcast::<Owned>().ok()?;
+        if owned.0.len() != self.len {
+            return None;
+        }
+        self.keep = None;
+        let shared = |owned: Arc<Owned>| self.keep = Some(owned);
+        Arc::try_unwrap(owned).map_err(shared).ok()
+    }
+
     /// Whether every byte is zero at the time of looking.
     pub fn is_zero(&self) -> bool {
         let mut chunk = [0u8; 4096];

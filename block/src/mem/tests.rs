@@ -38,3 +38,19 @@ fn an_empty_list_is_zero() {
     assert!(SgList::empty().is_zero());
     assert!(SgList::zeroed(0).is_empty());
 }
+
+#[test]
+fn bytes_come_back_without_a_copy_only_from_the_last_list_on_a_whole_buffer() {
+    let base = |list: &SgList| list.pieces().next().unwrap().0.cast_const();
+    let list = SgList::from_vec(vec![1, 2, 3]);
+    let at = base(&list);
+    let shared = list.clone();
+    let copy = list.into_vec();
+    assert_eq!(copy, [1, 2, 3]);
+    assert_ne!(copy.as_ptr(), at);
+    let taken = shared.into_vec();
+    assert_eq!((taken.as_ptr(), taken.len()), (at, 3));
+    assert_eq!(SgList::from_vec(taken).slice(1, 1).into_vec(), [2]);
+    assert_eq!(pieces().into_vec(), [0, 1, 2, 10, 11, 12, 13, 14]);
+    assert!(SgList::empty().into_vec().is_empty());
+}

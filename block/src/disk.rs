@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use crate::{
     error::{IoError, IoResult},
+    exec::sync::promise,
     extent::DiskExtent,
     mem::SgList,
 };
@@ -104,6 +105,16 @@ impl Disk {
             Ok(()) => self.0.submit(request, Box::new(done)),
             Err(error) => done(Err(error)),
         }
+    }
+
+    /// As [`Disk::submit`], for tasks. The request runs to its end also if the future is dropped.
+    ///
+    /// # Errors
+    /// What a client should be told.
+    pub async fn run(&self, request: Request) -> Completion {
+        let (done, ended) = promise();
+        self.submit(request, done);
+        ended.await
     }
 
     /// Says what the `len` bytes from `offset` on hold: consecutive extents from `offset` on, at

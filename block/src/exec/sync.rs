@@ -2,6 +2,8 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::Future,
+    rc::Rc,
     task::{Poll, Waker},
 };
 
@@ -62,4 +64,24 @@ impl Drop for LockGuard<'_> {
         self.0.held.set(false);
         self.0.free.wake_all();
     }
+}
+
+/// A callback and a future that ends with what the callback is called with: lets a task wait for
+/// something that tells of its end by a call.
+pub fn promise<T>() -> (impl FnOnce(T), impl Future<Output = T>) {
+    let slot = Rc::new((Cell::new(None), WaitQueue::default()));
+    let filled = slot.clone();
+    let fulfil = move |value| {
+        filled.0.set(Some(value));
+        filled.1.wake_all();
+    };
+    let wait = async move {
+        loop {
+            if let Some(value) = slot.0.take() {
+                return value;
+            }
+            slot.1.wait().await;
+        }
+    };
+    (fulfil, wait)
 }

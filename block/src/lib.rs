@@ -12,6 +12,7 @@ pub mod extent;
 pub mod graph;
 mod jobs;
 pub mod mem;
+pub mod nbd;
 pub mod qcow2;
 pub mod random;
 pub mod storage;

@@ -1,0 +1,29 @@
+//! A server for the NBD protocol (fixed newstyle; the NBD project's `doc/proto.md`): disks on the
+//! network, for other people's clients.
+//!
+//! An export sits on a [`Disk`](crate::disk::Disk) as a device does, on the device thread. So
+//! snapshots, merges and draining work under connected clients, and all connections to an export
+//! share what the disk has acknowledged (multi-conn).
+//!
+//! Memory is bounded: a client has at most 64 requests under way or answered and not yet sent,
+//! which take 32 MiB at most, and buffers of 8 KiB; beyond that nothing is received from it until
+//! it has read its replies. A server has at most 256 clients. Idle ones cost their 8 KiB. A client
+//! that has not chosen an export after 30 seconds is disconnected.
+
+mod address;
+mod context;
+mod execute;
+mod export;
+mod handshake;
+mod listener;
+mod option;
+mod proto;
+mod reply;
+mod request;
+mod server;
+mod session;
+mod stream;
+
+pub use address::{Address, BadAddress};
+pub use export::Export;
+pub use server::{Server, ServerError};

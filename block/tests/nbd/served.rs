@@ -1,0 +1,198 @@
+//! An NBD server on a thread of its own, and programs that use it.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    rc::Rc,
+    sync::mpsc::{Receiver, Sender, channel},
+    thread::JoinHandle,
+};
+
+use strata_block::{
+    disk::Disk,
+    engine::{DiskSpec, Engine},
+    exec::Watched,
+    graph::{DiskOptions, Format, chain::ImageOptions},
+    nbd::{Address, Export, Server},
+};
+
+/// What a test asks of the server's thread.
+type Errand = Box<dyn FnOnce(&Rc<Engine>, &Rc<Server>) + Send>;
+
+/// A server on `unix:nbd.sock` in a folder of its own, until dropped.
+pub struct Served {
+    folder: Option<tempfile::TempDir>,
+    errands: Sender<Errand>,
+    bell: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A disk to export under its own id.
+pub struct Exported {
+    pub id: &'static str,
+    pub file: &'static str,
+    pub format: Format,
+    pub writable: bool,
+}
+
+impl Served {
+    /// Serves images that `prepare` has put into the folder.
+    pub fn new(prepare: impl FnOnce(&Path), disks: Vec<Exported>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        prepare(folder.path());
+        let (errands, inbox) = channel();
+        let (bell, ear) = UnixStream::pair().unwrap();
+        let path = folder.path().to_owned();
+        let (ready, wait) = channel();
+        let thread = std::thread::spawn(move || run(path, disks, inbox, ear, &ready));
+        wait.recv().expect("the server starts");
+        Self {
+            folder: Some(folder),
+            errands,
+            bell: Some(bell),
+            thread: Some(thread),
+        }
+    }
+
+    /// Serves one writable raw disk `disk` of `size` bytes.
+    pub fn raw(size: u64) -> Self {
+        let prepare = |folder: &Path| {
+            let file = std::fs::File::create(folder.join("disk.raw")).unwrap();
+            file.set_len(size).unwrap();
+        };
+        let disk = Exported {
+            id: "disk",
+            file: "disk.raw",
+            format: Format::Raw,
+            writable: true,
+        };
+        Self::new(prepare, vec![disk])
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        let folder = self.folder.as_ref().unwrap().path();
+        folder.join(name).display().to_string()
+    }
+
+    pub fn uri(&self, export: &str) -> String {
+        format!("nbd+unix:///{export}?socket={}", self.path("nbd.sock"))
+    }
+
+    pub fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.path("nbd.sock")).unwrap()
+    }
+
+    /// Stops the server; its folder stays.
+    pub fn stop(mut self) -> tempfile::TempDir {
+        self.folder.take().unwrap()
+    }
+
+    /// Runs `errand` on the server's thread and waits until it has been started.
+    pub fn on_thread<T: Send + 'static>(
+        &self,
+        errand: impl FnOnce(&Rc<Engine>, &Rc<Server>) -> T + Send + 'static,
+    ) -> T {
+        let (answer, wait) = channel();
+        let errand: Errand = Box::new(move |engine, server| {
+            let _ = answer.send(errand(engine, server));
+        });
+        self.errands.send(errand).unwrap();
+        self.bell.as_ref().unwrap().write_all(b"!").unwrap();
+        wait.recv().unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.bell.take();
+        let ended = self.thread.take().unwrap().join();
+        if !std::thread::panicking() {
+            ended.expect("the server's thread ends in good order");
+        }
+    }
+}
+
+fn run(
+    folder: PathBuf,
+    disks: Vec<Exported>,
+    errands: Receiver<Errand>,
+    ear: UnixStream,
+    ready: &Sender<()>,
+) {
+    let engine = Engine::new(|_| {}).unwrap();
+    let exports: Vec<_> = disks
+        .into_iter()
+        .map(|disk| Export {
+            name: disk.id.to_owned(),
+            description: None,
+            disk: open(&engine, &folder, &disk),
+            writable: disk.writable,
+        })
+        .collect();
+    let exec = engine.exec().clone();
+    let address = Address::Unix(folder.join("nbd.sock"));
+    ear.set_nonblocking(true).unwrap();
+    let ear = Watched::new(&exec, ear).unwrap();
+    let ready = ready.clone();
+    let for_server = engine.clone();
+    exec.block_on(async move {
+        let engine = for_server;
+        let server = Server::start(engine.exec(), address).await.unwrap();
+        for export in exports {
+            server.add(export).unwrap();
+        }
+        ready.send(()).unwrap();
+        while ear.readable(|mut ear| ear.read(&mut [0])).await.unwrap() > 0 {
+            for errand in errands.try_iter() {
+                errand(&engine, &server);
+            }
+        }
+        server.stop().await;
+    });
+    assert!(engine.shut_down().is_empty());
+}
+
+fn open(engine: &Rc<Engine>, folder: &Path, disk: &Exported) -> Disk {
+    engine
+        .open_disk(DiskSpec {
+            path: folder.join(disk.file),
+            image: ImageOptions {
+                format: Some(disk.format),
+                read_only: !disk.writable,
+                discard: true,
+                ..Default::default()
+            },
+            disk: DiskOptions {
+                id: disk.id.to_owned(),
+                discard: true,
+                ..Default::default()
+            },
+        })
+        .unwrap()
+}
+
+/// Runs a program that has to succeed within a minute, and returns its output.
+pub fn run_client(program: &str, args: &[&str]) -> String {
+    let output = try_client(program, args);
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a program for at most a minute.
+pub fn try_client(program: &str, args: &[&str]) -> Output {
+    Command::new("timeout")
+        .args(["60", program])
+        .args(args)
+        // Debian's own Python has the module that nbdsh needs.
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .output()
+        .unwrap_or_else(|error| panic!("{program} could not be run: {error}"))
+}

@@ -1,6 +1,7 @@
 //! Jobs: long work on a chain, in steps between guest requests.
 
 mod job;
+mod pace;
 mod rate;
 mod registry;
 mod stream;

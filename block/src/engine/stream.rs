@@ -73,8 +73,10 @@ impl Engine {
             disk,
             options,
         ));
-        self.jobs.insert(job.clone());
         let stream = Stream { top, base, backing };
+        // Known before the first step, so that no client sees "0 of 0 bytes".
+        job.set_len(stream.len());
+        self.jobs.insert(job.clone());
         self.exec
             .spawn(Queue::Job, conclude(job, stream, self.jobs.clone()));
         Ok(())

@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use super::{Job, Jobs};
+use super::{Job, Jobs, pace::Pace};
 use crate::{
     api::{Event, JobStatus},
     error::{Error, IoError, IoResult},
@@ -19,10 +19,6 @@ use crate::{
 
 /// Bytes that one step copies at most: bounds what a guest can have to wait for.
 const CHUNK: u64 = 1 << 20;
-
-/// Bytes that may be written before the host is asked to bring them to disk: bounds what a guest's
-/// flush can have to wait for.
-const WRITE_BACK: u64 = 8 << 20;
 
 /// Bytes that one step looks at: passing over what is there already costs next to nothing.
 const LOOK: u64 = 256 << 20;
@@ -61,9 +57,8 @@ impl Stream {
             return Ok(());
         }
         let size = self.top.size();
-        job.set_len(size);
         let buffer = SgList::zeroed(usize::try_from(self.chunk(0)).unwrap_or(usize::MAX));
-        let (mut offset, mut since_write_back) = (0, 0);
+        let (mut offset, mut pace) = (0, Pace::default());
         while offset < size {
             job.checkpoint().await?;
             let chunk = self.chunk(job.speed());
@@ -71,7 +66,7 @@ impl Stream {
                 Ok(Step { len, copied }) => {
                     offset += len;
                     job.charge(copied);
-                    since_write_back += copied;
+                    pace.wrote(copied, self.top.storage()).await;
                 }
                 Err((operation, error)) => {
                     if !job.on_io_error(operation, error)? {
@@ -80,12 +75,13 @@ impl Stream {
                 }
             }
             job.set_offset(offset);
-            if since_write_back >= WRITE_BACK {
-                since_write_back = 0;
-                self.top.storage().write_back().await;
-            }
         }
         Ok(())
+    }
+
+    /// Bytes to look at: 0 if there is nothing to do.
+    pub fn len(&self) -> u64 {
+        if self.is_done() { 0 } else { self.top.size() }
     }
 
     /// Whether the top lies on the base already, or on nothing.

@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use kvm_bindings::{
@@ -28,6 +31,7 @@ const MAX_VECTORS: u32 = 2048;
 /// The interrupt routes of one machine.
 pub struct Router {
     vm: Arc<Vm>,
+    wires: [Arc<Wire>; IOAPIC_PINS as usize],
     messages: Mutex<Messages>,
 }
 
@@ -46,17 +50,20 @@ impl Router {
     pub fn new(vm: Arc<Vm>) -> io::Result<Arc<Self>> {
         let router = Self {
             vm,
+            wires: Default::default(),
             messages: Mutex::default(),
         };
         router.apply(&BTreeMap::new())?;
         Ok(Arc::new(router))
     }
 
-    /// The wire `gsi`, 0 to 23.
+    /// One more device's connection to the wire `gsi`, 0 to 23.
     pub fn line(self: &Arc<Self>, gsi: u32) -> Arc<dyn IrqLine> {
         Arc::new(Line {
             vm: Arc::clone(&self.vm),
             gsi,
+            wire: Arc::clone(&self.wires[gsi as usize]),
+            high: AtomicBool::new(false),
         })
     }
 
@@ -123,17 +130,39 @@ fn msi(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
     entry
 }
 
-/// A wire into the controllers.
+/// How many devices hold a wire high. PCI devices share theirs: one that lets go must not take
+/// another's interrupt away.
+#[derive(Default)]
+struct Wire(Mutex<u32>);
+
+impl Wire {
+    /// A device whose level was `*before` sets it to `high`; `drive` is given the wire's level.
+    fn set(&self, before: &AtomicBool, high: bool, drive: impl FnOnce(bool)) {
+        let mut holders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match (before.swap(high, Ordering::Relaxed), high) {
+            (false, true) => *holders += 1,
+            (true, false) => *holders -= 1,
+            _ => return,
+        }
+        drive(*holders != 0);
+    }
+}
+
+/// A device's connection to a wire into the controllers.
 struct Line {
     vm: Arc<Vm>,
     gsi: u32,
+    wire: Arc<Wire>,
+    high: AtomicBool,
 }
 
 impl IrqLine for Line {
     fn set(&self, high: bool) {
-        if let Err(error) = self.vm.fd.set_irq_line(self.gsi, high) {
-            tracing::error!(gsi = self.gsi, %error, "KVM refused an interrupt");
-        }
+        self.wire.set(&self.high, high, |level| {
+            if let Err(error) = self.vm.fd.set_irq_line(self.gsi, level) {
+                tracing::error!(gsi = self.gsi, %error, "KVM refused an interrupt");
+            }
+        });
     }
 }
 

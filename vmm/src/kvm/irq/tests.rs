@@ -41,3 +41,23 @@ fn no_pin_has_two_sources() {
     all.dedup();
     assert_eq!(all.len(), count);
 }
+
+#[test]
+fn a_shared_wire_is_high_while_anyone_holds_it() {
+    let wire = Wire::default();
+    let (one, other) = (AtomicBool::new(false), AtomicBool::new(false));
+    let mut levels = Vec::new();
+    for (device, high) in [
+        (&one, true),
+        (&one, true),
+        (&other, true),
+        (&one, false),
+        (&one, false),
+        (&other, false),
+        (&one, true),
+    ] {
+        wire.set(device, high, |level| levels.push(level));
+    }
+    // Nothing is driven where a device repeats itself.
+    assert_eq!(levels, [true, true, true, false, true]);
+}

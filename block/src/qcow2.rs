@@ -8,6 +8,7 @@
 
 mod alloc;
 mod cache;
+mod check;
 mod claims;
 mod cow;
 pub mod create;
@@ -33,6 +34,7 @@ mod zero;
 
 use std::cell::{Cell, RefCell};
 
+pub use check::CheckReport;
 pub use create::{CreateOptions, Preallocation, create};
 pub use freed::Operation;
 pub use header_area::Backing;

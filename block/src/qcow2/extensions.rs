@@ -7,6 +7,8 @@ const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 /// Names of feature bits, for error messages.
 const FEATURE_NAMES: u32 = 0x6803_f857;
+/// Persistent dirty bitmaps.
+const BITMAPS: u32 = 0x2385_2875;
 /// Bytes of one entry of the feature name table.
 const FEATURE_NAME_LEN: usize = 48;
 
@@ -111,6 +113,16 @@ impl Extensions {
     /// Removes the feature name table, which is for error messages only.
     pub fn drop_feature_names(&mut self) {
         self.0.retain(|e| e.kind != FEATURE_NAMES);
+    }
+
+    /// Offset and length in bytes of the directory of persistent bitmaps.
+    pub fn bitmap_directory(&self) -> Option<(u64, u64)> {
+        let data = self.find(BITMAPS).filter(|data| data.len() >= 24)?;
+        let be64 = |at: usize| {
+            let bytes = &data[at..at + 8];
+            bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
+        };
+        Some((be64(16), be64(8)))
     }
 
     /// What the image itself calls an incompatible feature.

@@ -3,8 +3,9 @@
 //! All that is dirty is copied at one moment; changes made later wait for the next time. Then:
 //! 1. Refcount blocks are written. If the refcount table names new blocks: flush, then the table
 //!    (W4).
-//! 2. Flush: data, old data that copy-on-write filled in (W1) and refcounts (W2) are durable.
-//! 3. L2 slices are written. If L1 names new tables: flush (W4), then L1.
+//! 2. Flush: data, old data that copy-on-write filled in (W1), refcounts (W2) and new L2 tables as
+//!    they were made, empty or copied (W4), are durable.
+//! 3. L2 slices and L1 are written.
 //! 4. Flush. What was cleared in the tables may be freed now (W3).
 //!
 //! Refcounts that went down were lowered in memory after step 4 of an earlier round, so a refcount
@@ -155,9 +156,6 @@ impl Qcow2 {
         if !l2.is_empty() || !l1.is_empty() {
             self.flush_file().await?;
             self.write_all(l2, Kind::L2).await?;
-        }
-        if !l1.is_empty() {
-            self.flush_file().await?;
             self.write_all(l1, Kind::L1).await?;
         }
         if durable {

@@ -42,6 +42,9 @@ bitflags! {
 /// Compatible feature: refcount updates may be postponed.
 pub const LAZY_REFCOUNTS: u64 = 1;
 
+/// Autoclear feature: the persistent bitmaps are up to date.
+pub const AUTOCLEAR_BITMAPS: u64 = 1;
+
 /// The header's fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {

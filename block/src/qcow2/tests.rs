@@ -1,5 +1,7 @@
 //! Tests of whole images. Those of parts lie beside the parts.
 
+mod crash;
 mod interop;
 mod model;
+mod order;
 mod support;

@@ -174,6 +174,8 @@ async fn run_case(exec: Rc<Executor>, case: Case, seed: u64) {
         reopened.read_all().await == *model.borrow(),
         "after reopening"
     );
+    let report = reopened.image.check().await.unwrap();
+    assert!(report.is_clean(), "{report:#?}");
     check_bytes(&file.bytes(), false);
 }
 

@@ -1,0 +1,65 @@
+//! COPIED flags: set exactly where the refcount is one. A flag too many lets an internal snapshot
+//! be overwritten.
+
+use super::Check;
+use crate::{
+    error::IoResult,
+    exec::yield_now,
+    qcow2::{
+        entry::{self, COPIED, Mapping, OFFSET_MASK},
+        geometry::HostCluster,
+        width,
+    },
+};
+
+impl Check<'_> {
+    /// Checks the flags of the active L1 table and of its L2 tables.
+    pub(super) async fn copied_flags(&mut self) -> IoResult<()> {
+        let g = self.image.geometry;
+        for (index, raw) in self.image.l1.entries().into_iter().enumerate() {
+            let table = raw & OFFSET_MASK;
+            if table == 0 || g.in_cluster(table) != 0 || table >= self.image.file.len() {
+                continue;
+            }
+            let refcount = self.refcount(g.host_cluster(table)).await;
+            if (refcount == 1) != (raw & COPIED != 0) {
+                self.report.corruption(format!(
+                    "ERROR OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={raw:x} refcount={refcount}"
+                ));
+            }
+            for raw in self.read_entries(table, g.cluster_len() / 8).await {
+                self.copied_flag(raw).await;
+            }
+            yield_now().await;
+        }
+        Ok(())
+    }
+
+    async fn copied_flag(&mut self, raw: u64) {
+        let (Ok(Mapping::Data { host, copied })
+        | Ok(Mapping::Zero {
+            host: Some((host, copied)),
+        })) = entry::decode_l2(raw, &self.image.geometry)
+        else {
+            return;
+        };
+        let refcount = self.refcount(host).await;
+        if (refcount == 1) != copied {
+            self.report.corruption(format!(
+                "ERROR OFLAG_COPIED data cluster: l2_entry={raw:x} refcount={refcount}"
+            ));
+        }
+    }
+
+    /// A cluster's refcount; 0 where the refcount structures are broken, which has been reported.
+    async fn refcount(&mut self, cluster: HostCluster) -> u64 {
+        let image = self.image;
+        let lock = image.refcounts.lock().await;
+        match image.refcount_slice(&lock, cluster).await {
+            Ok(Some((slice, index))) => {
+                slice.with(|bytes| width::get(bytes, image.geometry.refcount_order, index))
+            }
+            _ => 0,
+        }
+    }
+}

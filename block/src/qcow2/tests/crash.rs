@@ -1,0 +1,285 @@
+//! Random requests with crashes in between: what was flushed is there, what was not is old or new,
+//! and the tables never contradict each other.
+
+use std::{cell::RefCell, rc::Rc};
+
+use super::support::*;
+use crate::{
+    exec::{Executor, LocalBoxFuture, yield_now},
+    mem::SgList,
+    qcow2::{Backing, Below, CreateOptions, OpenOptions},
+    random,
+    storage::SimFile,
+};
+
+const SECTOR: u64 = 512;
+
+/// What a sector of the disk may hold, oldest first: one 64-bit word, 64 times.
+#[derive(Clone)]
+struct Sector {
+    /// A word, and whether the request that wrote it has completed.
+    values: Vec<(u64, bool)>,
+}
+
+/// What the disk may hold after a crash.
+#[derive(Clone)]
+struct History(Vec<Sector>);
+
+/// A crash: what the file held, what may be seen, and a number to tell it by.
+type Crash = (Vec<u8>, History, u64);
+
+impl History {
+    fn new(words: Vec<u64>) -> Self {
+        let values = |word| vec![(word, true)];
+        Self(
+            words
+                .into_iter()
+                .map(|w| Sector { values: values(w) })
+                .collect(),
+        )
+    }
+
+    fn start(&mut self, sectors: std::ops::Range<u64>, word: u64) {
+        for sector in sectors {
+            self.0[sector as usize].values.push((word, false));
+        }
+    }
+
+    fn complete(&mut self, sectors: std::ops::Range<u64>) {
+        for sector in sectors {
+            let last = self.0[sector as usize].values.last_mut().unwrap();
+            last.1 = true;
+        }
+    }
+
+    /// What a flush that starts now makes durable: for every sector the place of the last completed
+    /// value.
+    fn completed(&self) -> Vec<u64> {
+        let words = self
+            .0
+            .iter()
+            .map(|sector| sector.values.iter().rfind(|(_, done)| *done).unwrap().0);
+        words.collect()
+    }
+
+    /// Such a flush has ended.
+    fn durable(&mut self, words: &[u64]) {
+        for (sector, word) in self.0.iter_mut().zip(words) {
+            if let Some(at) = sector.values.iter().position(|(value, _)| value == word) {
+                sector.values.drain(..at);
+            }
+        }
+    }
+}
+
+fn word(bytes: &[u8], sector: usize) -> u64 {
+    let at = sector * SECTOR as usize;
+    let word = &bytes[at..at + 8];
+    let all = bytes[at..at + SECTOR as usize].chunks(8);
+    assert!(all.clone().all(|w| w == word), "sector {sector} is torn");
+    u64::from_le_bytes(word.try_into().unwrap())
+}
+
+fn fill(words: impl Iterator<Item = u64>) -> Vec<u8> {
+    words.flat_map(|w| w.to_le_bytes().repeat(64)).collect()
+}
+
+struct Run {
+    layer: Rc<Layer>,
+    file: Rc<SimFile>,
+    history: Rc<RefCell<History>>,
+    crashes: Rc<RefCell<Vec<Crash>>>,
+    tag: u64,
+}
+
+impl Run {
+    /// One random request on sectors that no other request of the round uses.
+    fn request(
+        &mut self,
+        taken: &mut Vec<std::ops::Range<u64>>,
+        random: &mut Random,
+    ) -> Option<LocalBoxFuture<'static, ()>> {
+        let sectors = self.layer.image.virtual_size() / SECTOR;
+        let per_cluster = self.layer.image.cluster_size() / SECTOR;
+        let mut start = random.below(sectors);
+        let mut end = (start + 1 + random.below(per_cluster * 4)).min(sectors);
+        let kind = random.below(10);
+        if kind >= 6 {
+            start -= start % per_cluster;
+            end = end.next_multiple_of(per_cluster).min(sectors);
+        }
+        let range = start..end;
+        if taken.iter().any(|t| t.start < end && start < t.end) {
+            return None;
+        }
+        taken.push(range.clone());
+        self.tag += 1;
+        let tag = self.tag << 32;
+        let (layer, history) = (self.layer.clone(), self.history.clone());
+        let (offset, len) = (start * SECTOR, (end - start) * SECTOR);
+        Some(match kind {
+            0..6 => {
+                history.borrow_mut().start(range.clone(), tag);
+                Box::pin(async move {
+                    let bytes = fill(range.clone().map(|_| tag));
+                    layer.write(offset, bytes).await.unwrap();
+                    history.borrow_mut().complete(range);
+                })
+            }
+            6..8 => {
+                history.borrow_mut().start(range.clone(), 0);
+                Box::pin(async move {
+                    let image = &layer.image;
+                    image
+                        .write_zeroes(offset, len, true, &*layer.below)
+                        .await
+                        .unwrap();
+                    history.borrow_mut().complete(range);
+                })
+            }
+            8 => {
+                history.borrow_mut().start(range.clone(), 0);
+                Box::pin(async move {
+                    layer
+                        .image
+                        .discard(offset, len, &*layer.below)
+                        .await
+                        .unwrap();
+                    let now = layer.read_vec(offset, len as usize).await.unwrap();
+                    let mut history = history.borrow_mut();
+                    for (n, sector) in range.enumerate() {
+                        history.start(sector..sector + 1, word(&now, n));
+                        history.complete(sector..sector + 1);
+                    }
+                })
+            }
+            _ => Box::pin(async move {
+                let data = SgList::zeroed(len as usize);
+                layer.below.read_below(offset, data.clone()).await.unwrap();
+                let image = &layer.image;
+                image
+                    .write_if_unallocated(offset, data, &*layer.below)
+                    .await
+                    .unwrap();
+            }),
+        })
+    }
+
+    fn flush(&self) -> LocalBoxFuture<'static, ()> {
+        let (layer, history) = (self.layer.clone(), self.history.clone());
+        Box::pin(async move {
+            let completed = history.borrow().completed();
+            layer.image.flush().await.unwrap();
+            history.borrow_mut().durable(&completed);
+        })
+    }
+
+    /// Crashes, without any harm to this run, after a random while.
+    fn crash(&self, random: &mut Random) -> LocalBoxFuture<'static, ()> {
+        let (file, history) = (self.file.clone(), self.history.clone());
+        let crashes = self.crashes.clone();
+        let (wait, seed) = (random.below(60), random.below(u64::MAX));
+        Box::pin(async move {
+            for _ in 0..wait {
+                yield_now().await;
+            }
+            let crash = (file.crash(seed), history.borrow().clone(), seed);
+            crashes.borrow_mut().push(crash);
+        })
+    }
+}
+
+/// Opens what a crash has left, compares and checks it.
+async fn survives(crash: &Crash, below: Rc<dyn Below>, with_qemu: bool) {
+    let (bytes, history, seed) = crash;
+    let layer = open_layer(&sim_with(bytes.clone(), *seed), SMALL_CACHE, below).await;
+    let seen = layer.read_all().await;
+    for (n, sector) in history.0.iter().enumerate() {
+        let word = word(&seen, n);
+        assert!(
+            sector.values.iter().any(|(value, _)| *value == word),
+            "sector {n} holds {word:#x}, which is none of {:x?} (crash {seed})",
+            sector.values
+        );
+    }
+    let report = layer.image.check().await.unwrap();
+    assert_eq!(
+        (report.corruptions, report.check_errors),
+        (0, 0),
+        "{report:#?}"
+    );
+    if with_qemu {
+        check_bytes(bytes, true);
+    }
+}
+
+async fn run(exec: Rc<Executor>, cluster: u64, clusters: u64, seed: u64, discard: bool) {
+    let mut random = Random(seed);
+    let size = cluster * clusters;
+    let base = fill((0..size / SECTOR).map(|n| 0xba5e + n));
+    let words = (0..size / SECTOR).map(|n| 0xba5e + n).collect();
+    let below: Rc<dyn Below> = Rc::new(RawBytes(base));
+    let file = sim(random::next(&mut random.0));
+    let options = CreateOptions {
+        size,
+        cluster_size: cluster,
+        backing: Some(Backing {
+            name: "base.raw".into(),
+            format: Some("raw".into()),
+        }),
+        ..CreateOptions::default()
+    };
+    let open = OpenOptions {
+        discard,
+        ..SMALL_CACHE
+    };
+    let layer = new_layer(&file, options, open, below.clone()).await;
+    let mut run = Run {
+        layer,
+        file,
+        history: Rc::new(RefCell::new(History::new(words))),
+        crashes: Rc::default(),
+        tag: 0,
+    };
+    for round in 0..25 {
+        let mut taken = Vec::new();
+        let mut futures = Vec::new();
+        for _ in 0..random.below(6) + 1 {
+            futures.extend(run.request(&mut taken, &mut random));
+        }
+        if random.chance(50) {
+            futures.push(run.flush());
+        }
+        for _ in 0..2 {
+            futures.push(run.crash(&mut random));
+        }
+        together(&exec, futures).await;
+        let crashes = run.crashes.take();
+        for crash in &crashes {
+            survives(crash, below.clone(), round % 8 == 0).await;
+        }
+        // Now and then life goes on with what a crash has left.
+        if random.chance(10) {
+            let (bytes, _, seed) = crashes.into_iter().next().unwrap();
+            run.file = sim_with(bytes, seed);
+            run.layer = open_layer(&run.file, open, below.clone()).await;
+            let seen = run.layer.read_all().await;
+            let words = (0..(size / SECTOR) as usize).map(|n| word(&seen, n));
+            run.history = Rc::new(RefCell::new(History::new(words.collect())));
+        }
+    }
+}
+
+#[test]
+fn small_clusters_survive_crashes() {
+    for seed in 1000..1020 {
+        with_seed(seed, |exec, seed| run(exec, 512, 400, seed, seed % 2 == 0));
+    }
+}
+
+#[test]
+fn larger_clusters_survive_crashes() {
+    for seed in 2000..2020 {
+        with_seed(seed, |exec, seed| run(exec, 4096, 20, seed, seed % 2 == 0));
+    }
+}

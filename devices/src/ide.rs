@@ -1,4 +1,4 @@
-//! PIIX3 IDE: two channels with two drives each, and their bus master (82371SB; ATA8-ACS for the drives).
+//! PIIX3 IDE (82371SB function 1): two channels with two ATA drives each, and their bus master.
 //!
 //! [`IdeController`] is the front half: the fixed ports, which [`IdeController::insert_ports`] puts
 //! on the bus, and the PCI function with the bus master's registers. [`IdeWorkerParts`] become the

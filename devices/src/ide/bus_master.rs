@@ -177,8 +177,8 @@ const MAX_ENTRIES: u32 = 8192;
 
 /// Follows the table at `table` until `bytes` are described. Every descriptor is read once.
 ///
-/// The address of the next descriptor wraps at a boundary of 64 KiB, where the hardware's counter does; so a table without
-/// end costs at most [`MAX_ENTRIES`] steps and counts as too short.
+/// The address of the next descriptor wraps at a boundary of 64 KiB, where the hardware's counter
+/// does; so a table without end costs at most [`MAX_ENTRIES`] steps and counts as too short.
 pub fn gather(memory: &Arc<GuestMemoryMmap>, table: u32, bytes: u64) -> Regions {
     const END_OF_TABLE: u32 = 1 << 31;
     let fault = || Regions {

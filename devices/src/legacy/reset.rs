@@ -3,7 +3,8 @@
 use super::{Signal, read_bytes, write_bytes};
 use crate::bus::BusDevice;
 
-/// System control port A of the PS/2, port [`SystemControl::PORT`]: fast reset and the A20 gate, which stays open.
+/// System control port A of the PS/2, port [`SystemControl::PORT`]: fast reset, and the A20 gate,
+/// which stays open.
 pub struct SystemControl {
     reset: Signal,
 }

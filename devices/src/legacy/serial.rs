@@ -105,7 +105,8 @@ impl SerialPort {
         self.uart.fifo_capacity()
     }
 
-    /// Receives `bytes`, at most [`SerialPort::free`] of them. In loopback mode the line is cut off and they are lost.
+    /// Receives `bytes`, at most [`SerialPort::free`] of them. In loopback mode the line is cut off
+    /// and they are lost.
     pub fn receive(&mut self, bytes: &[u8]) {
         if let Err(error) = self.uart.enqueue_raw_bytes(bytes) {
             tracing::warn!(%error, "serial input lost");

@@ -118,28 +118,29 @@ impl Channel {
             Protocol::Pio | Protocol::Dma => 1,
             Protocol::PioMultiple => u32::from(drive.multiple),
         };
+        if block == 0 {
+            self.fail(Error::ABORTED);
+            return;
+        }
         let addressing = width.addressing(drive.file.addressing());
-        let first = drive.file.sector(addressing, drive.geometry);
         let count = drive.file.sectors(addressing);
-        let fua = fua == Fua::Yes || !drive.write_cache;
-        let range = first.map(|first| (first, drive.check_range(first, count)));
-        let mut transfer = Transfer {
+        let Some(first) = drive.file.sector(addressing, drive.geometry) else {
+            // There is no such address to show, so the registers stay as the guest wrote them.
+            self.fail(Error::NOT_FOUND);
+            return;
+        };
+        let missing = drive.check_range(first, count).err();
+        let transfer = Transfer {
             kind,
             addressing,
-            next: first.unwrap_or_default(),
+            next: missing.unwrap_or(first),
             left: count,
             block,
-            fua,
+            fua: fua == Fua::Yes || !drive.write_cache,
         };
-        match range {
-            _ if block == 0 => self.fail(Error::ABORTED),
-            // Without an address there is none to show, so the registers stay.
-            None => self.fail(Error::NOT_FOUND),
-            Some((_, Ok(()))) => self.start(transfer),
-            Some((_, Err(missing))) => {
-                transfer.next = missing;
-                self.fail_transfer(&transfer, Error::NOT_FOUND);
-            }
+        match missing {
+            None => self.start(transfer),
+            Some(_) => self.fail_transfer(&transfer, Error::NOT_FOUND),
         }
     }
 

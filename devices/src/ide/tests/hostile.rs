@@ -85,8 +85,11 @@ enum Action {
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    width().prop_flat_map(|len| prop::collection::vec(any::<u8>(), len))
+}
+
+fn width() -> impl Strategy<Value = usize> {
     prop_oneof![Just(1usize), Just(2), Just(4)]
-        .prop_flat_map(|len| prop::collection::vec(any::<u8>(), len))
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -96,7 +99,7 @@ fn action() -> impl Strategy<Value = Action> {
         0xc8, 0xca, 0xe7, 0xec, 0xef,
     ]);
     prop_oneof![
-        4 => (ports.clone(), prop_oneof![Just(1usize), Just(2), Just(4)]).prop_map(|(p, n)| Action::Read(p, n)),
+        4 => (ports.clone(), width()).prop_map(|(p, n)| Action::Read(p, n)),
         6 => (ports, bytes()).prop_map(|(p, data)| Action::Write(p, data)),
         4 => (0u64..16, bytes()).prop_map(|(o, data)| Action::Engine(o, data)),
         1 => (0usize..64, bytes()).prop_map(|(o, data)| Action::Config(4 * o, data)),

@@ -119,7 +119,7 @@ impl PmBlock {
         if sleep_type == u16::from(SLEEP_TYPE_S5) {
             (self.power_off)();
         } else {
-            tracing::warn!(
+            tracing::debug!(
                 sleep_type,
                 "the guest asks for a sleep state that does not exist"
             );

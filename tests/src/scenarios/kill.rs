@@ -6,6 +6,7 @@ use crate::machine::Machine;
 use crate::serial::Verified;
 use crate::stage::Stage;
 use std::path::Path;
+use std::time::Duration;
 
 /// Plays it.
 pub fn play(stage: &mut Stage) -> Outcome<()> {
@@ -34,6 +35,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     stage.say("boot", "again: verify, write on, merge again");
     let mut machine = disks.start_writing(stage, "second", stage.seed + 1, &history)?;
     found(stage, "first kill", machine.serial.verified)?;
+    layers::work_quietly(&mut machine, Duration::from_secs(3))?;
     let merge = Merge::start(&mut machine, "virtio0", Some("A"))?;
     merge.release(&mut machine)?;
     merge.wait(&mut machine)?;
@@ -62,7 +64,7 @@ fn merge_until_random_moment(stage: &Stage, machine: &mut Machine) -> Outcome<Pr
         let now = layers::progress(machine, &merge.disk)?;
         let now = now.context("the merge ended before it was killed")?;
         reached = Some(now);
-        Ok(now.done * 100 >= now.total * percent)
+        Ok(now.total > 0 && now.done * 100 >= now.total * percent)
     })?;
     reached.context("a merge without progress")
 }

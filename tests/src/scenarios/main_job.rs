@@ -9,7 +9,6 @@ use crate::machine::Machine;
 use crate::stage::Stage;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long the guest works undisturbed, before and after, for its times to be compared.
@@ -33,7 +32,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     let mut machine = disks.start_writing(stage, "first", stage.seed, &history)?;
     stage.say("guest", "is up and writes to both disks");
     stage.verified("boot", "stock Debian kernel, virtio-blk and ata_piix disks");
-    work_quietly(&mut machine)?;
+    layers::work_quietly(&mut machine, QUIET)?;
 
     let layers = layers::make_chain(stage, &mut machine, &disks.virtio.0)?;
     let a_before = stage.dir.join("A.before");
@@ -42,7 +41,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         merge_layers(stage, &mut machine, &layers)?,
         move_disk(stage, &mut machine, &mut disks.ide)?,
     ];
-    work_quietly(&mut machine)?;
+    layers::work_quietly(&mut machine, QUIET)?;
     layers::power_off(stage, &mut machine)?;
     history.add(stage.seed, &machine.serial);
     disks.virtio.0 = layers[3].clone();
@@ -50,15 +49,6 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     look_at_images(stage, &layers, &a_before, &disks.ide.0)?;
     compare_times(stage, &machine, &merges)?;
     verify_all(stage, &disks, &history, &layers)
-}
-
-fn work_quietly(machine: &mut Machine) -> Outcome<()> {
-    let end = Instant::now() + QUIET;
-    while Instant::now() < end {
-        machine.serial.update()?;
-        thread::sleep(Duration::from_millis(100));
-    }
-    Ok(())
 }
 
 /// Step 4: A <- B <- C <- D becomes A <- D.

@@ -74,6 +74,13 @@ enum Step {
     Stop(bool),
     Reset,
     Register(u64, u64, usize),
+    Config(u8, u32),
+}
+
+/// A write to the BAR: offset, value, logarithm of the width.
+fn register() -> impl Strategy<Value = (u64, u64, usize)> {
+    let offset = (0..6u64, 0..0x40u64).prop_map(|(page, at)| page * 0x1000 + at);
+    (offset, any::<u64>(), 0..4usize)
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -93,8 +100,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..8usize).prop_map(Step::Release),
         1 => any::<bool>().prop_map(Step::Stop),
         2 => Just(Step::Reset),
-        1 => (0..0x40u64, any::<u64>(), 0..4usize)
-            .prop_map(|(at, value, width)| Step::Register(at, value, width)),
+        1 => register().prop_map(|(at, value, width)| Step::Register(at, value, width)),
+        1 => (0..64u8, any::<u32>()).prop_map(|(at, value)| Step::Config(at * 4, value)),
     ]
 }
 
@@ -113,21 +120,32 @@ fn take(driver: &mut Driver, step: Step) {
         Step::Stop(false) => driver.worker.borrow_mut().cont(),
         Step::Reset => recover(driver),
         Step::Register(offset, value, width) => {
-            driver.common_write(offset, &value.to_le_bytes()[..1 << width]);
+            let at = driver.bar + offset;
+            driver.mmio_write(at, &value.to_le_bytes()[..1 << width]);
         }
+        Step::Config(at, value) => driver.config_write(at, &value.to_le_bytes()),
     }
     driver.run();
 }
 
-/// Resets the device and starts it again.
+/// Resets the device, by the machine's reset if the driver has lost its registers, and starts it again.
 fn recover(driver: &mut Driver) {
     driver.worker.borrow_mut().cont();
-    driver.common_write(20, &[0]);
+    let home = (driver.bar as u32 | 4).to_le_bytes();
+    let found = driver.config_read(0x10) == home && driver.config_read(0x14) == [0; 4];
+    let [command] = driver.config_read::<1>(4);
+    if found && command & 6 == 6 {
+        driver.common_write(20, &[0]);
+    } else {
+        driver.root.lock().unwrap().reset();
+        driver.config_write(4, &[6, 0]);
+    }
     driver.run();
     driver.disk.release(usize::MAX);
     driver.run();
     assert_eq!(driver.status(), 0, "a reset always ends");
     assert_eq!(driver.worker.borrow().in_flight(), 0);
+    driver.enable_msix();
     driver.start(ALL);
 }
 

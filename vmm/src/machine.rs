@@ -1,7 +1,7 @@
-//! The machine: put together here, kept running by [`control`].
+//! The machine: put together here, kept running by `control`.
 //!
 //! The thread that calls [`run`] becomes the device thread. It owns the block engine, the workers
-//! of all disks and the event loop; vCPU threads and the monitor's reach it through [`post`].
+//! of all disks and the event loop; vCPU threads and the monitor's reach it through `post`.
 
 mod board;
 mod console;
@@ -15,8 +15,9 @@ mod vcpus;
 use std::{io, sync::Arc};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+use kvm_ioctls::Kvm;
 use strata_block::engine::Engine;
-use strata_devices::acpi::tables::Tables;
+use strata_devices::{acpi::tables::Tables, legacy::serial::Output};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use self::{
@@ -25,7 +26,7 @@ use self::{
     control::{Control, Watch},
     disks::{DiskError, Seats},
     handle::{Handle, State},
-    post::Inbox,
+    post::{Inbox, Post},
     signals::Signals,
     vcpus::{Buses, Setup, VcpuError, Vcpus},
 };
@@ -36,6 +37,7 @@ use crate::{
         self, KvmError,
         irq::Router,
         probe::{self, Unusable},
+        raw::Vm,
         reset::ChipState,
     },
     layout,
@@ -111,31 +113,18 @@ pub fn run(args: &RunArgs, serial: &SerialEndpoint) -> Result<(), RunError> {
     let (post, inbox) = Inbox::new().map_err(host("make an eventfd"))?;
     let mailbox = Mailbox::new().map_err(host("make an eventfd"))?;
     let notifier = mailbox.notifier();
-
-    let memory = Arc::new(allocate(args.memory)?);
-    let vm = Arc::new(kvm::create_vm(&kvm, GuestMemoryMmap::clone(&memory))?);
-    let router = Router::new(Arc::clone(&vm)).map_err(host("route interrupts"))?;
     let (console, output) = Console::open(serial)?;
     let hurry = console.hurry();
-    let mut buses = Buses::default();
-    let mut board = Board::new(&mut buses, &router, &post, args.memory, output)?;
 
+    let mut hardware = Hardware::new(args, &kvm, &post, output)?;
     let told = notifier.clone();
     let engine = Engine::new(move |event| told.notify(Notice::Block(event)))
         .map_err(host("make an eventfd"))?;
-    let mut seats = Seats {
-        board: &mut board,
-        buses: &mut buses,
-        router: &router,
-        memory: &memory,
-    };
-    let workers = disks::attach(&engine, &args.disks, &mut seats)?;
-
-    let tables = Tables::build(args.cpus);
+    let workers = disks::attach(&engine, &args.disks, &mut hardware.seats())?;
     let firmware = Firmware {
-        memory: Arc::clone(&memory),
+        memory: hardware.memory,
         size: args.memory,
-        tables,
+        tables: Tables::build(args.cpus),
     };
     let entry = firmware.load(&mut boot)?;
 
@@ -145,35 +134,28 @@ pub fn run(args: &RunArgs, serial: &SerialEndpoint) -> Result<(), RunError> {
     let _monitor = Monitor::start(&args.all_monitors(), Box::new(handle), mailbox)?;
     let setup = Setup {
         kvm,
-        vm: Arc::clone(&vm),
-        buses: Arc::new(buses),
+        vm: Arc::clone(&hardware.vm),
+        buses: Arc::new(hardware.buses),
         post: post.clone(),
     };
     let vcpus = Vcpus::new(&setup, args.cpus)?;
     vcpus.reset(entry)?;
-    let chips = ChipState::save(&vm.fd)?;
 
-    let mut events = EventManager::new().map_err(RunError::Events)?;
-    let signals = Signals::catch(post.clone()).map_err(host("catch signals"))?;
     let mut subscribers: Vec<Box<dyn MutEventSubscriber>> = vec![
-        Box::new(signals),
+        Box::new(Signals::catch(post.clone()).map_err(host("catch signals"))?),
         Box::new(Watch::counter(inbox.wake())),
         Box::new(Watch::file(engine.event_fd())),
     ];
     subscribers.extend(workers.iter().map(disks::Worker::subscriber));
-    subscribers.extend(console.input(Arc::clone(&board.serial), post));
-    for subscriber in subscribers {
-        events.add_subscriber(subscriber);
-    }
-
+    subscribers.extend(console.input(Arc::clone(&hardware.board.serial), post));
     let control = Control::new(control::Parts {
         vcpus,
-        events,
+        events: event_loop(subscribers)?,
         engine,
         workers,
-        board,
-        chips,
-        vm,
+        board: hardware.board,
+        chips: ChipState::save(&hardware.vm.fd)?,
+        vm: hardware.vm,
         boot,
         firmware,
         inbox,
@@ -182,6 +164,54 @@ pub fn run(args: &RunArgs, serial: &SerialEndpoint) -> Result<(), RunError> {
         notifier,
     });
     control.run(args.paused)
+}
+
+/// An event loop with its subscribers.
+fn event_loop(
+    subscribers: Vec<Box<dyn MutEventSubscriber>>,
+) -> Result<EventManager<Box<dyn MutEventSubscriber>>, RunError> {
+    let mut events = EventManager::new().map_err(RunError::Events)?;
+    for subscriber in subscribers {
+        events.add_subscriber(subscriber);
+    }
+    Ok(events)
+}
+
+/// The machine without its disks and vCPUs.
+struct Hardware {
+    vm: Arc<Vm>,
+    memory: Arc<GuestMemoryMmap>,
+    router: Arc<Router>,
+    buses: Buses,
+    board: Board,
+}
+
+impl Hardware {
+    /// Memory, interrupt controllers and the built-in devices.
+    fn new(args: &RunArgs, kvm: &Kvm, post: &Post, output: Output) -> Result<Self, RunError> {
+        let memory = Arc::new(allocate(args.memory)?);
+        let vm = Arc::new(kvm::create_vm(kvm, GuestMemoryMmap::clone(&memory))?);
+        let router = Router::new(Arc::clone(&vm)).map_err(host("route interrupts"))?;
+        let mut buses = Buses::default();
+        let board = Board::new(&mut buses, &router, post, args.memory, output)?;
+        Ok(Self {
+            vm,
+            memory,
+            router,
+            buses,
+            board,
+        })
+    }
+
+    /// Where disks' devices are put.
+    fn seats(&mut self) -> Seats<'_> {
+        Seats {
+            board: &mut self.board,
+            buses: &mut self.buses,
+            router: &self.router,
+            memory: &self.memory,
+        }
+    }
 }
 
 /// Address space for the guest's memory; the host gives pages as the guest touches them.

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, Write},
     os::fd::AsFd,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -17,30 +17,44 @@ use crate::kvm::probe::{self, Unusable};
 /// Bytes of the files that the checks make.
 const TRIAL: u64 = 1 << 20;
 
-/// Prints what was found, with `dir` for the file system's part; whether KVM is usable.
-pub fn run(dir: &Path) -> bool {
-    let kvm = probe::open().map(drop);
-    let usable = kvm.is_ok();
-    for line in [
-        kvm_line(&kvm),
+/// Why this host cannot do its work; one line for people.
+#[derive(Debug, thiserror::Error)]
+pub enum DoctorError {
+    /// KVM cannot run guests.
+    #[error(transparent)]
+    Kvm(#[from] Unusable),
+    /// The folder cannot hold images.
+    #[error("no file can be made in the folder '{}': {source}", dir.display())]
+    Folder {
+        /// The folder.
+        dir: PathBuf,
+        /// The host's error.
+        source: io::Error,
+    },
+}
+
+/// Prints what was found, with `dir` for the file system's part.
+///
+/// # Errors
+/// KVM is not usable, or else the folder is not.
+pub fn run(dir: &Path) -> Result<(), DoctorError> {
+    let kvm = probe::open();
+    let folder = folder_line(dir);
+    let mut lines = vec![
+        format!("KVM: {}usable", if kvm.is_ok() { "" } else { "not " }),
         "I/O engine threads: works".to_owned(),
         format!("I/O engine io_uring: {} (not used yet)", io_uring()),
-        folder_line(dir),
-    ] {
+    ];
+    lines.extend(folder.as_ref().ok().cloned());
+    for line in lines {
         // Whoever closed standard output does not want to know.
         let _ = writeln!(io::stdout(), "{line}");
     }
-    if let Err(reason) = kvm {
-        eprintln!("strata: {reason}");
-    }
-    usable
-}
-
-fn kvm_line(kvm: &Result<(), Unusable>) -> String {
-    match kvm {
-        Ok(()) => "KVM: usable".into(),
-        Err(_) => "KVM: not usable".into(),
-    }
+    kvm?;
+    folder.map(drop).map_err(|source| DoctorError::Folder {
+        dir: dir.to_owned(),
+        source,
+    })
 }
 
 /// Whether the kernel lets this process use io_uring, as it says itself.
@@ -57,16 +71,17 @@ fn io_uring() -> &'static str {
     }
 }
 
-fn folder_line(dir: &Path) -> String {
-    let what = dir.display();
-    match (punches_holes(dir), shares_extents(dir)) {
-        (Ok(holes), Ok(shares)) => format!(
-            "{what}: {} holes, {} extents",
-            if holes { "punches" } else { "cannot punch" },
-            if shares { "shares" } else { "cannot share" },
-        ),
-        (Err(error), _) | (_, Err(error)) => format!("{what}: cannot be tried: {error}"),
-    }
+/// What the folder's file system offers.
+fn folder_line(dir: &Path) -> io::Result<String> {
+    let holes = match punches_holes(dir)? {
+        true => "punches holes",
+        false => "cannot punch holes",
+    };
+    let extents = match shares_extents(dir)? {
+        true => "shares extents",
+        false => "cannot share extents",
+    };
+    Ok(format!("{}: {holes}, {extents}", dir.display()))
 }
 
 /// A file without a name in `dir`, with some bytes in it.

@@ -1,10 +1,10 @@
 //! `strata`: boots guests on layered disks.
 
-use std::{io, process::ExitCode};
+use std::{error::Error, io, process::ExitCode};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use strata_vmm::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, RunArgs},
     doctor, machine,
 };
 use tracing_subscriber::EnvFilter;
@@ -15,23 +15,24 @@ fn main() -> ExitCode {
         .with_writer(io::stderr)
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .init();
-    match cli.command {
-        Command::Run(args) => {
-            let serial = args.serial().unwrap_or_else(|conflict| {
-                let kind = ErrorKind::ArgumentConflict;
-                Cli::command().error(kind, conflict).exit()
-            });
-            match machine::run(&args, &serial) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    eprintln!("strata: {error}");
-                    ExitCode::FAILURE
-                }
-            }
+    let result = match cli.command {
+        Command::Run(args) => run(&args),
+        Command::Doctor(args) => doctor::run(&args.dir).map_err(Into::into),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("strata: {error}");
+            ExitCode::FAILURE
         }
-        Command::Doctor(args) => match doctor::run(&args.dir) {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        },
     }
+}
+
+/// `strata run`. Does not return from wrong usage.
+fn run(args: &RunArgs) -> Result<(), Box<dyn Error>> {
+    let serial = args.serial().unwrap_or_else(|conflict| {
+        let kind = ErrorKind::ArgumentConflict;
+        Cli::command().error(kind, conflict).exit()
+    });
+    Ok(machine::run(args, &serial)?)
 }

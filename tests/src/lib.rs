@@ -9,6 +9,7 @@ pub mod hmp;
 pub mod image;
 pub mod latency;
 pub mod machine;
+pub mod program;
 pub mod qmp;
 pub mod scenarios;
 pub mod serial;

@@ -3,6 +3,7 @@
 use crate::error::Outcome;
 use crate::stage::Stage;
 
+mod bad_input;
 mod boot;
 mod kill;
 mod layers;
@@ -34,5 +35,10 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "kill",
         about: "SIGKILL in the middle of a merge, and right after its completion",
         play: kill::play,
+    },
+    Scenario {
+        name: "bad-input",
+        about: "what is refused: one clear line, and nothing changed",
+        play: bad_input::play,
     },
 ];

@@ -14,7 +14,7 @@
 //!
 //! | what | limit | beyond it |
 //! |---|---|---|
-//! | clients of one endpoint | [`MAX_CLIENTS`] | the new connection is closed |
+//! | clients of one endpoint | [`MAX_CLIENTS`] | the oldest that never sent a request is cut off; if all have, the new one |
 //! | bytes read ahead of execution | [`MAX_READ_AHEAD`] | not read until earlier requests are done |
 //! | one QMP request | [`MAX_REQUEST`] bytes, [`MAX_NESTING`] levels | an error; past the size the client is cut off |
 //! | one HMP line | [`MAX_LINE`] bytes | the line is discarded, with an error |

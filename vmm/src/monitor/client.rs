@@ -31,6 +31,8 @@ pub(super) struct Client {
     output: Vec<u8>,
     /// What to do with the answer that the machine owes.
     pending: Option<Then<Vec<u8>>>,
+    /// The client has sent a whole request.
+    has_spoken: bool,
     /// The client sends no more.
     at_end: bool,
     /// The client takes no more: what it has asked for is still done.
@@ -61,6 +63,7 @@ impl Client {
             input: Vec::new(),
             output,
             pending: None,
+            has_spoken: false,
             at_end: false,
             deaf: false,
             stuck: false,
@@ -69,6 +72,11 @@ impl Client {
 
     pub(super) fn channel(&self) -> &Channel {
         &self.channel
+    }
+
+    /// The client has sent at least one whole request.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.has_spoken
     }
 
     /// There is room for more input.
@@ -118,6 +126,7 @@ impl Client {
                 Session::Hmp(session) => session.advance(rest, machine),
             };
             taken += used;
+            self.has_spoken |= step.is_some();
             match step {
                 None => {}
                 Some(Step::Done(bytes)) => self.say(&bytes),

@@ -198,18 +198,29 @@ impl Server {
                     return;
                 }
             };
-            let inside = self
-                .clients
-                .values()
-                .filter(|(door, _)| *door == Some(index))
-                .count();
-            if inside >= MAX_CLIENTS {
+            if !self.make_room(index) {
                 tracing::warn!("a monitor client is refused: {MAX_CLIENTS} are connected");
                 continue;
             }
             let client = Client::new(self.next_token(), self.doors[index].protocol, channel);
             self.clients.insert(self.last_token, (Some(index), client));
         }
+    }
+
+    /// Lets one more client through a door. Where they are too many, the one that has said nothing
+    /// for longest has to go; `false` if all have said something.
+    fn make_room(&mut self, index: usize) -> bool {
+        let inside = || {
+            self.clients
+                .iter()
+                .filter(|(_, (door, _))| *door == Some(index))
+        };
+        if inside().count() < MAX_CLIENTS {
+            return true;
+        }
+        let silent = inside().find(|(_, (_, client))| !client.has_spoken());
+        let silent = silent.map(|(token, _)| *token);
+        silent.is_some_and(|token| self.clients.remove(&token).is_some())
     }
 
     fn tell(&mut self, notices: impl IntoIterator<Item = (SystemTime, Notice)>) {

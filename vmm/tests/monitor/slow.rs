@@ -4,7 +4,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use strata_block::api::{Event, JobStatus, Reply};
-use strata_vmm::monitor::{Answer, Notice};
+use strata_vmm::monitor::{Answer, MAX_BACKLOG, MAX_READ_AHEAD, Notice, REPLY_BACKLOG};
 
 use crate::client::{Client, PROMPT};
 use crate::fake::{Bench, generic};
@@ -92,14 +92,23 @@ fn an_answer_that_never_comes_is_an_error() {
 fn a_client_that_leaves_during_its_command_is_not_missed() {
     let bench = Bench::new();
     bench.hold();
-    let mut client = Client::qmp(&bench.qmp);
+    let (mut client, mut other) = (Client::qmp(&bench.qmp), Client::qmp(&bench.qmp));
     client.send(format!("{SNAPSHOT}{{'execute': 'stop'}}"));
     let answer = bench.held();
     drop(client);
     answer.send(Ok(Reply::Done));
     // What it had asked for is done all the same.
-    let mut other = Client::qmp(&bench.qmp);
-    while other.ask(STATUS) == RUNNING {}
+    assert!(other.line().contains("STOP"));
+}
+
+#[test]
+fn a_client_that_does_not_wait_is_obeyed_to_the_end() {
+    let bench = Bench::new();
+    let (mut client, mut other) = (Client::qmp(&bench.qmp), Client::qmp(&bench.qmp));
+    let space = " ".repeat(MAX_READ_AHEAD);
+    client.send(format!("{STATUS}{space}{{'execute': 'system_reset'}}"));
+    drop(client);
+    assert!(other.line().contains("RESET"));
 }
 
 #[test]
@@ -142,6 +151,32 @@ fn what_was_sent_before_a_half_close_is_answered() {
     human.stream.shutdown(Shutdown::Write).unwrap();
     human.until(PROMPT);
     assert_eq!(human.rest(), format!("VM status: running\r\n{PROMPT}"));
+}
+
+#[test]
+fn a_half_closed_client_is_sent_more_than_its_socket_holds() {
+    let bench = Bench::new();
+    let mut client = Client::qmp(&bench.qmp);
+    let count = 20 * REPLY_BACKLOG / 1000;
+    client.send(r#"{"execute": "query-block"}"#.repeat(count));
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    // Others are served meanwhile, so that the monitor comes to wait for this one.
+    assert_eq!(Client::qmp(&bench.qmp).ask(STATUS), RUNNING);
+    let rest = client.rest();
+    assert!(rest.len() > count * 1000 && rest.matches("\r\n").count() == count);
+}
+
+#[test]
+fn the_end_waits_for_clients_to_take_what_is_queued() {
+    let mut bench = Bench::new();
+    let mut client = Client::qmp(&bench.qmp);
+    let count = MAX_BACKLOG / 200;
+    (0..count).for_each(|_| bench.tell("x"));
+    let monitor = bench.monitor.take();
+    let ending = std::thread::spawn(move || drop(monitor));
+    (0..count).for_each(|_| assert!(client.line().contains("JOB_STATUS_CHANGE")));
+    assert_eq!(client.rest(), "");
+    ending.join().unwrap();
 }
 
 #[test]

@@ -3,14 +3,19 @@
 use std::fs::File;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use strata_vmm::monitor::{Endpoint, Mailbox, Monitor, Protocol};
+use strata_vmm::monitor::{Action, Endpoint, Mailbox, Monitor, Protocol};
 
+use crate::client::{Client, PROMPT};
 use crate::fake::machine;
 
 const REQUESTS: &str = "info status\nstop\ninfo status\nquit\n";
 const REPLIES: &str = "strata 0.1.0 monitor - type 'help' for more information\r\n\
     (strata) VM status: running\r\n(strata) (strata) VM status: paused\r\n(strata) (strata) ";
+
+/// Names the socket that the child is to serve as well.
+const SOCKET: &str = "STRATA_TEST_MONITOR_SOCKET";
 
 /// Not a test: what the child does. It ends when `quit` has been seen.
 #[test]
@@ -18,9 +23,12 @@ const REPLIES: &str = "strata 0.1.0 monitor - type 'help' for more information\r
 fn child() {
     let mailbox = Mailbox::new().unwrap();
     let (state, machine) = machine(mailbox.notifier());
-    let endpoints = [(Protocol::Hmp, Endpoint::Stdio)];
+    let mut endpoints = vec![(Protocol::Hmp, Endpoint::Stdio)];
+    if let Some(path) = std::env::var_os(SOCKET) {
+        endpoints.push((Protocol::Hmp, Endpoint::Unix(path.into())));
+    }
     let monitor = Monitor::start(&endpoints, machine, mailbox).unwrap();
-    while state.lock().unwrap().seen.last() != Some(&strata_vmm::monitor::Action::Quit) {
+    while state.lock().unwrap().seen.last() != Some(&Action::Quit) {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     drop(monitor);
@@ -54,6 +62,32 @@ fn pipes() {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.contains(REPLIES), "{text}");
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_disturbs_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hmp");
+    let mut child = command()
+        .env(SOCKET, &path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("itself");
+    // Its output is more than a pipe holds, and more than the monitor lets pile up.
+    let input = child.stdin.as_mut().unwrap();
+    input.write_all("help\n".repeat(1000).as_bytes()).unwrap();
+    while !path.exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut human = Client::hmp(&path);
+    for _ in 0..100 {
+        human.send("info status\n");
+        assert_eq!(human.until(PROMPT), "VM status: running\r\n");
+    }
+    human.send("quit\n");
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
 }
 
 #[test]

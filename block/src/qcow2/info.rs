@@ -4,10 +4,46 @@ use serde_json::{Value, json};
 
 use super::{
     Qcow2,
+    geometry::HostCluster,
     header::{Incompatible, LAZY_REFCOUNTS},
+    width,
 };
+use crate::error::IoResult;
 
 impl Qcow2 {
+    /// Whether clearly more clusters are in use than the file takes space: then tables may have
+    /// been preallocated, and data may be a hole in the file.
+    ///
+    /// # Errors
+    /// The refcounts cannot be read.
+    pub async fn is_mostly_holes(&self) -> IoResult<bool> {
+        let Some(bytes) = self.file.allocated_bytes() else {
+            return Ok(false);
+        };
+        let stored = bytes >> self.geometry.cluster_bits;
+        let threshold = (stored * 10 / 9).max(stored + 2);
+        let lock = self.refcounts.lock().await;
+        let (mut used, mut at) = (0, 0);
+        let order = self.geometry.refcount_order;
+        let counted = self.refcounts.table.len() as u64 * self.geometry.refcounts_per_block();
+        let end = self.geometry.clusters_for(self.file.len()).min(counted);
+        while at < end && used < threshold {
+            let cluster = HostCluster(at);
+            let Some((slice, index)) = self.refcount_slice(&lock, cluster).await? else {
+                at += self.geometry.refcounts_per_block();
+                continue;
+            };
+            let end = self.geometry.refcounts_per_slice() as usize;
+            let counts = slice.with(|bytes| {
+                let counts = (index..end).map(|i| width::get(bytes, order, i));
+                counts.filter(|count| *count > 0).count()
+            });
+            used += counts as u64;
+            at += (end - index) as u64;
+        }
+        Ok(used >= threshold)
+    }
+
     /// `ImageInfoSpecific`: version and features, with the names of QEMU's schema.
     pub fn format_specific(&self) -> Value {
         let area = self.area.borrow();

@@ -25,18 +25,29 @@ impl Qcow2 {
     /// # Errors
     /// The range does not lie on the disk; the tables cannot be read or are corrupt.
     pub async fn extent(&self, offset: u64, len: u64) -> IoResult<Extent> {
+        Ok(self.placed_extent(offset, len).await?.0)
+    }
+
+    /// As [`Qcow2::extent`], and where in the file it lies: also for zeros whose cluster is kept.
+    ///
+    /// # Errors
+    /// As [`Qcow2::extent`].
+    pub async fn placed_extent(&self, offset: u64, len: u64) -> IoResult<(Extent, Option<u64>)> {
         self.check_range(offset, len)?;
         let run = self.lookup(offset, len).await?;
         let within = self.geometry.in_cluster(offset);
-        let kind = match run.mapping {
-            Mapping::Unallocated => ExtentKind::Unallocated,
-            Mapping::Zero { .. } => ExtentKind::Zero,
-            Mapping::Data { host, .. } => ExtentKind::Data {
-                host_offset: self.geometry.host_offset(host) + within,
-            },
-            Mapping::Compressed { .. } => ExtentKind::Compressed,
+        let at = |host: HostCluster| self.geometry.host_offset(host) + within;
+        let (kind, host_offset) = match run.mapping {
+            Mapping::Unallocated => (ExtentKind::Unallocated, None),
+            Mapping::Zero { host } => (ExtentKind::Zero, host.map(|(host, _)| at(host))),
+            Mapping::Data { host, .. } => {
+                let host_offset = at(host);
+                (ExtentKind::Data { host_offset }, Some(host_offset))
+            }
+            Mapping::Compressed { .. } => (ExtentKind::Compressed, None),
         };
-        Ok(Extent { len: run.len, kind })
+        let extent = Extent { len: run.len, kind };
+        Ok((extent, host_offset))
     }
 
     /// The longest run from `offset` on that one look at the tables finds. What it says holds

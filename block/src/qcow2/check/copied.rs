@@ -18,7 +18,7 @@ impl Check<'_> {
         let g = self.image.geometry;
         for (index, raw) in self.image.l1.entries().into_iter().enumerate() {
             let table = raw & OFFSET_MASK;
-            if table == 0 || g.in_cluster(table) != 0 || table >= self.image.file.len() {
+            if table == 0 {
                 continue;
             }
             let refcount = self.refcount(g.host_cluster(table)).await;
@@ -26,6 +26,9 @@ impl Check<'_> {
                 self.report.corruption(format!(
                     "ERROR OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={raw:x} refcount={refcount}"
                 ));
+            }
+            if g.in_cluster(table) != 0 || table >= self.image.file.len() {
+                continue;
             }
             for raw in self.read_entries(table, g.cluster_len() / 8).await {
                 self.copied_flag(raw).await;

@@ -7,6 +7,12 @@ use crate::{
     qcow2::entry::{self, COMPRESSED, COPIED, Mapping, OFFSET_MASK, ZERO},
 };
 
+/// What an L2 entry points to.
+enum Place {
+    Compressed { offset: u64, len: u64 },
+    Cluster(u64),
+}
+
 impl Check<'_> {
     /// Counts an L1 table at `offset`, its L2 tables and all that they name. With `statistics`
     /// clusters of the virtual disk are counted, too.
@@ -49,7 +55,7 @@ impl Check<'_> {
         let mut next = 0;
         for raw in entries {
             match self.l2_entry(raw) {
-                Some(Mapping::Compressed { offset, len }) => {
+                Some(Place::Compressed { offset, len }) => {
                     // A stream that is said to end behind the file's end may be shorter.
                     let end = (offset + len).min(self.image.file.len().max(offset + 1));
                     self.count(offset, end - offset);
@@ -59,13 +65,7 @@ impl Check<'_> {
                         self.report.fragmented_clusters += 1;
                     }
                 }
-                Some(
-                    Mapping::Data { host, .. }
-                    | Mapping::Zero {
-                        host: Some((host, _)),
-                    },
-                ) => {
-                    let offset = g.host_offset(host);
+                Some(Place::Cluster(offset)) => {
                     self.count(offset, g.cluster_size());
                     if statistics {
                         self.report.allocated_clusters += 1;
@@ -73,38 +73,45 @@ impl Check<'_> {
                         self.report.fragmented_clusters += u64::from(!follows);
                         next = offset + g.cluster_size();
                     }
+                    if g.in_cluster(offset) != 0 {
+                        self.report.corruption(format!(
+                            "ERROR offset={offset:x}: Data cluster is not properly aligned; L2 entry corrupted."
+                        ));
+                    }
                 }
-                _ => {}
+                None => {}
             }
         }
     }
 
-    /// Reads an entry and reports what is wrong with it; `None` if it cannot be followed.
-    fn l2_entry(&mut self, raw: u64) -> Option<Mapping> {
+    /// Reads an entry, also a damaged one as far as it can be followed, and reports flags that
+    /// must not be set.
+    fn l2_entry(&mut self, raw: u64) -> Option<Place> {
         let g = self.image.geometry;
-        let (compressed, offset) = (raw & COMPRESSED != 0, raw & OFFSET_MASK);
-        if compressed && raw & COPIED != 0 {
-            let x = 62 - (g.cluster_bits - 8);
-            let offset = raw & ((1 << x) - 1);
-            self.report.corruption(format!(
-                "ERROR: coffset={offset:#x}: copied flag must never be set for compressed clusters"
-            ));
-            return entry::decode_l2(raw & !COPIED, &g).ok();
+        if raw & COMPRESSED != 0 {
+            let Ok(Mapping::Compressed { offset, len }) = entry::decode_l2(raw & !COPIED, &g)
+            else {
+                self.reserved_bits(raw);
+                return None;
+            };
+            if raw & COPIED != 0 {
+                self.report.corruption(format!(
+                    "ERROR: coffset={offset:#x}: copied flag must never be set for compressed clusters"
+                ));
+            }
+            return Some(Place::Compressed { offset, len });
         }
-        if !compressed && g.in_cluster(offset) != 0 {
-            self.report.corruption(format!(
-                "ERROR offset={offset:x}: Cluster is not properly aligned; L2 entry corrupted."
-            ));
-            return None;
+        let known = OFFSET_MASK | COPIED | if g.version > 2 { ZERO } else { 0 };
+        if raw & !known != 0 {
+            self.reserved_bits(raw);
         }
-        let mapping = entry::decode_l2(raw, &g);
-        if mapping.is_err() {
-            self.report.corruption(format!(
-                "ERROR found l2 entry with reserved bits set: {raw:x}"
-            ));
-            let known = OFFSET_MASK | COPIED | if g.version > 2 { ZERO } else { 0 };
-            return entry::decode_l2(raw & known, &g).ok();
-        }
-        mapping.ok()
+        let offset = raw & OFFSET_MASK;
+        (offset != 0).then_some(Place::Cluster(offset))
+    }
+
+    fn reserved_bits(&mut self, raw: u64) {
+        self.report.corruption(format!(
+            "ERROR found l2 entry with reserved bits set: {raw:x}"
+        ));
     }
 }

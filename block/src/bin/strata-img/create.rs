@@ -1,0 +1,232 @@
+//! `strata-img create`.
+
+use std::{
+    fs::OpenOptions,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use strata_block::{
+    engine::create_image,
+    graph::{Format, chain},
+    qcow2::{Backing, CreateOptions, Preallocation},
+};
+
+use crate::{Failure, Tool, output, size};
+
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  strata-img create -f qcow2 -o cluster_size=128k disk.qcow2 20G\n  strata-img create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2"
+)]
+pub struct CreateArgs {
+    /// Format of the new image (raw, qcow2)
+    #[arg(short = 'f', value_name = "FMT", default_value = "raw")]
+    format: Format,
+    /// Backing file
+    #[arg(short = 'b', value_name = "FILE")]
+    backing: Option<String>,
+    /// Format of the backing file
+    #[arg(short = 'F', value_name = "FMT")]
+    backing_format: Option<Format>,
+    /// Options of the format: backing_file, backing_fmt, cluster_size, compat, lazy_refcounts, preallocation, refcount_bits, size
+    #[arg(short = 'o', value_name = "NAME=VALUE,...")]
+    options: Vec<String>,
+    /// Do not look at the backing file
+    #[arg(short = 'u')]
+    unsafe_backing: bool,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// The new image; a file that exists is not touched
+    file: PathBuf,
+    /// Size of the disk in bytes, or with a unit; that of the backing file if not given
+    size: Option<String>,
+}
+
+/// What `-o` and the other options ask for.
+struct Wanted {
+    size: Option<u64>,
+    backing: Option<String>,
+    backing_format: Option<Format>,
+    image: CreateOptions,
+}
+
+/// Runs the command.
+pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
+    let failed = |why: String| Failure::new(format!("{}: {why}", args.file.display()));
+    let mut wanted = Wanted {
+        size: None,
+        backing: args.backing.clone(),
+        backing_format: args.backing_format,
+        image: CreateOptions::default(),
+    };
+    for option in args.options.iter().flat_map(|list| split_options(list)) {
+        wanted.set(&option, args.format).map_err(failed)?;
+    }
+    if let Some(text) = &args.size {
+        wanted.size = Some(size::parse(text).map_err(failed)?);
+    }
+    if let Some(name) = wanted.backing.clone() {
+        if args.format != Format::Qcow2 {
+            return Err(failed(format!(
+                "Backing file not supported for file format '{}'",
+                args.format
+            )));
+        }
+        add_backing(tool, &args, name, &mut wanted).await?;
+    }
+    let size = wanted
+        .size
+        .ok_or_else(|| failed("Image creation needs a size parameter".into()))?;
+    wanted.image.size = size;
+    if !args.quiet {
+        output::print(&formatting(&args.file, args.format, &wanted.image))?;
+    }
+    match args.format {
+        Format::Qcow2 => create_image(&tool.exec, &args.file, wanted.image).await?,
+        Format::Raw => create_raw(&args.file, size).map_err(failed)?,
+    }
+    Ok(0)
+}
+
+/// Splits at commas; a doubled comma is one within a value.
+fn split_options(list: &str) -> Vec<String> {
+    let marked = list.replace(",,", "\0");
+    marked
+        .split(',')
+        .map(|part| part.replace('\0', ","))
+        .collect()
+}
+
+impl Wanted {
+    fn set(&mut self, option: &str, format: Format) -> Result<(), String> {
+        let (name, value) = option
+            .split_once('=')
+            .ok_or_else(|| format!("option '{option}' needs a value: NAME=VALUE"))?;
+        if format == Format::Raw && !matches!(name, "size" | "preallocation") {
+            return Err(format!("Invalid parameter '{name}'"));
+        }
+        match name {
+            "size" => self.size = Some(size::parse(value)?),
+            "backing_file" => self.backing = Some(value.to_owned()),
+            "backing_fmt" => {
+                let format = value.parse::<Format>().map_err(|error| error.to_string())?;
+                self.backing_format = Some(format);
+            }
+            "cluster_size" => self.image.cluster_size = size::parse(value)?,
+            "compat" => {
+                self.image.version = match value {
+                    "0.10" | "v2" => 2,
+                    "1.1" | "v3" => 3,
+                    _ => return Err(format!("Invalid parameter '{value}'")),
+                }
+            }
+            "lazy_refcounts" => self.image.lazy_refcounts = on_off(name, value)?,
+            "refcount_bits" => {
+                self.image.refcount_bits = value
+                    .parse()
+                    .map_err(|_| format!("Parameter '{name}' expects a number"))?;
+            }
+            "preallocation" => {
+                self.image.preallocation = match value {
+                    "off" => Preallocation::Off,
+                    "metadata" if format == Format::Qcow2 => Preallocation::Metadata,
+                    _ => return Err(format!("preallocation '{value}' is not supported")),
+                }
+            }
+            "compression_type" if value == "zlib" => {}
+            "extended_l2" if !on_off(name, value)? => {}
+            _ => {
+                return Err(format!(
+                    "Invalid parameter '{name}', or its value is not supported"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn on_off(name: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "on" | "yes" | "true" => Ok(true),
+        "off" | "no" | "false" => Ok(false),
+        _ => Err(format!("Parameter '{name}' expects 'on' or 'off'")),
+    }
+}
+
+/// Names the backing file, after a look at it: for its size, and to see that it can be used.
+async fn add_backing(
+    tool: &Tool,
+    args: &CreateArgs,
+    name: String,
+    wanted: &mut Wanted,
+) -> Result<(), Failure> {
+    let failed = |why: String| Failure::new(format!("{}: {why}", args.file.display()));
+    let backing = Backing {
+        format: wanted.backing_format.map(|format| format.name().to_owned()),
+        name,
+    };
+    if !args.unsafe_backing {
+        let path = chain::resolve(&args.file, &backing)?;
+        let node = tool
+            .open(&path, wanted.backing_format)
+            .await
+            .map_err(|error| failed(format!("Could not open backing image: {error}")))?;
+        if wanted.backing_format.is_none() {
+            let found = node.format();
+            return Err(failed(format!(
+                "Backing file specified without backing format; it looks like {found}: say -F {found}"
+            )));
+        }
+        wanted.size = wanted.size.or(Some(node.size()));
+    } else if wanted.backing_format.is_none() {
+        return Err(failed(
+            "Backing file specified without backing format: say -F FMT".into(),
+        ));
+    }
+    wanted.image.backing = Some(backing);
+    Ok(())
+}
+
+fn create_raw(path: &Path, size: u64) -> Result<(), String> {
+    let size = size.checked_next_multiple_of(512);
+    let size = size.ok_or("the disk size is too large")?;
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create_new(true).open(path);
+    file.and_then(|file| file.set_len(size))
+        .map_err(|error| format!("could not create it: {error}"))
+}
+
+/// The line that `qemu-img create` prints.
+fn formatting(path: &Path, format: Format, image: &CreateOptions) -> String {
+    let start = format!("Formatting '{}', fmt={format}", path.display());
+    if format == Format::Raw {
+        return format!("{start} size={}\n", image.size);
+    }
+    let on_off = |on| if on { "on" } else { "off" };
+    let preallocation = match image.preallocation {
+        Preallocation::Off => "",
+        Preallocation::Metadata => " preallocation=metadata",
+    };
+    let mut line = format!(
+        "{start} cluster_size={} extended_l2=off{preallocation} compression_type=zlib size={}",
+        image.cluster_size, image.size
+    );
+    if image.version == 2 {
+        line += " compat=0.10";
+    }
+    if let Some(backing) = &image.backing {
+        line += &format!(" backing_file={}", backing.name);
+        let format = backing
+            .format
+            .iter()
+            .map(|format| format!(" backing_fmt={format}"));
+        line.extend(format);
+    }
+    line += &format!(
+        " lazy_refcounts={} refcount_bits={}\n",
+        on_off(image.lazy_refcounts),
+        image.refcount_bits
+    );
+    line
+}

@@ -1,0 +1,88 @@
+//! `strata-img info`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::Value;
+use strata_block::{api::ImageInfo, engine::image_info};
+
+use crate::{Failure, Output, Reading, Tool, output, size};
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  strata-img info --backing-chain --output=json disk.qcow2")]
+pub struct InfoArgs {
+    #[command(flatten)]
+    reading: Reading,
+    /// How to print it
+    #[arg(long, value_enum, default_value = "human")]
+    output: Output,
+    /// Show the layers below, too
+    #[arg(long)]
+    backing_chain: bool,
+    /// The image
+    file: PathBuf,
+}
+
+/// Runs the command.
+pub async fn run(tool: &Tool, args: InfoArgs) -> Result<u8, Failure> {
+    let format = args.reading.format;
+    let top = if args.backing_chain {
+        tool.open(&args.file, format).await?
+    } else {
+        tool.open_layer(&args.file, format).await?
+    };
+    let mut layers = Vec::new();
+    let mut next = Some(Box::new(image_info(&top)));
+    while let Some(mut layer) = next {
+        next = layer.backing_image.take();
+        layers.push(*layer);
+    }
+    match (args.output, args.backing_chain) {
+        (Output::Json, true) => output::print_json(&layers)?,
+        (Output::Json, false) => output::print_json(&layers[0])?,
+        (Output::Human, _) => {
+            let texts: Vec<String> = layers.iter().map(human).collect();
+            output::print(&texts.join("\n"))?;
+        }
+    }
+    Ok(0)
+}
+
+fn human(info: &ImageInfo) -> String {
+    let disk_size = info.actual_size.map(size::human);
+    let mut text = format!(
+        "image: {}\nfile format: {}\nvirtual size: {} ({} bytes)\ndisk size: {}\n",
+        info.filename,
+        info.format,
+        size::human(info.virtual_size),
+        info.virtual_size,
+        disk_size.as_deref().unwrap_or("unavailable"),
+    );
+    if let Some(bytes) = info.cluster_size {
+        text += &format!("cluster_size: {bytes}\n");
+    }
+    if info.dirty_flag {
+        text += "cleanly shut down: no\n";
+    }
+    if let Some(name) = &info.backing_filename {
+        let actual = match &info.full_backing_filename {
+            None => " (cannot determine actual path)".to_owned(),
+            Some(full) if full != name => format!(" (actual path: {full})"),
+            Some(_) => String::new(),
+        };
+        text += &format!("backing file: {name}{actual}\n");
+    }
+    if let Some(format) = &info.backing_filename_format {
+        text += &format!("backing file format: {format}\n");
+    }
+    if let Some(Value::Object(data)) = info.format_specific.as_ref().map(|s| &s["data"]) {
+        text += "Format specific information:\n";
+        for (name, value) in data {
+            let value = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
+            text += &format!("    {}: {value}\n", name.replace('-', " "));
+        }
+    }
+    text
+}

@@ -1,0 +1,147 @@
+//! `strata-img`: images at rest, with `qemu-img`'s options, output and exit codes.
+
+mod check;
+mod compare;
+mod create;
+mod info;
+mod map;
+mod output;
+mod size;
+mod status;
+
+use std::{path::Path, process::ExitCode, rc::Rc};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use strata_block::{
+    error::Result,
+    exec::Executor,
+    graph::{
+        Format, Node,
+        chain::{ImageOptions, Opener},
+    },
+};
+
+/// Makes, shows, checks and compares disk images.
+#[derive(Parser)]
+#[command(
+    name = "strata-img",
+    version,
+    after_help = "Example:\n  strata-img create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2\n  strata-img info --backing-chain overlay.qcow2"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a new image.
+    Create(create::CreateArgs),
+    /// Show what an image is.
+    Info(info::InfoArgs),
+    /// Check an image's metadata.
+    Check(check::CheckArgs),
+    /// Show where the data of an image lies.
+    Map(map::MapArgs),
+    /// Compare the contents of two images.
+    Compare(compare::CompareArgs),
+}
+
+/// How a command prints what it has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Human,
+    Json,
+}
+
+/// Options that every command which reads an image has.
+#[derive(Args)]
+struct Reading {
+    /// Format of the image (raw, qcow2); guessed if not given
+    #[arg(short = 'f', value_name = "FMT")]
+    format: Option<Format>,
+    /// Open the image although somebody may be writing to it
+    #[arg(short = 'U', long)]
+    force_share: bool,
+}
+
+/// Why a command failed, and its exit code.
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    fn new(message: impl ToString) -> Self {
+        Self {
+            message: message.to_string(),
+            code: 1,
+        }
+    }
+
+    fn with_code(self, code: u8) -> Self {
+        Self { code, ..self }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(error)
+    }
+}
+
+/// What commands work with.
+struct Tool {
+    exec: Rc<Executor>,
+    opener: Opener,
+}
+
+impl Tool {
+    /// Opens an image and everything below it, for reading.
+    async fn open(&self, path: &Path, format: Option<Format>) -> Result<Rc<Node>> {
+        self.opener.open(path, &reading(format)).await
+    }
+
+    /// Opens one image, for reading.
+    async fn open_layer(&self, path: &Path, format: Option<Format>) -> Result<Rc<Node>> {
+        self.opener.open_layer(path, &reading(format)).await
+    }
+}
+
+fn reading(format: Option<Format>) -> ImageOptions {
+    ImageOptions {
+        format,
+        read_only: true,
+        ..ImageOptions::default()
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exec = match Executor::new() {
+        Ok(exec) => exec,
+        Err(error) => return fail(&Failure::new(error)),
+    };
+    let tool = Tool {
+        opener: Opener::new(exec.clone()),
+        exec: exec.clone(),
+    };
+    let result = exec.block_on(async move {
+        match cli.command {
+            Command::Create(args) => create::run(&tool, args).await,
+            Command::Info(args) => info::run(&tool, args).await,
+            Command::Check(args) => check::run(&tool, args).await,
+            Command::Map(args) => map::run(&tool, args).await,
+            Command::Compare(args) => compare::run(&tool, args).await,
+        }
+    });
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => fail(&failure),
+    }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    eprintln!("strata-img: {}", failure.message);
+    ExitCode::from(failure.code)
+}

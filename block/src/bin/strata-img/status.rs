@@ -1,0 +1,106 @@
+//! Where the bytes of a chain come from, in the terms of `qemu-img map`.
+
+use std::rc::Rc;
+
+use strata_block::{error::IoResult, extent::ExtentKind, graph::Node};
+
+/// A part of the disk that is stored in one way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Bytes.
+    pub len: u64,
+    /// Layers above the one that says so.
+    pub depth: usize,
+    /// A layer of the chain holds it; otherwise it is zero because nothing does.
+    pub present: bool,
+    /// Reads as zeros.
+    pub zero: bool,
+    /// Takes space.
+    pub data: bool,
+    /// Where it lies in that layer's file.
+    pub offset: Option<u64>,
+}
+
+/// A chain, and which of its layers may hold tables that point to nothing but holes.
+pub struct Chain {
+    layers: Vec<(Rc<Node>, bool)>,
+}
+
+impl Chain {
+    /// Looks at the layers from `top` down.
+    pub async fn new(top: &Rc<Node>) -> IoResult<Self> {
+        let mut layers = Vec::new();
+        for node in top.chain() {
+            let preallocated = match node.as_qcow2() {
+                Some(image) => image.is_mostly_holes().await?,
+                None => false,
+            };
+            layers.push((node, preallocated));
+        }
+        Ok(Self { layers })
+    }
+
+    /// The layer at `depth`.
+    pub fn layer(&self, depth: usize) -> &Rc<Node> {
+        &self.layers[depth].0
+    }
+
+    /// Bytes of the disk.
+    pub fn size(&self) -> u64 {
+        self.layers[0].0.size()
+    }
+
+    /// What the disk holds from `offset` on, for up to `len` bytes. The range lies on the disk.
+    pub async fn status(&self, offset: u64, mut len: u64) -> IoResult<Status> {
+        for (depth, (node, preallocated)) in self.layers.iter().enumerate() {
+            let found = layer_status(node, offset, len, depth, *preallocated).await?;
+            if found.data || found.zero {
+                return Ok(found);
+            }
+            len = found.len;
+            match self.layers.get(depth + 1) {
+                Some((below, _)) if offset < below.size() => {
+                    len = len.min(below.size() - offset);
+                }
+                _ => {
+                    return Ok(Status {
+                        zero: true,
+                        len,
+                        ..found
+                    });
+                }
+            }
+        }
+        unreachable!("the lowest layer has nothing below")
+    }
+}
+
+async fn layer_status(
+    node: &Node,
+    offset: u64,
+    len: u64,
+    depth: usize,
+    preallocated: bool,
+) -> IoResult<Status> {
+    let (extent, host_offset) = match node.as_qcow2() {
+        Some(image) => image.placed_extent(offset, len).await?,
+        None => (node.extent(offset, len).await?, Some(offset)),
+    };
+    let mut status = Status {
+        len: extent.len.min(len),
+        depth,
+        present: extent.kind != ExtentKind::Unallocated,
+        zero: extent.kind == ExtentKind::Zero,
+        data: matches!(
+            extent.kind,
+            ExtentKind::Data { .. } | ExtentKind::Compressed
+        ),
+        offset: host_offset,
+    };
+    if preallocated && let ExtentKind::Data { host_offset } = extent.kind {
+        let part = node.storage().extent(host_offset, status.len);
+        status.len = status.len.min(part.len);
+        status.zero = !part.data;
+    }
+    Ok(status)
+}

@@ -1,0 +1,115 @@
+//! Bad input: one clear line, the right exit code, and nothing changed.
+
+use crate::{Folder, read, text};
+
+/// Runs `strata-img` and gives its one line on standard error.
+fn fails(folder: &Folder, args: &[&str], code: i32) -> String {
+    let output = folder.run("strata-img", args);
+    let line = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {line}");
+    assert_eq!(line.lines().count(), 1, "{args:?}: {line}");
+    assert!(line.starts_with("strata-img: "), "{line}");
+    line
+}
+
+#[test]
+fn images_that_cannot_be_read() {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-f", "qcow2", "a.qcow2", "1M"]);
+    let cases: [(usize, &[u8], &str); 8] = [
+        (0, b"NOPE", "not a qcow2 image"),
+        (4, &[0, 0, 0, 9], "version 9"),
+        (20, &[0, 0, 0, 30], "cluster size"),
+        (32, &[0, 0, 0, 2], "encrypted"),
+        (40, &[0xff, 0, 0, 0, 0, 0, 0, 0], "L1 table"),
+        (36, &[0xff; 4], "L1 table"),
+        (48, &[0, 0, 0, 0, 0, 0, 2, 0], "refcount table"),
+        (
+            72,
+            &[0x40, 0, 0, 0, 0, 0, 0, 0],
+            "unknown incompatible feature",
+        ),
+    ];
+    for (offset, bytes, expected) in cases {
+        std::fs::copy(folder.path("a.qcow2"), folder.path("bad.qcow2")).unwrap();
+        folder.poke("bad.qcow2", offset, bytes);
+        let before = read(&folder.path("bad.qcow2"));
+        for command in ["info", "check", "map"] {
+            let line = fails(&folder, &[command, "-f", "qcow2", "bad.qcow2"], 1);
+            assert!(
+                line.contains(expected) && line.contains("bad.qcow2"),
+                "{line}"
+            );
+        }
+        assert!(before == read(&folder.path("bad.qcow2")));
+    }
+}
+
+#[test]
+fn files_that_are_not_there_or_not_files() {
+    let folder = Folder::new();
+    let line = fails(&folder, &["info", "missing"], 1);
+    assert!(
+        line.contains("missing") && line.contains("No such file"),
+        "{line}"
+    );
+    let line = fails(&folder, &["info", "."], 1);
+    assert!(line.contains("folder"), "{line}");
+    std::fs::write(folder.path("empty"), b"").unwrap();
+    fails(&folder, &["map", "-f", "qcow2", "empty"], 1);
+    fails(&folder, &["compare", "missing", "missing"], 2);
+}
+
+#[test]
+fn images_that_cannot_be_made() {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-f", "qcow2", "a.qcow2", "1M"]);
+    let before = read(&folder.path("a.qcow2"));
+    let cases: [(&[&str], &str); 11] = [
+        (&["-f", "qcow2", "a.qcow2", "1M"], "exists"),
+        (&["a.qcow2", "1M"], "exists"),
+        (&["-f", "qcow2", "b"], "size"),
+        (&["-f", "qcow2", "b", "1Q"], "Invalid size"),
+        (&["-f", "qcow2", "no/b", "1M"], "No such file"),
+        (
+            &["-f", "qcow2", "-o", "cluster_size=1000", "b", "1M"],
+            "power of two",
+        ),
+        (
+            &["-f", "qcow2", "-o", "cluster_size=512", "b", "1T"],
+            "too large",
+        ),
+        (&["-f", "qcow2", "-o", "color=red", "b", "1M"], "color"),
+        (&["-f", "qcow2", "-b", "a.qcow2", "b"], "backing format"),
+        (
+            &["-f", "qcow2", "-b", "missing", "-F", "raw", "b"],
+            "missing",
+        ),
+        (&["-b", "a.qcow2", "-F", "qcow2", "b"], "not supported"),
+    ];
+    for (case, expected) in cases {
+        let args = [&["create", "-q"], case].concat();
+        let line = fails(&folder, &args, 1);
+        assert!(line.contains(expected), "{case:?}: {line}");
+        assert!(!folder.path("b").exists(), "{case:?}");
+    }
+    assert!(before == read(&folder.path("a.qcow2")));
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let folder = Folder::new();
+    for args in [
+        &["info"][..],
+        &["frobnicate"],
+        &["info", "--output=xml", "a"],
+        &["map", "-x", "a"],
+    ] {
+        assert_eq!(
+            folder.run("strata-img", args).status.code(),
+            Some(2),
+            "{args:?}"
+        );
+    }
+    assert_eq!(folder.run("strata-img", &["--help"]).status.code(), Some(0));
+}

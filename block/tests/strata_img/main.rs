@@ -1,0 +1,75 @@
+//! `strata-img` beside `qemu-img`: the same options give the same output and exit codes.
+
+mod bad_input;
+mod compare;
+mod same_output;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+/// A folder with images.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs a program in the folder.
+    fn run(&self, program: &str, args: &[&str]) -> Output {
+        let program = if program == "strata-img" {
+            env!("CARGO_BIN_EXE_strata-img")
+        } else {
+            program
+        };
+        let mut command = Command::new(program);
+        command.args(args).current_dir(self.0.path());
+        command.output().unwrap()
+    }
+
+    /// Runs a program that has to succeed.
+    fn ok(&self, program: &str, args: &[&str]) -> String {
+        let output = self.run(program, args);
+        assert!(output.status.success(), "{program} {args:?}: {output:?}");
+        text(&output.stdout)
+    }
+
+    fn qemu(&self, args: &[&str]) -> String {
+        self.ok("qemu-img", args)
+    }
+
+    fn qemu_io(&self, image: &str, commands: &[&str]) {
+        let mut args = vec!["-f", "qcow2"];
+        args.extend(commands.iter().flat_map(|command| ["-c", command]));
+        args.push(image);
+        self.ok("qemu-io", &args);
+    }
+
+    /// Changes bytes of a file.
+    fn poke(&self, name: &str, offset: usize, bytes: &[u8]) {
+        let path = self.path(name);
+        let mut content = std::fs::read(&path).unwrap();
+        content[offset..offset + bytes.len()].copy_from_slice(bytes);
+        std::fs::write(&path, content).unwrap();
+    }
+
+    /// A big-endian number in a file.
+    fn peek(&self, name: &str, offset: usize) -> u64 {
+        let content = std::fs::read(self.path(name)).unwrap();
+        u64::from_be_bytes(content[offset..offset + 8].try_into().unwrap())
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}

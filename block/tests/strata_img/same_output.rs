@@ -1,0 +1,259 @@
+//! `info`, `check`, `map` and `create`, field by field and line by line.
+
+use serde_json::Value;
+
+use crate::{Folder, read, text};
+
+/// A chain of three layers with data, zero clusters and holes, and a few odd images.
+fn images() -> (Folder, Vec<&'static str>) {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-f", "raw", "base.raw", "900k"]);
+    folder.ok(
+        "qemu-io",
+        &["-f", "raw", "-c", "write -P 1 64k 128k", "base.raw"],
+    );
+    let below = [
+        "create",
+        "-f",
+        "qcow2",
+        "-b",
+        "base.raw",
+        "-F",
+        "raw",
+        "low.qcow2",
+        "2M",
+    ];
+    folder.qemu(&below);
+    folder.qemu_io("low.qcow2", &["write -P 2 512k 200k", "write -z 1M 64k"]);
+    folder.qemu(&[
+        "create",
+        "-f",
+        "qcow2",
+        "-b",
+        "low.qcow2",
+        "-F",
+        "qcow2",
+        "top.qcow2",
+    ]);
+    folder.qemu_io("top.qcow2", &["write -P 3 100k 30k", "write -z 192k 64k"]);
+    let options = "cluster_size=4k,compat=0.10,preallocation=metadata";
+    folder.qemu(&["create", "-f", "qcow2", "-o", options, "old.qcow2", "2M"]);
+    folder.qemu_io("old.qcow2", &["write -P 4 64k 64k"]);
+    let options = "cluster_size=512,refcount_bits=1,lazy_refcounts=on";
+    folder.qemu(&["create", "-f", "qcow2", "-o", options, "small.qcow2", "1M"]);
+    folder.qemu_io("small.qcow2", &["write -P 5 64k 64k", "discard 70k 10k"]);
+    folder.qemu(&[
+        "create",
+        "-f",
+        "qcow2",
+        "-o",
+        "cluster_size=2M",
+        "large.qcow2",
+        "1G",
+    ]);
+    folder.qemu_io("large.qcow2", &["write -P 6 512M 1M", "write -z 600M 4M"]);
+    folder.qemu(&["create", "-f", "qcow2", "empty.qcow2", "0"]);
+    let names = vec![
+        "base.raw",
+        "low.qcow2",
+        "top.qcow2",
+        "old.qcow2",
+        "small.qcow2",
+        "large.qcow2",
+        "empty.qcow2",
+    ];
+    (folder, names)
+}
+
+/// Both tools with the same arguments: exit code, text, and JSON where it is that.
+fn assert_same(folder: &Folder, args: &[&str]) {
+    let (theirs, ours) = (folder.run("qemu-img", args), folder.run("strata-img", args));
+    assert_eq!(
+        theirs.status.code(),
+        ours.status.code(),
+        "{args:?} {ours:?}"
+    );
+    let (theirs, ours) = (text(&theirs.stdout), text(&ours.stdout));
+    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    if args.contains(&"--output=json") {
+        // Fields come in another order; `Value` does not care, people neither.
+        assert_eq!(json(&theirs), json(&ours), "{args:?}");
+    } else {
+        assert_eq!(theirs, ours, "{args:?}");
+    }
+}
+
+#[test]
+fn info_check_and_map() {
+    let (folder, names) = images();
+    for name in names {
+        for output in ["--output=human", "--output=json"] {
+            assert_same(&folder, &["info", output, name]);
+            assert_same(&folder, &["info", "-U", "--backing-chain", output, name]);
+            assert_same(&folder, &["map", output, name]);
+            if name != "base.raw" {
+                assert_same(&folder, &["check", output, "-f", "qcow2", name]);
+            }
+        }
+    }
+    assert_same(
+        &folder,
+        &[
+            "map",
+            "--output=json",
+            "-s",
+            "100k",
+            "-l",
+            "1M",
+            "top.qcow2",
+        ],
+    );
+    assert_same(&folder, &["check", "-q", "top.qcow2"]);
+    assert_same(&folder, &["check", "base.raw"]);
+}
+
+#[test]
+fn map_of_json_is_the_same_text() {
+    let (folder, _) = images();
+    let args = ["map", "--output=json", "top.qcow2"];
+    assert_eq!(folder.qemu(&args), folder.ok("strata-img", &args));
+}
+
+#[test]
+fn damaged_images() {
+    let damages: [(&str, usize, u64); 5] = [
+        // A refcount that is too low, one that is too high, a flag that is missing, a table entry
+        // that is not aligned, and a table that lies elsewhere: offsets from the tables on.
+        ("refcount", 0, 0),
+        ("refcount", 8, 0x0001_0001_0001_0001),
+        ("l2", 0, 1 << 63),
+        ("l2", 8, 0x8000_0000_0005_0200),
+        ("l1", 0, 0x8000_0001_0000_0000),
+    ];
+    for (table, at, bits) in damages {
+        let folder = Folder::new();
+        folder.qemu(&["create", "-f", "qcow2", "a.qcow2", "1M"]);
+        folder.qemu_io("a.qcow2", &["write 0 192k"]);
+        let l1 = folder.peek("a.qcow2", 40) as usize;
+        let mask = (1u64 << 56) - 1;
+        let place = at
+            + match table {
+                "refcount" => folder.peek("a.qcow2", folder.peek("a.qcow2", 48) as usize) as usize,
+                "l2" => (folder.peek("a.qcow2", l1) & mask) as usize,
+                _ => l1,
+            };
+        let new = match (table, at) {
+            ("l2", 0) => folder.peek("a.qcow2", place) ^ bits,
+            ("refcount", 0) => folder.peek("a.qcow2", place) & 0xffff_ffff_ffff,
+            _ => bits,
+        };
+        folder.poke("a.qcow2", place, &new.to_be_bytes());
+        let before = read(&folder.path("a.qcow2"));
+        for output in ["--output=human", "--output=json"] {
+            assert_same(&folder, &["check", output, "a.qcow2"]);
+        }
+        let args = ["check", "a.qcow2"];
+        let (theirs, ours) = (
+            folder.run("qemu-img", &args),
+            folder.run("strata-img", &args),
+        );
+        assert_eq!(text(&theirs.stderr), text(&ours.stderr), "{table}+{at}");
+        assert!(
+            before == read(&folder.path("a.qcow2")),
+            "a check changed the image"
+        );
+    }
+}
+
+#[test]
+fn check_counts_internal_snapshots_and_bitmaps() {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-f", "qcow2", "a.qcow2", "4M"]);
+    folder.qemu_io("a.qcow2", &["write 0 1M"]);
+    folder.qemu(&["snapshot", "-c", "one", "a.qcow2"]);
+    folder.qemu_io("a.qcow2", &["write 512k 1M"]);
+    folder.qemu(&["snapshot", "-c", "two", "a.qcow2"]);
+    folder.qemu(&["bitmap", "--add", "a.qcow2", "bits"]);
+    for output in ["--output=human", "--output=json"] {
+        assert_same(&folder, &["check", output, "a.qcow2"]);
+        assert_same(&folder, &["map", output, "a.qcow2"]);
+    }
+}
+
+#[test]
+fn create_makes_what_qemu_makes() {
+    let cases: [&[&str]; 9] = [
+        &["-f", "qcow2", "new.img", "100M"],
+        &["-f", "qcow2", "-o", "cluster_size=512", "new.img", "10M"],
+        &["-f", "qcow2", "-o", "cluster_size=2M,size=3G", "new.img"],
+        &["-f", "qcow2", "-o", "compat=0.10", "new.img", "1G"],
+        &[
+            "-f",
+            "qcow2",
+            "-o",
+            "refcount_bits=1,lazy_refcounts=on",
+            "new.img",
+            "1.5G",
+        ],
+        &[
+            "-f",
+            "qcow2",
+            "-o",
+            "preallocation=metadata",
+            "new.img",
+            "1M",
+        ],
+        &["-f", "qcow2", "-b", "base.raw", "-F", "raw", "new.img"],
+        &[
+            "-f",
+            "qcow2",
+            "-u",
+            "-b",
+            "missing.raw",
+            "-F",
+            "raw",
+            "new.img",
+            "1000",
+        ],
+        &["new.img", "1000"],
+    ];
+    for case in cases {
+        let folder = Folder::new();
+        folder.qemu(&["create", "base.raw", "3M"]);
+        let args = [&["create"], case].concat();
+        let theirs = folder.qemu(&args);
+        let info = ["info", "--output=json", "new.img"];
+        let mut their_info: Value = serde_json::from_str(&folder.qemu(&info)).unwrap();
+        std::fs::remove_file(folder.path("new.img")).unwrap();
+        assert_eq!(theirs, folder.ok("strata-img", &args), "{case:?}");
+        let mut our_info: Value = serde_json::from_str(&folder.qemu(&info)).unwrap();
+        // How much of the file is holes is not a promise.
+        for info in [&mut their_info, &mut our_info] {
+            info.as_object_mut().unwrap().remove("actual-size");
+        }
+        assert_eq!(their_info, our_info, "{case:?}");
+        if case.contains(&"qcow2") && !case.contains(&"-u") {
+            folder.qemu(&["check", "new.img"]);
+        }
+    }
+}
+
+#[test]
+fn preallocated_tables_are_seen_as_qemu_sees_them() {
+    let folder = Folder::new();
+    let args = [
+        "create",
+        "-f",
+        "qcow2",
+        "-o",
+        "preallocation=metadata",
+        "a.qcow2",
+        "64M",
+    ];
+    folder.ok("strata-img", &args);
+    folder.qemu_io("a.qcow2", &["write -P 1 1M 64k"]);
+    for output in ["--output=human", "--output=json"] {
+        assert_same(&folder, &["map", output, "a.qcow2"]);
+        assert_same(&folder, &["check", output, "a.qcow2"]);
+    }
+}

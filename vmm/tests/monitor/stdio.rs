@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use strata_vmm::monitor::{Action, Endpoint, Mailbox, Monitor, Protocol};
 
@@ -28,8 +28,11 @@ fn child() {
         endpoints.push((Protocol::Hmp, Endpoint::Unix(path.into())));
     }
     let monitor = Monitor::start(&endpoints, machine, mailbox).unwrap();
-    while state.lock().unwrap().seen.last() != Some(&Action::Quit) {
-        std::thread::sleep(std::time::Duration::from_millis(1));
+    let seen = || state.lock().unwrap().seen.last().cloned();
+    // Not for ever: a test that fails leaves its child behind.
+    let patience = Instant::now() + Duration::from_secs(60);
+    while seen() != Some(Action::Quit) && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(1));
     }
     drop(monitor);
 }

@@ -120,7 +120,7 @@ pub fn run(args: &RunArgs, serial: &SerialEndpoint) -> Result<(), RunError> {
     let told = notifier.clone();
     let engine = Engine::new(move |event| told.notify(Notice::Block(event)))
         .map_err(host("make an eventfd"))?;
-    let workers = disks::attach(&engine, &args.disks, &mut hardware.seats())?;
+    let workers = disks::attach(&engine, &args.disks, &mut hardware.seats(args.cpus))?;
     let firmware = Firmware {
         memory: hardware.memory,
         size: args.memory,
@@ -203,13 +203,14 @@ impl Hardware {
         })
     }
 
-    /// Where disks' devices are put.
-    fn seats(&mut self) -> Seats<'_> {
+    /// Where disks' devices are put, for a guest with `cpus` processors.
+    fn seats(&mut self, cpus: u8) -> Seats<'_> {
         Seats {
             board: &mut self.board,
             buses: &mut self.buses,
             router: &self.router,
             memory: &self.memory,
+            cpus,
         }
     }
 }

@@ -123,6 +123,9 @@ pub struct Seats<'a> {
     pub router: &'a Arc<Router>,
     /// What disks read into and write from.
     pub memory: &'a Arc<GuestMemoryMmap>,
+    /// The guest's processors: a virtio-blk device has a queue for each, so that they do not wait
+    /// for each other in the guest's driver.
+    pub cpus: u8,
 }
 
 /// Opens `disks` in the order given and makes their devices.
@@ -214,12 +217,10 @@ impl Seats<'_> {
             gsi: gsi as u8,
             bars: &mut self.board.bars,
         };
-        let (function, parts) =
-            blk::create(&info, 1, Arc::clone(self.memory), seat).map_err(|source| {
-                DiskError::Device {
-                    id: info.id.clone(),
-                    source,
-                }
+        let (function, parts) = blk::create(&info, self.cpus.into(), Arc::clone(self.memory), seat)
+            .map_err(|source| DiskError::Device {
+                id: info.id.clone(),
+                source,
             })?;
         self.board.insert(Slot::new(device, 0), function)?;
         let worker = parts.into_worker(disk);

@@ -103,6 +103,12 @@ impl Machine {
         self.wait(what, seconds, |machine| Ok(condition(&machine.serial)))
     }
 
+    /// Waits until the workload has begun to write for the `times`th time.
+    pub fn wait_start(&mut self, times: u32, seconds: u64) -> Outcome<()> {
+        let what = "start of the workload";
+        self.wait_serial(what, seconds, |serial| serial.starts == times)
+    }
+
     /// Like [`Machine::wait_serial`], with any condition.
     pub fn wait(
         &mut self,
@@ -168,6 +174,12 @@ impl Machine {
         self.child.kill().context("kill")?;
         self.child.wait().context("kill")?;
         self.serial.update()
+    }
+
+    /// Asks it to end, by SIGTERM.
+    pub fn terminate(&mut self) -> Outcome<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("SIGTERM")
     }
 
     /// The files that strata has open.

@@ -5,6 +5,8 @@ use crate::stage::Stage;
 
 mod bad_input;
 mod boot;
+mod control;
+mod host;
 mod kill;
 mod layers;
 mod main_job;
@@ -35,6 +37,16 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "kill",
         about: "SIGKILL in the middle of a merge, and right after its completion",
         play: kill::play,
+    },
+    Scenario {
+        name: "control",
+        about: "the monitor at work on a running guest: stop, hold, cancel, end, reset",
+        play: control::play,
+    },
+    Scenario {
+        name: "host",
+        about: "hosts that cannot run a guest: no /dev/kvm, and no right to use it",
+        play: host::play,
     },
     Scenario {
         name: "bad-input",

@@ -51,8 +51,8 @@ pub struct Serial {
     pub flushed: Vec<u32>,
     /// All `io` reports.
     pub io: Vec<IoSample>,
-    /// Whether the workload has begun to write.
-    pub is_ready: bool,
+    /// How often the workload has begun to write.
+    pub starts: u32,
     /// What the check of earlier runs found.
     pub verified: Option<Verified>,
     /// Whether the workload has ended well.
@@ -70,7 +70,7 @@ impl Serial {
             pending: Vec::new(),
             flushed: Vec::new(),
             io: Vec::new(),
-            is_ready: false,
+            starts: 0,
             verified: None,
             has_passed: false,
             failure: None,
@@ -111,7 +111,7 @@ impl Serial {
                 }
             }
             "io" => self.io.extend(parse_io(rest)),
-            "ready" => self.is_ready = true,
+            "ready" => self.starts += 1,
             "verified" => self.verified = parse_verified(rest),
             "pass" => self.has_passed = true,
             "FAIL" => self.failure = Some(rest.to_owned()),

@@ -52,11 +52,14 @@ impl History {
 }
 
 /// The two disks of a guest: the topmost file of each and its format.
+#[derive(Clone)]
 pub struct Disks {
     /// `virtio0`.
     pub virtio: (PathBuf, &'static str),
     /// `ide0-hd0`.
     pub ide: (PathBuf, &'static str),
+    /// More options of `strata run`.
+    pub options: Vec<String>,
 }
 
 impl Disks {
@@ -76,6 +79,7 @@ impl Disks {
         Ok(Disks {
             virtio: (virtio, virtio_format),
             ide: (ide, "raw"),
+            options: Vec::new(),
         })
     }
 
@@ -89,7 +93,7 @@ impl Disks {
         Boot {
             disks,
             workload,
-            options: Vec::new(),
+            options: self.options.clone(),
         }
     }
 
@@ -101,12 +105,21 @@ impl Disks {
         seed: u64,
         history: &History,
     ) -> Outcome<Machine> {
-        let words = vec!["mode=write".to_owned(), format!("seed={seed}")];
-        let mut machine = Machine::start(stage, name, &self.boot(words, history))?;
-        machine.wait_serial("start of the workload", BOOT_SECONDS, |serial| {
-            serial.is_ready
-        })?;
+        let mut machine = self.start(stage, name, seed, history)?;
+        machine.wait_start(1, BOOT_SECONDS)?;
         Ok(machine)
+    }
+
+    /// The same without waiting for the guest.
+    pub fn start(
+        &self,
+        stage: &Stage,
+        name: &str,
+        seed: u64,
+        history: &History,
+    ) -> Outcome<Machine> {
+        let words = vec!["mode=write".to_owned(), format!("seed={seed}")];
+        Machine::start(stage, name, &self.boot(words, history))
     }
 
     /// Boots a guest that verifies what the history says and powers off.

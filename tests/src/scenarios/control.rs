@@ -1,0 +1,246 @@
+//! The monitor at work on a running guest with two vCPUs: stop and go on, hold, pause and cancel a
+//! merge, refuse overlays that cannot be made, put up with rude clients, end by SIGTERM, reset.
+
+use super::layers::{self, Disks, History};
+use crate::error::{Context, Outcome, ensure};
+use crate::machine::Machine;
+use crate::stage::Stage;
+use serde_json::json;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+const CPUS: [&str; 2] = ["--cpus", "2"];
+
+/// Plays it.
+pub fn play(stage: &mut Stage) -> Outcome<()> {
+    let mut disks = Disks::create(stage, "qcow2")?;
+    disks.options = CPUS.map(str::to_owned).to_vec();
+    let mut history = History::default();
+    stage.say("boot", "two vCPUs, virtio0 = A (qcow2), ide0-hd0 (raw)");
+    let mut machine = disks.start_writing(stage, "first", stage.seed, &history)?;
+    stop_and_go_on(stage, &mut machine)?;
+    refuse(stage, &mut machine)?;
+    be_rude(stage, &mut machine)?;
+    hold_a_merge(stage, &mut machine, &mut disks)?;
+
+    machine.terminate()?;
+    machine.wait_success(60)?;
+    history.add(stage.seed, &machine.serial);
+    stage.verified("SIGTERM", "drained, flushed and closed, exit status 0");
+    layers::check_images(&[&disks.virtio.0], false)?;
+    let verified = disks.verify(stage, "second", &history)?;
+    ensure(verified.acknowledged > 0, || {
+        "nothing was verified".to_owned()
+    })?;
+    let checked = layers::mib(verified.acknowledged << 12);
+    stage.verified(
+        "second boot",
+        format!("{checked}: every acknowledged block is there"),
+    );
+    reset(stage, &disks, &history)
+}
+
+/// `stop`: the guest does nothing any more; `cont`: it goes on.
+fn stop_and_go_on(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+    machine.qmp.run("stop", json!({}))?;
+    let status = machine.hmp.run("info status")?;
+    ensure(status.contains("VM status: paused"), || {
+        format!("after stop: {status}")
+    })?;
+    thread::sleep(Duration::from_millis(500));
+    machine.serial.update()?;
+    let before = machine.serial.io.len();
+    thread::sleep(Duration::from_secs(3));
+    machine.serial.update()?;
+    ensure(machine.serial.io.len() == before, || {
+        "a stopped guest has reported".to_owned()
+    })?;
+    machine.qmp.run("cont", json!({}))?;
+    machine.wait_serial("report after cont", 60, |serial| serial.io.len() > before)?;
+    let names: Vec<_> = machine
+        .qmp
+        .events()
+        .iter()
+        .map(|event| event.name().to_owned())
+        .collect();
+    ensure(
+        names.iter().any(|name| name == "STOP") && names.iter().any(|name| name == "RESUME"),
+        || format!("no STOP and RESUME events: {names:?}"),
+    )?;
+    stage.say("stop", "and cont: the guest rested and went on");
+    stage.verified("stop and cont", "guest at rest, then writing again");
+    Ok(())
+}
+
+/// Overlays that cannot be made for a running guest: an error, and nothing has changed.
+fn refuse(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+    let taken = stage.dir.join("taken");
+    fs::write(&taken, "mine").context("taken")?;
+    let full = full_folder(stage)?;
+    let cases = [
+        (taken.display().to_string(), "File exists"),
+        ("/nosuch/folder/B".to_owned(), "No such file or directory"),
+        (format!("{full}/B"), "no space left"),
+    ];
+    for (file, expected) in &cases {
+        let arguments = json!({"device": "virtio0", "snapshot-file": file});
+        let answer = machine.qmp.send("blockdev-snapshot-sync", arguments)?;
+        let desc = answer["error"]["desc"].as_str().unwrap_or_default();
+        ensure(desc.contains(expected), || format!("{file}: expected {expected}: {answer}"))?;
+    }
+    let kept = fs::read(&taken).context("taken")?;
+    ensure(kept == b"mine", || "an existing file has been overwritten".to_owned())?;
+    ensure(!Path::new(&full).join("B").exists(), || "a half-made overlay is left".to_owned())?;
+    unmount(&full)?;
+    let info = machine.hmp.run("info block virtio0")?;
+    ensure(!info.contains("Backing file"), || format!("the chain has changed: {info}"))?;
+    stage.say("refused", "overlays: name taken, folder missing, disk full");
+    stage.verified("overlays", "name taken, folder missing, disk full: refused, chain unchanged");
+    Ok(())
+}
+
+/// A folder on a file system without room.
+fn full_folder(stage: &Stage) -> Outcome<String> {
+    let folder = stage.dir.join("full");
+    fs::create_dir_all(&folder).context("full")?;
+    let path = folder.display().to_string();
+    let mount = ["-t", "tmpfs", "-o", "size=4k", "none", &path];
+    let status = Command::new("mount")
+        .args(mount)
+        .status()
+        .context("mount")?;
+    ensure(status.success(), || "mount failed".to_owned())?;
+    fs::write(folder.join("fill"), [0; 4096]).context("fill")?;
+    Ok(path)
+}
+
+fn unmount(folder: &str) -> Outcome<()> {
+    let status = Command::new("umount")
+        .arg(folder)
+        .status()
+        .context("umount")?;
+    ensure(status.success(), || {
+        format!("umount {folder} failed: strata still uses it")
+    })
+}
+
+/// Clients that say nothing, flood, or leave in the middle of a line disturb nobody.
+fn be_rude(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+    let qmp = stage.dir.join("first.qmp.sock");
+    let connect = || UnixStream::connect(&qmp).context("connect");
+    let silent: Vec<_> = (0..5).map(|_| connect()).collect::<Outcome<_>>()?;
+    let mut leaving = connect()?;
+    leaving
+        .write_all(b"{\"execute\": \"qmp_cap")
+        .context("half a line")?;
+    drop(leaving);
+    let mut malformed = connect()?;
+    malformed.write_all(b"{]\n").context("malformed")?;
+    let mut answer = [0; 4096];
+    let mut heard = String::new();
+    while !heard.contains("JSON parse error") {
+        let n = malformed.read(&mut answer).context("malformed")?;
+        ensure(n > 0, || {
+            format!("cut off instead of told what is wrong: {heard}")
+        })?;
+        heard.push_str(&String::from_utf8_lossy(&answer[..n]));
+    }
+    let mut flood = connect()?;
+    flood
+        .set_write_timeout(Some(Duration::from_secs(5)))
+        .context("flood")?;
+    let garbage = [b'['; 65536];
+    // 64 MiB at most; being cut off, or no longer read, is the right answer.
+    let sent = (0..1024)
+        .take_while(|_| flood.write_all(&garbage).is_ok())
+        .count();
+    ensure(sent < 1024, || {
+        "64 MiB of garbage were swallowed".to_owned()
+    })?;
+    machine.qmp.run("query-status", json!({}))?;
+    let before = machine.serial.io.len();
+    machine.wait_serial("report beside rude clients", 60, |serial| {
+        serial.io.len() > before
+    })?;
+    drop(silent);
+    stage.say(
+        "rude",
+        "silent, leaving, malformed and flooding clients: nobody else noticed",
+    );
+    stage.verified("rude clients", "others served, guest running");
+    Ok(())
+}
+
+/// A merge that is held by its speed, paused, resumed and cancelled, then done.
+fn hold_a_merge(stage: &mut Stage, machine: &mut Machine, disks: &mut Disks) -> Outcome<()> {
+    let a = disks.virtio.0.clone();
+    layers::fill_layer(machine, &a)?;
+    let b = stage.dir.join("B");
+    layers::snapshot(machine, "virtio0", &b)?;
+    machine.hmp.run("block_stream virtio0 1M")?;
+    machine.hmp.run("block_job_pause virtio0")?;
+    thread::sleep(Duration::from_millis(500));
+    let paused = layers::progress(machine, "virtio0")?.context("no job")?;
+    thread::sleep(Duration::from_secs(1));
+    let still = layers::progress(machine, "virtio0")?.context("no job")?;
+    ensure(paused == still, || {
+        format!("a paused job went on: {paused:?}, {still:?}")
+    })?;
+    machine.hmp.run("block_job_resume virtio0")?;
+    machine.hmp.run("block_job_cancel virtio0")?;
+    let wait = Duration::from_secs(60);
+    machine.qmp.wait_event("BLOCK_JOB_CANCELLED", 0, wait)?;
+    let info = machine.hmp.run("info block virtio0")?;
+    ensure(info.contains("Backing file"), || {
+        format!("cancelled, yet merged: {info}")
+    })?;
+    stage.say(
+        "cancel",
+        "a merge held by its speed was paused, resumed and cancelled",
+    );
+    let merge = layers::Merge::start(machine, "virtio0", None)?;
+    merge.release(machine)?;
+    merge.wait(machine)?;
+    let info = machine.hmp.run("info block virtio0")?;
+    ensure(!info.contains("Backing file"), || {
+        format!("not merged: {info}")
+    })?;
+    stage.verified(
+        "job control",
+        "speed, pause, resume, cancel, and done after all",
+    );
+    disks.virtio.0 = b;
+    Ok(())
+}
+
+/// `--paused`, `cont`, `system_reset`, `quit`.
+fn reset(stage: &mut Stage, disks: &Disks, history: &History) -> Outcome<()> {
+    let mut disks = disks.clone();
+    disks.options.push("--paused".to_owned());
+    let mut machine = disks.start(stage, "third", stage.seed + 1, history)?;
+    let status = machine.hmp.run("info status")?;
+    ensure(status.contains("paused (prelaunch)"), || {
+        format!("before cont: {status}")
+    })?;
+    machine.hmp.run("cont")?;
+    machine.wait_start(1, 180)?;
+    machine.hmp.run("system_reset")?;
+    machine.wait_start(2, 180)?;
+    machine
+        .qmp
+        .wait_event("RESET", 0, Duration::from_secs(10))?;
+    // The answer may or may not arrive before the end.
+    let _ = machine.hmp.send("quit");
+    machine.wait_success(60)?;
+    stage.say("reset", "the guest came up again; quit ended it");
+    stage.verified(
+        "reset",
+        "prelaunch, cont, system_reset, quit: exit status 0",
+    );
+    Ok(())
+}

@@ -56,6 +56,9 @@ use metadata_map::MetadataMap;
 use refcount::Refcounts;
 use root_table::RootTable;
 
+/// Bytes of the shortest header, that of version 2.
+pub const SHORTEST_HEADER: u64 = header::V2_LEN as u64;
+
 /// What lies below a layer: the backing chain, with zeros past its end.
 pub trait Below {
     /// Fills `data` with what is visible below at `offset` of the disk.

@@ -10,7 +10,7 @@ use super::{Format, Node};
 use crate::{
     error::{Error, Result},
     exec::Executor,
-    qcow2::{Backing, OpenOptions, Qcow2},
+    qcow2::{self, Backing, OpenOptions, Qcow2},
     storage::{FileOptions, FileStorage, Storage},
 };
 
@@ -121,15 +121,12 @@ impl Opener {
                 });
             }
         };
+        check_file(&file, format, looks_like).map_err(|why| Error::Image {
+            file: path.to_owned(),
+            why,
+        })?;
         let name = options.node_name.clone().unwrap_or_else(|| self.new_name());
         let node = match format {
-            Format::Raw if file.is_empty() => {
-                let why = "is empty; a disk has at least one sector of 512 bytes".to_owned();
-                return Err(Error::Image {
-                    file: path.to_owned(),
-                    why,
-                });
-            }
             Format::Raw => Node::raw(name, file),
             Format::Qcow2 => {
                 let discard = options.discard;
@@ -183,6 +180,27 @@ impl Opener {
              into the header with 'qemu-img rebase -u -b {} -F {looks_like}'",
             backing.name, backing.name
         )))
+    }
+}
+
+/// Whether the file can be an image of `format` at all, in words that say more than its parser can.
+fn check_file(
+    file: &Storage,
+    format: Format,
+    looks_like: Format,
+) -> std::result::Result<(), String> {
+    let len = file.len();
+    match format {
+        _ if file.is_empty() => {
+            Err("is empty; a disk has at least one sector of 512 bytes".to_owned())
+        }
+        Format::Qcow2 if looks_like != format => {
+            Err(format!("is not a qcow2 image; it looks like {looks_like}"))
+        }
+        Format::Qcow2 if len < qcow2::SHORTEST_HEADER => Err(format!(
+            "is cut off: it has {len} bytes, less than a qcow2 header"
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use super::geometry::{
 /// The first four bytes of every image.
 pub const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// Header length of version 2.
-const V2_LEN: u32 = 72;
+pub const V2_LEN: u32 = 72;
 /// Header length of version 3 without additional fields.
 const V3_MIN_LEN: u32 = 104;
 /// Header length that new images get: with the compression type and its padding.
@@ -139,7 +139,9 @@ impl Header {
         };
         let shortest = if version == 2 { V2_LEN } else { V3_MIN_LEN };
         if len < shortest || !len.is_multiple_of(8) || len as usize > cluster.len() {
-            return Err(format!("header length {len} is not valid"));
+            return Err(format!(
+                "header length {len} is not valid; the header is corrupt or cut off"
+            ));
         }
         if refcount_order > 6 {
             return Err(format!(

@@ -91,16 +91,27 @@ fn refuse(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
         let arguments = json!({"device": "virtio0", "snapshot-file": file});
         let answer = machine.qmp.send("blockdev-snapshot-sync", arguments)?;
         let desc = answer["error"]["desc"].as_str().unwrap_or_default();
-        ensure(desc.contains(expected), || format!("{file}: expected {expected}: {answer}"))?;
+        ensure(desc.contains(expected), || {
+            format!("{file}: expected {expected}: {answer}")
+        })?;
     }
     let kept = fs::read(&taken).context("taken")?;
-    ensure(kept == b"mine", || "an existing file has been overwritten".to_owned())?;
-    ensure(!Path::new(&full).join("B").exists(), || "a half-made overlay is left".to_owned())?;
+    ensure(kept == b"mine", || {
+        "an existing file has been overwritten".to_owned()
+    })?;
+    ensure(!Path::new(&full).join("B").exists(), || {
+        "a half-made overlay is left".to_owned()
+    })?;
     unmount(&full)?;
     let info = machine.hmp.run("info block virtio0")?;
-    ensure(!info.contains("Backing file"), || format!("the chain has changed: {info}"))?;
+    ensure(!info.contains("Backing file"), || {
+        format!("the chain has changed: {info}")
+    })?;
     stage.say("refused", "overlays: name taken, folder missing, disk full");
-    stage.verified("overlays", "name taken, folder missing, disk full: refused, chain unchanged");
+    stage.verified(
+        "overlays",
+        "name taken, folder missing, disk full: refused, chain unchanged",
+    );
     Ok(())
 }
 

@@ -18,7 +18,10 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     refused(stage, "no /dev/kvm", hidden, "does not exist")?;
 
     let mut denied = Command::new("strata");
-    denied.args(["run", "--kernel", &kernel]).uid(NOBODY).gid(NOBODY);
+    denied
+        .args(["run", "--kernel", &kernel])
+        .uid(NOBODY)
+        .gid(NOBODY);
     refused(stage, "no right to use it", denied, "ermission")
 }
 

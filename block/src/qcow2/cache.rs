@@ -234,3 +234,6 @@ impl TableCache {
         now
     }
 }
+
+#[cfg(test)]
+mod tests;

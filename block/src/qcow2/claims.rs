@@ -72,3 +72,6 @@ impl Drop for Claim<'_> {
         self.claims.released.wake_all();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -246,3 +246,6 @@ async fn write_mapping(file: &Storage, g: &Geometry, plan: &Plan) -> Result<()> 
     file.write_vec(plan.l1 << g.cluster_bits, l1).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

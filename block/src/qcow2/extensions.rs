@@ -141,3 +141,6 @@ impl Extensions {
         Some(&found.data)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,3 +96,6 @@ impl Drop for Operation<'_> {
         self.freed.operations.borrow_mut().remove(&self.number);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -292,3 +292,6 @@ fn be32(bytes: &[u8], at: usize) -> u32 {
 fn be64(bytes: &[u8], at: usize) -> u64 {
     u64::from(be32(bytes, at)) << 32 | u64::from(be32(bytes, at + 4))
 }
+
+#[cfg(test)]
+mod tests;

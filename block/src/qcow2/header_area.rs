@@ -178,3 +178,6 @@ fn place_for_name(
     }
     fits(end).then_some(end)
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,7 +70,7 @@ impl Qcow2 {
         let table = RootTable::load(&file, header.refcount_table_offset, table_len).await?;
         let metadata = MetadataMap::default();
         if !options.read_only {
-            map_metadata(&metadata, &header, &l1, &table).map_err(|why| {
+            map_metadata(&metadata, &header, &l1, &table, file.len()).map_err(|why| {
                 refuse(format!("{why}: the image is corrupt and cannot be written"))
             })?;
         }
@@ -170,6 +170,7 @@ fn map_metadata(
     header: &Header,
     l1: &RootTable,
     refcount_table: &RootTable,
+    file_len: u64,
 ) -> std::result::Result<(), String> {
     let g = &header.geometry;
     let add = |offset: u64, bytes: u64, kind: Kind| {
@@ -180,6 +181,13 @@ fn map_metadata(
         map.insert(run, kind)
             .map_err(|found| format!("{kind} at {offset:#x} overlaps {found}"))
     };
+    let inside = |offset: u64, kind: Kind| {
+        if offset < file_len {
+            Ok(offset)
+        } else {
+            Err(format!("{kind} at {offset:#x} lies outside the file"))
+        }
+    };
     add(0, 1, Kind::Header)?;
     add(header.l1_offset, l1.len() as u64 * 8, Kind::L1)?;
     add(
@@ -189,12 +197,13 @@ fn map_metadata(
     )?;
     for raw in l1.entries() {
         if let Some(table) = entry::decode_l1(raw, g)? {
-            add(g.host_offset(table.host), 1, Kind::L2)?;
+            add(inside(g.host_offset(table.host), Kind::L2)?, 1, Kind::L2)?;
         }
     }
     for raw in refcount_table.entries() {
         if let Some(block) = refcount_block(raw, g)? {
-            add(g.host_offset(block), 1, Kind::RefcountBlock)?;
+            let offset = inside(g.host_offset(block), Kind::RefcountBlock)?;
+            add(offset, 1, Kind::RefcountBlock)?;
         }
     }
     Ok(())

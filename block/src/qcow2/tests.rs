@@ -1,7 +1,9 @@
 //! Tests of whole images. Those of parts lie beside the parts.
 
+mod chain;
 mod crash;
 mod interop;
 mod model;
 mod order;
+mod refusals;
 mod support;

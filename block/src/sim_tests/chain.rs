@@ -47,6 +47,28 @@ impl Images {
         Self(images.collect())
     }
 
+    /// Checks every image as a crash left it: leaks are allowed, corruptions are not.
+    pub fn check(&self) {
+        for (layer, bytes) in self.0.iter().enumerate() {
+            let exec = Executor::new().unwrap();
+            let file = Rc::new(SimFile::new(name(layer), bytes.clone(), 0));
+            let report = exec.block_on(async move {
+                let options = OpenOptions {
+                    read_only: true,
+                    ..OpenOptions::default()
+                };
+                Qcow2::open(Storage::Sim(file), options)
+                    .await
+                    .unwrap()
+                    .check()
+                    .await
+                    .unwrap()
+            });
+            let found = (report.corruptions, report.check_errors);
+            assert_eq!(found, (0, 0), "layer {layer}: {:?}", report.lines);
+        }
+    }
+
     /// Opens the chain as its headers describe it.
     pub fn open(&self, exec: &Rc<Executor>, seed: u64) -> Chain {
         let images = self.0.iter().enumerate();

@@ -151,6 +151,7 @@ impl World {
         self.images = Images(files.map(|(i, file)| file.crash(seed + i as u64)).collect());
         drop(running);
         self.model.borrow_mut().crashed();
+        self.images.check();
         self.start();
         let found = self.verify();
         self.model.borrow_mut().found(&found);

@@ -41,7 +41,7 @@ use crate::{
         reset::ChipState,
     },
     layout,
-    monitor::{self, Mailbox, Monitor, Notice, RunState},
+    monitor::{self, Doors, Mailbox, Monitor, Notice, RunState},
 };
 
 /// Why a machine could not be started, or ended other than it should; one line for people.
@@ -113,6 +113,8 @@ pub fn run(args: &RunArgs, serial: &SerialEndpoint) -> Result<(), RunError> {
     let (post, inbox) = Inbox::new().map_err(host("make an eventfd"))?;
     let mailbox = Mailbox::new().map_err(host("make an eventfd"))?;
     let notifier = mailbox.notifier();
+    // Before sockets of our own can take a number that `fd:N` means.
+    let doors = Doors::open(&args.all_monitors())?;
     let (console, output) = Console::open(serial)?;
     let hurry = console.hurry();
 
@@ -131,7 +133,7 @@ pub fn run(args: &RunArgs, serial: &SerialEndpoint) -> Result<(), RunError> {
     let state = State::new(RunState::Prelaunch);
     let handle = Handle::new(post.clone(), state.clone());
     // Serves its clients until this function returns.
-    let _monitor = Monitor::start(&args.all_monitors(), Box::new(handle), mailbox)?;
+    let _monitor = Monitor::start(doors, Box::new(handle), mailbox)?;
     let setup = Setup {
         kvm,
         vm: Arc::clone(&hardware.vm),

@@ -88,6 +88,36 @@ pub enum StartError {
     Thread(#[source] std::io::Error),
 }
 
+/// Endpoints that have been opened: clients may connect, and wait to be served.
+#[derive(Debug)]
+pub struct Doors(Vec<(Protocol, listener::Opened)>);
+
+impl Doors {
+    /// Opens the endpoints. If one of them is [`Endpoint::Fd`], this is to be called before other
+    /// threads are started and before any stream socket is made.
+    ///
+    /// # Errors
+    /// An endpoint cannot be opened; none of them is then.
+    pub fn open(endpoints: &[(Protocol, Endpoint)]) -> Result<Doors, StartError> {
+        for (index, (_, endpoint)) in endpoints.iter().enumerate() {
+            if endpoints[..index]
+                .iter()
+                .any(|(_, other)| other == endpoint)
+            {
+                return Err(StartError::Twice(endpoint.clone()));
+            }
+        }
+        // Inherited descriptors first: later numbers are those of sockets made here.
+        let mut ordered: Vec<_> = endpoints.iter().collect();
+        ordered.sort_by_key(|(_, endpoint)| !matches!(endpoint, Endpoint::Fd(_)));
+        let mut doors = Vec::new();
+        for (protocol, endpoint) in ordered {
+            doors.push((*protocol, listener::open(endpoint)?));
+        }
+        Ok(Doors(doors))
+    }
+}
+
 /// The running monitor. Dropped, it sends what is queued (waiting up to a second for clients that
 /// are slow to take it), disconnects everybody, removes its sockets and ends its thread.
 #[derive(Debug)]
@@ -97,35 +127,19 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Opens the endpoints and starts to serve them. If one of them is [`Endpoint::Fd`], this is to
-    /// be called before other threads are started and stream sockets are made.
+    /// Starts to serve those who come through `doors`.
     ///
     /// # Errors
-    /// An endpoint cannot be opened; none of them is served then.
+    /// The thread cannot be started.
     pub fn start(
-        endpoints: &[(Protocol, Endpoint)],
+        doors: Doors,
         machine: Box<dyn Machine>,
         mailbox: Mailbox,
     ) -> Result<Monitor, StartError> {
-        for (index, (_, endpoint)) in endpoints.iter().enumerate() {
-            if endpoints[..index]
-                .iter()
-                .any(|(_, earlier)| earlier == endpoint)
-            {
-                return Err(StartError::Twice(endpoint.clone()));
-            }
-        }
         let notifier = mailbox.notifier();
         let mut server = server::Server::new(machine, mailbox);
-        // Inherited descriptors first: later numbers are those of sockets made here.
-        let inherited = |(_, endpoint): &&(_, Endpoint)| matches!(endpoint, Endpoint::Fd(_));
-        let ours = |given: &&(_, Endpoint)| !inherited(given);
-        for (protocol, endpoint) in endpoints
-            .iter()
-            .filter(inherited)
-            .chain(endpoints.iter().filter(ours))
-        {
-            server.add(*protocol, listener::open(endpoint)?);
+        for (protocol, opened) in doors.0 {
+            server.add(protocol, opened);
         }
         let thread = std::thread::Builder::new()
             .name("monitor".to_owned())

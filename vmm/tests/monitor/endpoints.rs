@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use strata_vmm::monitor::{Endpoint, Mailbox, Monitor, Protocol, StartError};
+use strata_vmm::monitor::{Doors, Endpoint, Mailbox, Monitor, Protocol, StartError};
 
 use crate::client::Client;
 use crate::fake::machine;
@@ -19,7 +19,7 @@ fn start(endpoints: &[Endpoint]) -> Result<Monitor, StartError> {
         .iter()
         .map(|at| (Protocol::Qmp, at.clone()))
         .collect();
-    Monitor::start(&endpoints, machine, mailbox)
+    Monitor::start(Doors::open(&endpoints)?, machine, mailbox)
 }
 
 fn at(path: &Path) -> Endpoint {

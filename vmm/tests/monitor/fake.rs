@@ -9,8 +9,8 @@ use strata_block::api::{
     ImageInfo, JobEnd, JobInfo, JobStatus, JobType, Reply,
 };
 use strata_vmm::monitor::{
-    Action, Answer, Endpoint, Machine, Mailbox, Monitor, Notice, Notifier, Protocol, RunState,
-    ShutdownCause,
+    Action, Answer, Doors, Endpoint, Machine, Mailbox, Monitor, Notice, Notifier, Protocol,
+    RunState, ShutdownCause,
 };
 
 /// What the machine and the test both look at.
@@ -51,7 +51,7 @@ impl Bench {
         let mailbox = Mailbox::new().unwrap();
         let notifier = mailbox.notifier();
         let (state, machine) = machine(notifier.clone());
-        let monitor = Monitor::start(&endpoints, machine, mailbox).unwrap();
+        let monitor = Monitor::start(Doors::open(&endpoints).unwrap(), machine, mailbox).unwrap();
         Bench {
             qmp,
             hmp,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use strata_block::api::{Event, JobStatus, Reply};
 use strata_vmm::monitor::{
-    Answer, Endpoint, MAX_BACKLOG, MAX_READ_AHEAD, Mailbox, Monitor, Notice, Protocol,
+    Answer, Doors, Endpoint, MAX_BACKLOG, MAX_READ_AHEAD, Mailbox, Monitor, Notice, Protocol,
     REPLY_BACKLOG,
 };
 
@@ -175,7 +175,7 @@ fn a_half_closed_client_is_sent_more_than_its_socket_holds() {
         Endpoint::Unix(other.clone()),
     ];
     let endpoints = endpoints.map(|endpoint| (Protocol::Qmp, endpoint));
-    let _monitor = Monitor::start(&endpoints, machine, mailbox).unwrap();
+    let _monitor = Monitor::start(Doors::open(&endpoints).unwrap(), machine, mailbox).unwrap();
 
     // All of it is executed, and most of the replies are still queued, when the end is noticed.
     let count = REPLY_BACKLOG / RUNNING.len() / 2;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use strata_vmm::monitor::{Action, Endpoint, Mailbox, Monitor, Protocol};
+use strata_vmm::monitor::{Action, Doors, Endpoint, Mailbox, Monitor, Protocol};
 
 use crate::client::{Client, PROMPT};
 use crate::fake::machine;
@@ -27,7 +27,7 @@ fn child() {
     if let Some(path) = std::env::var_os(SOCKET) {
         endpoints.push((Protocol::Hmp, Endpoint::Unix(path.into())));
     }
-    let monitor = Monitor::start(&endpoints, machine, mailbox).unwrap();
+    let monitor = Monitor::start(Doors::open(&endpoints).unwrap(), machine, mailbox).unwrap();
     let seen = || state.lock().unwrap().seen.last().cloned();
     // Not for ever: a test that fails leaves its child behind.
     let patience = Instant::now() + Duration::from_secs(60);

@@ -3,7 +3,11 @@
 //! They are plain data: no path into the graph leaves the device thread. Field names in the
 //! serialised types are those of QEMU's QAPI schema (`qapi/block-core.json`, `qapi/job.json`).
 
+mod export;
+
 use serde::Serialize;
+
+pub use export::{ExportCmd, ExportInfo, ExportType};
 
 /// A command for the block layer, as the monitor (HMP or QMP) has parsed and type-checked it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +80,8 @@ pub enum Cmd {
         /// The job.
         id: String,
     },
+    /// About the NBD server and its exports.
+    Export(ExportCmd),
     /// `query-block`, `info block`.
     QueryBlock,
     /// `query-block-jobs`, `info block-jobs`.
@@ -97,6 +103,8 @@ pub enum Reply {
     BlockJobs(Vec<BlockJobInfo>),
     /// `query-jobs`.
     Jobs(Vec<JobInfo>),
+    /// `query-block-exports`.
+    Exports(Vec<ExportInfo>),
 }
 
 /// QMP's error classes (`QapiErrorClass`).
@@ -348,6 +356,11 @@ pub enum Event {
         operation: String,
         /// `ignore`, `report` or `stop`.
         action: String,
+    },
+    /// `BLOCK_EXPORT_DELETED`: the export is gone, and so are its clients.
+    ExportDeleted {
+        /// The export.
+        id: String,
     },
     /// `BLOCK_IO_ERROR`: a guest's request failed.
     IoError {

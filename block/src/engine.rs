@@ -2,6 +2,7 @@
 
 mod create;
 mod describe;
+mod exports;
 mod shutdown;
 mod snapshot;
 mod stream;
@@ -10,6 +11,8 @@ use std::{cell::RefCell, io, os::fd::BorrowedFd, path::PathBuf, rc::Rc};
 
 pub use create::create_image;
 pub use describe::image_info;
+pub use exports::ExportSpec;
+use exports::Exports;
 
 use crate::{
     api::{Cmd, CmdError, ErrorClass, Event, Reply},
@@ -43,6 +46,7 @@ pub struct Engine {
     opener: Opener,
     disks: RefCell<Vec<Rc<GuestDisk>>>,
     jobs: Rc<Jobs>,
+    exports: Exports,
     events: EventSink,
 }
 
@@ -62,6 +66,7 @@ impl Engine {
             exec,
             disks: RefCell::default(),
             jobs: Rc::default(),
+            exports: Exports::default(),
             events: Rc::new(RefCell::new(Box::new(events))),
         })
     }
@@ -121,6 +126,7 @@ impl Engine {
             Cmd::JobResume { id } => done(self.jobs.resume(&id)),
             Cmd::JobFinalize { id } => done(self.jobs.finalize(&id)),
             Cmd::JobDismiss { id } => done(self.jobs.dismiss(&id)),
+            Cmd::Export(cmd) => return self.export(cmd, reply),
             Cmd::QueryBlock => Ok(Reply::Block(self.query_block())),
             Cmd::QueryBlockJobs => Ok(Reply::BlockJobs(self.jobs.block_jobs())),
             Cmd::QueryJobs => Ok(Reply::Jobs(self.jobs.jobs())),

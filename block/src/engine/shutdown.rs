@@ -26,13 +26,14 @@ impl Engine {
         });
     }
 
-    /// Ends all jobs (each chain stays as far as its job has come), drains, flushes and closes
+    /// Sends the exports' clients away, ends all jobs (each chain stays as far as its job has come), drains, flushes and closes
     /// every disk. Blocks, and returns what went wrong on the way.
     pub fn shut_down(self: &Rc<Self>) -> Vec<Error> {
         let engine = self.clone();
         let errors = Rc::new(RefCell::new(Vec::new()));
         let found = errors.clone();
         self.exec.block_on(async move {
+            engine.stop_servers().await;
             while !engine.jobs.unfinished().is_empty() {
                 for job in engine.jobs.unfinished() {
                     job.cancel();

@@ -5,6 +5,7 @@ use std::{
 };
 
 mod bad_input;
+mod exports;
 mod live;
 
 use super::{DiskSpec, Engine, create_image};

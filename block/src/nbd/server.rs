@@ -19,7 +19,7 @@ use super::{
 };
 use crate::exec::{Executor, Queue, Watched, sync::WaitQueue};
 
-/// Clients at a time; others wait in the socket's backlog.
+/// Clients at a time at most; others wait in the socket's backlog.
 const MAX_CLIENTS: usize = 256;
 
 /// A client that has not chosen an export by then is let go.
@@ -59,9 +59,11 @@ pub enum ServerError {
 /// An NBD server on the device thread.
 pub struct Server {
     exec: Rc<Executor>,
+    wanted_address: Address,
     address: Address,
     socket: Watched<OwnedFd>,
     file: RefCell<Option<SocketFile>>,
+    max_clients: usize,
     exports: RefCell<Vec<Rc<Export>>>,
     clients: RefCell<BTreeMap<u64, Rc<Client>>>,
     next_client: Cell<u64>,
@@ -78,14 +80,20 @@ pub(super) struct Client {
 }
 
 impl Server {
-    /// Starts to listen at `address`. No export yet.
+    /// Starts to listen at `address`, for `max_clients` at a time (fewer if that is too many). No
+    /// export yet.
     ///
     /// # Errors
     /// The host's error.
-    pub async fn start(exec: &Rc<Executor>, address: Address) -> Result<Rc<Self>, ServerError> {
-        let failed = {
-            let address = address.clone();
-            |source| ServerError::Listen { address, source }
+    pub async fn start(
+        exec: &Rc<Executor>,
+        address: Address,
+        max_clients: Option<u32>,
+    ) -> Result<Rc<Self>, ServerError> {
+        let wanted_address = address.clone();
+        let failed = |source| ServerError::Listen {
+            address: wanted_address.clone(),
+            source,
         };
         // The resolver may take its time.
         let opened = exec.helpers().run(move || listen(address)).await;
@@ -100,9 +108,11 @@ impl Server {
         let (socket, address, file) = opened.map_err(failed)?;
         let server = Rc::new(Self {
             exec: exec.clone(),
+            wanted_address,
             address,
             socket,
             file: RefCell::new(file),
+            max_clients: max_clients.map_or(MAX_CLIENTS, |max| MAX_CLIENTS.min(max as usize)),
             exports: RefCell::default(),
             clients: RefCell::default(),
             next_client: Cell::default(),
@@ -118,6 +128,11 @@ impl Server {
         &self.address
     }
 
+    /// Where it was asked to listen.
+    pub fn wanted_address(&self) -> &Address {
+        &self.wanted_address
+    }
+
     /// Its exports, in the order in which they were added.
     pub fn exports(&self) -> Vec<Rc<Export>> {
         self.exports.borrow().clone()
@@ -127,7 +142,7 @@ impl Server {
     ///
     /// # Errors
     /// That its name is taken, or cannot be one.
-    pub fn add(&self, export: Export) -> Result<(), ServerError> {
+    pub fn add(&self, export: Export) -> Result<Rc<Export>, ServerError> {
         if export.name.len() > super::proto::MAX_STRING || export.name.contains('\0') {
             return Err(ServerError::BadName);
         }
@@ -135,8 +150,9 @@ impl Server {
         if exports.iter().any(|other| other.name == export.name) {
             return Err(ServerError::NameTaken(export.name));
         }
-        exports.push(Rc::new(export));
-        Ok(())
+        let export = Rc::new(export);
+        exports.push(export.clone());
+        Ok(export)
     }
 
     /// Removes the export called `name`. With `hard`, clients that use it are sent away after what
@@ -155,6 +171,13 @@ impl Server {
         self.exports.borrow_mut().remove(index);
         self.send_away(&users);
         Ok(())
+    }
+
+    /// Waits until no client uses `export` any more.
+    pub async fn unused(&self, export: &Rc<Export>) {
+        while !self.users(export).is_empty() {
+            self.changed.wait().await;
+        }
     }
 
     /// Stops to listen, sends every client away after what it has asked for is done, and ends when
@@ -222,7 +245,7 @@ impl Server {
 
     async fn accept_clients(self: Rc<Self>) {
         while !self.closing.get() {
-            if self.clients.borrow().len() >= MAX_CLIENTS {
+            if self.clients.borrow().len() >= self.max_clients {
                 self.changed.wait().await;
                 continue;
             }

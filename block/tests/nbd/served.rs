@@ -139,7 +139,7 @@ fn run(
     let for_server = engine.clone();
     exec.block_on(async move {
         let engine = for_server;
-        let server = Server::start(engine.exec(), address).await.unwrap();
+        let server = Server::start(engine.exec(), address, None).await.unwrap();
         for export in exports {
             server.add(export).unwrap();
         }

@@ -1,0 +1,82 @@
+//! Commands about exports, and what they answer (`qapi/block-export.json`).
+
+use serde::Serialize;
+
+use crate::nbd::Address;
+
+/// A command about the NBD server and its exports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExportCmd {
+    /// `nbd-server-start`.
+    ServerStart {
+        /// Where to listen.
+        address: Address,
+        /// Clients at a time; no limit of the user's if `None`.
+        max_connections: Option<u32>,
+    },
+    /// `nbd-server-stop`: all servers, also those that were started from the command line.
+    ServerStop,
+    /// `nbd-server-add`.
+    ServerAdd {
+        /// The disk.
+        device: String,
+        /// What clients ask for; the disk's name if `None`.
+        name: Option<String>,
+        /// For people who list the exports.
+        description: Option<String>,
+        /// Clients may write.
+        writable: bool,
+    },
+    /// `nbd-server-remove`.
+    ServerRemove {
+        /// What clients ask for.
+        name: String,
+        /// Also if clients use it.
+        hard: bool,
+    },
+    /// `block-export-add`.
+    Add {
+        /// The export's name in the monitor.
+        id: String,
+        /// The disk, or the node name of its top layer.
+        node_name: String,
+        /// What clients ask for; the node name if `None`.
+        name: Option<String>,
+        /// For people who list the exports.
+        description: Option<String>,
+        /// Clients may write.
+        writable: bool,
+    },
+    /// `block-export-del`.
+    Delete {
+        /// The export's name in the monitor.
+        id: String,
+        /// Also if clients use it.
+        hard: bool,
+    },
+    /// `query-block-exports`.
+    Query,
+}
+
+/// `BlockExportType`, as far as it exists here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExportType {
+    /// On the NBD server.
+    Nbd,
+}
+
+/// `BlockExportInfo`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ExportInfo {
+    /// The export's name in the monitor.
+    pub id: String,
+    /// Kind of export.
+    #[serde(rename = "type")]
+    pub kind: ExportType,
+    /// The node name of the disk's top layer.
+    pub node_name: String,
+    /// It is being removed, and waits for its clients to go.
+    pub shutting_down: bool,
+}

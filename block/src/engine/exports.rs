@@ -1,0 +1,290 @@
+//! Exports: disks on the network.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use super::{Engine, ReplyTo, refused};
+use crate::{
+    api::{CmdError, Event, ExportCmd, ExportInfo, ExportType, Reply},
+    disk::Disk,
+    exec::Queue,
+    graph::GuestDisk,
+    nbd::{Address, Export, Server, ServerError},
+};
+
+type Outcome<T> = Result<T, CmdError>;
+
+/// The servers of one device thread, and what they export.
+#[derive(Default)]
+pub(super) struct Exports {
+    /// The first is the one that commands add to.
+    servers: RefCell<Vec<Rc<Server>>>,
+    entries: RefCell<Vec<Rc<Entry>>>,
+    /// A server is being started or stopped.
+    changing: Cell<bool>,
+}
+
+/// One export.
+struct Entry {
+    id: String,
+    disk: Rc<GuestDisk>,
+    server: Rc<Server>,
+    export: Rc<Export>,
+    shutting_down: Cell<bool>,
+}
+
+/// An export to be made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExportSpec {
+    /// The disk's id, or the node name of its top layer.
+    pub disk: String,
+    /// The export's name in the monitor; what clients ask for if `None`.
+    pub id: Option<String>,
+    /// What clients ask for; the disk's name as given if `None`.
+    pub name: Option<String>,
+    /// For people who list the exports.
+    pub description: Option<String>,
+    /// Clients may write.
+    pub writable: bool,
+}
+
+impl Engine {
+    /// Exports a disk at `address`, where a server is started if none listens there yet. Blocks:
+    /// for start-up.
+    ///
+    /// # Errors
+    /// One line on why that cannot be.
+    pub fn export_at(self: &Rc<Self>, address: &Address, spec: ExportSpec) -> Outcome<()> {
+        let (engine, wanted) = (self.clone(), address.clone());
+        self.exec.block_on(async move {
+            let mut servers = engine.exports.servers.borrow().clone().into_iter();
+            let server = match servers.find(|server| server.wanted_address() == &wanted) {
+                Some(server) => server,
+                None => engine.start_server(wanted, None).await?,
+            };
+            engine.add_export(&server, spec)
+        })
+    }
+
+    /// Where the servers listen, in the order in which they were started.
+    pub fn server_addresses(&self) -> Vec<Address> {
+        let servers = self.exports.servers.borrow();
+        servers
+            .iter()
+            .map(|server| server.address().clone())
+            .collect()
+    }
+
+    /// Carries out a command about exports.
+    pub(super) fn export(self: &Rc<Self>, cmd: ExportCmd, reply: ReplyTo) {
+        let engine = self.clone();
+        self.exec.spawn(Queue::Guest, async move {
+            reply(engine.export_command(cmd).await);
+        });
+    }
+
+    async fn export_command(self: &Rc<Self>, cmd: ExportCmd) -> Outcome<Reply> {
+        match cmd {
+            ExportCmd::ServerStart {
+                address,
+                max_connections,
+            } => {
+                if !self.exports.servers.borrow().is_empty() || self.exports.changing.get() {
+                    return Err(refused("NBD server already running"));
+                }
+                self.start_server(address, max_connections).await?;
+            }
+            ExportCmd::ServerStop => {
+                self.main_server()?;
+                self.stop_servers().await;
+            }
+            ExportCmd::ServerAdd {
+                device,
+                name,
+                description,
+                writable,
+            } => {
+                let server = self.main_server()?;
+                let disk = self.find_exported(&device)?;
+                let spec = ExportSpec {
+                    disk: device,
+                    id: None,
+                    name,
+                    description,
+                    // A disk that cannot be written is exported read-only, as QEMU does it.
+                    writable: writable && !disk.options().read_only,
+                };
+                self.add_export(&server, spec)?;
+            }
+            ExportCmd::Add {
+                id,
+                node_name,
+                name,
+                description,
+                writable,
+            } => {
+                let spec = ExportSpec {
+                    disk: node_name,
+                    id: Some(id),
+                    name,
+                    description,
+                    writable,
+                };
+                self.add_export(&self.main_server()?, spec)?;
+            }
+            ExportCmd::ServerRemove { name, hard } => {
+                self.remove_export(&name, |entry| entry.export.name == name, hard)?;
+            }
+            ExportCmd::Delete { id, hard } => {
+                self.remove_export(&id, |entry| entry.id == id, hard)?;
+            }
+            ExportCmd::Query => return Ok(Reply::Exports(self.describe_exports())),
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Stops every server and forgets its exports.
+    pub(super) async fn stop_servers(&self) {
+        self.exports.changing.set(true);
+        let entries = self.exports.entries.take();
+        for server in self.exports.servers.take() {
+            server.stop().await;
+        }
+        self.exports.changing.set(false);
+        for entry in entries {
+            self.tell_deleted(&entry);
+        }
+    }
+
+    async fn start_server(
+        &self,
+        address: Address,
+        max_connections: Option<u32>,
+    ) -> Outcome<Rc<Server>> {
+        self.exports.changing.set(true);
+        let started = Server::start(&self.exec, address, max_connections).await;
+        self.exports.changing.set(false);
+        let server = started?;
+        self.exports.servers.borrow_mut().push(server.clone());
+        Ok(server)
+    }
+
+    fn main_server(&self) -> Outcome<Rc<Server>> {
+        let servers = self.exports.servers.borrow();
+        let first = servers.first().cloned();
+        first.ok_or_else(|| refused("NBD server not running"))
+    }
+
+    fn find_exported(&self, name: &str) -> Outcome<Rc<GuestDisk>> {
+        let missing = || {
+            refused(format!(
+                "Cannot find device='{name}' nor node-name='{name}'"
+            ))
+        };
+        self.find_disk(name).ok_or_else(missing)
+    }
+
+    fn add_export(&self, server: &Rc<Server>, spec: ExportSpec) -> Outcome<()> {
+        let disk = self.find_exported(&spec.disk)?;
+        if spec.writable {
+            check_writable(&disk, &spec.disk)?;
+        }
+        let name = spec.name.unwrap_or(spec.disk);
+        let id = spec.id.unwrap_or_else(|| name.clone());
+        let mut entries = self.exports.entries.borrow_mut();
+        if entries.iter().any(|entry| entry.id == id) {
+            // By name is what `nbd-server-add` is asked for.
+            let desc = if id == name {
+                ServerError::NameTaken(name).to_string()
+            } else {
+                format!("Block export id '{id}' is already in use")
+            };
+            return Err(refused(desc));
+        }
+        let export = server.add(Export {
+            name,
+            description: spec.description,
+            disk: Disk::new(disk.clone()),
+            writable: spec.writable,
+        })?;
+        entries.push(Rc::new(Entry {
+            id,
+            disk,
+            server: server.clone(),
+            export,
+            shutting_down: Cell::new(false),
+        }));
+        Ok(())
+    }
+
+    /// Removes an export now, and tells of it when its last client has gone.
+    fn remove_export(
+        self: &Rc<Self>,
+        what: &str,
+        is_it: impl Fn(&Entry) -> bool,
+        hard: bool,
+    ) -> Outcome<()> {
+        let entries = self.exports.entries.borrow();
+        let entry = entries.iter().find(|entry| is_it(entry));
+        let missing = || refused(format!("Export '{what}' is not found"));
+        let entry = entry.ok_or_else(missing)?.clone();
+        if entry.shutting_down.get() {
+            let desc = format!("Export '{what}' is already shutting down");
+            return Err(refused(desc));
+        }
+        entry.server.remove(&entry.export.name, hard)?;
+        entry.shutting_down.set(true);
+        let engine = self.clone();
+        self.exec.spawn(Queue::Guest, async move {
+            entry.server.unused(&entry.export).await;
+            let mut entries = engine.exports.entries.borrow_mut();
+            let place = entries.iter().position(|other| Rc::ptr_eq(other, &entry));
+            let removed = place.map(|place| entries.remove(place));
+            drop(entries);
+            if removed.is_some() {
+                engine.tell_deleted(&entry);
+            }
+        });
+        Ok(())
+    }
+
+    fn tell_deleted(&self, entry: &Entry) {
+        let id = entry.id.clone();
+        (self.events.borrow_mut())(Event::ExportDeleted { id });
+    }
+
+    fn describe_exports(&self) -> Vec<ExportInfo> {
+        let describe = |entry: &Rc<Entry>| ExportInfo {
+            id: entry.id.clone(),
+            kind: ExportType::Nbd,
+            node_name: entry.disk.root().name().to_owned(),
+            shutting_down: entry.shutting_down.get(),
+        };
+        self.exports.entries.borrow().iter().map(describe).collect()
+    }
+}
+
+/// Refuses writing where it cannot be, or where two would write without knowing of each other.
+fn check_writable(disk: &GuestDisk, name: &str) -> Outcome<()> {
+    let options = disk.options();
+    if options.read_only {
+        return Err(refused(format!(
+            "Disk '{name}' is read-only: export it without writable"
+        )));
+    }
+    if !options.device.is_empty() {
+        return Err(refused(format!(
+            "Disk '{name}' is in use by the guest, which would not expect others to write it: \
+             export it without writable"
+        )));
+    }
+    Ok(())
+}
+
+impl From<ServerError> for CmdError {
+    fn from(error: ServerError) -> Self {
+        refused(error.to_string())
+    }
+}

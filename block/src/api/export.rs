@@ -13,6 +13,8 @@ pub enum ExportCmd {
         address: Address,
         /// Clients at a time; no limit of the user's if `None`.
         max_connections: Option<u32>,
+        /// Also export every disk, writable or not (HMP `-a`, `-w`).
+        all: Option<Writable>,
     },
     /// `nbd-server-stop`: all servers, also those that were started from the command line.
     ServerStop,
@@ -57,6 +59,10 @@ pub enum ExportCmd {
     /// `query-block-exports`.
     Query,
 }
+
+/// Whether clients may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writable(pub bool);
 
 /// `BlockExportType`, as far as it exists here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

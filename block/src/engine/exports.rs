@@ -7,7 +7,7 @@ use std::{
 
 use super::{Engine, ReplyTo, refused};
 use crate::{
-    api::{CmdError, Event, ExportCmd, ExportInfo, ExportType, Reply},
+    api::{CmdError, Event, ExportCmd, ExportInfo, ExportType, Reply, Writable},
     disk::Disk,
     exec::Queue,
     graph::GuestDisk,
@@ -90,11 +90,18 @@ impl Engine {
             ExportCmd::ServerStart {
                 address,
                 max_connections,
+                all,
             } => {
                 if !self.exports.servers.borrow().is_empty() || self.exports.changing.get() {
                     return Err(refused("NBD server already running"));
                 }
-                self.start_server(address, max_connections).await?;
+                let server = self.start_server(address, max_connections).await?;
+                if let Some(Writable(writable)) = all
+                    && let Err(error) = self.export_all(&server, writable)
+                {
+                    self.stop_servers().await;
+                    return Err(error);
+                }
             }
             ExportCmd::ServerStop => {
                 self.main_server()?;
@@ -217,6 +224,18 @@ impl Engine {
             shutting_down: Cell::new(false),
         }));
         Ok(())
+    }
+
+    fn export_all(&self, server: &Rc<Server>, writable: bool) -> Outcome<()> {
+        let disks = self.disks.borrow();
+        let spec = |disk: &Rc<GuestDisk>| ExportSpec {
+            disk: disk.options().id.clone(),
+            writable: writable && !disk.options().read_only,
+            ..Default::default()
+        };
+        disks
+            .iter()
+            .try_for_each(|disk| self.add_export(server, spec(disk)))
     }
 
     /// Removes an export now, and tells of it when its last client has gone.

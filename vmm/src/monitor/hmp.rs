@@ -4,6 +4,7 @@
 //! scripts that pipe lines through `socat` do not need. Output lines end in CR LF, as in QEMU.
 
 mod args;
+mod exports;
 mod info;
 mod run;
 mod size;

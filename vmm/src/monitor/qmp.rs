@@ -5,6 +5,7 @@
 
 mod args;
 mod event;
+mod exports;
 mod run;
 mod table;
 

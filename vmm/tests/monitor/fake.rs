@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 use strata_block::api::{
     BlockDeviceInfo, BlockInfo, BlockJobInfo, CacheInfo, Cmd, CmdError, ErrorClass, Event,
-    ImageInfo, JobEnd, JobInfo, JobStatus, JobType, Reply,
+    ExportCmd, ExportInfo, ExportType, ImageInfo, JobEnd, JobInfo, JobStatus, JobType, Reply,
 };
 use strata_vmm::monitor::{
     Action, Answer, Doors, Endpoint, Machine, Mailbox, Monitor, Notice, Notifier, Protocol,
@@ -113,6 +113,17 @@ impl Fake {
         match cmd {
             Cmd::QueryBlock => Ok(Reply::Block(disks())),
             Cmd::QueryBlockJobs => Ok(Reply::BlockJobs(state.jobs.clone())),
+            Cmd::Export(ExportCmd::Query) => Ok(Reply::Exports(vec![ExportInfo {
+                id: "exp0".to_owned(),
+                kind: ExportType::Nbd,
+                node_name: "#block123".to_owned(),
+                shutting_down: false,
+            }])),
+            Cmd::Export(ExportCmd::Delete { id, .. }) => {
+                self.block_event(Event::ExportDeleted { id });
+                Ok(Reply::Done)
+            }
+            Cmd::Export(_) => Ok(Reply::Done),
             Cmd::QueryJobs => Ok(Reply::Jobs(state.jobs.iter().map(as_job).collect())),
             Cmd::SnapshotSync {
                 device,

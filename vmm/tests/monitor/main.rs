@@ -2,6 +2,7 @@
 
 mod client;
 mod endpoints;
+mod exports;
 mod fake;
 mod rude;
 mod slow;

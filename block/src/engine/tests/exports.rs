@@ -7,7 +7,7 @@ use std::{
 
 use super::Bench;
 use crate::{
-    api::{Cmd, Event, ExportCmd, ExportInfo, ExportType, Reply},
+    api::{Cmd, Event, ExportCmd, ExportInfo, ExportType, Reply, Writable},
     engine::{DiskSpec, ExportSpec},
     graph::{DiskOptions, Format, chain::ImageOptions},
     nbd::Address,
@@ -45,6 +45,7 @@ impl Bench {
         self.export(ExportCmd::ServerStart {
             address: Address::Unix(self.path(socket)),
             max_connections: None,
+            all: None,
         })
     }
 
@@ -209,6 +210,29 @@ fn only_disks_that_nobody_else_writes_are_exported_for_writing() {
         writable: true,
     });
     assert!(strict.contains("read-only"), "{strict}");
+}
+
+#[test]
+fn all_disks_are_exported_or_none() {
+    let bench = Bench::new();
+    bench.disk("a", "", false);
+    bench.disk("b", "virtio-blk-pci", false);
+    let start_all = |writable| {
+        bench.export(ExportCmd::ServerStart {
+            address: Address::Unix(bench.path("sock")),
+            max_connections: Some(1),
+            all: Some(Writable(writable)),
+        })
+    };
+    assert!(start_all(true).contains("in use by the guest"));
+    assert!(bench.exports().is_empty() && !bench.path("sock").exists());
+    assert_eq!(start_all(false), "");
+    let ids: Vec<_> = bench
+        .exports()
+        .into_iter()
+        .map(|export| export.id)
+        .collect();
+    assert_eq!(ids, ["a", "b"]);
 }
 
 #[test]

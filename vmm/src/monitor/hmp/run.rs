@@ -23,7 +23,7 @@ fn act(action: Action) -> Step<String> {
     })
 }
 
-fn block(cmd: Cmd) -> Step<String> {
+pub(super) fn block(cmd: Cmd) -> Step<String> {
     act(Action::Block(cmd))
 }
 

@@ -1,7 +1,7 @@
 //! The commands of HMP: this table is what is dispatched, parsed and explained.
 
 use super::args::{Args, Kind, Param};
-use super::run;
+use super::{exports, run};
 use crate::monitor::machine::Machine;
 use crate::monitor::step::Step;
 
@@ -136,6 +136,50 @@ pub(super) static COMMANDS: &[Command] = &[
             run::help_info,
         )
     },
+    Command {
+        usage: "[-w] device [name]",
+        params: &[
+            param("", Kind::Options(&['w']), false),
+            DEVICE,
+            param("name", Kind::Text, false),
+        ],
+        ..plain(
+            "nbd_server_add",
+            "export a block device via NBD (-w: clients may write)",
+            exports::nbd_server_add,
+        )
+    },
+    Command {
+        usage: "[-f] name",
+        params: &[
+            param("", Kind::Options(&['f']), false),
+            param("name", Kind::Text, true),
+        ],
+        ..plain(
+            "nbd_server_remove",
+            "remove an export previously exposed via NBD\n\
+             \t\t\t (-f: also if clients use it)",
+            exports::nbd_server_remove,
+        )
+    },
+    Command {
+        usage: "[-a] [-w] unix:path|host:port",
+        params: &[
+            param("", Kind::Options(&['a', 'w']), false),
+            param("uri", Kind::Text, true),
+        ],
+        ..plain(
+            "nbd_server_start",
+            "serve block devices at the given socket (-a: all of them;\n\
+             \t\t\t -w: for writing)",
+            exports::nbd_server_start,
+        )
+    },
+    plain(
+        "nbd_server_stop",
+        "stop serving block devices using the NBD protocol",
+        exports::nbd_server_stop,
+    ),
     Command {
         alias: Some("q"),
         ..plain("quit", "quit the emulator", run::quit)

@@ -16,6 +16,8 @@ pub(super) enum Kind {
     Flag,
     /// One of these strings.
     OneOf(&'static [&'static str]),
+    /// An object, whose members the command looks at.
+    Object,
     /// An array of strings out of these.
     ListOf(&'static [&'static str]),
 }
@@ -73,6 +75,7 @@ fn check_type(name: &str, kind: Kind, value: &Value) -> Result<(), CmdError> {
         Kind::Text if value.is_string() => return Ok(()),
         Kind::Integer if value.is_i64() => return Ok(()),
         Kind::Flag if value.is_boolean() => return Ok(()),
+        Kind::Object if value.is_object() => return Ok(()),
         Kind::OneOf(names) => match value {
             Value::String(text) if names.contains(&text.as_str()) => return Ok(()),
             Value::String(text) => {
@@ -95,6 +98,7 @@ fn check_type(name: &str, kind: Kind, value: &Value) -> Result<(), CmdError> {
         Kind::Text => "string",
         Kind::Integer => "integer",
         Kind::Flag => "boolean",
+        Kind::Object => "object",
     };
     Err(generic(format!(
         "Invalid parameter type for '{name}', expected: {expected}"
@@ -115,6 +119,11 @@ impl Args {
     /// An integer, if given.
     pub(super) fn integer(&self, name: &str) -> Option<i64> {
         self.0.get(name).and_then(Value::as_i64)
+    }
+
+    /// A member of an object that the declaration requires.
+    pub(super) fn member(&self, name: &str, member: &str) -> Option<&Value> {
+        self.0.get(name).and_then(|object| object.get(member))
     }
 
     /// A boolean, `default` if not given.

@@ -73,6 +73,7 @@ fn describe_block(event: &Event) -> (&'static str, Value) {
             "BLOCK_JOB_ERROR",
             json!({"device": device, "operation": operation, "action": action}),
         ),
+        Event::ExportDeleted { id } => ("BLOCK_EXPORT_DELETED", json!({"id": id})),
         Event::IoError {
             device,
             node_name,

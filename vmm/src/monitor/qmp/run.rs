@@ -10,14 +10,14 @@ use crate::monitor::hmp;
 use crate::monitor::machine::{Action, RunState};
 use crate::monitor::step::Step;
 
-type Started = Result<Step<Outcome>, CmdError>;
+pub(super) type Started = Result<Step<Outcome>, CmdError>;
 
 /// Has the machine do something that returns nothing.
 fn act(action: Action) -> Started {
     Ok(Step::ask(action, |result| result.map(|_| json!({}))))
 }
 
-fn block(cmd: Cmd) -> Started {
+pub(super) fn block(cmd: Cmd) -> Started {
     act(Action::Block(cmd))
 }
 
@@ -168,7 +168,10 @@ pub(super) fn job_dismiss(args: &Args, _: &mut Context<'_>) -> Started {
 }
 
 /// Has the block layer list something, and picks the list out of its reply.
-fn query<T: Serialize + 'static>(cmd: Cmd, pick: fn(Reply) -> Option<Vec<T>>) -> Started {
+pub(super) fn query<T: Serialize + 'static>(
+    cmd: Cmd,
+    pick: fn(Reply) -> Option<Vec<T>>,
+) -> Started {
     Ok(Step::ask(Action::Block(cmd), move |result| {
         serde_json::to_value(pick(result?).unwrap_or_default())
             .map_err(|error| generic(format!("The reply cannot be expressed: {error}")))

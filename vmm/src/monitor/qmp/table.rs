@@ -2,9 +2,9 @@
 
 use strata_block::api::CmdError;
 
-use super::args::Kind::{Flag, Integer, ListOf, OneOf, Text};
-use super::args::{Args, Param, optional, required};
-use super::{Context, Outcome, run};
+use super::args::Kind::{Flag, Integer, ListOf, Object, OneOf, Text};
+use super::args::{Args, Kind, Param, optional, required};
+use super::{Context, Outcome, exports, run};
 use crate::monitor::step::Step;
 
 /// One command.
@@ -21,6 +21,7 @@ pub(super) fn find(name: &str) -> Option<&'static Command> {
 
 const NONE: &[Param] = &[];
 const DEVICE: &[Param] = &[required("device", Text)];
+const REMOVE_MODE: Kind = OneOf(&["safe", "hard"]);
 const ID: &[Param] = &[required("id", Text)];
 
 /// All of them. Parameters stand in the order of QEMU's schema, which is that of the checks.
@@ -129,6 +130,61 @@ pub(super) const COMMANDS: &[Command] = &[
         name: "query-jobs",
         params: NONE,
         run: run::query_jobs,
+    },
+    Command {
+        name: "nbd-server-start",
+        params: &[
+            required("addr", Object),
+            optional("tls-creds", Text),
+            optional("tls-authz", Text),
+            optional("max-connections", Integer),
+        ],
+        run: exports::nbd_server_start,
+    },
+    Command {
+        name: "nbd-server-add",
+        params: &[
+            optional("name", Text),
+            optional("description", Text),
+            required("device", Text),
+            optional("writable", Flag),
+            optional("bitmap", Text),
+        ],
+        run: exports::nbd_server_add,
+    },
+    Command {
+        name: "nbd-server-remove",
+        params: &[required("name", Text), optional("mode", REMOVE_MODE)],
+        run: exports::nbd_server_remove,
+    },
+    Command {
+        name: "nbd-server-stop",
+        params: NONE,
+        run: exports::nbd_server_stop,
+    },
+    Command {
+        name: "block-export-add",
+        params: &[
+            required("type", OneOf(&["nbd"])),
+            required("id", Text),
+            required("node-name", Text),
+            optional("writable", Flag),
+            optional("writethrough", Flag),
+            optional("name", Text),
+            optional("description", Text),
+            optional("allocation-depth", Flag),
+        ],
+        run: exports::block_export_add,
+    },
+    Command {
+        name: "block-export-del",
+        params: &[required("id", Text), optional("mode", REMOVE_MODE)],
+        run: exports::block_export_del,
+    },
+    Command {
+        name: "query-block-exports",
+        params: NONE,
+        run: exports::query_block_exports,
     },
     Command {
         name: "query-status",

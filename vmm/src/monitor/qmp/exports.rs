@@ -1,0 +1,113 @@
+//! What the commands about the NBD server and its exports do.
+
+use serde_json::Value;
+use strata_block::{
+    api::{Cmd, CmdError, ExportCmd, Reply},
+    nbd::Address,
+};
+
+use super::args::Args;
+use super::run::{Started, block, query};
+use super::{Context, generic};
+
+fn export(cmd: ExportCmd) -> Started {
+    block(Cmd::Export(cmd))
+}
+
+pub(super) fn nbd_server_start(args: &Args, _: &mut Context<'_>) -> Started {
+    if args.text("tls-creds").is_some() || args.text("tls-authz").is_some() {
+        return Err(generic("TLS is not available"));
+    }
+    let max_connections = args.integer("max-connections").unwrap_or(0);
+    let max_connections = u32::try_from(max_connections)
+        .map_err(|_| generic("Parameter 'max-connections' expects uint32_t"))?;
+    export(ExportCmd::ServerStart {
+        address: address(args)?,
+        // 0 is no limit, as in QEMU.
+        max_connections: Some(max_connections).filter(|max| *max > 0),
+        all: None,
+    })
+}
+
+/// `SocketAddressLegacy`: `{"type": "unix", "data": {"path": ...}}` or
+/// `{"type": "inet", "data": {"host": ..., "port": "..."}}`.
+fn address(args: &Args) -> Result<Address, CmdError> {
+    let member = |name: &str| {
+        let data = args.member("addr", "data");
+        let text = data.and_then(|data| data.get(name)).and_then(Value::as_str);
+        text.ok_or_else(|| generic(format!("Parameter 'addr.data.{name}' is missing")))
+    };
+    match args.member("addr", "type").and_then(Value::as_str) {
+        Some("unix") => Ok(Address::Unix(member("path")?.into())),
+        Some("inet") => {
+            let (host, port) = (member("host")?, member("port")?);
+            let bad = |_| generic(format!("'{port}' is not a TCP port"));
+            Ok(Address::Tcp {
+                host: host.to_owned(),
+                port: port.parse().map_err(bad)?,
+            })
+        }
+        Some(other) => {
+            let desc = format!("Parameter 'addr.type' does not accept value '{other}'");
+            Err(generic(desc))
+        }
+        None => Err(generic("Parameter 'addr.type' is missing")),
+    }
+}
+
+pub(super) fn nbd_server_add(args: &Args, _: &mut Context<'_>) -> Started {
+    if let Some(bitmap) = args.text("bitmap") {
+        return Err(generic(format!("Bitmap '{bitmap}' is not found")));
+    }
+    export(ExportCmd::ServerAdd {
+        device: args.required_text("device"),
+        name: args.text("name"),
+        description: args.text("description"),
+        writable: args.flag("writable", false),
+    })
+}
+
+pub(super) fn nbd_server_remove(args: &Args, _: &mut Context<'_>) -> Started {
+    export(ExportCmd::ServerRemove {
+        name: args.required_text("name"),
+        hard: hard(args),
+    })
+}
+
+pub(super) fn nbd_server_stop(_: &Args, _: &mut Context<'_>) -> Started {
+    export(ExportCmd::ServerStop)
+}
+
+/// The contexts of an export are always offered, so that `allocation-depth` changes nothing.
+pub(super) fn block_export_add(args: &Args, _: &mut Context<'_>) -> Started {
+    if args.flag("writethrough", false) {
+        return Err(generic(
+            "writethrough is not available for exports: give the disk cache=writethrough",
+        ));
+    }
+    export(ExportCmd::Add {
+        id: args.required_text("id"),
+        node_name: args.required_text("node-name"),
+        name: args.text("name"),
+        description: args.text("description"),
+        writable: args.flag("writable", false),
+    })
+}
+
+pub(super) fn block_export_del(args: &Args, _: &mut Context<'_>) -> Started {
+    export(ExportCmd::Delete {
+        id: args.required_text("id"),
+        hard: hard(args),
+    })
+}
+
+pub(super) fn query_block_exports(_: &Args, _: &mut Context<'_>) -> Started {
+    query(Cmd::Export(ExportCmd::Query), |reply| match reply {
+        Reply::Exports(exports) => Some(exports),
+        _ => None,
+    })
+}
+
+fn hard(args: &Args) -> bool {
+    args.text("mode").as_deref() == Some("hard")
+}

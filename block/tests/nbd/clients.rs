@@ -460,6 +460,7 @@ fn fio_verifies_while_a_stream_job_merges_the_chain() {
             &from,
             "--verify=crc32c",
             "--verify_fatal=1",
+            "--verify_state_save=0",
             "--do_verify=1",
             "--fsync=16",
             "--output-format=terse",

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use strata_block::graph::{DetectZeroes, Format};
 
+use super::keys::{self, choose};
+
 /// How a disk is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Interface {
@@ -64,37 +66,13 @@ const KNOWN: &str = "file, format, if, id, node-name, readonly, cache, aio, disc
 /// What is wrong, with what would be right.
 pub fn parse(text: &str) -> Result<DiskOption, String> {
     let mut disk = DiskOption::default();
-    let mut seen = Vec::new();
-    for pair in split(text) {
-        let Some((key, value)) = pair.split_once('=') else {
-            return Err(format!(
-                "'{pair}' is not key=value (a comma inside a value is doubled)"
-            ));
-        };
-        if seen.iter().any(|earlier| earlier == key) {
-            return Err(format!("'{key}' is given twice"));
-        }
-        set(&mut disk, key, value)?;
-        seen.push(key.to_owned());
+    for (key, value) in keys::pairs(text)? {
+        set(&mut disk, &key, &value)?;
     }
     if disk.file.as_os_str().is_empty() {
         return Err("file=PATH is missing".into());
     }
     Ok(disk)
-}
-
-/// Splits at single commas; double ones become one.
-fn split(text: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c == ',' && chars.next_if_eq(&',').is_none() {
-            parts.push(String::new());
-        } else if let Some(last) = parts.last_mut() {
-            last.push(c);
-        }
-    }
-    parts
 }
 
 /// Sets one key.
@@ -149,15 +127,6 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
         _ => return Err(format!("unknown key '{key}'; known keys: {KNOWN}")),
     }
     Ok(())
-}
-
-/// One of several words.
-fn choose<T: Copy>(key: &str, value: &str, all: &[(&str, T)]) -> Result<T, String> {
-    let found = all.iter().find(|(word, _)| *word == value);
-    found.map(|&(_, meaning)| meaning).ok_or_else(|| {
-        let words: Vec<_> = all.iter().map(|(word, _)| *word).collect();
-        format!("{key}={value}: expected {}", words.join(", "))
-    })
 }
 
 fn format(key: &str, value: &str) -> Result<Format, String> {

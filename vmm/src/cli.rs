@@ -1,6 +1,8 @@
 //! The command line.
 
 pub mod disk;
+pub mod export;
+mod keys;
 pub mod serial;
 pub mod size;
 
@@ -8,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use self::{disk::DiskOption, serial::SerialEndpoint};
+use self::{disk::DiskOption, export::ExportOption, serial::SerialEndpoint};
 use crate::{
     kvm::cpuid::MAX_CPUS,
     monitor::{Endpoint, Protocol},
@@ -33,6 +35,8 @@ pub struct Cli {
 pub enum Command {
     /// Boot a guest.
     Run(Box<RunArgs>),
+    /// Serve disks on the network, without a guest.
+    Serve(ServeArgs),
     /// Say what this host can do: whether KVM is usable, which I/O engines work, what a folder's file system offers.
     Doctor(DoctorArgs),
 }
@@ -89,6 +93,32 @@ pub struct RunArgs {
     pub paused: bool,
 }
 
+/// `strata serve`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  strata serve --disk file=root.qcow2,format=qcow2,id=root \\\n    \
+                  --export type=nbd,disk=root,addr=unix:/tmp/nbd.sock,writable=on --qmp unix:/tmp/qmp\n  \
+                  nbdinfo 'nbd+unix:///root?socket=/tmp/nbd.sock'\n\n\
+                  Keys of --export:\n  type=nbd, disk=NAME, addr=unix:PATH|tcp:HOST:PORT (all needed),\n  \
+                  name=EXPORT [the disk's name], writable=on|off [off], description=TEXT, id=NAME\n\
+                  Keys of --disk: as of 'strata run'; if= only gives a default name.\n\
+                  A comma inside a value is doubled."
+)]
+pub struct ServeArgs {
+    /// A disk, as key=value,...; may be given several times.
+    #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parse, required = true)]
+    pub disks: Vec<DiskOption>,
+    /// An export, as key=value,...; may be given several times.
+    #[arg(long = "export", value_name = "KEY=VALUE,...", value_parser = export::parse, required_unless_present_any = ["monitors", "qmps"])]
+    pub exports: Vec<ExportOption>,
+    /// A monitor for people (HMP): stdio, unix:PATH or fd:N; may be given several times.
+    #[arg(long = "monitor", value_name = "WHERE")]
+    pub monitors: Vec<Endpoint>,
+    /// A monitor for programs (QMP): stdio, unix:PATH or fd:N; may be given several times.
+    #[arg(long = "qmp", value_name = "WHERE")]
+    pub qmps: Vec<Endpoint>,
+}
+
 /// `strata doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  strata doctor /var/lib/images")]
@@ -98,15 +128,23 @@ pub struct DoctorArgs {
     pub dir: PathBuf,
 }
 
+impl ServeArgs {
+    /// All monitors, with the language of each.
+    pub fn all_monitors(&self) -> Vec<(Protocol, Endpoint)> {
+        with_protocols(&self.monitors, &self.qmps)
+    }
+}
+
+fn with_protocols(hmp: &[Endpoint], qmp: &[Endpoint]) -> Vec<(Protocol, Endpoint)> {
+    let hmp = hmp.iter().map(|place| (Protocol::Hmp, place.clone()));
+    let qmp = qmp.iter().map(|place| (Protocol::Qmp, place.clone()));
+    hmp.chain(qmp).collect()
+}
+
 impl RunArgs {
     /// All monitors, with the language of each.
     pub fn all_monitors(&self) -> Vec<(Protocol, Endpoint)> {
-        let of = |protocol, places: &[Endpoint]| {
-            let pairs = places.iter().map(|place| (protocol, place.clone()));
-            pairs.collect::<Vec<_>>()
-        };
-        let hmp = of(Protocol::Hmp, &self.monitors);
-        [hmp, of(Protocol::Qmp, &self.qmps)].concat()
+        with_protocols(&self.monitors, &self.qmps)
     }
 
     /// Where the serial port goes, and that at most one thing uses the terminal.

@@ -8,3 +8,4 @@ pub mod kvm;
 pub mod layout;
 pub mod machine;
 pub mod monitor;
+pub mod serve;

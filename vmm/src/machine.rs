@@ -6,7 +6,7 @@
 mod board;
 mod console;
 mod control;
-mod disks;
+pub(crate) mod disks;
 mod handle;
 mod post;
 mod signals;

@@ -1,11 +1,11 @@
-//! `strata`: boots guests on layered disks.
+//! `strata`: boots guests on layered disks, and serves such disks to others.
 
 use std::{error::Error, io, process::ExitCode};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use strata_vmm::{
     cli::{Cli, Command, RunArgs},
-    doctor, machine,
+    doctor, machine, serve,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         .init();
     let result = match cli.command {
         Command::Run(args) => run(&args),
+        Command::Serve(args) => serve::run(&args).map_err(Into::into),
         Command::Doctor(args) => doctor::run(&args.dir).map_err(Into::into),
     };
     match result {

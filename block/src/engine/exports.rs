@@ -51,12 +51,12 @@ pub struct ExportSpec {
 }
 
 impl Engine {
-    /// Exports a disk at `address`, where a server is started if none listens there yet. Blocks:
-    /// for start-up.
+    /// Exports a disk at `address`, where a server is started if none listens there yet; says where
+    /// that listens, with the port that the host chose in place of 0. Blocks: for start-up.
     ///
     /// # Errors
     /// One line on why that cannot be.
-    pub fn export_at(self: &Rc<Self>, address: &Address, spec: ExportSpec) -> Outcome<()> {
+    pub fn export_at(self: &Rc<Self>, address: &Address, spec: ExportSpec) -> Outcome<Address> {
         let (engine, wanted) = (self.clone(), address.clone());
         self.exec.block_on(async move {
             let mut servers = engine.exports.servers.borrow().clone().into_iter();
@@ -64,17 +64,9 @@ impl Engine {
                 Some(server) => server,
                 None => engine.start_server(wanted, None).await?,
             };
-            engine.add_export(&server, spec)
+            engine.add_export(&server, spec)?;
+            Ok(server.address().clone())
         })
-    }
-
-    /// Where the servers listen, in the order in which they were started.
-    pub fn server_addresses(&self) -> Vec<Address> {
-        let servers = self.exports.servers.borrow();
-        servers
-            .iter()
-            .map(|server| server.address().clone())
-            .collect()
     }
 
     /// Carries out a command about exports.

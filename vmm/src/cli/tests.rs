@@ -6,7 +6,7 @@ fn run(args: &[&str]) -> Result<RunArgs, clap::Error> {
     let all = ["strata", "run"].iter().chain(args);
     match Cli::try_parse_from(all)?.command {
         Command::Run(args) => Ok(*args),
-        Command::Doctor(_) => unreachable!("`run` was asked for"),
+        _ => unreachable!("`run` was asked for"),
     }
 }
 
@@ -83,4 +83,20 @@ fn one_thing_uses_the_terminal() {
     assert!(serial(&["--monitor", "stdio", "--qmp", "stdio"]).is_err());
     assert!(serial(&["--monitor", "stdio", "--serial", "stdio"]).is_err());
     assert!(serial(&["--qmp", "stdio", "--serial", "file:x"]).is_ok());
+}
+
+#[test]
+fn serve_needs_a_disk_and_somebody_to_serve() {
+    let serve = |args: &[&str]| {
+        let all = ["strata", "serve"].iter().chain(args);
+        Cli::try_parse_from(all)
+            .map(|_| ())
+            .map_err(|error| error.kind())
+    };
+    let missing = Err(ErrorKind::MissingRequiredArgument);
+    assert_eq!(serve(&["--qmp", "unix:/q"]), missing);
+    assert_eq!(serve(&["--disk", "file=a"]), missing);
+    assert_eq!(serve(&["--disk", "file=a", "--qmp", "unix:/q"]), Ok(()));
+    let export = "type=nbd,disk=virtio0,addr=unix:/s";
+    assert_eq!(serve(&["--disk", "file=a", "--export", export]), Ok(()));
 }

@@ -169,7 +169,7 @@ pub fn attach(
 }
 
 /// What the block layer needs to know.
-fn spec(option: &DiskOption, id: String) -> DiskSpec {
+pub fn spec(option: &DiskOption, id: String) -> DiskSpec {
     let mut spec = DiskSpec {
         path: option.file.clone(),
         ..Default::default()

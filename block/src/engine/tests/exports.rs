@@ -269,13 +269,14 @@ fn shutting_down_sends_clients_away() {
         name: Some(name.to_owned()),
         ..Default::default()
     };
-    bench.engine.export_at(&unix, spec("one")).unwrap();
-    bench.engine.export_at(&unix, spec("two")).unwrap();
-    bench.engine.export_at(&tcp, spec("three")).unwrap();
-    assert!(bench.engine.export_at(&tcp, spec("three")).is_err());
-    let addresses = bench.engine.server_addresses();
-    assert_eq!(addresses[0], unix);
-    assert!(matches!(&addresses[1..], [Address::Tcp { port: 1.., .. }]));
+    let export = |address: &Address, name| bench.engine.export_at(address, spec(name));
+    assert_eq!(export(&unix, "one"), Ok(unix.clone()));
+    assert_eq!(export(&unix, "two"), Ok(unix.clone()));
+    assert!(matches!(
+        export(&tcp, "three"),
+        Ok(Address::Tcp { port: 1.., .. })
+    ));
+    assert!(export(&tcp, "three").is_err());
     let client = attach(&bench, "sock", "two");
     assert!(bench.engine.shut_down().is_empty());
     client.join().unwrap();

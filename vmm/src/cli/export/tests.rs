@@ -1,0 +1,50 @@
+use strata_block::{engine::ExportSpec, nbd::Address};
+
+use super::{ExportOption, parse};
+
+#[test]
+fn all_keys() {
+    let text =
+        "type=nbd,disk=virtio0,addr=tcp:[::1]:10809,name=a,,b,id=e,description=d=d,writable=on";
+    let expected = ExportOption {
+        address: Address::Tcp {
+            host: "::1".into(),
+            port: 10809,
+        },
+        spec: ExportSpec {
+            disk: "virtio0".into(),
+            id: Some("e".into()),
+            name: Some("a,b".into()),
+            description: Some("d=d".into()),
+            writable: true,
+        },
+    };
+    assert_eq!(parse(text), Ok(expected));
+}
+
+#[test]
+fn what_is_missing_or_wrong_is_named() {
+    for (text, expected) in [
+        ("", "'' is not key=value"),
+        ("disk=a,addr=unix:/s", "type=nbd is missing"),
+        ("type=fuse,disk=a,addr=unix:/s", "type=fuse: expected nbd"),
+        ("type=nbd,addr=unix:/s", "disk=NAME is missing"),
+        (
+            "type=nbd,disk=a",
+            "addr=unix:PATH or addr=tcp:HOST:PORT is missing",
+        ),
+        ("type=nbd,disk=a,addr=/s", "'/s' is not an address"),
+        (
+            "type=nbd,disk=a,addr=unix:/s,writable=yes",
+            "writable=yes: expected on, off",
+        ),
+        (
+            "type=nbd,disk=a,addr=unix:/s,disk=b",
+            "'disk' is given twice",
+        ),
+        ("type=nbd,disk=a,addr=unix:/s,size=5", "unknown key 'size'"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}

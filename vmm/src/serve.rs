@@ -1,0 +1,184 @@
+//! `strata serve`: disks, jobs and the monitor as in a machine, with network exports in the
+//! place of a guest.
+//!
+//! The thread that calls [`run`] becomes the device thread. There is no device, so that its loop
+//! is the block layer's own executor; the monitor and signals reach it through a [`mailbox`].
+
+mod mailbox;
+
+use std::{io, rc::Rc};
+
+use strata_block::{
+    api::{CmdError, ErrorClass, Reply},
+    engine::Engine,
+    exec::Executor,
+    nbd::Address,
+};
+
+use self::mailbox::{Inbox, Message};
+use crate::{
+    cli::{
+        ServeArgs,
+        disk::{DiskOption, Interface, Numbering},
+        export::ExportOption,
+    },
+    machine::disks::{DiskError, spec},
+    monitor::{self, Action, Answer, Mailbox, Monitor, Notice, ShutdownCause},
+};
+
+/// Why nothing could be served, or what went wrong at the end; one line for people.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// An export.
+    #[error("export of {disk}: {source}")]
+    Export {
+        /// The disk.
+        disk: String,
+        /// Why not.
+        source: CmdError,
+    },
+    /// The monitor.
+    #[error(transparent)]
+    Monitor(#[from] monitor::StartError),
+    /// A socket or an eventfd.
+    #[error("could not {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// The host's error.
+        source: io::Error,
+    },
+    /// Disks that could not be flushed or closed at the end.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Closing(Vec<strata_block::error::Error>),
+}
+
+/// Says what was tried when a host call failed.
+fn host(what: &'static str) -> impl Fn(io::Error) -> ServeError {
+    move |source| ServeError::Host { what, source }
+}
+
+/// Serves until a monitor or a signal ends it. Tells on standard error where each export is.
+///
+/// # Errors
+/// [`ServeError`].
+pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
+    let news = Mailbox::new().map_err(host("make an eventfd"))?;
+    let notifier = news.notifier();
+    let exec = Executor::new().map_err(host("make an eventfd"))?;
+    let (handle, inbox) = mailbox::open(&exec).map_err(host("catch signals"))?;
+    let told = notifier.clone();
+    let engine = Engine::on(exec, move |event| told.notify(Notice::Block(event)));
+    open_disks(&engine, &args.disks)?;
+    // Serves its clients until this function returns.
+    let _monitor = Monitor::start(&args.all_monitors(), Box::new(handle), news)?;
+    for export in &args.exports {
+        start_export(&engine, export)?;
+    }
+    let cause = serve(&engine, inbox);
+    notifier.notify(Notice::Shutdown(cause));
+    let errors = engine.shut_down();
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(ServeError::Closing(errors))
+    }
+}
+
+/// Opens `disks`, under the names that they would have in a machine.
+fn open_disks(engine: &Rc<Engine>, disks: &[DiskOption]) -> Result<(), DiskError> {
+    let mut numbering = Numbering::default();
+    let mut ids = Vec::new();
+    for option in disks {
+        let id = numbering.place(option).id;
+        if ids.contains(&id) {
+            return Err(DiskError::NameTaken(id));
+        }
+        // No device is there to attach it to.
+        let interface = Interface::None;
+        let option = DiskOption {
+            interface,
+            ..option.clone()
+        };
+        let opened = engine.open_disk(spec(&option, id.clone()));
+        opened.map_err(|source| DiskError::Open {
+            id: id.clone(),
+            source,
+        })?;
+        ids.push(id);
+    }
+    Ok(())
+}
+
+fn start_export(engine: &Rc<Engine>, export: &ExportOption) -> Result<(), ServeError> {
+    let ExportOption { address, spec } = export;
+    let listening = engine.export_at(address, spec.clone());
+    let address = listening.map_err(|source| ServeError::Export {
+        disk: spec.disk.clone(),
+        source,
+    })?;
+    let name = spec.name.as_ref().unwrap_or(&spec.disk);
+    eprintln!("strata: serving {} at {}", spec.disk, uri(&address, name));
+    Ok(())
+}
+
+/// What clients such as `nbdinfo` and `qemu-img` take.
+fn uri(address: &Address, name: &str) -> String {
+    let name = escape(name);
+    match address {
+        Address::Unix(path) => {
+            let path = escape(&path.to_string_lossy());
+            format!("nbd+unix:///{name}?socket={path}")
+        }
+        Address::Tcp { host, port } if host.contains(':') => {
+            format!("nbd://[{host}]:{port}/{name}")
+        }
+        Address::Tcp { host, port } => format!("nbd://{host}:{port}/{name}"),
+    }
+}
+
+/// Percent-encodes what has a meaning in a URI.
+fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    text.bytes()
+        .map(|byte| match plain(byte) {
+            true => char::from(byte).to_string(),
+            false => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+/// Does what monitors ask for until one of them, or a signal, ends it.
+fn serve(engine: &Rc<Engine>, inbox: Inbox) -> ShutdownCause {
+    let exec = engine.exec().clone();
+    let engine = engine.clone();
+    exec.block_on(async move {
+        loop {
+            match inbox.next().await {
+                Message::Signal => return ShutdownCause::Signal,
+                Message::Action(Action::Quit, answer) => {
+                    answer.send(Ok(Reply::Done));
+                    return ShutdownCause::Quit;
+                }
+                Message::Action(action, answer) => act(&engine, action, answer),
+            }
+        }
+    })
+}
+
+fn act(engine: &Rc<Engine>, action: Action, answer: Answer) {
+    if let Action::Block(command) = action {
+        let reply = move |result: Result<Reply, CmdError>| answer.send(result);
+        return engine.execute(command, Box::new(reply));
+    }
+    answer.send(Err(CmdError {
+        class: ErrorClass::GenericError,
+        desc: "There is no guest: strata serve has disks only".into(),
+    }));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! A running `strata serve` in a folder of its own, and those who talk to it.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::{Child, Command, Stdio},
+    rc::Rc,
+    time::Duration,
+};
+
+/// Long enough for a busy machine; a test that waits so long fails.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The process; killed if it is still there when dropped.
+pub struct Serve {
+    folder: Rc<tempfile::TempDir>,
+    args: Vec<String>,
+    child: Child,
+}
+
+fn command(folder: &Path, args: &[String]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
+    command.arg("serve").args(args).current_dir(folder);
+    command
+}
+
+fn prepared() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.qcow2").display().to_string();
+    qemu_img(&["create", "-q", "-f", "qcow2", &image, "64M"]);
+    folder
+}
+
+impl Serve {
+    /// Serves an empty `disk.qcow2` of 64 MiB; paths in `args` are relative to its folder.
+    pub fn start(args: &[&str]) -> Self {
+        let args = args.iter().map(ToString::to_string).collect();
+        Self::spawn(Rc::new(prepared()), args)
+    }
+
+    /// The same once more.
+    pub fn again(&self) -> Self {
+        Self::spawn(self.folder.clone(), self.args.clone())
+    }
+
+    fn spawn(folder: Rc<tempfile::TempDir>, args: Vec<String>) -> Self {
+        let mut command = command(folder.path(), &args);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        if args.iter().any(|arg| arg == "--export") {
+            // It says where the export is once it is there.
+            let mut line = String::new();
+            let mut told = BufReader::new(child.stderr.as_mut().unwrap());
+            told.read_line(&mut line).unwrap();
+            assert!(line.starts_with("strata: serving "), "{line}");
+        }
+        Self {
+            folder,
+            args,
+            child,
+        }
+    }
+
+    /// Exit code and standard error of one that has nothing to serve.
+    pub fn refused(args: &[&str]) -> (Option<i32>, String) {
+        let folder = prepared();
+        let args: Vec<_> = args.iter().map(ToString::to_string).collect();
+        let output = command(folder.path(), &args).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), error)
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    pub fn uri(&self, export: &str) -> String {
+        format!("nbd+unix:///{export}?socket={}", self.path("nbd.sock"))
+    }
+
+    /// A client of the monitor at `unix:qmp`.
+    pub fn qmp(&self) -> Qmp {
+        let path = self.path("qmp");
+        let stream = loop {
+            match UnixStream::connect(&path) {
+                Ok(stream) => break stream,
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut qmp = Qmp(BufReader::new(stream));
+        qmp.line();
+        qmp.run(r#"{"execute":"qmp_capabilities"}"#);
+        qmp
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let kill = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(kill.unwrap().success());
+    }
+
+    /// Waits for its end, and returns the exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        // Fails only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A QMP client.
+pub struct Qmp(BufReader<UnixStream>);
+
+impl Qmp {
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        assert!(!line.is_empty(), "the monitor closed the connection");
+        line
+    }
+
+    /// Runs a command that has to succeed, passing over events.
+    pub fn run(&mut self, command: &str) -> String {
+        self.0.get_mut().write_all(command.as_bytes()).unwrap();
+        loop {
+            let line = self.line();
+            assert!(!line.starts_with(r#"{"error""#), "{command}: {line}");
+            if line.starts_with(r#"{"return""#) {
+                return line;
+            }
+        }
+    }
+
+    /// Waits for an event.
+    pub fn event(&mut self, name: &str) {
+        let wanted = format!(r#""event": "{name}""#);
+        while !self.line().contains(&wanted) {}
+    }
+}
+
+/// Runs a program that has to succeed.
+pub fn client(program: &str, args: &[&str]) {
+    let output = Command::new("timeout")
+        .arg("120")
+        .arg(program)
+        .args(args)
+        .output();
+    let output = output.unwrap();
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+pub fn qemu_img(args: &[&str]) {
+    client("qemu-img", args);
+}

@@ -10,6 +10,7 @@ mod alloc;
 mod cache;
 mod check;
 mod claims;
+mod compression;
 mod cow;
 pub mod create;
 mod entry;
@@ -28,6 +29,7 @@ mod open;
 mod read;
 mod refcount;
 mod root_table;
+mod unpacked;
 mod width;
 mod write;
 mod zero;
@@ -48,6 +50,7 @@ use crate::{
 };
 use cache::TableCache;
 use claims::Claims;
+use compression::Compression;
 use flush::Flushes;
 use freed::Freed;
 use geometry::Geometry;
@@ -55,6 +58,7 @@ use header_area::HeaderArea;
 use metadata_map::MetadataMap;
 use refcount::Refcounts;
 use root_table::RootTable;
+use unpacked::Unpacked;
 
 /// Bytes of the shortest header, that of version 2.
 pub const SHORTEST_HEADER: u64 = header::V2_LEN as u64;
@@ -103,6 +107,10 @@ pub struct Qcow2 {
     metadata: MetadataMap,
     claims: Claims,
     freed: Freed,
+    compression: Compression,
+    unpacked: Unpacked,
+    /// Held while a compressed cluster is unpacked.
+    unpacking: Lock,
     flushes: Flushes,
     /// Held while a new L2 table is linked.
     linking: Lock,

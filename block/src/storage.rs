@@ -163,6 +163,15 @@ impl Storage {
         }
     }
 
+    /// Runs `work`, which keeps a processor busy for long, on a helper thread; for a simulated file
+    /// at once and here, so that the same seed does the same again.
+    pub async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        match self {
+            Self::File(file) => file.helpers().run(work).await,
+            Self::Sim(_) => work(),
+        }
+    }
+
     /// `len` bytes from `offset` on, for metadata.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use super::{
     Qcow2,
     cache::TableCache,
     claims::Claims,
+    compression::Compression,
     entry,
     flush::Flushes,
     freed::Freed,
@@ -15,6 +16,7 @@ use super::{
     metadata_map::{Kind, MetadataMap},
     refcount::Refcounts,
     root_table::RootTable,
+    unpacked::Unpacked,
 };
 use crate::{
     error::{Error, Result},
@@ -57,6 +59,7 @@ impl Qcow2 {
         let area = read_header(&file).await?.map_err(refuse)?;
         check_readable(&area).map_err(refuse)?;
         let header = area.header.clone();
+        let compression = compression(&header).map_err(refuse)?;
         header.check_tables(file.len()).map_err(refuse)?;
         if !options.read_only
             && let Some(why) = writing_refused(&header)
@@ -92,6 +95,9 @@ impl Qcow2 {
             metadata,
             claims: Claims::default(),
             freed: Freed::default(),
+            compression,
+            unpacked: Unpacked::default(),
+            unpacking: Lock::default(),
             flushes: Flushes::default(),
             linking: Lock::default(),
             header_edit: Lock::default(),
@@ -137,9 +143,16 @@ fn check_readable(area: &HeaderArea) -> std::result::Result<(), String> {
     if header.incompatible.contains(Incompatible::EXTENDED_L2) {
         return Err("uses extended L2 entries (subclusters), which are not supported".into());
     }
+    Ok(())
+}
+
+/// How clusters are compressed. A type other than deflate needs its feature bit, and the bit such
+/// a type (specification, "compression_type").
+fn compression(header: &Header) -> std::result::Result<Compression, String> {
     let other_compression = header.incompatible.contains(Incompatible::COMPRESSION);
     match (other_compression, header.compression_type()) {
-        (false, 0) | (true, 1) => Ok(()),
+        (false, 0) => Ok(Compression::Deflate),
+        (true, 1) => Ok(Compression::Zstd),
         (_, kind) => Err(format!("compression type {kind} is not supported")),
     }
 }

@@ -1,6 +1,8 @@
 //! Reading from what the tables name. Reads of plain data do not come here: they go to the file,
 //! where `extent` has said.
 
+use std::sync::Arc;
+
 use super::{Qcow2, entry::Mapping};
 use crate::{error::IoResult, mem::SgList};
 
@@ -22,6 +24,27 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// The content of the compressed cluster whose stream lies in `len` bytes at `offset` of the
+    /// file. One is unpacked at a time, which bounds the memory that this takes.
+    async fn unpacked(&self, offset: u64, len: u64) -> IoResult<Arc<[u8]>> {
+        let _unpacking = self.unpacking.lock().await;
+        if let Some(found) = self.unpacked.get(offset) {
+            return Ok(found);
+        }
+        // In bounds: an entry describes two clusters at most.
+        let packed = self.file.read_vec(offset, len as usize).await?;
+        let (compression, cluster_len) = (self.compression, self.geometry.cluster_len());
+        let unpacked = self
+            .file
+            .compute(move || compression.unpack(&packed, cluster_len))
+            .await;
+        let cluster: Arc<[u8]> = unpacked
+            .map_err(|why| self.corrupt(format!("the compressed cluster at {offset:#x}: {why}")))?
+            .into();
+        self.unpacked.insert(offset, cluster.clone());
+        Ok(cluster)
+    }
+
     /// Reads from guest clusters that start with the one `at` lies in and have `mapping`.
     pub(super) async fn read_mapped(
         &self,
@@ -39,8 +62,11 @@ impl Qcow2 {
                 data.fill(0, data.len(), 0);
                 Ok(())
             }
-            Mapping::Compressed { .. } => {
-                Err(self.unsupported(format!("the compressed cluster at guest offset {at:#x}")))
+            Mapping::Compressed { offset, len } => {
+                let cluster = self.unpacked(offset, len).await?;
+                let start = within as usize;
+                data.copy_from(0, &cluster[start..start + data.len()]);
+                Ok(())
             }
         }
     }

@@ -119,6 +119,8 @@ impl Qcow2 {
             if count == 1 {
                 let next = &self.refcounts.next;
                 next.set(next.get().min(cluster.0));
+                // Other compressed clusters may lie there soon.
+                self.unpacked.clear();
             }
         }
         Ok(())

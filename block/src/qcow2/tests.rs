@@ -1,6 +1,7 @@
 //! Tests of whole images. Those of parts lie beside the parts.
 
 mod chain;
+mod compressed;
 mod crash;
 mod interop;
 mod model;

@@ -125,6 +125,10 @@ impl FileStorage {
         })
     }
 
+    pub(super) fn helpers(&self) -> &Helpers {
+        &self.helpers
+    }
+
     pub(super) async fn read(&self, offset: u64, data: SgList) -> IoResult<()> {
         let failed = |error| self.error("read", offset, error);
         let mut done = 0;

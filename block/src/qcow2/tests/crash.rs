@@ -213,15 +213,25 @@ async fn survives(crash: &Crash, below: Rc<dyn Below>, with_qemu: bool) {
     }
 }
 
-async fn run(exec: Rc<Executor>, cluster: u64, clusters: u64, seed: u64, discard: bool) {
-    let mut random = Random(seed);
-    let size = cluster * clusters;
-    let base = fill((0..size / SECTOR).map(|n| 0xba5e + n));
-    let words = (0..size / SECTOR).map(|n| 0xba5e + n).collect();
-    let below: Rc<dyn Below> = Rc::new(RawBytes(base));
-    let file = sim(random::next(&mut random.0));
+/// What a run starts with.
+#[derive(Clone, Copy, PartialEq)]
+enum Start {
+    /// An empty layer on a raw one.
+    Layer,
+    /// An image of compressed clusters, as qemu-img makes it.
+    Compressed(&'static str),
+}
+
+/// The image that a run starts with, and what lies below.
+async fn start(
+    from: Start,
+    cluster: u64,
+    content: Vec<u8>,
+    open: OpenOptions,
+    seed: u64,
+) -> (Rc<SimFile>, Rc<Layer>) {
     let options = CreateOptions {
-        size,
+        size: content.len() as u64,
         cluster_size: cluster,
         backing: Some(Backing {
             name: "base.raw".into(),
@@ -229,11 +239,39 @@ async fn run(exec: Rc<Executor>, cluster: u64, clusters: u64, seed: u64, discard
         }),
         ..CreateOptions::default()
     };
+    match from {
+        Start::Layer => {
+            let file = sim(seed);
+            let below = Rc::new(RawBytes(content));
+            let layer = new_layer(&file, options, open, below).await;
+            (file, layer)
+        }
+        Start::Compressed(kind) => {
+            let file = sim_with(qemu_compressed(&content, cluster, kind), seed);
+            let layer = open_layer(&file, open, nothing()).await;
+            (file, layer)
+        }
+    }
+}
+
+async fn run(
+    exec: Rc<Executor>,
+    from: Start,
+    (cluster, clusters): (u64, u64),
+    seed: u64,
+    discard: bool,
+) {
+    let mut random = Random(seed);
+    let size = cluster * clusters;
+    let words: Vec<_> = (0..size / SECTOR).map(|n| 0xba5e + n).collect();
     let open = OpenOptions {
         discard,
         ..SMALL_CACHE
     };
-    let layer = new_layer(&file, options, open, below.clone()).await;
+    let content = fill(words.iter().copied());
+    let seed = random::next(&mut random.0);
+    let (file, layer) = start(from, cluster, content, open, seed).await;
+    let below = layer.below.clone();
     let mut run = Run {
         layer,
         file,
@@ -273,13 +311,27 @@ async fn run(exec: Rc<Executor>, cluster: u64, clusters: u64, seed: u64, discard
 #[test]
 fn small_clusters_survive_crashes() {
     for seed in 1000..1020 {
-        with_seed(seed, |exec, seed| run(exec, 512, 400, seed, seed % 2 == 0));
+        with_seed(seed, |exec, seed| {
+            run(exec, Start::Layer, (512, 400), seed, seed % 2 == 0)
+        });
     }
 }
 
 #[test]
 fn larger_clusters_survive_crashes() {
     for seed in 2000..2020 {
-        with_seed(seed, |exec, seed| run(exec, 4096, 20, seed, seed % 2 == 0));
+        with_seed(seed, |exec, seed| {
+            run(exec, Start::Layer, (4096, 20), seed, seed % 2 == 0)
+        });
+    }
+}
+
+#[test]
+fn compressed_clusters_survive_crashes() {
+    for seed in 3000..3010 {
+        let from = Start::Compressed(["zlib", "zstd"][seed as usize % 2]);
+        with_seed(seed, |exec, seed| {
+            run(exec, from, (4096, 40), seed, seed % 4 < 2)
+        });
     }
 }

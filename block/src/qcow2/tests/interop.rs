@@ -10,20 +10,20 @@ use crate::{
     storage::{FileStorage, Storage},
 };
 
-const SIZES: [u64; 4] = [512, 4096, 65536, 2 << 20];
+pub(super) const SIZES: [u64; 4] = [512, 4096, 65536, 2 << 20];
 
-fn name(path: &Path) -> &str {
+pub(super) fn name(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-async fn open(exec: &Executor, path: &Path, below: Rc<dyn Below>) -> Layer {
+pub(super) async fn open(exec: &Executor, path: &Path, below: Rc<dyn Below>) -> Layer {
     let file = host_file(exec, path, false);
     let image = Qcow2::open(file, OpenOptions::default()).await.unwrap();
     Layer { image, below }
 }
 
 /// Writes at random, and returns what the disk then holds.
-async fn scribble(layer: &Layer, mut expected: Vec<u8>, random: &mut Random) -> Vec<u8> {
+pub(super) async fn scribble(layer: &Layer, mut expected: Vec<u8>, random: &mut Random) -> Vec<u8> {
     let size = expected.len() as u64;
     let cluster = layer.image.cluster_size();
     for _ in 0..40 {

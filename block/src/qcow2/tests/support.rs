@@ -196,6 +196,18 @@ pub fn run(program: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The bytes of an image that `qemu-img convert -c` makes of `content`.
+pub fn qemu_compressed(content: &[u8], cluster: u64, kind: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (raw, image) = (path("content.raw"), path("image.qcow2"));
+    std::fs::write(&raw, content).unwrap();
+    let options = format!("compression_type={kind},cluster_size={cluster}");
+    let args = ["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", &options];
+    run("qemu-img", &[&args[..], &[&raw, &image]].concat());
+    std::fs::read(&image).unwrap()
+}
+
 /// `qemu-img check` finds nothing at all, not even a leak.
 pub fn assert_clean(path: &Path) {
     let path = path.to_str().unwrap();

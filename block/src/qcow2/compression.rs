@@ -1,0 +1,53 @@
+//! Packing and unpacking single clusters (specification, "Compressed clusters").
+
+use flate2::{Decompress, FlushDecompress};
+
+/// How the clusters of an image are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Raw deflate streams (RFC 1951), without any header.
+    Deflate,
+    /// Zstandard frames (RFC 8878).
+    Zstd,
+}
+
+impl Compression {
+    /// The cluster of `len` bytes that `packed` starts with; what lies behind the stream is of
+    /// other clusters.
+    ///
+    /// # Errors
+    /// What is wrong with the stream.
+    pub fn unpack(self, packed: &[u8], len: usize) -> Result<Vec<u8>, String> {
+        let mut cluster = vec![0; len];
+        let unpacked = match self {
+            Self::Deflate => inflate(packed, &mut cluster)?,
+            Self::Zstd => unpack_frame(packed, &mut cluster)?,
+        };
+        if unpacked < len {
+            return Err(format!(
+                "the stream holds {unpacked} bytes of a cluster of {len}"
+            ));
+        }
+        Ok(cluster)
+    }
+}
+
+fn inflate(packed: &[u8], cluster: &mut [u8]) -> Result<usize, String> {
+    let mut stream = Decompress::new(false);
+    stream
+        .decompress(packed, cluster, FlushDecompress::Finish)
+        .map_err(|error| error.to_string())?;
+    // At most the cluster's length.
+    Ok(stream.total_out() as usize)
+}
+
+/// The frame is unpacked at once, straight into the cluster: whatever window it asks for, none is
+/// allocated.
+fn unpack_frame(packed: &[u8], cluster: &mut [u8]) -> Result<usize, String> {
+    let message = |code| zstd::zstd_safe::get_error_name(code).to_owned();
+    let len = zstd::zstd_safe::find_frame_compressed_size(packed).map_err(message)?;
+    zstd::zstd_safe::decompress(cluster, &packed[..len]).map_err(message)
+}
+
+#[cfg(test)]
+mod tests;

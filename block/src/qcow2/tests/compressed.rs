@@ -1,0 +1,130 @@
+//! Compressed clusters, made by qemu-img and by us.
+
+use super::{interop, support::*};
+use crate::{error::IoError, mem::SgList, qcow2::entry::Mapping};
+
+const KINDS: [&str; 2] = ["zlib", "zstd"];
+
+/// Bytes that can be compressed to about a third.
+fn compressible(random: &mut Random, len: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> = random.bytes(len / 3 + 1).repeat(3);
+    for chunk in bytes.chunks_mut(64) {
+        let third = chunk.len() / 3;
+        let first = chunk[0];
+        chunk[third..].fill(first);
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+#[test]
+fn we_read_and_write_what_qemu_has_compressed() {
+    for cluster in interop::SIZES {
+        for (n, kind) in KINDS.into_iter().enumerate() {
+            with_seed(cluster + n as u64, move |exec, seed| async move {
+                let mut random = Random(seed);
+                let size = (cluster * 6 + 1024).max(256 << 10);
+                let mut content = compressible(&mut random, size as usize);
+                // Some that qemu-img cannot compress, and some zeros.
+                let plain = random.bytes(cluster as usize);
+                content[cluster as usize..2 * cluster as usize].copy_from_slice(&plain);
+                content[3 * cluster as usize..4 * cluster as usize].fill(0);
+                let folder = tempfile::tempdir().unwrap();
+                let path = folder.path().join("image.qcow2");
+                std::fs::write(&path, qemu_compressed(&content, cluster, kind)).unwrap();
+                let layer = interop::open(&exec, &path, nothing()).await;
+                assert!(layer.image.check().await.unwrap().compressed_clusters > 0);
+                assert!(layer.read_all().await == content);
+                // Sector by sector, from all clusters in turn.
+                for n in 0..64 {
+                    let at = n * 7919 * 512 % size;
+                    let seen = layer.read_vec(at, 512).await.unwrap();
+                    assert!(seen == content[at as usize..at as usize + 512]);
+                }
+                let expected = interop::scribble(&layer, content, &mut random).await;
+                assert!(layer.read_all().await == expected);
+                assert_clean(&path);
+                let raw = folder.path().join("expected.raw");
+                std::fs::write(&raw, &expected).unwrap();
+                let names = [interop::name(&raw), interop::name(&path)];
+                run("qemu-img", &[&["compare"], &names[..]].concat());
+            });
+        }
+    }
+}
+
+#[test]
+fn what_has_been_unpacked_gives_its_space_back() {
+    for kind in KINDS {
+        with_seed(1, move |_, seed| async move {
+            let content = compressible(&mut Random(seed), 64 * 4096);
+            let file = sim_with(qemu_compressed(&content, 4096, kind), seed);
+            let layer = open_layer(&file, SMALL_CACHE, nothing()).await;
+            let compressed = file.bytes().len();
+            for round in 0..4u8 {
+                layer.write(0, vec![round; 64 * 4096]).await.unwrap();
+                layer.image.close().await.unwrap();
+                let image = &layer.image;
+                let below = &*layer.below;
+                image.discard(0, 64 * 4096, below).await.unwrap();
+                image.close().await.unwrap();
+            }
+            assert!(file.bytes().len() < compressed + 65 * 4096);
+            let report = layer.image.check().await.unwrap();
+            assert!(report.is_clean(), "{report:#?}");
+            check_bytes(&file.bytes(), false);
+        });
+    }
+}
+
+#[test]
+fn damaged_streams_are_errors() {
+    for kind in KINDS {
+        with_seed(1, move |_, seed| async move {
+            let mut random = Random(seed);
+            let content = compressible(&mut random, 64 * 4096);
+            let good = qemu_compressed(&content, 4096, kind);
+            let mut failed = 0;
+            for _ in 0..100 {
+                // Anywhere behind the tables.
+                let mut bytes = good.clone();
+                let at = 5 * 4096 + random.below(bytes.len() as u64 - 6 * 4096) as usize;
+                bytes[at..at + 32].copy_from_slice(&random.bytes(32));
+                let layer = open_layer(&sim_with(bytes, seed), SMALL_CACHE, nothing()).await;
+                for n in 0..64 {
+                    let data = SgList::zeroed(4096);
+                    match layer.read(n * 4096, data).await {
+                        Ok(()) => {}
+                        Err(IoError::Corrupt { what, .. }) => {
+                            assert!(what.contains("compressed cluster"), "{what}");
+                            failed += 1;
+                        }
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            }
+            // Deflate streams have no checksum: much of the damage is other data.
+            assert!(failed > 0, "none of 100 was found");
+        });
+    }
+}
+
+#[test]
+fn a_cluster_of_the_file_that_is_used_again_is_unpacked_again() {
+    with_seed(1, |_, seed| async move {
+        let mut random = Random(seed);
+        let content = compressible(&mut random, 64 * 4096);
+        let file = sim_with(qemu_compressed(&content, 4096, "zlib"), seed);
+        let layer = open_layer(&file, SMALL_CACHE, nothing()).await;
+        let Mapping::Compressed { offset, .. } = layer.image.lookup(0, 1).await.unwrap().mapping
+        else {
+            panic!("not compressed");
+        };
+        layer.read_vec(0, 512).await.unwrap();
+        assert!(layer.image.unpacked.get(offset).is_some());
+        layer.write(0, vec![1; 64 * 4096]).await.unwrap();
+        layer.image.close().await.unwrap();
+        assert!(layer.image.unpacked.get(offset).is_none());
+        assert!(layer.read_all().await == vec![1; 64 * 4096]);
+    });
+}

@@ -24,9 +24,12 @@ use super::{
 };
 use crate::{
     error::{Error, IoError, IoResult, Result},
-    exec::{Executor, Helpers, sync::WaitQueue},
+    exec::{Executor, Helpers, sync::WaitQueue, yield_now},
     mem::SgList,
 };
+
+/// Bytes that are copied on the device thread in one go.
+const MAX_PIECE: usize = 1 << 20;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -130,6 +133,16 @@ impl FileStorage {
     }
 
     pub(super) async fn read(&self, offset: u64, data: SgList) -> IoResult<()> {
+        let mut done = 0;
+        while let Some(piece) = next_piece(&data, done).await {
+            let len = piece.len();
+            self.read_piece(offset + done as u64, piece).await?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    async fn read_piece(&self, offset: u64, data: SgList) -> IoResult<()> {
         let failed = |error| self.error("read", offset, error);
         let mut done = 0;
         if self.nowait_works.get() {
@@ -158,19 +171,29 @@ impl FileStorage {
     }
 
     pub(super) async fn write(&self, offset: u64, data: SgList) -> IoResult<()> {
-        let failed = |error| self.error("write", offset, error);
         self.check_writable()?;
-        let len = data.len() as u64;
-        let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
-        if self.flush.running.get() {
-            let file = self.file.clone();
-            let work = move || vectored::write(&file, offset, &data);
-            self.helpers.run(work).await.map_err(failed)?;
-        } else {
-            vectored::write(&self.file, offset, &data).map_err(failed)?;
+        let end = offset
+            .checked_add(data.len() as u64)
+            .ok_or(IoError::OutOfRange)?;
+        let mut done = 0;
+        while let Some(piece) = next_piece(&data, done).await {
+            let len = piece.len();
+            self.write_piece(offset + done as u64, piece).await?;
+            done += len;
         }
         self.grown_to(end);
         Ok(())
+    }
+
+    async fn write_piece(&self, offset: u64, data: SgList) -> IoResult<()> {
+        let failed = |error| self.error("write", offset, error);
+        if self.flush.running.get() {
+            let file = self.file.clone();
+            let work = move || vectored::write(&file, offset, &data);
+            self.helpers.run(work).await.map_err(failed)
+        } else {
+            vectored::write(&self.file, offset, &data).map_err(failed)
+        }
     }
 
     pub(super) async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> IoResult<()> {
@@ -331,6 +354,18 @@ impl FileStorage {
             source: Arc::new(source),
         }
     }
+}
+
+/// The next part of a request, of [`MAX_PIECE`] at most; others may run between two of them.
+async fn next_piece(data: &SgList, done: usize) -> Option<SgList> {
+    let len = (data.len() - done).min(MAX_PIECE);
+    if len == 0 {
+        return None;
+    }
+    if done != 0 {
+        yield_now().await;
+    }
+    Some(data.slice(done, len))
 }
 
 /// Makes a range inside the file read as zeros.

@@ -39,6 +39,16 @@ fn writes_grow_the_file_and_reads_past_the_end_are_zero() {
 }
 
 #[test]
+fn a_request_of_several_pieces_is_whole() {
+    on_file(async |storage| {
+        let bytes: Vec<u8> = (0..(3 << 20) + 512u32).map(|i| (i / 512) as u8).collect();
+        storage.write_vec(100, bytes.clone()).await.unwrap();
+        assert_eq!(storage.len(), 100 + bytes.len() as u64);
+        assert_eq!(storage.read_vec(100, bytes.len()).await.unwrap(), bytes);
+    });
+}
+
+#[test]
 fn zeroing_stays_in_its_range_and_grows_the_file() {
     on_file(async |storage| {
         storage.write_vec(0, vec![9; 12288]).await.unwrap();

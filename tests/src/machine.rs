@@ -21,6 +21,8 @@ pub struct Boot {
     pub disks: Vec<String>,
     /// Words for the guest's workload, without the leading `strata.`.
     pub workload: Vec<String>,
+    /// More words for the guest's kernel.
+    pub kernel: Vec<String>,
     /// More options of `strata run`.
     pub options: Vec<String>,
 }
@@ -44,12 +46,11 @@ impl Machine {
         let socket = |kind: &str| stage.dir.join(format!("{name}.{kind}.sock"));
         let (serial, stderr) = (log("serial"), log("stderr"));
         let words = boot.workload.iter().map(|word| format!("strata.{word}"));
-        let append = ["console=ttyS0", "quiet", "panic=-1"].map(str::to_owned);
-        let append = append
-            .into_iter()
-            .chain(words)
-            .collect::<Vec<_>>()
-            .join(" ");
+        let mut append = ["console=ttyS0", "quiet", "panic=-1"]
+            .map(str::to_owned)
+            .to_vec();
+        append.extend(boot.kernel.iter().cloned().chain(words));
+        let append = append.join(" ");
 
         let mut command = Command::new("strata");
         command

@@ -10,6 +10,7 @@ mod host;
 mod kill;
 mod layers;
 mod main_job;
+mod pio;
 
 /// Something to play.
 pub struct Scenario {
@@ -42,6 +43,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "control",
         about: "the monitor at work on a running guest: stop, hold, cancel, end, reset",
         play: control::play,
+    },
+    Scenario {
+        name: "pio",
+        about: "an IDE disk driven without DMA",
+        play: pio::play,
     },
     Scenario {
         name: "host",

@@ -51,6 +51,8 @@ pub struct Serial {
     pub flushed: Vec<u32>,
     /// All `io` reports.
     pub io: Vec<IoSample>,
+    /// How often the guest has come up, that is, begun to verify.
+    pub boots: u32,
     /// How often the workload has begun to write.
     pub starts: u32,
     /// What the check of earlier runs found.
@@ -70,6 +72,7 @@ impl Serial {
             pending: Vec::new(),
             flushed: Vec::new(),
             io: Vec::new(),
+            boots: 0,
             starts: 0,
             verified: None,
             has_passed: false,
@@ -111,6 +114,7 @@ impl Serial {
                 }
             }
             "io" => self.io.extend(parse_io(rest)),
+            "verifying" => self.boots += 1,
             "ready" => self.starts += 1,
             "verified" => self.verified = parse_verified(rest),
             "pass" => self.has_passed = true,

@@ -3,7 +3,7 @@
 //! | word | meaning |
 //! |---|---|
 //! | `strata.mode=` | `shell` (the default), `write`, `verify` |
-//! | `strata.disks=` | the disks, by kernel name: `vda,sda` |
+//! | `strata.disks=` | the disks, by kernel name; `vda,sda` without it |
 //! | `strata.seed=` | decides every operation of this run; never the same twice in one history |
 //! | `strata.seconds=` | stop writing after so long; without it, at the power button |
 //! | `strata.history=` | earlier runs on these disks, oldest first: `SEED:N,N,...;SEED:N,N,...` where the Ns are what that run last reported as flushed, lane by lane |
@@ -60,7 +60,7 @@ impl Params {
     pub fn parse(line: &str) -> Result<Params, String> {
         let mut params = Params {
             mode: Mode::Shell,
-            disks: Vec::new(),
+            disks: vec!["vda".to_owned(), "sda".to_owned()],
             seed: 0,
             seconds: None,
             history: Vec::new(),
@@ -93,9 +93,6 @@ impl Params {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.mode != Mode::Shell && self.disks.is_empty() {
-            return Err("strata.disks= is missing".to_owned());
-        }
         let mut seeds: Vec<u64> = self.history.iter().map(|run| run.seed).collect();
         if self.mode == Mode::Write {
             seeds.push(self.seed);

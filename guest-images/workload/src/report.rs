@@ -5,6 +5,7 @@
 //!
 //! | line | meaning |
 //! |---|---|
+//! | `STRATA verifying runs=N` | the system is up, the check of so many earlier runs begins |
 //! | `STRATA verified acknowledged=N newer=N never=N` | units checked: held what was acknowledged as flushed, held something later, never acknowledged |
 //! | `STRATA ready seed=N button=N` | writing begins; so many input devices are watched |
 //! | `STRATA flushed N,N,...` | by lane (disk by disk): so many of its operations are durable |

@@ -55,6 +55,7 @@ pub fn check_all(
         );
         return Err(Failure::Setup(message));
     }
+    serial.line(&format!("STRATA verifying runs={}", history.len()));
     let results: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = disks
             .iter()

@@ -21,8 +21,8 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     refused_starts(stage, &files)?;
     let boot = Boot {
         disks: vec![format!("file={},format=qcow2", files.at("top").display())],
-        workload: Vec::new(),
         options: vec!["--paused".to_owned()],
+        ..Boot::default()
     };
     let mut machine = Machine::start(stage, "paused", &boot)?;
     refused_lines(stage, &mut machine, &files)?;

@@ -58,6 +58,8 @@ pub struct Disks {
     pub virtio: (PathBuf, &'static str),
     /// `ide0-hd0`.
     pub ide: (PathBuf, &'static str),
+    /// More words for the guest's kernel.
+    pub kernel: Vec<String>,
     /// More options of `strata run`.
     pub options: Vec<String>,
 }
@@ -79,11 +81,13 @@ impl Disks {
         Ok(Disks {
             virtio: (virtio, virtio_format),
             ide: (ide, "raw"),
+            kernel: Vec::new(),
             options: Vec::new(),
         })
     }
 
-    fn boot(&self, mut workload: Vec<String>, history: &History) -> Boot {
+    /// What to boot, for these words of the workload and a history.
+    pub fn boot(&self, mut workload: Vec<String>, history: &History) -> Boot {
         let disk = |(path, format): &(PathBuf, &str), interface| {
             format!("file={},format={format},if={interface}", path.display())
         };
@@ -93,6 +97,7 @@ impl Disks {
         Boot {
             disks,
             workload,
+            kernel: self.kernel.clone(),
             options: self.options.clone(),
         }
     }
@@ -105,21 +110,10 @@ impl Disks {
         seed: u64,
         history: &History,
     ) -> Outcome<Machine> {
-        let mut machine = self.start(stage, name, seed, history)?;
+        let words = vec!["mode=write".to_owned(), format!("seed={seed}")];
+        let mut machine = Machine::start(stage, name, &self.boot(words, history))?;
         machine.wait_start(1, BOOT_SECONDS)?;
         Ok(machine)
-    }
-
-    /// The same without waiting for the guest.
-    pub fn start(
-        &self,
-        stage: &Stage,
-        name: &str,
-        seed: u64,
-        history: &History,
-    ) -> Outcome<Machine> {
-        let words = vec!["mode=write".to_owned(), format!("seed={seed}")];
-        Machine::start(stage, name, &self.boot(words, history))
     }
 
     /// Boots a guest that verifies what the history says and powers off.

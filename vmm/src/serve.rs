@@ -23,7 +23,7 @@ use crate::{
         export::ExportOption,
     },
     machine::disks::{DiskError, spec},
-    monitor::{self, Action, Answer, Mailbox, Monitor, Notice, ShutdownCause},
+    monitor::{self, Action, Answer, Doors, Mailbox, Monitor, Notice, ShutdownCause},
 };
 
 /// Why nothing could be served, or what went wrong at the end; one line for people.
@@ -66,6 +66,8 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> ServeError {
 /// # Errors
 /// [`ServeError`].
 pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
+    // First of all: inherited descriptors must still be those that were passed in.
+    let doors = Doors::open(&args.all_monitors())?;
     let news = Mailbox::new().map_err(host("make an eventfd"))?;
     let notifier = news.notifier();
     let exec = Executor::new().map_err(host("make an eventfd"))?;
@@ -74,7 +76,7 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     let engine = Engine::on(exec, move |event| told.notify(Notice::Block(event)));
     open_disks(&engine, &args.disks)?;
     // Serves its clients until this function returns.
-    let _monitor = Monitor::start(&args.all_monitors(), Box::new(handle), news)?;
+    let _monitor = Monitor::start(doors, Box::new(handle), news)?;
     for export in &args.exports {
         start_export(&engine, export)?;
     }

@@ -7,6 +7,7 @@ mod bad_input;
 mod boot;
 mod control;
 mod host;
+mod intx;
 mod kill;
 mod layers;
 mod main_job;
@@ -48,6 +49,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "pio",
         about: "an IDE disk driven without DMA",
         play: pio::play,
+    },
+    Scenario {
+        name: "intx",
+        about: "a guest with two processors and no message-signalled interrupts",
+        play: intx::play,
     },
     Scenario {
         name: "host",

@@ -75,7 +75,7 @@ pub trait Submit {
     /// Starts `request`. `done` may be called before this returns.
     fn submit(&self, request: Request, done: Done);
     /// The disk as it is now; a resize changes it.
-    fn info(&self) -> DiskInfo;
+    fn info(&self) -> Rc<DiskInfo>;
     /// Starts a look at what the range holds; see [`Disk::extents`]. A backend that cannot tell
     /// says that all of it is data.
     fn extents(&self, _offset: u64, len: u64, _max: usize, done: ExtentsDone) {
@@ -139,7 +139,7 @@ impl Disk {
     }
 
     /// The disk as it is now.
-    pub fn info(&self) -> DiskInfo {
+    pub fn info(&self) -> Rc<DiskInfo> {
         self.0.info()
     }
 }

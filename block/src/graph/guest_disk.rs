@@ -63,7 +63,7 @@ pub(crate) type EventSink = Rc<RefCell<Box<dyn FnMut(Event)>>>;
 /// A disk: its options, its top layer, and the requests under way.
 pub struct GuestDisk {
     options: DiskOptions,
-    size: u64,
+    info: Rc<DiskInfo>,
     root: RefCell<Rc<Node>>,
     gate: Gate,
     /// The job or command that holds the disk, if one does.
@@ -113,8 +113,16 @@ impl GuestDisk {
         root: Rc<Node>,
         options: DiskOptions,
     ) -> Rc<Self> {
-        Rc::new_cyclic(|this| Self {
+        let info = Rc::new(DiskInfo {
+            id: options.id.clone(),
             size: root.size(),
+            block_size: 512,
+            read_only: options.read_only,
+            discard: options.discard,
+            serial: options.serial.clone(),
+        });
+        Rc::new_cyclic(|this| Self {
+            info,
             options,
             root: RefCell::new(root),
             gate: Gate::default(),
@@ -258,16 +266,10 @@ impl Submit for GuestDisk {
         );
     }
 
-    fn info(&self) -> DiskInfo {
-        DiskInfo {
-            id: self.options.id.clone(),
-            size: self.size,
-            block_size: 512,
-            read_only: self.options.read_only,
-            discard: self.options.discard,
-            serial: self.options.serial.clone(),
-        }
+    fn info(&self) -> Rc<DiskInfo> {
+        self.info.clone()
     }
+
     fn extents(&self, offset: u64, len: u64, max: usize, done: ExtentsDone) {
         let Some(this) = self.this.upgrade() else {
             return done(Err(IoError::Cancelled));

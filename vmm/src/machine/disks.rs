@@ -232,7 +232,7 @@ impl Seats<'_> {
         let infos = disks.each_ref().map(|disk| disk.as_ref().map(Disk::info));
         let bus_master = self.board.bars.io(ide::BUS_MASTER_LEN)?;
         let (controller, parts) = IdeController::new(
-            infos.each_ref().map(Option::as_ref),
+            infos.each_ref().map(Option::as_deref),
             Arc::clone(self.memory),
             ide::IRQS.map(|irq| self.router.line(irq)),
             bus_master,

@@ -98,8 +98,8 @@ impl Submit for FakeDisk {
         }
     }
 
-    fn info(&self) -> DiskInfo {
-        self.info.clone()
+    fn info(&self) -> Rc<DiskInfo> {
+        Rc::new(self.info.clone())
     }
 }
 

@@ -245,8 +245,8 @@ impl BlkWorker {
     /// GET_ID: 20 bytes, padded with zeroes (5.2.6).
     fn identify(&self, pieces: &Pieces, mut reply: Reply) {
         let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
-        let serial = self.disk.info().serial;
-        for (to, from) in id.iter_mut().zip(serial.bytes()) {
+        let info = self.disk.info();
+        for (to, from) in id.iter_mut().zip(info.serial.bytes()) {
             *to = from;
         }
         let Some(list) = guest_list(&self.memory, pieces.as_slice()) else {

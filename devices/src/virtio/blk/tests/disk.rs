@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     path::PathBuf,
+    rc::Rc,
 };
 
 use strata_block::{
@@ -90,7 +91,7 @@ impl Submit for FakeDisk {
         }
     }
 
-    fn info(&self) -> DiskInfo {
-        self.info.borrow().clone()
+    fn info(&self) -> Rc<DiskInfo> {
+        Rc::new(self.info.borrow().clone())
     }
 }

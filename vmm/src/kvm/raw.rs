@@ -9,7 +9,10 @@ use std::{
     },
 };
 
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{
+    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 
@@ -177,8 +180,8 @@ pub fn run(vcpu: &mut VcpuFd) -> Result<Exit<'_>, kvm_ioctls::Error> {
         VcpuExit::Hlt => return Ok(Exit::Halt),
         VcpuExit::Intr | VcpuExit::IrqWindowOpen => return Ok(Exit::Again),
         VcpuExit::InternalError => {
-            let number = internal_error(vcpu);
-            return Ok(Exit::Broken(format!("KVM internal error {number}")));
+            let what = internal_error(vcpu);
+            return Ok(Exit::Broken(format!("KVM {what}")));
         }
         VcpuExit::FailEntry(reason, _) => {
             let text = format!("the processor refused to enter the guest (reason {reason:#x})");
@@ -212,8 +215,13 @@ fn access_size(vcpu: &mut VcpuFd, access: &Access) -> usize {
     }
 }
 
-/// Number of the internal error (`KVM_INTERNAL_ERROR_*`) that `vcpu` has just left for.
-fn internal_error(vcpu: &mut VcpuFd) -> u32 {
+/// The internal error that `vcpu` has just left for.
+fn internal_error(vcpu: &mut VcpuFd) -> String {
     // SAFETY: the exit was an internal error, so `internal` is the union's field in use.
-    unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal }.suberror
+    match unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal }.suberror {
+        KVM_INTERNAL_ERROR_EMULATION => "could not emulate an instruction".into(),
+        KVM_INTERNAL_ERROR_DELIVERY_EV => "could not deliver an exception".into(),
+        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "does not know why the guest stopped".into(),
+        number => format!("had its internal error {number}"),
+    }
 }

@@ -225,6 +225,7 @@ impl Control {
     /// Back to the state after power-on, the kernel loaded again. Runs or not as before.
     fn reset(&mut self, guest: bool) -> Result<(), RunError> {
         self.settle()?;
+        self.parts.inbox.forget_resets();
         self.parts.board.reset();
         // Workers must have let go of the rings in the old guest's memory before that is written.
         self.drain()?;

@@ -1,6 +1,7 @@
 //! What reaches the device thread from others.
 
 use std::{
+    collections::VecDeque,
     io,
     sync::{
         Arc,
@@ -61,6 +62,8 @@ impl Post {
 /// The receiving side.
 pub struct Inbox {
     receiver: Receiver<Message>,
+    /// Received, not yet handed out.
+    kept: VecDeque<Message>,
     wake: Arc<EventFd>,
 }
 
@@ -76,7 +79,12 @@ impl Inbox {
             sender,
             wake: Arc::clone(&wake),
         };
-        Ok((post, Self { receiver, wake }))
+        let inbox = Self {
+            receiver,
+            kept: VecDeque::new(),
+            wake,
+        };
+        Ok((post, inbox))
     }
 
     /// Readable when something has come; whoever waits for it also clears it.
@@ -85,7 +93,19 @@ impl Inbox {
     }
 
     /// The next message, if there is one.
-    pub fn next(&self) -> Option<Message> {
-        self.receiver.try_recv().ok()
+    pub fn next(&mut self) -> Option<Message> {
+        let kept = self.kept.pop_front();
+        kept.or_else(|| self.receiver.try_recv().ok())
+    }
+
+    /// Drops resets that the guest has asked for so far. Guests ask several times, because on real
+    /// hardware not every way works, and go on asking until they are parked.
+    pub fn forget_resets(&mut self) {
+        self.kept.extend(self.receiver.try_iter());
+        self.kept
+            .retain(|message| !matches!(message, Message::Guest(GuestEvent::Reset)));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,12 +9,20 @@ use std::{
     },
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 
 /// How often a waiting write looks whether it should give up.
 const SLICE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 50_000_000,
+};
+
+const NONE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
 };
 
 /// Waits until `target` takes what is written, but not when there is a hurry: a vCPU waits here,
@@ -33,15 +41,14 @@ impl<W: Write + AsFd> Patient<W> {
     /// Whether the target takes bytes now, or has an error to tell.
     fn ready(&self) -> bool {
         loop {
+            let hurry = self.hurry.load(Ordering::Acquire);
+            let patience = if hurry { &NONE } else { &SLICE };
             let mut fds = [PollFd::new(&self.target, PollFlags::OUT)];
-            match poll(&mut fds, Some(&SLICE)) {
-                Ok(1..) => return true,
-                // A signal is a kick: whoever sent it is in a hurry, or will be asked again.
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return true,
-            }
-            if self.hurry.load(Ordering::Acquire) {
-                return false;
+            match poll(&mut fds, Some(patience)) {
+                Ok(0) | Err(Errno::INTR) if hurry => return false,
+                Ok(0) | Err(Errno::INTR) => {}
+                // An error of the target shows when it is written to.
+                Ok(_) | Err(_) => return true,
             }
         }
     }

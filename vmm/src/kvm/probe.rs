@@ -19,8 +19,9 @@ use crate::kick_signal;
 const DEVICE: &str = "/dev/kvm";
 /// The interface version that has been current since Linux 2.6.22.
 const API_VERSION: i32 = 12;
-/// What the probe guest is given; it needs microseconds.
-const PATIENCE: Duration = Duration::from_millis(1000);
+/// What the probe guest is given. It needs microseconds, but a nested host under load may take a
+/// second to run it at all.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// What the vCPU is given to stop after that.
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -59,8 +60,8 @@ pub enum Unusable {
     NoUserMode(String),
 }
 
-/// Opens KVM and makes sure that it can run an operating system. Takes milliseconds where it can,
-/// less than two seconds where it cannot.
+/// Opens KVM and makes sure that it can run an operating system. Takes milliseconds where it can;
+/// where it cannot, at most a little more than [`PATIENCE`].
 ///
 /// # Errors
 /// Why it cannot.
@@ -110,8 +111,8 @@ fn run_probe() -> Result<(), Unusable> {
     // A vCPU that cannot even be stopped is left behind: this process is about to end.
     let stopped = outcome.recv_timeout(GRACE).is_ok();
     Err(Unusable::NoUserMode(format!(
-        "the probe guest did not arrive in its kernel within {} ms{}",
-        PATIENCE.as_millis(),
+        "the probe guest did not arrive in its kernel within {} s{}",
+        PATIENCE.as_secs(),
         if stopped {
             ""
         } else {

@@ -88,7 +88,10 @@ impl VcpuThread {
             match raw::run(&mut self.vcpu.fd) {
                 Ok(exit) => match serve(&buses, exit) {
                     Served::Again => {}
-                    Served::Reset => return self.stuck(GuestEvent::Reset),
+                    Served::Reset => {
+                        tracing::info!(vcpu = self.index, "triple fault");
+                        return self.stuck(GuestEvent::Reset);
+                    }
                     Served::Broken(why) => return self.broken(&why),
                 },
                 Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {

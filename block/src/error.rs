@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::storage::Holder;
+
 /// An error of one guest or job request. The kind is what a device can tell its guest.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum IoError {
@@ -77,6 +79,20 @@ pub enum Error {
         /// Why, and what to do.
         why: String,
     },
+    /// Another program, or another part of this one, uses the image in a way that does not go
+    /// together with what was asked (the text is QEMU's).
+    #[error(
+        "could not open '{file}': Failed to get {lock} lock. Is another process using the image \
+         [{file}]?{}", held_by(.holder.as_ref())
+    )]
+    Locked {
+        /// The image.
+        file: PathBuf,
+        /// The lock: `"write"`, `shared "write"`, ...
+        lock: &'static str,
+        /// Who holds a lock against it, if the system can tell.
+        holder: Option<Holder>,
+    },
     /// An I/O error while reading or writing metadata.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -86,3 +102,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 /// Result of one request.
 pub type IoResult<T> = std::result::Result<T, IoError>;
+
+fn held_by(holder: Option<&Holder>) -> String {
+    holder.map_or_else(String::new, |holder| format!(" {holder} has it open."))
+}

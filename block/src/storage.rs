@@ -4,15 +4,22 @@
 //! a call to what it does.
 
 mod file;
+mod holder;
+mod lock;
 mod sim;
 mod vectored;
 
 use std::{ops::Range, path::Path, rc::Rc};
 
 pub use file::{FileOptions, FileStorage};
+pub use holder::Holder;
+pub use lock::Access;
 pub use sim::SimFile;
 
-use crate::{error::IoResult, mem::SgList};
+use crate::{
+    error::{IoResult, Result},
+    mem::SgList,
+};
 
 /// The bytes of one file; cheap to clone. Offsets and lengths are bytes.
 ///
@@ -114,6 +121,17 @@ impl Storage {
         match self {
             Self::File(file) => file.set_len(len).await,
             Self::Sim(sim) => sim.set_len(len).await,
+        }
+    }
+
+    /// Locks the file for another use than so far, as [`FileStorage::lock`] does.
+    ///
+    /// # Errors
+    /// Others use the file in a way that does not go together with `access`.
+    pub fn lock(&self, access: Access) -> Result<()> {
+        match self {
+            Self::File(file) => file.lock(access),
+            Self::Sim(_) => Ok(()),
         }
     }
 

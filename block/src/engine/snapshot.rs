@@ -10,6 +10,7 @@ use crate::{
     api::{Cmd, CmdError, Reply},
     graph::{Format, GuestDisk, Node, chain::ImageOptions},
     qcow2::{Backing, CreateOptions},
+    storage::Access,
 };
 
 /// Clusters of a new overlay, in bytes: QEMU's default.
@@ -136,7 +137,7 @@ impl Engine {
             no_flush: disk.options().no_flush,
             discard: disk.options().discard,
             node_name: overlay.node_name.clone(),
-            backing_format: None,
+            ..ImageOptions::default()
         };
         let failed = |error: crate::error::Error| refused(error.to_string());
         if old
@@ -159,12 +160,26 @@ impl Engine {
         }
         // Most of what has to be flushed is flushed while the guest goes on.
         old.flush().await.map_err(|error| failed(error.into()))?;
-        let _drained = disk.gate().drain().await;
+        let drained = disk.gate().drain().await;
         old.flush().await.map_err(|error| failed(error.into()))?;
         old.set_read_only();
         new.set_backing_node(Some(old.clone()));
         disk.set_root(new);
+        drop(drained);
+        make_backing_file(old).await;
         Ok(())
+    }
+}
+
+/// Writes what the old top still has to say of clusters that were freed, then lets others use it as
+/// their backing file too. The snapshot has been taken, so neither can fail it.
+async fn make_backing_file(old: &Node) {
+    let result = match old.settle().await {
+        Ok(()) => old.lock(Access::Read),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = result {
+        tracing::warn!(%error, "a layer stays locked for writing below its overlay");
     }
 }
 

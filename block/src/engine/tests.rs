@@ -7,6 +7,7 @@ use std::{
 mod bad_input;
 mod exports;
 mod live;
+mod locks;
 
 use super::{DiskSpec, Engine, create_image};
 use crate::{

@@ -29,6 +29,8 @@ pub struct ImageOptions {
     pub read_only: bool,
     /// Flushes are ignored (`cache=unsafe`).
     pub no_flush: bool,
+    /// No layer is locked: others may write meanwhile (`-U`). Only with `read_only`.
+    pub force_share: bool,
     /// Discarded clusters are given back to the host.
     pub discard: bool,
     /// The node's name; made up if absent.
@@ -95,6 +97,7 @@ impl Opener {
         let ImageOptions {
             read_only,
             no_flush,
+            force_share,
             ..
         } = *options;
         let file = FileStorage::open(
@@ -103,6 +106,7 @@ impl Opener {
             FileOptions {
                 read_only,
                 no_flush,
+                force_share,
             },
         )?;
         let file = Storage::File(Rc::new(file));
@@ -167,9 +171,11 @@ impl Opener {
         if let Some(format) = options.backing_format {
             return Ok(format);
         }
+        // Only for the hint: whatever others do with the file.
         let options = FileOptions {
             read_only: true,
-            no_flush: false,
+            force_share: true,
+            ..Default::default()
         };
         let file = FileStorage::open(&self.exec, path, options)
             .map_err(|error| refused(format!("its backing file cannot be used: {error}")))?;

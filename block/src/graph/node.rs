@@ -17,7 +17,7 @@ use crate::{
     extent::{Extent, ExtentKind},
     mem::SgList,
     qcow2::{Backing, Below, Qcow2},
-    storage::Storage,
+    storage::{Access, Storage},
 };
 
 /// How a layer's bytes are laid out in its file.
@@ -304,15 +304,33 @@ impl Node {
         }
     }
 
-    /// Flushes and gives the file up.
+    /// Locks the layer's file for another use than so far, as [`Storage::lock`] does.
+    ///
+    /// # Errors
+    /// Others use the file in a way that does not go together with `access`.
+    pub(crate) fn lock(&self, access: Access) -> Result<()> {
+        self.storage().lock(access)
+    }
+
+    /// Makes everything durable, and writes what the format has put off.
     ///
     /// # Errors
     /// An I/O error, as of [`Node::flush`].
-    pub async fn close(&self) -> Result<()> {
+    pub(crate) async fn settle(&self) -> Result<()> {
         match &self.driver {
             Driver::Raw(file) => Ok(file.flush().await?),
             Driver::Qcow2(image) => image.close().await,
         }
+    }
+
+    /// As [`Node::settle`]; then others may have the file.
+    ///
+    /// # Errors
+    /// As [`Node::settle`]; the file is not kept from others then either.
+    pub async fn close(&self) -> Result<()> {
+        let result = self.settle().await;
+        self.lock(Access::None)?;
+        result
     }
 
     /// Enters the in-flight table for work that may free or switch the clusters of the range.

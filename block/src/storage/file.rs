@@ -19,7 +19,8 @@ use std::{
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
 use super::{
-    FileExtent, before_end,
+    Access, FileExtent, before_end, holder,
+    lock::{self, LockError},
     vectored::{self, Progress},
 };
 use crate::{
@@ -38,6 +39,8 @@ pub struct FileOptions {
     pub read_only: bool,
     /// Flushes are ignored (`cache=unsafe`): a crash of the host may lose everything.
     pub no_flush: bool,
+    /// Others may write to it meanwhile (`-U`): no locks are taken. Only with `read_only`.
+    pub force_share: bool,
 }
 
 /// A file of the host, as a [`super::Storage`].
@@ -45,6 +48,8 @@ pub struct FileStorage {
     file: Arc<File>,
     path: PathBuf,
     options: FileOptions,
+    /// What it is locked for.
+    access: Cell<Access>,
     len: Cell<u64>,
     helpers: Rc<Helpers>,
     nowait_works: Cell<bool>,
@@ -64,10 +69,12 @@ struct Flush {
 }
 
 impl FileStorage {
-    /// Opens an image file. A folder, a socket or a pipe is refused.
+    /// Opens an image file and locks it for what it is opened for. A folder, a socket or a pipe is
+    /// refused.
     ///
     /// # Errors
-    /// The host's error, or that the file cannot hold an image.
+    /// The host's error, that the file cannot hold an image, or that others use it in a way that
+    /// does not go together ([`Error::Locked`]).
     pub fn open(exec: &Executor, path: &Path, options: FileOptions) -> Result<Self> {
         let failed = |source| Error::File {
             what: "open",
@@ -92,10 +99,22 @@ impl FileStorage {
                 why,
             });
         }
-        Self::new(exec, file, path, options).map_err(failed)
+        let file = Self::new(exec, file, path, options).map_err(failed)?;
+        file.lock(match options {
+            FileOptions {
+                force_share: true,
+                read_only: true,
+                ..
+            } => Access::None,
+            FileOptions {
+                read_only: true, ..
+            } => Access::Read,
+            _ => Access::Write,
+        })?;
+        Ok(file)
     }
 
-    /// Makes a new, empty file.
+    /// Makes a new, empty file, locked for writing.
     ///
     /// # Errors
     /// The host's error; one that exists already is not touched.
@@ -111,7 +130,33 @@ impl FileStorage {
             .create_new(true)
             .open(path)
             .map_err(failed)?;
-        Self::new(exec, file, path, FileOptions::default()).map_err(failed)
+        let file = Self::new(exec, file, path, FileOptions::default()).map_err(failed)?;
+        file.lock(Access::Write)?;
+        Ok(file)
+    }
+
+    /// Locks the file for another use than so far. Where the file system has no locks, that is
+    /// said once in the log, and nothing is locked.
+    ///
+    /// # Errors
+    /// [`Error::Locked`]; the locks are as they were then.
+    pub fn lock(&self, access: Access) -> Result<()> {
+        match lock::change(&self.file, self.access.get(), access) {
+            Ok(()) => {}
+            Err(LockError::Unsupported(error)) => {
+                let file = self.path.display();
+                tracing::warn!(%file, %error, "the file cannot be locked: nothing keeps other programs from it");
+            }
+            Err(LockError::Held { lock, byte }) => {
+                return Err(Error::Locked {
+                    file: self.path.clone(),
+                    lock,
+                    holder: holder::find(&self.file, byte),
+                });
+            }
+        }
+        self.access.set(access);
+        Ok(())
     }
 
     fn new(exec: &Executor, file: File, path: &Path, options: FileOptions) -> io::Result<Self> {
@@ -121,6 +166,7 @@ impl FileStorage {
             file: Arc::new(file),
             path: path.to_owned(),
             options,
+            access: Cell::new(Access::None),
             len: Cell::new(len),
             helpers: exec.helpers().clone(),
             nowait_works: Cell::new(true),
@@ -353,6 +399,14 @@ impl FileStorage {
             offset,
             source: Arc::new(source),
         }
+    }
+}
+
+impl Drop for FileStorage {
+    /// A helper thread may have the file open for a moment longer: the locks end here.
+    fn drop(&mut self) {
+        // Giving locks up asks for none.
+        let _ = self.lock(Access::None);
     }
 }
 

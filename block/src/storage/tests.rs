@@ -21,7 +21,7 @@ fn open(path: &Path, read_only: bool) -> Result<FileStorage, Error> {
         path,
         FileOptions {
             read_only,
-            no_flush: false,
+            ..Default::default()
         },
     )
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod compare;
+mod locks;
 mod same_output;
 
 use std::{

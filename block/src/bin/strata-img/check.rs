@@ -43,7 +43,7 @@ struct ImageCheck<'a> {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: CheckArgs) -> Result<u8, Failure> {
-    let node = tool.open_layer(&args.file, args.reading.format).await?;
+    let node = tool.open_layer(&args.file, &args.reading).await?;
     let Some(image) = node.as_qcow2() else {
         return Err(
             Failure::new("This image format does not support checks").with_code(UNSUPPORTED)

@@ -8,7 +8,7 @@ use strata_block::{
     mem::SgList,
 };
 
-use crate::{Failure, Tool, output, status::Chain};
+use crate::{Failure, Reading, Tool, output, status::Chain};
 
 /// Bytes read at once.
 const CHUNK: u64 = 1 << 20;
@@ -68,8 +68,12 @@ struct Side {
 }
 
 async fn compare(tool: &Tool, args: &CompareArgs) -> Result<Verdict, Failure> {
-    let first = side(tool, &args.first, args.first_format).await?;
-    let second = side(tool, &args.second, args.second_format).await?;
+    let reading = |format| Reading {
+        format,
+        force_share: args.force_share,
+    };
+    let first = side(tool, &args.first, &reading(args.first_format)).await?;
+    let second = side(tool, &args.second, &reading(args.second_format)).await?;
     let (size, longer) = (first.chain.size(), second.chain.size());
     if size != longer && args.strict {
         return differ("Strict mode: Image size mismatch!".into());
@@ -109,12 +113,8 @@ fn mismatch(at: u64) -> String {
     format!("Content mismatch at offset {at}!")
 }
 
-async fn side(
-    tool: &Tool,
-    path: &std::path::Path,
-    format: Option<Format>,
-) -> Result<Side, Failure> {
-    let node = tool.open(path, format).await?;
+async fn side(tool: &Tool, path: &std::path::Path, reading: &Reading) -> Result<Side, Failure> {
+    let node = tool.open(path, reading).await?;
     let chain = Chain::new(&node).await?;
     Ok(Side { node, chain })
 }

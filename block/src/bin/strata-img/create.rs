@@ -12,7 +12,7 @@ use strata_block::{
     qcow2::{Backing, CreateOptions, Preallocation},
 };
 
-use crate::{Failure, Tool, output, size};
+use crate::{Failure, Reading, Tool, output, size};
 
 #[derive(Args)]
 #[command(
@@ -168,8 +168,12 @@ async fn add_backing(
     };
     if !args.unsafe_backing {
         let path = chain::resolve(&args.file, &backing)?;
+        let reading = Reading {
+            format: wanted.backing_format,
+            force_share: false,
+        };
         let node = tool
-            .open(&path, wanted.backing_format)
+            .open(&path, &reading)
             .await
             .map_err(|error| failed(format!("Could not open backing image: {error}")))?;
         if wanted.backing_format.is_none() {

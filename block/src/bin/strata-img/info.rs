@@ -25,11 +25,10 @@ pub struct InfoArgs {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: InfoArgs) -> Result<u8, Failure> {
-    let format = args.reading.format;
     let top = if args.backing_chain {
-        tool.open(&args.file, format).await?
+        tool.open(&args.file, &args.reading).await?
     } else {
-        tool.open_layer(&args.file, format).await?
+        tool.open_layer(&args.file, &args.reading).await?
     };
     let mut layers = Vec::new();
     let mut next = Some(Box::new(image_info(&top)));

@@ -98,21 +98,24 @@ struct Tool {
 
 impl Tool {
     /// Opens an image and everything below it, for reading.
-    async fn open(&self, path: &Path, format: Option<Format>) -> Result<Rc<Node>> {
-        self.opener.open(path, &reading(format)).await
+    async fn open(&self, path: &Path, reading: &Reading) -> Result<Rc<Node>> {
+        self.opener.open(path, &reading.options()).await
     }
 
     /// Opens one image, for reading.
-    async fn open_layer(&self, path: &Path, format: Option<Format>) -> Result<Rc<Node>> {
-        self.opener.open_layer(path, &reading(format)).await
+    async fn open_layer(&self, path: &Path, reading: &Reading) -> Result<Rc<Node>> {
+        self.opener.open_layer(path, &reading.options()).await
     }
 }
 
-fn reading(format: Option<Format>) -> ImageOptions {
-    ImageOptions {
-        format,
-        read_only: true,
-        ..ImageOptions::default()
+impl Reading {
+    fn options(&self) -> ImageOptions {
+        ImageOptions {
+            format: self.format,
+            read_only: true,
+            force_share: self.force_share,
+            ..ImageOptions::default()
+        }
     }
 }
 

@@ -29,7 +29,7 @@ pub struct MapArgs {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: MapArgs) -> Result<u8, Failure> {
-    let top = tool.open(&args.file, args.reading.format).await?;
+    let top = tool.open(&args.file, &args.reading).await?;
     let chain = Chain::new(&top).await?;
     let start = args.start_offset.min(chain.size());
     let most = args.max_length.unwrap_or(u64::MAX);

@@ -28,7 +28,7 @@ fn qemu_img(arguments: &[&str]) {
 }
 
 /// Makes an overlay on `backing`, whose header names it without checking it.
-fn overlay(path: &Path, backing: &str, format: Option<&str>) {
+pub(super) fn overlay(path: &Path, backing: &str, format: Option<&str>) {
     let mut arguments = vec!["create", "-q", "-u", "-f", "qcow2", "-b", backing];
     if let Some(format) = format {
         arguments.extend(["-F", format]);

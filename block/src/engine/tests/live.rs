@@ -10,7 +10,7 @@ use crate::{
     mem::SgList,
 };
 
-fn snapshot(device: &str, file: &Path) -> Cmd {
+pub(super) fn snapshot(device: &str, file: &Path) -> Cmd {
     Cmd::SnapshotSync {
         device: device.to_owned(),
         snapshot_file: file.display().to_string(),
@@ -20,7 +20,7 @@ fn snapshot(device: &str, file: &Path) -> Cmd {
     }
 }
 
-fn stream(base: Option<&str>, speed: u64) -> Cmd {
+pub(super) fn stream(base: Option<&str>, speed: u64) -> Cmd {
     Cmd::Stream {
         job_id: None,
         device: "virtio0".to_owned(),
@@ -80,7 +80,7 @@ fn expected() -> Vec<u8> {
     bytes
 }
 
-fn completed(events: &[Event]) -> bool {
+pub(super) fn completed(events: &[Event]) -> bool {
     events
         .iter()
         .any(|event| matches!(event, Event::JobCompleted(..) | Event::JobCancelled(..)))

@@ -7,7 +7,7 @@ use crate::{
     exec::Executor,
     mem::SgList,
     qcow2::{Below, CreateOptions, OpenOptions, Qcow2, create},
-    storage::{FileStorage, Storage},
+    storage::{Access, FileStorage, Storage},
 };
 
 pub(super) const SIZES: [u64; 4] = [512, 4096, 65536, 2 << 20];
@@ -44,6 +44,8 @@ pub(super) async fn scribble(layer: &Layer, mut expected: Vec<u8>, random: &mut 
         }
     }
     layer.image.close().await.unwrap();
+    // Others look at it while it stays open here.
+    layer.image.file().lock(Access::None).unwrap();
     expected
 }
 

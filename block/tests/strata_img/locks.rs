@@ -1,0 +1,46 @@
+//! Images that somebody writes to: refused like `qemu-img` does, unless `-U` is given.
+
+use strata_block::{
+    exec::Executor,
+    storage::{FileOptions, FileStorage},
+};
+
+use crate::{Folder, text};
+
+#[test]
+fn a_running_disk_is_refused_without_force_share() {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-f", "qcow2", "a", "1M"]);
+    let exec = Executor::new().unwrap();
+    let writer = FileStorage::open(&exec, &folder.path("a"), FileOptions::default()).unwrap();
+    let same = ["a", "a"];
+    for (args, code) in [
+        (&["info", "-f", "qcow2"][..], 1),
+        (&["info", "-f", "qcow2", "--backing-chain"], 1),
+        (&["check", "-f", "qcow2"], 1),
+        (&["map", "-f", "qcow2"], 1),
+        (&["compare", "-f", "qcow2", "-F", "qcow2"], 2),
+    ] {
+        let files = if code == 2 { &same[..] } else { &same[..1] };
+        let run = |program: &str, more: &[&str]| {
+            let args = [args, more, files].concat();
+            let output = folder.run(program, &args);
+            (output.status.code(), text(&output.stderr))
+        };
+        for program in ["qemu-img", "strata-img"] {
+            let (status, said) = run(program, &[]);
+            assert_eq!(status, Some(code), "{program} {args:?}: {said}");
+            assert!(
+                said.contains("Failed to get shared \"write\" lock")
+                    && said.contains("Is another process using the image [a]?"),
+                "{said}"
+            );
+            assert_eq!(run(program, &["-U"]).0, Some(0), "{program} {args:?}");
+        }
+        let (_, said) = run("strata-img", &[]);
+        // Which process it names depends on what the other tests fork at this moment.
+        assert!(said.contains(" has it open."), "{said}");
+    }
+    drop(writer);
+    folder.ok("strata-img", &["info", "-f", "qcow2", "a"]);
+}

@@ -60,6 +60,6 @@ build_all() {
     "$ROOT/ci/setup"
     say "build: the release programs (the first time takes minutes)"
     quietly "$CACHE/logs/build.log" cargo build --release --locked --manifest-path "$ROOT/Cargo.toml" \
-        --package strata-vmm --package strata-block --package strata-tests --bins
+        --workspace --bins
     "$ROOT/guest-images/build"
 }

@@ -1,24 +1,41 @@
 //! The guest's longest request during a merge, against its longest without one.
 
 use crate::serial::IoSample;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 #[cfg(test)]
 mod tests;
 
-/// Longest requests, in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// One request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// How long it took, in microseconds.
+    pub micros: u64,
+    /// Of which kind and on which disk: `read of vda`.
+    pub what: String,
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} ms ({})", self.micros as f64 / 1000.0, self.what)
+    }
+}
+
+/// The longest requests of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Longest {
     /// In the reports that overlap a merge.
-    pub during: u64,
+    pub during: Request,
     /// In all others.
-    pub without: u64,
+    pub without: Request,
 }
 
 impl Longest {
     /// How many times longer; `None` if there is no report of one of the kinds.
-    pub fn ratio(self) -> Option<f64> {
-        (self.during > 0 && self.without > 0).then(|| self.during as f64 / self.without as f64)
+    pub fn ratio(&self) -> Option<f64> {
+        let (during, without) = (self.during.micros, self.without.micros);
+        (during > 0 && without > 0).then(|| during as f64 / without as f64)
     }
 }
 
@@ -38,8 +55,16 @@ pub fn compare(samples: &[IoSample], merges: &[(Instant, Instant)]) -> Longest {
         } else {
             &mut longest.without
         };
-        let all = sample.disks.iter().flat_map(|disk| disk.longest);
-        *most = all.fold(*most, u64::max);
+        for disk in &sample.disks {
+            for (micros, kind) in disk.longest.into_iter().zip(["read", "write", "flush"]) {
+                if micros > most.micros {
+                    *most = Request {
+                        micros,
+                        what: format!("{kind} of {}", disk.name),
+                    };
+                }
+            }
+        }
     }
     longest
 }

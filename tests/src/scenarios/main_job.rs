@@ -144,12 +144,8 @@ fn compare_times(
     let ratio = longest
         .ratio()
         .context("too few reports of the guest's times")?;
-    let ms = |micros: u64| format!("{:.1} ms", micros as f64 / 1000.0);
-    let times = format!(
-        "{} during a merge, {} without: {ratio:.2} times",
-        ms(longest.during),
-        ms(longest.without)
-    );
+    let (during, without) = (&longest.during, &longest.without);
+    let times = format!("{during} during a merge, {without} without: {ratio:.2} times");
     stage.say("times", format!("longest request {times}"));
     ensure(ratio <= LONGEST_RATIO, || {
         format!("longest request {times}")

@@ -5,6 +5,7 @@ mod format;
 mod guest_disk;
 pub mod inflight;
 mod node;
+mod policy;
 mod survey;
 
 pub use format::Format;

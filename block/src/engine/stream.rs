@@ -1,7 +1,7 @@
 //! `block-stream`: from the command to the job.
 
 use std::{
-    path::{Path, absolute},
+    path::{Path, PathBuf, absolute},
     rc::Rc,
 };
 
@@ -158,7 +158,7 @@ fn name_base(top: &Rc<Node>, base: &Rc<Node>, given: Option<String>) -> Backing 
         .chain()
         .find(|node| node.backing().is_some_and(|b| Rc::ptr_eq(&b, base)));
     let written = above.and_then(|above| {
-        let same_folder = above.path().parent() == top.path().parent();
+        let same_folder = folder(above.path()) == folder(top.path());
         let name = above.backing_name()?.name;
         (same_folder || Path::new(&name).is_absolute()).then_some(name)
     });
@@ -169,4 +169,11 @@ fn name_base(top: &Rc<Node>, base: &Rc<Node>, given: Option<String>) -> Backing 
             .to_string()
     });
     Backing { name, format }
+}
+
+/// The folder that a relative name in an image is relative to.
+fn folder(image: &Path) -> Option<PathBuf> {
+    let folder = absolute(image).ok()?;
+    let folder = folder.parent()?;
+    Some(folder.canonicalize().unwrap_or_else(|_| folder.to_owned()))
 }

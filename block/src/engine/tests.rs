@@ -8,6 +8,7 @@ mod bad_input;
 mod exports;
 mod live;
 mod locks;
+mod names;
 
 use super::{DiskSpec, Engine, create_image};
 use crate::{

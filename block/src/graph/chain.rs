@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Format, Node};
+use super::{Format, Node, policy};
 use crate::{
     error::{Error, Result},
     exec::Executor,
@@ -37,6 +37,9 @@ pub struct ImageOptions {
     pub node_name: Option<String>,
     /// Format of backing files whose header gives none.
     pub backing_format: Option<Format>,
+    /// Folders in which backing files may lie besides that of the image that names them. If absent,
+    /// every place is allowed that is ordinary for a disk image (`docs/BACKING-FILES.md`).
+    pub backing_folders: Option<Vec<PathBuf>>,
 }
 
 /// Opens images and names the nodes that they become.
@@ -71,6 +74,7 @@ impl Opener {
         while let Some(backing) = upper.backing_name() {
             let path = resolve(upper.path(), &backing)?;
             refuse_loop(&chain, upper.path(), &path)?;
+            check_policy(upper.path(), &path, &backing, options)?;
             below.format = Some(
                 self.backing_format(upper.path(), &path, &backing, options)
                     .await?,
@@ -231,6 +235,23 @@ pub fn resolve(upper: &Path, backing: &Backing) -> Result<PathBuf> {
     }
     let name = backing.name.strip_prefix("file:").unwrap_or(&backing.name);
     Ok(upper.parent().unwrap_or(Path::new("")).join(name))
+}
+
+/// Refuses a backing file that an image may not name.
+fn check_policy(
+    upper: &Path,
+    path: &Path,
+    backing: &Backing,
+    options: &ImageOptions,
+) -> Result<()> {
+    let named = backing.format.as_ref().and_then(|name| name.parse().ok());
+    let format = named.or(options.backing_format);
+    policy::check(upper, path, format, options.backing_folders.as_deref()).map_err(|why| {
+        Error::Image {
+            file: upper.to_owned(),
+            why,
+        }
+    })
 }
 
 fn refuse_loop(chain: &[Rc<Node>], upper: &Path, path: &Path) -> Result<()> {

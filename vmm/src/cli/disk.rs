@@ -39,6 +39,8 @@ pub struct DiskOption {
     pub format: Option<Format>,
     /// The format of a backing file whose chain does not say it.
     pub backing_format: Option<Format>,
+    /// Folders in which backing files may lie, where they were given.
+    pub backing_folders: Option<Vec<PathBuf>>,
     /// How it is attached.
     pub interface: Interface,
     /// The disk's name, where one was given.
@@ -58,7 +60,7 @@ pub struct DiskOption {
 }
 
 const KNOWN: &str = "file, format, if, id, node-name, readonly, cache, aio, discard, \
-                     detect-zeroes, serial, iothread, backing-format";
+                     detect-zeroes, serial, iothread, backing-format, backing-folders";
 
 /// Parses it.
 ///
@@ -80,6 +82,9 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
     match key {
         "file" => disk.file = value.into(),
         "format" => disk.format = Some(format(key, value)?),
+        "backing-folders" => {
+            disk.backing_folders = Some(value.split(':').map(PathBuf::from).collect());
+        }
         "backing-format" => disk.backing_format = Some(format(key, value)?),
         "if" => {
             let all = [

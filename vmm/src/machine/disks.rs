@@ -176,6 +176,7 @@ pub fn spec(option: &DiskOption, id: String) -> DiskSpec {
     };
     spec.image.format = option.format;
     spec.image.backing_format = option.backing_format;
+    spec.image.backing_folders = option.backing_folders.clone();
     spec.image.read_only = option.read_only;
     spec.image.no_flush = option.cache == Cache::Unsafe;
     spec.image.discard = option.discard;

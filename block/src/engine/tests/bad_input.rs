@@ -8,7 +8,7 @@ use crate::{
     graph::Format,
 };
 
-fn open_error(bench: &Bench, path: &Path, format: Format) -> String {
+pub(super) fn open_error(bench: &Bench, path: &Path, format: Format) -> String {
     let error = bench
         .open("virtio0", path, Some(format))
         .err()

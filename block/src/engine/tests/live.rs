@@ -34,7 +34,7 @@ pub(super) fn stream(base: Option<&str>, speed: u64) -> Cmd {
     }
 }
 
-fn qemu_img(arguments: &[&str], file: &Path) -> String {
+pub(super) fn qemu_img(arguments: &[&str], file: &Path) -> String {
     let output = Command::new("qemu-img")
         .args(arguments)
         .arg(file)

@@ -3,11 +3,13 @@ use super::*;
 #[test]
 fn every_key_is_understood() {
     let text = "file=/a/b.img,format=qcow2,if=ide,id=d0,node-name=n0,readonly=on,cache=unsafe,\
-                aio=threads,discard=unmap,detect-zeroes=on,serial=S 1,backing-format=raw";
+                aio=threads,discard=unmap,detect-zeroes=on,serial=S 1,backing-format=raw,\
+                backing-folders=/base:/more";
     let expected = DiskOption {
         file: "/a/b.img".into(),
         format: Some(Format::Qcow2),
         backing_format: Some(Format::Raw),
+        backing_folders: Some(vec!["/base".into(), "/more".into()]),
         interface: Interface::Ide,
         id: Some("d0".into()),
         node_name: Some("n0".into()),

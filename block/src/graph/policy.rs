@@ -1,0 +1,75 @@
+//! Which files an image's header may name as its backing file.
+//!
+//! A header is only bytes, and a stranger may have written them: opened without a question, one
+//! that names `/etc/shadow` would show that file to a guest. What is allowed stands in
+//! `docs/BACKING-FILES.md`.
+
+use std::{fs, path::Path, path::PathBuf};
+
+use super::Format;
+
+/// Where a system keeps what is no disk image and is nobody's business.
+const SYSTEM_FOLDERS: [&str; 10] = [
+    "/bin", "/boot", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr",
+];
+
+/// Says why the image `upper` may not have its backing file at `path`, whose format it gives as
+/// `format`. `folders` are the ones that the user allows; without them every regular file in an
+/// ordinary place is allowed. The image's own folder always is, with those below it.
+///
+/// # Errors
+/// Why not, and which option would allow it.
+pub(super) fn check(
+    upper: &Path,
+    path: &Path,
+    format: Option<Format>,
+    folders: Option<&[PathBuf]>,
+) -> Result<(), String> {
+    // A file that is not there is reported when it is opened.
+    let Ok(real) = path.canonicalize() else {
+        return Ok(());
+    };
+    let own = upper.canonicalize().ok();
+    let own = own.as_deref().and_then(Path::parent);
+    // The root folder would stand for everything.
+    if own.is_some_and(|own| own != Path::new("/") && real.starts_with(own)) {
+        return Ok(());
+    }
+    let why = match folders {
+        Some(folders) if folders.iter().any(|folder| lies_in(&real, folder)) => return Ok(()),
+        Some(_) => "lies in none of the folders that backing-folders allows",
+        None => match out_of_the_ordinary(&real, format) {
+            Some(why) => why,
+            None => return Ok(()),
+        },
+    };
+    let folder = real.parent().unwrap_or(Path::new("/")).display();
+    Err(format!(
+        "its backing file '{}' {why}; if it is meant, say backing-folders={folder}",
+        path.display()
+    ))
+}
+
+fn lies_in(real: &Path, folder: &Path) -> bool {
+    folder
+        .canonicalize()
+        .is_ok_and(|folder| real.starts_with(folder))
+}
+
+/// Why a file in another folder does not look like something to boot from.
+fn out_of_the_ordinary(real: &Path, format: Option<Format>) -> Option<&'static str> {
+    if SYSTEM_FOLDERS.iter().any(|folder| real.starts_with(folder)) {
+        return Some("lies in a system folder");
+    }
+    let meta = fs::metadata(real).ok()?;
+    if !meta.is_file() {
+        return Some("is not a regular file");
+    }
+    // Other formats have a header that is checked; raw would show any file as it is.
+    let shows_all = format.is_none_or(|format| format == Format::Raw);
+    (shows_all && !meta.len().is_multiple_of(512))
+        .then_some("is no raw disk image: its length is not a multiple of 512")
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -61,6 +61,9 @@ pub struct Executor {
     timers: RefCell<Timers>,
     reactor: Rc<Reactor>,
     helpers: Rc<Helpers>,
+    /// Runs by a seed, and must not depend on the clock.
+    simulated: bool,
+    longest_job_poll: Cell<Duration>,
 }
 
 impl Executor {
@@ -90,6 +93,8 @@ impl Executor {
             timers: RefCell::default(),
             reactor: Rc::new(Reactor::new(&wake)?),
             helpers: Rc::new(Helpers::default()),
+            simulated: seed.is_some(),
+            longest_job_poll: Cell::default(),
             wake,
         }))
     }
@@ -145,7 +150,7 @@ impl Executor {
                 continue;
             }
             if let Some(id) = self.ready.pop(Queue::Job) {
-                self.poll_task(id);
+                self.poll_job(id);
                 break;
             }
             if !job_is_due {
@@ -203,6 +208,21 @@ impl Executor {
             Poll::Pending
         })
         .await;
+    }
+
+    /// The longest time that a job's poll has taken since this was last asked. Always 0 in
+    /// simulations, which do not depend on the clock.
+    pub fn take_longest_job_poll(&self) -> Duration {
+        self.longest_job_poll.take()
+    }
+
+    fn poll_job(&self, id: TaskId) {
+        let started = Instant::now();
+        self.poll_task(id);
+        if !self.simulated {
+            let longest = self.longest_job_poll.get().max(started.elapsed());
+            self.longest_job_poll.set(longest);
+        }
     }
 
     fn poll_task(&self, id: TaskId) {

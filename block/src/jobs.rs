@@ -5,6 +5,7 @@ mod pace;
 mod rate;
 mod registry;
 mod stream;
+mod stride;
 
 pub(crate) use job::{Job, JobOptions};
 pub(crate) use registry::Jobs;

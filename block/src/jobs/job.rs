@@ -182,6 +182,11 @@ impl Job {
         }
     }
 
+    /// How long the last steps have held the device thread in one go, at most.
+    pub fn held_the_thread(&self) -> Duration {
+        self.exec.take_longest_job_poll()
+    }
+
     /// Sleeps until the speed limit allows another step.
     async fn nap(&self) {
         while let Some(until) = self.rate.wait_until(Instant::now())

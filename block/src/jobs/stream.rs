@@ -6,7 +6,11 @@
 
 use std::rc::Rc;
 
-use super::{Job, Jobs, pace::Pace};
+use super::{
+    Job, Jobs,
+    pace::Pace,
+    stride::{self, Stride},
+};
 use crate::{
     api::{Event, JobStatus},
     error::{Error, IoError, IoResult},
@@ -16,9 +20,6 @@ use crate::{
     mem::SgList,
     qcow2::Backing,
 };
-
-/// Bytes that one step copies at most: bounds what a guest can have to wait for.
-const CHUNK: u64 = 1 << 20;
 
 /// Bytes that one step looks at: passing over what is there already costs next to nothing.
 const LOOK: u64 = 256 << 20;
@@ -57,11 +58,13 @@ impl Stream {
             return Ok(());
         }
         let size = self.top.size();
-        let buffer = SgList::zeroed(usize::try_from(self.chunk(0)).unwrap_or(usize::MAX));
-        let (mut offset, mut pace) = (0, Pace::default());
+        let buffer =
+            SgList::zeroed(usize::try_from(self.chunk(stride::MOST, 0)).unwrap_or(usize::MAX));
+        let (mut offset, mut pace, mut stride) = (0, Pace::default(), Stride::default());
         while offset < size {
             job.checkpoint().await?;
-            let chunk = self.chunk(job.speed());
+            stride.adapt(job.held_the_thread());
+            let chunk = self.chunk(stride.bytes(), job.speed());
             match self.step(offset, chunk, &buffer).await {
                 Ok(Step { len, copied }) => {
                     offset += len;
@@ -92,14 +95,14 @@ impl Stream {
         }
     }
 
-    /// Bytes to copy in one step: less than [`CHUNK`] where the speed limit would turn a whole one
-    /// into a long pause. A multiple of the cluster size, one cluster at least.
-    fn chunk(&self, speed: u64) -> u64 {
+    /// Bytes to copy in one step of `stride`: less where the speed limit would turn it into a long
+    /// pause. A multiple of the cluster size, one cluster at least.
+    fn chunk(&self, stride: u64, speed: u64) -> u64 {
         let cluster = self.top.cluster_size();
         let wanted = if speed == 0 {
-            CHUNK
+            stride
         } else {
-            (speed / 10).min(CHUNK)
+            (speed / 10).min(stride)
         };
         (wanted - wanted % cluster).max(cluster)
     }
@@ -142,11 +145,11 @@ impl Stream {
         Ok(Step { len, copied: len })
     }
 
-    /// Reads from the layers below, in pieces of [`CHUNK`] where a cluster is larger.
+    /// Reads from the layers below, in pieces of [`stride::MOST`] where a cluster is larger.
     async fn read(&self, offset: u64, data: &SgList) -> IoResult<()> {
         let mut done = 0;
         while done < data.len() {
-            let len = (data.len() - done).min(CHUNK as usize);
+            let len = (data.len() - done).min(stride::MOST as usize);
             self.top
                 .read_backing(offset + done as u64, data.slice(done, len))
                 .await?;

@@ -1,0 +1,42 @@
+//! How much a job copies in one step.
+//!
+//! While a step runs, guest requests wait. What a step costs differs by orders of magnitude between
+//! hosts, so its size follows from how long the steps before have held the device thread.
+
+use std::time::Duration;
+
+/// Bytes that a step may copy at most, on any host.
+pub(super) const MOST: u64 = 1 << 20;
+const LEAST: u64 = 64 << 10;
+/// Steps that held the thread longer are too large.
+const TOO_LONG: Duration = Duration::from_millis(4);
+/// Steps that held it for less may be larger.
+const SHORT: Duration = Duration::from_millis(1);
+
+/// The size of the next step.
+pub(super) struct Stride(u64);
+
+impl Default for Stride {
+    fn default() -> Self {
+        Self(LEAST * 4)
+    }
+}
+
+impl Stride {
+    /// Bytes.
+    pub fn bytes(&self) -> u64 {
+        self.0
+    }
+
+    /// Follows from how long the last step has held the device thread in one go.
+    pub fn adapt(&mut self, held: Duration) {
+        if held > TOO_LONG {
+            self.0 = (self.0 / 2).max(LEAST);
+        } else if held < SHORT {
+            self.0 = (self.0 * 2).min(MOST);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

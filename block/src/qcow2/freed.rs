@@ -48,7 +48,15 @@ impl Freed {
     /// The run's table entries have been cleared in memory.
     pub fn push(&self, run: HostRun) {
         let unknown_to = self.next_operation.get();
-        self.pending.borrow_mut().push(Waiting { run, unknown_to });
+        let mut pending = self.pending.borrow_mut();
+        match pending.last_mut() {
+            // What was allocated in one piece is given back in one piece.
+            Some(last) if last.run.end() == run.first => {
+                last.run.count += run.count;
+                last.unknown_to = unknown_to;
+            }
+            _ => pending.push(Waiting { run, unknown_to }),
+        }
     }
 
     /// Takes what is pending when tables start being written back.

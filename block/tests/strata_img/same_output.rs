@@ -53,6 +53,7 @@ fn images() -> (Folder, Vec<&'static str>) {
     ]);
     folder.qemu_io("large.qcow2", &["write -P 6 512M 1M", "write -z 600M 4M"]);
     folder.qemu(&["create", "-f", "qcow2", "empty.qcow2", "0"]);
+    folder.qemu(&["convert", "-c", "-O", "qcow2", "top.qcow2", "packed.qcow2"]);
     let names = vec![
         "base.raw",
         "low.qcow2",
@@ -61,6 +62,7 @@ fn images() -> (Folder, Vec<&'static str>) {
         "small.qcow2",
         "large.qcow2",
         "empty.qcow2",
+        "packed.qcow2",
     ];
     (folder, names)
 }

@@ -26,10 +26,26 @@ fn what_was_not_written_is_pending_again() {
     let freed = Freed::default();
     freed.push(run(1));
     let pending = freed.take_pending();
-    freed.push(run(2));
+    freed.push(run(5));
     freed.restore(pending);
     let pending = freed.take_pending();
     assert_eq!(pending.len(), 2);
     freed.settle(pending);
     assert_eq!(freed.take_releasable().len(), 2);
+}
+
+#[test]
+fn adjacent_clusters_go_together_when_the_last_of_them_may() {
+    let freed = Freed::default();
+    freed.push(run(1));
+    let knows_the_second = freed.operation();
+    freed.push(run(2));
+    freed.settle(freed.take_pending());
+    assert!(freed.take_releasable().is_empty());
+    drop(knows_the_second);
+    let whole = HostRun {
+        first: HostCluster(1),
+        count: 2,
+    };
+    assert_eq!(freed.take_releasable(), [whole]);
 }

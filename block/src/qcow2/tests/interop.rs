@@ -1,10 +1,10 @@
 //! Real files, both ways: what we write QEMU's tools read, and what they write we read.
 
-use std::{path::Path, rc::Rc};
+use std::{cell::RefCell, path::Path, rc::Rc};
 
 use super::support::*;
 use crate::{
-    exec::Executor,
+    exec::{Executor, LocalBoxFuture},
     mem::SgList,
     qcow2::{Below, CreateOptions, OpenOptions, Qcow2, create},
     storage::{Access, FileStorage, Storage},
@@ -119,5 +119,70 @@ fn we_read_and_go_on_with_what_qemu_writes() {
                 assert_eq!(tail.to_vec(), vec![0x5a; 4096]);
             });
         }
+    }
+}
+
+/// Many requests at once on a file of the host, where reads and flushes end on helper threads.
+#[test]
+fn many_requests_at_once_on_a_real_file() {
+    for cluster in [4096, 65536] {
+        with_seed(cluster, move |exec, seed| async move {
+            let mut random = Random(seed);
+            let folder = tempfile::tempdir().unwrap();
+            let (path, raw) = (folder.path().join("top.qcow2"), folder.path().join("raw"));
+            let base = random.bytes(4 << 20);
+            let file = FileStorage::create(&exec, &path).unwrap();
+            let options = CreateOptions {
+                size: 4 << 20,
+                cluster_size: cluster,
+                ..CreateOptions::default()
+            };
+            create(Storage::File(Rc::new(file)), options).await.unwrap();
+            let below = Rc::new(RawBytes(base.clone()));
+            let layer = Rc::new(open(&exec, &path, below).await);
+            let expected = Rc::new(RefCell::new(base));
+            for _ in 0..20 {
+                let mut futures: Vec<LocalBoxFuture<'static, ()>> = Vec::new();
+                // Every request has its own 8 KiB slot: clusters are shared, sectors are not.
+                for slot in 0..512u64 {
+                    if random.chance(80) {
+                        continue;
+                    }
+                    let (layer, expected) = (layer.clone(), expected.clone());
+                    let offset = slot * 8192 + random.below(8) * 512;
+                    let sectors = 1 + random.below(8) as usize;
+                    let bytes = random.bytes(512 * sectors);
+                    let range = offset as usize..offset as usize + bytes.len();
+                    futures.push(if random.chance(70) {
+                        Box::pin(async move {
+                            layer.write(offset, bytes.clone()).await.unwrap();
+                            expected.borrow_mut()[range].copy_from_slice(&bytes);
+                        })
+                    } else {
+                        Box::pin(async move {
+                            let seen = layer.read_vec(offset, bytes.len()).await.unwrap();
+                            assert!(seen == expected.borrow()[range]);
+                        })
+                    });
+                }
+                for _ in 0..3 {
+                    let layer = layer.clone();
+                    futures.push(Box::pin(async move { layer.image.flush().await.unwrap() }));
+                }
+                together(&exec, futures).await;
+            }
+            assert!(layer.read_all().await == *expected.borrow());
+            // Alone, it shows the same bytes to QEMU.
+            let all = SgList::from_vec(expected.borrow().clone());
+            let image = &layer.image;
+            image
+                .write_if_unallocated(0, all, &*layer.below)
+                .await
+                .unwrap();
+            image.close().await.unwrap();
+            assert_clean(&path);
+            std::fs::write(&raw, &*expected.borrow()).unwrap();
+            run("qemu-img", &["compare", name(&raw), name(&path)]);
+        });
     }
 }

@@ -17,7 +17,7 @@ use exports::Exports;
 use crate::{
     api::{Cmd, CmdError, ErrorClass, Event, Reply},
     disk::Disk,
-    error::Result,
+    error::{Error, Result},
     exec::{Executor, Queue, Turn},
     graph::{
         DiskOptions, EventSink, GuestDisk, Node,
@@ -91,6 +91,18 @@ impl Engine {
     /// # Errors
     /// One line on what cannot be used and why; nothing has been changed.
     pub fn open_disk(self: &Rc<Self>, spec: DiskSpec) -> Result<Disk> {
+        if let Some(name) = &spec.image.node_name {
+            let refused = |why| Error::Image {
+                file: spec.path.clone(),
+                why,
+            };
+            check_node_name(name).map_err(refused)?;
+            if self.node_name_in_use(name) {
+                return Err(refused(format!(
+                    "the node name '{name}' is another layer's"
+                )));
+            }
+        }
         let engine = self.clone();
         self.exec.block_on(async move {
             let root = engine.opener.open(&spec.path, &spec.image).await?;
@@ -149,6 +161,20 @@ impl Engine {
             .borrow()
             .iter()
             .any(|disk| disk.root().chain().any(|node| node.name() == name))
+    }
+}
+
+/// QEMU's rule for node names, which its clients rely on.
+fn check_node_name(name: &str) -> std::result::Result<(), String> {
+    let well_formed = name.len() <= 31
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    if well_formed {
+        Ok(())
+    } else {
+        Err(format!("Invalid node-name: '{name}'"))
     }
 }
 

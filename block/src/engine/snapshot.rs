@@ -5,7 +5,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Engine, check_free, create_image, refused};
+use super::{Engine, check_free, check_node_name, create_image, refused};
 use crate::{
     api::{Cmd, CmdError, Reply},
     graph::{Format, GuestDisk, Node, chain::ImageOptions},
@@ -71,12 +71,12 @@ impl Engine {
             }
             Err(_) => return Err(refused(format!("Unknown driver '{format}'"))),
         }
-        match node_name {
-            Some(name) if self.node_name_in_use(name) => {
-                Err(refused("New overlay node-name already in use"))
-            }
-            _ => Ok(()),
+        let Some(name) = node_name else { return Ok(()) };
+        check_node_name(name).map_err(refused)?;
+        if self.node_name_in_use(name) {
+            return Err(refused("New overlay node-name already in use"));
         }
+        Ok(())
     }
 
     async fn overlay(&self, disk: &Rc<GuestDisk>, overlay: Overlay) -> Result<Reply, CmdError> {

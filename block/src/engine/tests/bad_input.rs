@@ -5,7 +5,8 @@ use std::{path::Path, process::Command};
 use super::Bench;
 use crate::{
     api::{Cmd, OnError},
-    graph::Format,
+    engine::DiskSpec,
+    graph::{DiskOptions, Format, chain::ImageOptions},
 };
 
 pub(super) fn open_error(bench: &Bench, path: &Path, format: Format) -> String {
@@ -164,6 +165,45 @@ fn overlays_that_cannot_be_made() {
     assert_eq!(raw, "The overlay does not support backing images");
     assert_eq!(snapshot(&bench.path("B"), "vmdk"), "Unknown driver 'vmdk'");
     assert!(!bench.path("B").exists());
+}
+
+#[test]
+fn node_names_that_cannot_be_used() {
+    let bench = Bench::new();
+    let open = |id: &str, file: &str, node_name: &str| {
+        bench.engine.open_disk(DiskSpec {
+            path: bench.create(file),
+            image: ImageOptions {
+                format: Some(Format::Qcow2),
+                node_name: Some(node_name.to_owned()),
+                ..ImageOptions::default()
+            },
+            disk: DiskOptions {
+                id: id.to_owned(),
+                ..DiskOptions::default()
+            },
+        })
+    };
+    let _disk = open("virtio0", "A", "root").unwrap();
+    let taken = open("virtio1", "B", "root").err().unwrap().to_string();
+    assert!(
+        taken.contains("node name 'root' is another layer's"),
+        "{taken}"
+    );
+    let bad = open("virtio1", "C", "#block1").err().unwrap().to_string();
+    assert!(bad.contains("Invalid node-name: '#block1'"), "{bad}");
+    let snapshot = |name: &str| Cmd::SnapshotSync {
+        device: "virtio0".to_owned(),
+        snapshot_file: bench.path("overlay").display().to_string(),
+        snapshot_node_name: Some(name.to_owned()),
+        format: "qcow2".to_owned(),
+        existing: false,
+    };
+    let taken = bench.command(snapshot("root")).unwrap_err().desc;
+    assert_eq!(taken, "New overlay node-name already in use");
+    let bad = bench.command(snapshot("1st")).unwrap_err().desc;
+    assert_eq!(bad, "Invalid node-name: '1st'");
+    assert!(!bench.path("overlay").exists());
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod stream;
 
 use std::{cell::RefCell, io, os::fd::BorrowedFd, path::PathBuf, rc::Rc};
 
-pub use create::create_image;
+pub use create::{NewImage, create_image};
 pub use describe::image_info;
 pub use exports::ExportSpec;
 use exports::Exports;

@@ -14,6 +14,7 @@ mod jobs;
 pub mod mem;
 pub mod nbd;
 pub mod qcow2;
+pub mod qed;
 pub mod random;
 pub mod storage;
 

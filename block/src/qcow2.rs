@@ -7,7 +7,7 @@
 //! that rules W1 to W4 ask for.
 
 mod alloc;
-mod cache;
+pub(crate) mod cache;
 mod check;
 mod claims;
 mod compression;
@@ -28,7 +28,7 @@ mod metadata_map;
 mod open;
 mod read;
 mod refcount;
-mod root_table;
+pub(crate) mod root_table;
 mod unpacked;
 mod width;
 mod write;

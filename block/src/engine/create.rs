@@ -10,16 +10,32 @@ use crate::{
     error::{Error, Result},
     exec::Executor,
     qcow2::{self, CreateOptions},
+    qed,
     storage::{FileStorage, Storage},
 };
 
-/// Makes a qcow2 image in a new file, and makes the file and its name durable.
+/// A new image's format, and how it is made.
+#[derive(Debug, Clone)]
+pub enum NewImage {
+    /// qcow2.
+    Qcow2(CreateOptions),
+    /// QED.
+    Qed(qed::CreateOptions),
+}
+
+impl From<CreateOptions> for NewImage {
+    fn from(options: CreateOptions) -> Self {
+        Self::Qcow2(options)
+    }
+}
+
+/// Makes an image in a new file, and makes the file and its name durable.
 ///
 /// # Errors
 /// One line on what failed; no file is left behind then, and one that existed is untouched.
-pub async fn create_image(exec: &Executor, path: &Path, options: CreateOptions) -> Result<()> {
+pub async fn create_image(exec: &Executor, path: &Path, image: impl Into<NewImage>) -> Result<()> {
     let file = FileStorage::create(exec, path)?;
-    let result = fill(exec, file, path, options).await;
+    let result = fill(exec, file, path, image.into()).await;
     if result.is_err() {
         // The error that is reported says more than one about the removal would.
         let _ = std::fs::remove_file(path);
@@ -27,14 +43,12 @@ pub async fn create_image(exec: &Executor, path: &Path, options: CreateOptions) 
     result
 }
 
-async fn fill(
-    exec: &Executor,
-    file: FileStorage,
-    path: &Path,
-    options: CreateOptions,
-) -> Result<()> {
+async fn fill(exec: &Executor, file: FileStorage, path: &Path, image: NewImage) -> Result<()> {
     let storage = Storage::File(Rc::new(file));
-    qcow2::create(storage.clone(), options).await?;
+    match image {
+        NewImage::Qcow2(options) => qcow2::create(storage.clone(), options).await?,
+        NewImage::Qed(options) => qed::create(storage.clone(), options).await?,
+    }
     storage.flush().await?;
     let folder = folder_of(path);
     let synced = exec.helpers().run({

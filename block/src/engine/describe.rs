@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Engine;
 use crate::{
     api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo},
-    graph::{GuestDisk, Node, chain},
+    graph::{Format, GuestDisk, Node, chain},
     qcow2::Qcow2,
 };
 
@@ -66,14 +66,14 @@ fn layer_info(node: &Node) -> ImageInfo {
     ImageInfo {
         virtual_size: node.size(),
         filename: node.path().display().to_string(),
-        cluster_size: image.map(Qcow2::cluster_size),
+        cluster_size: (node.format() != Format::Raw).then(|| node.cluster_size()),
         format: node.format().name().to_owned(),
         actual_size: node.storage().allocated_bytes(),
         format_specific: image.map(Qcow2::format_specific),
         full_backing_filename: full.map(|path| path.display().to_string()),
         backing_filename_format: backing.as_ref().and_then(|backing| backing.format.clone()),
         backing_filename: backing.map(|backing| backing.name),
-        dirty_flag: image.is_some_and(Qcow2::is_dirty),
+        dirty_flag: node.is_dirty(),
         backing_image: None,
     }
 }

@@ -5,11 +5,12 @@ use std::{
     rc::Rc,
 };
 
-use super::{Engine, check_free, check_node_name, create_image, refused};
+use super::{Engine, NewImage, check_free, check_node_name, create_image, refused};
 use crate::{
     api::{Cmd, CmdError, Reply},
     graph::{Format, GuestDisk, Node, chain::ImageOptions},
     qcow2::{Backing, CreateOptions},
+    qed,
     storage::Access,
 };
 
@@ -20,6 +21,7 @@ struct Overlay {
     path: PathBuf,
     node_name: Option<String>,
     existing: bool,
+    format: Format,
 }
 
 impl Engine {
@@ -39,11 +41,12 @@ impl Engine {
         let disk = self.find_disk(&device).ok_or_else(|| no_disk(&device))?;
         let path = absolute(&snapshot_file)
             .map_err(|error| refused(format!("Could not create '{snapshot_file}': {error}")))?;
-        self.check_overlay(&disk, snapshot_node_name.as_deref(), &format)?;
+        let format = self.check_overlay(&disk, snapshot_node_name.as_deref(), &format)?;
         let overlay = Overlay {
             path,
             node_name: snapshot_node_name,
             existing,
+            format,
         };
         disk.set_holder(Some("snapshot"));
         let result = self.overlay(&disk, overlay).await;
@@ -56,7 +59,7 @@ impl Engine {
         disk: &GuestDisk,
         node_name: Option<&str>,
         format: &str,
-    ) -> Result<(), CmdError> {
+    ) -> Result<Format, CmdError> {
         check_free(disk)?;
         if disk.options().read_only {
             return Err(refused(format!(
@@ -64,19 +67,21 @@ impl Engine {
                 disk.options().id
             )));
         }
-        match format.parse() {
-            Ok(Format::Qcow2) => {}
+        let format = match format.parse() {
+            Ok(format @ (Format::Qcow2 | Format::Qed)) => format,
             Ok(Format::Raw) => {
                 return Err(refused("The overlay does not support backing images"));
             }
             Err(_) => return Err(refused(format!("Unknown driver '{format}'"))),
-        }
-        let Some(name) = node_name else { return Ok(()) };
+        };
+        let Some(name) = node_name else {
+            return Ok(format);
+        };
         check_node_name(name).map_err(refused)?;
         if self.node_name_in_use(name) {
             return Err(refused("New overlay node-name already in use"));
         }
-        Ok(())
+        Ok(format)
     }
 
     async fn overlay(&self, disk: &Rc<GuestDisk>, overlay: Overlay) -> Result<Reply, CmdError> {
@@ -84,7 +89,7 @@ impl Engine {
         let line = if overlay.existing {
             None
         } else {
-            Some(self.create_overlay(&old, &overlay.path).await?)
+            Some(self.create_overlay(&old, &overlay).await?)
         };
         let result = self.put_on_top(disk, &old, &overlay).await;
         if result.is_err() && !overlay.existing {
@@ -95,20 +100,16 @@ impl Engine {
         Ok(line.map_or(Reply::Done, Reply::Formatted))
     }
 
-    async fn create_overlay(&self, old: &Node, path: &Path) -> Result<String, CmdError> {
+    async fn create_overlay(&self, old: &Node, overlay: &Overlay) -> Result<String, CmdError> {
+        let path = &overlay.path;
         let name = absolute(old.path()).unwrap_or_else(|_| old.path().to_owned());
         let backing = Backing {
             name: name.display().to_string(),
             format: Some(old.format().to_string()),
         };
-        let line = formatting(path, old.size(), &backing);
-        let options = CreateOptions {
-            size: old.size(),
-            cluster_size: CLUSTER_SIZE,
-            backing: Some(backing),
-            ..CreateOptions::default()
-        };
-        create_image(&self.exec, path, options)
+        let line = formatting(path, overlay.format, old.size(), &backing);
+        let image = new_image(overlay.format, old.size(), backing);
+        create_image(&self.exec, path, image)
             .await
             .map_err(|error| match error {
                 crate::error::Error::File {
@@ -132,7 +133,7 @@ impl Engine {
         overlay: &Overlay,
     ) -> Result<(), CmdError> {
         let options = ImageOptions {
-            format: Some(Format::Qcow2),
+            format: Some(overlay.format),
             read_only: false,
             no_flush: disk.options().no_flush,
             discard: disk.options().discard,
@@ -200,14 +201,37 @@ fn no_disk(name: &str) -> CmdError {
     refused(format!("Cannot find device='{name}' nor node-name=''"))
 }
 
+/// What is made for an overlay of `size` bytes.
+fn new_image(format: Format, size: u64, backing: Backing) -> NewImage {
+    let backing = Some(backing);
+    match format {
+        Format::Qed => NewImage::Qed(qed::CreateOptions {
+            size,
+            cluster_size: CLUSTER_SIZE,
+            backing,
+            ..Default::default()
+        }),
+        _ => NewImage::Qcow2(CreateOptions {
+            size,
+            cluster_size: CLUSTER_SIZE,
+            backing,
+            ..Default::default()
+        }),
+    }
+}
+
 /// The line that QEMU prints when it makes an image.
-fn formatting(path: &Path, size: u64, backing: &Backing) -> String {
-    format!(
-        "Formatting '{}', fmt=qcow2 cluster_size={CLUSTER_SIZE} extended_l2=off \
-         compression_type=zlib size={size} backing_file={} backing_fmt={} lazy_refcounts=off \
-         refcount_bits=16",
-        path.display(),
-        backing.name,
-        backing.format.as_deref().unwrap_or_default(),
-    )
+fn formatting(path: &Path, format: Format, size: u64, backing: &Backing) -> String {
+    let (path, name) = (path.display(), &backing.name);
+    let backing_format = backing.format.as_deref().unwrap_or_default();
+    let backing = format!("backing_file={name} backing_fmt={backing_format}");
+    match format {
+        Format::Qed => format!(
+            "Formatting '{path}', fmt=qed size={size} {backing} cluster_size={CLUSTER_SIZE}"
+        ),
+        _ => format!(
+            "Formatting '{path}', fmt=qcow2 cluster_size={CLUSTER_SIZE} extended_l2=off \
+             compression_type=zlib size={size} {backing} lazy_refcounts=off refcount_bits=16"
+        ),
+    }
 }

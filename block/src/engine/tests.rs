@@ -9,6 +9,7 @@ mod exports;
 mod live;
 mod locks;
 mod names;
+mod qed;
 
 use super::{DiskSpec, Engine, create_image};
 use crate::{

@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Result},
     exec::Executor,
     qcow2::{self, Backing, OpenOptions, Qcow2},
+    qed::Qed,
     storage::{FileOptions, FileStorage, Storage},
 };
 
@@ -76,7 +77,7 @@ impl Opener {
             refuse_loop(&chain, upper.path(), &path)?;
             check_policy(upper.path(), &path, &backing, options)?;
             below.format = Some(
-                self.backing_format(upper.path(), &path, &backing, options)
+                self.backing_format(&upper, &path, &backing, options)
                     .await?,
             );
             let node = self.open_layer(&path, &below).await.map_err(|error| {
@@ -145,6 +146,10 @@ impl Opener {
                 };
                 Node::qcow2(name, path, !read_only, Qcow2::open(file, open).await?)
             }
+            Format::Qed => {
+                let image = Qed::open(file, read_only, CACHE_BYTES).await?;
+                Node::qed(name, path, !read_only, image)
+            }
         };
         Ok(Rc::new(node))
     }
@@ -158,13 +163,13 @@ impl Opener {
 
     async fn backing_format(
         &self,
-        upper: &Path,
+        upper: &Node,
         path: &Path,
         backing: &Backing,
         options: &ImageOptions,
     ) -> Result<Format> {
         let refused = |why| Error::Image {
-            file: upper.to_owned(),
+            file: upper.path().to_owned(),
             why,
         };
         if let Some(format) = &backing.format {
@@ -184,6 +189,10 @@ impl Opener {
         let file = FileStorage::open(&self.exec, path, options)
             .map_err(|error| refused(format!("its backing file cannot be used: {error}")))?;
         let looks_like = Format::looks_like(&Storage::File(Rc::new(file))).await?;
+        // A QED header has a mark for raw only, so one without it says: look, it is not raw.
+        if upper.format() == Format::Qed && looks_like != Format::Raw {
+            return Ok(looks_like);
+        }
         Err(refused(format!(
             "its header names the backing file '{}' without a format, and a format is never \
              guessed; it looks like {looks_like}: say backing-format={looks_like}, or write it \
@@ -204,9 +213,9 @@ fn check_file(
         _ if file.is_empty() => {
             Err("is empty; a disk has at least one sector of 512 bytes".to_owned())
         }
-        Format::Qcow2 if looks_like != format => {
-            Err(format!("is not a qcow2 image; it looks like {looks_like}"))
-        }
+        Format::Qcow2 | Format::Qed if looks_like != format => Err(format!(
+            "is not a {format} image; it looks like {looks_like}"
+        )),
         Format::Qcow2 if len < qcow2::SHORTEST_HEADER => Err(format!(
             "is cut off: it has {len} bytes, less than a qcow2 header"
         )),

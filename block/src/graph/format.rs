@@ -11,11 +11,13 @@ pub enum Format {
     Raw,
     /// qcow2, versions 2 and 3.
     Qcow2,
+    /// QED.
+    Qed,
 }
 
 /// A format name that is not known here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown image format '{0}' (known: raw, qcow2)")]
+#[error("unknown image format '{0}' (known: raw, qcow2, qed)")]
 pub struct UnknownFormat(pub String);
 
 impl Format {
@@ -24,6 +26,7 @@ impl Format {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Qed => "qed",
         }
     }
 
@@ -34,10 +37,10 @@ impl Format {
     /// The host's error.
     pub async fn looks_like(file: &Storage) -> IoResult<Self> {
         let magic = file.read_vec(0, 4).await?;
-        Ok(if magic == *b"QFI\xfb" {
-            Self::Qcow2
-        } else {
-            Self::Raw
+        Ok(match magic.as_slice() {
+            b"QFI\xfb" => Self::Qcow2,
+            b"QED\0" => Self::Qed,
+            _ => Self::Raw,
         })
     }
 }
@@ -49,6 +52,7 @@ impl FromStr for Format {
         match name {
             "raw" => Ok(Self::Raw),
             "qcow2" => Ok(Self::Qcow2),
+            "qed" => Ok(Self::Qed),
             other => Err(UnknownFormat(other.to_owned())),
         }
     }

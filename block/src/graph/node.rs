@@ -17,6 +17,7 @@ use crate::{
     extent::{Extent, ExtentKind},
     mem::SgList,
     qcow2::{Backing, Below, Qcow2},
+    qed::Qed,
     storage::{Access, Storage},
 };
 
@@ -24,6 +25,7 @@ use crate::{
 enum Driver {
     Raw(Storage),
     Qcow2(Box<Qcow2>),
+    Qed(Box<Qed>),
 }
 
 /// One layer of a chain: a file, its format, and what lies below.
@@ -71,6 +73,17 @@ impl Node {
         )
     }
 
+    pub(crate) fn qed(name: String, path: &Path, writable: bool, image: Qed) -> Self {
+        let size = image.virtual_size();
+        Self::new(
+            name,
+            path.to_owned(),
+            size,
+            writable,
+            Driver::Qed(Box::new(image)),
+        )
+    }
+
     fn new(name: String, path: PathBuf, size: u64, writable: bool, driver: Driver) -> Self {
         Self {
             name,
@@ -98,6 +111,7 @@ impl Node {
         match self.driver {
             Driver::Raw(_) => Format::Raw,
             Driver::Qcow2(_) => Format::Qcow2,
+            Driver::Qed(_) => Format::Qed,
         }
     }
 
@@ -111,6 +125,7 @@ impl Node {
         match &self.driver {
             Driver::Raw(_) => 512,
             Driver::Qcow2(image) => image.cluster_size(),
+            Driver::Qed(image) => image.cluster_size(),
         }
     }
 
@@ -127,8 +142,17 @@ impl Node {
     /// The qcow2 image, if the layer is one.
     pub fn as_qcow2(&self) -> Option<&Qcow2> {
         match &self.driver {
-            Driver::Raw(_) => None,
             Driver::Qcow2(image) => Some(image),
+            Driver::Raw(_) | Driver::Qed(_) => None,
+        }
+    }
+
+    /// Whether the image was not closed cleanly.
+    pub fn is_dirty(&self) -> bool {
+        match &self.driver {
+            Driver::Raw(_) => false,
+            Driver::Qcow2(image) => image.is_dirty(),
+            Driver::Qed(image) => image.is_dirty(),
         }
     }
 
@@ -137,6 +161,7 @@ impl Node {
         match &self.driver {
             Driver::Raw(file) => file,
             Driver::Qcow2(image) => image.file(),
+            Driver::Qed(image) => image.file(),
         }
     }
 
@@ -152,7 +177,11 @@ impl Node {
 
     /// The backing file as the layer's header names it.
     pub fn backing_name(&self) -> Option<Backing> {
-        self.as_qcow2().and_then(Qcow2::backing)
+        match &self.driver {
+            Driver::Raw(_) => None,
+            Driver::Qcow2(image) => image.backing(),
+            Driver::Qed(image) => image.backing(),
+        }
     }
 
     /// This layer and those below it, from the top down.
@@ -202,6 +231,7 @@ impl Node {
                 },
             }),
             Driver::Qcow2(image) => image.extent(offset, len).await,
+            Driver::Qed(image) => image.extent(offset, len).await,
         }
     }
 
@@ -239,6 +269,7 @@ impl Node {
         match &self.driver {
             Driver::Raw(file) => file.write(offset, data).await,
             Driver::Qcow2(image) => image.write(offset, data, self).await,
+            Driver::Qed(image) => image.write(offset, data, self).await,
         }
     }
 
@@ -252,6 +283,7 @@ impl Node {
         match &self.driver {
             Driver::Raw(file) => file.write_zeroes(offset, len, unmap).await,
             Driver::Qcow2(image) => image.write_zeroes(offset, len, unmap, self).await,
+            Driver::Qed(image) => image.write_zeroes(offset, len, unmap, self).await,
         }
     }
 
@@ -265,6 +297,7 @@ impl Node {
         match &self.driver {
             Driver::Raw(file) => file.punch_hole(offset, len).await,
             Driver::Qcow2(image) => image.discard(offset, len, self).await,
+            Driver::Qed(image) => image.discard(offset, len).await,
         }
     }
 
@@ -278,6 +311,7 @@ impl Node {
         match &self.driver {
             Driver::Raw(_) => Ok(()),
             Driver::Qcow2(image) => image.write_if_unallocated(offset, data, self).await,
+            Driver::Qed(image) => image.write_if_unallocated(offset, data, self).await,
         }
     }
 
@@ -289,6 +323,7 @@ impl Node {
         match &self.driver {
             Driver::Raw(file) => file.flush().await,
             Driver::Qcow2(image) => image.flush().await,
+            Driver::Qed(image) => image.flush().await,
         }
     }
 
@@ -299,8 +334,9 @@ impl Node {
     /// An I/O error, or that the name does not fit; the header is as it was then.
     pub(crate) async fn write_backing_name(&self, backing: Option<Backing>) -> Result<()> {
         match &self.driver {
-            Driver::Raw(_) => unreachable!("only a qcow2 layer has anything below it"),
+            Driver::Raw(_) => unreachable!("a raw layer has nothing below it"),
             Driver::Qcow2(image) => image.set_backing(backing).await,
+            Driver::Qed(image) => image.set_backing(backing).await,
         }
     }
 
@@ -320,6 +356,7 @@ impl Node {
         match &self.driver {
             Driver::Raw(file) => Ok(file.flush().await?),
             Driver::Qcow2(image) => image.close().await,
+            Driver::Qed(image) => image.close().await,
         }
     }
 

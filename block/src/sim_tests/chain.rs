@@ -3,9 +3,11 @@
 use std::rc::Rc;
 
 use crate::{
+    engine::NewImage,
     exec::Executor,
     graph::Node,
     qcow2::{self, Backing, CreateOptions, OpenOptions, Qcow2},
+    qed::{self, Qed},
     random,
     storage::{SimFile, Storage},
 };
@@ -33,16 +35,23 @@ impl Images {
                 name: name(below),
                 format: Some("qcow2".to_owned()),
             });
-            let cluster_size = 512 << (random::next(random) % 8);
-            create(
-                layer,
-                CreateOptions {
+            let shift = random::next(random) % 8;
+            let image = if random::next(random).is_multiple_of(4) {
+                NewImage::Qed(qed::CreateOptions {
                     size,
-                    cluster_size,
+                    cluster_size: 4096 << (shift % 4),
+                    table_clusters: 1,
+                    backing,
+                })
+            } else {
+                NewImage::Qcow2(CreateOptions {
+                    size,
+                    cluster_size: 512 << shift,
                     backing,
                     ..Default::default()
-                },
-            )
+                })
+            };
+            create(layer, image)
         });
         Self(images.collect())
     }
@@ -52,6 +61,10 @@ impl Images {
         for (layer, bytes) in self.0.iter().enumerate() {
             let exec = Executor::new().unwrap();
             let file = Rc::new(SimFile::new(name(layer), bytes.clone(), 0));
+            if bytes.starts_with(b"QED\0") {
+                exec.block_on(check_qed(file));
+                continue;
+            }
             let report = exec.block_on(async move {
                 let options = OpenOptions {
                     read_only: true,
@@ -87,12 +100,26 @@ impl Images {
     }
 }
 
-fn create(layer: usize, options: CreateOptions) -> Vec<u8> {
+/// Every entry names a place in the file, and what nothing names can be given back.
+async fn check_qed(file: Rc<SimFile>) {
+    let file = Storage::Sim(file);
+    let image = Qed::open(file.clone(), true, 1 << 16).await.unwrap();
+    let (size, mut offset) = (image.virtual_size(), 0);
+    while offset < size {
+        offset += image.extent(offset, size - offset).await.unwrap().len;
+    }
+    Qed::open(file, false, 1 << 16).await.unwrap();
+}
+
+fn create(layer: usize, image: NewImage) -> Vec<u8> {
     let exec = Executor::new().unwrap();
     let file = Rc::new(SimFile::new(name(layer), Vec::new(), 0));
     let storage = Storage::Sim(file.clone());
     exec.block_on(async move {
-        qcow2::create(storage.clone(), options).await.unwrap();
+        match image {
+            NewImage::Qcow2(options) => qcow2::create(storage.clone(), options).await.unwrap(),
+            NewImage::Qed(options) => qed::create(storage.clone(), options).await.unwrap(),
+        }
         storage.flush().await.unwrap();
     });
     file.durable_bytes()
@@ -113,16 +140,16 @@ async fn open_chain(files: &[Rc<SimFile>]) -> Rc<Node> {
 async fn open_layer(file: &Rc<SimFile>, read_only: bool) -> Rc<Node> {
     let storage = Storage::Sim(file.clone());
     let path = storage.path().to_owned();
+    let name = path.display().to_string();
+    if storage.read_vec(0, 4).await.unwrap() == *b"QED\0" {
+        let image = Qed::open(storage, read_only, 1 << 16).await.unwrap();
+        return Rc::new(Node::qed(name, &path, !read_only, image));
+    }
     let options = OpenOptions {
         read_only,
         cache_bytes: 1 << 16,
         discard: true,
     };
     let image = Qcow2::open(storage, options).await.unwrap();
-    Rc::new(Node::qcow2(
-        path.display().to_string(),
-        &path,
-        !read_only,
-        image,
-    ))
+    Rc::new(Node::qcow2(name, &path, !read_only, image))
 }

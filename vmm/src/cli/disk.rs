@@ -136,12 +136,11 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
 
 fn format(key: &str, value: &str) -> Result<Format, String> {
     let all = [
-        ("qcow2", Some(Format::Qcow2)),
-        ("raw", Some(Format::Raw)),
-        ("qed", None),
+        ("qcow2", Format::Qcow2),
+        ("raw", Format::Raw),
+        ("qed", Format::Qed),
     ];
-    choose(key, value, &all)?
-        .ok_or_else(|| format!("{key}=qed is not supported yet: convert the image with qemu-img"))
+    choose(key, value, &all)
 }
 
 /// Names as QEMU allows them: a letter, then letters, digits, '-', '.', '_'.

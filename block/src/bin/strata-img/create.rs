@@ -7,9 +7,10 @@ use std::{
 
 use clap::Args;
 use strata_block::{
-    engine::create_image,
+    engine::{NewImage, create_image},
     graph::{Format, chain},
     qcow2::{Backing, CreateOptions, Preallocation},
+    qed,
 };
 
 use crate::{Failure, Reading, Tool, output, size};
@@ -19,7 +20,7 @@ use crate::{Failure, Reading, Tool, output, size};
     after_help = "Example:\n  strata-img create -f qcow2 -o cluster_size=128k disk.qcow2 20G\n  strata-img create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2"
 )]
 pub struct CreateArgs {
-    /// Format of the new image (raw, qcow2)
+    /// Format of the new image (raw, qcow2, qed)
     #[arg(short = 'f', value_name = "FMT", default_value = "raw")]
     format: Format,
     /// Backing file
@@ -67,7 +68,7 @@ pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
         wanted.size = Some(size::parse(text).map_err(failed)?);
     }
     if let Some(name) = wanted.backing.clone() {
-        if args.format != Format::Qcow2 {
+        if args.format == Format::Raw {
             return Err(failed(format!(
                 "Backing file not supported for file format '{}'",
                 args.format
@@ -84,6 +85,10 @@ pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
     }
     match args.format {
         Format::Qcow2 => create_image(&tool.exec, &args.file, wanted.image).await?,
+        Format::Qed => {
+            let image = NewImage::Qed(qed(wanted.image));
+            create_image(&tool.exec, &args.file, image).await?;
+        }
         Format::Raw => create_raw(&args.file, size).map_err(failed)?,
     }
     Ok(0)
@@ -103,7 +108,17 @@ impl Wanted {
         let (name, value) = option
             .split_once('=')
             .ok_or_else(|| format!("option '{option}' needs a value: NAME=VALUE"))?;
-        if format == Format::Raw && !matches!(name, "size" | "preallocation") {
+        let known = match format {
+            Format::Qcow2 => true,
+            Format::Raw => matches!(name, "size" | "preallocation"),
+            Format::Qed => {
+                matches!(
+                    name,
+                    "size" | "backing_file" | "backing_fmt" | "cluster_size"
+                )
+            }
+        };
+        if !known {
             return Err(format!("Invalid parameter '{name}'"));
         }
         match name {
@@ -192,6 +207,16 @@ async fn add_backing(
     Ok(())
 }
 
+/// What of the options means something for QED.
+fn qed(image: CreateOptions) -> qed::CreateOptions {
+    qed::CreateOptions {
+        size: image.size,
+        cluster_size: image.cluster_size,
+        backing: image.backing,
+        ..Default::default()
+    }
+}
+
 fn create_raw(path: &Path, size: u64) -> Result<(), String> {
     let size = size.checked_next_multiple_of(512);
     let size = size.ok_or("the disk size is too large")?;
@@ -206,6 +231,22 @@ fn formatting(path: &Path, format: Format, image: &CreateOptions) -> String {
     let start = format!("Formatting '{}', fmt={format}", path.display());
     if format == Format::Raw {
         return format!("{start} size={}\n", image.size);
+    }
+    if format == Format::Qed {
+        let backing = image.backing.as_ref().map(|backing| {
+            let format = backing
+                .format
+                .as_deref()
+                .map(|f| format!(" backing_fmt={f}"));
+            format!(
+                " backing_file={}{}",
+                backing.name,
+                format.unwrap_or_default()
+            )
+        });
+        let (size, backing) = (image.size, backing.unwrap_or_default());
+        let cluster_size = image.cluster_size;
+        return format!("{start} size={size}{backing} cluster_size={cluster_size}\n");
     }
     let on_off = |on| if on { "on" } else { "off" };
     let preallocation = match image.preallocation {

@@ -1,0 +1,107 @@
+//! QED (specification: QEMU's `docs/interop/qed_spec`), little-endian, without refcounts: L1 names
+//! L2 tables, these name data clusters, and what is new goes to the end of the file.
+//!
+//! Tables are changed in memory once the data that they name has been written, and written back in
+//! the order of qcow2's rules: data and new, empty tables are durable before any entry that names
+//! them is written. So a crash leaves at most clusters that nothing names. `NEED_CHECK` is set while
+//! there may be such; whoever opens the image to write then gives them back.
+
+mod check;
+mod create;
+mod flush;
+mod header;
+mod lookup;
+mod open;
+mod write;
+mod zero;
+
+use std::cell::{Cell, RefCell};
+
+pub use create::{CreateOptions, create};
+
+use crate::{
+    error::{IoError, IoResult},
+    exec::sync::Lock,
+    qcow2::{Backing, cache::TableCache, root_table::RootTable},
+    storage::Storage,
+};
+use flush::Flushes;
+use header::{Features, Header};
+
+/// An open QED image. The caller keeps overlapping requests apart as for [`crate::qcow2::Qcow2`].
+pub struct Qed {
+    file: Storage,
+    header: RefCell<Header>,
+    backing: RefCell<Option<Backing>>,
+    read_only: bool,
+    l1: RootTable,
+    l2: TableCache,
+    /// Where the next cluster goes. Nothing has been written there or behind it.
+    end: Cell<u64>,
+    /// Held while clusters are allocated and named.
+    allocating: Lock,
+    flushes: Flushes,
+    /// A metadata write failed: nothing more is written (rule W6).
+    stopped: Cell<bool>,
+}
+
+impl Qed {
+    /// Bytes of the virtual disk.
+    pub fn virtual_size(&self) -> u64 {
+        self.header.borrow().image_size
+    }
+
+    /// Bytes in a cluster.
+    pub fn cluster_size(&self) -> u64 {
+        self.header.borrow().cluster_size
+    }
+
+    /// The backing file, as the header names it. The format is given only if it is raw.
+    pub fn backing(&self) -> Option<Backing> {
+        self.backing.borrow().clone()
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Storage {
+        &self.file
+    }
+
+    /// Whether the image was not closed cleanly, or is open for writing.
+    pub fn is_dirty(&self) -> bool {
+        let features = self.header.borrow().features;
+        features.contains(Features::NEED_CHECK)
+    }
+
+    fn corrupt(&self, what: impl Into<String>) -> IoError {
+        IoError::Corrupt {
+            file: self.file.path().to_owned(),
+            what: what.into(),
+        }
+    }
+
+    fn check_running(&self) -> IoResult<()> {
+        if self.stopped.get() {
+            return Err(IoError::Stopped {
+                file: self.file.path().to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn stop(&self, error: &IoError) {
+        if !self.stopped.replace(true) {
+            let file = self.file.path().display();
+            tracing::error!(%file, %error, "writing has stopped after a metadata error");
+        }
+    }
+
+    fn check_range(&self, offset: u64, len: u64) -> IoResult<()> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.virtual_size() => Ok(()),
+            _ => Err(IoError::OutOfRange),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! Opening an image.
+
+use std::cell::{Cell, RefCell};
+
+use super::{
+    Qed,
+    flush::Flushes,
+    header::{self, Features, Header},
+};
+use crate::{
+    error::{Error, Result},
+    exec::sync::Lock,
+    qcow2::{Backing, cache::TableCache, root_table::RootTable},
+    storage::Storage,
+};
+
+/// Bytes of a table that are read at once: a cluster has as many at least.
+pub(super) const SLICE: u64 = 4096;
+
+impl Qed {
+    /// Opens the image in `file`; at most about `cache_bytes` of L2 tables are kept in memory.
+    /// One that was not closed cleanly is checked before it is written.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one line.
+    pub async fn open(file: Storage, read_only: bool, cache_bytes: usize) -> Result<Self> {
+        let path = file.path().to_owned();
+        let refuse = |why: String| Error::Image {
+            file: path.clone(),
+            why,
+        };
+        let bytes = file.read_vec(0, header::LEN).await?;
+        let bytes = bytes.first_chunk().expect("as many as were asked for");
+        let header = Header::parse(bytes).map_err(refuse)?;
+        let len = file.len();
+        if header.l1_offset.saturating_add(header.table_bytes()) > len {
+            return Err(refuse(format!(
+                "is cut off: its L1 table at {:#x} lies behind its end",
+                header.l1_offset
+            )));
+        }
+        let backing = read_backing(&file, &header).await?.map_err(refuse)?;
+        // Only as many entries as the disk needs: at most 16 MiB, as the fields go together.
+        let count = header.image_size.div_ceil(header.l2_coverage());
+        let l1 = RootTable::load(&file, header.l1_offset, count as usize).await?;
+        let image = Self {
+            l2: TableCache::new(file.clone(), SLICE, cache_bytes),
+            l1,
+            end: Cell::new(len.next_multiple_of(header.cluster_size)),
+            file,
+            backing: RefCell::new(backing),
+            header: RefCell::new(header),
+            read_only,
+            allocating: Lock::default(),
+            flushes: Flushes::default(),
+            stopped: Cell::new(false),
+        };
+        if !read_only {
+            image.make_writable().await?;
+        }
+        Ok(image)
+    }
+
+    /// Checks an image that was not closed cleanly, and clears what only another program knows.
+    async fn make_writable(&self) -> Result<()> {
+        if self.is_dirty() {
+            self.repair().await?;
+        }
+        if self.header.borrow().autoclear != 0 {
+            self.header.borrow_mut().autoclear = 0;
+            self.write_header().await?;
+            self.file.flush().await?;
+        }
+        Ok(())
+    }
+}
+
+async fn read_backing(
+    file: &Storage,
+    header: &Header,
+) -> Result<std::result::Result<Option<Backing>, String>> {
+    if !header.features.contains(Features::BACKING_FILE) {
+        return Ok(Ok(None));
+    }
+    let (offset, len) = header.name;
+    let bytes = file.read_vec(offset.into(), len as usize).await?;
+    let name = String::from_utf8(bytes)
+        .ok()
+        .filter(|name| !name.is_empty() && !name.contains('\0'));
+    let raw = header.features.contains(Features::BACKING_FORMAT_NO_PROBE);
+    Ok(name
+        .map(|name| {
+            Some(Backing {
+                name,
+                format: raw.then(|| "raw".to_owned()),
+            })
+        })
+        .ok_or_else(|| "the backing file's name is not valid UTF-8 text".to_owned()))
+}

@@ -11,6 +11,7 @@ pub(crate) mod cache;
 mod check;
 mod claims;
 mod compression;
+mod copied;
 mod cow;
 pub mod create;
 mod entry;
@@ -112,6 +113,8 @@ pub struct Qcow2 {
     /// Held while a compressed cluster is unpacked.
     unpacking: Lock,
     flushes: Flushes,
+    /// Refcounts are written when the image is closed; until then it is marked dirty.
+    lazy: bool,
     /// Held while a new L2 table is linked.
     linking: Lock,
     /// Held while the header is changed.

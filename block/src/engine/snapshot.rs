@@ -162,7 +162,8 @@ impl Engine {
         // Most of what has to be flushed is flushed while the guest goes on.
         old.flush().await.map_err(|error| failed(error.into()))?;
         let drained = disk.gate().drain().await;
-        old.flush().await.map_err(|error| failed(error.into()))?;
+        // Nothing is written to it any more, not even refcounts.
+        old.close().await.map_err(failed)?;
         old.set_read_only();
         new.set_backing_node(Some(old.clone()));
         disk.set_root(new);

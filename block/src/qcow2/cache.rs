@@ -56,6 +56,7 @@ pub struct TableCache {
 }
 
 /// Bytes that were dirty at one moment and are to be written.
+#[derive(Default)]
 pub struct CacheBatch {
     slices: Vec<Rc<Slice>>,
     /// Offset and bytes, ascending.

@@ -7,8 +7,11 @@ mod bitmaps;
 mod copied;
 mod counts;
 mod mapping;
+mod rebuild;
 mod refcounts;
 mod snapshots;
+
+use std::ops::Range;
 
 use serde::Serialize;
 
@@ -87,14 +90,7 @@ impl Qcow2 {
     /// # Errors
     /// The file cannot be read.
     pub async fn check(&self) -> IoResult<CheckReport> {
-        let mut check = Check {
-            image: self,
-            report: CheckReport {
-                total_clusters: self.geometry.guest_clusters(),
-                ..CheckReport::default()
-            },
-            counts: Counts::default(),
-        };
+        let mut check = Check::new(self, 0..u64::MAX);
         check.count_all().await?;
         check.compare().await?;
         check.copied_flags().await?;
@@ -102,7 +98,19 @@ impl Qcow2 {
     }
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
+    /// A check that counts references to clusters in `window`.
+    fn new(image: &'a Qcow2, window: Range<u64>) -> Self {
+        Self {
+            image,
+            report: CheckReport {
+                total_clusters: image.geometry.guest_clusters(),
+                ..CheckReport::default()
+            },
+            counts: Counts::new(window),
+        }
+    }
+
     async fn count_all(&mut self) -> IoResult<()> {
         let header = self.image.area.borrow().header.clone();
         let cluster_size = self.image.geometry.cluster_size();

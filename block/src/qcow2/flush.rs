@@ -10,6 +10,9 @@
 //!
 //! Refcounts that went down were lowered in memory after step 4 of an earlier round, so a refcount
 //! block may be written at any time.
+//!
+//! With lazy refcounts step 1 leaves out the blocks' changes. The dirty bit, durable before the
+//! first of them, says that refcounts have to be counted anew after a crash.
 
 use std::cell::Cell;
 
@@ -71,7 +74,8 @@ impl Qcow2 {
         self.release_freed().await
     }
 
-    /// Flushes, and writes back also what freeing clusters has changed.
+    /// Flushes, and writes back also what freeing clusters has changed, and refcounts that were
+    /// written lazily: then the image is no longer marked dirty.
     ///
     /// # Errors
     /// As [`Qcow2::flush`].
@@ -79,6 +83,9 @@ impl Qcow2 {
         self.flush().await?;
         if !self.read_only && (self.refcounts.blocks.is_dirty() || !self.freed.is_empty()) {
             self.flush().await?;
+        }
+        if !self.read_only {
+            self.mark_dirty(false).await?;
         }
         Ok(())
     }
@@ -118,7 +125,7 @@ impl Qcow2 {
         let snapshot = Snapshot {
             l2: self.l2.take_dirty(),
             l1: self.l1.take_dirty(),
-            refcount_blocks: self.refcounts.blocks.take_dirty(),
+            refcount_blocks: self.refcount_blocks_to_write(),
             refcount_table: self.refcounts.table.take_dirty(),
         };
         match self.write_snapshot(&snapshot, durable).await {
@@ -141,6 +148,16 @@ impl Qcow2 {
                 self.stop_after(&error);
                 Err(error)
             }
+        }
+    }
+
+    /// Lazy refcounts are written when the image is closed, or to make room in the cache: until
+    /// then it is marked dirty.
+    fn refcount_blocks_to_write(&self) -> CacheBatch {
+        if self.lazy {
+            CacheBatch::default()
+        } else {
+            self.refcounts.blocks.take_dirty()
         }
     }
 

@@ -1,11 +1,14 @@
 //! Changing the header of an open image (rule W5: flush, write, flush).
 
-use super::{Backing, Qcow2, geometry::HostRun, header_area::HeaderArea, metadata_map::Kind};
+use super::{
+    Backing, Qcow2, geometry::HostRun, header::Incompatible, header_area::HeaderArea,
+    metadata_map::Kind,
+};
 use crate::error::{Error, IoError, IoResult, Result};
 
 impl Qcow2 {
     /// Prepares for the first write: clears the autoclear bits, none of which this program keeps
-    /// up to date.
+    /// up to date, and marks the image dirty if refcounts are written lazily.
     ///
     /// # Errors
     /// The image is read-only, has stopped, or the header cannot be written.
@@ -19,11 +22,33 @@ impl Qcow2 {
         }
         let _edit = self.header_edit.lock().await;
         let mut area = self.area.borrow().clone();
-        if area.header.autoclear != 0 {
-            area.header.autoclear = 0;
+        let before = area.header.clone();
+        area.header.autoclear = 0;
+        if self.lazy {
+            area.header.incompatible |= Incompatible::DIRTY;
+        }
+        if area.header != before {
             self.write_fields(area).await?;
         }
         self.write_ready.set(true);
+        Ok(())
+    }
+
+    /// Sets or clears the mark that refcounts may be stale. Before it is cleared they are written;
+    /// all that was written is durable then (rule W5).
+    pub(super) async fn mark_dirty(&self, dirty: bool) -> IoResult<()> {
+        if !dirty && self.is_dirty() {
+            self.write_back_refcounts().await?;
+        }
+        let _edit = self.header_edit.lock().await;
+        let mut area = self.area.borrow().clone();
+        let bits = &mut area.header.incompatible;
+        if bits.contains(Incompatible::DIRTY) == dirty {
+            return Ok(());
+        }
+        bits.set(Incompatible::DIRTY, dirty);
+        self.write_fields(area).await?;
+        self.write_ready.set(false);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use super::{
     flush::Flushes,
     freed::Freed,
     geometry::{Geometry, HostCluster, HostRun},
-    header::{Header, Incompatible, PROBE_LEN},
+    header::{Header, Incompatible, LAZY_REFCOUNTS, PROBE_LEN},
     header_area::HeaderArea,
     metadata_map::{Kind, MetadataMap},
     refcount::Refcounts,
@@ -46,7 +46,8 @@ impl Default for OpenOptions {
 }
 
 impl Qcow2 {
-    /// Opens the image in `file`. Nothing is written.
+    /// Opens the image in `file`. Nothing is written, unless the image was not closed cleanly and
+    /// is opened for writing: then its refcounts are counted anew.
     ///
     /// # Errors
     /// What is wrong with it, or which feature it uses that is not supported, in one line.
@@ -79,7 +80,7 @@ impl Qcow2 {
         }
         let cache = |share| TableCache::new(file.clone(), geometry.slice_bytes(), share);
         let refcount_share = options.cache_bytes / 4;
-        Ok(Self {
+        let image = Self {
             l2: cache(options.cache_bytes - refcount_share),
             refcounts: Refcounts::new(
                 table,
@@ -99,11 +100,16 @@ impl Qcow2 {
             unpacked: Unpacked::default(),
             unpacking: Lock::default(),
             flushes: Flushes::default(),
+            lazy: header.compatible & LAZY_REFCOUNTS != 0,
             linking: Lock::default(),
             header_edit: Lock::default(),
             write_ready: Cell::new(false),
             stopped: Cell::new(false),
-        })
+        };
+        if !options.read_only && image.is_dirty() {
+            image.rebuild_refcounts().await?;
+        }
+        Ok(image)
     }
 
     /// Why an image that could be opened for reading cannot be written, and what to do.
@@ -164,9 +170,6 @@ fn writing_refused(header: &Header) -> Option<String> {
             "is marked corrupt and cannot be written: repair it with 'qemu-img check -r all' first"
                 .into(),
         );
-    }
-    if bits.contains(Incompatible::DIRTY) {
-        return Some("was not closed cleanly (its refcounts may be stale) and cannot be written: repair it with 'qemu-img check -r all' first".into());
     }
     if header.snapshots > 0 {
         return Some(format!(

@@ -77,6 +77,16 @@ impl Qcow2 {
         Ok(Some((slice, index)))
     }
 
+    /// A cluster's refcount.
+    pub(super) async fn refcount(&self, cluster: HostCluster) -> IoResult<u64> {
+        let lock = self.refcounts.lock().await;
+        let found = self.refcount_slice(&lock, cluster).await?;
+        let order = self.geometry.refcount_order;
+        Ok(found.map_or(0, |(slice, index)| {
+            slice.with(|bytes| width::get(bytes, order, index))
+        }))
+    }
+
     /// The parts of the run whose clusters have refcount 1.
     pub(super) async fn unshared(&self, run: HostRun) -> IoResult<Vec<HostRun>> {
         let lock = self.refcounts.lock().await;

@@ -4,6 +4,7 @@ mod chain;
 mod compressed;
 mod crash;
 mod interop;
+mod lazy;
 mod model;
 mod order;
 mod refusals;

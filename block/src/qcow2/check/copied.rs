@@ -8,7 +8,6 @@ use crate::{
     qcow2::{
         entry::{self, COPIED, Mapping, OFFSET_MASK},
         geometry::HostCluster,
-        width,
     },
 };
 
@@ -56,13 +55,6 @@ impl Check<'_> {
 
     /// A cluster's refcount; 0 where the refcount structures are broken, which has been reported.
     async fn refcount(&mut self, cluster: HostCluster) -> u64 {
-        let image = self.image;
-        let lock = image.refcounts.lock().await;
-        match image.refcount_slice(&lock, cluster).await {
-            Ok(Some((slice, index))) => {
-                slice.with(|bytes| width::get(bytes, image.geometry.refcount_order, index))
-            }
-            _ => 0,
-        }
+        self.image.refcount(cluster).await.unwrap_or(0)
     }
 }

@@ -29,7 +29,7 @@ impl Check<'_> {
             } else {
                 self.count(raw, g.cluster_size());
                 let count = self.counts.get(g.host_cluster(raw).0);
-                if count != 1 {
+                if self.counts.covers(g.host_cluster(raw).0) && count != 1 {
                     self.report
                         .corruption(format!("ERROR refcount block {index} refcount={count}"));
                 }

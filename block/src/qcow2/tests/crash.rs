@@ -192,7 +192,8 @@ impl Run {
 /// Opens what a crash has left, compares and checks it.
 async fn survives(crash: &Crash, below: Rc<dyn Below>, with_qemu: bool) {
     let (bytes, history, seed) = crash;
-    let layer = open_layer(&sim_with(bytes.clone(), *seed), SMALL_CACHE, below).await;
+    let file = sim_with(bytes.clone(), *seed);
+    let layer = open_layer(&file, SMALL_CACHE, below).await;
     let seen = layer.read_all().await;
     for (n, sector) in history.0.iter().enumerate() {
         let word = word(&seen, n);
@@ -209,7 +210,8 @@ async fn survives(crash: &Crash, below: Rc<dyn Below>, with_qemu: bool) {
         "{report:#?}"
     );
     if with_qemu {
-        check_bytes(bytes, true);
+        layer.image.close().await.unwrap();
+        check_bytes(&file.bytes(), true);
     }
 }
 
@@ -218,6 +220,8 @@ async fn survives(crash: &Crash, below: Rc<dyn Below>, with_qemu: bool) {
 enum Start {
     /// An empty layer on a raw one.
     Layer,
+    /// Such a layer whose refcounts are written lazily.
+    Lazy,
     /// An image of compressed clusters, as qemu-img makes it.
     Compressed(&'static str),
 }
@@ -237,10 +241,11 @@ async fn start(
             name: "base.raw".into(),
             format: Some("raw".into()),
         }),
+        lazy_refcounts: from == Start::Lazy,
         ..CreateOptions::default()
     };
     match from {
-        Start::Layer => {
+        Start::Layer | Start::Lazy => {
             let file = sim(seed);
             let below = Rc::new(RawBytes(content));
             let layer = new_layer(&file, options, open, below).await;
@@ -322,6 +327,20 @@ fn larger_clusters_survive_crashes() {
     for seed in 2000..2020 {
         with_seed(seed, |exec, seed| {
             run(exec, Start::Layer, (4096, 20), seed, seed % 2 == 0)
+        });
+    }
+}
+
+#[test]
+fn lazy_refcounts_survive_crashes() {
+    for seed in 4000..4010 {
+        with_seed(seed, |exec, seed| {
+            run(exec, Start::Lazy, (4096, 20), seed, seed % 2 == 0)
+        });
+    }
+    for seed in 4010..4015 {
+        with_seed(seed, |exec, seed| {
+            run(exec, Start::Lazy, (512, 400), seed, seed % 2 == 0)
         });
     }
 }

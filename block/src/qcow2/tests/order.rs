@@ -24,7 +24,7 @@ fn base() -> Backing {
     }
 }
 
-fn with_base(size: u64, cluster_size: u64) -> CreateOptions {
+pub(super) fn with_base(size: u64, cluster_size: u64) -> CreateOptions {
     CreateOptions {
         size,
         cluster_size,
@@ -34,7 +34,7 @@ fn with_base(size: u64, cluster_size: u64) -> CreateOptions {
 }
 
 /// Runs `work` and crashes at every moment of it, in several ways.
-async fn crashes_during(
+pub(super) async fn crashes_during(
     exec: &Rc<Executor>,
     file: &Rc<SimFile>,
     work: impl Future<Output = ()> + 'static,
@@ -55,12 +55,12 @@ async fn crashes_during(
     crashes
 }
 
-async fn reopen(bytes: Vec<u8>, below: &Rc<dyn Below>) -> Rc<Layer> {
+pub(super) async fn reopen(bytes: Vec<u8>, below: &Rc<dyn Below>) -> Rc<Layer> {
     open_layer(&sim_with(bytes, 1), SMALL_CACHE, below.clone()).await
 }
 
 /// Only leaks, if anything.
-async fn assert_no_corruption(layer: &Layer) {
+pub(super) async fn assert_no_corruption(layer: &Layer) {
     let report = layer.image.check().await.unwrap();
     assert_eq!(
         (report.corruptions, report.check_errors),
@@ -69,7 +69,7 @@ async fn assert_no_corruption(layer: &Layer) {
     );
 }
 
-fn seeds(count: u64, test: impl AsyncFn(Rc<Executor>, u64) + Copy + 'static) {
+pub(super) fn seeds(count: u64, test: impl AsyncFn(Rc<Executor>, u64) + Copy + 'static) {
     for seed in 0..count {
         with_seed(
             seed,

@@ -1,0 +1,60 @@
+//! Keeping COPIED flags in step with refcounts that have changed.
+
+use super::{
+    Qcow2,
+    entry::{self, COPIED, Mapping},
+    geometry::{GuestCluster, HostCluster},
+};
+use crate::{error::IoResult, exec::yield_now};
+
+impl Qcow2 {
+    /// Sets the flags of the active L1 table and of its L2 tables exactly where the refcount is
+    /// one, and makes that durable, after the refcounts. Nothing else uses the image meanwhile.
+    ///
+    /// # Errors
+    /// The tables cannot be read or written, or are corrupt.
+    pub(super) async fn update_copied_flags(&self) -> IoResult<()> {
+        let g = &self.geometry;
+        for index in 0..self.l1.len() {
+            let raw = self.l1.get(index);
+            let table = entry::decode_l1(raw, g).map_err(|why| self.corrupt(why))?;
+            let Some(table) = table else { continue };
+            let copied = self.refcount(table.host).await? == 1;
+            if copied != table.copied {
+                self.l1.set(index, raw ^ COPIED);
+            }
+            let first = index as u64 * g.l2_entries();
+            for slice in 0..g.l2_entries() / g.slice_entries() {
+                let first = GuestCluster(first + slice * g.slice_entries());
+                self.update_slice(table.host, first).await?;
+            }
+            yield_now().await;
+        }
+        self.flush().await
+    }
+
+    /// Does the slice of the table in `table` that starts with the entry of `first`.
+    async fn update_slice(&self, table: HostCluster, first: GuestCluster) -> IoResult<()> {
+        let g = &self.geometry;
+        if self.l2.is_crowded() {
+            self.write_back_tables().await?;
+        }
+        let offset = g.host_offset(table) + g.slice_in_table(first);
+        let slice = self.l2.get(offset).await?;
+        for index in 0..g.slice_entries() as usize {
+            let raw = slice.entry(index);
+            let mapping = entry::decode_l2(raw, g).map_err(|why| self.corrupt(why))?;
+            let (Mapping::Data { host, copied }
+            | Mapping::Zero {
+                host: Some((host, copied)),
+            }) = mapping
+            else {
+                continue;
+            };
+            if (self.refcount(host).await? == 1) != copied {
+                self.l2.set_entry(&slice, index, raw ^ COPIED);
+            }
+        }
+        Ok(())
+    }
+}

@@ -18,7 +18,8 @@ pub struct Stage {
     pub seed: u64,
     random: Cell<u64>,
     start: Instant,
-    rows: Vec<(String, String)>,
+    /// Mark, what, and what was found.
+    rows: Vec<(&'static str, String, String)>,
 }
 
 impl Stage {
@@ -48,7 +49,13 @@ impl Stage {
 
     /// Notes for the table at the end that something was checked and found right.
     pub fn verified(&mut self, what: impl Into<String>, found: impl Into<String>) {
-        self.rows.push((what.into(), found.into()));
+        self.rows.push(("ok", what.into(), found.into()));
+    }
+
+    /// Notes a measurement: one that misses its goal stands out in the table, but fails nothing.
+    pub fn measured(&mut self, what: &str, found: String, meets_goal: bool) {
+        let mark = if meets_goal { "ok" } else { "!!" };
+        self.rows.push((mark, what.to_owned(), found));
     }
 
     /// The table of what was verified.
@@ -56,12 +63,12 @@ impl Stage {
         let width = self
             .rows
             .iter()
-            .map(|(what, _)| what.len())
+            .map(|(_, what, _)| what.len())
             .max()
             .unwrap_or(0);
         self.rows
             .iter()
-            .map(|(what, found)| format!("  ok  {what:<width$}  {found}\n"))
+            .map(|(mark, what, found)| format!("  {mark}  {what:<width$}  {found}\n"))
             .collect()
     }
 

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How long the guest works undisturbed, before and after, for its times to be compared.
 const QUIET: Duration = Duration::from_secs(6);
-/// How many times longer the longest request may be during a merge.
+/// How many times longer the longest request should be during a merge at most. A benchmark, not an
+/// assertion: other work on the machine can make any single request slow.
 const LONGEST_RATIO: f64 = 3.0;
 
 /// How long after its completion a merge may take to close the files that it has made superfluous.
@@ -149,10 +150,7 @@ fn compare_times(
     let (during, without) = (&longest.during, &longest.without);
     let times = format!("{during} during a merge, {without} without: {ratio:.2} times");
     stage.say("times", format!("longest request {times}"));
-    ensure(ratio <= LONGEST_RATIO, || {
-        format!("longest request {times}")
-    })?;
-    stage.verified("longest request", times);
+    stage.measured("longest request", times, ratio <= LONGEST_RATIO);
     Ok(())
 }
 

@@ -1,10 +1,11 @@
-use std::{path::Path, process::Command, rc::Rc};
+use std::{cell::Cell, path::Path, process::Command, rc::Rc};
 
 use super::{CreateOptions, Qed, create};
 use crate::{
-    exec::Executor,
+    error::IoResult,
+    exec::{Executor, LocalBoxFuture, Queue},
     mem::SgList,
-    qcow2::{Backing, Nothing},
+    qcow2::{Backing, Below, Nothing},
     random,
     storage::{Access, FileOptions, FileStorage, SimFile, Storage},
 };
@@ -328,4 +329,79 @@ fn backing_names_come_and_go_in_the_header() {
     });
     let info = run("qemu-img", &["info", "-f", "qed"], &path);
     assert!(!info.contains("backing"), "{info}");
+}
+
+/// A layer below that is full of nines.
+struct Nines;
+
+impl Below for Nines {
+    fn read_below(&self, _: u64, data: SgList) -> LocalBoxFuture<'_, IoResult<()>> {
+        data.fill(0, data.len(), 9);
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// Writes the first sector of many clusters, with flushes in between, and cuts the power after
+/// `polls`; returns the bytes that are left and how many clusters were flushed by then.
+fn cut_off(seed: u64, polls: u64) -> (Vec<u8>, u64) {
+    let exec = Executor::seeded(seed).unwrap();
+    let sim = Rc::new(SimFile::new("image", Vec::new(), seed));
+    let file = Storage::Sim(sim.clone());
+    let image = exec.block_on(async move {
+        let options = CreateOptions {
+            size: 8 << 20,
+            cluster_size: 4096,
+            table_clusters: 1,
+            backing: None,
+        };
+        create(file.clone(), options).await.unwrap();
+        file.flush().await.unwrap();
+        Qed::open(file, false, CACHE).await.unwrap()
+    });
+    let flushed = Rc::new(Cell::new(0));
+    let count = flushed.clone();
+    exec.spawn(Queue::Guest, async move {
+        for n in 0..8 {
+            // Every one in another table than the one before.
+            let offset = n % 4 * (2 << 20) + n / 4 * 4096;
+            let data = SgList::from_vec(vec![5; 512]);
+            image.write(offset, data, &Nines).await.unwrap();
+            image.flush().await.unwrap();
+            count.set(n + 1);
+        }
+        image.close().await.unwrap();
+    });
+    for _ in 0..polls {
+        exec.step(Queue::Guest);
+    }
+    (sim.crash(seed), flushed.get())
+}
+
+#[test]
+fn a_crash_at_any_moment_keeps_old_data_and_what_was_flushed() {
+    for seed in 0..400 {
+        let (bytes, flushed) = cut_off(seed, seed % 150);
+        let exec = Executor::new().unwrap();
+        for read_only in [true, false] {
+            let file = Storage::Sim(Rc::new(SimFile::new("image", bytes.clone(), seed)));
+            exec.block_on(async move {
+                let image = Qed::open(file, read_only, CACHE).await.unwrap();
+                for n in 0..8 {
+                    let offset = n % 4 * (2 << 20) + n / 4 * 4096;
+                    let extent = image.extent(offset, 4096).await.unwrap();
+                    if extent.kind == crate::extent::ExtentKind::Unallocated {
+                        assert!(n >= flushed, "seed {seed}: cluster {n} is lost");
+                        continue;
+                    }
+                    let cluster = read(&image, offset, 4096).await;
+                    assert!(
+                        cluster[512..] == [9; 4096 - 512],
+                        "seed {seed}: old data is lost"
+                    );
+                    let new = if n < flushed { &[5][..] } else { &[5, 9, 0] };
+                    assert!(new.contains(&cluster[0]), "seed {seed}: cluster {n}");
+                }
+            });
+        }
+    }
 }

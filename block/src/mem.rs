@@ -7,7 +7,7 @@
 //! The guest may change its memory at any time, also while a request is under way. So bytes are
 //! only ever copied in or out, never borrowed as a slice, and nothing is read twice that must not
 //! change in between.
-#![allow(unsafe_code)] // The one module of this crate that touches raw memory.
+#![allow(unsafe_code)] // Holds raw memory, for requests that point straight into the guest.
 
 use std::{any::Any, cell::UnsafeCell, fmt, sync::Arc};
 

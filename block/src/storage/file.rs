@@ -250,7 +250,13 @@ impl FileStorage {
         let (file, grow) = (self.file.clone(), end > self.len());
         let work = move || {
             zero(&file, inside.start, inside.end - inside.start, unmap)?;
-            if grow { file.set_len(end) } else { Ok(()) }
+            // Not by setting the length: others may have written behind the range meanwhile, and
+            // their bytes would be cut off.
+            if grow {
+                file.write_all_at(&[0], end - 1)
+            } else {
+                Ok(())
+            }
         };
         self.helpers.run(work).await.map_err(failed)?;
         self.grown_to(end);

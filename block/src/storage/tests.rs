@@ -1,4 +1,9 @@
-use std::{path::Path, rc::Rc};
+use std::{
+    future::{Future, poll_fn},
+    path::Path,
+    rc::Rc,
+    task::Poll,
+};
 
 use super::{FileExtent, FileOptions, FileStorage, SimFile, Storage};
 use crate::{
@@ -45,6 +50,25 @@ fn a_request_of_several_pieces_is_whole() {
         storage.write_vec(100, bytes.clone()).await.unwrap();
         assert_eq!(storage.len(), 100 + bytes.len() as u64);
         assert_eq!(storage.read_vec(100, bytes.len()).await.unwrap(), bytes);
+    });
+}
+
+#[test]
+fn zeroing_that_grows_the_file_keeps_what_others_write_behind_it() {
+    on_file(async |storage| {
+        for n in 0..300u64 {
+            let (offset, behind) = (n * 8192, n * 8192 + 4096);
+            let mut zeroing = Box::pin(storage.write_zeroes(offset, 4096, false));
+            // It is under way on a helper thread while the other write comes.
+            let early = poll_fn(|cx| Poll::Ready(zeroing.as_mut().poll(cx))).await;
+            storage.write_vec(behind, vec![7; 4096]).await.unwrap();
+            match early {
+                Poll::Ready(result) => result.unwrap(),
+                Poll::Pending => zeroing.await.unwrap(),
+            }
+            let seen = storage.read_vec(behind, 4096).await.unwrap();
+            assert!(seen == [7; 4096], "round {n}: bytes are lost");
+        }
     });
 }
 

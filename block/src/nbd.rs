@@ -17,12 +17,12 @@ mod export;
 mod handshake;
 mod listener;
 mod option;
-mod proto;
+pub(crate) mod proto;
 mod reply;
 mod request;
 mod server;
 mod session;
-mod stream;
+pub(crate) mod stream;
 
 pub use address::{Address, BadAddress};
 pub use export::Export;

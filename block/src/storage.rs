@@ -6,18 +6,26 @@
 mod file;
 mod holder;
 mod lock;
+mod nbd;
 mod sim;
 mod vectored;
 
-use std::{ops::Range, path::Path, rc::Rc};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
 
 pub use file::{FileOptions, FileStorage};
 pub use holder::Holder;
 pub use lock::Access;
+pub use nbd::{DEFAULT_RECONNECT_DELAY, NbdOptions, NbdStorage, is_nbd_uri};
 pub use sim::SimFile;
 
 use crate::{
     error::{IoResult, Result},
+    exec::Executor,
     mem::SgList,
 };
 
@@ -29,6 +37,8 @@ use crate::{
 pub enum Storage {
     /// A file of the host.
     File(Rc<FileStorage>),
+    /// An export of an NBD server.
+    Nbd(Rc<NbdStorage>),
     /// A simulated file that can crash.
     Sim(Rc<SimFile>),
 }
@@ -43,6 +53,30 @@ pub struct FileExtent {
 }
 
 impl Storage {
+    /// Opens what `path` names: a file, or an export by its NBD URI, for whose return requests wait
+    /// for `reconnect_delay`.
+    ///
+    /// # Errors
+    /// One line on why it cannot be used.
+    pub async fn open(
+        exec: &Rc<Executor>,
+        path: &Path,
+        options: FileOptions,
+        reconnect_delay: Duration,
+    ) -> Result<Self> {
+        if !is_nbd_uri(path) {
+            let file = FileStorage::open(exec, path, options)?;
+            return Ok(Self::File(Rc::new(file)));
+        }
+        let options = NbdOptions {
+            read_only: options.read_only,
+            no_flush: options.no_flush,
+            reconnect_delay,
+        };
+        let export = NbdStorage::open(exec, path, options).await?;
+        Ok(Self::Nbd(Rc::new(export)))
+    }
+
     /// Fills `data` from `offset` on.
     ///
     /// # Errors
@@ -50,6 +84,7 @@ impl Storage {
     pub async fn read(&self, offset: u64, data: SgList) -> IoResult<()> {
         match self {
             Self::File(file) => file.read(offset, data).await,
+            Self::Nbd(export) => export.read(offset, data).await,
             Self::Sim(sim) => sim.read(offset, data).await,
         }
     }
@@ -61,6 +96,7 @@ impl Storage {
     pub async fn write(&self, offset: u64, data: SgList) -> IoResult<()> {
         match self {
             Self::File(file) => file.write(offset, data).await,
+            Self::Nbd(export) => export.write(offset, data).await,
             Self::Sim(sim) => sim.write(offset, data).await,
         }
     }
@@ -73,6 +109,7 @@ impl Storage {
     pub async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> IoResult<()> {
         match self {
             Self::File(file) => file.write_zeroes(offset, len, unmap).await,
+            Self::Nbd(export) => export.write_zeroes(offset, len, unmap).await,
             Self::Sim(sim) => sim.write_zeroes(offset, len).await,
         }
     }
@@ -85,6 +122,7 @@ impl Storage {
     pub async fn punch_hole(&self, offset: u64, len: u64) -> IoResult<()> {
         match self {
             Self::File(file) => file.punch_hole(offset, len).await,
+            Self::Nbd(export) => export.punch_hole(offset, len).await,
             Self::Sim(sim) => {
                 sim.write_zeroes(offset, len.min(sim.len().saturating_sub(offset)))
                     .await
@@ -100,6 +138,7 @@ impl Storage {
     pub async fn flush(&self) -> IoResult<()> {
         match self {
             Self::File(file) => file.flush().await,
+            Self::Nbd(export) => export.flush().await,
             Self::Sim(sim) => sim.flush().await,
         }
     }
@@ -109,7 +148,7 @@ impl Storage {
     pub async fn write_back(&self) {
         match self {
             Self::File(file) => file.write_back().await,
-            Self::Sim(_) => {}
+            Self::Nbd(_) | Self::Sim(_) => {}
         }
     }
 
@@ -120,6 +159,7 @@ impl Storage {
     pub async fn set_len(&self, len: u64) -> IoResult<()> {
         match self {
             Self::File(file) => file.set_len(len).await,
+            Self::Nbd(export) => export.set_len(len).await,
             Self::Sim(sim) => sim.set_len(len).await,
         }
     }
@@ -131,7 +171,8 @@ impl Storage {
     pub fn lock(&self, access: Access) -> Result<()> {
         match self {
             Self::File(file) => file.lock(access),
-            Self::Sim(_) => Ok(()),
+            // Whoever serves the file has locked it.
+            Self::Nbd(_) | Self::Sim(_) => Ok(()),
         }
     }
 
@@ -139,6 +180,7 @@ impl Storage {
     pub fn len(&self) -> u64 {
         match self {
             Self::File(file) => file.len(),
+            Self::Nbd(export) => export.len(),
             Self::Sim(sim) => sim.len(),
         }
     }
@@ -150,9 +192,10 @@ impl Storage {
 
     /// Whether the host stores bytes at `offset`, and for how long that goes on, up to `len`.
     /// Beyond the end is a hole.
-    pub fn extent(&self, offset: u64, len: u64) -> FileExtent {
+    pub async fn extent(&self, offset: u64, len: u64) -> FileExtent {
         match self {
             Self::File(file) => file.extent(offset, len),
+            Self::Nbd(export) => export.extent(offset, len).await,
             Self::Sim(sim) => sim.extent(offset, len),
         }
     }
@@ -161,7 +204,7 @@ impl Storage {
     pub fn allocated_bytes(&self) -> Option<u64> {
         match self {
             Self::File(file) => file.allocated_bytes(),
-            Self::Sim(_) => None,
+            Self::Nbd(_) | Self::Sim(_) => None,
         }
     }
 
@@ -169,6 +212,7 @@ impl Storage {
     pub fn path(&self) -> &Path {
         match self {
             Self::File(file) => file.path(),
+            Self::Nbd(export) => export.path(),
             Self::Sim(sim) => sim.path(),
         }
     }
@@ -177,6 +221,7 @@ impl Storage {
     pub fn is_read_only(&self) -> bool {
         match self {
             Self::File(file) => file.is_read_only(),
+            Self::Nbd(export) => export.is_read_only(),
             Self::Sim(_) => false,
         }
     }
@@ -186,6 +231,7 @@ impl Storage {
     pub async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         match self {
             Self::File(file) => file.helpers().run(work).await,
+            Self::Nbd(export) => export.helpers().run(work).await,
             Self::Sim(_) => work(),
         }
     }
@@ -207,6 +253,14 @@ impl Storage {
     pub async fn write_vec(&self, offset: u64, bytes: Vec<u8>) -> IoResult<()> {
         self.write(offset, SgList::from_vec(bytes)).await
     }
+}
+
+/// A name that means the same from every folder: a path made absolute, a URI as it is.
+pub fn absolute_name(path: &Path) -> PathBuf {
+    if is_nbd_uri(path) {
+        return path.to_owned();
+    }
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The part of a file's range `offset..offset + len` that lies before `end`.

@@ -11,7 +11,7 @@ use crate::{
     graph::{Format, GuestDisk, Node, chain::ImageOptions},
     qcow2::{Backing, CreateOptions},
     qed,
-    storage::Access,
+    storage::{Access, absolute_name},
 };
 
 /// Clusters of a new overlay, in bytes: QEMU's default.
@@ -102,9 +102,8 @@ impl Engine {
 
     async fn create_overlay(&self, old: &Node, overlay: &Overlay) -> Result<String, CmdError> {
         let path = &overlay.path;
-        let name = absolute(old.path()).unwrap_or_else(|_| old.path().to_owned());
         let backing = Backing {
-            name: name.display().to_string(),
+            name: absolute_name(old.path()).display().to_string(),
             format: Some(old.format().to_string()),
         };
         let line = formatting(path, overlay.format, old.size(), &backing);

@@ -12,6 +12,7 @@ use crate::{
     graph::{GuestDisk, Node},
     jobs::{Job, JobOptions, Stream, conclude},
     qcow2::Backing,
+    storage::{absolute_name, is_nbd_uri},
 };
 
 /// What holds the disk while the job lasts, in QEMU's words.
@@ -160,14 +161,10 @@ fn name_base(top: &Rc<Node>, base: &Rc<Node>, given: Option<String>) -> Backing 
     let written = above.and_then(|above| {
         let same_folder = folder(above.path()) == folder(top.path());
         let name = above.backing_name()?.name;
-        (same_folder || Path::new(&name).is_absolute()).then_some(name)
+        let anywhere = Path::new(&name).is_absolute() || is_nbd_uri(Path::new(&name));
+        (same_folder || anywhere).then_some(name)
     });
-    let name = written.unwrap_or_else(|| {
-        absolute(base.path())
-            .unwrap_or_else(|_| base.path().to_owned())
-            .display()
-            .to_string()
-    });
+    let name = written.unwrap_or_else(|| absolute_name(base.path()).display().to_string());
     Backing { name, format }
 }
 

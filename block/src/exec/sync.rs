@@ -46,6 +46,11 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// Whether somebody holds it.
+    pub fn is_held(&self) -> bool {
+        self.held.get()
+    }
+
     /// Waits for the lock; it is free again when the guard is dropped.
     pub async fn lock(&self) -> LockGuard<'_> {
         while self.held.get() {

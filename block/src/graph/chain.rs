@@ -4,6 +4,7 @@ use std::{
     cell::Cell,
     path::{Path, PathBuf},
     rc::Rc,
+    time::Duration,
 };
 
 use super::{Format, Node, policy};
@@ -12,7 +13,7 @@ use crate::{
     exec::Executor,
     qcow2::{self, Backing, OpenOptions, Qcow2},
     qed::Qed,
-    storage::{FileOptions, FileStorage, Storage},
+    storage::{DEFAULT_RECONNECT_DELAY, FileOptions, Storage, is_nbd_uri},
 };
 
 /// Layers in a chain at most: bounds what a made-up chain can cost.
@@ -41,6 +42,14 @@ pub struct ImageOptions {
     /// Folders in which backing files may lie besides that of the image that names them. If absent,
     /// every place is allowed that is ordinary for a disk image (`docs/BACKING-FILES.md`).
     pub backing_folders: Option<Vec<PathBuf>>,
+    /// How long requests wait for an NBD server that is gone; [`DEFAULT_RECONNECT_DELAY`] if absent.
+    pub reconnect_delay: Option<Duration>,
+}
+
+impl ImageOptions {
+    fn reconnect_delay(&self) -> Duration {
+        self.reconnect_delay.unwrap_or(DEFAULT_RECONNECT_DELAY)
+    }
 }
 
 /// Opens images and names the nodes that they become.
@@ -105,16 +114,12 @@ impl Opener {
             force_share,
             ..
         } = *options;
-        let file = FileStorage::open(
-            &self.exec,
-            path,
-            FileOptions {
-                read_only,
-                no_flush,
-                force_share,
-            },
-        )?;
-        let file = Storage::File(Rc::new(file));
+        let file = FileOptions {
+            read_only,
+            no_flush,
+            force_share,
+        };
+        let file = Storage::open(&self.exec, path, file, options.reconnect_delay()).await?;
         let looks_like = Format::looks_like(&file).await?;
         let format = match options.format {
             Some(format) => format,
@@ -181,14 +186,15 @@ impl Opener {
             return Ok(format);
         }
         // Only for the hint: whatever others do with the file.
-        let options = FileOptions {
+        let file = FileOptions {
             read_only: true,
             force_share: true,
             ..Default::default()
         };
-        let file = FileStorage::open(&self.exec, path, options)
+        let file = Storage::open(&self.exec, path, file, options.reconnect_delay())
+            .await
             .map_err(|error| refused(format!("its backing file cannot be used: {error}")))?;
-        let looks_like = Format::looks_like(&Storage::File(Rc::new(file))).await?;
+        let looks_like = Format::looks_like(&file).await?;
         // A QED header has a mark for raw only, so one without it says: look, it is not raw.
         if upper.format() == Format::Qed && looks_like != Format::Raw {
             return Ok(looks_like);
@@ -223,12 +229,15 @@ fn check_file(
     }
 }
 
-/// The path of a backing file: relative names are relative to the folder of the image that names
+/// The path (or URI) of a backing file: relative names are relative to the folder of the image that names
 /// them, not to the working directory.
 ///
 /// # Errors
-/// The name is not one of a file (`json:` or a protocol such as `nbd:`).
+/// The name is neither one of a file nor an NBD URI (`json:` or another protocol).
 pub fn resolve(upper: &Path, backing: &Backing) -> Result<PathBuf> {
+    if is_nbd_uri(Path::new(&backing.name)) {
+        return Ok(PathBuf::from(&backing.name));
+    }
     let protocol = backing.name.split_once(':').is_some_and(|(scheme, _)| {
         scheme.len() > 1
             && scheme
@@ -243,6 +252,13 @@ pub fn resolve(upper: &Path, backing: &Backing) -> Result<PathBuf> {
         });
     }
     let name = backing.name.strip_prefix("file:").unwrap_or(&backing.name);
+    if is_nbd_uri(upper) && !Path::new(name).is_absolute() {
+        let why = format!("its backing file '{name}' is relative, and there is no folder around");
+        return Err(Error::Image {
+            file: upper.to_owned(),
+            why,
+        });
+    }
     Ok(upper.parent().unwrap_or(Path::new("")).join(name))
 }
 

@@ -198,7 +198,7 @@ impl Node {
         if let Driver::Raw(file) = &self.driver
             && offset < self.size
         {
-            let part = file.extent(offset, len.min(self.size - offset));
+            let part = file.extent(offset, len.min(self.size - offset)).await;
             let kind = if part.data {
                 ExtentKind::Data {
                     host_offset: offset,

@@ -7,6 +7,7 @@
 use std::{fs, path::Path, path::PathBuf};
 
 use super::Format;
+use crate::storage::is_nbd_uri;
 
 /// Where a system keeps what is no disk image and is nobody's business.
 const SYSTEM_FOLDERS: [&str; 10] = [
@@ -25,6 +26,17 @@ pub(super) fn check(
     format: Option<Format>,
     folders: Option<&[PathBuf]>,
 ) -> Result<(), String> {
+    if is_nbd_uri(path) {
+        let everything = |folders: &[PathBuf]| folders.iter().any(|f| f == Path::new("/"));
+        if folders.is_none_or(everything) {
+            return Ok(());
+        }
+        return Err(format!(
+            "its backing file '{}' is on a server, and lies in none of the folders that \
+             backing-folders allows; if it is meant, say backing-folders=/",
+            path.display()
+        ));
+    }
     // A file that is not there is reported when it is opened.
     let Ok(real) = path.canonicalize() else {
         return Ok(());

@@ -13,8 +13,7 @@ use super::{
         OptionReplyHeader, info, option, reply,
     },
     reply::Style,
-    request::Violation,
-    stream::{Gone, Reader, Stream},
+    stream::{Gone, Reader, Stream, Violation},
 };
 
 /// Bytes of an option's data that are looked at at most.

@@ -53,6 +53,7 @@ pub mod reply {
     pub const ERROR: u32 = 1 << 31;
     pub const ERR_UNSUP: u32 = ERROR + 1;
     pub const ERR_INVALID: u32 = ERROR + 3;
+    pub const ERR_TLS_REQD: u32 = ERROR + 5;
     pub const ERR_UNKNOWN: u32 = ERROR + 6;
     pub const ERR_TOO_BIG: u32 = ERROR + 9;
     pub const ERR_EXT_HEADER_REQD: u32 = ERROR + 10;
@@ -85,7 +86,9 @@ pub mod chunk {
     pub const OFFSET_HOLE: u16 = 2;
     pub const BLOCK_STATUS: u16 = 5;
     pub const BLOCK_STATUS_EXT: u16 = 6;
-    pub const ERROR: u16 = (1 << 15) + 1;
+    /// Set in every error.
+    pub const ERROR_BIT: u16 = 1 << 15;
+    pub const ERROR: u16 = ERROR_BIT + 1;
 }
 
 /// Structured reply flag: the last chunk of a reply.

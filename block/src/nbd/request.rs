@@ -2,8 +2,12 @@
 
 use zerocopy::FromBytes;
 
-use super::proto::{
-    CommandFlags, EXTENDED_REQUEST_MAGIC, Errno, MAX_PAYLOAD, REQUEST_MAGIC, RequestStart, command,
+use super::{
+    proto::{
+        CommandFlags, EXTENDED_REQUEST_MAGIC, Errno, MAX_PAYLOAD, REQUEST_MAGIC, RequestStart,
+        command,
+    },
+    stream::Violation,
 };
 
 /// Bytes of a compact and of an extended header.
@@ -23,11 +27,6 @@ pub(super) struct Header {
     /// Bytes that follow the header; at most [`MAX_PAYLOAD`].
     pub payload: u32,
 }
-
-/// The client broke a rule after which the connection cannot go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Violation(pub &'static str);
 
 /// A request that gets an error for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

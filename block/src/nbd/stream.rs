@@ -10,7 +10,6 @@ use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, sendmsg, shutdown, sockopt,
 };
 
-use super::request::Violation;
 use crate::exec::{Executor, Watched};
 
 /// Bytes of the buffer that small reads are served from.
@@ -19,9 +18,14 @@ const READ_AHEAD: usize = 8 << 10;
 /// Pieces in one system call at most.
 const MAX_PIECES: usize = 64;
 
+/// The other side broke a rule after which the connection cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Violation(pub &'static str);
+
 /// Why a connection is over.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Gone {
+pub(crate) enum Gone {
     /// The other side closed it.
     #[error("closed by the other side")]
     Closed,
@@ -34,7 +38,7 @@ pub(super) enum Gone {
 }
 
 /// A connected stream socket.
-pub(super) struct Stream(Watched<OwnedFd>);
+pub(crate) struct Stream(Watched<OwnedFd>);
 
 impl Stream {
     /// Takes over a connected socket.
@@ -63,6 +67,11 @@ impl Stream {
             IoSlice::advance_slices(&mut rest, sent);
         }
         Ok(())
+    }
+
+    /// Sends `bytes` if that can be done at once, for what nobody answers.
+    pub fn try_send(&self, bytes: &[u8]) {
+        let _ = send_some(self.0.get(), &[IoSlice::new(bytes)]);
     }
 
     async fn receive(&self, into: &mut [u8]) -> Result<usize, Gone> {
@@ -98,7 +107,7 @@ fn send_some(socket: &OwnedFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
 }
 
 /// The receiving end of a [`Stream`], with a small buffer.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     stream: Rc<Stream>,
     buffer: Box<[u8]>,
     start: usize,

@@ -75,7 +75,7 @@ impl Qed {
         let mut at = table;
         while at < table + bytes {
             let len = CHUNK.min(table + bytes - at);
-            let part = self.file.extent(at, len);
+            let part = self.file.extent(at, len).await;
             let len = part.len.next_multiple_of(8).min(len);
             if part.data {
                 let entries = self.file.read_vec(at, len as usize).await?;

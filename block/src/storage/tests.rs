@@ -102,23 +102,23 @@ fn holes_are_told_from_data() {
         storage.write_vec(1 << 20, vec![1; 65536]).await.unwrap();
         storage.set_len(4 << 20).await.unwrap();
         assert_eq!(
-            storage.extent(0, 4 << 20),
+            storage.extent(0, 4 << 20).await,
             FileExtent {
                 len: 1 << 20,
                 data: false
             }
         );
         assert_eq!(
-            storage.extent(1 << 20, 4096),
+            storage.extent(1 << 20, 4096).await,
             FileExtent {
                 len: 4096,
                 data: true
             }
         );
-        assert!(!storage.extent(2 << 20, 4096).data);
-        assert!(!storage.extent(8 << 20, 4096).data);
+        assert!(!storage.extent(2 << 20, 4096).await.data);
+        assert!(!storage.extent(8 << 20, 4096).await.data);
         storage.punch_hole(1 << 20, 65536).await.unwrap();
-        assert!(!storage.extent(1 << 20, 4096).data);
+        assert!(!storage.extent(1 << 20, 4096).await.data);
         assert_eq!(storage.len(), 4 << 20);
     });
 }

@@ -1,8 +1,12 @@
-//! The NBD server under other people's clients, and under rude ones. Needs Debian's `libnbd-bin`,
-//! `python3-libnbd`, `qemu-utils` and `fio`.
+//! The NBD server under other people's clients and under rude ones, and the client in front of
+//! other people's servers and of ones that go away. Needs Debian's `libnbd-bin`, `python3-libnbd`,
+//! `nbdkit`, `qemu-utils` and `fio`.
 
+mod away;
 mod clients;
 mod extended;
 mod hand;
+mod proxy;
 mod rude;
 mod served;
+mod servers;

@@ -28,7 +28,7 @@ fn an_export_lives_through_snapshots_and_a_merge_under_load() {
         "--verify=crc32c",
         "--fsync=32",
     ])
-    .arg("--verify_fatal=1")
+    .args(["--verify_fatal=1", "--verify_state_save=0"])
     .arg(format!("--uri={uri}"));
     let load = fio
         .stdout(fs::File::create(serve.path("fio.log")).unwrap())

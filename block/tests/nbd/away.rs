@@ -1,0 +1,204 @@
+//! The client when its server goes away: for a moment, for long, for ever, or comes back as another.
+
+use std::{cell::Cell, fs, rc::Rc, time::Duration};
+
+use strata_block::{
+    api::{Cmd, OnError, Reply},
+    disk::{Disk, Op, Request},
+    error::IoError,
+    graph::Format,
+    mem::SgList,
+};
+
+use crate::{
+    proxy::Proxy,
+    served::{Served, run_client},
+    servers::{Bench, Server},
+};
+
+const MIB: u64 = 1 << 20;
+
+/// A server of `size` bytes behind a proxy, and a raw disk on that.
+fn behind_a_proxy(bench: &Bench, size: u64, patience: u64) -> (Served, Proxy, Disk) {
+    let served = Served::raw(size);
+    let proxy = Proxy::new(&bench.path("proxy"), served.path("nbd.sock").as_ref());
+    let disk = bench
+        .open(&proxy.uri("disk"), Format::Raw, patience)
+        .unwrap();
+    (served, proxy, disk)
+}
+
+/// Starts a write; whether it has ended, and how.
+fn start_write(disk: &Disk, offset: u64, byte: u8) -> Rc<Cell<Option<Result<(), IoError>>>> {
+    let result = Rc::new(Cell::new(None));
+    let slot = result.clone();
+    let request = Request {
+        op: Op::Write { fua: false },
+        offset,
+        len: 4096,
+        data: SgList::from_vec(vec![byte; 4096]),
+    };
+    disk.submit(request, move |ended| slot.set(Some(ended)));
+    result
+}
+
+#[test]
+fn requests_wait_for_a_server_that_comes_back() {
+    let bench = Bench::new();
+    let (_served, proxy, disk) = behind_a_proxy(&bench, MIB, 60);
+    bench.write(&disk, 0, vec![1; 4096]).unwrap();
+    proxy.cut(true);
+    let waiting: Vec<_> = (1..9)
+        .map(|i| start_write(&disk, i * 4096, i as u8 + 1))
+        .collect();
+    bench.idle(Duration::from_millis(300));
+    for write in &waiting {
+        assert!(write.take().is_none(), "a write ended without a server");
+    }
+    proxy.restore(None);
+    let bytes = bench.read(&disk, 0, 9 * 4096).unwrap();
+    while waiting.iter().any(|write| {
+        let ended = write.take();
+        let open = ended.is_none();
+        write.set(ended);
+        open
+    }) {
+        bench.idle(Duration::from_millis(10));
+    }
+    assert!(
+        waiting
+            .iter()
+            .all(|write| matches!(write.take(), Some(Ok(()))))
+    );
+    assert_eq!(bytes[..4096], [1; 4096]);
+    let all = bench.read(&disk, 0, 9 * 4096).unwrap();
+    for (i, part) in all.chunks(4096).enumerate() {
+        assert!(part.iter().all(|byte| *byte == i as u8 + 1), "block {i}");
+    }
+}
+
+#[test]
+fn requests_fail_after_the_limit_and_work_again_later() {
+    let bench = Bench::new();
+    let (_served, proxy, disk) = behind_a_proxy(&bench, MIB, 1);
+    proxy.cut(true);
+    let error = bench
+        .write(&disk, 0, vec![1; 4096])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("no connection to the server"), "{error}");
+    // From now on at once: nobody waits the limit for each request.
+    assert!(bench.read(&disk, 0, 4096).is_err());
+    proxy.restore(None);
+    while bench.read(&disk, 0, 4096).is_err() {
+        bench.idle(Duration::from_millis(20));
+    }
+    bench.write(&disk, 0, vec![2; 4096]).unwrap();
+    assert_eq!(bench.read(&disk, 0, 4096).unwrap(), vec![2; 4096]);
+}
+
+#[test]
+fn what_comes_back_with_another_size_is_not_used() {
+    let bench = Bench::new();
+    let (_served, proxy, disk) = behind_a_proxy(&bench, MIB, 1);
+    bench.write(&disk, 0, vec![1; 4096]).unwrap();
+    let other = Served::raw(2 * MIB);
+    proxy.cut(true);
+    proxy.restore(Some(other.path("nbd.sock").as_ref()));
+    let error = bench
+        .write(&disk, 0, vec![2; 4096])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("it came back with 2097152 bytes instead of 1048576"),
+        "{error}"
+    );
+    assert!(
+        fs::read(other.path("disk.raw"))
+            .unwrap()
+            .iter()
+            .all(|byte| *byte == 0)
+    );
+}
+
+#[test]
+fn a_server_that_answers_with_a_cut_each_time_is_given_up() {
+    let bench = Bench::new();
+    let (_served, proxy, disk) = behind_a_proxy(&bench, MIB, 1);
+    bench.write(&disk, 0, vec![1; 65536]).unwrap();
+    // Enough for the handshake, not for the answer.
+    proxy.cut_after(2000);
+    proxy.cut(false);
+    let before = proxy.accepted();
+    let error = bench.read(&disk, 0, 65536).unwrap_err().to_string();
+    assert!(error.contains("no connection to the server"), "{error}");
+    assert!(proxy.accepted() > before + 1);
+}
+
+#[test]
+fn a_merge_from_an_export_survives_cuts_without_a_wrong_byte() {
+    let bench = Bench::new();
+    let base = bench.path("base.raw");
+    let bytes: Vec<u8> = (0..16 * MIB as u32 / 4)
+        .flat_map(|i| (i * 7 + 1).to_le_bytes())
+        .collect();
+    fs::write(&base, &bytes).unwrap();
+    let file = base.display().to_string();
+    let server = Server::nbdkit(&bench.path("nbdkit"), &["--readonly", "file", &file]);
+    let proxy = Proxy::new(&bench.path("proxy"), &server.socket);
+    // Every connection is cut somewhere in its fourth MiB, again and again.
+    proxy.cut_after(3 * MIB as usize + 777);
+    let top = bench.path("top.qcow2").display().to_string();
+    let uri = proxy.uri("");
+    run_client(
+        "qemu-img",
+        &[
+            "create", "-q", "-f", "qcow2", "-b", &uri, "-F", "raw", "-u", &top, "16M",
+        ],
+    );
+    let disk = bench.open(&top, Format::Qcow2, 60).unwrap();
+    bench.write(&disk, MIB, vec![9; 65536]).unwrap();
+    let stream = Cmd::Stream {
+        job_id: None,
+        device: "disk".into(),
+        base: None,
+        base_node: None,
+        backing_file: None,
+        speed: 0,
+        on_error: OnError::Report,
+        auto_finalize: true,
+        auto_dismiss: true,
+    };
+    bench
+        .engine
+        .execute(stream, Box::new(|reply| assert_eq!(reply, Ok(Reply::Done))));
+    let jobs = Rc::new(Cell::new(1));
+    while jobs.get() > 0 {
+        // The guest goes on meanwhile.
+        bench.write(&disk, 2 * MIB, vec![8; 4096]).unwrap();
+        bench.idle(Duration::from_millis(5));
+        let count = jobs.clone();
+        bench.engine.execute(
+            Cmd::QueryBlockJobs,
+            Box::new(move |reply| match reply {
+                Ok(Reply::BlockJobs(jobs)) => count.set(jobs.len()),
+                other => panic!("{other:?}"),
+            }),
+        );
+    }
+    assert!(proxy.accepted() > 4, "the connection was never cut");
+    assert!(bench.engine.shut_down().is_empty());
+    drop((disk, server));
+    run_client("qemu-img", &["check", "-f", "qcow2", &top]);
+    let info = run_client("qemu-img", &["info", "-f", "qcow2", &top]);
+    assert!(!info.contains("backing file"), "{info}");
+    let copy = bench.path("copy").display().to_string();
+    run_client(
+        "qemu-img",
+        &["convert", "-f", "qcow2", "-O", "raw", &top, &copy],
+    );
+    let mut expected = bytes;
+    expected[MIB as usize..][..65536].fill(9);
+    expected[2 * MIB as usize..][..4096].fill(8);
+    assert!(fs::read(&copy).unwrap() == expected);
+}

@@ -52,7 +52,9 @@ pub enum Command {
                   Keys of --disk:\n  file=PATH (needed), format=qcow2|raw|qed, if=virtio|ide|none, id=NAME, node-name=NAME,\n  \
                   readonly=on|off, cache=writeback|none|writethrough|unsafe, aio=threads|io_uring,\n  \
                   discard=ignore|unmap, detect-zeroes=off|on|unmap, serial=TEXT, iothread=NAME,\n  \
-                  backing-format=qcow2|raw|qed, backing-folders=DIR:DIR (where backing files may lie)\n  \
+                  backing-format=qcow2|raw|qed, backing-folders=DIR:DIR (where backing files may lie),\n  \
+                  reconnect-delay=SECONDS\n  \
+                  PATH may be an NBD export: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH.\n  \
                   A comma inside a value is doubled."
 )]
 pub struct RunArgs {

@@ -1,6 +1,6 @@
 //! The value of `--disk`: `key=value,key=value`, a comma inside a value doubled.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use strata_block::graph::{DetectZeroes, Format};
 
@@ -57,10 +57,13 @@ pub struct DiskOption {
     pub detect_zeroes: DetectZeroes,
     /// Serial number shown to the guest.
     pub serial: String,
+    /// How long requests wait for an NBD server that is gone.
+    pub reconnect_delay: Option<Duration>,
 }
 
 const KNOWN: &str = "file, format, if, id, node-name, readonly, cache, aio, discard, \
-                     detect-zeroes, serial, iothread, backing-format, backing-folders";
+                     detect-zeroes, serial, iothread, backing-format, backing-folders, \
+                     reconnect-delay";
 
 /// Parses it.
 ///
@@ -124,6 +127,12 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
                 ("unmap", DetectZeroes::Unmap),
             ];
             disk.detect_zeroes = choose(key, value, &all)?;
+        }
+        "reconnect-delay" => {
+            let bad = |_| format!("{key}={value}: expected a number of seconds");
+            disk.reconnect_delay = Some(Duration::from_secs(
+                value.parse::<u32>().map_err(bad)?.into(),
+            ));
         }
         "serial" => disk.serial = value.into(),
         "iothread" => {

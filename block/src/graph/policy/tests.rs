@@ -70,3 +70,15 @@ fn given_folders_are_the_only_ones_besides_the_images_own() {
     // The root folder as the image's own does not stand for everything.
     assert!(check(Path::new("/overlay"), Path::new("/etc/passwd"), raw, None).is_err());
 }
+
+#[test]
+fn exports_of_servers_are_in_no_folder() {
+    let (upper, raw) = (Path::new("/vm/overlay"), Some(Format::Raw));
+    for uri in ["nbd://host/x", "nbd+unix:///x?socket=/vm/s"] {
+        let allowed = |folders: Option<&[PathBuf]>| check(upper, Path::new(uri), raw, folders);
+        allowed(None).unwrap();
+        allowed(Some(&["/".into()])).unwrap();
+        let error = allowed(Some(&["/vm".into()])).unwrap_err();
+        assert!(error.ends_with("say backing-folders=/"), "{error}");
+    }
+}

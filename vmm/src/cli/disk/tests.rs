@@ -1,10 +1,12 @@
+use std::time::Duration;
+
 use super::*;
 
 #[test]
 fn every_key_is_understood() {
     let text = "file=/a/b.img,format=qcow2,if=ide,id=d0,node-name=n0,readonly=on,cache=unsafe,\
                 aio=threads,discard=unmap,detect-zeroes=on,serial=S 1,backing-format=raw,\
-                backing-folders=/base:/more";
+                backing-folders=/base:/more,reconnect-delay=7";
     let expected = DiskOption {
         file: "/a/b.img".into(),
         format: Some(Format::Qcow2),
@@ -18,6 +20,7 @@ fn every_key_is_understood() {
         discard: true,
         detect_zeroes: DetectZeroes::On,
         serial: "S 1".into(),
+        reconnect_delay: Some(Duration::from_secs(7)),
     };
     assert_eq!(parse(text), Ok(expected));
 }

@@ -30,6 +30,7 @@ mod open;
 mod read;
 mod refcount;
 pub(crate) mod root_table;
+mod snapshots;
 mod unpacked;
 mod width;
 mod write;

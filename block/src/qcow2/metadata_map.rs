@@ -17,6 +17,10 @@ pub enum Kind {
     RefcountTable,
     /// A refcount block.
     RefcountBlock,
+    /// The table of internal snapshots.
+    SnapshotTable,
+    /// The L1 table of an internal snapshot.
+    SnapshotL1,
 }
 
 impl fmt::Display for Kind {
@@ -27,6 +31,8 @@ impl fmt::Display for Kind {
             Self::L2 => "an L2 table",
             Self::RefcountTable => "the refcount table",
             Self::RefcountBlock => "a refcount block",
+            Self::SnapshotTable => "the snapshot table",
+            Self::SnapshotL1 => "the L1 table of a snapshot",
         })
     }
 }

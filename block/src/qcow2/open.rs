@@ -16,6 +16,7 @@ use super::{
     metadata_map::{Kind, MetadataMap},
     refcount::Refcounts,
     root_table::RootTable,
+    snapshots::{self, SnapshotEntry},
     unpacked::Unpacked,
 };
 use crate::{
@@ -74,9 +75,14 @@ impl Qcow2 {
         let table = RootTable::load(&file, header.refcount_table_offset, table_len).await?;
         let metadata = MetadataMap::default();
         if !options.read_only {
-            map_metadata(&metadata, &header, &l1, &table, file.len()).map_err(|why| {
-                refuse(format!("{why}: the image is corrupt and cannot be written"))
-            })?;
+            let snapshots = snapshots::read_entries(&file, &header)
+                .await?
+                .map_err(refuse)?;
+            map_metadata(&metadata, &header, &l1, &table, file.len())
+                .and_then(|()| map_snapshots(&metadata, &header, &snapshots))
+                .map_err(|why| {
+                    refuse(format!("{why}: the image is corrupt and cannot be written"))
+                })?;
         }
         let cache = |share| TableCache::new(file.clone(), geometry.slice_bytes(), share);
         let refcount_share = options.cache_bytes / 4;
@@ -171,12 +177,6 @@ fn writing_refused(header: &Header) -> Option<String> {
                 .into(),
         );
     }
-    if header.snapshots > 0 {
-        return Some(format!(
-            "contains {} internal snapshot(s): writing to such an image is not supported",
-            header.snapshots
-        ));
-    }
     None
 }
 
@@ -221,6 +221,30 @@ fn map_metadata(
             let offset = inside(g.host_offset(block), Kind::RefcountBlock)?;
             add(offset, 1, Kind::RefcountBlock)?;
         }
+    }
+    Ok(())
+}
+
+/// Notes where the tables of internal snapshots lie. Their L2 tables and data have refcounts above
+/// one, or no entry of the active tables.
+fn map_snapshots(
+    map: &MetadataMap,
+    header: &Header,
+    snapshots: &[SnapshotEntry],
+) -> std::result::Result<(), String> {
+    let g = &header.geometry;
+    let add = |offset: u64, bytes: u64, kind: Kind| {
+        let run = HostRun {
+            first: g.host_cluster(offset),
+            count: g.clusters_for(bytes),
+        };
+        map.insert(run, kind)
+            .map_err(|found| format!("{kind} at {offset:#x} overlaps {found}"))
+    };
+    let table_bytes = snapshots.iter().map(|snapshot| snapshot.len).sum();
+    add(header.snapshots_offset, table_bytes, Kind::SnapshotTable)?;
+    for snapshot in snapshots {
+        add(snapshot.l1_offset, snapshot.l1_bytes(), Kind::SnapshotL1)?;
     }
     Ok(())
 }

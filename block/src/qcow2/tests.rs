@@ -8,4 +8,5 @@ mod lazy;
 mod model;
 mod order;
 mod refusals;
+mod snapshots;
 mod support;

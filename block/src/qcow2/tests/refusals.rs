@@ -91,11 +91,7 @@ fn these_are_read_but_not_written() {
         let own = |at: usize| good[at..at + 8].to_vec();
         let cases: [(usize, Vec<u8>, &str); 8] = [
             (79, vec![2], "marked corrupt"),
-            (
-                60,
-                vec![0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x10, 0],
-                "internal snapshot",
-            ),
+            (60, vec![0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x10, 0], "overlaps"),
             // Tables on each other, misaligned, outside the file, with reserved bits.
             (l1, own(table), "overlaps"),
             (table + 8, own(table), "overlaps"),

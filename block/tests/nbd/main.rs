@@ -6,6 +6,7 @@ mod away;
 mod clients;
 mod extended;
 mod hand;
+mod liar;
 mod proxy;
 mod rude;
 mod served;

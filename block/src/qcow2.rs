@@ -27,6 +27,7 @@ mod l2_table;
 mod mapping;
 mod metadata_map;
 mod open;
+mod pack;
 mod read;
 mod refcount;
 pub(crate) mod root_table;
@@ -113,6 +114,8 @@ pub struct Qcow2 {
     unpacked: Unpacked,
     /// Held while a compressed cluster is unpacked.
     unpacking: Lock,
+    /// Where the next compressed cluster goes, if one is being filled.
+    packing: Cell<Option<u64>>,
     flushes: Flushes,
     /// Refcounts are written when the image is closed; until then it is marked dirty.
     lazy: bool,

@@ -1,6 +1,9 @@
 //! Packing and unpacking single clusters (specification, "Compressed clusters").
 
-use flate2::{Decompress, FlushDecompress};
+use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
+
+/// log2 of the window of deflate streams: QEMU reads none that go further back.
+const WINDOW_BITS: u8 = 12;
 
 /// How the clusters of an image are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +15,20 @@ pub enum Compression {
 }
 
 impl Compression {
+    /// The stream for a cluster; `None` if it would not be shorter.
+    pub fn pack(self, cluster: &[u8]) -> Option<Vec<u8>> {
+        let mut packed = vec![0; cluster.len() - 1];
+        let len = match self {
+            Self::Deflate => deflate(cluster, &mut packed),
+            Self::Zstd => {
+                let level = zstd::DEFAULT_COMPRESSION_LEVEL;
+                zstd::zstd_safe::compress(&mut packed[..], cluster, level).ok()
+            }
+        }?;
+        packed.truncate(len);
+        Some(packed)
+    }
+
     /// The cluster of `len` bytes that `packed` starts with; what lies behind the stream is of
     /// other clusters.
     ///
@@ -30,6 +47,16 @@ impl Compression {
         }
         Ok(cluster)
     }
+}
+
+fn deflate(cluster: &[u8], packed: &mut [u8]) -> Option<usize> {
+    let level = flate2::Compression::default();
+    let mut stream = Compress::new_with_window_bits(level, false, WINDOW_BITS);
+    let status = stream
+        .compress(cluster, packed, FlushCompress::Finish)
+        .ok()?;
+    // At most the cluster's length.
+    (status == Status::StreamEnd).then_some(stream.total_out() as usize)
 }
 
 fn inflate(packed: &[u8], cluster: &mut [u8]) -> Result<usize, String> {

@@ -148,5 +148,17 @@ pub fn encode_zero(host: Option<HostCluster>, geometry: &Geometry) -> u64 {
     host.map_or(ZERO, |host| geometry.host_offset(host) | COPIED | ZERO)
 }
 
+/// Where in the file streams have to end: an entry has fewer bits for them than for clusters.
+pub fn compressed_limit(geometry: &Geometry) -> u64 {
+    1 << (62 - (geometry.cluster_bits - 8)).min(super::geometry::MAX_HOST_BITS)
+}
+
+/// The L2 entry for a stream of `len` bytes at `offset` of the file.
+pub fn encode_compressed(offset: u64, len: u64, geometry: &Geometry) -> u64 {
+    let x = 62 - (geometry.cluster_bits - 8);
+    let further = (offset + len - 1) / 512 - offset / 512;
+    COMPRESSED | further << x | offset
+}
+
 #[cfg(test)]
 mod tests;

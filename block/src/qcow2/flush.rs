@@ -240,6 +240,7 @@ impl Qcow2 {
     /// writes any more.
     async fn release_freed(&self) -> IoResult<()> {
         for run in self.freed.take_releasable() {
+            self.stop_packing(run);
             if self.discard {
                 self.punch_unshared(run).await?;
             }

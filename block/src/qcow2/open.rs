@@ -105,6 +105,7 @@ impl Qcow2 {
             compression,
             unpacked: Unpacked::default(),
             unpacking: Lock::default(),
+            packing: Cell::new(None),
             flushes: Flushes::default(),
             lazy: header.compatible & LAZY_REFCOUNTS != 0,
             linking: Lock::default(),

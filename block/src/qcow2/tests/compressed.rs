@@ -1,7 +1,11 @@
 //! Compressed clusters, made by qemu-img and by us.
 
-use super::{interop, support::*};
-use crate::{error::IoError, mem::SgList, qcow2::entry::Mapping};
+use super::{interop, order::*, support::*};
+use crate::{
+    error::IoError,
+    mem::SgList,
+    qcow2::{CreateOptions, entry::Mapping},
+};
 
 const KINDS: [&str; 2] = ["zlib", "zstd"];
 
@@ -126,5 +130,93 @@ fn a_cluster_of_the_file_that_is_used_again_is_unpacked_again() {
         layer.image.close().await.unwrap();
         assert!(layer.image.unpacked.get(offset).is_none());
         assert!(layer.read_all().await == vec![1; 64 * 4096]);
+    });
+}
+
+#[test]
+fn qemu_reads_what_we_have_compressed() {
+    for cluster in interop::SIZES {
+        for (n, kind) in KINDS.into_iter().enumerate() {
+            with_seed(cluster + n as u64, move |exec, seed| async move {
+                let mut random = Random(seed);
+                let size = (cluster * 9 + 1024).max(256 << 10);
+                let mut content = compressible(&mut random, size as usize);
+                let plain = random.bytes(cluster as usize);
+                content[cluster as usize..2 * cluster as usize].copy_from_slice(&plain);
+                let folder = tempfile::tempdir().unwrap();
+                let path = folder.path().join("image.qcow2");
+                let (name, raw) = (interop::name(&path), folder.path().join("expected.raw"));
+                let bits = [1, 2, 16][seed as usize % 3];
+                let options =
+                    format!("compression_type={kind},cluster_size={cluster},refcount_bits={bits}");
+                let len = size.to_string();
+                run(
+                    "qemu-img",
+                    &["create", "-f", "qcow2", "-o", &options, name, &len],
+                );
+                let layer = interop::open(&exec, &path, nothing()).await;
+                for (n, bytes) in content.chunks(cluster as usize).enumerate() {
+                    let data = SgList::from_vec(bytes.to_vec());
+                    let below = &*layer.below;
+                    let image = &layer.image;
+                    image
+                        .write_compressed(n as u64 * cluster, data, below)
+                        .await
+                        .unwrap();
+                }
+                layer.image.close().await.unwrap();
+                let report = layer.image.check().await.unwrap();
+                assert!(report.is_clean(), "{report:#?}");
+                assert!(report.compressed_clusters > 5, "{report:#?}");
+                assert!(layer.read_all().await == content);
+                drop(layer);
+                assert_clean(&path);
+                std::fs::write(&raw, &content).unwrap();
+                run("qemu-img", &["compare", interop::name(&raw), name]);
+                // Both go on with it.
+                let layer = interop::open(&exec, &path, nothing()).await;
+                let expected = interop::scribble(&layer, content, &mut random).await;
+                drop(layer);
+                assert_clean(&path);
+                std::fs::write(&raw, &expected).unwrap();
+                run("qemu-img", &["compare", interop::name(&raw), name]);
+            });
+        }
+    }
+}
+
+#[test]
+fn packed_clusters_survive_crashes() {
+    seeds(2, async |exec, seed| {
+        let file = sim(seed);
+        let options = CreateOptions {
+            size: 16 * 4096,
+            cluster_size: 4096,
+            ..CreateOptions::default()
+        };
+        let layer = new_layer(&file, options, SMALL_CACHE, nothing()).await;
+        let content = |n: u64, round: u64| compressible(&mut Random(n * 8 + round), 4096);
+        let work = async move {
+            let (image, below) = (&layer.image, &*layer.below);
+            for round in 0..3 {
+                for n in 0..16 {
+                    let data = SgList::from_vec(content(n, round));
+                    image.write_compressed(n * 4096, data, below).await.unwrap();
+                }
+                image.flush().await.unwrap();
+                image.discard(0, 4096, below).await.unwrap();
+            }
+            image.close().await.unwrap();
+        };
+        for bytes in crashes_during(&exec, &file, work).await {
+            let layer = reopen(bytes, &nothing()).await;
+            assert_no_corruption(&layer).await;
+            for n in 0..16 {
+                let seen = layer.read_vec(n * 4096, 4096).await.unwrap();
+                let written = (0..3).any(|round| seen == content(n, round));
+                assert!(written || seen == [0; 4096], "cluster {n}");
+            }
+        }
+        check_bytes(&file.bytes(), false);
     });
 }

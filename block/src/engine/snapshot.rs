@@ -162,7 +162,7 @@ impl Engine {
         old.flush().await.map_err(|error| failed(error.into()))?;
         let drained = disk.gate().drain().await;
         // Nothing is written to it any more, not even refcounts.
-        old.close().await.map_err(failed)?;
+        old.settle().await.map_err(failed)?;
         old.set_read_only();
         new.set_backing_node(Some(old.clone()));
         disk.set_root(new);

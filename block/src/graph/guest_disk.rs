@@ -69,6 +69,7 @@ pub struct GuestDisk {
     /// The job or command that holds the disk, if one does.
     holder: RefCell<Option<&'static str>>,
     io_status: Cell<IoStatus>,
+    requests: Cell<u64>,
     exec: Rc<Executor>,
     events: EventSink,
     this: Weak<GuestDisk>,
@@ -128,6 +129,7 @@ impl GuestDisk {
             gate: Gate::default(),
             holder: RefCell::default(),
             io_status: Cell::default(),
+            requests: Cell::default(),
             exec,
             events,
             this: this.clone(),
@@ -170,7 +172,13 @@ impl GuestDisk {
         *self.holder.borrow_mut() = what;
     }
 
+    /// Requests that have been sent so far.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
     async fn carry_out(&self, request: Request) -> Completion {
+        self.requests.set(self.requests.get() + 1);
         let _pass = self.gate.enter().await;
         let root = self.root();
         let op = request.op;

@@ -36,6 +36,7 @@ pub(crate) struct Job {
     len: Cell<u64>,
     offset: Cell<u64>,
     rate: Rate,
+    requests_seen: Cell<u64>,
     paused: Cell<bool>,
     cancelled: Cell<bool>,
     finalize: Cell<bool>,
@@ -56,6 +57,7 @@ impl Job {
     ) -> Self {
         let job = Self {
             rate: Rate::new(options.speed),
+            requests_seen: Cell::new(0),
             options,
             disk,
             status: Cell::new(JobStatus::Created),
@@ -185,6 +187,14 @@ impl Job {
     /// How long the last steps have held the device thread in one go, at most.
     pub fn held_the_thread(&self) -> Duration {
         self.exec.take_longest_job_poll()
+    }
+
+    /// Does nothing for so long, if the guest has sent requests since the last time.
+    pub async fn rest(&self, pause: Duration) {
+        let sent = self.disk.requests();
+        if self.requests_seen.replace(sent) != sent && !pause.is_zero() {
+            self.exec.sleep_until(Instant::now() + pause).await;
+        }
     }
 
     /// Sleeps until the speed limit allows another step.

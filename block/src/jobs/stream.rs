@@ -63,7 +63,9 @@ impl Stream {
         let (mut offset, mut pace, mut stride) = (0, Pace::default(), Stride::default());
         while offset < size {
             job.checkpoint().await?;
-            stride.adapt(job.held_the_thread());
+            let held = job.held_the_thread();
+            stride.adapt(held);
+            job.rest(Stride::rest_after(held)).await;
             let chunk = self.chunk(stride.bytes(), job.speed());
             match self.step(offset, chunk, &buffer).await {
                 Ok(Step { len, copied }) => {

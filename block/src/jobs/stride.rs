@@ -13,6 +13,9 @@ const TOO_LONG: Duration = Duration::from_millis(4);
 /// Steps that held it for less may be larger.
 const SHORT: Duration = Duration::from_millis(1);
 
+/// A guest with requests under way needs the processor too, where it is shared with this thread.
+const LONGEST_REST: Duration = Duration::from_millis(20);
+
 /// The size of the next step.
 pub(super) struct Stride(u64);
 
@@ -26,6 +29,15 @@ impl Stride {
     /// Bytes.
     pub fn bytes(&self) -> u64 {
         self.0
+    }
+
+    /// How long to leave the processor to the guest after a step: not at all where steps are short.
+    pub fn rest_after(held: Duration) -> Duration {
+        if held < SHORT {
+            Duration::ZERO
+        } else {
+            (held * 2).min(LONGEST_REST)
+        }
     }
 
     /// Follows from how long the last step has held the device thread in one go.

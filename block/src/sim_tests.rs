@@ -11,7 +11,7 @@ mod world;
 use world::World;
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = if cfg!(debug_assertions) { 300 } else { 2000 };
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

@@ -181,6 +181,22 @@ fn writing_refused(header: &Header) -> Option<String> {
     None
 }
 
+/// Notes that `bytes` of a table lie at `offset` of the file.
+fn note_table(
+    map: &MetadataMap,
+    geometry: &Geometry,
+    offset: u64,
+    bytes: u64,
+    kind: Kind,
+) -> std::result::Result<(), String> {
+    let run = HostRun {
+        first: geometry.host_cluster(offset),
+        count: geometry.clusters_for(bytes),
+    };
+    map.insert(run, kind)
+        .map_err(|found| format!("{kind} at {offset:#x} overlaps {found}"))
+}
+
 /// Notes where all metadata lies, and finds tables that lie on each other.
 fn map_metadata(
     map: &MetadataMap,
@@ -190,14 +206,7 @@ fn map_metadata(
     file_len: u64,
 ) -> std::result::Result<(), String> {
     let g = &header.geometry;
-    let add = |offset: u64, bytes: u64, kind: Kind| {
-        let run = HostRun {
-            first: g.host_cluster(offset),
-            count: g.clusters_for(bytes),
-        };
-        map.insert(run, kind)
-            .map_err(|found| format!("{kind} at {offset:#x} overlaps {found}"))
-    };
+    let add = |offset, bytes, kind| note_table(map, g, offset, bytes, kind);
     let inside = |offset: u64, kind: Kind| {
         if offset < file_len {
             Ok(offset)
@@ -234,14 +243,7 @@ fn map_snapshots(
     snapshots: &[SnapshotEntry],
 ) -> std::result::Result<(), String> {
     let g = &header.geometry;
-    let add = |offset: u64, bytes: u64, kind: Kind| {
-        let run = HostRun {
-            first: g.host_cluster(offset),
-            count: g.clusters_for(bytes),
-        };
-        map.insert(run, kind)
-            .map_err(|found| format!("{kind} at {offset:#x} overlaps {found}"))
-    };
+    let add = |offset, bytes, kind| note_table(map, g, offset, bytes, kind);
     let table_bytes = snapshots.iter().map(|snapshot| snapshot.len).sum();
     add(header.snapshots_offset, table_bytes, Kind::SnapshotTable)?;
     for snapshot in snapshots {

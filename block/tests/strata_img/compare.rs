@@ -85,3 +85,16 @@ fn verdicts_are_qemus() {
     );
     assert_same(&folder, &["compare", "a.qcow2", "missing"]);
 }
+
+#[test]
+fn progress_is_shown_as_qemu_shows_it() {
+    let folder = Folder::new();
+    folder.qemu(&["create", "a.raw", "20M"]);
+    folder.qemu(&["create", "longer.raw", "30M"]);
+    folder.ok("qemu-io", &["-f", "raw", "-c", "write -P 1 0 10M", "a.raw"]);
+    folder.qemu(&["convert", "-O", "qcow2", "a.raw", "same.qcow2"]);
+    for second in ["same.qcow2", "longer.raw"] {
+        assert_same(&folder, &["compare", "-p", "-f", "raw", "a.raw", second]);
+    }
+    assert_same(&folder, &["compare", "-p", "-q", "a.raw", "same.qcow2"]);
+}

@@ -8,10 +8,12 @@ use strata_block::{
     mem::SgList,
 };
 
-use crate::{Failure, Reading, Tool, output, status::Chain};
+use crate::{Failure, Reading, Tool, output, progress::Progress, status::Chain};
 
 /// Bytes read at once.
-const CHUNK: u64 = 1 << 20;
+const CHUNK: u64 = 2 << 20;
+/// Percent between two prints of the progress.
+const STEP: f64 = 2.0;
 /// Differences are told by sectors.
 const SECTOR: usize = 512;
 
@@ -28,6 +30,9 @@ pub struct CompareArgs {
     /// Sizes and allocation have to be the same, too
     #[arg(short = 's')]
     strict: bool,
+    /// Show the progress
+    #[arg(short)]
+    progress: bool,
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -42,7 +47,8 @@ pub struct CompareArgs {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: CompareArgs) -> Result<u8, Failure> {
-    match compare(tool, &args).await {
+    let progress = Progress::new(args.progress && !args.quiet, STEP);
+    match compare(tool, &args, &progress).await {
         Ok(verdict) => {
             if !args.quiet {
                 output::print(&format!("{}\n", verdict.text))?;
@@ -67,7 +73,7 @@ struct Side {
     chain: Chain,
 }
 
-async fn compare(tool: &Tool, args: &CompareArgs) -> Result<Verdict, Failure> {
+async fn compare(tool: &Tool, args: &CompareArgs, progress: &Progress) -> Result<Verdict, Failure> {
     let reading = |format| Reading {
         format,
         force_share: args.force_share,
@@ -95,12 +101,13 @@ async fn compare(tool: &Tool, args: &CompareArgs) -> Result<Verdict, Failure> {
             }
         }
         at += len;
+        progress.at(at, size.max(longer));
     }
     if size != longer && !args.quiet {
         output::print("Warning: Image size mismatch!\n")?;
     }
     let rest = if size > longer { &first } else { &second };
-    if let Some(at) = rest.first_nonzero(common).await? {
+    if let Some(at) = rest.first_nonzero(common, progress).await? {
         return differ(mismatch(at));
     }
     Ok(Verdict {
@@ -127,7 +134,11 @@ impl Side {
     }
 
     /// The first sector from `at` on that is not all zeros.
-    async fn first_nonzero(&self, mut at: u64) -> Result<Option<u64>, Failure> {
+    async fn first_nonzero(
+        &self,
+        mut at: u64,
+        progress: &Progress,
+    ) -> Result<Option<u64>, Failure> {
         while at < self.chain.size() {
             let status = self.chain.status(at, self.chain.size() - at).await?;
             let len = if status.zero {
@@ -142,6 +153,7 @@ impl Side {
                 }
             }
             at += len;
+            progress.at(at, self.chain.size());
         }
         Ok(None)
     }

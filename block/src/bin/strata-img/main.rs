@@ -6,6 +6,7 @@ mod create;
 mod info;
 mod map;
 mod output;
+mod progress;
 mod size;
 mod status;
 

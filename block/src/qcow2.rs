@@ -100,6 +100,8 @@ impl Below for Nothing {
 pub struct Qcow2 {
     file: Storage,
     geometry: Geometry,
+    /// Bytes of the virtual disk.
+    size: Cell<u64>,
     read_only: bool,
     /// Holes are punched where clusters are freed.
     discard: bool,
@@ -132,7 +134,7 @@ pub struct Qcow2 {
 impl Qcow2 {
     /// Bytes of the virtual disk.
     pub fn virtual_size(&self) -> u64 {
-        self.geometry.size
+        self.size.get()
     }
 
     /// Bytes in a cluster.
@@ -217,7 +219,7 @@ impl Qcow2 {
 
     fn check_range(&self, offset: u64, len: u64) -> IoResult<()> {
         match offset.checked_add(len) {
-            Some(end) if end <= self.geometry.size => Ok(()),
+            Some(end) if end <= self.size.get() => Ok(()),
             _ => Err(IoError::OutOfRange),
         }
     }

@@ -104,7 +104,7 @@ impl<'a> Check<'a> {
         Self {
             image,
             report: CheckReport {
-                total_clusters: image.geometry.guest_clusters(),
+                total_clusters: image.geometry.clusters_for(image.virtual_size()),
                 ..CheckReport::default()
             },
             counts: Counts::new(window),

@@ -51,7 +51,7 @@ impl Qcow2 {
         below: &dyn Below,
     ) -> IoResult<SgList> {
         let old = SgList::zeroed(len as usize);
-        let visible = len.min(self.geometry.size.saturating_sub(at)) as usize;
+        let visible = len.min(self.size.get().saturating_sub(at)) as usize;
         if zeros || visible == 0 {
             return Ok(old);
         }

@@ -60,7 +60,8 @@ impl Default for CreateOptions {
 }
 
 impl CreateOptions {
-    fn geometry(&self) -> std::result::Result<Geometry, String> {
+    /// Checks the options; returns also the size of the disk, rounded up.
+    fn geometry(&self) -> std::result::Result<(Geometry, u64), String> {
         let bits = self.cluster_size.trailing_zeros();
         if !self.cluster_size.is_power_of_two()
             || !(MIN_CLUSTER_BITS..=MAX_CLUSTER_BITS).contains(&bits)
@@ -89,7 +90,6 @@ impl CreateOptions {
             version: self.version,
             cluster_bits: bits,
             refcount_order: self.refcount_bits.trailing_zeros(),
-            size,
         };
         if size > geometry.max_size() {
             return Err(format!(
@@ -101,7 +101,7 @@ impl CreateOptions {
         if self.preallocation != Preallocation::Off && self.backing.is_some() {
             return Err("Backing file and preallocation cannot be used at the same time".into());
         }
-        Ok(geometry)
+        Ok((geometry, size))
     }
 }
 
@@ -120,11 +120,11 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(g: &Geometry, preallocation: Preallocation) -> Self {
-        let l1_len = g.clusters_for(g.l1_entries() * 8);
+    fn new(g: &Geometry, size: u64, preallocation: Preallocation) -> Self {
+        let l1_len = g.clusters_for(g.l1_entries(size) * 8);
         let (l2_len, data_len) = match preallocation {
             Preallocation::Off => (0, 0),
-            Preallocation::Metadata => (g.l1_entries(), g.guest_clusters()),
+            Preallocation::Metadata => (g.l1_entries(size), g.clusters_for(size)),
         };
         let (mut table_len, mut blocks_len) = (1, 1);
         loop {
@@ -162,11 +162,11 @@ pub async fn create(file: Storage, options: CreateOptions) -> Result<()> {
         file: file.path().to_owned(),
         why,
     };
-    let g = options.geometry().map_err(refuse)?;
-    let plan = Plan::new(&g, options.preallocation);
-    let area = header_area(&g, &plan, &options).map_err(refuse)?;
+    let (g, size) = options.geometry().map_err(refuse)?;
+    let plan = Plan::new(&g, size, options.preallocation);
+    let area = header_area(&g, size, &plan, &options).map_err(refuse)?;
     write_refcounts(&file, &g, &plan).await?;
-    write_mapping(&file, &g, &plan).await?;
+    write_mapping(&file, &g, size, &plan).await?;
     if plan.total << g.cluster_bits > file.len() {
         file.set_len(plan.total << g.cluster_bits).await?;
     }
@@ -183,11 +183,12 @@ pub async fn create(file: Storage, options: CreateOptions) -> Result<()> {
 
 fn header_area(
     g: &Geometry,
+    size: u64,
     plan: &Plan,
     options: &CreateOptions,
 ) -> std::result::Result<HeaderArea, String> {
-    let mut header = Header::new(*g);
-    header.l1_size = u32::try_from(g.l1_entries()).map_err(|_| "the disk size is too large")?;
+    let mut header = Header::new(*g, size);
+    header.l1_size = u32::try_from(g.l1_entries(size)).map_err(|_| "the disk size is too large")?;
     header.l1_offset = plan.l1 << g.cluster_bits;
     header.refcount_table_offset = plan.table << g.cluster_bits;
     header.refcount_table_clusters =
@@ -229,7 +230,7 @@ async fn write_refcounts(file: &Storage, g: &Geometry, plan: &Plan) -> Result<()
 }
 
 /// Writes L1, and the L2 tables that are preallocated.
-async fn write_mapping(file: &Storage, g: &Geometry, plan: &Plan) -> Result<()> {
+async fn write_mapping(file: &Storage, g: &Geometry, size: u64, plan: &Plan) -> Result<()> {
     let l1_bytes = (plan.l2 - plan.l1) << g.cluster_bits;
     let mut l1 = vec![0; l1_bytes as usize];
     for n in 0..plan.l2_len {
@@ -237,7 +238,7 @@ async fn write_mapping(file: &Storage, g: &Geometry, plan: &Plan) -> Result<()> 
         let table = HostCluster(plan.l2 + n);
         l1[at..at + 8].copy_from_slice(&encode_l1(table, g).to_be_bytes());
         let first = n * g.l2_entries();
-        let count = g.l2_entries().min(g.guest_clusters() - first);
+        let count = g.l2_entries().min(g.clusters_for(size) - first);
         let entries = (first..first + count).map(|c| encode_data(HostCluster(plan.data + c), g));
         let mut bytes: Vec<u8> = entries.flat_map(|e| (e | COPIED).to_be_bytes()).collect();
         bytes.resize(g.cluster_len(), 0);

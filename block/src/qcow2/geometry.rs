@@ -71,8 +71,6 @@ pub struct Geometry {
     pub cluster_bits: u32,
     /// log2 of the width of a refcount in bits.
     pub refcount_order: u32,
-    /// Bytes of the virtual disk.
-    pub size: u64,
 }
 
 impl Geometry {
@@ -86,11 +84,6 @@ impl Geometry {
         1 << self.cluster_bits
     }
 
-    /// Clusters of the virtual disk, the last one perhaps cut short by its end.
-    pub fn guest_clusters(&self) -> u64 {
-        self.size.div_ceil(self.cluster_size())
-    }
-
     /// Entries in an L2 table.
     pub fn l2_entries(&self) -> u64 {
         self.cluster_size() / 8
@@ -101,9 +94,9 @@ impl Geometry {
         self.l2_entries() * self.cluster_size()
     }
 
-    /// L1 entries that a disk of this size needs.
-    pub fn l1_entries(&self) -> u64 {
-        self.size.div_ceil(self.l2_coverage())
+    /// L1 entries that a disk of `size` bytes needs.
+    pub fn l1_entries(&self, size: u64) -> u64 {
+        size.div_ceil(self.l2_coverage())
     }
 
     /// Bytes of a table that are cached as one piece.

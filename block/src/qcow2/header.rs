@@ -50,8 +50,10 @@ pub const AUTOCLEAR_BITMAPS: u64 = 1;
 pub struct Header {
     /// Offset and length of the backing file's name.
     pub backing: Option<(u64, u32)>,
-    /// Version, cluster size, refcount width and size of the disk.
+    /// Version, cluster size and refcount width.
     pub geometry: Geometry,
+    /// Bytes of the virtual disk.
+    pub size: u64,
     /// 0 none, 1 AES, 2 LUKS.
     pub crypt_method: u32,
     /// Entries in the active L1 table.
@@ -77,8 +79,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// A header for a new image without tables.
-    pub fn new(geometry: Geometry) -> Self {
+    /// A header for a new image of `size` bytes without tables.
+    pub fn new(geometry: Geometry, size: u64) -> Self {
         let additional = if geometry.version == 2 {
             0
         } else {
@@ -87,6 +89,7 @@ impl Header {
         Self {
             backing: None,
             geometry,
+            size,
             crypt_method: 0,
             l1_size: 0,
             l1_offset: 0,
@@ -156,8 +159,8 @@ impl Header {
                 version,
                 cluster_bits,
                 refcount_order,
-                size: be64(cluster, 24),
             },
+            size: be64(cluster, 24),
             crypt_method: be32(cluster, 32),
             l1_size: be32(cluster, 36),
             l1_offset: be64(cluster, 40),
@@ -203,7 +206,7 @@ impl Header {
         out.extend_from_slice(&offset.to_be_bytes());
         out.extend_from_slice(&len.to_be_bytes());
         out.extend_from_slice(&self.geometry.cluster_bits.to_be_bytes());
-        out.extend_from_slice(&self.geometry.size.to_be_bytes());
+        out.extend_from_slice(&self.size.to_be_bytes());
         out.extend_from_slice(&self.crypt_method.to_be_bytes());
         out.extend_from_slice(&self.l1_size.to_be_bytes());
         out.extend_from_slice(&self.l1_offset.to_be_bytes());
@@ -233,10 +236,10 @@ impl Header {
         if l1_bytes > MAX_L1_BYTES {
             return Err(format!("the L1 table of {l1_bytes} bytes is too large"));
         }
-        if u64::from(self.l1_size) < g.l1_entries() {
+        if u64::from(self.l1_size) < g.l1_entries(self.size) {
             return Err(format!(
                 "the L1 table of {} entries is too small for a disk of {} bytes",
-                self.l1_size, g.size
+                self.l1_size, self.size
             ));
         }
         if self.l1_size > 0 {

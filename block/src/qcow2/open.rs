@@ -95,6 +95,7 @@ impl Qcow2 {
             ),
             file,
             geometry,
+            size: Cell::new(header.size),
             read_only: options.read_only,
             discard: options.discard,
             area: RefCell::new(area),

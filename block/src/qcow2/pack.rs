@@ -29,7 +29,7 @@ impl Qcow2 {
         let g = &self.geometry;
         let len = data.len() as u64;
         self.check_range(offset, len)?;
-        let whole = len == g.cluster_size().min(g.size - offset) && len > 0;
+        let whole = len == g.cluster_size().min(self.size.get() - offset) && len > 0;
         if g.in_cluster(offset) != 0 || !whole {
             return Err(IoError::OutOfRange);
         }

@@ -55,8 +55,8 @@ impl Qcow2 {
         let _operation = self.freed.operation();
         let g = &self.geometry;
         let start = offset.next_multiple_of(g.cluster_size());
-        let end = if offset + len == g.size {
-            g.size
+        let end = if offset + len == self.size.get() {
+            self.size.get()
         } else {
             (offset + len) >> g.cluster_bits << g.cluster_bits
         };
@@ -123,7 +123,7 @@ impl Qcow2 {
     /// whole if it is filled up to the end of the disk.
     fn whole_clusters(&self, at: u64, len: u64) -> u64 {
         let g = &self.geometry;
-        if at + len == g.size {
+        if at + len == self.size.get() {
             len
         } else {
             len >> g.cluster_bits << g.cluster_bits

@@ -4,7 +4,6 @@ const GEOMETRY: Geometry = Geometry {
     version: 3,
     cluster_bits: 16,
     refcount_order: 4,
-    size: 1 << 30,
 };
 
 #[test]

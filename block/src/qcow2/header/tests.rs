@@ -5,7 +5,6 @@ fn geometry(version: u32) -> Geometry {
         version,
         cluster_bits: 16,
         refcount_order: 4,
-        size: 10 << 30,
     }
 }
 
@@ -16,7 +15,7 @@ fn header(version: u32) -> Header {
         l1_offset: 0x30000,
         refcount_table_offset: 0x10000,
         refcount_table_clusters: 1,
-        ..Header::new(geometry(version))
+        ..Header::new(geometry(version), 10 << 30)
     }
 }
 
@@ -70,5 +69,5 @@ fn tables_have_to_lie_in_the_file_behind_the_header() {
     assert!(with(|h| h.refcount_table_clusters = u32::MAX).contains("too large"));
     assert!(with(|h| h.snapshots = 65537).contains("too many"));
     assert!(with(|h| h.snapshots = 1).contains("snapshot table"));
-    assert!(with(|h| h.geometry.size = u64::MAX).contains("too small"));
+    assert!(with(|h| h.size = u64::MAX).contains("too small"));
 }

@@ -2,12 +2,12 @@ use super::*;
 use crate::qcow2::geometry::Geometry;
 
 fn area(cluster_bits: u32) -> HeaderArea {
-    let header = Header::new(Geometry {
+    let geometry = Geometry {
         version: 3,
         cluster_bits,
         refcount_order: 4,
-        size: 1 << 20,
-    });
+    };
+    let header = Header::new(geometry, 1 << 20);
     HeaderArea {
         header,
         extensions: Extensions::for_new_image(),

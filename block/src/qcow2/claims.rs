@@ -1,17 +1,17 @@
-//! Claims on guest clusters that are being given a new host cluster.
+//! Claims on parts of the virtual disk that are being given another place in the file.
 //!
-//! A claim takes adjacent clusters from its first one up to the next that somebody else has, in
-//! one step, and its holder never waits for another claim: so nobody waits in a circle.
+//! A claim takes what lies between its start and the next part that somebody else has, in one step,
+//! and its holder never waits for another claim: so nobody waits in a circle.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use super::geometry::GuestCluster;
+use super::Qcow2;
 use crate::exec::sync::WaitQueue;
 
-/// The claims of one image.
+/// The claims of one image. Positions are bytes of the virtual disk.
 #[derive(Default)]
 pub struct Claims {
-    /// First cluster to the first one behind.
+    /// Where each starts, and where it ends.
     held: RefCell<BTreeMap<u64, u64>>,
     released: WaitQueue,
 }
@@ -19,26 +19,25 @@ pub struct Claims {
 /// A claim; dropping it lets the others look again.
 pub struct Claim<'a> {
     claims: &'a Claims,
-    first: u64,
-    count: u64,
+    start: u64,
+    end: u64,
 }
 
 impl Claims {
-    /// Claims up to `count` clusters from `first` on; `None` if somebody has the first one.
-    pub fn claim(&self, first: GuestCluster, count: u64) -> Option<Claim<'_>> {
+    /// Claims what there is from `start` on, up to `end`; `None` if somebody has the start.
+    pub fn claim(&self, start: u64, end: u64) -> Option<Claim<'_>> {
         let mut held = self.held.borrow_mut();
-        let first = first.0;
-        let below = held.range(..=first).next_back();
-        if below.is_some_and(|(_, &end)| end > first) {
+        let below = held.range(..=start).next_back();
+        if below.is_some_and(|(_, &end)| end > start) {
             return None;
         }
-        let next = held.range(first..).next().map_or(u64::MAX, |(&at, _)| at);
-        let count = count.min(next - first);
-        held.insert(first, first + count);
+        let next = held.range(start..).next().map_or(u64::MAX, |(&at, _)| at);
+        let end = end.min(next);
+        held.insert(start, end);
         Some(Claim {
             claims: self,
-            first,
-            count,
+            start,
+            end,
         })
     }
 
@@ -49,18 +48,16 @@ impl Claims {
 }
 
 impl Claim<'_> {
-    /// Clusters held.
-    pub fn count(&self) -> u64 {
-        self.count
+    /// Where it ends.
+    pub fn end(&self) -> u64 {
+        self.end
     }
 
-    /// Gives up all but the first `count` clusters.
-    pub fn shrink(&mut self, count: u64) {
-        if count < self.count {
-            self.count = count;
-            let mut held = self.claims.held.borrow_mut();
-            held.insert(self.first, self.first + count);
-            drop(held);
+    /// Gives up what lies behind `end`.
+    pub fn shrink(&mut self, end: u64) {
+        if end < self.end {
+            self.end = end;
+            self.claims.held.borrow_mut().insert(self.start, end);
             self.claims.released.wake_all();
         }
     }
@@ -68,8 +65,28 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.claims.held.borrow_mut().remove(&self.first);
+        self.claims.held.borrow_mut().remove(&self.start);
         self.claims.released.wake_all();
+    }
+}
+
+impl Qcow2 {
+    /// Claims the clusters that the bytes from `at` to before `end` touch, from the first one up to
+    /// one of which somebody else has a part; `None` if that is the first.
+    pub(super) fn claim_clusters(&self, at: u64, end: u64) -> Option<Claim<'_>> {
+        self.claim_whole(self.geometry.cluster_size(), at, end)
+    }
+
+    /// The same for subclusters. Their clusters stay where they are meanwhile.
+    pub(super) fn claim_subclusters(&self, at: u64, end: u64) -> Option<Claim<'_>> {
+        self.claim_whole(self.geometry.subcluster_size(), at, end)
+    }
+
+    fn claim_whole(&self, unit: u64, at: u64, end: u64) -> Option<Claim<'_>> {
+        let start = at - at % unit;
+        let mut claim = self.claims.claim(start, end.next_multiple_of(unit))?;
+        claim.shrink(claim.end() - claim.end() % unit);
+        (claim.end() > start).then_some(claim)
     }
 }
 

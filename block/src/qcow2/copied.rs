@@ -2,7 +2,7 @@
 
 use super::{
     Qcow2,
-    entry::{self, COPIED, Mapping},
+    entry::{self, COPIED, Entry},
     geometry::{GuestCluster, HostCluster},
 };
 use crate::{error::IoResult, exec::yield_now};
@@ -42,17 +42,21 @@ impl Qcow2 {
         let offset = g.host_offset(table) + g.slice_in_table(first);
         let slice = self.l2.get(offset).await?;
         for index in 0..g.slice_entries() as usize {
-            let raw = slice.entry(index);
-            let mapping = entry::decode_l2(raw, g).map_err(|why| self.corrupt(why))?;
-            let (Mapping::Data { host, copied }
-            | Mapping::Zero {
+            let entry = self.l2_entry(&slice, index);
+            let entry = entry.map_err(|why| self.corrupt(why))?;
+            let Entry::Plain {
                 host: Some((host, copied)),
-            }) = mapping
+                data,
+                zero,
+            } = entry
             else {
                 continue;
             };
-            if (self.refcount(host).await? == 1) != copied {
-                self.l2.set_entry(&slice, index, raw ^ COPIED);
+            let unshared = self.refcount(host).await? == 1;
+            if unshared != copied {
+                let host = Some((host, unshared));
+                let entry = Entry::Plain { host, data, zero };
+                self.set_l2_entry(&slice, index, entry);
             }
         }
         Ok(())

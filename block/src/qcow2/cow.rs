@@ -1,12 +1,16 @@
-//! Copy-on-write: filling up clusters of which only a part is written.
+//! Copy-on-write: filling up subclusters of which only a part is written.
 
-use super::{Below, Qcow2, entry::Mapping};
+use super::{
+    Below, Qcow2,
+    entry::{Entry, Mapping},
+    geometry::HostCluster,
+};
 use crate::{error::IoResult, mem::SgList};
 
 impl Qcow2 {
-    /// `data` for `at`, extended to whole clusters with what these hold so far: `mapping` is that
-    /// of the first one. Returns where in the first cluster the bytes begin. On `fresh` clusters,
-    /// which read as zeros, zeros need not be added.
+    /// `data` for `at`, extended to whole subclusters with what these hold so far: `mapping` is that
+    /// of the first one. A compressed cluster is extended as a whole. Returns where on the disk the
+    /// bytes begin. On `fresh` clusters, which read as zeros, zeros need not be added.
     pub(super) async fn fill_around(
         &self,
         mapping: Mapping,
@@ -16,31 +20,74 @@ impl Qcow2 {
         below: &dyn Below,
     ) -> IoResult<(u64, SgList)> {
         let g = &self.geometry;
-        let start = g.in_cluster(at);
+        let unit = self.changed_as_one(mapping);
+        let before = at % unit;
         let end = at + data.len() as u64;
-        let behind = end.next_multiple_of(g.cluster_size()) - end;
-        if start == 0 && behind == 0 {
-            return Ok((0, data));
+        let behind = end.next_multiple_of(unit) - end;
+        if before == 0 && behind == 0 {
+            return Ok((at, data));
         }
         let zeros = match mapping {
-            Mapping::Unallocated => below.is_empty(),
+            Mapping::Unallocated { .. } => below.is_empty(),
             Mapping::Zero { .. } => true,
             Mapping::Data { .. } | Mapping::Compressed { .. } => false,
         };
         if zeros && fresh {
-            return Ok((start, data));
+            return Ok((at, data));
         }
-        let head = self
-            .old_bytes(mapping, at - start, start, zeros, below)
-            .await?;
+        let start = at - before;
+        let head = self.old_bytes(mapping, start, before, zeros, below).await?;
         let last = mapping.following((end >> g.cluster_bits) - (at >> g.cluster_bits));
         let tail = self
             .old_bytes(last.unwrap_or(mapping), end, behind, zeros, below)
             .await?;
-        Ok((0, SgList::concat(&[head, data, tail])))
+        Ok((start, SgList::concat(&[head, data, tail])))
     }
 
-    /// What the `len` bytes at `at`, within one cluster, hold so far. Behind the end of the disk
+    /// Bytes that can only get another place together: a subcluster, or a compressed cluster.
+    pub(super) fn changed_as_one(&self, mapping: Mapping) -> u64 {
+        match mapping {
+            Mapping::Compressed { .. } => self.geometry.cluster_size(),
+            _ => self.geometry.subcluster_size(),
+        }
+    }
+
+    /// Copies to `to` what the cluster of `old` holds as data besides the subclusters `written`.
+    pub(super) async fn copy_others(
+        &self,
+        old: Entry,
+        written: u32,
+        to: HostCluster,
+    ) -> IoResult<()> {
+        let Entry::Plain {
+            host: Some((from, _)),
+            data,
+            ..
+        } = old
+        else {
+            return Ok(());
+        };
+        let g = &self.geometry;
+        let mut left = data & !written;
+        while left != 0 {
+            let first = left.trailing_zeros();
+            let count = (left >> first).trailing_ones();
+            let offset = u64::from(first) * g.subcluster_size();
+            // A cluster at most.
+            let len = (u64::from(count) * g.subcluster_size()) as usize;
+            let bytes = self
+                .file
+                .read_vec(g.host_offset(from) + offset, len)
+                .await?;
+            self.file
+                .write_vec(g.host_offset(to) + offset, bytes)
+                .await?;
+            left &= u32::MAX.checked_shl(first + count).unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    /// What the `len` bytes at `at`, within one subcluster, hold so far. Behind the end of the disk
     /// there are zeros, so that nothing turns up there when it grows.
     async fn old_bytes(
         &self,
@@ -57,7 +104,7 @@ impl Qcow2 {
         }
         let part = old.slice(0, visible);
         match mapping {
-            Mapping::Unallocated => below.read_below(at, part).await?,
+            Mapping::Unallocated { .. } => below.read_below(at, part).await?,
             mapping => self.read_mapped(mapping, at, part).await?,
         }
         Ok(old)

@@ -3,9 +3,11 @@
 
 use super::{
     Backing,
-    entry::{COPIED, encode_data, encode_l1},
+    entry::{Entry, RawEntry, encode_l1, encode_l2},
     extensions::Extensions,
-    geometry::{Geometry, HostCluster, MAX_CLUSTER_BITS, MIN_CLUSTER_BITS},
+    geometry::{
+        Geometry, HostCluster, MAX_CLUSTER_BITS, MIN_CLUSTER_BITS, MIN_EXTENDED_CLUSTER_BITS,
+    },
     header::{Header, LAZY_REFCOUNTS},
     header_area::HeaderArea,
     width,
@@ -38,6 +40,9 @@ pub struct CreateOptions {
     pub backing: Option<Backing>,
     /// Width of a refcount in bits: a power of two up to 64, and 16 for version 2.
     pub refcount_bits: u32,
+    /// L2 entries have 128 bits, and tell 32 subclusters of a cluster apart (version 3, clusters of
+    /// 16 KiB at least).
+    pub extended_l2: bool,
     /// Others may postpone refcount updates (version 3).
     pub lazy_refcounts: bool,
     /// What is allocated now.
@@ -53,6 +58,7 @@ impl Default for CreateOptions {
             version: 3,
             backing: None,
             refcount_bits: 16,
+            extended_l2: false,
             lazy_refcounts: false,
             preallocation: Preallocation::Off,
         }
@@ -68,6 +74,12 @@ impl CreateOptions {
         {
             return Err("Cluster size must be a power of two between 512 and 2048k".into());
         }
+        if self.extended_l2 && bits < MIN_EXTENDED_CLUSTER_BITS {
+            let least = 1 << MIN_EXTENDED_CLUSTER_BITS;
+            return Err(format!(
+                "Extended L2 entries are only supported with cluster sizes of at least {least} bytes"
+            ));
+        }
         if !self.refcount_bits.is_power_of_two() || self.refcount_bits > 64 {
             return Err("Refcount width must be a power of two and may not exceed 64 bits".into());
         }
@@ -75,6 +87,9 @@ impl CreateOptions {
             3 => {}
             2 if self.refcount_bits != 16 => {
                 return Err("Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=3 or greater)".into());
+            }
+            2 if self.extended_l2 => {
+                return Err("Extended L2 entries are only supported with compatibility level 1.1 and above (use version=3 or greater)".into());
             }
             2 if self.lazy_refcounts => {
                 return Err("Lazy refcounts only supported with compatibility level 1.1 and above (use version=3 or greater)".into());
@@ -89,6 +104,7 @@ impl CreateOptions {
         let geometry = Geometry {
             version: self.version,
             cluster_bits: bits,
+            extended_l2: self.extended_l2,
             refcount_order: self.refcount_bits.trailing_zeros(),
         };
         if size > geometry.max_size() {
@@ -98,8 +114,8 @@ impl CreateOptions {
                 geometry.max_size()
             ));
         }
-        if self.preallocation != Preallocation::Off && self.backing.is_some() {
-            return Err("Backing file and preallocation cannot be used at the same time".into());
+        if self.preallocation != Preallocation::Off && self.backing.is_some() && !self.extended_l2 {
+            return Err("Backing file and preallocation can only be used at the same time if extended_l2 is on".into());
         }
         Ok((geometry, size))
     }
@@ -239,13 +255,31 @@ async fn write_mapping(file: &Storage, g: &Geometry, size: u64, plan: &Plan) -> 
         l1[at..at + 8].copy_from_slice(&encode_l1(table, g).to_be_bytes());
         let first = n * g.l2_entries();
         let count = g.l2_entries().min(g.clusters_for(size) - first);
-        let entries = (first..first + count).map(|c| encode_data(HostCluster(plan.data + c), g));
-        let mut bytes: Vec<u8> = entries.flat_map(|e| (e | COPIED).to_be_bytes()).collect();
+        let places = (first..first + count).map(|c| HostCluster(plan.data + c));
+        let mut bytes: Vec<u8> = places.flat_map(|place| preallocated(place, g)).collect();
         bytes.resize(g.cluster_len(), 0);
         file.write_vec(g.host_offset(table), bytes).await?;
     }
     file.write_vec(plan.l1 << g.cluster_bits, l1).await?;
     Ok(())
+}
+
+/// The L2 entry, as it lies in the file, of a cluster that nobody has written to. Its subclusters,
+/// where there are any, are still those of the layer below.
+fn preallocated(place: HostCluster, g: &Geometry) -> Vec<u8> {
+    let entry = if g.extended_l2 {
+        Entry::Plain {
+            host: Some((place, true)),
+            data: 0,
+            zero: 0,
+        }
+    } else {
+        Entry::data(place, g)
+    };
+    let RawEntry { descriptor, bitmap } = encode_l2(entry, g);
+    let mut bytes = [descriptor.to_be_bytes(), bitmap.to_be_bytes()].concat();
+    bytes.truncate(g.l2_entry_bytes() as usize);
+    bytes
 }
 
 #[cfg(test)]

@@ -15,8 +15,12 @@ pub const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 pub const MAX_SNAPSHOTS: u32 = 65536;
 /// Host offsets have 56 bits (bits 0 to 55 of a table entry).
 pub const MAX_HOST_BITS: u32 = 56;
+/// Smallest cluster that extended L2 entries allow: 16 KiB.
+pub const MIN_EXTENDED_CLUSTER_BITS: u32 = 14;
 /// Bytes of a table that are cached, and written back, as one piece.
 const SLICE_BYTES: u64 = 4096;
+/// log2 of the number of subclusters of a cluster, with extended L2 entries.
+const SUBCLUSTER_BITS: u32 = 5;
 
 /// Index of a cluster of the image file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,14 +65,18 @@ impl HostRun {
     }
 }
 
-/// Sizes of one image. Cluster bits lie in `9..=21` and the refcount order in `0..=6`: whoever
-/// makes one has checked that.
+/// Sizes of one image. Cluster bits lie in `9..=21`, with extended L2 entries in `14..=21`, and the
+/// refcount order in `0..=6`: whoever makes one has checked that.
+///
+/// A cluster has subclusters: 32 with extended L2 entries, otherwise one, which is the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
     /// Version of the format: 2 or 3.
     pub version: u32,
     /// log2 of the cluster size.
     pub cluster_bits: u32,
+    /// L2 entries have 128 bits, and tell the subclusters of a cluster apart.
+    pub extended_l2: bool,
     /// log2 of the width of a refcount in bits.
     pub refcount_order: u32,
 }
@@ -84,9 +92,46 @@ impl Geometry {
         1 << self.cluster_bits
     }
 
+    /// Subclusters in a cluster: 1 or 32.
+    pub fn subclusters(&self) -> u32 {
+        if self.extended_l2 {
+            1 << SUBCLUSTER_BITS
+        } else {
+            1
+        }
+    }
+
+    /// Bytes in a subcluster.
+    pub fn subcluster_size(&self) -> u64 {
+        self.cluster_size() / u64::from(self.subclusters())
+    }
+
+    /// Index of the subcluster that `offset` lies in, within its cluster.
+    pub fn subcluster(&self, offset: u64) -> u32 {
+        // Below 32.
+        (self.in_cluster(offset) / self.subcluster_size()) as u32
+    }
+
+    /// Those subclusters of a guest cluster that the bytes from `start` to before `end` touch. Bit
+    /// n is subcluster n.
+    pub fn touched(&self, cluster: GuestCluster, start: u64, end: u64) -> u32 {
+        let base = self.guest_offset(cluster);
+        let size = self.subcluster_size();
+        // At most 32: the cluster is cut off on both sides.
+        let first = (start.clamp(base, base + self.cluster_size()) - base) / size;
+        let behind = (end.clamp(base, base + self.cluster_size()) - base).div_ceil(size);
+        let below = |n: u64| (1u64 << n) - 1;
+        (below(behind) & !below(first)) as u32
+    }
+
+    /// Bytes of an L2 entry.
+    pub fn l2_entry_bytes(&self) -> u64 {
+        if self.extended_l2 { 16 } else { 8 }
+    }
+
     /// Entries in an L2 table.
     pub fn l2_entries(&self) -> u64 {
-        self.cluster_size() / 8
+        self.cluster_size() / self.l2_entry_bytes()
     }
 
     /// Bytes of the virtual disk that one L2 table maps.
@@ -106,7 +151,13 @@ impl Geometry {
 
     /// L2 entries in one cached slice.
     pub fn slice_entries(&self) -> u64 {
-        self.slice_bytes() / 8
+        self.slice_bytes() / self.l2_entry_bytes()
+    }
+
+    /// Where on the virtual disk ends what the cached slice maps that maps `offset`.
+    pub fn slice_end(&self, offset: u64) -> u64 {
+        let coverage = self.slice_entries() << self.cluster_bits;
+        (offset / coverage + 1).saturating_mul(coverage)
     }
 
     /// Refcounts in one refcount block.

@@ -4,7 +4,7 @@ use bitflags::bitflags;
 
 use super::geometry::{
     Geometry, MAX_CLUSTER_BITS, MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, MAX_SNAPSHOTS,
-    MIN_CLUSTER_BITS,
+    MIN_CLUSTER_BITS, MIN_EXTENDED_CLUSTER_BITS,
 };
 
 /// The first four bytes of every image.
@@ -86,6 +86,8 @@ impl Header {
         } else {
             V3_LEN - V3_MIN_LEN
         };
+        let mut incompatible = Incompatible::empty();
+        incompatible.set(Incompatible::EXTENDED_L2, geometry.extended_l2);
         Self {
             backing: None,
             geometry,
@@ -97,7 +99,7 @@ impl Header {
             refcount_table_clusters: 0,
             snapshots: 0,
             snapshots_offset: 0,
-            incompatible: Incompatible::empty(),
+            incompatible,
             compatible: 0,
             autoclear: 0,
             additional: vec![0; additional as usize],
@@ -152,12 +154,20 @@ impl Header {
             ));
         }
         let v3 = |at| if version == 2 { 0 } else { be64(cluster, at) };
+        let incompatible = Incompatible::from_bits_retain(v3(72));
+        let extended_l2 = incompatible.contains(Incompatible::EXTENDED_L2);
+        if extended_l2 && cluster_bits < MIN_EXTENDED_CLUSTER_BITS {
+            return Err(format!(
+                "clusters of 2^{cluster_bits} bytes are too small for extended L2 entries: they need 16 KiB at least"
+            ));
+        }
         let name = (be64(cluster, 8), be32(cluster, 16));
         Ok(Self {
             backing: (name.0 != 0).then_some(name),
             geometry: Geometry {
                 version,
                 cluster_bits,
+                extended_l2,
                 refcount_order,
             },
             size: be64(cluster, 24),
@@ -168,7 +178,7 @@ impl Header {
             refcount_table_clusters: be32(cluster, 56),
             snapshots: be32(cluster, 60),
             snapshots_offset: be64(cluster, 64),
-            incompatible: Incompatible::from_bits_retain(v3(72)),
+            incompatible,
             compatible: v3(80),
             autoclear: v3(88),
             additional: cluster[V3_MIN_LEN.min(len) as usize..len as usize].to_vec(),

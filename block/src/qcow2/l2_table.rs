@@ -1,17 +1,48 @@
-//! L2 tables that may be written: new ones, and own copies of shared ones.
+//! Entries of L2 tables, and tables that may be written: new ones, and own copies of shared ones.
 
 use std::rc::Rc;
 
 use super::{
     Qcow2,
     cache::Slice,
-    entry::{self, TableRef},
+    entry::{self, Entry, RawEntry, TableRef},
     geometry::{GuestCluster, HostCluster, HostRun},
     metadata_map::Kind,
 };
 use crate::error::IoResult;
 
 impl Qcow2 {
+    /// The L2 entry at `index` of a slice, as it lies in the file.
+    pub(super) fn raw_l2_entry(&self, slice: &Slice, index: usize) -> RawEntry {
+        if self.geometry.extended_l2 {
+            RawEntry {
+                descriptor: slice.entry(index * 2),
+                bitmap: slice.entry(index * 2 + 1),
+            }
+        } else {
+            RawEntry {
+                descriptor: slice.entry(index),
+                bitmap: 0,
+            }
+        }
+    }
+
+    /// The L2 entry at `index` of a slice, or what is wrong with it.
+    pub(super) fn l2_entry(&self, slice: &Slice, index: usize) -> Result<Entry, String> {
+        entry::decode_l2(self.raw_l2_entry(slice, index), &self.geometry)
+    }
+
+    /// Sets the L2 entry at `index` of a slice.
+    pub(super) fn set_l2_entry(&self, slice: &Slice, index: usize, entry: Entry) {
+        let RawEntry { descriptor, bitmap } = entry::encode_l2(entry, &self.geometry);
+        if self.geometry.extended_l2 {
+            self.l2.set_entry(slice, index * 2, descriptor);
+            self.l2.set_entry(slice, index * 2 + 1, bitmap);
+        } else {
+            self.l2.set_entry(slice, index, descriptor);
+        }
+    }
+
     /// The slice that holds the entry of `cluster`, in a table with refcount one.
     pub(super) async fn l2_slice_for_write(&self, cluster: GuestCluster) -> IoResult<Rc<Slice>> {
         if self.l2.is_crowded() {

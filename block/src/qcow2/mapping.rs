@@ -2,7 +2,8 @@
 
 use super::{
     Qcow2,
-    entry::{self, Mapping},
+    cache::Slice,
+    entry::{self, Entry, Mapping},
     geometry::{GuestCluster, HostCluster},
 };
 use crate::{
@@ -10,12 +11,13 @@ use crate::{
     extent::{Extent, ExtentKind},
 };
 
-/// Guest clusters with one mapping, as a look at one L2 slice finds them.
+/// Subclusters with one mapping, as a look at one L2 slice finds them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Run {
     /// Bytes from the offset that was asked for.
     pub len: u64,
-    /// Mapping of the first cluster; those that follow have [`Mapping::following`].
+    /// Mapping of the first subcluster and its like in that cluster; those in the clusters that
+    /// follow have [`Mapping::following`].
     pub mapping: Mapping,
 }
 
@@ -28,7 +30,8 @@ impl Qcow2 {
         Ok(self.placed_extent(offset, len).await?.0)
     }
 
-    /// As [`Qcow2::extent`], and where in the file it lies: also for zeros whose cluster is kept.
+    /// As [`Qcow2::extent`], and where in the file it lies or would lie: also for what a host cluster
+    /// is kept for.
     ///
     /// # Errors
     /// As [`Qcow2::extent`].
@@ -38,7 +41,9 @@ impl Qcow2 {
         let within = self.geometry.in_cluster(offset);
         let at = |host: HostCluster| self.geometry.host_offset(host) + within;
         let (kind, host_offset) = match run.mapping {
-            Mapping::Unallocated => (ExtentKind::Unallocated, None),
+            Mapping::Unallocated { host } => {
+                (ExtentKind::Unallocated, host.map(|(host, _)| at(host)))
+            }
             Mapping::Zero { host } => (ExtentKind::Zero, host.map(|(host, _)| at(host))),
             Mapping::Data { host, .. } => {
                 let host_offset = at(host);
@@ -62,21 +67,27 @@ impl Qcow2 {
         let slice_offset = g.host_offset(table) + g.slice_in_table(cluster);
         let slice = self.l2.get(slice_offset).await?;
         let first = g.index_in_slice(cluster);
-        let mapping = self.mapping(slice.entry(first), cluster)?;
+        let entry = self.entry(&slice, first, cluster)?;
+        let subcluster = g.subcluster(offset);
+        let mapping = entry.mapping(subcluster);
         let wanted = g.clusters_for(g.in_cluster(offset) + len);
         let most = wanted.min(g.slice_entries() - first as u64);
+        let alike = |entry: Entry, from| u64::from(entry.alike(from, g)) * g.subcluster_size();
+        // In bytes from the start of the first cluster.
+        let mut end = u64::from(subcluster) * g.subcluster_size() + alike(entry, subcluster);
         let mut count = 1;
-        while count < most
+        while end == count * g.cluster_size()
+            && count < most
             && let Some(next) = mapping.following(count)
         {
             // A bad entry ends the run; whoever gets there is told.
-            let raw = slice.entry(first + count as usize);
-            match self.mapping(raw, cluster.plus(count)) {
-                Ok(found) if found == next => count += 1,
+            match self.entry(&slice, first + count as usize, cluster.plus(count)) {
+                Ok(found) if found.mapping(0) == next => end += alike(found, 0),
                 _ => break,
             }
+            count += 1;
         }
-        let len = (count * g.cluster_size() - g.in_cluster(offset)).min(len);
+        let len = (end - g.in_cluster(offset)).min(len);
         Ok(Run { len, mapping })
     }
 
@@ -102,23 +113,28 @@ impl Qcow2 {
         }
         Run {
             len: len.min(end - offset),
-            mapping: Mapping::Unallocated,
+            mapping: Mapping::Unallocated { host: None },
         }
     }
 
-    /// Reads an L2 entry and checks it against the file.
-    fn mapping(&self, raw: u64, cluster: GuestCluster) -> IoResult<Mapping> {
+    /// Reads the L2 entry of `cluster` and checks it against the file.
+    fn entry(&self, slice: &Slice, index: usize, cluster: GuestCluster) -> IoResult<Entry> {
         let at = self.geometry.guest_offset(cluster);
         let wrong = |why| self.corrupt(format!("guest offset {at:#x}: {why}"));
-        let mapping = entry::decode_l2(raw, &self.geometry).map_err(wrong)?;
-        let outside = match mapping {
-            Mapping::Data { host, .. } => self.geometry.host_offset(host) >= self.file.len(),
-            Mapping::Compressed { offset, .. } => offset >= self.file.len(),
-            Mapping::Unallocated | Mapping::Zero { .. } => false,
+        let entry = self.l2_entry(slice, index).map_err(wrong)?;
+        let outside = match entry {
+            Entry::Plain {
+                host: Some((host, _)),
+                data: 1..,
+                ..
+            } => self.geometry.host_offset(host) >= self.file.len(),
+            Entry::Plain { .. } => false,
+            Entry::Compressed { offset, .. } => offset >= self.file.len(),
         };
         if outside {
+            let raw = self.raw_l2_entry(slice, index).descriptor;
             return Err(wrong(format!("L2 entry {raw:#x} points outside the file")));
         }
-        Ok(mapping)
+        Ok(entry)
     }
 }

@@ -154,9 +154,6 @@ fn check_readable(area: &HeaderArea) -> std::result::Result<(), String> {
     if header.incompatible.contains(Incompatible::DATA_FILE) {
         return Err("keeps its data in an external data file, which is not supported".into());
     }
-    if header.incompatible.contains(Incompatible::EXTENDED_L2) {
-        return Err("uses extended L2 entries (subclusters), which are not supported".into());
-    }
     Ok(())
 }
 

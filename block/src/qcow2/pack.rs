@@ -5,7 +5,8 @@
 //! about to be given back.
 
 use super::{
-    Below, Qcow2, entry,
+    Below, Qcow2,
+    entry::{self, Entry},
     geometry::{HostCluster, HostRun},
     width,
 };
@@ -50,7 +51,7 @@ impl Qcow2 {
         let g = &self.geometry;
         let cluster = g.guest_cluster(at);
         let _claim = loop {
-            match self.claims.claim(cluster, 1) {
+            match self.claim_clusters(at, at + 1) {
                 Some(claim) => break claim,
                 None => self.claims.wait().await,
             }
@@ -67,9 +68,9 @@ impl Qcow2 {
             self.check_data(offset, len)?;
             self.file.write_vec(offset, packed).await?;
             let index = g.index_in_slice(cluster);
-            let old = entry::decode_l2(slice.entry(index), g).map_err(|why| self.corrupt(why))?;
-            let new = entry::encode_compressed(offset, len, g);
-            self.l2.set_entry(&slice, index, new);
+            let old = self.l2_entry(&slice, index);
+            let old = old.map_err(|why| self.corrupt(why))?;
+            self.set_l2_entry(&slice, index, Entry::Compressed { offset, len });
             self.let_go(old, None);
             Ok(())
         }

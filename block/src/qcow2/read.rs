@@ -45,7 +45,7 @@ impl Qcow2 {
         Ok(cluster)
     }
 
-    /// Reads from guest clusters that start with the one `at` lies in and have `mapping`.
+    /// Reads from subclusters that start with the one `at` lies in and have `mapping`.
     pub(super) async fn read_mapped(
         &self,
         mapping: Mapping,
@@ -58,7 +58,7 @@ impl Qcow2 {
                 let host_offset = self.geometry.host_offset(host) + within;
                 self.file.read(host_offset, data).await
             }
-            Mapping::Zero { .. } | Mapping::Unallocated => {
+            Mapping::Zero { .. } | Mapping::Unallocated { .. } => {
                 data.fill(0, data.len(), 0);
                 Ok(())
             }

@@ -4,8 +4,8 @@ use super::{
     Below, Qcow2,
     cache::Slice,
     claims::Claim,
-    entry::{self, Mapping},
-    geometry::{GuestCluster, HostCluster, HostRun},
+    entry::{Entry, Mapping},
+    geometry::{HostCluster, HostRun},
     mapping::Run,
 };
 use crate::{error::IoResult, mem::SgList};
@@ -18,6 +18,15 @@ struct Target {
     fresh: bool,
     /// The entries named them before: they must not be freed, whatever happens.
     kept: bool,
+}
+
+/// What was written, and the slice with the entries that shall say so.
+struct Filled<'a> {
+    slice: &'a Slice,
+    run: HostRun,
+    /// The bytes of the disk, from `at` to before `end`.
+    at: u64,
+    end: u64,
 }
 
 impl Qcow2 {
@@ -45,7 +54,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Writes `data` to those clusters of the range that this layer does not hold yet, as zeros
+    /// Writes `data` to those subclusters of the range that this layer does not hold yet, as zeros
     /// where it is all zeros; leaves the others as they are.
     ///
     /// # Errors
@@ -64,7 +73,7 @@ impl Qcow2 {
             let at = offset + done as u64;
             let run = self.lookup(at, (data.len() - done) as u64).await?;
             let part = data.slice(done, run.len as usize);
-            if run.mapping == Mapping::Unallocated {
+            if matches!(run.mapping, Mapping::Unallocated { .. }) {
                 let (len, zero) = self.uniform_part(at, &part);
                 let part = part.slice(0, len);
                 done += if zero {
@@ -79,13 +88,14 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Bytes from the start of `data` in clusters that are all zeros, or none of which is.
+    /// Bytes from the start of `data` in subclusters that are all zeros, or none of which is.
     fn uniform_part(&self, at: u64, data: &SgList) -> (usize, bool) {
-        let cluster = self.geometry.cluster_len();
-        let mut end = (cluster - self.geometry.in_cluster(at) as usize).min(data.len());
+        // 2 MiB at most.
+        let unit = self.geometry.subcluster_size() as usize;
+        let mut end = (unit - at as usize % unit).min(data.len());
         let zero = data.slice(0, end).is_zero();
         while end < data.len() {
-            let len = cluster.min(data.len() - end);
+            let len = unit.min(data.len() - end);
             if data.slice(end, len).is_zero() != zero {
                 break;
             }
@@ -103,7 +113,7 @@ impl Qcow2 {
         Ok(len)
     }
 
-    /// Writes to clusters that cannot be written in place, and returns how many bytes it got
+    /// Writes to subclusters that cannot be written in place, and returns how many bytes it got
     /// written: 0 if somebody else was allocating there, so that the caller has to look again.
     pub(super) async fn write_new(
         &self,
@@ -112,56 +122,65 @@ impl Qcow2 {
         data: SgList,
         below: &dyn Below,
     ) -> IoResult<usize> {
-        let g = &self.geometry;
-        let first = g.guest_cluster(at);
-        let wanted = g.clusters_for(g.in_cluster(at) + data.len() as u64);
         // A run may span many tables where there are none yet; one slice is done at a time.
-        let count = wanted.min(g.slice_entries() - g.index_in_slice(first) as u64);
+        let end = (at + data.len() as u64).min(self.geometry.slice_end(at));
+        let fillable = run.mapping.fillable();
         // What was looked up is still true here: there was no await since.
-        let Some(mut claim) = self.claims.claim(first, count) else {
+        let claim = match fillable {
+            Some(_) => self.claim_subclusters(at, end),
+            None => self.claim_clusters(at, end),
+        };
+        let Some(mut claim) = claim else {
             self.claims.wait().await;
             return Ok(0);
         };
-        let slice = self.l2_slice_for_write(first).await?;
-        let target = self.target(run.mapping, &mut claim).await?;
-        let len = self.bytes_in(at, data.len(), target.run.count);
-        let data = data.slice(0, len);
-        let written = self
-            .write_filled(run.mapping, target, at, data, below)
-            .await;
-        let linked = written.and_then(|()| self.link(&slice, first, target.run));
-        if linked.is_err() && !target.kept {
+        let slice = self
+            .l2_slice_for_write(self.geometry.guest_cluster(at))
+            .await?;
+        let target = self.target(fillable, at, &mut claim).await?;
+        let end = end.min(claim.end());
+        // No longer than `data`.
+        let len = (end - at) as usize;
+        let filled = Filled {
+            slice: &slice,
+            run: target.run,
+            at,
+            end,
+        };
+        let written = async {
+            self.write_filled(run.mapping, target, at, data.slice(0, len), below)
+                .await?;
+            if !target.kept {
+                self.copy_around(&filled).await?;
+            }
+            self.link(&filled)
+        }
+        .await;
+        if written.is_err() && !target.kept {
             self.drop_references(target.run).await?;
         }
-        linked.map(|()| len)
-    }
-
-    /// How much of `len` bytes from `at` on lies in the first `clusters` clusters.
-    fn bytes_in(&self, at: u64, len: usize, clusters: u64) -> usize {
-        let g = &self.geometry;
-        let room = clusters * g.cluster_size() - g.in_cluster(at);
-        len.min(usize::try_from(room).unwrap_or(usize::MAX))
+        written.map(|()| len)
     }
 
     /// Finds host clusters for a claim, which shrinks to what can be had side by side.
-    async fn target(&self, mapping: Mapping, claim: &mut Claim<'_>) -> IoResult<Target> {
-        if let Mapping::Zero {
-            host: Some((host, true)),
-        } = mapping
-        {
-            // Its content is not visible, so it can be filled before the entry is changed.
-            let run = HostRun {
-                first: host,
-                count: claim.count(),
-            };
+    async fn target(
+        &self,
+        fillable: Option<HostCluster>,
+        at: u64,
+        claim: &mut Claim<'_>,
+    ) -> IoResult<Target> {
+        let g = &self.geometry;
+        let start = at - g.in_cluster(at);
+        let count = g.clusters_for(claim.end() - start);
+        if let Some(first) = fillable {
             return Ok(Target {
-                run,
+                run: HostRun { first, count },
                 fresh: false,
                 kept: true,
             });
         }
-        let allocated = self.allocate(claim.count()).await?;
-        claim.shrink(allocated.run.count);
+        let allocated = self.allocate(count).await?;
+        claim.shrink(start + allocated.run.count * g.cluster_size());
         Ok(Target {
             run: allocated.run,
             fresh: allocated.fresh,
@@ -169,7 +188,7 @@ impl Qcow2 {
         })
     }
 
-    /// Writes whole clusters: `data`, and around it what the clusters hold so far.
+    /// Writes whole subclusters: `data`, and around it what the subclusters hold so far.
     async fn write_filled(
         &self,
         mapping: Mapping,
@@ -179,45 +198,62 @@ impl Qcow2 {
         below: &dyn Below,
     ) -> IoResult<()> {
         let g = &self.geometry;
-        let start = g.host_offset(target.run.first);
-        let (offset, filled) = self
+        let (start, filled) = self
             .fill_around(mapping, at, data, target.fresh, below)
             .await?;
-        let offset = start + offset;
+        let offset = g.host_offset(target.run.first) + g.in_cluster(start);
         self.check_data(offset, filled.len() as u64)?;
         self.file.write(offset, filled).await
     }
 
-    /// Makes the clusters from `first` on point to `run`, whose data is written (rule W1), and
-    /// lets go of what they pointed to.
-    fn link(&self, slice: &Slice, first: GuestCluster, run: HostRun) -> IoResult<()> {
-        let start = self.geometry.index_in_slice(first);
-        for n in 0..run.count {
-            let index = start + n as usize;
-            let new = run.first.plus(n);
-            let old = entry::decode_l2(slice.entry(index), &self.geometry);
-            let old = old.map_err(|why| self.corrupt(why))?;
-            self.l2
-                .set_entry(slice, index, entry::encode_data(new, &self.geometry));
-            self.let_go(old, Some(new));
+    /// Brings along to new clusters what the first and the last one hold besides what was written.
+    async fn copy_around(&self, filled: &Filled<'_>) -> IoResult<()> {
+        let last = filled.run.count - 1;
+        for n in [0, last].into_iter().take(filled.run.count.min(2) as usize) {
+            let (_, old, written) = self.before(filled, n)?;
+            self.copy_others(old, written, filled.run.first.plus(n))
+                .await?;
         }
         Ok(())
     }
 
+    /// Makes the entries point to what has been written (rule W1), and lets go of what they
+    /// pointed to.
+    fn link(&self, filled: &Filled<'_>) -> IoResult<()> {
+        for n in 0..filled.run.count {
+            let (index, old, written) = self.before(filled, n)?;
+            let host = filled.run.first.plus(n);
+            let new = old.with_data(host, written, &self.geometry);
+            self.set_l2_entry(filled.slice, index, new);
+            self.let_go(old, Some(host));
+        }
+        Ok(())
+    }
+
+    /// The index of the `n`th entry, the entry so far, and the subclusters that were written.
+    fn before(&self, filled: &Filled<'_>, n: u64) -> IoResult<(usize, Entry, u32)> {
+        let g = &self.geometry;
+        let cluster = g.guest_cluster(filled.at).plus(n);
+        let index = g.index_in_slice(cluster);
+        let old = self.l2_entry(filled.slice, index);
+        let old = old.map_err(|why| self.corrupt(why))?;
+        Ok((index, old, g.touched(cluster, filled.at, filled.end)))
+    }
+
     /// The host clusters of `old` are no longer named by an entry that now names `kept`.
-    pub(super) fn let_go(&self, old: Mapping, kept: Option<HostCluster>) {
+    pub(super) fn let_go(&self, old: Entry, kept: Option<HostCluster>) {
         let g = &self.geometry;
         match old {
-            Mapping::Data { host, .. }
-            | Mapping::Zero {
+            Entry::Plain {
                 host: Some((host, _)),
+                ..
             } if Some(host) != kept => self.freed.push(HostRun::one(host)),
-            Mapping::Compressed { offset, len } => {
+            Entry::Plain { .. } => {}
+            Entry::Compressed { offset, len } => {
                 let first = g.host_cluster(offset);
                 let count = g.clusters_for(g.in_cluster(offset) + len);
                 self.freed.push(HostRun { first, count });
             }
-            _ => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Below, Qcow2,
-    entry::{self, Mapping},
+    entry::{Entry, Mapping},
     mapping::Run,
 };
 use crate::{error::IoResult, mem::SgList};
@@ -10,13 +10,15 @@ use crate::{error::IoResult, mem::SgList};
 /// Bytes that are written at once where zeros have to be written as data.
 const ZERO_CHUNK: u64 = 1 << 20;
 
-/// What becomes of whole clusters.
+/// What becomes of whole subclusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     /// They read as zeros; host clusters are kept for later writes.
     Keep,
-    /// They read as zeros; host clusters are freed.
+    /// They read as zeros; host clusters are freed once nothing lies in them.
     Unmap,
+    /// The same for what this layer holds. What it does not hold stays so.
+    Discard,
 }
 
 impl Qcow2 {
@@ -44,7 +46,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Gives up the content of whole clusters in the range. They read as zeros afterwards, or as
+    /// Gives up the content of whole subclusters in the range. They read as zeros afterwards, or as
     /// before; never as what lies below, unless they did before.
     ///
     /// # Errors
@@ -54,24 +56,32 @@ impl Qcow2 {
         self.begin_write().await?;
         let _operation = self.freed.operation();
         let g = &self.geometry;
-        let start = offset.next_multiple_of(g.cluster_size());
+        let start = offset.next_multiple_of(g.subcluster_size());
         let end = if offset + len == self.size.get() {
             self.size.get()
         } else {
-            (offset + len) >> g.cluster_bits << g.cluster_bits
+            (offset + len) - (offset + len) % g.subcluster_size()
         };
         let mut at = start;
         while at < end {
             let run = self.lookup(at, end - at).await?;
             at += match run.mapping {
-                Mapping::Unallocated | Mapping::Zero { host: None } => run.len,
-                _ if self.has_zero_clusters(below) => {
-                    self.zero_clusters(at, run.len, Mode::Unmap).await?
-                }
+                Mapping::Unallocated { host: None } | Mapping::Zero { host: None } => run.len,
+                _ if self.has_zero_clusters(below) => self.discard_part(run, at).await?,
                 _ => run.len,
             };
         }
         Ok(())
+    }
+
+    /// Discards whole subclusters, or passes over a part of a compressed cluster.
+    async fn discard_part(&self, run: Run, at: u64) -> IoResult<u64> {
+        let unit = self.changed_as_one(run.mapping);
+        let whole = self.whole_part(at, run.len, unit);
+        if !at.is_multiple_of(unit) || whole == 0 {
+            return Ok(run.len);
+        }
+        self.zero_clusters(at, whole, Mode::Discard).await
     }
 
     /// Makes the first `len` bytes of a run without data of its own read as zeros; returns how
@@ -84,49 +94,50 @@ impl Qcow2 {
         below: &dyn Below,
     ) -> IoResult<u64> {
         let run = Run { len, ..run };
-        self.zero_part(run, at, Mode::Unmap, below).await
+        self.zero_part(run, at, Mode::Keep, below).await
     }
 
-    /// Whether whole clusters can be made zero in the tables.
+    /// Whether whole subclusters can be made zero in the tables.
     fn has_zero_clusters(&self, below: &dyn Below) -> bool {
         self.geometry.version > 2 || below.is_empty()
     }
 
     async fn zero_part(&self, run: Run, at: u64, mode: Mode, below: &dyn Below) -> IoResult<u64> {
-        let reads_zero = match run.mapping {
-            Mapping::Zero { host } => mode == Mode::Keep || host.is_none(),
-            Mapping::Unallocated => below.is_empty(),
-            _ => false,
+        let (reads_zero, host) = match run.mapping {
+            Mapping::Zero { host } => (true, host),
+            Mapping::Unallocated { host } => (below.is_empty(), host),
+            _ => (false, None),
         };
-        if reads_zero {
+        if reads_zero && (mode == Mode::Keep || host.is_none()) {
             return Ok(run.len);
         }
-        let g = &self.geometry;
-        let whole = self.whole_clusters(at, run.len);
-        if g.in_cluster(at) != 0 || whole == 0 || !self.has_zero_clusters(below) {
-            let to_boundary = g.cluster_size() - g.in_cluster(at);
+        let unit = self.changed_as_one(run.mapping);
+        let whole = self.whole_part(at, run.len, unit);
+        if !at.is_multiple_of(unit) || whole == 0 || !self.has_zero_clusters(below) {
             let part = if self.has_zero_clusters(below) {
-                run.len.min(to_boundary)
+                run.len.min(unit - at % unit)
             } else {
                 run.len
             };
+            if reads_zero {
+                return Ok(part);
+            }
             return self.write_real_zeros(run, at, part, below).await;
         }
-        if mode == Mode::Keep && g.version == 2 {
+        if mode == Mode::Keep && self.geometry.version == 2 {
             // Nothing lies below, and there is no zero flag.
             return self.write_real_zeros(run, at, run.len, below).await;
         }
         self.zero_clusters(at, whole, mode).await
     }
 
-    /// Bytes from the cluster boundary `at` on that fill whole clusters, counting the last one as
+    /// Bytes from the multiple `at` of `unit` on that fill whole units, counting the last one as
     /// whole if it is filled up to the end of the disk.
-    fn whole_clusters(&self, at: u64, len: u64) -> u64 {
-        let g = &self.geometry;
+    fn whole_part(&self, at: u64, len: u64, unit: u64) -> u64 {
         if at + len == self.size.get() {
             len
         } else {
-            len >> g.cluster_bits << g.cluster_bits
+            len - len % unit
         }
     }
 
@@ -140,7 +151,6 @@ impl Qcow2 {
     ) -> IoResult<u64> {
         let g = &self.geometry;
         match run.mapping {
-            Mapping::Zero { .. } => Ok(len),
             Mapping::Data { host, copied: true } => {
                 let offset = g.host_offset(host) + g.in_cluster(at);
                 self.check_data(offset, len)?;
@@ -154,35 +164,43 @@ impl Qcow2 {
         }
     }
 
-    /// Changes the entries of the whole clusters in `len` bytes from `at` on; returns 0 if somebody
-    /// else was allocating there.
+    /// Changes the entries for the whole subclusters in `len` bytes from `at` on; returns 0 if
+    /// somebody else was allocating there.
     async fn zero_clusters(&self, at: u64, len: u64, mode: Mode) -> IoResult<u64> {
         let g = &self.geometry;
-        let first = g.guest_cluster(at);
         // A run may span many tables where there are none yet; one slice is done at a time.
-        let in_slice = g.slice_entries() - g.index_in_slice(first) as u64;
-        let count = g.clusters_for(len).min(in_slice);
-        let Some(claim) = self.claims.claim(first, count) else {
+        let end = (at + len).min(g.slice_end(at));
+        // Whole ones, as their host clusters may go.
+        let Some(claim) = self.claim_clusters(at, end) else {
             self.claims.wait().await;
             return Ok(0);
         };
+        let end = end.min(claim.end());
+        let first = g.guest_cluster(at);
         let slice = self.l2_slice_for_write(first).await?;
-        for n in 0..claim.count() {
-            let index = g.index_in_slice(first) + n as usize;
-            let old = entry::decode_l2(slice.entry(index), g).map_err(|why| self.corrupt(why))?;
-            let kept = match old {
-                Mapping::Data { host, copied: true } if mode == Mode::Keep => Some(host),
-                _ => None,
-            };
-            let new = if g.version == 2 {
-                0
-            } else {
-                entry::encode_zero(kept, g)
-            };
-            self.l2.set_entry(&slice, index, new);
-            self.let_go(old, kept);
+        for n in 0..g.clusters_for(g.in_cluster(at) + end - at) {
+            let cluster = first.plus(n);
+            let index = g.index_in_slice(cluster);
+            let old = self.l2_entry(&slice, index);
+            let old = old.map_err(|why| self.corrupt(why))?;
+            let touched = g.touched(cluster, at, end);
+            let new = self.zeroed(old, touched, mode);
+            if new != old {
+                self.set_l2_entry(&slice, index, new);
+                self.let_go(old, new.host().map(|(host, _)| host));
+            }
         }
-        let done = claim.count() * g.cluster_size();
-        Ok(done.min(len))
+        Ok(end - at)
+    }
+
+    fn zeroed(&self, old: Entry, touched: u32, mode: Mode) -> Entry {
+        if self.geometry.version == 2 {
+            return Entry::UNALLOCATED;
+        }
+        let cleared = match mode {
+            Mode::Keep | Mode::Unmap => touched,
+            Mode::Discard => touched & old.held(&self.geometry),
+        };
+        old.with_zeros(cleared, mode == Mode::Keep)
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     error::IoResult,
     exec::yield_now,
     qcow2::{
-        entry::{self, COPIED, Mapping, OFFSET_MASK},
+        entry::{self, COPIED, Entry, OFFSET_MASK, RawEntry},
         geometry::HostCluster,
     },
 };
@@ -29,7 +29,7 @@ impl Check<'_> {
             if g.in_cluster(table) != 0 || table >= self.image.file.len() {
                 continue;
             }
-            for raw in self.read_entries(table, g.cluster_len() / 8).await {
+            for raw in self.read_l2(table).await {
                 self.copied_flag(raw).await;
             }
             yield_now().await;
@@ -37,18 +37,16 @@ impl Check<'_> {
         Ok(())
     }
 
-    async fn copied_flag(&mut self, raw: u64) {
-        let (Ok(Mapping::Data { host, copied })
-        | Ok(Mapping::Zero {
-            host: Some((host, copied)),
-        })) = entry::decode_l2(raw, &self.image.geometry)
-        else {
+    async fn copied_flag(&mut self, raw: RawEntry) {
+        let entry = entry::decode_l2(raw, &self.image.geometry);
+        let Ok(Some((host, copied))) = entry.map(Entry::host) else {
             return;
         };
         let refcount = self.refcount(host).await;
         if (refcount == 1) != copied {
+            let descriptor = raw.descriptor;
             self.report.corruption(format!(
-                "ERROR OFLAG_COPIED data cluster: l2_entry={raw:x} refcount={refcount}"
+                "ERROR OFLAG_COPIED data cluster: l2_entry={descriptor:x} refcount={refcount}"
             ));
         }
     }

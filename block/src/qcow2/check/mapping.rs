@@ -4,7 +4,7 @@ use super::Check;
 use crate::{
     error::IoResult,
     exec::yield_now,
-    qcow2::entry::{self, COMPRESSED, COPIED, Mapping, OFFSET_MASK, ZERO},
+    qcow2::entry::{self, COMPRESSED, COPIED, Entry, OFFSET_MASK, RawEntry, ZERO},
 };
 
 /// What an L2 entry points to.
@@ -51,10 +51,9 @@ impl Check<'_> {
 
     async fn count_l2(&mut self, table: u64, statistics: bool) {
         let g = self.image.geometry;
-        let entries = self.read_entries(table, g.cluster_len() / 8).await;
         let mut next = 0;
-        for raw in entries {
-            match self.l2_entry(raw) {
+        for (index, raw) in self.read_l2(table).await.into_iter().enumerate() {
+            match self.l2_entry(index, raw) {
                 Some(Place::Compressed { offset, len }) => {
                     // A stream that is said to end behind the file's end may be shorter.
                     let end = (offset + len).min(self.image.file.len().max(offset + 1));
@@ -84,34 +83,75 @@ impl Check<'_> {
         }
     }
 
-    /// Reads an entry, also a damaged one as far as it can be followed, and reports flags that
-    /// must not be set.
-    fn l2_entry(&mut self, raw: u64) -> Option<Place> {
+    /// The entries of an L2 table.
+    pub(super) async fn read_l2(&mut self, table: u64) -> Vec<RawEntry> {
         let g = self.image.geometry;
-        if raw & COMPRESSED != 0 {
-            let Ok(Mapping::Compressed { offset, len }) = entry::decode_l2(raw & !COPIED, &g)
-            else {
-                self.reserved_bits(raw);
-                return None;
-            };
-            if raw & COPIED != 0 {
-                self.report.corruption(format!(
-                    "ERROR: coffset={offset:#x}: copied flag must never be set for compressed clusters"
-                ));
-            }
-            return Some(Place::Compressed { offset, len });
+        let words = self.read_entries(table, g.cluster_len() / 8).await;
+        let entries = words.chunks_exact(g.l2_entry_bytes() as usize / 8);
+        let entry = |words: &[u64]| RawEntry {
+            descriptor: words[0],
+            bitmap: words.get(1).copied().unwrap_or(0),
+        };
+        entries.map(entry).collect()
+    }
+
+    /// Reads an entry, also a damaged one as far as it can be followed, and reports bits that must
+    /// not be set.
+    fn l2_entry(&mut self, index: usize, raw: RawEntry) -> Option<Place> {
+        let g = self.image.geometry;
+        let RawEntry { descriptor, bitmap } = raw;
+        if descriptor & COMPRESSED != 0 {
+            return self.compressed_entry(index, raw);
         }
-        let known = OFFSET_MASK | COPIED | if g.version > 2 { ZERO } else { 0 };
-        if raw & !known != 0 {
-            self.reserved_bits(raw);
+        let flag = if g.version > 2 && !g.extended_l2 {
+            ZERO
+        } else {
+            0
+        };
+        if descriptor & !(OFFSET_MASK | COPIED | flag) != 0 {
+            self.reserved_bits(descriptor);
         }
-        let offset = raw & OFFSET_MASK;
+        let offset = descriptor & OFFSET_MASK;
+        let (data, zero) = (bitmap as u32, (bitmap >> 32) as u32);
+        if offset == 0 && data != 0 {
+            let line = "ERROR: Unallocated cluster has non-zero subcluster allocation map";
+            self.report.corruption(line.to_owned());
+        } else if data & zero != 0 {
+            self.report.corruption(format!(
+                "ERROR offset={offset:x}: Allocated cluster has corrupted subcluster allocation bitmap"
+            ));
+        }
         (offset != 0).then_some(Place::Cluster(offset))
     }
 
-    fn reserved_bits(&mut self, raw: u64) {
+    fn compressed_entry(&mut self, index: usize, raw: RawEntry) -> Option<Place> {
+        let RawEntry { descriptor, bitmap } = raw;
+        let known = RawEntry {
+            descriptor: descriptor & !COPIED,
+            bitmap: 0,
+        };
+        let Ok(Entry::Compressed { offset, len }) = entry::decode_l2(known, &self.image.geometry)
+        else {
+            self.reserved_bits(descriptor);
+            return None;
+        };
+        if descriptor & COPIED != 0 {
+            self.report.corruption(format!(
+                "ERROR: coffset={offset:#x}: copied flag must never be set for compressed clusters"
+            ));
+        }
+        if bitmap != 0 {
+            self.report.corruption(format!(
+                "ERROR compressed cluster {index} with non-zero subcluster allocation bitmap, entry={descriptor:#x}"
+            ));
+            return None;
+        }
+        Some(Place::Compressed { offset, len })
+    }
+
+    fn reserved_bits(&mut self, descriptor: u64) {
         self.report.corruption(format!(
-            "ERROR found l2 entry with reserved bits set: {raw:x}"
+            "ERROR found l2 entry with reserved bits set: {descriptor:x}"
         ));
     }
 }

@@ -4,6 +4,7 @@ fn geometry(version: u32) -> Geometry {
     Geometry {
         version,
         cluster_bits: 16,
+        extended_l2: false,
         refcount_order: 4,
     }
 }

@@ -5,6 +5,7 @@ fn area(cluster_bits: u32) -> HeaderArea {
     let geometry = Geometry {
         version: 3,
         cluster_bits,
+        extended_l2: false,
         refcount_order: 4,
     };
     let header = Header::new(geometry, 1 << 20);

@@ -12,12 +12,27 @@ use crate::{
 /// What an image shows, as far as it is known.
 type Bytes = Rc<RefCell<Vec<u8>>>;
 
+#[derive(Clone, Copy)]
 struct Case {
     cluster: u64,
     version: u32,
     refcount_bits: u32,
+    extended_l2: bool,
     clusters: u64,
     rounds: u64,
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        Self {
+            cluster: 4096,
+            version: 3,
+            refcount_bits: 16,
+            extended_l2: false,
+            clusters: 60,
+            rounds: 60,
+        }
+    }
 }
 
 /// The layers that a case runs on: the topmost is written to.
@@ -47,6 +62,7 @@ async fn chain(
         cluster_size: case.cluster,
         version: case.version,
         refcount_bits: case.refcount_bits,
+        extended_l2: case.extended_l2,
         backing: named,
         ..CreateOptions::default()
     };
@@ -179,57 +195,88 @@ async fn run_case(exec: Rc<Executor>, case: Case, seed: u64) {
     check_bytes(&file.bytes(), false);
 }
 
-fn cases(
-    cluster: u64,
-    version: u32,
-    refcount_bits: u32,
-    clusters: u64,
-    seeds: std::ops::Range<u64>,
-) {
+fn cases(case: Case, seeds: std::ops::Range<u64>) {
     for seed in seeds {
-        with_seed(seed, |exec, seed| {
-            let case = Case {
-                cluster,
-                version,
-                refcount_bits,
-                clusters,
-                rounds: 60,
-            };
-            run_case(exec, case, seed)
-        });
+        with_seed(seed, |exec, seed| run_case(exec, case, seed));
     }
 }
 
 #[test]
 fn clusters_of_512_bytes() {
-    cases(512, 3, 16, 700, 0..25);
+    let case = Case {
+        cluster: 512,
+        clusters: 700,
+        ..Case::default()
+    };
+    cases(case, 0..25);
 }
 
 #[test]
 fn clusters_of_4_kib() {
-    cases(4096, 3, 16, 60, 100..125);
+    cases(Case::default(), 100..125);
 }
 
 #[test]
 fn clusters_of_64_kib() {
-    cases(65536, 3, 16, 8, 200..210);
+    let case = Case {
+        cluster: 65536,
+        clusters: 8,
+        ..Case::default()
+    };
+    cases(case, 200..210);
 }
 
 #[test]
 fn clusters_of_2_mib() {
-    cases(2 << 20, 3, 16, 2, 300..302);
+    let case = Case {
+        cluster: 2 << 20,
+        clusters: 2,
+        ..Case::default()
+    };
+    cases(case, 300..302);
 }
 
 #[test]
 fn version_2() {
-    cases(512, 2, 16, 300, 400..415);
-    cases(4096, 2, 16, 40, 420..435);
+    for (cluster, clusters, seeds) in [(512, 300, 400..415), (4096, 40, 420..435)] {
+        let case = Case {
+            cluster,
+            version: 2,
+            clusters,
+            ..Case::default()
+        };
+        cases(case, seeds);
+    }
 }
 
 #[test]
 fn every_refcount_width() {
-    for (n, bits) in [1, 2, 4, 8, 32, 64].into_iter().enumerate() {
+    for (n, refcount_bits) in [1, 2, 4, 8, 32, 64].into_iter().enumerate() {
+        let case = Case {
+            cluster: 512,
+            refcount_bits,
+            clusters: 500,
+            ..Case::default()
+        };
         let seed = 500 + n as u64 * 10;
-        cases(512, 3, bits, 500, seed..seed + 3);
+        cases(case, seed..seed + 3);
+    }
+}
+
+#[test]
+fn extended_l2_entries() {
+    let sizes = [
+        (16 << 10, 20, 600..630),
+        (64 << 10, 6, 640..650),
+        (2 << 20, 2, 660..662),
+    ];
+    for (cluster, clusters, seeds) in sizes {
+        let case = Case {
+            cluster,
+            extended_l2: true,
+            clusters,
+            ..Case::default()
+        };
+        cases(case, seeds);
     }
 }

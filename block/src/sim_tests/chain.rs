@@ -44,9 +44,13 @@ impl Images {
                     backing,
                 })
             } else {
+                // The smallest clusters that have subclusters, of 512 bytes.
+                let extended_l2 = random::next(random).is_multiple_of(4);
+                let shift = if extended_l2 { 5 } else { shift };
                 NewImage::Qcow2(CreateOptions {
                     size,
                     cluster_size: 512 << shift,
+                    extended_l2,
                     backing,
                     ..Default::default()
                 })

@@ -65,7 +65,25 @@ fn images_that_cannot_be_made() {
     let folder = Folder::new();
     folder.qemu(&["create", "-f", "qcow2", "a.qcow2", "1M"]);
     let before = read(&folder.path("a.qcow2"));
-    let cases: [(&[&str], &str); 11] = [
+    let extended = "Extended L2 entries are only supported with ";
+    let small = format!("{extended}cluster sizes of at least 16384 bytes");
+    let old = format!("{extended}compatibility level 1.1 and above");
+    let cases: [(&[&str], &str); 13] = [
+        (
+            &[
+                "-f",
+                "qcow2",
+                "-o",
+                "extended_l2=on,cluster_size=8k",
+                "b",
+                "1M",
+            ],
+            &small,
+        ),
+        (
+            &["-f", "qcow2", "-o", "extended_l2=on,compat=0.10", "b", "1M"],
+            &old,
+        ),
         (&["-f", "qcow2", "a.qcow2", "1M"], "exists"),
         (&["a.qcow2", "1M"], "exists"),
         (&["-f", "qcow2", "b"], "size"),

@@ -52,6 +52,9 @@ fn images() -> (Folder, Vec<&'static str>) {
         "1G",
     ]);
     folder.qemu_io("large.qcow2", &["write -P 6 512M 1M", "write -z 600M 4M"]);
+    extended(&folder, "extended.qcow2", "cluster_size=16k,extended_l2=on");
+    let options = "extended_l2=on,preallocation=metadata";
+    extended(&folder, "prepared.qcow2", options);
     folder.qemu(&["create", "-f", "qcow2", "empty.qcow2", "0"]);
     folder.qemu(&["convert", "-c", "-O", "qcow2", "top.qcow2", "packed.qcow2"]);
     let names = vec![
@@ -61,10 +64,29 @@ fn images() -> (Folder, Vec<&'static str>) {
         "old.qcow2",
         "small.qcow2",
         "large.qcow2",
+        "extended.qcow2",
+        "prepared.qcow2",
         "empty.qcow2",
         "packed.qcow2",
     ];
     (folder, names)
+}
+
+/// An image over `base.raw` whose clusters hold subclusters of every kind.
+fn extended(folder: &Folder, name: &str, options: &str) {
+    let backing = ["-b", "base.raw", "-F", "raw"];
+    let create = ["create", "-f", "qcow2", "-o", options];
+    folder.qemu(&[&create[..], &backing, &[name]].concat());
+    let writes = [
+        "write -P 7 3k 5k",
+        "write -z 20k 9k",
+        "write -P 7 60k 70k",
+        "write -z -u 68k 33k",
+        "write -P 8 99k 1k",
+        "discard 256k 64k",
+        "write -P 9 640k 2k",
+    ];
+    folder.qemu_io(name, &writes);
 }
 
 /// Both tools with the same arguments: exit code, text, and JSON where it is that.
@@ -168,6 +190,41 @@ fn damaged_images() {
 }
 
 #[test]
+fn damaged_subcluster_bitmaps() {
+    let own = 1u64 << 63;
+    let compressed = 1u64 << 62;
+    // Entry, its flags, whether it names a cluster, bitmap.
+    let damages = [
+        (0, own, true, 0x1_0000_0001u64),
+        (2, 0, false, 1),
+        (2, 0, false, 0x1_0000_0001),
+        (0, compressed, true, 1 << 40),
+        (1, 0, true, 1),
+    ];
+    for (index, flags, named, bitmap) in damages {
+        let folder = Folder::new();
+        let options = "cluster_size=16k,extended_l2=on";
+        folder.qemu(&["create", "-f", "qcow2", "-o", options, "a.qcow2", "1M"]);
+        folder.qemu_io("a.qcow2", &["write 0 18k"]);
+        let mask = (1u64 << 56) - 1;
+        let l1 = folder.peek("a.qcow2", 40) as usize;
+        let entry = (folder.peek("a.qcow2", l1) & mask) as usize + 16 * index;
+        let place = folder.peek("a.qcow2", entry) & mask;
+        let descriptor = flags | if named { place } else { 0 };
+        folder.poke("a.qcow2", entry, &descriptor.to_be_bytes());
+        folder.poke("a.qcow2", entry + 8, &bitmap.to_be_bytes());
+        let args = ["check", "a.qcow2"];
+        assert_same(&folder, &args);
+        let (theirs, ours) = (
+            folder.run("qemu-img", &args),
+            folder.run("strata-img", &args),
+        );
+        assert!(!theirs.stderr.is_empty());
+        assert_eq!(text(&theirs.stderr), text(&ours.stderr), "{bitmap:#x}");
+    }
+}
+
+#[test]
 fn check_counts_internal_snapshots_and_bitmaps() {
     let folder = Folder::new();
     folder.qemu(&["create", "-f", "qcow2", "a.qcow2", "4M"]);
@@ -184,8 +241,28 @@ fn check_counts_internal_snapshots_and_bitmaps() {
 
 #[test]
 fn create_makes_what_qemu_makes() {
-    let cases: [&[&str]; 9] = [
+    let cases: [&[&str]; 12] = [
         &["-f", "qcow2", "new.img", "100M"],
+        &["-f", "qcow2", "-o", "extended_l2=on", "new.img", "10M"],
+        &[
+            "-f",
+            "qcow2",
+            "-o",
+            "cluster_size=16k,extended_l2=on,preallocation=metadata,refcount_bits=64",
+            "new.img",
+            "70M",
+        ],
+        &[
+            "-f",
+            "qcow2",
+            "-b",
+            "base.raw",
+            "-F",
+            "raw",
+            "-o",
+            "extended_l2=on,preallocation=metadata",
+            "new.img",
+        ],
         &["-f", "qcow2", "-o", "cluster_size=512", "new.img", "10M"],
         &["-f", "qcow2", "-o", "cluster_size=2M,size=3G", "new.img"],
         &["-f", "qcow2", "-o", "compat=0.10", "new.img", "1G"],

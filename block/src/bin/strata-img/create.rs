@@ -29,7 +29,7 @@ pub struct CreateArgs {
     /// Format of the backing file
     #[arg(short = 'F', value_name = "FMT")]
     backing_format: Option<Format>,
-    /// Options of the format: backing_file, backing_fmt, cluster_size, compat, lazy_refcounts, preallocation, refcount_bits, size
+    /// Options of the format: backing_file, backing_fmt, cluster_size, compat, extended_l2, lazy_refcounts, preallocation, refcount_bits, size
     #[arg(short = 'o', value_name = "NAME=VALUE,...")]
     options: Vec<String>,
     /// Do not look at the backing file
@@ -150,7 +150,7 @@ impl Wanted {
                 }
             }
             "compression_type" if value == "zlib" => {}
-            "extended_l2" if !on_off(name, value)? => {}
+            "extended_l2" => self.image.extended_l2 = on_off(name, value)?,
             _ => {
                 return Err(format!(
                     "Invalid parameter '{name}', or its value is not supported"
@@ -254,8 +254,10 @@ fn formatting(path: &Path, format: Format, image: &CreateOptions) -> String {
         Preallocation::Metadata => " preallocation=metadata",
     };
     let mut line = format!(
-        "{start} cluster_size={} extended_l2=off{preallocation} compression_type=zlib size={}",
-        image.cluster_size, image.size
+        "{start} cluster_size={} extended_l2={}{preallocation} compression_type=zlib size={}",
+        image.cluster_size,
+        on_off(image.extended_l2),
+        image.size
     );
     if image.version == 2 {
         line += " compat=0.10";

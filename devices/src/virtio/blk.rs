@@ -5,9 +5,10 @@
 //! The worker is a subscriber of that thread's event loop: kicks make it fetch requests, and a
 //! request that ends is returned to the ring at once, or at the end of the turn that started it.
 
-mod front;
+pub(crate) mod front;
 mod layout;
 mod request;
+pub(crate) mod service;
 mod worker;
 
 use std::sync::{Arc, Mutex, mpsc};
@@ -21,7 +22,7 @@ pub use self::worker::{BlkWorker, BlkWorkerParts};
 use super::{PciSeat, SetupError, VirtioPci, state::DeviceState, transport::MAX_QUEUES};
 
 /// Entries in each ring: what the driver may have in flight per queue.
-const QUEUE_SIZE: u16 = 256;
+pub(crate) const QUEUE_SIZE: u16 = 256;
 
 /// A virtio-blk device for the disk that `info` describes, with `queues` request queues (1 to 64),
 /// serving a guest whose memory is `memory`.

@@ -9,13 +9,22 @@ use std::{
 use virtio_bindings::{virtio_config::VIRTIO_F_VERSION_1, virtio_ring::*};
 use virtio_queue::{DescriptorChain, Error, Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
 
-use super::{chain::Chain, state::DeviceState};
+use super::chain::Chain;
 
 /// Features of the ring and the transport that every device here offers.
 pub const RING_FEATURES: u64 =
     1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
+
+/// How a ring reaches those around it, whatever the transport.
+pub trait Signal {
+    /// Tells the driver that queue `index` has used buffers.
+    fn used(&self, index: u16);
+    /// The driver has broken queue `index`: the device needs a reset (virtio 1.2, 2.1.2).
+    fn broken(&self, index: u16);
+    /// Brings the worker back to its rings.
+    fn wake(&self);
+}
 
 /// What [`Ring::next`] found.
 #[derive(Debug)]
@@ -24,8 +33,8 @@ pub enum Next {
     Chain(Chain),
     /// Nothing more; the driver will kick when there is.
     Empty,
-    /// As many requests are in flight as the ring has entries. [`Ring::complete`] will ring the
-    /// worker's bell.
+    /// As many requests are in flight as the ring has entries. [`Ring::complete`] will wake the
+    /// worker.
     Full,
     /// The driver has broken the ring; the device needs a reset.
     Broken,
@@ -35,29 +44,27 @@ pub enum Next {
 pub struct Ring {
     index: u16,
     queue: RefCell<Queue>,
-    memory: Arc<GuestMemoryMmap>,
-    state: Arc<DeviceState>,
+    memory: RefCell<Arc<GuestMemoryMmap>>,
+    signal: Rc<dyn Signal>,
     in_flight: Cell<u16>,
     /// Nothing more is fetched or returned.
     broken: Cell<bool>,
     /// Signals are held back until the worker's turn ends.
     batching: Cell<bool>,
     unsignalled: Cell<bool>,
-    /// The next completion rings the worker's bell.
-    bell_wanted: Cell<bool>,
-    bell: Rc<EventFd>,
+    /// The next completion wakes the worker.
+    wake_wanted: Cell<bool>,
 }
 
 impl Ring {
     /// The ring that the driver has laid out as `state` says; `None` if that is not a ring in the
-    /// guest's memory. `bell` is the worker's own eventfd.
+    /// guest's memory.
     pub fn new(
         index: u16,
         layout: QueueState,
         features: u64,
         memory: Arc<GuestMemoryMmap>,
-        state: Arc<DeviceState>,
-        bell: Rc<EventFd>,
+        signal: Rc<dyn Signal>,
     ) -> Option<Rc<Self>> {
         let mut queue = Queue::try_from(layout).ok()?;
         queue.set_event_idx(features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
@@ -65,14 +72,13 @@ impl Ring {
             Rc::new(Self {
                 index,
                 queue: RefCell::new(queue),
-                memory,
-                state,
+                memory: RefCell::new(memory),
+                signal,
                 in_flight: Cell::new(0),
                 broken: Cell::new(false),
                 batching: Cell::new(false),
                 unsignalled: Cell::new(false),
-                bell_wanted: Cell::new(false),
-                bell,
+                wake_wanted: Cell::new(false),
             })
         })
     }
@@ -88,8 +94,20 @@ impl Ring {
     }
 
     /// The memory that the ring and its buffers lie in.
-    pub fn memory(&self) -> &Arc<GuestMemoryMmap> {
-        &self.memory
+    pub fn memory(&self) -> Arc<GuestMemoryMmap> {
+        self.memory.borrow().clone()
+    }
+
+    /// From now on the ring and its buffers are found in `memory`.
+    pub fn set_memory(&self, memory: Arc<GuestMemoryMmap>) {
+        *self.memory.borrow_mut() = memory;
+    }
+
+    /// Where the next request will be fetched from, and the next one be given back to: what a ring
+    /// that takes over from this one starts with.
+    pub fn position(&self) -> (u16, u16) {
+        let queue = self.queue.borrow();
+        (queue.next_avail(), queue.next_used())
     }
 
     /// Fetches the next request. Every chain has to be given back with [`Ring::complete`].
@@ -98,7 +116,7 @@ impl Ring {
             return Next::Broken;
         }
         if self.in_flight.get() >= self.size() {
-            self.bell_wanted.set(true);
+            self.wake_wanted.set(true);
             return Next::Full;
         }
         match self.fetch() {
@@ -120,7 +138,8 @@ impl Ring {
     /// driver has taken it back.
     fn fetch(&self) -> Result<Option<Chain>, Error> {
         let mut queue = self.queue.borrow_mut();
-        let memory = self.memory.as_ref();
+        let memory = self.memory();
+        let memory = memory.as_ref();
         for _ in 0..2 {
             let size = queue.size();
             if let Some(chain) = queue.iter(memory)?.next() {
@@ -140,24 +159,23 @@ impl Ring {
             let added = self
                 .queue
                 .borrow_mut()
-                .add_used(self.memory.as_ref(), head, len);
+                .add_used(self.memory().as_ref(), head, len);
             match added {
                 Ok(()) => self.unsignalled.set(true),
                 Err(error) => self.fail(&error),
             }
             if !self.batching.get() {
-                self.signal();
+                self.signal_used();
             }
         }
-        if self.bell_wanted.take() {
-            // A counter that is full rings, too.
-            let _ = self.bell.write(1);
+        if self.wake_wanted.take() {
+            self.signal.wake();
         }
     }
 
-    /// The next completion is to ring the worker's bell.
-    pub fn want_bell(&self) {
-        self.bell_wanted.set(true);
+    /// The next completion is to wake the worker.
+    pub fn want_wake(&self) {
+        self.wake_wanted.set(true);
     }
 
     /// Holds signals back, and asks the driver not to kick meanwhile.
@@ -166,7 +184,7 @@ impl Ring {
         let disabled = self
             .queue
             .borrow_mut()
-            .disable_notification(self.memory.as_ref());
+            .disable_notification(self.memory().as_ref());
         if let Err(error) = disabled {
             self.fail(&error);
         }
@@ -175,16 +193,16 @@ impl Ring {
     /// Sends what was held back.
     pub fn end_turn(&self) {
         self.batching.set(false);
-        self.signal();
+        self.signal_used();
     }
 
     /// Signals the driver if it wants to know of what was used since the last time (2.7.7.2).
-    fn signal(&self) {
+    fn signal_used(&self) {
         if !self.unsignalled.take() {
             return;
         }
         match self.wants_signal() {
-            Ok(true) => self.state.signal_queue(self.index),
+            Ok(true) => self.signal.used(self.index),
             Ok(false) => {}
             Err(error) => self.fail(&error),
         }
@@ -192,7 +210,8 @@ impl Ring {
 
     fn wants_signal(&self) -> Result<bool, Error> {
         let mut queue = self.queue.borrow_mut();
-        let memory = self.memory.as_ref();
+        let memory = self.memory();
+        let memory = memory.as_ref();
         let wanted = queue.needs_notification(memory)?;
         if queue.event_idx_enabled() {
             return Ok(wanted);
@@ -207,7 +226,7 @@ impl Ring {
     pub fn fail(&self, why: &dyn std::fmt::Display) {
         if !self.broken.replace(true) {
             tracing::warn!(queue = self.index, %why, "broken virtqueue: the device needs a reset");
-            self.state.needs_reset();
+            self.signal.broken(self.index);
         }
     }
 }

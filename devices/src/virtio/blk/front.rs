@@ -38,6 +38,66 @@ pub struct Shared {
     pub writeback: AtomicBool,
 }
 
+impl Shared {
+    /// For the disk that `info` describes.
+    pub fn new(info: &DiskInfo) -> Self {
+        Self {
+            sectors: AtomicU64::new(info.size / layout::SECTOR),
+            writeback: AtomicBool::new(true),
+        }
+    }
+
+    /// The driver has accepted `features`: one that cannot flush needs every write to be durable.
+    pub fn negotiated(&self, features: u64) {
+        if !has(features, VIRTIO_BLK_F_FLUSH) {
+            self.writeback.store(false, Ordering::Release);
+        }
+    }
+
+    /// As after power-on.
+    pub fn reset(&self) {
+        self.writeback.store(true, Ordering::Release);
+    }
+
+    /// The driver reads device configuration at `offset`; what lies behind its end stays as it is.
+    pub fn read_config(&self, info: &DiskInfo, queues: u16, offset: u64, data: &mut [u8]) {
+        let sectors = self.sectors.load(Ordering::Acquire);
+        let writeback = self.writeback.load(Ordering::Acquire);
+        let image = layout::image(info, sectors, queues, writeback);
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (byte, value) in data.iter_mut().zip(image.iter().skip(start)) {
+            *byte = *value;
+        }
+    }
+
+    /// The driver, which has accepted `features`, writes device configuration. The one field that
+    /// it may write is `writeback`, and without FLUSH that stays 0 (5.2.5.2).
+    pub fn write_config(&self, features: u64, offset: u64, data: &[u8]) {
+        let allowed = has(features, VIRTIO_BLK_F_CONFIG_WCE) && has(features, VIRTIO_BLK_F_FLUSH);
+        if let &[value] = data
+            && offset == layout::WRITEBACK as u64
+            && allowed
+        {
+            self.writeback.store(value & 1 != 0, Ordering::Release);
+        }
+    }
+}
+
+/// The features that a device with `queues` queues offers for a disk.
+pub fn offered(info: &DiskInfo, queues: u16) -> u64 {
+    let when = |condition: bool, bit: u32| u64::from(condition) << bit;
+    RING_FEATURES
+        | 1 << VIRTIO_BLK_F_SEG_MAX
+        | 1 << VIRTIO_BLK_F_BLK_SIZE
+        | 1 << VIRTIO_BLK_F_FLUSH
+        | 1 << VIRTIO_BLK_F_TOPOLOGY
+        | 1 << VIRTIO_BLK_F_CONFIG_WCE
+        | when(info.read_only, VIRTIO_BLK_F_RO)
+        | when(queues > 1, VIRTIO_BLK_F_MQ)
+        | when(info.discard && !info.read_only, VIRTIO_BLK_F_DISCARD)
+        | when(!info.read_only, VIRTIO_BLK_F_WRITE_ZEROES)
+}
+
 /// virtio-blk's [`VirtioDevice`].
 pub struct BlkFront {
     info: DiskInfo,
@@ -53,10 +113,7 @@ impl BlkFront {
         Self {
             info: info.clone(),
             queues,
-            shared: Arc::new(Shared {
-                sectors: AtomicU64::new(info.size / layout::SECTOR),
-                writeback: AtomicBool::new(true),
-            }),
+            shared: Arc::new(Shared::new(info)),
             messages,
             bell,
         }
@@ -93,20 +150,7 @@ impl VirtioDevice for BlkFront {
     }
 
     fn features(&self) -> u64 {
-        let when = |condition: bool, bit: u32| u64::from(condition) << bit;
-        RING_FEATURES
-            | 1 << VIRTIO_BLK_F_SEG_MAX
-            | 1 << VIRTIO_BLK_F_BLK_SIZE
-            | 1 << VIRTIO_BLK_F_FLUSH
-            | 1 << VIRTIO_BLK_F_TOPOLOGY
-            | 1 << VIRTIO_BLK_F_CONFIG_WCE
-            | when(self.info.read_only, VIRTIO_BLK_F_RO)
-            | when(self.queues > 1, VIRTIO_BLK_F_MQ)
-            | when(
-                self.info.discard && !self.info.read_only,
-                VIRTIO_BLK_F_DISCARD,
-            )
-            | when(!self.info.read_only, VIRTIO_BLK_F_WRITE_ZEROES)
+        offered(&self.info, self.queues)
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
@@ -114,37 +158,21 @@ impl VirtioDevice for BlkFront {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let sectors = self.shared.sectors.load(Ordering::Acquire);
-        let writeback = self.shared.writeback.load(Ordering::Acquire);
-        let image = layout::image(&self.info, sectors, self.queues, writeback);
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (byte, value) in data.iter_mut().zip(image.iter().skip(start)) {
-            *byte = *value;
-        }
+        self.shared
+            .read_config(&self.info, self.queues, offset, data);
     }
 
-    /// The one field that a driver may write is `writeback`, and without FLUSH it stays 0 (5.2.5.2).
     fn write_config(&mut self, features: u64, offset: u64, data: &[u8]) {
-        let allowed = has(features, VIRTIO_BLK_F_CONFIG_WCE) && has(features, VIRTIO_BLK_F_FLUSH);
-        if let &[value] = data
-            && offset == layout::WRITEBACK as u64
-            && allowed
-        {
-            self.shared
-                .writeback
-                .store(value & 1 != 0, Ordering::Release);
-        }
+        self.shared.write_config(features, offset, data);
     }
 
     fn activate(&mut self, features: u64, queues: Vec<Option<QueueState>>) {
-        if !has(features, VIRTIO_BLK_F_FLUSH) {
-            self.shared.writeback.store(false, Ordering::Release);
-        }
+        self.shared.negotiated(features);
         self.send(Message::Activate { features, queues });
     }
 
     fn reset(&mut self) {
-        self.shared.writeback.store(true, Ordering::Release);
+        self.shared.reset();
         self.send(Message::Reset);
     }
 

@@ -1,33 +1,24 @@
 //! The worker half, on the device thread.
 
 use std::{
-    cell::Cell,
     rc::Rc,
     sync::{Arc, atomic::Ordering, mpsc::Receiver},
 };
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use strata_block::{
-    disk::{Completion, Disk, Op, Request},
-    error::IoError,
-};
-use virtio_bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
+use strata_block::disk::Disk;
 use virtio_queue::QueueState;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::{
     front::{Message, Shared},
     layout,
-    request::{Incoming, Status, Work, whole_disk_flush},
+    service::Service,
 };
-use crate::{
-    guest_memory::guest_list,
-    virtio::{
-        chain::{Chain, Pieces},
-        ring::{Next, Ring},
-        state::DeviceState,
-    },
+use crate::virtio::{
+    ring::{Ring, Signal},
+    state::DeviceState,
 };
 
 /// Event data of the bell; queue `n` has `n`.
@@ -47,10 +38,12 @@ impl BlkWorkerParts {
     /// The worker, serving `disk`. To be registered with the device thread's event manager.
     pub fn into_worker(self, disk: Disk) -> BlkWorker {
         BlkWorker {
-            disk,
+            service: Service {
+                disk,
+                shared: self.shared,
+            },
             memory: self.memory,
             state: self.state,
-            shared: self.shared,
             messages: self.messages,
             bell: Rc::new(self.bell),
             kicks: self.kicks,
@@ -67,10 +60,9 @@ impl BlkWorkerParts {
 /// [`BlkWorker::is_idle`]. The same before guest memory is changed behind the guest's back, as a
 /// machine reset does, or the worker is dropped.
 pub struct BlkWorker {
-    disk: Disk,
+    service: Service,
     memory: Arc<GuestMemoryMmap>,
     state: Arc<DeviceState>,
-    shared: Arc<Shared>,
     messages: Receiver<Message>,
     bell: Rc<EventFd>,
     kicks: Vec<EventFd>,
@@ -108,8 +100,8 @@ impl BlkWorker {
 
     /// The disk has another size now: the guest is told.
     pub fn resized(&self) {
-        let sectors = self.disk.info().size / layout::SECTOR;
-        if self.shared.sectors.swap(sectors, Ordering::AcqRel) != sectors {
+        let sectors = self.service.disk.info().size / layout::SECTOR;
+        if self.service.shared.sectors.swap(sectors, Ordering::AcqRel) != sectors {
             self.state.config_changed();
         }
     }
@@ -128,18 +120,14 @@ impl BlkWorker {
     }
 
     fn activate(&mut self, features: u64, queues: &[Option<QueueState>]) {
+        let signal: Rc<dyn Signal> = Rc::new(PciSignal {
+            state: Arc::clone(&self.state),
+            bell: Rc::clone(&self.bell),
+        });
         let rings = (0..).zip(queues).map(|(index, layout)| {
             let layout = (*layout)?;
             let memory = Arc::clone(&self.memory);
-            let state = Arc::clone(&self.state);
-            let ring = Ring::new(
-                index,
-                layout,
-                features,
-                memory,
-                state,
-                Rc::clone(&self.bell),
-            );
+            let ring = Ring::new(index, layout, features, memory, Rc::clone(&signal));
             if ring.is_none() {
                 tracing::warn!(queue = index, "a virtqueue lies outside the guest's memory");
                 self.state.needs_reset();
@@ -152,7 +140,7 @@ impl BlkWorker {
     fn start_reset(&mut self) {
         self.resetting = true;
         for ring in self.rings.iter().flatten() {
-            ring.want_bell();
+            ring.want_wake();
         }
     }
 
@@ -169,7 +157,7 @@ impl BlkWorker {
             self.rings
                 .iter()
                 .flatten()
-                .for_each(|ring| ring.want_bell());
+                .for_each(|ring| ring.want_wake());
         }
     }
 
@@ -179,150 +167,38 @@ impl BlkWorker {
         }
     }
 
-    /// Serves ring `index`, at most as many requests as it has entries: then others get their
-    /// turn, and a kick to itself brings the worker back.
+    /// Serves ring `index` for one turn; where there is more, a kick to itself brings the worker back.
     fn run(&self, index: usize) {
         let may_fetch = !self.stopped && !self.resetting && self.state.bus_master();
         let ring = self.rings.get(index).and_then(Option::as_ref);
         let Some(ring) = ring.filter(|_| may_fetch) else {
             return;
         };
-        ring.begin_turn();
-        let mut budget = ring.size();
-        while budget > 0 {
-            match ring.next() {
-                Next::Chain(chain) => self.start(ring, chain),
-                Next::Empty | Next::Full | Next::Broken => break,
-            }
-            budget -= 1;
-        }
-        ring.end_turn();
-        if budget == 0 {
+        if self.service.turn(ring) {
             // A counter that is full kicks, too.
             let _ = self.kicks[index].write(1);
         }
     }
+}
 
-    fn start(&self, ring: &Rc<Ring>, chain: Chain) {
-        let head = chain.head;
-        let Some(incoming) = Incoming::new(chain, &self.memory) else {
-            ring.fail(&"a request without a status byte in guest memory");
-            return ring.complete(head, 0);
-        };
-        let reply = Reply {
-            ring: Rc::clone(ring),
-            head,
-            status_at: incoming.status_at,
-            ok_len: incoming.in_len.saturating_add(1),
-        };
-        let fua = !self.shared.writeback.load(Ordering::Acquire);
-        let list = |pieces: &Pieces| guest_list(&self.memory, pieces.as_slice());
-        match incoming.work(fua, &self.memory, list) {
-            Ok(Work::Submit(requests)) => self.submit(requests, fua, reply),
-            Ok(Work::Identify(pieces)) => self.identify(&pieces, reply),
-            Err(status) => reply.send(status),
-        }
+/// The function's interrupts and the worker's own eventfd.
+struct PciSignal {
+    state: Arc<DeviceState>,
+    bell: Rc<EventFd>,
+}
+
+impl Signal for PciSignal {
+    fn used(&self, index: u16) {
+        self.state.signal_queue(index);
     }
 
-    /// Submits `requests` and answers when the last has come back.
-    fn submit(&self, requests: Vec<Request>, fua: bool, reply: Reply) {
-        let flush_after = fua && requests.iter().any(|request| lacks_fua(request.op));
-        let left = Cell::new(requests.len());
-        let batch = Rc::new(Batch {
-            left,
-            status: Cell::new(Status::Ok),
-            reply: Cell::new(Some(reply)),
-            flush_after: Cell::new(flush_after),
-            disk: self.disk.clone(),
-        });
-        for request in requests {
-            let batch = Rc::clone(&batch);
-            self.disk
-                .submit(request, move |result| batch.ended(&result));
-        }
+    fn broken(&self, _index: u16) {
+        self.state.needs_reset();
     }
 
-    /// GET_ID: 20 bytes, padded with zeroes (5.2.6).
-    fn identify(&self, pieces: &Pieces, mut reply: Reply) {
-        let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
-        let info = self.disk.info();
-        for (to, from) in id.iter_mut().zip(info.serial.bytes()) {
-            *to = from;
-        }
-        let Some(list) = guest_list(&self.memory, pieces.as_slice()) else {
-            return reply.send(Status::IoError);
-        };
-        let len = id.len().min(list.len());
-        list.copy_from(0, &id[..len]);
-        if len < list.len() {
-            reply.ok_len = len as u32;
-        }
-        reply.send(Status::Ok);
-    }
-}
-
-/// Whether a change has no flag of its own that makes it durable.
-fn lacks_fua(op: Op) -> bool {
-    matches!(op, Op::Discard | Op::WriteZeroes { .. })
-}
-
-/// Where a request's answer goes.
-struct Reply {
-    ring: Rc<Ring>,
-    head: u16,
-    status_at: GuestAddress,
-    /// Bytes of the writable part that are written when all goes well, the status included.
-    ok_len: u32,
-}
-
-impl Reply {
-    /// Writes the status byte and gives the chain back.
-    fn send(self, status: Status) {
-        let written = self.ring.memory().write_obj(status as u8, self.status_at);
-        if let Err(error) = written {
-            self.ring.fail(&error);
-        }
-        // Only what is written without a gap from the start counts (2.7.8.2), and a read that has
-        // failed may have written anything.
-        let len = match status {
-            Status::Ok => self.ok_len,
-            _ => u32::from(self.ok_len == 1),
-        };
-        self.ring.complete(self.head, len);
-    }
-}
-
-/// Requests that one chain has led to.
-struct Batch {
-    left: Cell<usize>,
-    status: Cell<Status>,
-    reply: Cell<Option<Reply>>,
-    /// Writethrough: what was changed has to be durable before the answer.
-    flush_after: Cell<bool>,
-    disk: Disk,
-}
-
-impl Batch {
-    fn ended(self: Rc<Self>, result: &Completion) {
-        if let Err(error) = result {
-            tracing::debug!(%error, "a guest's request has failed");
-            self.status.set(match error {
-                IoError::Unsupported { .. } => Status::Unsupported,
-                _ => Status::IoError,
-            });
-        }
-        self.left.set(self.left.get() - 1);
-        if self.left.get() != 0 {
-            return;
-        }
-        if self.flush_after.take() && self.status.get() == Status::Ok {
-            self.left.set(1);
-            let batch = Rc::clone(&self);
-            self.disk
-                .submit(whole_disk_flush(), move |result| batch.ended(&result));
-        } else if let Some(reply) = self.reply.take() {
-            reply.send(self.status.get());
-        }
+    fn wake(&self) {
+        // A counter that is full rings, too.
+        let _ = self.bell.write(1);
     }
 }
 

@@ -7,7 +7,7 @@ mod export;
 
 use serde::Serialize;
 
-pub use export::{ExportCmd, ExportInfo, ExportType, Writable};
+pub use export::{ExportCmd, ExportInfo, ExportType, VhostUserSpec, Writable};
 
 /// A command for the block layer, as the monitor (HMP or QMP) has parsed and type-checked it.
 #[derive(Debug, Clone, PartialEq, Eq)]

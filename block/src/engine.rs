@@ -11,8 +11,8 @@ use std::{cell::RefCell, io, os::fd::BorrowedFd, path::PathBuf, rc::Rc};
 
 pub use create::{NewImage, create_image};
 pub use describe::image_info;
-pub use exports::ExportSpec;
 use exports::Exports;
+pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};
 
 use crate::{
     api::{Cmd, CmdError, ErrorClass, Event, Reply},

@@ -26,4 +26,6 @@ pub(crate) mod stream;
 
 pub use address::{Address, BadAddress};
 pub use export::Export;
+pub use listener::SocketFile;
+pub(crate) use listener::listen;
 pub use server::{Server, ServerError};

@@ -13,4 +13,5 @@ pub mod host;
 pub mod ide;
 pub mod legacy;
 pub mod pci;
+pub mod vhost_user;
 pub mod virtio;

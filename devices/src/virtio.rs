@@ -14,7 +14,7 @@ mod chain;
 mod common;
 mod doorbells;
 mod interrupts;
-mod ring;
+pub(crate) mod ring;
 pub mod state;
 mod transport;
 

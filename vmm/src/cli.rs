@@ -102,7 +102,9 @@ pub struct RunArgs {
                   --export type=nbd,disk=root,addr=unix:/tmp/nbd.sock,writable=on --qmp unix:/tmp/qmp\n  \
                   nbdinfo 'nbd+unix:///root?socket=/tmp/nbd.sock'\n\n\
                   Keys of --export:\n  type=nbd, disk=NAME, addr=unix:PATH|tcp:HOST:PORT (all needed),\n  \
-                  name=EXPORT [the disk's name], writable=on|off [off], description=TEXT, id=NAME\n\
+                  name=EXPORT [the disk's name], writable=on|off [off], description=TEXT, id=NAME;\n  \
+                  or type=vhost-user-blk, disk=NAME, addr=unix:PATH (all needed),\n  \
+                  writable=on|off [off], num-queues=N [1], id=NAME\n\
                   Keys of --disk: as of 'strata run'; if= only gives a default name.\n\
                   A comma inside a value is doubled."
 )]

@@ -9,3 +9,4 @@ pub mod layout;
 pub mod machine;
 pub mod monitor;
 pub mod serve;
+pub mod vhost_user;

@@ -42,6 +42,7 @@ use crate::{
     },
     layout,
     monitor::{self, Doors, Mailbox, Monitor, Notice, RunState},
+    vhost_user,
 };
 
 /// Why a machine could not be started, or ended other than it should; one line for people.
@@ -122,6 +123,7 @@ pub fn run(args: &RunArgs, serial: &SerialEndpoint) -> Result<(), RunError> {
     let told = notifier.clone();
     let engine = Engine::new(move |event| told.notify(Notice::Block(event)))
         .map_err(host("make an eventfd"))?;
+    engine.serve_vhost_user_with(vhost_user::serve);
     let workers = disks::attach(&engine, &args.disks, &mut hardware.seats(args.cpus))?;
     let firmware = Firmware {
         memory: hardware.memory,

@@ -24,6 +24,7 @@ use crate::{
     },
     machine::disks::{DiskError, spec},
     monitor::{self, Action, Answer, Doors, Mailbox, Monitor, Notice, ShutdownCause},
+    vhost_user,
 };
 
 /// Why nothing could be served, or what went wrong at the end; one line for people.
@@ -74,6 +75,7 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     let (handle, inbox) = mailbox::open(&exec).map_err(host("catch signals"))?;
     let told = notifier.clone();
     let engine = Engine::on(exec, move |event| told.notify(Notice::Block(event)));
+    engine.serve_vhost_user_with(vhost_user::serve);
     open_disks(&engine, &args.disks)?;
     // Serves its clients until this function returns.
     let _monitor = Monitor::start(doors, Box::new(handle), news)?;
@@ -116,14 +118,24 @@ fn open_disks(engine: &Rc<Engine>, disks: &[DiskOption]) -> Result<(), DiskError
 }
 
 fn start_export(engine: &Rc<Engine>, export: &ExportOption) -> Result<(), ServeError> {
-    let ExportOption { address, spec } = export;
-    let listening = engine.export_at(address, spec.clone());
-    let address = listening.map_err(|source| ServeError::Export {
-        disk: spec.disk.clone(),
+    let failed = |disk: &str, source| ServeError::Export {
+        disk: disk.to_owned(),
         source,
-    })?;
-    let name = spec.name.as_ref().unwrap_or(&spec.disk);
-    eprintln!("strata: serving {} at {}", spec.disk, uri(&address, name));
+    };
+    match export {
+        ExportOption::Nbd { address, spec } => {
+            let listening = engine.export_at(address, spec.clone());
+            let address = listening.map_err(|source| failed(&spec.disk, source))?;
+            let name = spec.name.as_ref().unwrap_or(&spec.disk);
+            eprintln!("strata: serving {} at {}", spec.disk, uri(&address, name));
+        }
+        ExportOption::VhostUser { id, disk, spec } => {
+            let added = engine.add_vhost_user(id.clone(), disk, spec);
+            added.map_err(|source| failed(disk, source))?;
+            let path = spec.path.display();
+            eprintln!("strata: serving {disk} as a vhost-user-blk device at unix:{path}");
+        }
+    }
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Commands about exports, and what they answer (`qapi/block-export.json`).
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use crate::nbd::Address;
@@ -49,6 +51,15 @@ pub enum ExportCmd {
         /// Clients may write.
         writable: bool,
     },
+    /// `block-export-add` with type `vhost-user-blk`.
+    AddVhostUser {
+        /// The export's name in the monitor.
+        id: String,
+        /// The disk, or the node name of its top layer.
+        node_name: String,
+        /// How it is served.
+        spec: VhostUserSpec,
+    },
     /// `block-export-del`.
     Delete {
         /// The export's name in the monitor.
@@ -58,6 +69,17 @@ pub enum ExportCmd {
     },
     /// `query-block-exports`.
     Query,
+}
+
+/// How a disk is offered to other people's virtual machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VhostUserSpec {
+    /// The socket to listen at.
+    pub path: PathBuf,
+    /// Request queues; at least 1.
+    pub queues: u16,
+    /// The guest may write.
+    pub writable: bool,
 }
 
 /// Whether clients may write.
@@ -70,6 +92,8 @@ pub struct Writable(pub bool);
 pub enum ExportType {
     /// On the NBD server.
     Nbd,
+    /// A virtio-blk device for another virtual machine.
+    VhostUserBlk,
 }
 
 /// `BlockExportInfo`.

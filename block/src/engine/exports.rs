@@ -1,9 +1,13 @@
-//! Exports: disks on the network.
+//! Exports: disks on the network, and for other people's virtual machines.
+
+mod vhost_user;
 
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
 };
+
+pub use vhost_user::{Listening, VhostUserExport, VhostUserServer};
 
 use super::{Engine, ReplyTo, refused};
 use crate::{
@@ -22,6 +26,8 @@ pub(super) struct Exports {
     /// The first is the one that commands add to.
     servers: RefCell<Vec<Rc<Server>>>,
     entries: RefCell<Vec<Rc<Entry>>>,
+    /// Serves vhost-user exports, where there is one.
+    vhost_user: RefCell<Option<VhostUserServer>>,
     /// A server is being started or stopped.
     changing: Cell<bool>,
 }
@@ -30,9 +36,28 @@ pub(super) struct Exports {
 struct Entry {
     id: String,
     disk: Rc<GuestDisk>,
-    server: Rc<Server>,
-    export: Rc<Export>,
+    served: Served,
     shutting_down: Cell<bool>,
+}
+
+/// By whom, and as what.
+#[derive(Clone)]
+enum Served {
+    Nbd {
+        server: Rc<Server>,
+        export: Rc<Export>,
+    },
+    VhostUser(Rc<dyn VhostUserExport>),
+}
+
+impl Entry {
+    /// What NBD clients ask for.
+    fn nbd_name(&self) -> Option<&str> {
+        match &self.served {
+            Served::Nbd { export, .. } => Some(&export.name),
+            Served::VhostUser(_) => None,
+        }
+    }
 }
 
 /// An export to be made.
@@ -133,8 +158,15 @@ impl Engine {
                 };
                 self.add_export(&self.main_server()?, spec)?;
             }
+            ExportCmd::AddVhostUser {
+                id,
+                node_name,
+                spec,
+            } => {
+                self.add_vhost_user(id, &node_name, &spec)?;
+            }
             ExportCmd::ServerRemove { name, hard } => {
-                self.remove_export(&name, |entry| entry.export.name == name, hard)?;
+                self.remove_export(&name, |entry| entry.nbd_name() == Some(&name), hard)?;
             }
             ExportCmd::Delete { id, hard } => {
                 self.remove_export(&id, |entry| entry.id == id, hard)?;
@@ -144,15 +176,28 @@ impl Engine {
         Ok(Reply::Done)
     }
 
-    /// Stops every server and forgets its exports.
-    pub(super) async fn stop_servers(&self) {
+    /// Stops every NBD server and forgets its exports.
+    async fn stop_servers(&self) {
         self.exports.changing.set(true);
         let entries = self.exports.entries.take();
+        let (entries, kept) = entries.into_iter().partition(|e| e.nbd_name().is_some());
+        *self.exports.entries.borrow_mut() = kept;
         for server in self.exports.servers.take() {
             server.stop().await;
         }
         self.exports.changing.set(false);
-        for entry in entries {
+        for entry in &entries {
+            self.tell_deleted(entry);
+        }
+    }
+
+    /// Stops everything that anybody is served with.
+    pub(super) async fn stop_exports(&self) {
+        self.stop_servers().await;
+        for entry in self.exports.entries.take() {
+            if let Served::VhostUser(export) = &entry.served {
+                export.stop().await;
+            }
             self.tell_deleted(&entry);
         }
     }
@@ -192,30 +237,39 @@ impl Engine {
         }
         let name = spec.name.unwrap_or(spec.disk);
         let id = spec.id.unwrap_or_else(|| name.clone());
-        let mut entries = self.exports.entries.borrow_mut();
-        if entries.iter().any(|entry| entry.id == id) {
-            // By name is what `nbd-server-add` is asked for.
-            let desc = if id == name {
-                ServerError::NameTaken(name).to_string()
-            } else {
-                format!("Block export id '{id}' is already in use")
-            };
-            return Err(refused(desc));
-        }
+        self.check_export_id(&id, &name)?;
         let export = server.add(Export {
             name,
             description: spec.description,
             disk: Disk::new(disk.clone()),
             writable: spec.writable,
         })?;
-        entries.push(Rc::new(Entry {
+        let server = server.clone();
+        self.enter_export(id, disk, Served::Nbd { server, export });
+        Ok(())
+    }
+
+    /// Refuses an id that is another export's. `name` is what clients will ask for.
+    fn check_export_id(&self, id: &str, name: &str) -> Outcome<()> {
+        let entries = self.exports.entries.borrow();
+        if !entries.iter().any(|entry| entry.id == id) {
+            return Ok(());
+        }
+        // By name is what `nbd-server-add` is asked for.
+        Err(refused(if id == name {
+            ServerError::NameTaken(name.to_owned()).to_string()
+        } else {
+            format!("Block export id '{id}' is already in use")
+        }))
+    }
+
+    fn enter_export(&self, id: String, disk: Rc<GuestDisk>, served: Served) {
+        self.exports.entries.borrow_mut().push(Rc::new(Entry {
             id,
             disk,
-            server: server.clone(),
-            export,
+            served,
             shutting_down: Cell::new(false),
         }));
-        Ok(())
     }
 
     fn export_all(&self, server: &Rc<Server>, writable: bool) -> Outcome<()> {
@@ -245,11 +299,17 @@ impl Engine {
             let desc = format!("Export '{what}' is already shutting down");
             return Err(refused(desc));
         }
-        entry.server.remove(&entry.export.name, hard)?;
+        match &entry.served {
+            Served::Nbd { server, export } => server.remove(&export.name, hard)?,
+            Served::VhostUser(export) => vhost_user::check_unused(what, export.as_ref(), hard)?,
+        }
         entry.shutting_down.set(true);
         let engine = self.clone();
         self.exec.spawn(Queue::Guest, async move {
-            entry.server.unused(&entry.export).await;
+            match &entry.served {
+                Served::Nbd { server, export } => server.unused(export).await,
+                Served::VhostUser(export) => export.stop().await,
+            }
             let mut entries = engine.exports.entries.borrow_mut();
             let place = entries.iter().position(|other| Rc::ptr_eq(other, &entry));
             let removed = place.map(|place| entries.remove(place));
@@ -269,7 +329,10 @@ impl Engine {
     fn describe_exports(&self) -> Vec<ExportInfo> {
         let describe = |entry: &Rc<Entry>| ExportInfo {
             id: entry.id.clone(),
-            kind: ExportType::Nbd,
+            kind: match entry.served {
+                Served::Nbd { .. } => ExportType::Nbd,
+                Served::VhostUser(_) => ExportType::VhostUserBlk,
+            },
             node_name: entry.disk.root().name().to_owned(),
             shutting_down: entry.shutting_down.get(),
         };

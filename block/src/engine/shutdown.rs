@@ -33,7 +33,7 @@ impl Engine {
         let errors = Rc::new(RefCell::new(Vec::new()));
         let found = errors.clone();
         self.exec.block_on(async move {
-            engine.stop_servers().await;
+            engine.stop_exports().await;
             while !engine.jobs.unfinished().is_empty() {
                 for job in engine.jobs.unfinished() {
                     job.cancel();

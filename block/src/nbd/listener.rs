@@ -16,7 +16,7 @@ use std::{
 use super::Address;
 
 /// A socket that listens.
-pub(super) struct Listener {
+pub struct Listener {
     pub socket: OwnedFd,
     /// Where it listens; the port that the host chose instead of 0.
     pub address: Address,
@@ -25,7 +25,7 @@ pub(super) struct Listener {
 }
 
 /// The file that stands for a listening socket; removed when dropped.
-pub(super) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     /// Device and inode, so that a later file of the same name is left alone.
     identity: (u64, u64),
@@ -35,7 +35,7 @@ pub(super) struct SocketFile {
 ///
 /// # Errors
 /// The host's error.
-pub(super) fn listen(address: Address) -> io::Result<Listener> {
+pub fn listen(address: Address) -> io::Result<Listener> {
     match &address {
         Address::Unix(path) => {
             let socket = bind(path)?;

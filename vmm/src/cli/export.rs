@@ -1,50 +1,110 @@
-//! The value of `--export`: `type=nbd,disk=NAME,addr=unix:PATH|tcp:HOST:PORT,...`.
+//! The value of `--export`: `type=nbd,disk=NAME,addr=unix:PATH|tcp:HOST:PORT,...`, or
+//! `type=vhost-user-blk,disk=NAME,addr=unix:PATH,...`.
 
-use strata_block::{engine::ExportSpec, nbd::Address};
+use strata_block::{api::VhostUserSpec, engine::ExportSpec, nbd::Address};
+use strata_devices::vhost_user::MAX_QUEUES;
 
 use super::keys::{self, choose};
 
 /// One export as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExportOption {
-    /// Where clients connect.
-    pub address: Address,
-    /// What they find there.
-    pub spec: ExportSpec,
+pub enum ExportOption {
+    /// On an NBD server.
+    Nbd {
+        /// Where clients connect.
+        address: Address,
+        /// What they find there.
+        spec: ExportSpec,
+    },
+    /// For another virtual machine.
+    VhostUser {
+        /// The export's name in the monitor.
+        id: String,
+        /// The disk.
+        disk: String,
+        /// How it is served.
+        spec: VhostUserSpec,
+    },
 }
-
-const KNOWN: &str = "type, disk, addr, name, id, description, writable";
 
 /// Parses it.
 ///
 /// # Errors
 /// What is wrong, with what would be right.
 pub fn parse(text: &str) -> Result<ExportOption, String> {
+    let pairs = keys::pairs(text)?;
+    let kind = pairs.iter().find(|(key, _)| key == "type");
+    let (key, value) = kind.ok_or("type=nbd is missing")?;
+    let parse = choose(
+        key,
+        value,
+        &[
+            ("nbd", nbd as fn(_) -> _),
+            ("vhost-user-blk", vhost_user as fn(_) -> _),
+        ],
+    )?;
+    parse(pairs)
+}
+
+type Pairs = Vec<(String, String)>;
+
+const ON_OFF: [(&str, bool); 2] = [("on", true), ("off", false)];
+
+fn nbd(pairs: Pairs) -> Result<ExportOption, String> {
+    let known = "type, disk, addr, name, id, description, writable";
     let mut address = None;
-    let mut typed = false;
     let mut spec = ExportSpec::default();
-    for (key, value) in keys::pairs(text)? {
+    for (key, value) in pairs {
         match key.as_str() {
-            "type" => typed = choose(&key, &value, &[("nbd", true)])?,
+            "type" => {}
             "disk" => spec.disk = value,
             "addr" => address = Some(value.parse::<Address>().map_err(|e| e.to_string())?),
             "name" => spec.name = Some(value),
             "id" => spec.id = Some(value),
             "description" => spec.description = Some(value),
-            "writable" => {
-                spec.writable = choose(&key, &value, &[("on", true), ("off", false)])?;
-            }
-            _ => return Err(format!("unknown key '{key}'; known keys: {KNOWN}")),
+            "writable" => spec.writable = choose(&key, &value, &ON_OFF)?,
+            _ => return Err(format!("unknown key '{key}'; known keys: {known}")),
         }
-    }
-    if !typed {
-        return Err("type=nbd is missing".into());
     }
     if spec.disk.is_empty() {
         return Err("disk=NAME is missing".into());
     }
     let address = address.ok_or("addr=unix:PATH or addr=tcp:HOST:PORT is missing")?;
-    Ok(ExportOption { address, spec })
+    Ok(ExportOption::Nbd { address, spec })
+}
+
+fn vhost_user(pairs: Pairs) -> Result<ExportOption, String> {
+    let known = "type, disk, addr, id, writable, num-queues";
+    let (mut disk, mut id, mut path) = (None, None, None);
+    let (mut writable, mut queues) = (false, 1);
+    for (key, value) in pairs {
+        match key.as_str() {
+            "type" => {}
+            "disk" => disk = Some(value),
+            "id" => id = Some(value),
+            "addr" => match value.parse::<Address>() {
+                Ok(Address::Unix(socket)) => path = Some(socket),
+                _ => return Err(format!("addr={value}: expected unix:PATH")),
+            },
+            "writable" => writable = choose(&key, &value, &ON_OFF)?,
+            "num-queues" => {
+                let number = value.parse().ok().filter(|n| (1..=MAX_QUEUES).contains(n));
+                queues = number.ok_or(format!("{key}={value}: expected 1 to {MAX_QUEUES}"))?;
+            }
+            _ => return Err(format!("unknown key '{key}'; known keys: {known}")),
+        }
+    }
+    let disk = disk.ok_or("disk=NAME is missing")?;
+    let path = path.ok_or("addr=unix:PATH is missing")?;
+    Ok(ExportOption::VhostUser {
+        id: id.unwrap_or_else(|| disk.clone()),
+        disk,
+        spec: VhostUserSpec {
+            path,
+            queues,
+            writable,
+        },
+    })
 }
 
 #[cfg(test)]

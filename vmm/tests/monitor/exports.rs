@@ -1,7 +1,7 @@
 //! The commands about the NBD server: what they ask of the machine.
 
 use strata_block::{
-    api::{Cmd, ExportCmd, Writable},
+    api::{Cmd, ExportCmd, VhostUserSpec, Writable},
     nbd::Address,
 };
 use strata_vmm::monitor::Action;
@@ -75,6 +75,10 @@ fn qmp_arguments_reach_the_machine() {
             "block-export-add",
             r##"{"type":"nbd","id":"e","node-name":"#block1","name":"n","description":"d","writable":true}"##,
         ),
+        (
+            "block-export-add",
+            r##"{"type":"vhost-user-blk","id":"v","node-name":"#block1","addr":{"type":"unix","path":"/v"},"num-queues":4,"writable":true}"##,
+        ),
         ("nbd-server-stop", "{}"),
     ] {
         let answer = client.ask(&format!(
@@ -97,6 +101,15 @@ fn qmp_arguments_reach_the_machine() {
                 name: Some("n".to_owned()),
                 description: Some("d".to_owned()),
                 writable: true,
+            },
+            ExportCmd::AddVhostUser {
+                id: "v".to_owned(),
+                node_name: "#block1".to_owned(),
+                spec: VhostUserSpec {
+                    path: "/v".into(),
+                    queues: 4,
+                    writable: true,
+                },
             },
             ExportCmd::ServerStop,
         ]
@@ -145,8 +158,18 @@ fn qmp_refuses_what_it_does_not_know() {
         ),
         (
             "block-export-add",
-            r#"{"type":"vhost-user-blk","id":"e","node-name":"n"}"#,
+            r#"{"type":"fuse","id":"e","node-name":"n"}"#,
             "does not accept value",
+        ),
+        (
+            "block-export-add",
+            r#"{"type":"vhost-user-blk","id":"e","node-name":"n"}"#,
+            "'addr.path' is missing",
+        ),
+        (
+            "block-export-add",
+            r#"{"type":"vhost-user-blk","id":"e","node-name":"n","addr":{"type":"unix","path":"/s"},"num-queues":65}"#,
+            "'num-queues' expects 1 to 64",
         ),
         (
             "block-export-del",

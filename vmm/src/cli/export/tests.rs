@@ -1,4 +1,4 @@
-use strata_block::{engine::ExportSpec, nbd::Address};
+use strata_block::{api::VhostUserSpec, engine::ExportSpec, nbd::Address};
 
 use super::{ExportOption, parse};
 
@@ -6,7 +6,7 @@ use super::{ExportOption, parse};
 fn all_keys() {
     let text =
         "type=nbd,disk=virtio0,addr=tcp:[::1]:10809,name=a,,b,id=e,description=d=d,writable=on";
-    let expected = ExportOption {
+    let expected = ExportOption::Nbd {
         address: Address::Tcp {
             host: "::1".into(),
             port: 10809,
@@ -23,11 +23,37 @@ fn all_keys() {
 }
 
 #[test]
+fn for_another_machine() {
+    let expected = ExportOption::VhostUser {
+        id: "virtio0".into(),
+        disk: "virtio0".into(),
+        spec: VhostUserSpec {
+            path: "/s".into(),
+            queues: 4,
+            writable: true,
+        },
+    };
+    let text = "type=vhost-user-blk,disk=virtio0,addr=unix:/s,num-queues=4,writable=on";
+    assert_eq!(parse(text), Ok(expected));
+}
+
+#[test]
 fn what_is_missing_or_wrong_is_named() {
     for (text, expected) in [
         ("", "'' is not key=value"),
         ("disk=a,addr=unix:/s", "type=nbd is missing"),
-        ("type=fuse,disk=a,addr=unix:/s", "type=fuse: expected nbd"),
+        (
+            "type=fuse,disk=a,addr=unix:/s",
+            "type=fuse: expected nbd, vhost-user-blk",
+        ),
+        (
+            "type=vhost-user-blk,disk=a,addr=tcp:h:1",
+            "addr=tcp:h:1: expected unix:PATH",
+        ),
+        (
+            "type=vhost-user-blk,disk=a,addr=unix:/s,num-queues=65",
+            "num-queues=65: expected 1 to 64",
+        ),
         ("type=nbd,addr=unix:/s", "disk=NAME is missing"),
         (
             "type=nbd,disk=a",

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 use strata_block::{
-    api::{Cmd, CmdError, ExportCmd, Reply},
+    api::{Cmd, CmdError, ExportCmd, Reply, VhostUserSpec},
     nbd::Address,
 };
+use strata_devices::vhost_user::MAX_QUEUES;
 
 use super::args::Args;
 use super::run::{Started, block, query};
@@ -85,11 +86,42 @@ pub(super) fn block_export_add(args: &Args, _: &mut Context<'_>) -> Started {
             "writethrough is not available for exports: give the disk cache=writethrough",
         ));
     }
+    if args.required_text("type") == "vhost-user-blk" {
+        return export(ExportCmd::AddVhostUser {
+            id: args.required_text("id"),
+            node_name: args.required_text("node-name"),
+            spec: vhost_user(args)?,
+        });
+    }
     export(ExportCmd::Add {
         id: args.required_text("id"),
         node_name: args.required_text("node-name"),
         name: args.text("name"),
         description: args.text("description"),
+        writable: args.flag("writable", false),
+    })
+}
+
+/// `BlockExportOptionsVhostUserBlk`; `addr` is a `SocketAddress`: `{"type": "unix", "path": ...}`.
+fn vhost_user(args: &Args) -> Result<VhostUserSpec, CmdError> {
+    let member = |name| args.member("addr", name).and_then(Value::as_str);
+    if member("type").is_some_and(|kind| kind != "unix") {
+        return Err(generic("vhost-user exports listen at unix sockets only"));
+    }
+    let path = member("path").ok_or_else(|| generic("Parameter 'addr.path' is missing"))?;
+    if args.integer("logical-block-size").is_some_and(|n| n != 512) {
+        return Err(generic(
+            "Parameter 'logical-block-size' expects 512: disks have sectors of 512 bytes",
+        ));
+    }
+    let queues = args.integer("num-queues").unwrap_or(1);
+    let queues = u16::try_from(queues)
+        .ok()
+        .filter(|n| (1..=MAX_QUEUES).contains(n));
+    let out_of_range = || generic(format!("Parameter 'num-queues' expects 1 to {MAX_QUEUES}"));
+    Ok(VhostUserSpec {
+        path: path.into(),
+        queues: queues.ok_or_else(out_of_range)?,
         writable: args.flag("writable", false),
     })
 }

@@ -165,7 +165,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         name: "block-export-add",
         params: &[
-            required("type", OneOf(&["nbd"])),
+            required("type", OneOf(&["nbd", "vhost-user-blk"])),
             required("id", Text),
             required("node-name", Text),
             optional("writable", Flag),
@@ -173,6 +173,9 @@ pub(super) const COMMANDS: &[Command] = &[
             optional("name", Text),
             optional("description", Text),
             optional("allocation-depth", Flag),
+            optional("addr", Object),
+            optional("num-queues", Integer),
+            optional("logical-block-size", Integer),
         ],
         run: exports::block_export_add,
     },

@@ -1,0 +1,80 @@
+//! Exports that another part of the program serves: virtio-blk devices for other people's virtual
+//! machines. Here they have their place among the exports and their way to the disk, no more: the
+//! image layer knows nothing of virtio.
+
+use std::{os::unix::net::UnixListener, rc::Rc};
+
+use super::{Engine, Outcome, Served, check_writable, refused};
+use crate::{
+    api::VhostUserSpec,
+    disk::Disk,
+    exec::{Executor, LocalBoxFuture},
+    nbd::{self, Address},
+};
+
+/// A vhost-user export that is being served.
+pub trait VhostUserExport {
+    /// Whether a front end is connected.
+    fn in_use(&self) -> bool;
+    /// Cuts the front end off, finishes what is in flight and ends.
+    fn stop(&self) -> LocalBoxFuture<'_, ()>;
+}
+
+/// Starts to serve a disk at a listening socket; the error is one line for people.
+pub type VhostUserServer =
+    fn(&Rc<Executor>, Listening, Disk, &VhostUserSpec) -> Result<Rc<dyn VhostUserExport>, String>;
+
+/// A socket to serve at, and what removes its file once it is dropped.
+pub struct Listening {
+    /// The socket.
+    pub socket: UnixListener,
+    /// To be kept as long as somebody listens.
+    pub file: Option<nbd::SocketFile>,
+}
+
+impl Engine {
+    /// From now on vhost-user exports can be made, and `server` serves them.
+    pub fn serve_vhost_user_with(&self, server: VhostUserServer) {
+        *self.exports.vhost_user.borrow_mut() = Some(server);
+    }
+
+    /// Exports a disk for another virtual machine: for start-up, as [`Engine::export_at`].
+    ///
+    /// # Errors
+    /// One line on why that cannot be.
+    pub fn add_vhost_user(&self, id: String, disk: &str, spec: &VhostUserSpec) -> Outcome<()> {
+        let server = *self.exports.vhost_user.borrow();
+        let server = server.ok_or_else(|| refused("vhost-user exports are not available"))?;
+        let guest_disk = self.find_exported(disk)?;
+        if spec.writable {
+            check_writable(&guest_disk, disk)?;
+        }
+        self.check_export_id(&id, "")?;
+        let failed = |why: String| {
+            refused(format!(
+                "could not listen at {}: {why}",
+                spec.path.display()
+            ))
+        };
+        let listening = nbd::listen(Address::Unix(spec.path.clone()));
+        let listening = listening.map_err(|error| failed(error.to_string()))?;
+        let socket = Listening {
+            socket: listening.socket.into(),
+            file: listening.file,
+        };
+        let disk = Disk::new(guest_disk.clone());
+        let export = server(&self.exec, socket, disk, spec).map_err(failed)?;
+        self.enter_export(id, guest_disk, Served::VhostUser(export));
+        Ok(())
+    }
+}
+
+/// Refuses to end an export that is in use, unless it is to be ended `hard`.
+pub(super) fn check_unused(id: &str, export: &dyn VhostUserExport, hard: bool) -> Outcome<()> {
+    if export.in_use() && !hard {
+        return Err(refused(format!(
+            "export '{id}' still in use: disconnect its front end, or use mode=hard"
+        )));
+    }
+    Ok(())
+}

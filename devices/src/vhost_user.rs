@@ -1,0 +1,150 @@
+//! A virtio-blk device for somebody else's virtual machine: a vhost-user back end (QEMU's
+//! `docs/interop/vhost-user`).
+//!
+//!     front end ──messages──▶ session thread ──letters──▶ worker (device thread) ──▶ Disk
+//!     guest ──kicks──────────▶ vring thread ──letters──▶
+//!
+//! The `vhost-user-backend` library speaks the protocol on threads of its own, one pair per
+//! connection. They touch neither rings nor disk: kicks, new memory and the ends of rings go as letters to
+//! the worker, a task on the device thread, which serves the rings as those of our own guests are
+//! served. Where the protocol promises that nothing is touched any more after a message, the
+//! thread waits until the worker has drained.
+//!
+//! One front end at a time: others wait in the socket's backlog. It is trusted as far as whoever
+//! starts it is: it hands over memory and descriptors. Its guest is not.
+
+mod front;
+mod mail;
+mod session;
+mod worker;
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    rc::Rc,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+};
+
+use strata_block::{
+    disk::{Completion, Disk, DiskInfo, Done, Request, Submit},
+    engine::{Listening, VhostUserExport},
+    exec::{Executor, LocalBoxFuture, Queue, sync::WaitQueue},
+    nbd::SocketFile,
+};
+
+use self::{front::Front, session::Control, worker::Worker};
+use crate::virtio::blk::{front::Shared, service::Service};
+
+/// The most queues that an export can have.
+pub const MAX_QUEUES: u16 = 64;
+
+/// A disk that a front end may attach. Lives on the device thread.
+pub struct Export {
+    control: Arc<Control>,
+    thread: RefCell<Option<JoinHandle<()>>>,
+    end: Rc<End>,
+    file: RefCell<Option<SocketFile>>,
+}
+
+/// Whether the worker has ended, and who waits for that.
+#[derive(Default)]
+struct End {
+    reached: Cell<bool>,
+    waiting: WaitQueue,
+}
+
+impl Export {
+    /// Serves `disk` to whoever connects to the socket, with `queues` request queues (1 to
+    /// [`MAX_QUEUES`]).
+    ///
+    /// # Errors
+    /// The host has no descriptors or threads left.
+    pub fn start(
+        exec: &Rc<Executor>,
+        listening: Listening,
+        disk: Disk,
+        queues: u16,
+        writable: bool,
+    ) -> io::Result<Self> {
+        let disk = match writable {
+            true => disk,
+            false => Disk::new(Rc::new(ReadOnly(disk))),
+        };
+        let info = disk.info();
+        let shared = Arc::new(Shared::new(&info));
+        let (mail, post_box) = mail::open(exec)?;
+        let queues = queues.clamp(1, MAX_QUEUES);
+        let front = Front::new(DiskInfo::clone(&info), queues, shared.clone(), mail);
+        let control = Arc::new(Control::new()?);
+        let Listening { socket, file } = listening;
+        let (of_thread, name) = (control.clone(), format!("vhost-user {}", info.id));
+        let thread = thread::Builder::new()
+            .name(name)
+            .spawn(move || session::run(&socket, front, &of_thread))?;
+        let end = Rc::new(End::default());
+        let ended = end.clone();
+        let worker = Worker::new(Service { disk, shared }, post_box);
+        exec.spawn(Queue::Guest, async move {
+            worker.run().await;
+            ended.reached.set(true);
+            ended.waiting.wake_all();
+        });
+        Ok(Self {
+            control,
+            thread: RefCell::new(Some(thread)),
+            end,
+            file: RefCell::new(file),
+        })
+    }
+
+    async fn end(&self) {
+        // Nobody new finds it from here on.
+        drop(self.file.take());
+        self.control.stop();
+        while !self.end.reached.get() {
+            self.end.waiting.wait().await;
+        }
+        // Its last letter has arrived: it is about to return.
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a vhost-user session has panicked");
+        }
+    }
+}
+
+impl VhostUserExport for Export {
+    fn in_use(&self) -> bool {
+        self.control.in_use()
+    }
+
+    fn stop(&self) -> LocalBoxFuture<'_, ()> {
+        Box::pin(self.end())
+    }
+}
+
+/// A disk whose writes are refused here, whoever else may write it.
+struct ReadOnly(Disk);
+
+impl Submit for ReadOnly {
+    fn submit(&self, request: Request, done: Done) {
+        self.0
+            .submit(request, move |result: Completion| done(result));
+    }
+
+    fn info(&self) -> Rc<DiskInfo> {
+        Rc::new(DiskInfo {
+            read_only: true,
+            ..DiskInfo::clone(&self.0.info())
+        })
+    }
+}
+
+/// Waits for an answer from the device thread. That it has gone is as good as one.
+fn wait<T>(answer: &mpsc::Receiver<T>) -> Option<T> {
+    answer.recv().ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! The answers to the front end's messages, on the library's threads.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::channel,
+    },
+};
+
+use strata_block::disk::DiskInfo;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost_user_backend::{VhostUserBackend, VringMutex, VringT};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::{
+    epoll::EventSet,
+    event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier},
+};
+
+use super::{
+    mail::{Letter, Mail},
+    wait,
+};
+use crate::virtio::blk::{
+    QUEUE_SIZE,
+    front::{Shared, offered},
+};
+
+/// One export's side of the conversation; the same for all its connections.
+pub struct Front {
+    info: DiskInfo,
+    queues: u16,
+    shared: Arc<Shared>,
+    mail: Mail,
+    features: AtomicU64,
+    /// Whose last kick the worker has not seen yet: a driver that kicks without end must not fill the
+    /// worker's post box.
+    kicked: Vec<Arc<AtomicBool>>,
+    /// What has been kicked since the front end came.
+    vrings: Mutex<Vec<VringMutex>>,
+}
+
+impl Front {
+    /// For the disk that `info` describes.
+    pub fn new(info: DiskInfo, queues: u16, shared: Arc<Shared>, mail: Mail) -> Arc<Self> {
+        Arc::new(Self {
+            info,
+            queues,
+            shared,
+            mail,
+            features: AtomicU64::new(0),
+            kicked: (0..queues).map(|_| Arc::default()).collect(),
+            vrings: Mutex::default(),
+        })
+    }
+
+    /// Drains and forgets all rings: as before the front end came.
+    pub fn reset(&self) {
+        let (done, answer) = channel();
+        self.mail.send(Letter::Reset(done));
+        wait(&answer);
+        self.vrings().clear();
+        self.shared.reset();
+        self.features.store(0, Ordering::Release);
+    }
+
+    fn vrings(&self) -> std::sync::MutexGuard<'_, Vec<VringMutex>> {
+        self.vrings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl VhostUserBackend for Front {
+    type Bitmap = ();
+    type Vring = VringMutex;
+
+    fn num_queues(&self) -> usize {
+        usize::from(self.queues)
+    }
+
+    fn max_queue_size(&self) -> usize {
+        usize::from(QUEUE_SIZE)
+    }
+
+    fn features(&self) -> u64 {
+        offered(&self.info, self.queues) | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+    }
+
+    fn acked_features(&self, features: u64) {
+        self.features.store(features, Ordering::Release);
+        self.shared.negotiated(features);
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+    }
+
+    fn reset_device(&self) {
+        self.reset();
+    }
+
+    /// Read from the features when a ring is started.
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        // The library lets nobody ask for more than 4 KiB.
+        let mut data = vec![0; size as usize];
+        self.shared
+            .read_config(&self.info, self.queues, u64::from(offset), &mut data);
+        data
+    }
+
+    fn set_config(&self, offset: u32, data: &[u8]) -> io::Result<()> {
+        let features = self.features.load(Ordering::Acquire);
+        self.shared.write_config(features, u64::from(offset), data);
+        Ok(())
+    }
+
+    fn update_memory(&self, memory: GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
+        let (done, answer) = channel();
+        let memory = memory.memory().into_inner();
+        self.mail.send(Letter::Memory(memory, done));
+        wait(&answer);
+        Ok(())
+    }
+
+    /// One thread for all rings: it only passes kicks on.
+    fn queues_per_thread(&self) -> Vec<u64> {
+        vec![u64::MAX]
+    }
+
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        let pair = new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC);
+        pair.map_err(|error| tracing::error!(%error, "no eventfd for a vhost-user session"))
+            .ok()
+    }
+
+    fn stop_vring(&self, queue: u32) -> io::Result<()> {
+        let queue = u16::try_from(queue).unwrap_or(u16::MAX);
+        let (position, answer) = channel();
+        self.mail.send(Letter::Stop { queue, position });
+        let vring = self.vrings().get(usize::from(queue)).cloned();
+        if let Some((available, used)) = wait(&answer)
+            && let Some(vring) = vring
+        {
+            vring.set_queue_next_avail(available);
+            vring.set_queue_next_used(used);
+        }
+        Ok(())
+    }
+
+    fn handle_event(
+        &self,
+        event: u16,
+        _set: EventSet,
+        vrings: &[VringMutex],
+        _thread: usize,
+    ) -> io::Result<()> {
+        let index = usize::from(event);
+        let (Some(vring), Some(kicked)) = (vrings.get(index), self.kicked.get(index)) else {
+            return Ok(());
+        };
+        {
+            let mut known = self.vrings();
+            if known.len() != vrings.len() {
+                *known = vrings.to_vec();
+            }
+        }
+        if !kicked.swap(true, Ordering::AcqRel) {
+            self.mail.send(Letter::Kick {
+                queue: event,
+                vring: vring.clone(),
+                features: self.features.load(Ordering::Acquire),
+                seen: kicked.clone(),
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! One connection after the other, on a thread of its own.
+
+use std::{
+    io,
+    os::{fd::AsFd, unix::net::UnixListener},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
+    fd::OwnedFd,
+};
+use vhost::vhost_user::{Error as Protocol, Listener};
+use vhost_user_backend::{Error, ShutdownHandle, VhostUserDaemon};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+use super::front::Front;
+
+/// How long to rest when a connection could not be served for want of descriptors or threads.
+const REST: Duration = Duration::from_millis(100);
+
+/// How the device thread reaches the session thread.
+pub struct Control {
+    stopping: AtomicBool,
+    /// Readable once the session is to end.
+    stop: OwnedFd,
+    connection: Mutex<Option<ShutdownHandle>>,
+}
+
+impl Control {
+    /// For one session.
+    ///
+    /// # Errors
+    /// The host has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            stopping: AtomicBool::new(false),
+            stop: eventfd(0, EventfdFlags::CLOEXEC)?,
+            connection: Mutex::default(),
+        })
+    }
+
+    /// Whether a front end is connected.
+    pub fn in_use(&self) -> bool {
+        self.connection().is_some()
+    }
+
+    /// Ends the session, and the connection that there may be.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        if let Err(error) = rustix::io::write(&self.stop, &1u64.to_ne_bytes()) {
+            tracing::error!(%error, "a vhost-user session could not be told to end");
+        }
+        if let Some(connection) = self.connection().as_ref() {
+            connection.shutdown();
+        }
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Option<ShutdownHandle>> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the connection that has begun, or that there is none any more.
+    fn set_connection(&self, connection: Option<ShutdownHandle>) {
+        let mut current = self.connection();
+        *current = connection;
+        if self.stopping.load(Ordering::SeqCst)
+            && let Some(connection) = current.as_ref()
+        {
+            connection.shutdown();
+        }
+    }
+
+    /// Waits for a front end; whether one has come before the session is to end.
+    fn wait(&self, listener: &UnixListener) -> bool {
+        loop {
+            let ready = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+            let mut fds = [ready(self.stop.as_fd()), ready(listener.as_fd())];
+            match poll(&mut fds, None) {
+                Ok(_) if !fds[0].revents().is_empty() => return false,
+                Ok(_) => return true,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "a vhost-user session has ended");
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+/// Serves front ends until the session is to end.
+pub fn run(listener: &UnixListener, front: Arc<Front>, control: &Control) {
+    while control.wait(listener) {
+        if let Err(error) = serve(listener, &front, control) {
+            tracing::warn!(%error, "a vhost-user front end could not be served");
+            thread::sleep(REST);
+        }
+        front.reset();
+        control.set_connection(None);
+    }
+}
+
+/// Serves the front end that waits, until it goes.
+fn serve(listener: &UnixListener, front: &Arc<Front>, control: &Control) -> Result<(), Error> {
+    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+    let mut daemon = VhostUserDaemon::new("vhost-user".into(), front.clone(), memory)?;
+    let listener = listener.try_clone().map_err(Error::StartDaemon)?;
+    daemon.start(&mut Listener::from(listener))?;
+    control.set_connection(daemon.shutdown_handle());
+    match daemon.wait() {
+        // How a conversation ends when the other side goes, in the middle of a message or not.
+        Err(Error::HandleRequest(
+            Protocol::Disconnected | Protocol::PartialMessage | Protocol::SocketBroken(_),
+        )) => Ok(()),
+        result => result,
+    }
+}

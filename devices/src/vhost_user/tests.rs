@@ -1,0 +1,243 @@
+//! A front end of our own that talks to an export.
+
+mod machine;
+
+use std::{
+    cell::RefCell,
+    io::{Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::PathBuf,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use strata_block::{
+    disk::{Disk, DiskInfo, Done, Op, Request, Submit},
+    engine::{Listening, VhostUserExport},
+    exec::{Executor, Queue, yield_now},
+};
+use tempfile::TempDir;
+
+use self::machine::Machine;
+use super::Export;
+
+const DISK_LEN: u64 = 1 << 20;
+
+/// A disk in memory that takes its time for each request.
+#[derive(Default)]
+struct SlowDisk {
+    bytes: RefCell<Vec<u8>>,
+    exec: RefCell<Option<Rc<Executor>>>,
+    /// Requests under way.
+    under_way: Arc<AtomicU32>,
+}
+
+impl SlowDisk {
+    fn carry_out(&self, request: &Request) {
+        let mut bytes = self.bytes.borrow_mut();
+        let range = request.offset as usize..(request.offset + request.len) as usize;
+        match request.op {
+            Op::Read => request.data.copy_from(0, &bytes[range]),
+            Op::Write { .. } => bytes[range].copy_from_slice(&request.data.to_vec()),
+            Op::WriteZeroes { .. } => bytes[range].fill(0),
+            Op::Flush | Op::Discard => {}
+        }
+    }
+}
+
+/// The disk as the export holds it.
+struct Slowly(Rc<SlowDisk>);
+
+impl Submit for Slowly {
+    fn submit(&self, request: Request, done: Done) {
+        let disk = self.0.clone();
+        let exec = disk.exec.borrow().clone().unwrap();
+        disk.under_way.fetch_add(1, Ordering::SeqCst);
+        exec.spawn(Queue::Guest, async move {
+            let end = Instant::now() + Duration::from_millis(5);
+            while Instant::now() < end {
+                yield_now().await;
+            }
+            disk.carry_out(&request);
+            disk.under_way.fetch_sub(1, Ordering::SeqCst);
+            done(Ok(()));
+        });
+    }
+
+    fn info(&self) -> Rc<DiskInfo> {
+        Rc::new(DiskInfo {
+            id: "virtio0".into(),
+            size: DISK_LEN,
+            block_size: 512,
+            read_only: false,
+            discard: true,
+            serial: "serial-number".into(),
+        })
+    }
+}
+
+struct Site {
+    exec: Rc<Executor>,
+    disk: Rc<SlowDisk>,
+    export: Export,
+    path: PathBuf,
+    _dir: TempDir,
+}
+
+impl Site {
+    fn new(writable: bool) -> Self {
+        let exec = Executor::new().unwrap();
+        let disk = Rc::new(SlowDisk::default());
+        *disk.bytes.borrow_mut() = (0..DISK_LEN).map(|n| (n / 512) as u8).collect();
+        *disk.exec.borrow_mut() = Some(exec.clone());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listening = Listening {
+            socket: UnixListener::bind(&path).unwrap(),
+            file: None,
+        };
+        let seen = Disk::new(Rc::new(Slowly(disk.clone())));
+        let export = Export::start(&exec, listening, seen, 2, writable).unwrap();
+        Self {
+            exec,
+            disk,
+            export,
+            path,
+            _dir: dir,
+        }
+    }
+
+    /// Lets a front end do its work on a thread of its own, and serves it meanwhile.
+    fn serve<T: Send + 'static>(&self, work: impl FnOnce(PathBuf) -> T + Send + 'static) -> T {
+        let path = self.path.clone();
+        let thread = thread::spawn(move || work(path));
+        self.exec.block_on(async move {
+            while !thread.is_finished() {
+                yield_now().await;
+            }
+            thread.join().unwrap()
+        })
+    }
+
+    fn stop(self) -> Rc<SlowDisk> {
+        let Self {
+            exec, disk, export, ..
+        } = self;
+        exec.block_on(async move { export.stop().await });
+        let under_way = disk.under_way.load(Ordering::SeqCst);
+        assert_eq!(under_way, 0, "the end waits for every request");
+        disk
+    }
+}
+
+#[test]
+fn reads_and_writes() {
+    let site = Site::new(true);
+    site.serve(|path| {
+        let mut machine = Machine::start(&path);
+        assert_eq!(machine.read(0, 3), vec![3; 512]);
+        machine.write(1, 5, &[0x77; 512]);
+        assert_eq!(machine.read(1, 5), vec![0x77; 512]);
+        assert_eq!(machine.capacity(), DISK_LEN / 512);
+    });
+    let disk = site.stop();
+    assert_eq!(disk.bytes.borrow()[5 * 512..6 * 512], [0x77; 512]);
+}
+
+#[test]
+fn a_ring_is_stopped_only_when_it_has_drained() {
+    let site = Site::new(true);
+    let under_way = site.disk.under_way.clone();
+    site.serve(move |path| {
+        let mut machine = Machine::start(&path);
+        for sector in 0..10 {
+            machine.send_read(0, sector);
+        }
+        while under_way.load(Ordering::SeqCst) == 0 {
+            thread::yield_now();
+        }
+        let fetched = machine.stop_ring(0);
+        assert!(fetched > 0);
+        assert_eq!(
+            u32::from(machine.used(0)),
+            fetched,
+            "what was fetched is answered"
+        );
+        // And it goes on where it stopped.
+        machine.start_ring(0, fetched as u16);
+        assert_eq!(machine.read(0, 9), vec![9; 512]);
+    });
+    site.stop();
+}
+
+#[test]
+fn a_read_only_export_refuses_writes() {
+    let site = Site::new(false);
+    site.serve(|path| {
+        let mut machine = Machine::start(&path);
+        assert_eq!(machine.try_write(0, 5, &[1; 512]), 1, "VIRTIO_BLK_S_IOERR");
+        assert_eq!(machine.read(0, 5), vec![5; 512]);
+    });
+    site.stop();
+}
+
+#[test]
+fn a_front_end_that_goes_in_the_middle_leaves_the_export_to_the_next() {
+    let site = Site::new(true);
+    for _ in 0..3 {
+        site.serve(|path| {
+            let mut machine = Machine::start(&path);
+            for sector in 0..20 {
+                machine.send_read(0, sector);
+            }
+        });
+    }
+    site.serve(|path| {
+        let mut machine = Machine::start(&path);
+        assert_eq!(machine.read(1, 7), vec![7; 512]);
+    });
+    site.stop();
+}
+
+#[test]
+fn garbage_ends_the_connection_only() {
+    let site = Site::new(true);
+    site.serve(|path| {
+        for garbage in [
+            &b"\xff"[..],
+            &[0; 12],
+            &[0xff; 4096],
+            b"GET / HTTP/1.1\r\n\r\n",
+        ] {
+            let mut socket = UnixStream::connect(&path).unwrap();
+            // It may be gone before all is written.
+            let _ = socket.write_all(garbage);
+            let _ = socket.shutdown(std::net::Shutdown::Write);
+            let mut answer = Vec::new();
+            let _ = socket.read_to_end(&mut answer);
+        }
+        let mut machine = Machine::start(&path);
+        assert_eq!(machine.read(0, 7), vec![7; 512]);
+    });
+    site.stop();
+}
+
+#[test]
+fn an_export_ends_under_a_connected_front_end() {
+    let site = Site::new(true);
+    let machine = site.serve(|path| {
+        let mut machine = Machine::start(&path);
+        for sector in 0..20 {
+            machine.send_read(0, sector);
+        }
+        machine
+    });
+    assert!(site.export.in_use());
+    site.stop();
+    drop(machine);
+}

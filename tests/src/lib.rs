@@ -5,6 +5,7 @@
 //! line ([`serial`]) and looks at the images that are left ([`image`]).
 
 pub mod error;
+pub mod frontend;
 pub mod hmp;
 pub mod image;
 pub mod latency;

@@ -1,4 +1,4 @@
-//! A running `strata run`.
+//! A running `strata run`, or `strata serve` with a guest elsewhere.
 
 use crate::error::{Context, Failed, Outcome};
 use crate::hmp::Hmp;
@@ -27,6 +27,19 @@ pub struct Boot {
     pub options: Vec<String>,
 }
 
+impl Boot {
+    /// The guest kernel's command line.
+    pub fn append(&self) -> String {
+        let fixed = ["console=ttyS0", "quiet", "panic=-1"].map(str::to_owned);
+        let words = self.workload.iter().map(|word| format!("strata.{word}"));
+        let words = fixed
+            .into_iter()
+            .chain(self.kernel.iter().cloned())
+            .chain(words);
+        words.collect::<Vec<_>>().join(" ")
+    }
+}
+
 /// A machine with its sockets connected. Dropped, it is killed.
 pub struct Machine {
     child: Child,
@@ -42,36 +55,48 @@ pub struct Machine {
 impl Machine {
     /// Starts `strata run`. `name` names its logs.
     pub fn start(stage: &Stage, name: &str, boot: &Boot) -> Outcome<Machine> {
-        let log = |kind: &str| stage.logs.join(format!("{name}.{kind}"));
-        let socket = |kind: &str| stage.dir.join(format!("{name}.{kind}.sock"));
-        let (serial, stderr) = (log("serial"), log("stderr"));
-        let words = boot.workload.iter().map(|word| format!("strata.{word}"));
-        let mut append = ["console=ttyS0", "quiet", "panic=-1"]
-            .map(str::to_owned)
-            .to_vec();
-        append.extend(boot.kernel.iter().cloned().chain(words));
-        let append = append.join(" ");
-
+        let serial = stage.logs.join(format!("{name}.serial"));
         let mut command = Command::new("strata");
         command
             .arg("run")
             .arg("--kernel")
             .arg(stage.images.join("vmlinuz"));
         command.arg("--initrd").arg(stage.images.join("guest.img"));
-        command.args(["--memory", "256M", "--append", &append]);
+        command.args(["--memory", "256M", "--append", &boot.append()]);
         for disk in &boot.disks {
             command.args(["--disk", disk]);
         }
         command
             .arg("--serial")
             .arg(format!("file:{}", serial.display()));
+        command.args(&boot.options);
+        Machine::launch(stage, name, command, &serial)
+    }
+
+    /// Starts `strata serve` with these options. The guest that uses the disks is another program's,
+    /// which writes its serial line to `serial`.
+    pub fn serve(stage: &Stage, name: &str, options: &[String], serial: &Path) -> Outcome<Machine> {
+        let mut command = Command::new("strata");
+        command.arg("serve").args(options);
+        Machine::launch(stage, name, command, serial)
+    }
+
+    /// From now on `serial` is where the guest's serial line goes.
+    pub fn follow(&mut self, serial: &Path) {
+        self.serial = Serial::follow(serial);
+    }
+
+    /// Starts `command` with both monitors, and connects to them.
+    fn launch(stage: &Stage, name: &str, mut command: Command, serial: &Path) -> Outcome<Machine> {
+        let log = |kind: &str| stage.logs.join(format!("{name}.{kind}"));
+        let socket = |kind: &str| stage.dir.join(format!("{name}.{kind}.sock"));
+        let stderr = log("stderr");
         command
             .arg("--monitor")
             .arg(format!("unix:{}", socket("hmp").display()));
         command
             .arg("--qmp")
             .arg(format!("unix:{}", socket("qmp").display()));
-        command.args(&boot.options);
         let errors = File::create(&stderr).context(stderr.display())?;
         fs::write(log("command"), format!("{command:?}\n")).context("log")?;
         let output = File::create(log("stdout")).context("log")?;
@@ -88,7 +113,7 @@ impl Machine {
             child,
             hmp,
             qmp,
-            serial: Serial::follow(&serial),
+            serial: Serial::follow(serial),
             stderr,
         })
     }

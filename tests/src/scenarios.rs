@@ -12,6 +12,7 @@ mod kill;
 mod layers;
 mod main_job;
 mod pio;
+mod vhost_user;
 
 /// Something to play.
 pub struct Scenario {
@@ -64,5 +65,10 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "bad-input",
         about: "what is refused: one clear line, and nothing changed",
         play: bad_input::play,
+    },
+    Scenario {
+        name: "vhost-user",
+        about: "QEMU's guest on a disk of strata serve: a merge, kills, and nothing lost",
+        play: vhost_user::play,
     },
 ];

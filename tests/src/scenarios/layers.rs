@@ -41,7 +41,8 @@ impl History {
         }
     }
 
-    fn word(&self) -> Option<String> {
+    /// The workload's word for it; `None` while there is nothing.
+    pub fn word(&self) -> Option<String> {
         let runs = self.runs.iter().map(|Run { seed, flushed }| {
             let counts: Vec<String> = flushed.iter().map(u32::to_string).collect();
             format!("{seed}:{}", counts.join(","))

@@ -1,0 +1,134 @@
+//! A guest of QEMU on a disk of `strata serve`: snapshots and a merge under it, as under our own.
+
+use super::layers::{self, History, Merge};
+use crate::error::{Context, Outcome, ensure};
+use crate::frontend::Frontend;
+use crate::image::Tool;
+use crate::machine::{Boot, Machine};
+use crate::stage::Stage;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const BOOT_SECONDS: u64 = 180;
+const QUEUES: u16 = 2;
+
+/// Plays it.
+pub fn play(stage: &mut Stage) -> Outcome<()> {
+    let a = stage.dir.join("A");
+    Tool::StrataImg.create(&a, "qcow2", "256M")?;
+    let mut history = History::default();
+
+    let mut site = Site::open(stage, "first", &a)?;
+    let mut guest = site.boot(stage, "write", stage.seed, &history)?;
+    site.machine.wait_start(1, BOOT_SECONDS)?;
+    stage.verified(
+        "boot",
+        "QEMU's guest on a vhost-user-blk device with 2 queues",
+    );
+    let layers = layers::make_chain(stage, &mut site.machine, &a)?;
+    let merge = Merge::start(&mut site.machine, "virtio0", Some("A"))?;
+    merge.watch(stage, &mut site.machine, 2)?;
+    // The rings stop, and start where they stopped, with requests under way.
+    guest.command("stop")?;
+    guest.command("cont")?;
+    merge.release(&mut site.machine)?;
+    merge.wait(&mut site.machine)?;
+    stage.verified(
+        "merge to A",
+        "while the guest writes, and stops and goes on",
+    );
+    layers::work_quietly(&mut site.machine, Duration::from_secs(2))?;
+    guest.power_off(60)?;
+    site.machine.serial.update()?;
+    ensure(site.machine.serial.has_passed, || {
+        "the guest went off without ending its work".to_owned()
+    })?;
+    history.add(stage.seed, &site.machine.serial);
+
+    stage.say(
+        "kill",
+        "a second machine on the same export, killed while it writes",
+    );
+    let guest = site.boot(stage, "killed", stage.seed + 1, &history)?;
+    site.machine.wait_start(1, BOOT_SECONDS)?;
+    layers::work_quietly(&mut site.machine, Duration::from_secs(3))?;
+    guest.kill()?;
+    site.machine.serial.update()?;
+    history.add(stage.seed + 1, &site.machine.serial);
+
+    stage.say("verify", "a third one, to verify every block");
+    let mut guest = site.boot(stage, "verify", 0, &history)?;
+    guest.wait(BOOT_SECONDS)?;
+    site.machine.serial.update()?;
+    let verified = site.machine.serial.verified;
+    let verified = verified.context("the guest did not say what it verified")?;
+    ensure(verified.acknowledged > 0, || format!("{verified:?}"))?;
+    let checked = layers::mib(verified.acknowledged << 12);
+    stage.verified(
+        "third machine",
+        format!("{checked}: every acknowledged block is there"),
+    );
+
+    site.machine
+        .qmp
+        .run("block-export-del", json!({"id": "disk"}))?;
+    let deleted = "BLOCK_EXPORT_DELETED";
+    site.machine
+        .qmp
+        .wait_event(deleted, 0, Duration::from_secs(10))?;
+    site.machine.hmp.run("quit")?;
+    site.machine.wait_success(30)?;
+    ensure(!site.socket.exists(), || {
+        "the socket was left behind".to_owned()
+    })?;
+    let top: &Path = &layers[3];
+    layers::check_chain(top, &[top, &layers[0]])?;
+    layers::check_images(&[top, &layers[0]], false)?;
+    stage.verified("images", "D on A, both clean for both tools");
+    Ok(())
+}
+
+/// `strata serve` with one export.
+struct Site {
+    machine: Machine,
+    socket: PathBuf,
+}
+
+impl Site {
+    fn open(stage: &Stage, name: &str, disk: &Path) -> Outcome<Site> {
+        let socket = stage.dir.join("disk.sock");
+        let options = [
+            "--disk".to_owned(),
+            format!("file={},format=qcow2,id=virtio0", disk.display()),
+            "--export".to_owned(),
+            format!(
+                "type=vhost-user-blk,disk=virtio0,id=disk,addr=unix:{},writable=on,num-queues={QUEUES}",
+                socket.display()
+            ),
+        ];
+        let machine = Machine::serve(stage, name, &options, &stage.logs.join("no-guest.serial"))?;
+        Ok(Site { machine, socket })
+    }
+
+    /// Boots a guest that verifies the history, and goes on to write or powers off.
+    fn boot(
+        &mut self,
+        stage: &Stage,
+        name: &str,
+        seed: u64,
+        history: &History,
+    ) -> Outcome<Frontend> {
+        let mode = if name == "verify" { "verify" } else { "write" };
+        let mut workload = vec![format!("mode={mode}"), format!("seed={seed}")];
+        workload.push("disks=vda".to_owned());
+        workload.extend(history.word());
+        let boot = Boot {
+            workload,
+            ..Boot::default()
+        };
+        let serial = stage.logs.join(format!("{name}.serial"));
+        self.machine.follow(&serial);
+        Frontend::start(stage, name, &boot, (&self.socket, QUEUES), &serial)
+    }
+}

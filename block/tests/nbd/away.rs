@@ -1,6 +1,6 @@
 //! The client when its server goes away: for a moment, for long, for ever, or comes back as another.
 
-use std::{cell::Cell, fs, rc::Rc, time::Duration};
+use std::{cell::Cell, fs, path::PathBuf, rc::Rc, time::Duration};
 
 use strata_block::{
     api::{Cmd, OnError, Reply},
@@ -13,7 +13,7 @@ use strata_block::{
 use crate::{
     proxy::Proxy,
     served::{Served, run_client},
-    servers::{Bench, Server},
+    servers::{Bench, Server, WebServer},
 };
 
 const MIB: u64 = 1 << 20;
@@ -138,13 +138,35 @@ fn a_server_that_answers_with_a_cut_each_time_is_given_up() {
 #[test]
 fn a_merge_from_an_export_survives_cuts_without_a_wrong_byte() {
     let bench = Bench::new();
+    let (base, bytes) = write_base(&bench);
+    let file = base.display().to_string();
+    let server = Server::nbdkit(&bench.path("nbdkit"), &["--readonly", "file", &file]);
+    merge_through_cuts(&bench, &server, bytes);
+}
+
+#[test]
+fn a_merge_from_a_base_behind_http_survives_cuts_without_a_wrong_byte() {
+    let bench = Bench::new();
+    let (base, bytes) = write_base(&bench);
+    let web = WebServer::start(base.parent().unwrap());
+    let url = format!("url=http://127.0.0.1:{}/base.raw", web.port);
+    let server = Server::nbdkit(&bench.path("nbdkit"), &["--readonly", "curl", &url]);
+    merge_through_cuts(&bench, &server, bytes);
+}
+
+/// A file of 16 MiB, each word of which says where it is.
+fn write_base(bench: &Bench) -> (PathBuf, Vec<u8>) {
     let base = bench.path("base.raw");
     let bytes: Vec<u8> = (0..16 * MIB as u32 / 4)
         .flat_map(|i| (i * 7 + 1).to_le_bytes())
         .collect();
     fs::write(&base, &bytes).unwrap();
-    let file = base.display().to_string();
-    let server = Server::nbdkit(&bench.path("nbdkit"), &["--readonly", "file", &file]);
+    (base, bytes)
+}
+
+/// Merges what `server` has, `bytes`, into an overlay while its connection is dropped and restored
+/// and the guest writes.
+fn merge_through_cuts(bench: &Bench, server: &Server, bytes: Vec<u8>) {
     let proxy = Proxy::new(&bench.path("proxy"), &server.socket);
     // Every connection is cut somewhere in its fourth MiB, again and again.
     proxy.cut_after(3 * MIB as usize + 777);
@@ -188,7 +210,7 @@ fn a_merge_from_an_export_survives_cuts_without_a_wrong_byte() {
     }
     assert!(proxy.accepted() > 4, "the connection was never cut");
     assert!(bench.engine.shut_down().is_empty());
-    drop((disk, server));
+    drop(disk);
     run_client("qemu-img", &["check", "-f", "qcow2", &top]);
     let info = run_client("qemu-img", &["info", "-f", "qcow2", &top]);
     assert!(!info.contains("backing file"), "{info}");

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command},
     rc::Rc,
@@ -51,6 +52,38 @@ impl Server {
 
     pub fn uri(&self) -> String {
         format!("nbd+unix:///?socket={}", self.socket.display())
+    }
+}
+
+/// A web server that shows a folder at a port of 127.0.0.1; killed when dropped.
+pub struct WebServer {
+    child: Child,
+    pub port: u16,
+}
+
+impl WebServer {
+    pub fn start(folder: &Path) -> Self {
+        // The port is free again when the listener is dropped, and given to nobody else so soon.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let child = Command::new("busybox")
+            .args(["httpd", "-f", "-p", &format!("127.0.0.1:{port}"), "-h"])
+            .arg(folder)
+            .spawn()
+            .expect("busybox runs");
+        let server = Self { child, port };
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        server
+    }
+}
+
+impl Drop for WebServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

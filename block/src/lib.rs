@@ -4,6 +4,7 @@
 //! There is no lock around the graph: see `docs/ARCHITECTURE.md`.
 
 pub mod api;
+pub mod bitmap;
 pub mod disk;
 pub mod engine;
 pub mod error;

@@ -6,7 +6,9 @@
 //! slices, once the data they point to has been written; `flush.rs` writes them back in the order
 //! that rules W1 to W4 ask for.
 
+mod adjacent;
 mod alloc;
+mod bitmaps;
 pub(crate) mod cache;
 mod check;
 mod claims;
@@ -51,6 +53,7 @@ use crate::{
     mem::SgList,
     storage::Storage,
 };
+use bitmaps::PersistentBitmaps;
 use cache::TableCache;
 use claims::Claims;
 use compression::Compression;
@@ -119,6 +122,7 @@ pub struct Qcow2 {
     /// Where the next compressed cluster goes, if one is being filled.
     packing: Cell<Option<u64>>,
     flushes: Flushes,
+    bitmaps: PersistentBitmaps,
     /// Refcounts are written when the image is closed; until then it is marked dirty.
     lazy: bool,
     /// Held while a new L2 table is linked.

@@ -24,6 +24,17 @@ const FEATURES: [(u8, u8, &str); 8] = [
     (2, 1, "raw external data"),
 ];
 
+/// Where the directory of persistent bitmaps lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectoryPlace {
+    /// Bitmaps.
+    pub count: u32,
+    /// Bytes.
+    pub len: u64,
+    /// Offset in the file.
+    pub offset: u64,
+}
+
 /// One extension.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Extension {
@@ -115,14 +126,41 @@ impl Extensions {
         self.0.retain(|e| e.kind != FEATURE_NAMES);
     }
 
-    /// Offset and length in bytes of the directory of persistent bitmaps.
-    pub fn bitmap_directory(&self) -> Option<(u64, u64)> {
-        let data = self.find(BITMAPS).filter(|data| data.len() >= 24)?;
-        let be64 = |at: usize| {
-            let bytes = &data[at..at + 8];
+    /// Where the directory of persistent bitmaps lies, if the image has one.
+    ///
+    /// # Errors
+    /// Inner: what is wrong with the extension (specification, "Bitmaps extension").
+    pub fn bitmap_directory(&self) -> Option<Result<DirectoryPlace, String>> {
+        let data = self.find(BITMAPS)?;
+        let Ok(data) = <&[u8; 24]>::try_from(data) else {
+            return Some(Err("the bitmaps extension has a wrong length".into()));
+        };
+        let be = |start: usize, len: usize| {
+            let bytes = &data[start..start + len];
             bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
         };
-        Some((be64(16), be64(8)))
+        if be(4, 4) != 0 {
+            return Some(Err("the bitmaps extension has reserved bits set".into()));
+        }
+        Some(Ok(DirectoryPlace {
+            count: be(0, 4) as u32,
+            len: be(8, 8),
+            offset: be(16, 8),
+        }))
+    }
+
+    /// Sets or removes the place of the directory of persistent bitmaps. It stands where the
+    /// header's first sector holds it.
+    pub fn set_bitmap_directory(&mut self, place: Option<DirectoryPlace>) {
+        self.0.retain(|e| e.kind != BITMAPS);
+        if let Some(DirectoryPlace { count, len, offset }) = place {
+            let mut data = u64::from(count).to_be_bytes().to_vec();
+            data.rotate_left(4);
+            data.extend(len.to_be_bytes());
+            data.extend(offset.to_be_bytes());
+            let kind = BITMAPS;
+            self.0.insert(0, Extension { kind, data });
+        }
     }
 
     /// What the image itself calls an incompatible feature.

@@ -74,20 +74,25 @@ impl Qcow2 {
         self.release_freed().await
     }
 
-    /// Flushes, and writes back also what freeing clusters has changed, and refcounts that were
-    /// written lazily: then the image is no longer marked dirty.
+    /// Flushes, stores the bitmaps, and writes back also what freeing clusters has changed, and
+    /// refcounts that were written lazily: then the image is no longer marked dirty. Nothing is
+    /// written to the image meanwhile.
     ///
     /// # Errors
-    /// As [`Qcow2::flush`].
+    /// As [`Qcow2::flush`]; the bitmaps may be all that could not be stored.
     pub async fn close(&self) -> Result<()> {
         self.flush().await?;
-        if !self.read_only && (self.refcounts.blocks.is_dirty() || !self.freed.is_empty()) {
-            self.flush().await?;
+        let stored = self.store_bitmaps().await;
+        // What is freed by the first changes refcounts, which the second writes.
+        for _ in 0..2 {
+            if !self.read_only && (self.refcounts.blocks.is_dirty() || !self.freed.is_empty()) {
+                self.flush().await?;
+            }
         }
         if !self.read_only {
             self.mark_dirty(false).await?;
         }
-        Ok(())
+        stored
     }
 
     /// Writes all tables back, to make room in the cache.

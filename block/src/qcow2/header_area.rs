@@ -5,8 +5,8 @@
 //! feature name table is given up where they do not fit, and a new name never lies on the old one.
 
 use super::{
-    extensions::Extensions,
-    header::{Header, MAX_BACKING_NAME},
+    extensions::{DirectoryPlace, Extensions},
+    header::{AUTOCLEAR_BITMAPS, Header, MAX_BACKING_NAME},
 };
 
 /// What a disk writes as a whole.
@@ -104,6 +104,23 @@ impl HeaderArea {
         }
         self.backing_name = name;
         Ok(())
+    }
+
+    /// Names another directory of persistent bitmaps, or none, and says whether it is valid.
+    ///
+    /// # Errors
+    /// The extension does not fit the first cluster.
+    pub fn set_bitmaps(&mut self, place: Option<DirectoryPlace>) -> Result<(), String> {
+        let valid = if place.is_some() {
+            AUTOCLEAR_BITMAPS
+        } else {
+            0
+        };
+        self.header.autoclear &= !AUTOCLEAR_BITMAPS;
+        self.header.autoclear |= valid;
+        self.extensions.set_bitmap_directory(place);
+        let backing = self.backing();
+        self.set_backing(backing.as_ref())
     }
 
     /// The bytes to write.

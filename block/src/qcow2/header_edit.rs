@@ -7,8 +7,8 @@ use super::{
 use crate::error::{Error, IoError, IoResult, Result};
 
 impl Qcow2 {
-    /// Prepares for the first write: clears the autoclear bits, none of which this program keeps
-    /// up to date, and marks the image dirty if refcounts are written lazily.
+    /// Prepares for the first write: clears the autoclear bits that this program does not keep up to
+    /// date, marks the image dirty if refcounts are written lazily, and its bitmaps as in use.
     ///
     /// # Errors
     /// The image is read-only, has stopped, or the header cannot be written.
@@ -23,13 +23,14 @@ impl Qcow2 {
         let _edit = self.header_edit.lock().await;
         let mut area = self.area.borrow().clone();
         let before = area.header.clone();
-        area.header.autoclear = 0;
+        area.header.autoclear &= self.bitmaps.autoclear_bit();
         if self.lazy {
             area.header.incompatible |= Incompatible::DIRTY;
         }
         if area.header != before {
             self.write_fields(area).await?;
         }
+        self.mark_bitmaps_in_use().await?;
         self.write_ready.set(true);
         Ok(())
     }
@@ -76,7 +77,9 @@ impl Qcow2 {
         Ok(())
     }
 
-    async fn write_area(&self, area: &HeaderArea) -> IoResult<()> {
+    /// Writes the first cluster anew. The caller holds `header_edit`, and has made durable what the
+    /// header is going to name.
+    pub(super) async fn write_area(&self, area: &HeaderArea) -> IoResult<()> {
         let layout = area.layout();
         if let Some((offset, bytes)) = layout.tail {
             self.file.write_vec(offset, bytes).await?;

@@ -57,14 +57,18 @@ impl Qcow2 {
                 "refcount-bits": 16,
             })
         } else {
-            json!({
+            let mut data = json!({
                 "compat": "1.1",
                 "compression-type": compression,
                 "lazy-refcounts": header.compatible & LAZY_REFCOUNTS != 0,
-                "refcount-bits": 1u64 << header.geometry.refcount_order,
-                "corrupt": has(Incompatible::CORRUPT),
-                "extended-l2": has(Incompatible::EXTENDED_L2),
-            })
+            });
+            if let Some(bitmaps) = self.describe_bitmaps() {
+                data["bitmaps"] = bitmaps;
+            }
+            data["refcount-bits"] = json!(1u64 << header.geometry.refcount_order);
+            data["corrupt"] = json!(has(Incompatible::CORRUPT));
+            data["extended-l2"] = json!(has(Incompatible::EXTENDED_L2));
+            data
         };
         json!({ "type": "qcow2", "data": data })
     }

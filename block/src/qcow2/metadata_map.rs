@@ -21,6 +21,12 @@ pub enum Kind {
     SnapshotTable,
     /// The L1 table of an internal snapshot.
     SnapshotL1,
+    /// The directory of persistent bitmaps.
+    BitmapDirectory,
+    /// The table of a persistent bitmap.
+    BitmapTable,
+    /// Bits of a persistent bitmap.
+    BitmapData,
 }
 
 impl fmt::Display for Kind {
@@ -33,6 +39,9 @@ impl fmt::Display for Kind {
             Self::RefcountBlock => "a refcount block",
             Self::SnapshotTable => "the snapshot table",
             Self::SnapshotL1 => "the L1 table of a snapshot",
+            Self::BitmapDirectory => "the bitmap directory",
+            Self::BitmapTable => "the table of a bitmap",
+            Self::BitmapData => "a bitmap",
         })
     }
 }

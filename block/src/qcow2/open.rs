@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use super::{
     Qcow2,
+    bitmaps::PersistentBitmaps,
     cache::TableCache,
     claims::Claims,
     compression::Compression,
@@ -108,12 +109,14 @@ impl Qcow2 {
             unpacking: Lock::default(),
             packing: Cell::new(None),
             flushes: Flushes::default(),
+            bitmaps: PersistentBitmaps::default(),
             lazy: header.compatible & LAZY_REFCOUNTS != 0,
             linking: Lock::default(),
             header_edit: Lock::default(),
             write_ready: Cell::new(false),
             stopped: Cell::new(false),
         };
+        image.load_bitmaps().await?;
         if !options.read_only && image.is_dirty() {
             image.rebuild_refcounts().await?;
         }

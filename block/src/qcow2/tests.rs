@@ -1,5 +1,6 @@
 //! Tests of whole images. Those of parts lie beside the parts.
 
+mod bitmaps;
 mod chain;
 mod compressed;
 mod crash;

@@ -39,6 +39,7 @@ impl Qcow2 {
     pub async fn write(&self, offset: u64, data: SgList, below: &dyn Below) -> IoResult<()> {
         self.check_range(offset, data.len() as u64)?;
         self.begin_write().await?;
+        let _recorded = self.bitmaps().record(offset, data.len() as u64);
         let _operation = self.freed.operation();
         let mut done = 0;
         while done < data.len() {
@@ -55,7 +56,8 @@ impl Qcow2 {
     }
 
     /// Writes `data` to those subclusters of the range that this layer does not hold yet, as zeros
-    /// where it is all zeros; leaves the others as they are.
+    /// where it is all zeros; leaves the others as they are. What the disk shows stays the same, so
+    /// no bitmap records it.
     ///
     /// # Errors
     /// As [`Qcow2::write`].

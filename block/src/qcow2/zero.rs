@@ -35,6 +35,7 @@ impl Qcow2 {
     ) -> IoResult<()> {
         self.check_range(offset, len)?;
         self.begin_write().await?;
+        let _recorded = self.bitmaps().record(offset, len);
         let _operation = self.freed.operation();
         let mode = if unmap { Mode::Unmap } else { Mode::Keep };
         let mut done = 0;
@@ -54,6 +55,7 @@ impl Qcow2 {
     pub async fn discard(&self, offset: u64, len: u64, below: &dyn Below) -> IoResult<()> {
         self.check_range(offset, len)?;
         self.begin_write().await?;
+        let _recorded = self.bitmaps().record(offset, len);
         let _operation = self.freed.operation();
         let g = &self.geometry;
         let start = offset.next_multiple_of(g.subcluster_size());

@@ -5,15 +5,15 @@ use super::Check;
 use crate::{
     error::IoResult,
     qcow2::{
+        bitmaps::MAX_DIRECTORY,
         entry::OFFSET_MASK,
+        extensions::DirectoryPlace,
         header::{AUTOCLEAR_BITMAPS, Header},
     },
 };
 
 /// Bytes of a directory entry before extra data and name.
 const FIXED: usize = 24;
-/// Bytes of the directory at most (65535 entries of QEMU's largest size).
-const MAX_DIRECTORY: u64 = 64 << 20;
 /// Entries of a bitmap's table at most.
 const MAX_TABLE: u32 = 0x800_0000 / 8;
 
@@ -24,7 +24,9 @@ impl Check<'_> {
             return Ok(());
         }
         let place = self.image.area.borrow().extensions.bitmap_directory();
-        let Some((offset, len)) = place.filter(|&(_, len)| len <= MAX_DIRECTORY) else {
+        let place = place.and_then(Result::ok);
+        let Some(DirectoryPlace { offset, len, .. }) = place.filter(|p| p.len <= MAX_DIRECTORY)
+        else {
             self.report
                 .corruption("ERROR the bitmaps extension is missing or not valid".into());
             return Ok(());

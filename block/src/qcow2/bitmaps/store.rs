@@ -1,0 +1,175 @@
+//! Storing the bitmaps when an image is closed.
+
+use super::{
+    Directory, Stored,
+    directory::{self, Entry},
+    table::{self, Part},
+};
+use crate::{
+    bitmap::{Content, DirtyBitmap},
+    error::{Error, IoResult, Result},
+    qcow2::{Qcow2, extensions::DirectoryPlace, geometry::HostRun, metadata_map::Kind},
+};
+
+/// Clusters that nothing names yet.
+#[derive(Default)]
+struct Made(Vec<HostRun>);
+
+impl Qcow2 {
+    /// Stores the persistent bitmaps if the image has been written to, and makes the file say that
+    /// they are valid. Nothing is written meanwhile: the caller has seen to that.
+    ///
+    /// # Errors
+    /// There is no room for them, or the host's error: then the file goes on saying that they are
+    /// in use.
+    pub(in crate::qcow2) async fn store_bitmaps(&self) -> Result<()> {
+        if self.read_only || !self.write_ready.get() {
+            return Ok(());
+        }
+        let mut bitmaps = self.bitmaps.live.list();
+        bitmaps.retain(|bitmap| bitmap.is_persistent());
+        if bitmaps.is_empty() && self.bitmaps.directory.borrow().is_none() {
+            return Ok(());
+        }
+        let mut made = Made::default();
+        let result = match self.write_bitmaps(&bitmaps, &mut made).await {
+            Ok(directory) => self.switch_directory(directory).await,
+            Err(error) => Err(error.into()),
+        };
+        if result.is_err() && !self.stopped.get() {
+            for run in made.0 {
+                self.metadata.remove(run);
+                self.drop_references(run).await?;
+            }
+        }
+        result
+    }
+
+    /// Writes the bitmaps and a directory of them to new clusters. Those that cannot be used stay
+    /// as they are.
+    async fn write_bitmaps(
+        &self,
+        bitmaps: &[std::rc::Rc<DirtyBitmap>],
+        made: &mut Made,
+    ) -> IoResult<Option<Directory>> {
+        let mut stored = Vec::new();
+        for bitmap in bitmaps {
+            if bitmap.is_inconsistent() {
+                stored.extend(self.kept(bitmap.name()));
+            } else {
+                stored.push(self.write_bitmap(bitmap, made).await?);
+            }
+        }
+        if stored.is_empty() {
+            return Ok(None);
+        }
+        let bytes = directory::to_bytes(stored.iter().map(|stored| &stored.entry));
+        let place = DirectoryPlace {
+            count: stored.len() as u32,
+            len: bytes.len() as u64,
+            offset: self
+                .write_new_clusters(bytes, Kind::BitmapDirectory, made)
+                .await?,
+        };
+        Ok(Some(Directory { place, stored }))
+    }
+
+    fn kept(&self, name: &str) -> Option<Stored> {
+        let directory = self.bitmaps.directory.borrow();
+        let stored = &directory.as_ref()?.stored;
+        stored.iter().find(|s| s.entry.name == name).cloned()
+    }
+
+    async fn write_bitmap(&self, bitmap: &DirtyBitmap, made: &mut Made) -> IoResult<Stored> {
+        let cluster = self.geometry.cluster_len();
+        let first = made.0.len();
+        let bits = bitmap.bits().borrow().total();
+        let mut parts = Vec::new();
+        for n in 0..table::len(bits, &self.geometry).max(1) {
+            let at = n * cluster as u64 * 8;
+            let content = bitmap.bits().borrow().content(at, cluster);
+            parts.push(match content {
+                Content::Zeros => Part::Zeros,
+                Content::Ones => Part::Ones,
+                Content::Bytes(bytes) => Part::Data(
+                    self.write_new_clusters(bytes, Kind::BitmapData, made)
+                        .await?,
+                ),
+            });
+        }
+        let bytes = table::to_bytes(&parts);
+        let offset = self
+            .write_new_clusters(bytes, Kind::BitmapTable, made)
+            .await?;
+        Ok(Stored {
+            // At most `MAX_BITMAP_BYTES` in clusters of 512 bytes.
+            entry: Entry::new(offset, parts.len() as u32, bitmap),
+            clusters: made.0[first..].to_vec(),
+        })
+    }
+
+    /// Writes `bytes` to new, adjacent clusters, and says where.
+    async fn write_new_clusters(
+        &self,
+        mut bytes: Vec<u8>,
+        kind: Kind,
+        made: &mut Made,
+    ) -> IoResult<u64> {
+        let g = &self.geometry;
+        let run = self
+            .allocate_adjacent(g.clusters_for(bytes.len() as u64))
+            .await?;
+        made.0.push(run);
+        self.note_metadata(run, kind)?;
+        bytes.resize(run.count as usize * g.cluster_len(), 0);
+        let offset = g.host_offset(run.first);
+        self.file.write_vec(offset, bytes).await?;
+        Ok(offset)
+    }
+
+    /// Makes the header name another directory, once that is durable with all it names, and frees
+    /// what the old one named.
+    async fn switch_directory(&self, new: Option<Directory>) -> Result<()> {
+        self.flush().await?;
+        let edit = self.header_edit.lock().await;
+        let mut area = self.area.borrow().clone();
+        area.set_bitmaps(new.as_ref().map(|new| new.place))
+            .map_err(|why| Error::Image {
+                file: self.file.path().to_owned(),
+                why,
+            })?;
+        let written = self.write_area(&area).await;
+        if let Err(error) = &written {
+            self.stop(error);
+        }
+        written?;
+        *self.area.borrow_mut() = area;
+        self.write_ready.set(false);
+        drop(edit);
+        let old = self.bitmaps.directory.replace(new);
+        for run in old.iter().flat_map(|old| self.clusters_of(old)) {
+            self.metadata.remove(run);
+            self.freed.push(run);
+        }
+        Ok(())
+    }
+
+    /// The clusters of a directory, but for those that the present one names, too.
+    fn clusters_of(&self, old: &Directory) -> Vec<HostRun> {
+        let g = &self.geometry;
+        let present = self.bitmaps.directory.borrow();
+        let kept = |stored: &&Stored| {
+            let mut present = present.iter().flat_map(|d| &d.stored);
+            present.any(|p| p.entry.table == stored.entry.table)
+        };
+        let given_up = old.stored.iter().filter(|stored| !kept(stored));
+        let directory = HostRun {
+            first: g.host_cluster(old.place.offset),
+            count: g.clusters_for(old.place.len),
+        };
+        given_up
+            .flat_map(|stored| stored.clusters.iter().copied())
+            .chain([directory])
+            .collect()
+    }
+}

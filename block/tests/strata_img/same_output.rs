@@ -55,6 +55,14 @@ fn images() -> (Folder, Vec<&'static str>) {
     extended(&folder, "extended.qcow2", "cluster_size=16k,extended_l2=on");
     let options = "extended_l2=on,preallocation=metadata";
     extended(&folder, "prepared.qcow2", options);
+    folder.qemu(&["create", "-f", "qcow2", "noted.qcow2", "64M"]);
+    for args in [
+        &["-g", "4k", "noted.qcow2", "one"][..],
+        &["--disable", "noted.qcow2", "two 2"],
+    ] {
+        folder.qemu(&[&["bitmap", "--add"], args].concat());
+    }
+    folder.qemu_io("noted.qcow2", &["write -P 7 1M 100k"]);
     folder.qemu(&["create", "-f", "qcow2", "empty.qcow2", "0"]);
     folder.qemu(&["convert", "-c", "-O", "qcow2", "top.qcow2", "packed.qcow2"]);
     let names = vec![
@@ -66,6 +74,7 @@ fn images() -> (Folder, Vec<&'static str>) {
         "large.qcow2",
         "extended.qcow2",
         "prepared.qcow2",
+        "noted.qcow2",
         "empty.qcow2",
         "packed.qcow2",
     ];

@@ -77,11 +77,29 @@ fn human(info: &ImageInfo) -> String {
     if let Some(Value::Object(data)) = info.format_specific.as_ref().map(|s| &s["data"]) {
         text += "Format specific information:\n";
         for (name, value) in data {
-            let value = value
-                .as_str()
-                .map_or_else(|| value.to_string(), str::to_owned);
-            text += &format!("    {}: {value}\n", name.replace('-', " "));
+            dump(&name.replace('-', " "), value, 1, &mut text);
         }
     }
     text
+}
+
+/// A named value as QEMU prints it: what it holds on lines of their own, further in.
+fn dump(name: &str, value: &Value, depth: usize, text: &mut String) {
+    let indent = " ".repeat(depth * 4);
+    match value {
+        Value::Array(elements) => {
+            *text += &format!("{indent}{name}:\n");
+            for (n, element) in elements.iter().enumerate() {
+                dump(&format!("[{n}]"), element, depth + 1, text);
+            }
+        }
+        Value::Object(members) => {
+            *text += &format!("{indent}{name}:\n");
+            for (name, member) in members {
+                dump(&name.replace('-', " "), member, depth + 1, text);
+            }
+        }
+        Value::String(value) => *text += &format!("{indent}{name}: {value}\n"),
+        other => *text += &format!("{indent}{name}: {other}\n"),
+    }
 }

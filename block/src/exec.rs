@@ -128,6 +128,14 @@ impl Executor {
         self.tasks.borrow().len()
     }
 
+    /// Drops every task where it waits. What is at rest for good may hold this executor, which would
+    /// otherwise never go: for whoever makes many of them.
+    pub fn drop_tasks(&self) {
+        // They may come back here while they are dropped.
+        let tasks = self.tasks.take();
+        drop(tasks);
+    }
+
     /// Polls ready tasks: guest tasks first, a job task when no guest task is ready or after
     /// [`GUEST_POLLS_PER_JOB_STEP`] of them, at most one job task a turn.
     pub fn poll(&self) -> Turn {

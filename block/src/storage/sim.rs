@@ -27,6 +27,8 @@ pub struct SimFile {
     state: RefCell<State>,
     /// Writes, flushes and length changes that still succeed; all later ones fail.
     budget: Cell<u64>,
+    /// Where the file must end at the latest.
+    room: Cell<u64>,
     calls: Cell<u64>,
 }
 
@@ -57,6 +59,7 @@ impl SimFile {
             random: Cell::new(seed),
             state: RefCell::new(state),
             budget: Cell::new(u64::MAX),
+            room: Cell::new(u64::MAX),
             calls: Cell::new(0),
         }
     }
@@ -101,6 +104,21 @@ impl SimFile {
         self.budget.set(calls);
     }
 
+    /// Lets the file grow by this many blocks of 4 KiB; then the disk is full.
+    pub fn set_room(&self, blocks: Option<u64>) {
+        let end = blocks.map_or(u64::MAX, |blocks| self.len() + blocks * 4096);
+        self.room.set(end);
+    }
+
+    fn fits(&self, offset: u64, len: u64) -> IoResult<()> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.room.get() => Ok(()),
+            _ => Err(IoError::NoSpace {
+                file: self.path.clone(),
+            }),
+        }
+    }
+
     /// Writes, flushes and length changes so far.
     pub fn changes(&self) -> u64 {
         self.calls.get()
@@ -119,6 +137,7 @@ impl SimFile {
     pub(super) async fn write(&self, offset: u64, data: SgList) -> IoResult<()> {
         self.delay().await;
         self.spend("write", offset)?;
+        self.fits(offset, data.len() as u64)?;
         self.apply(Change::Write {
             offset: index(offset)?,
             bytes: data.to_vec(),
@@ -128,6 +147,7 @@ impl SimFile {
     }
 
     pub(super) async fn write_zeroes(&self, offset: u64, len: u64) -> IoResult<()> {
+        self.fits(offset, len)?;
         self.write(offset, SgList::zeroed(index(len)?)).await
     }
 
@@ -148,6 +168,7 @@ impl SimFile {
     pub(super) async fn set_len(&self, len: u64) -> IoResult<()> {
         self.delay().await;
         self.spend("resize", len)?;
+        self.fits(len, 0)?;
         self.apply(Change::SetLen(index(len)?));
         Ok(())
     }

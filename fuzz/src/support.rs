@@ -1,0 +1,38 @@
+//! Small helpers of several targets.
+
+use std::{future::Future, rc::Rc};
+
+use strata_block::{exec::Executor, storage::SimFile};
+
+/// Bytes of an image that a target looks at: what is longer finds nothing that is not found in less.
+pub const MAX_IMAGE: usize = 1 << 20;
+
+/// Blocks of 4 KiB that an image may grow by.
+const ROOM: u64 = 4096;
+
+/// Runs a future to its end, always with the same interleaving.
+pub fn block_on<T: 'static>(future: impl Future<Output = T> + 'static) -> T {
+    let exec = Executor::seeded(0).expect("an executor can be had");
+    exec.block_on(future)
+}
+
+/// A file in memory that holds `bytes` and can grow a little.
+pub fn file(bytes: &[u8]) -> Rc<SimFile> {
+    let file = SimFile::new("fuzzed", bytes.to_vec(), 0);
+    file.set_room(Some(ROOM));
+    Rc::new(file)
+}
+
+/// Bytes of a pattern that tells sectors and fills apart.
+pub fn pattern(offset: u64, len: usize, fill: u8) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut at = 0;
+    // Sector by sector: under a fuzzer, loops over bytes are slow.
+    while at < len {
+        let position = offset + at as u64;
+        let end = len.min(at + 512 - (position % 512) as usize);
+        bytes[at..end].fill(fill ^ (position >> 9) as u8);
+        at = end;
+    }
+    bytes
+}

@@ -42,6 +42,7 @@ enum Make {
         refcount_order: u8,
         lazy: bool,
         preallocated: bool,
+        extended_l2: bool,
     },
     Qed {
         cluster_bits: u8,
@@ -139,6 +140,7 @@ impl Case {
                 refcount_order,
                 lazy,
                 preallocated,
+                extended_l2,
             } => {
                 let mut options = qcow2::CreateOptions {
                     size,
@@ -146,6 +148,7 @@ impl Case {
                     version: if version_2 { 2 } else { 3 },
                     refcount_bits: 1 << (refcount_order % 7),
                     lazy_refcounts: lazy,
+                    extended_l2,
                     preallocation: match preallocated {
                         true => Preallocation::Metadata,
                         false => Preallocation::Off,

@@ -4,8 +4,9 @@ use std::{future::Future, rc::Rc};
 
 use strata_block::{exec::Executor, storage::SimFile};
 
-/// Bytes of an image that a target looks at: what is longer finds nothing that is not found in less.
-pub const MAX_IMAGE: usize = 1 << 20;
+/// Bytes of an image that a target looks at. What a check has to walk grows with the square of it, as
+/// tables may be shared.
+pub const MAX_IMAGE: usize = 256 << 10;
 
 /// Blocks of 4 KiB that an image may grow by.
 const ROOM: u64 = 4096;

@@ -17,6 +17,8 @@ const SNAPSHOTS: u64 = 9;
 const SNAPSHOT_L1: u64 = 11;
 const BITMAPS: u64 = 12;
 const BITMAP_TABLE: u64 = 13;
+/// Bytes of an entry of the bitmaps' directory.
+const BITMAP_ENTRY: u64 = 32;
 /// Clusters whose refcounts are right unless the input says otherwise.
 const USED: u64 = 14;
 
@@ -135,7 +137,7 @@ impl Tables {
         image.put32(0, 104, 0x2385_2875);
         image.put32(0, 108, 24);
         image.put32(0, 112, u32::from(self.bitmaps % 3));
-        image.put64(0, 15, 1 << bits);
+        image.put64(0, 15, u64::from(self.bitmaps % 3) * BITMAP_ENTRY);
         image.put64(0, 16, BITMAPS << bits);
     }
 
@@ -173,12 +175,13 @@ impl Tables {
 
     fn bitmap_directory(&self, image: &mut Bytes) {
         let mut at = (BITMAPS << image.bits) as usize;
-        for _ in 0..self.bitmaps % 3 {
+        for n in 0..self.bitmaps % 3 {
             let mut entry = (BITMAP_TABLE << image.bits).to_be_bytes().to_vec();
             entry.extend(1u32.to_be_bytes());
             entry.extend([0, 0, 0, 2]); // Automatic.
             entry.extend([1, 16, 0, 1]); // Type, granularity, length of the name.
-            entry.extend([0, 0, 0, 0, b'b', 0, 0, 0, 0, 0, 0, 0]);
+            entry.extend([0, 0, 0, 0, b'a' + n]); // No extra data.
+            entry.resize(BITMAP_ENTRY as usize, 0);
             image.bytes[at..at + entry.len()].copy_from_slice(&entry);
             at += entry.len();
         }

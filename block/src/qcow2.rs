@@ -46,6 +46,7 @@ pub use create::{CreateOptions, Preallocation, create};
 pub use freed::Operation;
 pub use header_area::Backing;
 pub use open::OpenOptions;
+pub use pack::Packed;
 
 use crate::{
     error::{IoError, IoResult},

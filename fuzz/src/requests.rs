@@ -240,7 +240,10 @@ impl Subject {
         }
         let bytes = pattern(at, cluster_size.min(size - at) as usize, fill);
         let data = SgList::from_vec(bytes.clone());
-        let written = image.write_compressed(at, data, &self.below).await;
+        let written = match image.pack(&data).await {
+            Some(packed) => image.write_packed(at, packed).await,
+            None => image.write(at, data, &self.below).await,
+        };
         written.expect("a compressed write succeeds");
         self.model[at as usize..][..bytes.len()].copy_from_slice(&bytes);
     }

@@ -16,7 +16,7 @@ use crate::{
     exec::LocalBoxFuture,
     extent::{Extent, ExtentKind},
     mem::SgList,
-    qcow2::{Backing, Below, Qcow2},
+    qcow2::{Backing, Below, Packed, Qcow2},
     qed::Qed,
     storage::{Access, Storage},
 };
@@ -270,6 +270,32 @@ impl Node {
             Driver::Raw(file) => file.write(offset, data).await,
             Driver::Qcow2(image) => image.write(offset, data, self).await,
             Driver::Qed(image) => image.write(offset, data, self).await,
+        }
+    }
+
+    /// Compresses one cluster for [`Node::write_packed`]; `None` if it does not get shorter, or the
+    /// format has no compressed clusters.
+    pub async fn pack(&self, data: &SgList) -> Option<Packed> {
+        match &self.driver {
+            Driver::Raw(_) | Driver::Qed(_) => None,
+            Driver::Qcow2(image) => image.pack(data).await,
+        }
+    }
+
+    /// Writes one whole cluster compressed, which [`Node::pack`] of this layer has made.
+    ///
+    /// # Errors
+    /// As [`Node::write`]; `offset` is not that of a cluster.
+    pub async fn write_packed(&self, offset: u64, packed: Packed) -> IoResult<()> {
+        self.check_writable()?;
+        let range = range(offset, self.cluster_size())?;
+        let _entry = self.in_flight.enter(range, Mode::Shared).await;
+        match &self.driver {
+            Driver::Raw(_) | Driver::Qed(_) => Err(IoError::Unsupported {
+                file: self.path.clone(),
+                what: format!("compression in {} images", self.format()),
+            }),
+            Driver::Qcow2(image) => image.write_packed(offset, packed).await,
         }
     }
 

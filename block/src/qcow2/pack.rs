@@ -5,7 +5,7 @@
 //! about to be given back.
 
 use super::{
-    Below, Qcow2,
+    Qcow2,
     entry::{self, Entry},
     geometry::{HostCluster, HostRun},
     width,
@@ -15,38 +15,39 @@ use crate::{
     mem::SgList,
 };
 
+/// A cluster of the disk, compressed as the image that it is for asks for.
+pub struct Packed(Vec<u8>);
+
 impl Qcow2 {
-    /// Writes one whole cluster of the disk compressed, or plain where that takes less space.
-    /// `data` may be shorter only at the end of the disk.
+    /// Compresses one cluster of the disk; `data` may be shorter, at the end of the disk. `None` if
+    /// it does not get shorter.
+    pub async fn pack(&self, data: &SgList) -> Option<Packed> {
+        let mut bytes = data.to_vec();
+        bytes.resize(self.geometry.cluster_len(), 0);
+        let compression = self.compression;
+        let packed = self.file.compute(move || compression.pack(&bytes)).await;
+        packed.map(Packed)
+    }
+
+    /// Writes one whole cluster of the disk, compressed.
     ///
     /// # Errors
     /// As [`Qcow2::write`]; `offset` is not that of a cluster.
-    pub async fn write_compressed(
-        &self,
-        offset: u64,
-        data: SgList,
-        below: &dyn Below,
-    ) -> IoResult<()> {
+    pub async fn write_packed(&self, offset: u64, packed: Packed) -> IoResult<()> {
         let g = &self.geometry;
-        let len = data.len() as u64;
-        self.check_range(offset, len)?;
-        let whole = len == g.cluster_size().min(self.size.get() - offset) && len > 0;
-        if g.in_cluster(offset) != 0 || !whole {
+        self.check_range(
+            offset,
+            g.cluster_size().min(self.size.get().saturating_sub(offset)),
+        )?;
+        if g.in_cluster(offset) != 0 {
             return Err(IoError::OutOfRange);
         }
         self.begin_write().await?;
-        let mut bytes = data.to_vec();
-        bytes.resize(g.cluster_len(), 0);
-        let compression = self.compression;
-        let packed = self.file.compute(move || compression.pack(&bytes)).await;
-        match packed {
-            Some(packed) => self.write_packed(offset, packed).await,
-            None => self.write(offset, data, below).await,
-        }
+        self.write_stream(offset, packed.0).await
     }
 
     /// Writes a stream and makes the cluster at `at` point to it once it is written (rule W1).
-    async fn write_packed(&self, at: u64, packed: Vec<u8>) -> IoResult<()> {
+    async fn write_stream(&self, at: u64, packed: Vec<u8>) -> IoResult<()> {
         let _operation = self.freed.operation();
         let g = &self.geometry;
         let cluster = g.guest_cluster(at);

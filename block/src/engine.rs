@@ -9,7 +9,7 @@ mod stream;
 
 use std::{cell::RefCell, io, os::fd::BorrowedFd, path::PathBuf, rc::Rc};
 
-pub use create::{NewImage, create_image};
+pub use create::{NewImage, create_image, replace_image};
 pub use describe::image_info;
 use exports::Exports;
 pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};

@@ -168,7 +168,7 @@ impl Plan {
     }
 }
 
-/// Makes an image in `file`, which is empty. It is durable when this returns; until the last
+/// Makes an image in `file`, whose content is lost unless the options are refused. It is durable when this returns; until the last
 /// moment it has no header, so that a half-made image is not taken for one.
 ///
 /// # Errors
@@ -181,6 +181,7 @@ pub async fn create(file: Storage, options: CreateOptions) -> Result<()> {
     let (g, size) = options.geometry().map_err(refuse)?;
     let plan = Plan::new(&g, size, options.preallocation);
     let area = header_area(&g, size, &plan, &options).map_err(refuse)?;
+    file.set_len(0).await?;
     write_refcounts(&file, &g, &plan).await?;
     write_mapping(&file, &g, size, &plan).await?;
     if plan.total << g.cluster_bits > file.len() {

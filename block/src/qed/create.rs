@@ -32,7 +32,8 @@ impl Default for CreateOptions {
     }
 }
 
-/// Makes an image in `file`, which is empty. The caller flushes.
+/// Makes an image in `file`, whose content is lost unless the options are refused. The caller
+/// flushes.
 ///
 /// # Errors
 /// Options that do not go together, or the host's error.
@@ -56,6 +57,7 @@ pub async fn create(file: Storage, options: CreateOptions) -> Result<()> {
         .set_backing(options.backing.as_ref())
         .map_err(refused)?;
     header.check().map_err(refused)?;
+    file.set_len(0).await?;
     // The table is a hole, which reads as zeros: nothing is allocated.
     file.set_len(header.l1_offset + header.table_bytes())
         .await?;

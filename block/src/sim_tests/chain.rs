@@ -123,6 +123,7 @@ fn create(layer: usize, image: NewImage) -> Vec<u8> {
         match image {
             NewImage::Qcow2(options) => qcow2::create(storage.clone(), options).await.unwrap(),
             NewImage::Qed(options) => qed::create(storage.clone(), options).await.unwrap(),
+            NewImage::Raw(size) => storage.set_len(size).await.unwrap(),
         }
         storage.flush().await.unwrap();
     });

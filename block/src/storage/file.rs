@@ -135,6 +135,20 @@ impl FileStorage {
         Ok(file)
     }
 
+    /// Opens a file to make a new image in it, locked for writing: one that exists, with what it
+    /// holds, or a new, empty one. Whether it is new is the second value.
+    ///
+    /// # Errors
+    /// As [`FileStorage::open`].
+    pub fn replace(exec: &Executor, path: &Path) -> Result<(Self, bool)> {
+        match Self::create(exec, path) {
+            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+                Ok((Self::open(exec, path, FileOptions::default())?, false))
+            }
+            created => Ok((created?, true)),
+        }
+    }
+
     /// Locks the file for another use than so far. Where the file system has no locks, that is
     /// said once in the log, and nothing is locked.
     ///

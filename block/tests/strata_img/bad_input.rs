@@ -84,8 +84,11 @@ fn images_that_cannot_be_made() {
             &["-f", "qcow2", "-o", "extended_l2=on,compat=0.10", "b", "1M"],
             &old,
         ),
-        (&["-f", "qcow2", "a.qcow2", "1M"], "exists"),
-        (&["a.qcow2", "1M"], "exists"),
+        (
+            &["-f", "qcow2", "-o", "cluster_size=3", "a.qcow2", "1M"],
+            "power of two",
+        ),
+        (&["-f", "qcow2", "-F", "raw", "a.qcow2", "1M"], "Backing"),
         (&["-f", "qcow2", "b"], "size"),
         (&["-f", "qcow2", "b", "1Q"], "Invalid size"),
         (&["-f", "qcow2", "no/b", "1M"], "No such file"),

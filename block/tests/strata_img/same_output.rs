@@ -312,7 +312,8 @@ fn create_makes_what_qemu_makes() {
         let theirs = folder.qemu(&args);
         let info = ["info", "--output=json", "new.img"];
         let mut their_info: Value = serde_json::from_str(&folder.qemu(&info)).unwrap();
-        std::fs::remove_file(folder.path("new.img")).unwrap();
+        // What the name holds already is overwritten.
+        std::fs::write(folder.path("new.img"), vec![1; 100_000]).unwrap();
         assert_eq!(theirs, folder.ok("strata-img", &args), "{case:?}");
         let mut our_info: Value = serde_json::from_str(&folder.qemu(&info)).unwrap();
         // How much of the file is holes is not a promise.

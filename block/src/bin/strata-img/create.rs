@@ -1,13 +1,11 @@
 //! `strata-img create`.
 
-use std::{
-    fs::OpenOptions,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use strata_block::{
-    engine::{NewImage, create_image},
+    engine::{NewImage, replace_image},
+    error::Error,
     graph::{Format, chain},
     qcow2::{Backing, CreateOptions, Preallocation},
     qed,
@@ -38,60 +36,107 @@ pub struct CreateArgs {
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
-    /// The new image; a file that exists is not touched
+    /// The new image; what a file of this name holds is lost
     file: PathBuf,
     /// Size of the disk in bytes, or with a unit; that of the backing file if not given
     size: Option<String>,
 }
 
+/// An image to be made, as options describe it.
+pub struct Target<'a> {
+    pub format: Format,
+    /// Values of `-o`.
+    pub options: &'a [String],
+    pub backing: Option<String>,
+    pub backing_format: Option<Format>,
+}
+
 /// What `-o` and the other options ask for.
-struct Wanted {
-    size: Option<u64>,
-    backing: Option<String>,
+pub struct Wanted {
+    pub size: Option<u64>,
+    pub backing: Option<String>,
     backing_format: Option<Format>,
-    image: CreateOptions,
+    pub image: CreateOptions,
 }
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
     let failed = |why: String| Failure::new(format!("{}: {why}", args.file.display()));
-    let mut wanted = Wanted {
-        size: None,
+    let target = Target {
+        format: args.format,
+        options: &args.options,
         backing: args.backing.clone(),
         backing_format: args.backing_format,
-        image: CreateOptions::default(),
     };
-    for option in args.options.iter().flat_map(|list| split_options(list)) {
-        wanted.set(&option, args.format).map_err(failed)?;
-    }
+    let mut wanted = target.wanted().map_err(failed)?;
     if let Some(text) = &args.size {
         wanted.size = Some(size::parse(text).map_err(failed)?);
     }
-    if let Some(name) = wanted.backing.clone() {
-        if args.format == Format::Raw {
-            return Err(failed(format!(
-                "Backing file not supported for file format '{}'",
-                args.format
-            )));
-        }
-        add_backing(tool, &args, name, &mut wanted).await?;
+    if !args.unsafe_backing {
+        look_at_backing(tool, &args.file, &mut wanted).await?;
+    } else if wanted.backing.is_some() && wanted.backing_format.is_none() {
+        return Err(failed(
+            "Backing file specified without backing format: say -F FMT".into(),
+        ));
     }
-    let size = wanted
+    wanted.image.size = wanted
         .size
         .ok_or_else(|| failed("Image creation needs a size parameter".into()))?;
-    wanted.image.size = size;
     if !args.quiet {
         output::print(&formatting(&args.file, args.format, &wanted.image))?;
     }
-    match args.format {
-        Format::Qcow2 => create_image(&tool.exec, &args.file, wanted.image).await?,
-        Format::Qed => {
-            let image = NewImage::Qed(qed(wanted.image));
-            create_image(&tool.exec, &args.file, image).await?;
-        }
-        Format::Raw => create_raw(&args.file, size).map_err(failed)?,
-    }
+    let made = make(tool, &args.file, args.format, wanted.image).await;
+    made.map_err(failed)?;
     Ok(0)
+}
+
+/// Makes an image; says whether the file is new, or why it could not be made.
+pub async fn make(
+    tool: &Tool,
+    file: &Path,
+    format: Format,
+    image: CreateOptions,
+) -> Result<bool, String> {
+    let image = match format {
+        Format::Qcow2 => NewImage::Qcow2(image),
+        Format::Qed => NewImage::Qed(qed(image)),
+        Format::Raw => NewImage::Raw(image.size),
+    };
+    let made = replace_image(&tool.exec, file, image).await;
+    made.map_err(|error| match error {
+        Error::Image { why, .. } => why,
+        error => error.to_string(),
+    })
+}
+
+impl Target<'_> {
+    /// Reads the options.
+    pub fn wanted(&self) -> Result<Wanted, String> {
+        let mut wanted = Wanted {
+            size: None,
+            backing: self.backing.clone(),
+            backing_format: self.backing_format,
+            image: CreateOptions::default(),
+        };
+        for option in self.options.iter().flat_map(|list| split_options(list)) {
+            wanted.set(&option, self.format)?;
+        }
+        let Some(name) = wanted.backing.clone() else {
+            if wanted.backing_format.is_some() {
+                return Err("Backing format cannot be used without backing file".into());
+            }
+            return Ok(wanted);
+        };
+        if self.format == Format::Raw {
+            return Err(format!(
+                "Backing file not supported for file format '{}'",
+                self.format
+            ));
+        }
+        let format = wanted.backing_format.map(|format| format.name().to_owned());
+        wanted.image.backing = Some(Backing { name, format });
+        Ok(wanted)
+    }
 }
 
 /// Splits at commas; a doubled comma is one within a value.
@@ -151,11 +196,8 @@ impl Wanted {
             }
             "compression_type" if value == "zlib" => {}
             "extended_l2" => self.image.extended_l2 = on_off(name, value)?,
-            _ => {
-                return Err(format!(
-                    "Invalid parameter '{name}', or its value is not supported"
-                ));
-            }
+            "compression_type" => return Err(format!("{name} '{value}' is not supported")),
+            _ => return Err(format!("Invalid parameter '{name}'")),
         }
         Ok(())
     }
@@ -169,41 +211,28 @@ fn on_off(name: &str, value: &str) -> Result<bool, String> {
     }
 }
 
-/// Names the backing file, after a look at it: for its size, and to see that it can be used.
-async fn add_backing(
-    tool: &Tool,
-    args: &CreateArgs,
-    name: String,
-    wanted: &mut Wanted,
-) -> Result<(), Failure> {
-    let failed = |why: String| Failure::new(format!("{}: {why}", args.file.display()));
-    let backing = Backing {
-        format: wanted.backing_format.map(|format| format.name().to_owned()),
-        name,
+/// A look at the backing file: for its size, and to see that it can be used.
+async fn look_at_backing(tool: &Tool, file: &Path, wanted: &mut Wanted) -> Result<(), Failure> {
+    let Some(backing) = &wanted.image.backing else {
+        return Ok(());
     };
-    if !args.unsafe_backing {
-        let path = chain::resolve(&args.file, &backing)?;
-        let reading = Reading {
-            format: wanted.backing_format,
-            force_share: false,
-        };
-        let node = tool
-            .open(&path, &reading)
-            .await
-            .map_err(|error| failed(format!("Could not open backing image: {error}")))?;
-        if wanted.backing_format.is_none() {
-            let found = node.format();
-            return Err(failed(format!(
-                "Backing file specified without backing format; it looks like {found}: say -F {found}"
-            )));
-        }
-        wanted.size = wanted.size.or(Some(node.size()));
-    } else if wanted.backing_format.is_none() {
-        return Err(failed(
-            "Backing file specified without backing format: say -F FMT".into(),
-        ));
+    let failed = |why: String| Failure::new(format!("{}: {why}", file.display()));
+    let path = chain::resolve(file, backing)?;
+    let reading = Reading {
+        format: wanted.backing_format,
+        force_share: false,
+    };
+    let node = tool
+        .open(&path, &reading)
+        .await
+        .map_err(|error| failed(format!("Could not open backing image: {error}")))?;
+    if wanted.backing_format.is_none() {
+        let found = node.format();
+        return Err(failed(format!(
+            "Backing file specified without backing format; it looks like {found}: say -F {found}"
+        )));
     }
-    wanted.image.backing = Some(backing);
+    wanted.size = wanted.size.or(Some(node.size()));
     Ok(())
 }
 
@@ -215,15 +244,6 @@ fn qed(image: CreateOptions) -> qed::CreateOptions {
         backing: image.backing,
         ..Default::default()
     }
-}
-
-fn create_raw(path: &Path, size: u64) -> Result<(), String> {
-    let size = size.checked_next_multiple_of(512);
-    let size = size.ok_or("the disk size is too large")?;
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create_new(true).open(path);
-    file.and_then(|file| file.set_len(size))
-        .map_err(|error| format!("could not create it: {error}"))
 }
 
 /// The line that `qemu-img create` prints.

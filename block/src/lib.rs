@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod bitmap;
+pub mod copy;
 pub mod disk;
 pub mod engine;
 pub mod error;

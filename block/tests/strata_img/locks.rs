@@ -5,7 +5,7 @@ use strata_block::{
     storage::{FileOptions, FileStorage},
 };
 
-use crate::{Folder, text};
+use crate::{Folder, read, text};
 
 #[test]
 fn a_running_disk_is_refused_without_force_share() {
@@ -41,6 +41,19 @@ fn a_running_disk_is_refused_without_force_share() {
         // Which process it names depends on what the other tests fork at this moment.
         assert!(said.contains(" has it open."), "{said}");
     }
+    let before = read(&folder.path("a"));
+    std::fs::write(folder.path("b"), [1; 512]).unwrap();
+    for args in [
+        &["create", "-f", "qcow2", "a", "1M"][..],
+        &["create", "a", "1M"],
+        &["convert", "-f", "raw", "b", "a"],
+    ] {
+        let output = folder.run("strata-img", args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains("Failed to get \"write\" lock"), "{said}");
+    }
+    assert!(before == read(&folder.path("a")));
     drop(writer);
     folder.ok("strata-img", &["info", "-f", "qcow2", "a"]);
 }

@@ -2,8 +2,10 @@
 
 mod bad_input;
 mod compare;
+mod convert;
 mod locks;
 mod same_output;
+mod server;
 
 use std::{
     path::{Path, PathBuf},

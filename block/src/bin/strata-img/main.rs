@@ -1,7 +1,9 @@
 //! `strata-img`: images at rest, with `qemu-img`'s options, output and exit codes.
 
+mod cache;
 mod check;
 mod compare;
+mod convert;
 mod create;
 mod info;
 mod map;
@@ -46,6 +48,8 @@ enum Command {
     Map(map::MapArgs),
     /// Compare the contents of two images.
     Compare(compare::CompareArgs),
+    /// Copy images into a new one, or into one that exists.
+    Convert(convert::ConvertArgs),
 }
 
 /// How a command prints what it has found.
@@ -137,6 +141,7 @@ fn main() -> ExitCode {
             Command::Check(args) => check::run(&tool, args).await,
             Command::Map(args) => map::run(&tool, args).await,
             Command::Compare(args) => compare::run(&tool, args).await,
+            Command::Convert(args) => convert::run(&tool, args).await,
         }
     });
     match result {

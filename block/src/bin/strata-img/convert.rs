@@ -1,0 +1,196 @@
+//! `strata-img convert`.
+
+mod target;
+
+use std::{path::PathBuf, rc::Rc};
+
+use clap::Args;
+use strata_block::{
+    copy::{CopyOptions, Source, Untouched, copy},
+    graph::{Format, Node},
+};
+
+use crate::{Failure, Reading, Tool, cache::CacheMode, create::Wanted, progress::Progress, size};
+
+/// Percent between two prints of the progress.
+const STEP: f64 = 1.0;
+/// Requests in flight that can be asked for.
+const REQUESTS: std::ops::RangeInclusive<usize> = 1..=16;
+/// Largest `-S`, in bytes.
+const MAX_SPARSE: u64 = 16 << 20;
+
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  strata-img convert -p -O qcow2 disk.raw disk.qcow2\n  strata-img convert -c -O qcow2 -o compression_type=zstd disk.qcow2 small.qcow2\n  strata-img convert -n -O raw disk.qcow2 nbd://localhost/disk"
+)]
+pub struct ConvertArgs {
+    /// Format of the sources (raw, qcow2, qed); guessed if not given
+    #[arg(short = 'f', value_name = "FMT")]
+    format: Option<Format>,
+    /// Format of the target
+    #[arg(short = 'O', value_name = "FMT", default_value = "raw")]
+    target_format: Format,
+    /// Options of the target's format, as for create
+    #[arg(short = 'o', value_name = "NAME=VALUE,...")]
+    options: Vec<String>,
+    /// Backing file of the target: only what the source holds above its own is copied
+    #[arg(short = 'B', short_alias = 'b', value_name = "FILE")]
+    backing: Option<String>,
+    /// Format of the backing file
+    #[arg(short = 'F', value_name = "FMT")]
+    backing_format: Option<Format>,
+    /// Compress the target
+    #[arg(short)]
+    compress: bool,
+    /// Requests in flight, 1 to 16
+    #[arg(short = 'm', value_name = "N", default_value = "8")]
+    requests: String,
+    /// Write as requests end, not in the order of the disk
+    #[arg(short = 'W')]
+    any_order: bool,
+    /// Bytes of zeros in a row that are not written; 0 fully allocates the target
+    #[arg(short = 'S', value_name = "SIZE", default_value = "4k")]
+    sparse: String,
+    /// Write to a target that exists already
+    #[arg(short = 'n')]
+    existing: bool,
+    /// The target is known to read as zeros (with -n)
+    #[arg(long)]
+    target_is_zero: bool,
+    /// How the target is cached: none, writeback, writethrough and directsync make it durable, unsafe does not wait for the disk
+    #[arg(short = 't', value_name = "CACHE", default_value = "unsafe")]
+    cache: String,
+    /// How the sources are cached
+    #[arg(short = 'T', value_name = "CACHE", default_value = "writeback")]
+    source_cache: String,
+    /// Show the progress
+    #[arg(short)]
+    progress: bool,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// Open the sources although somebody may be writing to them
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// The images to copy, one behind the other, and last the target
+    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
+    files: Vec<PathBuf>,
+}
+
+/// What of the options can be judged before a file is looked at.
+struct Checked {
+    wanted: Wanted,
+    has_backing: bool,
+    requests: usize,
+    sparse: u64,
+    cache: CacheMode,
+}
+
+/// Runs the command.
+pub async fn run(tool: &Tool, args: ConvertArgs) -> Result<u8, Failure> {
+    let checked = args.check().map_err(Failure::new)?;
+    let progress = Progress::new(args.progress && !args.quiet, STEP);
+    let Some((target, sources)) = args.files.split_last() else {
+        return Err(Failure::new("Must specify image file name"));
+    };
+    let reading = Reading {
+        format: args.format,
+        force_share: args.force_share,
+    };
+    let mut tops = Vec::new();
+    for path in sources {
+        tops.push(tool.open(path, &reading).await?);
+    }
+    let len = tops.iter().map(|top| top.size()).sum();
+    let target = args.open_target(tool, target, len, &checked).await?;
+    let result = args
+        .copy(tool, &checked, &tops, &target.node, progress)
+        .await;
+    if result.is_err() {
+        target.give_up().await;
+    }
+    result.map(|()| 0)
+}
+
+impl ConvertArgs {
+    fn check(&self) -> Result<Checked, String> {
+        let wanted = self.wanted()?;
+        let has_backing = wanted.backing.is_some();
+        let requests = self.requests.parse().ok();
+        let requests = requests.filter(|n| REQUESTS.contains(n)).ok_or(
+            "Invalid number of coroutines. Allowed number of coroutines is between 1 and 16",
+        )?;
+        let sparse = size::parse(&self.sparse)
+            .ok()
+            .filter(|bytes| bytes.is_multiple_of(512) && *bytes <= MAX_SPARSE)
+            .ok_or_else(|| format!("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to {MAX_SPARSE}. Select 0 to disable sparse detection (fully allocates output)."))?;
+        if self.target_is_zero && !self.existing {
+            return Err("--target-is-zero requires use of -n flag".into());
+        }
+        if self.existing && !self.options.is_empty() {
+            return Err("-o has no effect when skipping image creation".into());
+        }
+        if self.files.len() > 2 && has_backing {
+            return Err("Having a backing file for the target makes no sense when concatenating multiple input images".into());
+        }
+        if self.compress && self.target_format != Format::Qcow2 {
+            return Err("Compression not supported for this file format".into());
+        }
+        if self.target_is_zero && has_backing {
+            return Err(
+                "Cannot use --target-is-zero when the destination image has a backing file".into(),
+            );
+        }
+        CacheMode::parse(&self.source_cache, "source cache")?;
+        Ok(Checked {
+            wanted,
+            has_backing,
+            requests,
+            sparse,
+            cache: CacheMode::parse(&self.cache, "cache")?,
+        })
+    }
+
+    async fn copy(
+        &self,
+        tool: &Tool,
+        checked: &Checked,
+        tops: &[Rc<Node>],
+        target: &Rc<Node>,
+        progress: Progress,
+    ) -> Result<(), Failure> {
+        let progress = Rc::new(progress);
+        let options = CopyOptions {
+            requests: checked.requests,
+            any_order: self.any_order,
+            sparse: checked.sparse,
+            compress: self.compress,
+            untouched: self.untouched(target, checked.has_backing),
+        };
+        let sources = tops.iter().map(|top| Source {
+            top: top.clone(),
+            base: top.backing().filter(|_| checked.has_backing),
+        });
+        let shown = progress.clone();
+        let told = move |done, total| shown.at(done, total);
+        copy(&tool.exec, sources.collect(), target.clone(), options, told).await?;
+        if self.existing && checked.sparse > 0 && options.untouched == Untouched::Unknown {
+            target::zero_rest(target, tops.iter().map(|top| top.size()).sum()).await?;
+        }
+        target.close().await?;
+        progress.at(1, 1);
+        Ok(())
+    }
+
+    /// What the target shows before anything has been written.
+    fn untouched(&self, target: &Node, has_backing: bool) -> Untouched {
+        if has_backing {
+            return Untouched::Base(target.backing().map_or(0, |base| base.size()));
+        }
+        if self.target_is_zero || !self.existing && !target::is_device(target.path()) {
+            Untouched::Zeros
+        } else {
+            Untouched::Unknown
+        }
+    }
+}

@@ -50,10 +50,15 @@ impl SnapshotEntry {
         u64::from(self.l1_size) * 8
     }
 
-    /// Whether the L1 table lies where one can, in a file of `file_len` bytes.
+    /// Whether the L1 table lies where one can: behind the header and within a file of `file_len`
+    /// bytes, whose last cluster may be cut short. (Otherwise a few bytes of a hostile image could
+    /// make us read gigabytes of nothing.)
     pub fn has_valid_l1(&self, geometry: &Geometry, file_len: u64) -> bool {
+        let file_end = file_len.next_multiple_of(geometry.cluster_size());
+        let end = self.l1_offset.checked_add(self.l1_bytes());
         self.l1_bytes() <= MAX_L1_BYTES
-            && self.l1_offset < file_len
+            && self.l1_offset >= geometry.cluster_size()
+            && end.is_some_and(|end| end <= file_end)
             && geometry.in_cluster(self.l1_offset) == 0
     }
 }
@@ -79,3 +84,6 @@ pub async fn read_entries(
     }
     Ok(Ok(entries))
 }
+
+#[cfg(test)]
+mod tests;

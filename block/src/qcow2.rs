@@ -25,6 +25,7 @@ mod header;
 mod header_area;
 mod header_edit;
 mod info;
+mod l1_table;
 mod l2_table;
 mod mapping;
 mod metadata_map;
@@ -32,6 +33,7 @@ mod open;
 mod pack;
 mod read;
 mod refcount;
+mod resize;
 pub(crate) mod root_table;
 mod snapshots;
 mod unpacked;
@@ -78,6 +80,11 @@ pub trait Below {
     /// Whether nothing lies below: what this layer does not hold reads as zeros.
     fn is_empty(&self) -> bool {
         false
+    }
+
+    /// Bytes from the start of the disk behind which everything below reads as zeros.
+    fn visible_len(&self) -> u64 {
+        if self.is_empty() { 0 } else { u64::MAX }
     }
 }
 

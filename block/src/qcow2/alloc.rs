@@ -72,7 +72,7 @@ impl Qcow2 {
     }
 
     /// A free cluster that holds metadata means wrong refcounts: nothing more can be trusted.
-    fn check_unused(&self, run: HostRun) -> IoResult<()> {
+    pub(super) fn check_unused(&self, run: HostRun) -> IoResult<()> {
         let Some(kind) = self.metadata.find(run) else {
             return Ok(());
         };
@@ -85,7 +85,7 @@ impl Qcow2 {
     /// Adds the refcount block that `cluster`'s refcount belongs in. The block takes the first of
     /// the clusters that it counts. It is written now and named by the refcount table in memory;
     /// the table reaches the disk after it (rule W4).
-    async fn add_refcount_block(
+    pub(super) async fn add_refcount_block(
         &self,
         lock: &RefcountsLocked<'_>,
         cluster: HostCluster,

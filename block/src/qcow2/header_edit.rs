@@ -90,7 +90,7 @@ impl Qcow2 {
     }
 
     /// Writes changed fields of the header. The caller holds `header_edit`.
-    async fn write_fields(&self, area: HeaderArea) -> IoResult<()> {
+    pub(super) async fn write_fields(&self, area: HeaderArea) -> IoResult<()> {
         let result = async {
             self.file.flush().await?;
             self.file.write_vec(0, area.header.to_bytes()).await?;

@@ -84,7 +84,7 @@ impl Qcow2 {
         Ok(new.first)
     }
 
-    fn l1_entry(&self, index: usize) -> IoResult<Option<TableRef>> {
+    pub(super) fn l1_entry(&self, index: usize) -> IoResult<Option<TableRef>> {
         entry::decode_l1(self.l1.get(index), &self.geometry).map_err(|why| self.corrupt(why))
     }
 

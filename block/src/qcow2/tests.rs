@@ -9,5 +9,6 @@ mod lazy;
 mod model;
 mod order;
 mod refusals;
+mod resize;
 mod snapshots;
 mod support;

@@ -12,6 +12,7 @@ mod flush;
 mod header;
 mod lookup;
 mod open;
+mod resize;
 mod write;
 mod zero;
 

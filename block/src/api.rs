@@ -25,6 +25,13 @@ pub enum Cmd {
         /// `true`: the file exists already and is used as it is (`mode=existing`, HMP `-n`).
         existing: bool,
     },
+    /// `block_resize`: another size for a disk.
+    Resize {
+        /// The disk, or the node name of its top layer.
+        device: String,
+        /// Bytes.
+        size: u64,
+    },
     /// `block-stream`, `block_stream`: copy what the top lacks from the layers below.
     Stream {
         /// The job's id; the device's name if `None`.

@@ -3,6 +3,7 @@
 mod create;
 mod describe;
 mod exports;
+mod resize;
 mod shutdown;
 mod snapshot;
 mod stream;
@@ -129,6 +130,11 @@ impl Engine {
                 let engine = self.clone();
                 // A person waits for it: it goes with the guest's requests.
                 let work = async move { reply(engine.snapshot(cmd).await) };
+                return self.exec.spawn(Queue::Guest, work);
+            }
+            Cmd::Resize { device, size } => {
+                let engine = self.clone();
+                let work = async move { reply(engine.resize(&device, size).await) };
                 return self.exec.spawn(Queue::Guest, work);
             }
             Cmd::Stream { .. } => done(self.start_stream(cmd)),

@@ -197,7 +197,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
-fn no_disk(name: &str) -> CmdError {
+pub(super) fn no_disk(name: &str) -> CmdError {
     refused(format!("Cannot find device='{name}' nor node-name=''"))
 }
 

@@ -10,6 +10,7 @@ mod live;
 mod locks;
 mod names;
 mod qed;
+mod resize;
 
 use super::{DiskSpec, Engine, create_image};
 use crate::{

@@ -63,7 +63,7 @@ pub(crate) type EventSink = Rc<RefCell<Box<dyn FnMut(Event)>>>;
 /// A disk: its options, its top layer, and the requests under way.
 pub struct GuestDisk {
     options: DiskOptions,
-    info: Rc<DiskInfo>,
+    info: RefCell<Rc<DiskInfo>>,
     root: RefCell<Rc<Node>>,
     gate: Gate,
     /// The job or command that holds the disk, if one does.
@@ -123,7 +123,7 @@ impl GuestDisk {
             serial: options.serial.clone(),
         });
         Rc::new_cyclic(|this| Self {
-            info,
+            info: RefCell::new(info),
             options,
             root: RefCell::new(root),
             gate: Gate::default(),
@@ -157,6 +157,13 @@ impl GuestDisk {
         &self.gate
     }
 
+    /// The top layer has another size now. The disk is drained.
+    pub(crate) fn size_changed(&self) {
+        let mut info = DiskInfo::clone(&self.info());
+        info.size = self.root().size();
+        *self.info.borrow_mut() = Rc::new(info);
+    }
+
     /// How requests have fared.
     pub fn io_status(&self) -> IoStatus {
         self.io_status.get()
@@ -180,6 +187,10 @@ impl GuestDisk {
     async fn carry_out(&self, request: Request) -> Completion {
         self.requests.set(self.requests.get() + 1);
         let _pass = self.gate.enter().await;
+        if request.offset + request.len > self.info().size {
+            // The disk has shrunk while the request waited.
+            return Err(IoError::OutOfRange);
+        }
         let root = self.root();
         let op = request.op;
         let node = root.name().to_owned();
@@ -275,7 +286,7 @@ impl Submit for GuestDisk {
     }
 
     fn info(&self) -> Rc<DiskInfo> {
-        self.info.clone()
+        self.info.borrow().clone()
     }
 
     fn extents(&self, offset: u64, len: u64, max: usize, done: ExtentsDone) {
@@ -285,6 +296,11 @@ impl Submit for GuestDisk {
         self.exec.spawn(Queue::Guest, async move {
             // Inside the gate the chain does not change.
             let pass = this.gate.enter().await;
+            let left = this.info().size.saturating_sub(offset);
+            if left == 0 {
+                return done(Err(IoError::OutOfRange));
+            }
+            let len = len.min(left);
             let result = survey(&this.root(), offset, len, max).await;
             drop(pass);
             done(result);

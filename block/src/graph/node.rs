@@ -36,7 +36,7 @@ pub struct Node {
     name: String,
     path: PathBuf,
     driver: Driver,
-    size: u64,
+    size: Cell<u64>,
     writable: Cell<bool>,
     backing: RefCell<Option<Rc<Node>>>,
     in_flight: InFlight,
@@ -89,7 +89,7 @@ impl Node {
             name,
             path,
             driver,
-            size,
+            size: Cell::new(size),
             writable: Cell::new(writable),
             backing: RefCell::default(),
             in_flight: InFlight::default(),
@@ -117,7 +117,7 @@ impl Node {
 
     /// Bytes that the layer shows.
     pub fn size(&self) -> u64 {
-        self.size
+        self.size.get()
     }
 
     /// Bytes that are allocated as one: 1 sector for raw.
@@ -196,9 +196,9 @@ impl Node {
     /// An I/O error on the layer's tables, or that they are corrupt.
     pub async fn extent(&self, offset: u64, len: u64) -> IoResult<Extent> {
         if let Driver::Raw(file) = &self.driver
-            && offset < self.size
+            && offset < self.size()
         {
-            let part = file.extent(offset, len.min(self.size - offset)).await;
+            let part = file.extent(offset, len.min(self.size() - offset)).await;
             let kind = if part.data {
                 ExtentKind::Data {
                     host_offset: offset,
@@ -216,13 +216,13 @@ impl Node {
 
     /// As [`Node::extent`], for reading: raw files are one piece of data, without asking the host.
     async fn lookup(&self, offset: u64, len: u64) -> IoResult<Extent> {
-        if offset >= self.size {
+        if offset >= self.size() {
             return Ok(Extent {
                 len,
                 kind: ExtentKind::Zero,
             });
         }
-        let len = len.min(self.size - offset);
+        let len = len.min(self.size() - offset);
         match &self.driver {
             Driver::Raw(_) => Ok(Extent {
                 len,
@@ -374,6 +374,26 @@ impl Node {
         self.storage().lock(access)
     }
 
+    /// Changes the size to `size` bytes. What is added reads as zeros; what lies behind a smaller
+    /// end is given up. Nothing else uses the layer meanwhile, and no other program reads it.
+    ///
+    /// # Errors
+    /// The format or the host cannot have that size; the layer has its old size then.
+    pub async fn resize(&self, size: u64) -> Result<()> {
+        self.check_writable()?;
+        match &self.driver {
+            Driver::Raw(file) => {
+                file.set_len(size).await?;
+                file.flush().await?;
+            }
+            Driver::Qcow2(image) => image.resize(size, self).await?,
+            Driver::Qed(image) => image.resize(size, self).await?,
+        }
+        // As for a file that is opened.
+        self.size.set(size.next_multiple_of(512));
+        Ok(())
+    }
+
     /// Makes everything durable, and writes what the format has put off.
     ///
     /// # Errors
@@ -440,6 +460,11 @@ impl Below for Node {
 
     fn is_empty(&self) -> bool {
         self.backing.borrow().is_none()
+    }
+
+    fn visible_len(&self) -> u64 {
+        let backing = self.backing.borrow();
+        backing.as_ref().map_or(0, |below| below.size())
     }
 }
 

@@ -180,6 +180,15 @@ impl Channel {
         self.drives.iter().any(Option::is_some)
     }
 
+    /// The drives have these numbers of sectors from now on.
+    pub fn set_sectors(&mut self, sectors: [Option<u64>; 2]) {
+        for (drive, sectors) in self.drives.iter_mut().zip(sectors) {
+            if let (Some(drive), Some(sectors)) = (drive, sectors) {
+                drive.sectors = sectors;
+            }
+        }
+    }
+
     /// Machine reset: everything as after power-on. A job that has not been started is forgotten;
     /// one that is in flight keeps the channel busy until it has ended.
     pub fn power_on(&mut self) {

@@ -64,6 +64,18 @@ impl IdeWorker {
         self.sides.iter().filter(busy).count()
     }
 
+    /// A disk has another size now. As with QEMU's drives the guest finds it when it asks again
+    /// what the drive is; no interrupt tells it.
+    pub fn resized(&self) {
+        for side in &self.sides {
+            let sizes = side
+                .disks
+                .each_ref()
+                .map(|disk| disk.as_ref().map(|disk| disk.info().size / SECTOR));
+            lock(&side.channel).set_sectors(sizes);
+        }
+    }
+
     /// Whether no request is in flight.
     pub fn is_idle(&self) -> bool {
         self.in_flight() == 0

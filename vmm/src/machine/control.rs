@@ -11,7 +11,7 @@ use std::{
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber};
 use strata_block::{
-    api::{CmdError, Reply},
+    api::{Cmd, CmdError, Reply},
     engine::Engine,
     exec::Turn,
 };
@@ -145,7 +145,12 @@ impl Control {
         let mut end = None;
         match action {
             Action::Block(command) => {
-                let reply = move |result: Result<Reply, CmdError>| answer.send(result);
+                let resizes = matches!(command, Cmd::Resize { .. });
+                let workers = resizes.then(|| self.parts.workers.clone());
+                let reply = move |result: Result<Reply, CmdError>| {
+                    workers.iter().flatten().for_each(Worker::resized);
+                    answer.send(result);
+                };
                 self.parts.engine.execute(command, Box::new(reply));
                 return Ok(None);
             }

@@ -104,6 +104,14 @@ impl Worker {
         }
     }
 
+    /// Disks may have another size now: guests are told.
+    pub fn resized(&self) {
+        match self {
+            Self::Virtio(worker) => worker.borrow().resized(),
+            Self::Ide(worker) => worker.borrow().resized(),
+        }
+    }
+
     /// For the event loop.
     pub fn subscriber(&self) -> Box<dyn MutEventSubscriber> {
         match self {

@@ -130,6 +130,16 @@ impl Fake {
                 snapshot_file,
                 ..
             } => snapshot(&device, &snapshot_file),
+            Cmd::Resize { device, size } => {
+                if !disks().iter().any(|disk| disk.device == device) {
+                    let desc = format!("Cannot find device='{device}' nor node-name=''");
+                    return Err(generic(desc));
+                }
+                if size % 512 != 0 {
+                    return Err(generic("The new size must be a multiple of 512".to_owned()));
+                }
+                Ok(Reply::Done)
+            }
             Cmd::Stream {
                 job_id,
                 device,

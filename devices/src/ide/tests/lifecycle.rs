@@ -193,3 +193,20 @@ fn the_function_is_what_ata_piix_looks_for() {
         "only the primary channel has a drive"
     );
 }
+
+#[test]
+fn a_resized_drive_says_so_when_it_is_asked() {
+    let mut rig = Rig::new();
+    let before = rig.identify();
+    let sectors = u64::from(before[100]) | u64::from(before[101]) << 16;
+    rig.disk.resize(sectors + 8);
+    rig.worker.borrow().resized();
+    let after = rig.identify();
+    assert_eq!(
+        u64::from(after[100]) | u64::from(after[101]) << 16,
+        sectors + 8
+    );
+    rig.address48(sectors + 7, 1);
+    rig.command(0x24);
+    assert_eq!(rig.read_block(1, 2), rig.disk.sectors(sectors + 7, 1));
+}

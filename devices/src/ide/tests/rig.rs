@@ -37,7 +37,7 @@ pub struct FakeDisk {
     pub fail: RefCell<Option<IoError>>,
     pub hold: RefCell<bool>,
     held: RefCell<VecDeque<(Request, Done)>>,
-    info: DiskInfo,
+    info: RefCell<DiskInfo>,
 }
 
 impl FakeDisk {
@@ -49,7 +49,7 @@ impl FakeDisk {
             fail: RefCell::default(),
             hold: RefCell::default(),
             held: RefCell::default(),
-            info,
+            info: RefCell::new(info),
         })
     }
 
@@ -77,6 +77,12 @@ impl FakeDisk {
         }
     }
 
+    /// Gives it another number of sectors.
+    pub fn resize(&self, sectors: u64) {
+        self.info.borrow_mut().size = sectors * 512;
+        self.bytes.borrow_mut().resize(sectors as usize * 512, 0);
+    }
+
     pub fn sectors(&self, first: u64, count: u64) -> Vec<u8> {
         self.bytes.borrow()[first as usize * 512..(first + count) as usize * 512].to_vec()
     }
@@ -99,7 +105,7 @@ impl Submit for FakeDisk {
     }
 
     fn info(&self) -> Rc<DiskInfo> {
-        Rc::new(self.info.clone())
+        Rc::new(self.info.borrow().clone())
     }
 }
 

@@ -41,6 +41,13 @@ pub(super) fn block_stream(args: &Args, _: &dyn Machine) -> Step<String> {
     })
 }
 
+pub(super) fn block_resize(args: &Args, _: &dyn Machine) -> Step<String> {
+    block(Cmd::Resize {
+        device: args.required_text("device"),
+        size: args.size("size").unwrap_or(0),
+    })
+}
+
 pub(super) fn block_job_cancel(args: &Args, _: &dyn Machine) -> Step<String> {
     block(Cmd::JobCancel {
         id: args.required_text("device"),

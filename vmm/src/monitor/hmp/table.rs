@@ -103,6 +103,16 @@ pub(super) static COMMANDS: &[Command] = &[
         )
     },
     Command {
+        usage: "device size",
+        params: &[DEVICE, param("size", Kind::Size, true)],
+        ..plain(
+            "block_resize",
+            "resize a block image (bytes with suffix B, k, M or G;\n\
+             \t\t\t MiB without one; a smaller size cuts off what lies behind it)",
+            run::block_resize,
+        )
+    },
+    Command {
         usage: "device [speed] [base]",
         params: &[
             DEVICE,

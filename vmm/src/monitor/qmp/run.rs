@@ -65,6 +65,16 @@ pub(super) fn blockdev_snapshot_sync(args: &Args, _: &mut Context<'_>) -> Starte
     })
 }
 
+pub(super) fn block_resize(args: &Args, _: &mut Context<'_>) -> Started {
+    let device = match (args.text("device"), args.text("node-name")) {
+        (None, None) => return Err(generic("Cannot find device='' nor node-name=''")),
+        (Some(name), _) | (None, Some(name)) => name,
+    };
+    let size = u64::try_from(args.integer("size").unwrap_or(-1))
+        .map_err(|_| generic("Parameter 'size' expects a >0 size"))?;
+    block(Cmd::Resize { device, size })
+}
+
 pub(super) fn block_stream(args: &Args, _: &mut Context<'_>) -> Started {
     let (base, base_node) = (args.text("base"), args.text("base-node"));
     if base.is_some() && base_node.is_some() {

@@ -44,6 +44,15 @@ pub(super) const COMMANDS: &[Command] = &[
         run: run::blockdev_snapshot_sync,
     },
     Command {
+        name: "block_resize",
+        params: &[
+            optional("device", Text),
+            optional("node-name", Text),
+            required("size", Integer),
+        ],
+        run: run::block_resize,
+    },
+    Command {
         name: "block-stream",
         params: &[
             optional("job-id", Text),

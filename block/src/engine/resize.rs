@@ -1,0 +1,42 @@
+//! `block_resize`: another size for a disk, while its guest runs.
+
+use std::rc::Rc;
+
+use super::{Engine, check_free, refused, snapshot::no_disk};
+use crate::{
+    api::{CmdError, Reply},
+    error::Error,
+    graph::GuestDisk,
+};
+
+/// What holds the disk meanwhile.
+const HOLDER: &str = "resize";
+
+impl Engine {
+    /// Drains the disk and changes the size of its top layer.
+    pub(super) async fn resize(&self, device: &str, size: u64) -> Result<Reply, CmdError> {
+        let disk = self.find_disk(device).ok_or_else(|| no_disk(device))?;
+        check_free(&disk)?;
+        if disk.options().read_only {
+            return Err(refused("Image is read-only"));
+        }
+        disk.set_holder(Some(HOLDER));
+        let result = change_size(&disk, size).await;
+        disk.set_holder(None);
+        result.map(|()| Reply::Done).map_err(|error| match error {
+            // The command names the disk already.
+            Error::Image { why, .. } => refused(why),
+            error => refused(error.to_string()),
+        })
+    }
+}
+
+async fn change_size(disk: &Rc<GuestDisk>, size: u64) -> Result<(), Error> {
+    let root = disk.root();
+    // Most of what has to be flushed is flushed while the guest goes on.
+    root.flush().await?;
+    let _drained = disk.gate().drain().await;
+    root.resize(size).await?;
+    disk.size_changed();
+    Ok(())
+}

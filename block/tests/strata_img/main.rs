@@ -4,6 +4,7 @@ mod bad_input;
 mod compare;
 mod convert;
 mod locks;
+mod resize;
 mod same_output;
 mod server;
 

@@ -9,6 +9,7 @@ mod info;
 mod map;
 mod output;
 mod progress;
+mod resize;
 mod size;
 mod status;
 
@@ -46,6 +47,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show where the data of an image lies.
     Map(map::MapArgs),
+    /// Change the size of an image's disk.
+    Resize(resize::ResizeArgs),
     /// Compare the contents of two images.
     Compare(compare::CompareArgs),
     /// Copy images into a new one, or into one that exists.
@@ -107,6 +110,32 @@ impl Tool {
         self.opener.open(path, &reading.options()).await
     }
 
+    /// Opens an image and everything below it, to change it.
+    async fn open_for_writing(
+        &self,
+        path: &Path,
+        format: Option<Format>,
+    ) -> std::result::Result<Rc<Node>, Failure> {
+        let Some(format) = format else {
+            let options = ImageOptions {
+                read_only: true,
+                force_share: true,
+                ..ImageOptions::default()
+            };
+            let found = self.opener.open_layer(path, &options).await?.format();
+            return Err(Failure::new(format!(
+                "'{}': the format is never guessed for an image that is written; it looks like {found}: say -f {found}",
+                path.display()
+            )));
+        };
+        let options = ImageOptions {
+            format: Some(format),
+            discard: true,
+            ..ImageOptions::default()
+        };
+        Ok(self.opener.open(path, &options).await?)
+    }
+
     /// Opens one image, for reading.
     async fn open_layer(&self, path: &Path, reading: &Reading) -> Result<Rc<Node>> {
         self.opener.open_layer(path, &reading.options()).await
@@ -137,6 +166,7 @@ fn main() -> ExitCode {
     let result = exec.block_on(async move {
         match cli.command {
             Command::Create(args) => create::run(&tool, args).await,
+            Command::Resize(args) => resize::run(&tool, args).await,
             Command::Info(args) => info::run(&tool, args).await,
             Command::Check(args) => check::run(&tool, args).await,
             Command::Map(args) => map::run(&tool, args).await,

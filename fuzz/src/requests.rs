@@ -1,12 +1,12 @@
-//! Sequences of requests: the input says how an image is made and what is done to it; every read is
-//! compared with plain bytes.
+//! Sequences of requests, several at a time: the input says how an image is made and what is done to
+//! it; every read is compared with plain bytes.
 
-use std::rc::Rc;
+use std::{cell::RefCell, ops::Range, rc::Rc};
 
 use arbitrary::{Arbitrary, Unstructured};
 use strata_block::{
     error::IoResult,
-    exec::LocalBoxFuture,
+    exec::{Executor, LocalBoxFuture, Queue, yield_now},
     mem::SgList,
     qcow2::{self, Backing, Below, Preallocation},
     qed,
@@ -15,7 +15,7 @@ use strata_block::{
 
 use super::{
     image::Image,
-    support::{block_on, file, pattern},
+    support::{file, pattern},
 };
 
 /// Requests that are carried out, at most.
@@ -31,6 +31,10 @@ struct Case {
     sectors: u16,
     /// Of what lies below it, if anything does.
     below_sectors: Option<u16>,
+    /// In what order tasks run.
+    seed: u8,
+    /// Requests at a time, less one.
+    width: u8,
     steps: Vec<Step>,
 }
 
@@ -78,7 +82,9 @@ pub fn run(input: &[u8]) {
     let Ok(case) = Case::arbitrary(&mut input) else {
         return;
     };
-    block_on(case.play());
+    let exec = Executor::seeded(case.seed.into()).expect("an executor can be had");
+    let inner = exec.clone();
+    exec.block_on(async move { case.play(&inner).await });
 }
 
 /// What lies below: a pattern that ends somewhere.
@@ -106,25 +112,40 @@ impl Below for Pattern {
 
 /// An image under test, and what it should hold.
 struct Subject {
-    file: Rc<SimFile>,
     image: Image,
     below: Pattern,
-    model: Vec<u8>,
+    model: RefCell<Vec<u8>>,
 }
 
 impl Case {
-    async fn play(self) {
-        let Some(mut subject) = self.make().await else {
+    async fn play(self, exec: &Executor) {
+        let Some((file, mut subject)) = self.make().await else {
             return;
         };
-        for step in self.steps.iter().take(MAX_STEPS) {
-            subject.step(step).await;
+        let mut group = Group::default();
+        for step in self.steps.into_iter().take(MAX_STEPS) {
+            let range = step.range(&subject.image);
+            if group.futures.len() > usize::from(self.width % 6) || group.overlaps(&range) {
+                group.finish(exec).await;
+            }
+            if matches!(step, Step::Reopen | Step::Rename(_)) {
+                group.finish(exec).await;
+            }
+            if let Step::Reopen = step {
+                subject = reopen(&file, subject).await;
+            } else {
+                group.ranges.push(range);
+                group
+                    .futures
+                    .push(Box::pin(subject.clone().carry_out(step)));
+            }
         }
-        subject.verify().await;
+        group.finish(exec).await;
+        verify(&file, subject).await;
     }
 
     /// An image as the case says; `None` if there is none such.
-    async fn make(&self) -> Option<Subject> {
+    async fn make(&self) -> Option<(Rc<SimFile>, Rc<Subject>)> {
         let size = (u64::from(self.sectors) * 512).min(MAX_SIZE);
         let below = self.below_sectors.map_or(0, |n| u64::from(n) * 512);
         let backing = (below > 0).then(|| Backing {
@@ -173,88 +194,150 @@ impl Case {
         }
         let below = Pattern(below);
         let image = Image::open(&file, false).await;
-        Some(Subject {
-            file,
+        let subject = Subject {
             image: image.expect("a new image can be opened"),
-            model: below.bytes(0, size as usize),
+            model: RefCell::new(below.bytes(0, size as usize)),
             below,
-        })
+        };
+        Some((file, Rc::new(subject)))
+    }
+}
+
+/// Requests under way together.
+#[derive(Default)]
+struct Group {
+    ranges: Vec<Range<u64>>,
+    futures: Vec<LocalBoxFuture<'static, ()>>,
+}
+
+impl Group {
+    fn overlaps(&self, range: &Range<u64>) -> bool {
+        let overlaps = |other: &Range<u64>| range.start < other.end && other.start < range.end;
+        self.ranges.iter().any(overlaps)
+    }
+
+    /// Carries them out side by side.
+    async fn finish(&mut self, exec: &Executor) {
+        // Each holds it until it ends.
+        let under_way = Rc::new(());
+        for future in std::mem::take(&mut self.futures) {
+            let held = under_way.clone();
+            exec.spawn(Queue::Guest, async move {
+                future.await;
+                drop(held);
+            });
+        }
+        self.ranges.clear();
+        while Rc::strong_count(&under_way) > 1 {
+            yield_now().await;
+        }
+    }
+}
+
+impl Step {
+    /// What nothing else may touch meanwhile: whole clusters, where the block layer's callers have
+    /// to see to that.
+    fn range(&self, image: &Image) -> Range<u64> {
+        let (size, cluster) = (image.size(), image.cluster_size());
+        let whole = |range: Range<u64>| {
+            range.start - range.start % cluster..range.end.next_multiple_of(cluster)
+        };
+        match *self {
+            Self::Read(place) | Self::Write(place, _) | Self::Zero(place, false) => {
+                place.range(image)
+            }
+            Self::Zero(place, true) | Self::Discard(place) | Self::IfUnallocated(place) => {
+                whole(place.range(image))
+            }
+            Self::Compressed(number, _) => {
+                let at = u64::from(number) % size.div_ceil(cluster).max(1) * cluster;
+                at.min(size)..(at + cluster).min(size)
+            }
+            Self::Rename(_) | Self::Flush | Self::Reopen => 0..0,
+        }
+    }
+}
+
+impl Place {
+    /// Its bytes, cut where the disk ends.
+    fn range(self, image: &Image) -> Range<u64> {
+        let size = image.size();
+        if size == 0 {
+            return 0..0;
+        }
+        let mut start = u64::from(self.at) * 512 % size;
+        let mut end = (start + u64::from(self.len) * 512).min(size);
+        if self.whole {
+            let cluster = image.cluster_size();
+            start -= start % cluster;
+            end = end.next_multiple_of(cluster).min(size);
+        }
+        start..end
     }
 }
 
 impl Subject {
-    async fn step(&mut self, step: &Step) {
+    async fn carry_out(self: Rc<Self>, step: Step) {
         let image = &self.image;
-        match *step {
-            Step::Read(place) => {
-                let (at, len) = self.range(place);
-                self.compare(at, len).await;
-            }
-            Step::Write(place, fill) => {
-                let (at, len) = self.range(place);
-                let bytes = pattern(at, len, fill);
-                let written = image.write(at, bytes.clone(), &self.below).await;
-                written.expect("a write succeeds");
-                self.model[at as usize..][..len].copy_from_slice(&bytes);
-            }
-            Step::Compressed(cluster, fill) => self.compressed(cluster, fill).await,
+        match step {
+            Step::Read(place) => self.compare(place.range(image)).await,
+            Step::Write(place, fill) => self.write(place.range(image), fill).await,
+            Step::Compressed(_, fill) => self.compressed(step.range(image), fill).await,
             Step::Zero(place, unmap) => {
-                let (at, len) = self.range(place);
-                let zeroed = image.write_zeroes(at, len as u64, unmap, &self.below);
+                let range = place.range(image);
+                let len = range.end - range.start;
+                let zeroed = image.write_zeroes(range.start, len, unmap, &self.below);
                 zeroed.await.expect("zeroing succeeds");
-                self.model[at as usize..][..len].fill(0);
+                self.model.borrow_mut()[index(range)].fill(0);
             }
-            Step::Discard(place) => self.discard(place).await,
+            Step::Discard(place) => self.discard(place.range(image)).await,
             Step::IfUnallocated(place) => {
                 // As a merge does: what lies below, written here.
-                let (at, len) = self.range(place);
-                let bytes = self.below.bytes(at, len);
-                let copied = image.write_if_unallocated(at, bytes, &self.below);
+                let range = place.range(image);
+                let len = (range.end - range.start) as usize;
+                let bytes = self.below.bytes(range.start, len);
+                let copied = image.write_if_unallocated(range.start, bytes, &self.below);
                 copied.await.expect("copying up succeeds");
             }
-            Step::Rename(long) => {
-                let name = if long {
-                    "dir/".repeat(100)
-                } else {
-                    "b".to_owned()
-                };
-                let format = Some("raw".to_owned());
-                let backing = (!self.below.is_empty()).then_some(Backing { name, format });
-                // A name may be too long for a small cluster.
-                let _ = image.set_backing(backing).await;
-            }
+            Step::Rename(long) => self.rename(long).await,
             Step::Flush => image.flush().await.expect("a flush succeeds"),
-            Step::Reopen => self.reopen().await,
+            Step::Reopen => unreachable!("not a request"),
         }
+    }
+
+    async fn write(&self, range: Range<u64>, fill: u8) {
+        let bytes = pattern(range.start, (range.end - range.start) as usize, fill);
+        let written = self.image.write(range.start, bytes.clone(), &self.below);
+        written.await.expect("a write succeeds");
+        self.model.borrow_mut()[index(range)].copy_from_slice(&bytes);
     }
 
     /// Writes a whole cluster compressed, where the format knows of that.
-    async fn compressed(&mut self, cluster: u16, fill: u8) {
-        let (size, cluster_size) = (self.image.size(), self.image.cluster_size());
+    async fn compressed(&self, range: Range<u64>, fill: u8) {
         let Image::Qcow2(image) = &self.image else {
             return;
         };
-        let at = u64::from(cluster) % size.div_ceil(cluster_size).max(1) * cluster_size;
-        if at >= size {
+        let bytes = pattern(range.start, (range.end - range.start) as usize, fill);
+        if bytes.is_empty() {
             return;
         }
-        let bytes = pattern(at, cluster_size.min(size - at) as usize, fill);
         let data = SgList::from_vec(bytes.clone());
         let written = match image.pack(&data).await {
-            Some(packed) => image.write_packed(at, packed).await,
-            None => image.write(at, data, &self.below).await,
+            Some(packed) => image.write_packed(range.start, packed).await,
+            None => image.write(range.start, data, &self.below).await,
         };
         written.expect("a compressed write succeeds");
-        self.model[at as usize..][..bytes.len()].copy_from_slice(&bytes);
+        self.model.borrow_mut()[index(range)].copy_from_slice(&bytes);
     }
 
     /// What is given up reads as zeros or as before.
-    async fn discard(&mut self, place: Place) {
-        let (at, len) = self.range(place);
-        let discarded = self.image.discard(at, len as u64, &self.below).await;
+    async fn discard(&self, range: Range<u64>) {
+        let len = range.end - range.start;
+        let discarded = self.image.discard(range.start, len, &self.below).await;
         discarded.expect("a discard succeeds");
-        let found = self.read(at, len).await;
-        let before = &mut self.model[at as usize..][..len];
+        let found = self.read(range.clone()).await;
+        let mut model = self.model.borrow_mut();
+        let before = &mut model[index(range)];
         for (found, before) in found.chunks(512).zip(before.chunks(512)) {
             let zero = found == &[0; 512][..found.len()];
             assert!(zero || found == before, "a discard uncovered bytes");
@@ -262,50 +345,58 @@ impl Subject {
         before.copy_from_slice(&found);
     }
 
-    async fn reopen(&mut self) {
-        self.image.close().await.expect("closing succeeds");
-        let image = Image::open(&self.file, false).await;
-        self.image = image.expect("an image that was closed can be opened");
+    async fn rename(&self, long: bool) {
+        let name = if long {
+            "dir/".repeat(100)
+        } else {
+            "b".to_owned()
+        };
+        let format = Some("raw".to_owned());
+        let backing = (!self.below.is_empty()).then_some(Backing { name, format });
+        // A name may be too long for a small cluster.
+        let _ = self.image.set_backing(backing).await;
     }
 
-    /// All bytes and, for qcow2, all refcounts are right.
-    async fn verify(&mut self) {
-        self.compare(0, self.model.len()).await;
-        self.reopen().await;
-        self.compare(0, self.model.len()).await;
-        if let Image::Qcow2(image) = &self.image {
-            let report = image.check().await.expect("checkable");
-            assert!(report.is_clean(), "{:?}", report.lines);
-        }
-    }
-
-    async fn compare(&self, at: u64, len: usize) {
-        let found = self.read(at, len).await;
-        let expected = &self.model[at as usize..][..len];
+    async fn compare(&self, range: Range<u64>) {
+        let found = self.read(range.clone()).await;
+        let (at, model) = (range.start, self.model.borrow());
+        let expected = &model[index(range)];
         if found != expected {
             let wrong = found.iter().zip(expected).position(|(a, b)| a != b);
             panic!("the wrong byte at {at} + {wrong:?}");
         }
     }
 
-    async fn read(&self, at: u64, len: usize) -> Vec<u8> {
-        let found = self.image.read(at, len, &self.below).await;
+    async fn read(&self, range: Range<u64>) -> Vec<u8> {
+        let len = (range.end - range.start) as usize;
+        let found = self.image.read(range.start, len, &self.below).await;
         found.expect("a read succeeds")
     }
+}
 
-    /// The bytes of a place, cut where the disk ends.
-    fn range(&self, place: Place) -> (u64, usize) {
-        let size = self.image.size();
-        if size == 0 {
-            return (0, 0);
-        }
-        let mut start = u64::from(place.at) * 512 % size;
-        let mut end = (start + u64::from(place.len) * 512).min(size);
-        if place.whole {
-            let cluster = self.image.cluster_size();
-            start -= start % cluster;
-            end = end.next_multiple_of(cluster).min(size);
-        }
-        (start, (end - start) as usize)
+/// Closes an image that nobody uses any more, and opens it again.
+async fn reopen(file: &Rc<SimFile>, subject: Rc<Subject>) -> Rc<Subject> {
+    subject.image.close().await.expect("closing succeeds");
+    let image = Image::open(file, false).await;
+    Rc::new(Subject {
+        image: image.expect("an image that was closed can be opened"),
+        below: Pattern(subject.below.0),
+        model: RefCell::new(subject.model.take()),
+    })
+}
+
+/// All bytes and, for qcow2, all refcounts are right.
+async fn verify(file: &Rc<SimFile>, subject: Rc<Subject>) {
+    let all = 0..subject.image.size();
+    subject.compare(all.clone()).await;
+    let subject = reopen(file, subject).await;
+    subject.compare(all).await;
+    if let Image::Qcow2(image) = &subject.image {
+        let report = image.check().await.expect("checkable");
+        assert!(report.is_clean(), "{:?}", report.lines);
     }
+}
+
+fn index(range: Range<u64>) -> Range<usize> {
+    range.start as usize..range.end as usize
 }

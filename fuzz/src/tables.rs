@@ -1,12 +1,14 @@
 //! Tables: a small image whose header is right and whose tables hold what the input says. So
 //! nearly every input gets past the header.
 
+mod qed;
+
 use arbitrary::{Arbitrary, Unstructured};
 
 use super::{images, support::block_on};
 
 /// Clusters of the file.
-const CLUSTERS: u64 = 24;
+const CLUSTERS: u64 = 16;
 /// Where what lies, in clusters. Two L2 tables and three clusters for data come first.
 const REFCOUNT_TABLE: u64 = 1;
 const REFCOUNT_BLOCK: u64 = 2;
@@ -31,6 +33,7 @@ struct Tables {
     /// Clusters of the disk, of which the first two L2 tables can hold as many.
     disk_clusters: u16,
     incompatible: u8,
+    extended_l2: bool,
     autoclear: u8,
     snapshots: u8,
     bitmaps: u8,
@@ -67,15 +70,26 @@ enum Entry {
 /// Builds the image and uses it as [`images::run`] does.
 pub fn run(input: &[u8]) {
     let mut input = Unstructured::new(input);
-    let Ok(tables) = Tables::arbitrary(&mut input) else {
-        return;
+    let image = if input.ratio(1, 4).unwrap_or(false) {
+        qed::Tables::arbitrary(&mut input).map(|tables| tables.build())
+    } else {
+        Tables::arbitrary(&mut input).map(|tables| tables.build())
     };
-    block_on(async move { images::exercise(&tables.build()).await });
+    if let Ok(image) = image {
+        block_on(async move { images::exercise(&image).await });
+    }
 }
 
 impl Tables {
     fn cluster_bits(&self) -> u32 {
-        9 + u32::from(self.cluster_bits) % 4
+        match self.extended_l2() {
+            true => 14,
+            false => 9 + u32::from(self.cluster_bits) % 4,
+        }
+    }
+
+    fn extended_l2(&self) -> bool {
+        self.extended_l2 && !self.version_2
     }
 
     fn refcount_order(&self) -> u32 {
@@ -97,9 +111,15 @@ impl Tables {
         self.refcounts(&mut image);
         image.put64(L1, 0, place(L2) | 1 << 63);
         image.put64(L1, 1, place(L2 + 1) | 1 << 63);
-        image.put64(L2, 0, place(DATA) | 1 << 63);
-        image.put64(L2, 1, place(DATA + 1) | 1 << 63);
-        image.put64(L2 + 1, 0, place(DATA + 2) | 1 << 63);
+        for (table, index, data) in [(L2, 0, DATA), (L2, 1, DATA + 1), (L2 + 1, 0, DATA + 2)] {
+            let entry = place(data) | 1 << 63;
+            if self.extended_l2() {
+                image.put64(table, 2 * index, entry);
+                image.put64(table, 2 * index + 1, 0xffff_ffff); // All subclusters.
+            } else {
+                image.put64(table, index, entry);
+            }
+        }
         self.snapshot_table(&mut image);
         self.bitmap_directory(&mut image);
         for patch in &self.patches {
@@ -112,7 +132,7 @@ impl Tables {
 
     fn header(&self, image: &mut Bytes) {
         let bits = self.cluster_bits();
-        let entries = 1u64 << (bits - 3);
+        let entries = 1u64 << (bits - 3 - u32::from(self.extended_l2()));
         let clusters = u64::from(self.disk_clusters) % (2 * entries) + 1;
         let version = if self.version_2 { 2 } else { 3 };
         image.put32(0, 0, u32::from_be_bytes(*b"QFI\xfb"));
@@ -129,7 +149,8 @@ impl Tables {
             return;
         }
         // Dirty or marked corrupt; what is not supported is refused at once.
-        image.put64(0, 9, u64::from(self.incompatible & 3));
+        let extended = u64::from(self.extended_l2()) << 4;
+        image.put64(0, 9, u64::from(self.incompatible & 3) | extended);
         image.put64(0, 11, u64::from(self.autoclear & 1));
         image.put32(0, 96, self.refcount_order());
         image.put32(0, 100, 104);

@@ -16,6 +16,7 @@ mod compression;
 mod copied;
 mod cow;
 pub mod create;
+mod data_file;
 mod entry;
 mod extensions;
 mod flush;
@@ -45,6 +46,7 @@ use std::cell::{Cell, RefCell};
 
 pub use check::CheckReport;
 pub use create::{CreateOptions, Preallocation, create};
+pub use data_file::DataFile;
 pub use freed::Operation;
 pub use header_area::Backing;
 pub use open::OpenOptions;
@@ -110,6 +112,10 @@ impl Below for Nothing {
 /// [`Qcow2::write_if_unallocated`] runs, nothing else runs on the same clusters.
 pub struct Qcow2 {
     file: Storage,
+    /// Where guest data lies: `file`, or an external data file.
+    data: Storage,
+    /// Guest data can be read; otherwise only what the header says is known.
+    readable: bool,
     geometry: Geometry,
     /// Bytes of the virtual disk.
     size: Cell<u64>,
@@ -230,6 +236,9 @@ impl Qcow2 {
     }
 
     fn check_range(&self, offset: u64, len: u64) -> IoResult<()> {
+        if !self.readable {
+            return Err(self.unsupported("reading data of an image opened for its header"));
+        }
         match offset.checked_add(len) {
             Some(end) if end <= self.size.get() => Ok(()),
             _ => Err(IoError::OutOfRange),

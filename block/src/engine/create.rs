@@ -9,6 +9,7 @@ use std::{
 use crate::{
     error::{Error, IoError, Result},
     exec::Executor,
+    graph::chain,
     qcow2::{self, CreateOptions},
     qed,
     storage::{FileStorage, Storage},
@@ -36,12 +37,13 @@ impl From<CreateOptions> for NewImage {
 /// # Errors
 /// One line on what failed; no file is left behind then, and one that existed is untouched.
 pub async fn create_image(exec: &Executor, path: &Path, image: impl Into<NewImage>) -> Result<()> {
+    let image = image.into();
     let file = FileStorage::create(exec, path)?;
-    make(exec, file, true, path, image.into()).await
+    make(exec, (file, true), false, path, image).await
 }
 
 /// As [`create_image`], but in a file that may exist: what that holds is lost, unless the options
-/// are refused or others use it. Says whether the file is new.
+/// are refused or others use it. So it is with an external data file. Says whether the file is new.
 ///
 /// # Errors
 /// One line on what failed; no new file is left behind then.
@@ -50,21 +52,75 @@ pub async fn replace_image(
     path: &Path,
     image: impl Into<NewImage>,
 ) -> Result<bool> {
+    let image = image.into();
     let (file, is_new) = FileStorage::replace(exec, path)?;
-    make(exec, file, is_new, path, image.into()).await?;
+    make(exec, (file, is_new), true, path, image).await?;
     Ok(is_new)
 }
 
+/// Fills a file, which may be new. Others that the image needs may exist with `replace`.
 async fn make(
     exec: &Executor,
-    file: FileStorage,
-    is_new: bool,
+    (file, is_new): (FileStorage, bool),
+    replace: bool,
     path: &Path,
     image: NewImage,
 ) -> Result<()> {
-    let result = fill(exec, file, path, image).await;
+    let result = match data_file(path, &image) {
+        Ok(None) => fill(exec, file, path, image).await,
+        Ok(Some((data_path, size))) => {
+            let image = fill(exec, file, path, image);
+            with_data_file(exec, &data_path, size, replace, image).await
+        }
+        Err(error) => Err(error),
+    };
     if result.is_err() && is_new {
         // The error that is reported says more than one about the removal would.
+        let _ = std::fs::remove_file(path);
+    }
+    result
+}
+
+/// Path and bytes of the external data file that the image is to have.
+fn data_file(path: &Path, image: &NewImage) -> Result<Option<(PathBuf, u64)>> {
+    let NewImage::Qcow2(options) = image else {
+        return Ok(None);
+    };
+    let Some(data) = &options.data_file else {
+        return Ok(None);
+    };
+    options.check().map_err(|why| Error::Image {
+        file: path.to_owned(),
+        why,
+    })?;
+    let size = options.size.next_multiple_of(512);
+    Ok(Some((chain::resolve_data_file(path, &data.name)?, size)))
+}
+
+/// Makes an external data file of zeros, and what `image` makes that names it. One that exists
+/// loses what it holds if `replace` says so; otherwise it is an error.
+async fn with_data_file(
+    exec: &Executor,
+    path: &Path,
+    size: u64,
+    replace: bool,
+    image: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    let (data, is_new) = if replace {
+        FileStorage::replace(exec, path)?
+    } else {
+        (FileStorage::create(exec, path)?, true)
+    };
+    let data = Storage::File(Rc::new(data));
+    let result = async {
+        data.set_len(0).await?;
+        data.set_len(size).await?;
+        data.flush().await?;
+        sync_folder(exec, path).await?;
+        image.await
+    }
+    .await;
+    if result.is_err() && is_new {
         let _ = std::fs::remove_file(path);
     }
     result
@@ -84,6 +140,11 @@ async fn fill(exec: &Executor, file: FileStorage, path: &Path, image: NewImage) 
         NewImage::Qed(options) => qed::create(storage.clone(), options).await?,
     }
     storage.flush().await?;
+    sync_folder(exec, path).await
+}
+
+/// Makes the name of a new file durable.
+async fn sync_folder(exec: &Executor, path: &Path) -> Result<()> {
     let folder = folder_of(path);
     let synced = exec.helpers().run({
         let folder = folder.clone();

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Format, Node, policy};
+use super::{Format, Node, data_file, policy};
 use crate::{
     error::{Error, Result},
     exec::Executor,
@@ -33,6 +33,9 @@ pub struct ImageOptions {
     pub no_flush: bool,
     /// No layer is locked: others may write meanwhile (`-U`). Only with `read_only`.
     pub force_share: bool,
+    /// Only what headers say is wanted: neither are data files opened, nor keys needed. Only with
+    /// `read_only`.
+    pub header_only: bool,
     /// Discarded clusters are given back to the host.
     pub discard: bool,
     /// The node's name; made up if absent.
@@ -47,7 +50,7 @@ pub struct ImageOptions {
 }
 
 impl ImageOptions {
-    fn reconnect_delay(&self) -> Duration {
+    pub(super) fn reconnect_delay(&self) -> Duration {
         self.reconnect_delay.unwrap_or(DEFAULT_RECONNECT_DELAY)
     }
 }
@@ -114,12 +117,12 @@ impl Opener {
             force_share,
             ..
         } = *options;
-        let file = FileOptions {
+        let file_options = FileOptions {
             read_only,
             no_flush,
             force_share,
         };
-        let file = Storage::open(&self.exec, path, file, options.reconnect_delay()).await?;
+        let file = Storage::open(&self.exec, path, file_options, options.reconnect_delay()).await?;
         let looks_like = Format::looks_like(&file).await?;
         let format = match options.format {
             Some(format) => format,
@@ -149,7 +152,15 @@ impl Opener {
                     cache_bytes: CACHE_BYTES,
                     discard,
                 };
-                Node::qcow2(name, path, !read_only, Qcow2::open(file, open).await?)
+                let image = if options.header_only {
+                    Qcow2::open_header(file).await?
+                } else {
+                    match data_file::open(&self.exec, &file, file_options, options).await? {
+                        Some(data) => Qcow2::open_with_data(file, data, open).await?,
+                        None => Qcow2::open(file, open).await?,
+                    }
+                };
+                Node::qcow2(name, path, !read_only, image)
             }
             Format::Qed => {
                 let image = Qed::open(file, read_only, CACHE_BYTES).await?;
@@ -235,25 +246,38 @@ fn check_file(
 /// # Errors
 /// The name is neither one of a file nor an NBD URI (`json:` or another protocol).
 pub fn resolve(upper: &Path, backing: &Backing) -> Result<PathBuf> {
-    if is_nbd_uri(Path::new(&backing.name)) {
-        return Ok(PathBuf::from(&backing.name));
+    resolve_name(upper, "backing file", &backing.name)
+}
+
+/// The path of an external data file, as [`resolve`] finds that of a backing file.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_data_file(upper: &Path, name: &str) -> Result<PathBuf> {
+    resolve_name(upper, "data file", name)
+}
+
+/// As [`resolve`], for any file that the image `upper` names; messages call it `what`.
+fn resolve_name(upper: &Path, what: &str, name: &str) -> Result<PathBuf> {
+    if is_nbd_uri(Path::new(name)) {
+        return Ok(PathBuf::from(name));
     }
-    let protocol = backing.name.split_once(':').is_some_and(|(scheme, _)| {
+    let protocol = name.split_once(':').is_some_and(|(scheme, _)| {
         scheme.len() > 1
             && scheme
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
     });
-    if protocol && !backing.name.starts_with("file:") {
-        let why = format!("its backing file '{}' is not a plain file", backing.name);
+    if protocol && !name.starts_with("file:") {
+        let why = format!("its {what} '{name}' is not a plain file");
         return Err(Error::Image {
             file: upper.to_owned(),
             why,
         });
     }
-    let name = backing.name.strip_prefix("file:").unwrap_or(&backing.name);
+    let name = name.strip_prefix("file:").unwrap_or(name);
     if is_nbd_uri(upper) && !Path::new(name).is_absolute() {
-        let why = format!("its backing file '{name}' is relative, and there is no folder around");
+        let why = format!("its {what} '{name}' is relative, and there is no folder around");
         return Err(Error::Image {
             file: upper.to_owned(),
             why,
@@ -271,11 +295,10 @@ fn check_policy(
 ) -> Result<()> {
     let named = backing.format.as_ref().and_then(|name| name.parse().ok());
     let format = named.or(options.backing_format);
-    policy::check(upper, path, format, options.backing_folders.as_deref()).map_err(|why| {
-        Error::Image {
-            file: upper.to_owned(),
-            why,
-        }
+    let folders = options.backing_folders.as_deref();
+    policy::check(upper, "backing file", path, format, folders).map_err(|why| Error::Image {
+        file: upper.to_owned(),
+        why,
     })
 }
 

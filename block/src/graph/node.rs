@@ -165,6 +165,16 @@ impl Node {
         }
     }
 
+    /// The file that holds the layer's data, where [`Node::extent`] says: with qcow2 that can be an
+    /// external data file.
+    pub fn data_storage(&self) -> &Storage {
+        match &self.driver {
+            Driver::Raw(file) => file,
+            Driver::Qcow2(image) => image.data_storage(),
+            Driver::Qed(image) => image.file(),
+        }
+    }
+
     /// The layer below.
     pub fn backing(&self) -> Option<Rc<Node>> {
         self.backing.borrow().clone()
@@ -366,11 +376,12 @@ impl Node {
         }
     }
 
-    /// Locks the layer's file for another use than so far, as [`Storage::lock`] does.
+    /// Locks the layer's files for another use than so far, as [`Storage::lock`] does.
     ///
     /// # Errors
-    /// Others use the file in a way that does not go together with `access`.
+    /// Others use a file in a way that does not go together with `access`.
     pub(crate) fn lock(&self, access: Access) -> Result<()> {
+        self.data_storage().lock(access)?;
         self.storage().lock(access)
     }
 
@@ -441,7 +452,9 @@ impl Node {
     /// Reads from one extent of this layer.
     async fn read_extent(&self, kind: ExtentKind, offset: u64, data: SgList) -> IoResult<()> {
         match (&self.driver, kind) {
-            (_, ExtentKind::Data { host_offset }) => self.storage().read(host_offset, data).await,
+            (_, ExtentKind::Data { host_offset }) => {
+                self.data_storage().read(host_offset, data).await
+            }
             (Driver::Qcow2(image), ExtentKind::Compressed) => {
                 image.read_compressed(offset, data).await
             }

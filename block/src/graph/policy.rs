@@ -1,4 +1,4 @@
-//! Which files an image's header may name as its backing file.
+//! Which files an image's header may name as its backing file or data file.
 //!
 //! A header is only bytes, and a stranger may have written them: opened without a question, one
 //! that names `/etc/shadow` would show that file to a guest. What is allowed stands in
@@ -14,14 +14,15 @@ const SYSTEM_FOLDERS: [&str; 10] = [
     "/bin", "/boot", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr",
 ];
 
-/// Says why the image `upper` may not have its backing file at `path`, whose format it gives as
-/// `format`. `folders` are the ones that the user allows; without them every regular file in an
+/// Says why the image `upper` may not have its backing file or data file, which `what` says, at
+/// `path`, whose format it gives as `format`. `folders` are the ones that the user allows; without them every regular file in an
 /// ordinary place is allowed. The image's own folder always is, with those below it.
 ///
 /// # Errors
 /// Why not, and which option would allow it.
 pub(super) fn check(
     upper: &Path,
+    what: &str,
     path: &Path,
     format: Option<Format>,
     folders: Option<&[PathBuf]>,
@@ -32,7 +33,7 @@ pub(super) fn check(
             return Ok(());
         }
         return Err(format!(
-            "its backing file '{}' is on a server, and lies in none of the folders that \
+            "its {what} '{}' is on a server, and lies in none of the folders that \
              backing-folders allows; if it is meant, say backing-folders=/",
             path.display()
         ));
@@ -57,7 +58,7 @@ pub(super) fn check(
     };
     let folder = real.parent().unwrap_or(Path::new("/")).display();
     Err(format!(
-        "its backing file '{}' {why}; if it is meant, say backing-folders={folder}",
+        "its {what} '{}' {why}; if it is meant, say backing-folders={folder}",
         path.display()
     ))
 }

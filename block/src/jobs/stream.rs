@@ -71,7 +71,7 @@ impl Stream {
                 Ok(Step { len, copied }) => {
                     offset += len;
                     job.charge(copied);
-                    pace.wrote(copied, self.top.storage()).await;
+                    pace.wrote(copied, self.top.data_storage()).await;
                 }
                 Err((operation, error)) => {
                     if !job.on_io_error(operation, error)? {

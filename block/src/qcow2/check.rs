@@ -6,6 +6,7 @@
 mod bitmaps;
 mod copied;
 mod counts;
+mod data_file;
 mod mapping;
 mod rebuild;
 mod refcounts;

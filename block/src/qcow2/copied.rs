@@ -23,6 +23,9 @@ impl Qcow2 {
             if copied != table.copied {
                 self.l1.set(index, raw ^ COPIED);
             }
+            if g.external_data {
+                continue;
+            }
             let first = index as u64 * g.l2_entries();
             for slice in 0..g.l2_entries() / g.slice_entries() {
                 let first = GuestCluster(first + slice * g.slice_entries());

@@ -2,7 +2,7 @@
 //! the file; with preallocated metadata also all L2 tables and the clusters they name.
 
 use super::{
-    Backing,
+    Backing, DataFile,
     entry::{Entry, RawEntry, encode_l1, encode_l2},
     extensions::Extensions,
     geometry::{
@@ -47,6 +47,8 @@ pub struct CreateOptions {
     pub lazy_refcounts: bool,
     /// What is allocated now.
     pub preallocation: Preallocation,
+    /// The external data file to name (version 3). It is not touched here; it has to read as zeros.
+    pub data_file: Option<DataFile>,
 }
 
 impl Default for CreateOptions {
@@ -61,11 +63,34 @@ impl Default for CreateOptions {
             extended_l2: false,
             lazy_refcounts: false,
             preallocation: Preallocation::Off,
+            data_file: None,
         }
     }
 }
 
 impl CreateOptions {
+    /// Whether an image can be made so, as far as the options alone say.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        self.geometry().map(drop)
+    }
+
+    fn has_raw_data(&self) -> bool {
+        self.data_file.as_ref().is_some_and(|file| file.raw)
+    }
+
+    /// What is really allocated: readers of a raw data file go by the tables as others do, so these
+    /// say from the beginning that all data is there.
+    fn allocation(&self) -> Preallocation {
+        if self.has_raw_data() {
+            Preallocation::Metadata
+        } else {
+            self.preallocation
+        }
+    }
+
     /// Checks the options; returns also the size of the disk, rounded up.
     fn geometry(&self) -> std::result::Result<(Geometry, u64), String> {
         let bits = self.cluster_size.trailing_zeros();
@@ -94,6 +119,9 @@ impl CreateOptions {
             2 if self.lazy_refcounts => {
                 return Err("Lazy refcounts only supported with compatibility level 1.1 and above (use version=3 or greater)".into());
             }
+            2 if self.data_file.is_some() => {
+                return Err("External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)".into());
+            }
             2 => {}
             other => return Err(format!("qcow2 version {other} is not supported")),
         }
@@ -106,6 +134,7 @@ impl CreateOptions {
             cluster_bits: bits,
             extended_l2: self.extended_l2,
             refcount_order: self.refcount_bits.trailing_zeros(),
+            external_data: self.data_file.is_some(),
         };
         if size > geometry.max_size() {
             return Err(format!(
@@ -113,6 +142,9 @@ impl CreateOptions {
                 self.cluster_size,
                 geometry.max_size()
             ));
+        }
+        if self.has_raw_data() && self.backing.is_some() {
+            return Err("Backing file and data-file-raw cannot be used at the same time".into());
         }
         if self.preallocation != Preallocation::Off && self.backing.is_some() && !self.extended_l2 {
             return Err("Backing file and preallocation can only be used at the same time if extended_l2 is on".into());
@@ -140,6 +172,7 @@ impl Plan {
         let l1_len = g.clusters_for(g.l1_entries(size) * 8);
         let (l2_len, data_len) = match preallocation {
             Preallocation::Off => (0, 0),
+            Preallocation::Metadata if g.external_data => (g.l1_entries(size), 0),
             Preallocation::Metadata => (g.l1_entries(size), g.clusters_for(size)),
         };
         let (mut table_len, mut blocks_len) = (1, 1);
@@ -158,7 +191,11 @@ impl Plan {
                     l1,
                     l2: l1 + l1_len,
                     l2_len,
-                    data: l1 + l1_len + l2_len,
+                    data: if g.external_data {
+                        0
+                    } else {
+                        l1 + l1_len + l2_len
+                    },
                     total,
                 };
             }
@@ -179,11 +216,11 @@ pub async fn create(file: Storage, options: CreateOptions) -> Result<()> {
         why,
     };
     let (g, size) = options.geometry().map_err(refuse)?;
-    let plan = Plan::new(&g, size, options.preallocation);
+    let plan = Plan::new(&g, size, options.allocation());
     let area = header_area(&g, size, &plan, &options).map_err(refuse)?;
     file.set_len(0).await?;
     write_refcounts(&file, &g, &plan).await?;
-    write_mapping(&file, &g, size, &plan).await?;
+    write_mapping(&file, &g, size, &plan, options.has_raw_data()).await?;
     if plan.total << g.cluster_bits > file.len() {
         file.set_len(plan.total << g.cluster_bits).await?;
     }
@@ -224,6 +261,9 @@ fn header_area(
         extensions,
         backing_name: None,
     };
+    if let Some(file) = &options.data_file {
+        file.write_to(&mut area)?;
+    }
     area.set_backing(options.backing.as_ref())?;
     Ok(area)
 }
@@ -247,7 +287,13 @@ async fn write_refcounts(file: &Storage, g: &Geometry, plan: &Plan) -> Result<()
 }
 
 /// Writes L1, and the L2 tables that are preallocated.
-async fn write_mapping(file: &Storage, g: &Geometry, size: u64, plan: &Plan) -> Result<()> {
+async fn write_mapping(
+    file: &Storage,
+    g: &Geometry,
+    size: u64,
+    plan: &Plan,
+    raw: bool,
+) -> Result<()> {
     let l1_bytes = (plan.l2 - plan.l1) << g.cluster_bits;
     let mut l1 = vec![0; l1_bytes as usize];
     for n in 0..plan.l2_len {
@@ -257,7 +303,9 @@ async fn write_mapping(file: &Storage, g: &Geometry, size: u64, plan: &Plan) -> 
         let first = n * g.l2_entries();
         let count = g.l2_entries().min(g.clusters_for(size) - first);
         let places = (first..first + count).map(|c| HostCluster(plan.data + c));
-        let mut bytes: Vec<u8> = places.flat_map(|place| preallocated(place, g)).collect();
+        let mut bytes: Vec<u8> = places
+            .flat_map(|place| preallocated(place, g, raw))
+            .collect();
         bytes.resize(g.cluster_len(), 0);
         file.write_vec(g.host_offset(table), bytes).await?;
     }
@@ -266,9 +314,9 @@ async fn write_mapping(file: &Storage, g: &Geometry, size: u64, plan: &Plan) -> 
 }
 
 /// The L2 entry, as it lies in the file, of a cluster that nobody has written to. Its subclusters,
-/// where there are any, are still those of the layer below.
-fn preallocated(place: HostCluster, g: &Geometry) -> Vec<u8> {
-    let entry = if g.extended_l2 {
+/// where there are any, are still those of the layer below, unless a `raw` data file has them.
+fn preallocated(place: HostCluster, g: &Geometry, raw: bool) -> Vec<u8> {
+    let entry = if g.extended_l2 && !raw {
         Entry::Plain {
             host: Some((place, true)),
             data: 0,

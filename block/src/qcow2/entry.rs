@@ -238,6 +238,10 @@ pub fn encode_l1(host: HostCluster, geometry: &Geometry) -> u64 {
 /// What is wrong with it.
 pub fn decode_l2(raw: RawEntry, geometry: &Geometry) -> Result<Entry, String> {
     let RawEntry { descriptor, bitmap } = raw;
+    let external = geometry.external_data;
+    if descriptor & COMPRESSED != 0 && external {
+        return Err("a compressed cluster, in an image with an external data file".into());
+    }
     if descriptor & COMPRESSED != 0 {
         return decode_compressed(raw, geometry);
     }
@@ -250,7 +254,9 @@ pub fn decode_l2(raw: RawEntry, geometry: &Geometry) -> Result<Entry, String> {
     if geometry.in_cluster(offset) != 0 {
         return Err(format!("cluster offset {offset:#x} is not cluster-aligned"));
     }
-    let host = (offset != 0).then(|| (geometry.host_cluster(offset), copied));
+    // In an external data file the first cluster can hold data, and each is used once at most.
+    let used = offset != 0 || external && copied && !flag;
+    let host = used.then(|| (geometry.host_cluster(offset), copied || external));
     let (data, zero) = match (geometry.extended_l2, flag) {
         // The masks are the halves of the bitmap.
         (true, _) => (bitmap as u32, (bitmap >> 32) as u32),

@@ -9,6 +9,8 @@ const BACKING_FORMAT: u32 = 0xe279_2aca;
 const FEATURE_NAMES: u32 = 0x6803_f857;
 /// Persistent dirty bitmaps.
 const BITMAPS: u32 = 0x2385_2875;
+/// Name of the external data file.
+const DATA_FILE: u32 = 0x4441_5441;
 /// Bytes of one entry of the feature name table.
 const FEATURE_NAME_LEN: usize = 48;
 
@@ -119,6 +121,19 @@ impl Extensions {
             let kind = BACKING_FORMAT;
             self.0.insert(0, Extension { kind, data });
         }
+    }
+
+    /// Name of the external data file, if the image names one.
+    pub fn data_file(&self) -> Option<String> {
+        let data = self.find(DATA_FILE)?;
+        Some(String::from_utf8_lossy(data).into_owned())
+    }
+
+    /// Names the external data file. It comes first, where the header's first sector holds it.
+    pub fn set_data_file(&mut self, name: &str) {
+        let data = name.as_bytes().to_vec();
+        let kind = DATA_FILE;
+        self.0.insert(0, Extension { kind, data });
     }
 
     /// Removes the feature name table, which is for error messages only.

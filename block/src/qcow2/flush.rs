@@ -1,6 +1,7 @@
 //! Writing tables back, in the order that survives a crash at any moment.
 //!
 //! All that is dirty is copied at one moment; changes made later wait for the next time. Then:
+//! 0. An external data file is flushed: the data that L2 entries name is durable (W1).
 //! 1. Refcount blocks are written. If the refcount table names new blocks: flush, then the table
 //!    (W4).
 //! 2. Flush: data, old data that copy-on-write filled in (W1), refcounts (W2) and new L2 tables as
@@ -23,6 +24,7 @@ use crate::{
     error::{IoResult, Result},
     exec::sync::{Lock, LockGuard},
     mem::SgList,
+    storage::Storage,
 };
 
 /// Flushes of one image: one at a time, shared by those who wait for it.
@@ -167,6 +169,9 @@ impl Qcow2 {
     }
 
     async fn write_snapshot(&self, tables: &Snapshot, durable: bool) -> IoResult<()> {
+        if self.geometry.external_data {
+            self.flush_of(&self.data).await?;
+        }
         self.write_all(&tables.refcount_blocks.writes, Kind::RefcountBlock)
             .await?;
         if !tables.refcount_table.writes.is_empty() {
@@ -188,7 +193,11 @@ impl Qcow2 {
 
     /// An fdatasync that fails may have lost writes for good, whatever its error.
     async fn flush_file(&self) -> IoResult<()> {
-        let result = self.file.flush().await;
+        self.flush_of(&self.file).await
+    }
+
+    async fn flush_of(&self, file: &Storage) -> IoResult<()> {
+        let result = file.flush().await;
         if let Err(error) = &result {
             self.stop(error);
         }
@@ -229,6 +238,9 @@ impl Qcow2 {
     /// Checks that data at `offset` of the file lies on no metadata.
     pub(super) fn check_data(&self, offset: u64, len: u64) -> IoResult<()> {
         let g = &self.geometry;
+        if g.external_data {
+            return Ok(());
+        }
         let run = HostRun {
             first: g.host_cluster(offset),
             count: g.clusters_for(g.in_cluster(offset) + len),

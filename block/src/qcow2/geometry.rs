@@ -79,6 +79,8 @@ pub struct Geometry {
     pub extended_l2: bool,
     /// log2 of the width of a refcount in bits.
     pub refcount_order: u32,
+    /// Guest data lies in a file of its own, at the offsets that it has on the virtual disk.
+    pub external_data: bool,
 }
 
 impl Geometry {

@@ -45,6 +45,9 @@ pub const LAZY_REFCOUNTS: u64 = 1;
 /// Autoclear feature: the persistent bitmaps are up to date.
 pub const AUTOCLEAR_BITMAPS: u64 = 1;
 
+/// Autoclear feature: the external data file is an image of the disk in itself.
+pub const AUTOCLEAR_RAW_DATA: u64 = 2;
+
 /// The header's fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
@@ -162,6 +165,7 @@ impl Header {
             ));
         }
         let name = (be64(cluster, 8), be32(cluster, 16));
+        let incompatible = Incompatible::from_bits_retain(v3(72));
         Ok(Self {
             backing: (name.0 != 0).then_some(name),
             geometry: Geometry {
@@ -169,6 +173,7 @@ impl Header {
                 cluster_bits,
                 extended_l2,
                 refcount_order,
+                external_data: incompatible.contains(Incompatible::DATA_FILE),
             },
             size: be64(cluster, 24),
             crypt_method: be32(cluster, 32),

@@ -1,7 +1,7 @@
 //! Changing the header of an open image (rule W5: flush, write, flush).
 
 use super::{
-    Backing, Qcow2, geometry::HostRun, header::Incompatible, header_area::HeaderArea,
+    Backing, Qcow2, data_file, geometry::HostRun, header::Incompatible, header_area::HeaderArea,
     metadata_map::Kind,
 };
 use crate::error::{Error, IoError, IoResult, Result};
@@ -23,7 +23,8 @@ impl Qcow2 {
         let _edit = self.header_edit.lock().await;
         let mut area = self.area.borrow().clone();
         let before = area.header.clone();
-        area.header.autoclear &= self.bitmaps.autoclear_bit();
+        let kept = self.bitmaps.autoclear_bit() | data_file::autoclear_bit(&area.header);
+        area.header.autoclear &= kept;
         if self.lazy {
             area.header.incompatible |= Incompatible::DIRTY;
         }
@@ -59,6 +60,12 @@ impl Qcow2 {
     /// # Errors
     /// The name does not fit; the image is read-only; the host's error.
     pub async fn set_backing(&self, backing: Option<Backing>) -> Result<()> {
+        if backing.is_some() && self.has_raw_data() {
+            return Err(Error::Image {
+                file: self.file.path().to_owned(),
+                why: "has a raw external data file, so it cannot have a backing file".into(),
+            });
+        }
         self.begin_write().await?;
         self.flush().await?;
         let _edit = self.header_edit.lock().await;

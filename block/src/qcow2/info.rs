@@ -1,9 +1,9 @@
 //! What `qemu-img info` says of the format.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
-    Qcow2,
+    DataFile, Qcow2,
     geometry::HostCluster,
     header::{Incompatible, LAZY_REFCOUNTS},
     width,
@@ -50,26 +50,28 @@ impl Qcow2 {
         let header = &area.header;
         let compression = ["zlib", "zstd"][usize::from(header.compression_type() == 1)];
         let has = |bit| header.incompatible.contains(bit);
-        let data = if header.geometry.version == 2 {
-            json!({
-                "compat": "0.10",
-                "compression-type": compression,
-                "refcount-bits": 16,
-            })
-        } else {
-            let mut data = json!({
-                "compat": "1.1",
-                "compression-type": compression,
-                "lazy-refcounts": header.compatible & LAZY_REFCOUNTS != 0,
-            });
-            if let Some(bitmaps) = self.describe_bitmaps() {
-                data["bitmaps"] = bitmaps;
-            }
-            data["refcount-bits"] = json!(1u64 << header.geometry.refcount_order);
-            data["corrupt"] = json!(has(Incompatible::CORRUPT));
-            data["extended-l2"] = json!(has(Incompatible::EXTENDED_L2));
-            data
-        };
+        let mut data = Map::new();
+        let mut say = |name: &str, value: Value| data.insert(name.to_owned(), value);
+        let old = header.geometry.version == 2;
+        say("compat", if old { "0.10" } else { "1.1" }.into());
+        say("compression-type", compression.into());
+        if !old {
+            let lazy = header.compatible & LAZY_REFCOUNTS != 0;
+            say("lazy-refcounts", lazy.into());
+        }
+        if let Some(bitmaps) = self.describe_bitmaps() {
+            say("bitmaps", bitmaps);
+        }
+        let refcount_bits = 1u64 << header.geometry.refcount_order;
+        say("refcount-bits", refcount_bits.into());
+        if let Some(file) = DataFile::in_header(&area) {
+            say("data-file", file.name.into());
+            say("data-file-raw", file.raw.into());
+        }
+        if !old {
+            say("corrupt", has(Incompatible::CORRUPT).into());
+            say("extended-l2", has(Incompatible::EXTENDED_L2).into());
+        }
         json!({ "type": "qcow2", "data": data })
     }
 }

@@ -3,6 +3,7 @@
 use super::{
     Qcow2,
     cache::Slice,
+    data_file,
     entry::{self, Entry, Mapping},
     geometry::{GuestCluster, HostCluster},
 };
@@ -122,7 +123,12 @@ impl Qcow2 {
         let at = self.geometry.guest_offset(cluster);
         let wrong = |why| self.corrupt(format!("guest offset {at:#x}: {why}"));
         let entry = self.l2_entry(slice, index).map_err(wrong)?;
+        if let Some((host, _)) = entry.host() {
+            data_file::check_place(&self.geometry, host, cluster).map_err(wrong)?;
+        }
         let outside = match entry {
+            // Zeros lie behind the end of an external data file.
+            _ if self.geometry.external_data => false,
             Entry::Plain {
                 host: Some((host, _)),
                 data: 1..,

@@ -8,6 +8,7 @@ use super::{
     cache::TableCache,
     claims::Claims,
     compression::Compression,
+    data_file::{DataSource, is_raw},
     entry,
     flush::Flushes,
     freed::Freed,
@@ -54,6 +55,37 @@ impl Qcow2 {
     /// # Errors
     /// What is wrong with it, or which feature it uses that is not supported, in one line.
     pub async fn open(file: Storage, options: OpenOptions) -> Result<Self> {
+        Self::open_from(file, DataSource::Own, options).await
+    }
+
+    /// Opens the image in `file`, whose header says that its data lies in an external data file
+    /// ([`DataFile::of`]), which is `data`.
+    ///
+    /// # Errors
+    /// As [`Qcow2::open`].
+    pub async fn open_with_data(
+        file: Storage,
+        data: Storage,
+        options: OpenOptions,
+    ) -> Result<Self> {
+        Self::open_from(file, DataSource::External(data), options).await
+    }
+
+    /// Opens the image in `file` for what its header says. Guest data cannot be read, so an
+    /// encrypted image may be looked at, too.
+    ///
+    /// # Errors
+    /// As [`Qcow2::open`].
+    pub async fn open_header(file: Storage) -> Result<Self> {
+        let options = OpenOptions {
+            read_only: true,
+            cache_bytes: 0,
+            discard: false,
+        };
+        Self::open_from(file, DataSource::Unread, options).await
+    }
+
+    async fn open_from(file: Storage, source: DataSource, options: OpenOptions) -> Result<Self> {
         let path = file.path().to_owned();
         let refuse = |why: String| Error::Image {
             file: path.clone(),
@@ -61,6 +93,11 @@ impl Qcow2 {
         };
         let area = read_header(&file).await?.map_err(refuse)?;
         check_readable(&area).map_err(refuse)?;
+        let readable = !matches!(source, DataSource::Unread);
+        if readable && let Some(why) = encryption(&area.header) {
+            return Err(refuse(why));
+        }
+        let data = source.resolve(&file, &area).map_err(refuse)?;
         let header = area.header.clone();
         let compression = compression(&header).map_err(refuse)?;
         header.check_tables(file.len()).map_err(refuse)?;
@@ -95,6 +132,8 @@ impl Qcow2 {
                 geometry.clusters_for(file.len()),
             ),
             file,
+            data,
+            readable,
             geometry,
             size: Cell::new(header.size),
             read_only: options.read_only,
@@ -151,13 +190,21 @@ fn check_readable(area: &HeaderArea) -> std::result::Result<(), String> {
             "uses an unknown incompatible feature (bit {bit} {name:?}): it needs a newer program"
         ));
     }
-    if header.crypt_method != 0 {
-        return Err("is encrypted, which is not supported".into());
-    }
-    if header.incompatible.contains(Incompatible::DATA_FILE) {
-        return Err("keeps its data in an external data file, which is not supported".into());
-    }
     Ok(())
+}
+
+/// Why the data of an encrypted image cannot be read, and what to do.
+fn encryption(header: &Header) -> Option<String> {
+    let how = match header.crypt_method {
+        0 => return None,
+        1 => "AES (the old encryption of qcow2)".to_owned(),
+        2 => "LUKS".to_owned(),
+        other => format!("an unknown method ({other})"),
+    };
+    Some(format!(
+        "is encrypted with {how}, which is not supported: make an image that is not encrypted of \
+         it with 'qemu-img convert'"
+    ))
 }
 
 /// How clusters are compressed. A type other than deflate needs its feature bit, and the bit such
@@ -173,13 +220,16 @@ fn compression(header: &Header) -> std::result::Result<Compression, String> {
 
 fn writing_refused(header: &Header) -> Option<String> {
     let bits = header.incompatible;
-    if bits.contains(Incompatible::CORRUPT) {
-        return Some(
-            "is marked corrupt and cannot be written: repair it with 'qemu-img check -r all' first"
-                .into(),
-        );
-    }
-    None
+    let why = if bits.contains(Incompatible::CORRUPT) {
+        "is marked corrupt and cannot be written: repair it with 'qemu-img check -r all' first"
+    } else if is_raw(header) && header.backing.is_some() {
+        "has a backing file and a raw external data file, which cannot both be right: it cannot be written"
+    } else if header.geometry.external_data && header.snapshots > 0 {
+        "has internal snapshots and an external data file, which does not keep their data: it cannot be written"
+    } else {
+        return None;
+    };
+    Some(why.into())
 }
 
 /// Notes that `bytes` of a table lie at `offset` of the file.

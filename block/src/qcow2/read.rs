@@ -56,7 +56,7 @@ impl Qcow2 {
         match mapping {
             Mapping::Data { host, .. } => {
                 let host_offset = self.geometry.host_offset(host) + within;
-                self.file.read(host_offset, data).await
+                self.data.read(host_offset, data).await
             }
             Mapping::Zero { .. } | Mapping::Unallocated { .. } => {
                 data.fill(0, data.len(), 0);

@@ -4,6 +4,7 @@ mod bitmaps;
 mod chain;
 mod compressed;
 mod crash;
+mod data_file;
 mod interop;
 mod lazy;
 mod model;

@@ -4,6 +4,7 @@ use super::{
     Below, Qcow2,
     cache::Slice,
     claims::Claim,
+    data_file,
     entry::{Entry, Mapping},
     geometry::{HostCluster, HostRun},
     mapping::Run,
@@ -16,7 +17,8 @@ struct Target {
     run: HostRun,
     /// They read as zeros already.
     fresh: bool,
-    /// The entries named them before: they must not be freed, whatever happens.
+    /// The entries named them before, or they are in an external data file: they must not be
+    /// freed, whatever happens.
     kept: bool,
 }
 
@@ -111,7 +113,7 @@ impl Qcow2 {
         let offset = g.host_offset(host) + g.in_cluster(at);
         let len = data.len();
         self.check_data(offset, len as u64)?;
-        self.file.write(offset, data).await?;
+        self.data.write(offset, data).await?;
         Ok(len)
     }
 
@@ -181,6 +183,13 @@ impl Qcow2 {
                 kept: true,
             });
         }
+        if g.external_data {
+            return Ok(Target {
+                run: data_file::place(g.guest_cluster(at), count),
+                fresh: false,
+                kept: true,
+            });
+        }
         let allocated = self.allocate(count).await?;
         claim.shrink(start + allocated.run.count * g.cluster_size());
         Ok(Target {
@@ -205,7 +214,9 @@ impl Qcow2 {
             .await?;
         let offset = g.host_offset(target.run.first) + g.in_cluster(start);
         self.check_data(offset, filled.len() as u64)?;
-        self.file.write(offset, filled).await
+        self.data
+            .write(offset, self.within_raw(offset, filled))
+            .await
     }
 
     /// Brings along to new clusters what the first and the last one hold besides what was written.
@@ -246,6 +257,8 @@ impl Qcow2 {
     pub(super) fn let_go(&self, old: Entry, kept: Option<HostCluster>) {
         let g = &self.geometry;
         match old {
+            // Nothing else can use its place.
+            _ if g.external_data => {}
             Entry::Plain {
                 host: Some((host, _)),
                 ..

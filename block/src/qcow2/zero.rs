@@ -36,6 +36,9 @@ impl Qcow2 {
         self.check_range(offset, len)?;
         self.begin_write().await?;
         let _recorded = self.bitmaps().record(offset, len);
+        if self.has_raw_data() {
+            return self.zero_raw_data(offset, len, unmap).await;
+        }
         let _operation = self.freed.operation();
         let mode = if unmap { Mode::Unmap } else { Mode::Keep };
         let mut done = 0;
@@ -56,6 +59,9 @@ impl Qcow2 {
         self.check_range(offset, len)?;
         self.begin_write().await?;
         let _recorded = self.bitmaps().record(offset, len);
+        if self.has_raw_data() {
+            return self.zero_raw_data(offset, len, self.discard).await;
+        }
         let _operation = self.freed.operation();
         let g = &self.geometry;
         let start = offset.next_multiple_of(g.subcluster_size());
@@ -156,7 +162,7 @@ impl Qcow2 {
             Mapping::Data { host, copied: true } => {
                 let offset = g.host_offset(host) + g.in_cluster(at);
                 self.check_data(offset, len)?;
-                self.file.write_zeroes(offset, len, false).await?;
+                self.data.write_zeroes(offset, len, false).await?;
                 Ok(len)
             }
             _ => {
@@ -191,6 +197,9 @@ impl Qcow2 {
                 self.set_l2_entry(&slice, index, new);
                 self.let_go(old, new.host().map(|(host, _)| host));
             }
+        }
+        if g.external_data && mode != Mode::Keep && self.discard {
+            self.punch_data(at, end - at).await;
         }
         Ok(end - at)
     }

@@ -34,7 +34,9 @@ fn images_that_cannot_be_read() {
         std::fs::copy(folder.path("a.qcow2"), folder.path("bad.qcow2")).unwrap();
         folder.poke("bad.qcow2", offset, bytes);
         let before = read(&folder.path("bad.qcow2"));
-        for command in ["info", "check", "map"] {
+        // Of an encrypted image everything but its data can be shown.
+        let shown = expected == "encrypted";
+        for command in &["info", "check", "map"][usize::from(shown)..] {
             let line = fails(&folder, &[command, "-f", "qcow2", "bad.qcow2"], 1);
             assert!(
                 line.contains(expected) && line.contains("bad.qcow2"),

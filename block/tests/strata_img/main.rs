@@ -3,6 +3,7 @@
 mod bad_input;
 mod compare;
 mod convert;
+mod data_file;
 mod locks;
 mod resize;
 mod same_output;

@@ -99,7 +99,7 @@ fn extended(folder: &Folder, name: &str, options: &str) {
 }
 
 /// Both tools with the same arguments: exit code, text, and JSON where it is that.
-fn assert_same(folder: &Folder, args: &[&str]) {
+pub fn assert_same(folder: &Folder, args: &[&str]) {
     let (theirs, ours) = (folder.run("qemu-img", args), folder.run("strata-img", args));
     assert_eq!(
         theirs.status.code(),

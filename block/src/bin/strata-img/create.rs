@@ -7,7 +7,7 @@ use strata_block::{
     engine::{NewImage, replace_image},
     error::Error,
     graph::{Format, chain},
-    qcow2::{Backing, CreateOptions, Preallocation},
+    qcow2::{Backing, CreateOptions, DataFile, Preallocation},
     qed,
 };
 
@@ -27,7 +27,7 @@ pub struct CreateArgs {
     /// Format of the backing file
     #[arg(short = 'F', value_name = "FMT")]
     backing_format: Option<Format>,
-    /// Options of the format: backing_file, backing_fmt, cluster_size, compat, extended_l2, lazy_refcounts, preallocation, refcount_bits, size
+    /// Options of the format: backing_file, backing_fmt, cluster_size, compat, data_file, data_file_raw, extended_l2, lazy_refcounts, preallocation, refcount_bits, size
     #[arg(short = 'o', value_name = "NAME=VALUE,...")]
     options: Vec<String>,
     /// Do not look at the backing file
@@ -56,6 +56,8 @@ pub struct Wanted {
     pub size: Option<u64>,
     pub backing: Option<String>,
     backing_format: Option<Format>,
+    data_file: Option<String>,
+    data_file_raw: bool,
     pub image: CreateOptions,
 }
 
@@ -116,11 +118,14 @@ impl Target<'_> {
             size: None,
             backing: self.backing.clone(),
             backing_format: self.backing_format,
+            data_file: None,
+            data_file_raw: false,
             image: CreateOptions::default(),
         };
         for option in self.options.iter().flat_map(|list| split_options(list)) {
             wanted.set(&option, self.format)?;
         }
+        wanted.name_data_file()?;
         let Some(name) = wanted.backing.clone() else {
             if wanted.backing_format.is_some() {
                 return Err("Backing format cannot be used without backing file".into());
@@ -149,6 +154,15 @@ fn split_options(list: &str) -> Vec<String> {
 }
 
 impl Wanted {
+    fn name_data_file(&mut self) -> Result<(), String> {
+        let raw = self.data_file_raw;
+        self.image.data_file = self.data_file.take().map(|name| DataFile { name, raw });
+        if raw && self.image.data_file.is_none() {
+            return Err("data-file-raw requires data-file".into());
+        }
+        Ok(())
+    }
+
     fn set(&mut self, option: &str, format: Format) -> Result<(), String> {
         let (name, value) = option
             .split_once('=')
@@ -181,6 +195,8 @@ impl Wanted {
                     _ => return Err(format!("Invalid parameter '{value}'")),
                 }
             }
+            "data_file" => self.data_file = Some(value.to_owned()),
+            "data_file_raw" => self.data_file_raw = on_off(name, value)?,
             "lazy_refcounts" => self.image.lazy_refcounts = on_off(name, value)?,
             "refcount_bits" => {
                 self.image.refcount_bits = value
@@ -289,6 +305,10 @@ fn formatting(path: &Path, format: Format, image: &CreateOptions) -> String {
             .iter()
             .map(|format| format!(" backing_fmt={format}"));
         line.extend(format);
+    }
+    if let Some(file) = &image.data_file {
+        line += &format!(" data_file={}", file.name);
+        line += if file.raw { " data_file_raw=on" } else { "" };
     }
     line += &format!(
         " lazy_refcounts={} refcount_bits={}\n",

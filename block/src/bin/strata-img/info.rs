@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::Value;
-use strata_block::{api::ImageInfo, engine::image_info};
+use strata_block::{api::ImageInfo, engine::image_info, graph::chain::ImageOptions};
 
 use crate::{Failure, Output, Reading, Tool, output, size};
 
@@ -25,10 +25,14 @@ pub struct InfoArgs {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: InfoArgs) -> Result<u8, Failure> {
+    let options = ImageOptions {
+        header_only: true,
+        ..args.reading.options()
+    };
     let top = if args.backing_chain {
-        tool.open(&args.file, &args.reading).await?
+        tool.opener.open(&args.file, &options).await?
     } else {
-        tool.open_layer(&args.file, &args.reading).await?
+        tool.opener.open_layer(&args.file, &options).await?
     };
     let mut layers = Vec::new();
     let mut next = Some(Box::new(image_info(&top)));

@@ -98,7 +98,7 @@ async fn layer_status(
         offset: host_offset,
     };
     if preallocated && let ExtentKind::Data { host_offset } = extent.kind {
-        let part = node.storage().extent(host_offset, status.len).await;
+        let part = node.data_storage().extent(host_offset, status.len).await;
         status.len = status.len.min(part.len);
         status.zero = !part.data;
     }

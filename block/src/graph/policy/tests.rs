@@ -26,7 +26,7 @@ fn ordinary_chains_need_no_option() {
         ("store/notes", Some(Format::Qcow2)),
         ("store/missing", Some(Format::Raw)),
     ] {
-        check(&at("vm/overlay"), &at(base), format, None).unwrap();
+        check(&at("vm/overlay"), "backing file", &at(base), format, None).unwrap();
     }
 }
 
@@ -45,13 +45,20 @@ fn what_is_no_disk_image_is_refused_with_the_option_that_would_allow_it() {
         (device, "not a regular file", "backing-folders=/dev"),
         (&at("store/notes"), "512", "backing-folders="),
     ] {
-        let error = check(&overlay, base, Some(Format::Raw), None).unwrap_err();
+        let error = check(&overlay, "backing file", base, Some(Format::Raw), None).unwrap_err();
         assert!(error.contains(why) && error.contains(option), "{error}");
         let allowed = [base.canonicalize().unwrap().parent().unwrap().to_owned()];
-        check(&overlay, base, Some(Format::Raw), Some(&allowed)).unwrap();
+        check(
+            &overlay,
+            "backing file",
+            base,
+            Some(Format::Raw),
+            Some(&allowed),
+        )
+        .unwrap();
     }
     // A length that happens to fit does not open the system's folders to other formats either.
-    assert!(check(&overlay, shadow, Some(Format::Qcow2), None).is_err());
+    assert!(check(&overlay, "backing file", shadow, Some(Format::Qcow2), None).is_err());
 }
 
 #[test]
@@ -60,22 +67,49 @@ fn given_folders_are_the_only_ones_besides_the_images_own() {
     let at = |name: &str| folder.path().join(name);
     let overlay = at("vm/overlay");
     let raw = Some(Format::Raw);
-    let error = check(&overlay, &at("store/base"), raw, Some(&[])).unwrap_err();
+    let error = check(&overlay, "backing file", &at("store/base"), raw, Some(&[])).unwrap_err();
     let option = format!("backing-folders={}", at("store").display());
     assert!(error.ends_with(&option), "{error}");
-    check(&overlay, &at("vm/sub/base"), raw, Some(&[])).unwrap();
-    check(&overlay, &at("store/base"), raw, Some(&[at("store")])).unwrap();
+    check(&overlay, "backing file", &at("vm/sub/base"), raw, Some(&[])).unwrap();
+    check(
+        &overlay,
+        "backing file",
+        &at("store/base"),
+        raw,
+        Some(&[at("store")]),
+    )
+    .unwrap();
     let outside = at("store/../vm/overlay");
-    assert!(check(&at("store/base"), &outside, raw, Some(&[at("store")])).is_err());
+    assert!(
+        check(
+            &at("store/base"),
+            "backing file",
+            &outside,
+            raw,
+            Some(&[at("store")])
+        )
+        .is_err()
+    );
     // The root folder as the image's own does not stand for everything.
-    assert!(check(Path::new("/overlay"), Path::new("/etc/passwd"), raw, None).is_err());
+    assert!(
+        check(
+            Path::new("/overlay"),
+            "backing file",
+            Path::new("/etc/passwd"),
+            raw,
+            None
+        )
+        .is_err()
+    );
 }
 
 #[test]
 fn exports_of_servers_are_in_no_folder() {
     let (upper, raw) = (Path::new("/vm/overlay"), Some(Format::Raw));
     for uri in ["nbd://host/x", "nbd+unix:///x?socket=/vm/s"] {
-        let allowed = |folders: Option<&[PathBuf]>| check(upper, Path::new(uri), raw, folders);
+        let allowed = |folders: Option<&[PathBuf]>| {
+            check(upper, "backing file", Path::new(uri), raw, folders)
+        };
         allowed(None).unwrap();
         allowed(Some(&["/".into()])).unwrap();
         let error = allowed(Some(&["/vm".into()])).unwrap_err();

@@ -42,7 +42,12 @@ impl Check<'_> {
         let Ok(Some((host, copied))) = entry.map(Entry::host) else {
             return;
         };
-        let refcount = self.refcount(host).await;
+        // Clusters of an external data file have one reference each, whatever the flag says.
+        let (refcount, copied) = if self.image.geometry.external_data {
+            (1, raw.descriptor & COPIED != 0)
+        } else {
+            (self.refcount(host).await, copied)
+        };
         if (refcount == 1) != copied {
             let descriptor = raw.descriptor;
             self.report.corruption(format!(

@@ -4,7 +4,10 @@ use super::Check;
 use crate::{
     error::IoResult,
     exec::yield_now,
-    qcow2::entry::{self, COMPRESSED, COPIED, Entry, OFFSET_MASK, RawEntry, ZERO},
+    qcow2::{
+        entry::{self, COMPRESSED, COPIED, Entry, OFFSET_MASK, RawEntry, ZERO},
+        geometry::GuestCluster,
+    },
 };
 
 /// What an L2 entry points to.
@@ -24,7 +27,7 @@ impl Check<'_> {
     ) -> IoResult<()> {
         self.count(offset, entries.len() as u64 * 8);
         let cluster_size = self.image.geometry.cluster_size();
-        for &raw in entries {
+        for (index, &raw) in entries.iter().enumerate() {
             if raw & !(OFFSET_MASK | COPIED) != 0 {
                 self.report.corruption(format!(
                     "ERROR found L1 entry with reserved bits set: {raw:x}"
@@ -42,17 +45,23 @@ impl Check<'_> {
                 continue;
             }
             if table < self.image.file.len() {
-                self.count_l2(table, statistics).await;
+                let first = GuestCluster(index as u64 * self.image.geometry.l2_entries());
+                self.count_l2(table, first, statistics).await;
             }
             yield_now().await;
         }
         Ok(())
     }
 
-    async fn count_l2(&mut self, table: u64, statistics: bool) {
+    /// Counts the L2 table at `table`, whose first entry is that of `first`.
+    async fn count_l2(&mut self, table: u64, first: GuestCluster, statistics: bool) {
         let g = self.image.geometry;
         let mut next = 0;
         for (index, raw) in self.read_l2(table).await.into_iter().enumerate() {
+            let cluster = first.plus(index as u64);
+            if g.external_data && !self.external_entry(raw.descriptor, cluster) {
+                continue;
+            }
             match self.l2_entry(index, raw) {
                 Some(Place::Compressed { offset, len }) => {
                     // A stream that is said to end behind the file's end may be shorter.
@@ -65,7 +74,9 @@ impl Check<'_> {
                     }
                 }
                 Some(Place::Cluster(offset)) => {
-                    self.count(offset, g.cluster_size());
+                    if !g.external_data {
+                        self.count(offset, g.cluster_size());
+                    }
                     if statistics {
                         self.report.allocated_clusters += 1;
                         let follows = next == 0 || next == offset;
@@ -113,7 +124,8 @@ impl Check<'_> {
         }
         let offset = descriptor & OFFSET_MASK;
         let (data, zero) = (bitmap as u32, (bitmap >> 32) as u32);
-        if offset == 0 && data != 0 {
+        let used = offset != 0 || g.external_data && descriptor & COPIED != 0;
+        if !used && data != 0 {
             let line = "ERROR: Unallocated cluster has non-zero subcluster allocation map";
             self.report.corruption(line.to_owned());
         } else if data & zero != 0 {
@@ -121,7 +133,7 @@ impl Check<'_> {
                 "ERROR offset={offset:x}: Allocated cluster has corrupted subcluster allocation bitmap"
             ));
         }
-        (offset != 0).then_some(Place::Cluster(offset))
+        used.then_some(Place::Cluster(offset))
     }
 
     fn compressed_entry(&mut self, index: usize, raw: RawEntry) -> Option<Place> {

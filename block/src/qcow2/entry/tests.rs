@@ -5,6 +5,7 @@ const GEOMETRY: Geometry = Geometry {
     cluster_bits: 16,
     extended_l2: false,
     refcount_order: 4,
+    external_data: false,
 };
 
 const EXTENDED: Geometry = Geometry {

@@ -6,6 +6,7 @@ fn geometry(cluster_bits: u32) -> Geometry {
         cluster_bits,
         extended_l2: false,
         refcount_order: 4,
+        external_data: false,
     }
 }
 

@@ -6,6 +6,7 @@ fn geometry(version: u32) -> Geometry {
         cluster_bits: 16,
         extended_l2: false,
         refcount_order: 4,
+        external_data: false,
     }
 }
 

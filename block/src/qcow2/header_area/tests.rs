@@ -7,6 +7,7 @@ fn area(cluster_bits: u32) -> HeaderArea {
         cluster_bits,
         extended_l2: false,
         refcount_order: 4,
+        external_data: false,
     };
     let header = Header::new(geometry, 1 << 20);
     HeaderArea {

@@ -7,9 +7,9 @@ use super::support::*;
 use crate::{
     exec::{Executor, LocalBoxFuture, yield_now},
     mem::SgList,
-    qcow2::{Backing, Below, CreateOptions, OpenOptions},
+    qcow2::{Backing, Below, CreateOptions, DataFile, OpenOptions, create},
     random,
-    storage::SimFile,
+    storage::{SimFile, Storage},
 };
 
 const SECTOR: u64 = 512;
@@ -25,8 +25,17 @@ struct Sector {
 #[derive(Clone)]
 struct History(Vec<Sector>);
 
-/// A crash: what the file held, what may be seen, and a number to tell it by.
-type Crash = (Vec<u8>, History, u64);
+/// A crash.
+struct Crash {
+    /// What the file held.
+    bytes: Vec<u8>,
+    /// What the external data file held.
+    data: Option<Vec<u8>>,
+    /// What may be seen.
+    history: History,
+    /// A number to tell it by.
+    seed: u64,
+}
 
 impl History {
     fn new(words: Vec<u64>) -> Self {
@@ -87,6 +96,7 @@ fn fill(words: impl Iterator<Item = u64>) -> Vec<u8> {
 struct Run {
     layer: Rc<Layer>,
     file: Rc<SimFile>,
+    data: Option<Rc<SimFile>>,
     history: Rc<RefCell<History>>,
     crashes: Rc<RefCell<Vec<Crash>>>,
     tag: u64,
@@ -178,25 +188,54 @@ impl Run {
 
     /// Crashes, without any harm to this run, after a random while.
     fn crash(&self, random: &mut Random) -> LocalBoxFuture<'static, ()> {
-        let (file, history) = (self.file.clone(), self.history.clone());
+        let (file, data) = (self.file.clone(), self.data.clone());
+        let history = self.history.clone();
         let crashes = self.crashes.clone();
         let (wait, seed) = (random.below(60), random.below(u64::MAX));
         Box::pin(async move {
             for _ in 0..wait {
                 yield_now().await;
             }
-            let crash = (file.crash(seed), history.borrow().clone(), seed);
-            crashes.borrow_mut().push(crash);
+            crashes.borrow_mut().push(Crash {
+                bytes: file.crash(seed),
+                // Another disk loses other sectors.
+                data: data.map(|data| data.crash(!seed)),
+                history: history.borrow().clone(),
+                seed,
+            });
         })
+    }
+}
+
+impl Crash {
+    /// The files as they are found afterwards.
+    fn files(&self) -> (Rc<SimFile>, Option<Rc<SimFile>>) {
+        let file = |bytes: &Vec<u8>| sim_with(bytes.clone(), self.seed);
+        (file(&self.bytes), self.data.as_ref().map(file))
+    }
+}
+
+async fn open(
+    file: &Rc<SimFile>,
+    data: Option<&Rc<SimFile>>,
+    open: OpenOptions,
+    below: Rc<dyn Below>,
+) -> Rc<Layer> {
+    match data {
+        Some(data) => open_external(file, data, open, below).await,
+        None => open_layer(file, open, below).await,
     }
 }
 
 /// Opens what a crash has left, compares and checks it.
 async fn survives(crash: &Crash, below: Rc<dyn Below>, with_qemu: bool) {
-    let (bytes, history, seed) = crash;
-    let file = sim_with(bytes.clone(), *seed);
-    let layer = open_layer(&file, SMALL_CACHE, below).await;
+    let Crash { history, seed, .. } = crash;
+    let (file, data) = crash.files();
+    let layer = open(&file, data.as_ref(), SMALL_CACHE, below).await;
     let seen = layer.read_all().await;
+    if let (Some(data), Some(DataFile { raw: true, .. })) = (data, layer.image.data_file()) {
+        assert!(data.bytes() == seen, "the raw data file is not the disk");
+    }
     for (n, sector) in history.0.iter().enumerate() {
         let word = word(&seen, n);
         assert!(
@@ -228,16 +267,20 @@ enum Start {
     Extended,
     /// An image of compressed clusters, as qemu-img makes it.
     Compressed(&'static str),
+    /// An empty layer on a raw one, with an external data file.
+    External,
+    /// A raw external data file that holds all of the disk.
+    RawExternal,
 }
 
-/// The image that a run starts with, and what lies below.
+/// The image that a run starts with, with its data file, and what lies below.
 async fn start(
     from: Start,
     cluster: u64,
     content: Vec<u8>,
     open: OpenOptions,
     seed: u64,
-) -> (Rc<SimFile>, Rc<Layer>) {
+) -> (Rc<SimFile>, Option<Rc<SimFile>>, Rc<Layer>) {
     let options = CreateOptions {
         size: content.len() as u64,
         cluster_size: cluster,
@@ -246,7 +289,8 @@ async fn start(
             format: Some("raw".into()),
         }),
         lazy_refcounts: from == Start::Lazy,
-        extended_l2: from == Start::Extended,
+        // Larger clusters than the others have are here for their subclusters.
+        extended_l2: from == Start::Extended || cluster == 16 << 10,
         ..CreateOptions::default()
     };
     match from {
@@ -254,12 +298,33 @@ async fn start(
             let file = sim(seed);
             let below = Rc::new(RawBytes(content));
             let layer = new_layer(&file, options, open, below).await;
-            (file, layer)
+            (file, None, layer)
         }
         Start::Compressed(kind) => {
             let file = sim_with(qemu_compressed(&content, cluster, kind), seed);
             let layer = open_layer(&file, open, nothing()).await;
-            (file, layer)
+            (file, None, layer)
+        }
+        Start::External | Start::RawExternal => {
+            let raw = from == Start::RawExternal;
+            let below: Rc<dyn Below> = Rc::new(RawBytes(content.clone()));
+            let (data, below) = if raw {
+                (sim_with(content, !seed), nothing())
+            } else {
+                (sim(!seed), below)
+            };
+            let options = CreateOptions {
+                data_file: Some(DataFile {
+                    name: "data.raw".into(),
+                    raw,
+                }),
+                backing: options.backing.filter(|_| !raw),
+                ..options
+            };
+            let file = sim(seed);
+            create(Storage::Sim(file.clone()), options).await.unwrap();
+            let layer = open_external(&file, &data, open, below).await;
+            (file, Some(data), layer)
         }
     }
 }
@@ -274,17 +339,18 @@ async fn run(
     let mut random = Random(seed);
     let size = cluster * clusters;
     let words: Vec<_> = (0..size / SECTOR).map(|n| 0xba5e + n).collect();
-    let open = OpenOptions {
+    let options = OpenOptions {
         discard,
         ..SMALL_CACHE
     };
     let content = fill(words.iter().copied());
     let seed = random::next(&mut random.0);
-    let (file, layer) = start(from, cluster, content, open, seed).await;
+    let (file, data, layer) = start(from, cluster, content, options, seed).await;
     let below = layer.below.clone();
     let mut run = Run {
         layer,
         file,
+        data,
         history: Rc::new(RefCell::new(History::new(words))),
         crashes: Rc::default(),
         tag: 0,
@@ -304,13 +370,14 @@ async fn run(
         together(&exec, futures).await;
         let crashes = run.crashes.take();
         for crash in &crashes {
-            survives(crash, below.clone(), round % 8 == 0).await;
+            let with_qemu = round % 8 == 0 && run.data.is_none();
+            survives(crash, below.clone(), with_qemu).await;
         }
         // Now and then life goes on with what a crash has left.
         if random.chance(10) {
-            let (bytes, _, seed) = crashes.into_iter().next().unwrap();
-            run.file = sim_with(bytes, seed);
-            run.layer = open_layer(&run.file, open, below.clone()).await;
+            (run.file, run.data) = crashes[0].files();
+            let below = below.clone();
+            run.layer = open(&run.file, run.data.as_ref(), options, below).await;
             let seen = run.layer.read_all().await;
             let words = (0..(size / SECTOR) as usize).map(|n| word(&seen, n));
             run.history = Rc::new(RefCell::new(History::new(words.collect())));
@@ -366,5 +433,14 @@ fn compressed_clusters_survive_crashes() {
         with_seed(seed, |exec, seed| {
             run(exec, from, (4096, 40), seed, seed % 4 < 2)
         });
+    }
+}
+
+#[test]
+fn external_data_files_survive_crashes() {
+    for seed in 5000..5030 {
+        let from = [Start::External, Start::RawExternal][seed as usize % 2];
+        let size = [(512, 400), (4096, 20), (16 << 10, 12)][seed as usize % 3];
+        with_seed(seed, |exec, seed| run(exec, from, size, seed, seed % 4 < 2));
     }
 }

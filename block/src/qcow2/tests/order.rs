@@ -17,7 +17,7 @@ const KEEP_GARBAGE: OpenOptions = OpenOptions {
     ..SMALL_CACHE
 };
 
-fn base() -> Backing {
+pub(super) fn base() -> Backing {
     Backing {
         name: "base.raw".into(),
         format: Some("raw".into()),
@@ -39,6 +39,22 @@ pub(super) async fn crashes_during(
     file: &Rc<SimFile>,
     work: impl Future<Output = ()> + 'static,
 ) -> Vec<Vec<u8>> {
+    let crashes = crashes_of_several(exec, vec![file.clone()], work).await;
+    crashes.into_iter().flatten().collect()
+}
+
+/// The same for files on disks that crash together: what each of them holds then.
+pub(super) async fn crashes_of_several(
+    exec: &Rc<Executor>,
+    files: Vec<Rc<SimFile>>,
+    work: impl Future<Output = ()> + 'static,
+) -> Vec<Vec<Vec<u8>>> {
+    let crash = |seed: u64| {
+        let files = files.iter().enumerate();
+        files
+            .map(|(n, file)| file.crash(seed ^ (n as u64) << 32))
+            .collect()
+    };
     let done = Rc::new(Cell::new(false));
     let mark = done.clone();
     exec.spawn(Queue::Guest, async move {
@@ -48,10 +64,10 @@ pub(super) async fn crashes_during(
     let mut crashes = Vec::new();
     while !done.get() {
         let seed = crashes.len() as u64;
-        crashes.extend((0..4).map(|n| file.crash(seed * 7 + n)));
+        crashes.extend((0..4).map(|n| crash(seed * 7 + n)));
         yield_now().await;
     }
-    crashes.push(file.crash(0));
+    crashes.push(crash(0));
     crashes
 }
 

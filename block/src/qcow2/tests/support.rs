@@ -66,7 +66,7 @@ impl Layer {
             done += part.len();
             match extent.kind {
                 ExtentKind::Data { host_offset } => {
-                    self.image.file().read(host_offset, part).await?;
+                    self.image.data_storage().read(host_offset, part).await?;
                 }
                 ExtentKind::Compressed => self.image.read_compressed(at, part).await?,
                 ExtentKind::Zero => part.fill(0, part.len(), 0),
@@ -136,6 +136,18 @@ pub async fn new_layer(
 
 pub async fn open_layer(file: &Rc<SimFile>, open: OpenOptions, below: Rc<dyn Below>) -> Rc<Layer> {
     let image = Qcow2::open(Storage::Sim(file.clone()), open).await.unwrap();
+    Rc::new(Layer { image, below })
+}
+
+/// As [`open_layer`], with an external data file.
+pub async fn open_external(
+    file: &Rc<SimFile>,
+    data: &Rc<SimFile>,
+    open: OpenOptions,
+    below: Rc<dyn Below>,
+) -> Rc<Layer> {
+    let (file, data) = (Storage::Sim(file.clone()), Storage::Sim(data.clone()));
+    let image = Qcow2::open_with_data(file, data, open).await.unwrap();
     Rc::new(Layer { image, below })
 }
 

@@ -5,6 +5,7 @@ const GEOMETRY: Geometry = Geometry {
     version: 3,
     cluster_bits: 16,
     refcount_order: 4,
+    external_data: false,
     extended_l2: false,
 };
 

@@ -1,0 +1,65 @@
+//! Opening the external data file that a qcow2 header names.
+
+use std::{path::Path, rc::Rc};
+
+use super::{
+    Format,
+    chain::{ImageOptions, resolve_data_file},
+    policy,
+};
+use crate::{
+    error::{Error, Result},
+    exec::Executor,
+    qcow2::DataFile,
+    storage::{FileOptions, Storage},
+};
+
+/// What messages call it.
+const WHAT: &str = "data file";
+
+/// Opens the external data file of the image in `file`, which was opened as `image` with `options`,
+/// for the same use and with the same locks; `None` if it has none.
+///
+/// # Errors
+/// The header may not name that file; the file cannot be used.
+pub(super) async fn open(
+    exec: &Rc<Executor>,
+    file: &Storage,
+    image: FileOptions,
+    options: &ImageOptions,
+) -> Result<Option<Storage>> {
+    let Some(DataFile { name, .. }) = DataFile::of(file).await? else {
+        return Ok(None);
+    };
+    let refused = |why| Error::Image {
+        file: file.path().to_owned(),
+        why,
+    };
+    let path = resolve_data_file(file.path(), &name)?;
+    if is_same(file.path(), &path) {
+        return Err(refused(format!(
+            "its data file '{name}' is the image itself"
+        )));
+    }
+    // It is a raw file: whatever it holds would be shown.
+    let raw = Some(Format::Raw);
+    policy::check(
+        file.path(),
+        WHAT,
+        &path,
+        raw,
+        options.backing_folders.as_deref(),
+    )
+    .map_err(refused)?;
+    let data = Storage::open(exec, &path, image, options.reconnect_delay())
+        .await
+        .map_err(|error| refused(format!("its data file cannot be used: {error}")))?;
+    Ok(Some(data))
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}

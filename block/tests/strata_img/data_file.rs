@@ -1,0 +1,273 @@
+//! External data files: what `qemu-img` makes we show as it does, and the other way round.
+
+use serde_json::Value;
+
+use crate::{Folder, same_output::assert_same, text};
+
+/// Images of `qemu-img`'s with external data files: one over a backing file, one raw.
+fn images() -> (Folder, [&'static str; 3]) {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-f", "raw", "base.raw", "3M"]);
+    folder.ok(
+        "qemu-io",
+        &["-f", "raw", "-c", "write -P 9 1M 1M", "base.raw"],
+    );
+    let create = |options: &str, more: &[&str]| {
+        folder.qemu(&[&["create", "-f", "qcow2", "-o", options], more].concat());
+    };
+    create("data_file=a.raw,cluster_size=4k", &["a.qcow2", "4M"]);
+    let backing = ["-b", "base.raw", "-F", "raw", "b.qcow2"];
+    create("data_file=b.raw", &backing);
+    create("data_file=c.raw,data_file_raw=on", &["c.qcow2", "4M"]);
+    for name in ["a.qcow2", "b.qcow2", "c.qcow2"] {
+        let commands = [
+            "write -P 1 0 100k",
+            "write -P 2 1M 192k",
+            "write -z 2M 64k",
+            "write -z -u 1088k 64k",
+            "discard 64k 64k",
+        ];
+        folder.qemu_io(name, &commands);
+    }
+    (folder, ["a.qcow2", "b.qcow2", "c.qcow2"])
+}
+
+#[test]
+fn info_check_map_and_compare() {
+    let (folder, names) = images();
+    for name in names {
+        for output in ["--output=human", "--output=json"] {
+            for command in ["info", "check", "map"] {
+                assert_same(&folder, &[command, output, name]);
+            }
+            assert_same(&folder, &["info", "--backing-chain", output, name]);
+        }
+        for other in names {
+            assert_same(&folder, &["compare", name, other]);
+        }
+    }
+    let fields = |program| {
+        let text = folder.ok(program, &["info", "c.qcow2"]);
+        text.split_once("specific").unwrap().1.to_owned()
+    };
+    assert_eq!(fields("strata-img"), fields("qemu-img"));
+}
+
+#[test]
+fn info_needs_no_data_file_but_everything_else_does() {
+    let (folder, _) = images();
+    std::fs::remove_file(folder.path("a.raw")).unwrap();
+    assert_same(&folder, &["info", "a.qcow2"]);
+    for command in ["check", "map"] {
+        let output = folder.run("strata-img", &[command, "a.qcow2"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("'a.qcow2': its data file cannot be used") && said.contains("a.raw"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn damaged_entries_are_found() {
+    let cases = [
+        // Not where the data is on the disk; without the flag; misaligned; compressed.
+        (
+            0x8000_0000_0005_0000,
+            "does not match that on the disk",
+            false,
+        ),
+        (
+            0x0000_0000_0001_0000,
+            "OFLAG_COPIED data cluster: l2_entry=10000 refcount=1",
+            true,
+        ),
+        (
+            0x8000_0000_0001_0200,
+            "offset=10200: Data cluster is not properly aligned",
+            true,
+        ),
+        (
+            0x4000_0000_0001_0200,
+            "compressed cluster 1 with data file",
+            true,
+        ),
+    ];
+    for (entry, expected, same) in cases {
+        let folder = Folder::new();
+        let options = "data_file=x.raw";
+        folder.qemu(&["create", "-f", "qcow2", "-o", options, "x.qcow2", "4M"]);
+        folder.qemu_io("x.qcow2", &["write -P 1 0 256k"]);
+        let l1 = folder.peek("x.qcow2", 40) as usize;
+        let table = folder.peek("x.qcow2", l1) & ((1 << 56) - 1);
+        folder.poke("x.qcow2", table as usize + 8, &u64::to_be_bytes(entry));
+        let run = |program| folder.run(program, &["check", "x.qcow2"]);
+        let (theirs, ours) = (run("qemu-img"), run("strata-img"));
+        let said = text(&ours.stderr);
+        assert!(said.contains(expected), "{said}");
+        assert_eq!(ours.status.code(), Some(2), "{said}");
+        // QEMU's check passes over an offset that its reads refuse.
+        if same {
+            assert_eq!(said, text(&theirs.stderr));
+        }
+    }
+}
+
+#[test]
+fn create_makes_what_qemu_makes() {
+    let cases: [&[&str]; 5] = [
+        &["-o", "data_file=d.raw", "new.img", "1000000"],
+        &["-o", "data_file=d.raw,data_file_raw=on", "new.img", "10M"],
+        &[
+            "-o",
+            "data_file=d.raw,preallocation=metadata,cluster_size=512",
+            "new.img",
+            "1M",
+        ],
+        &[
+            "-o",
+            "data_file=d.raw,lazy_refcounts=on",
+            "-b",
+            "base.raw",
+            "-F",
+            "raw",
+            "new.img",
+        ],
+        &[
+            "-o",
+            "data_file=d.raw,data_file_raw=on,cluster_size=2M,refcount_bits=1",
+            "new.img",
+            "3G",
+        ],
+    ];
+    for case in cases {
+        let folder = Folder::new();
+        folder.qemu(&["create", "base.raw", "3M"]);
+        let args = [&["create", "-f", "qcow2"], case].concat();
+        let theirs = folder.qemu(&args);
+        let info = || {
+            let text = folder.qemu(&["info", "--output=json", "new.img"]);
+            let mut info: Value = serde_json::from_str(&text).unwrap();
+            info.as_object_mut().unwrap().remove("actual-size");
+            info
+        };
+        let (their_info, their_map) = (info(), folder.qemu(&["map", "--output=json", "new.img"]));
+        // What is there is replaced, by both programs.
+        std::fs::write(folder.path("d.raw"), [1; 4096]).unwrap();
+        assert_eq!(theirs, folder.ok("strata-img", &args), "{case:?}");
+        assert_eq!(their_info, info(), "{case:?}");
+        assert_eq!(their_map, folder.qemu(&["map", "--output=json", "new.img"]));
+        assert_same(&folder, &["check", "new.img"]);
+    }
+}
+
+#[test]
+fn what_cannot_be_made() {
+    let folder = Folder::new();
+    folder.qemu(&["create", "base.raw", "1M"]);
+    let cases: [(&[&str], &str); 4] = [
+        (
+            &["-o", "data_file_raw=on", "x", "1M"],
+            "data-file-raw requires data-file",
+        ),
+        (
+            &["-o", "data_file=d.raw,compat=0.10", "x", "1M"],
+            "External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+        ),
+        (
+            &[
+                "-o",
+                "data_file=d.raw,data_file_raw=on",
+                "-b",
+                "base.raw",
+                "-F",
+                "raw",
+                "x",
+            ],
+            "Backing file and data-file-raw cannot be used at the same time",
+        ),
+        (
+            &["-o", "data_file=no/d.raw", "x", "1M"],
+            "'no/d.raw': No such file or directory",
+        ),
+    ];
+    for (case, expected) in cases {
+        let args = [&["create", "-f", "qcow2"], case].concat();
+        let said = |program| {
+            let output = folder.run(program, &args);
+            assert_eq!(output.status.code(), Some(1), "{program} {args:?}");
+            text(&output.stderr)
+        };
+        assert!(said("strata-img").contains(expected), "{expected}");
+        assert!(said("qemu-img").contains(expected), "{expected}");
+        for name in ["x", "d.raw"] {
+            assert!(!folder.path(name).exists(), "{args:?} left {name}");
+        }
+    }
+}
+
+/// Relative names are relative to the folder of the image, as those of backing files.
+#[test]
+fn names_are_relative_to_the_image() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("sub")).unwrap();
+    let options = ["create", "-f", "qcow2", "-o", "data_file=d.raw"];
+    folder.ok(
+        "strata-img",
+        &[&options[..], &["sub/x.qcow2", "1M"]].concat(),
+    );
+    assert!(folder.path("sub/d.raw").exists());
+    folder.ok("strata-img", &["map", "sub/x.qcow2"]);
+    let info = folder.ok("strata-img", &["info", "sub/x.qcow2"]);
+    assert!(info.contains("data file: d.raw\n"), "{info}");
+}
+
+/// A header may not make any file of the host readable.
+#[test]
+fn names_that_are_refused() {
+    let folder = Folder::new();
+    let image = |name: &str| {
+        let _ = std::fs::remove_file(folder.path("x.qcow2"));
+        let _ = std::fs::remove_file(folder.path("d.raw"));
+        folder.qemu(&[
+            "create",
+            "-f",
+            "qcow2",
+            "-o",
+            "data_file=d.raw",
+            "x.qcow2",
+            "1M",
+        ]);
+        // The extension comes first in QEMU's headers; the name goes where the old one was.
+        let len = u32::try_from(name.len()).unwrap().to_be_bytes();
+        let padded = [name.as_bytes(), &[0; 8]].concat();
+        let padded = &padded[..name.len().next_multiple_of(8)];
+        let extension = [b"DATA", &len[..], padded, &[0; 8]].concat();
+        folder.poke("x.qcow2", 112, &extension);
+    };
+    let cases = [
+        (
+            "/etc/passwd",
+            "its data file '/etc/passwd' lies in a system folder; if it is meant, say backing-folders=/etc",
+        ),
+        ("x.qcow2", "its data file 'x.qcow2' is the image itself"),
+        ("json:{}", "its data file 'json:{}' is not a plain file"),
+        (
+            "missing",
+            "its data file cannot be used: could not open 'missing'",
+        ),
+        (".", "is a folder"),
+    ];
+    for (name, expected) in cases {
+        image(name);
+        for command in ["check", "map"] {
+            let output = folder.run("strata-img", &[command, "x.qcow2"]);
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains(expected), "{said}");
+        }
+        let info = folder.ok("strata-img", &["info", "x.qcow2"]);
+        assert!(info.contains(&format!("data file: {name}\n")), "{info}");
+    }
+}

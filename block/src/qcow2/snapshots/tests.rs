@@ -7,6 +7,7 @@ fn is_valid(offset: u64, entries: u32) -> bool {
         version: 3,
         cluster_bits: 9,
         extended_l2: false,
+        external_data: false,
         refcount_order: 4,
     };
     let entry = SnapshotEntry {

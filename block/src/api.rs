@@ -4,10 +4,12 @@
 //! serialised types are those of QEMU's QAPI schema (`qapi/block-core.json`, `qapi/job.json`).
 
 mod export;
+mod object;
 
 use serde::Serialize;
 
 pub use export::{ExportCmd, ExportInfo, ExportType, VhostUserSpec, Writable};
+pub use object::{ObjectCmd, TlsCreds};
 
 /// A command for the block layer, as the monitor (HMP or QMP) has parsed and type-checked it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +91,8 @@ pub enum Cmd {
     },
     /// About the NBD server and its exports.
     Export(ExportCmd),
+    /// About objects that other commands refer to.
+    Object(ObjectCmd),
     /// `query-block`, `info block`.
     QueryBlock,
     /// `query-block-jobs`, `info block-jobs`.

@@ -3,12 +3,13 @@
 mod create;
 mod describe;
 mod exports;
+mod objects;
 mod resize;
 mod shutdown;
 mod snapshot;
 mod stream;
 
-use std::{cell::RefCell, io, os::fd::BorrowedFd, path::PathBuf, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, io, os::fd::BorrowedFd, path::PathBuf, rc::Rc};
 
 pub use create::{NewImage, create_image, replace_image};
 pub use describe::image_info;
@@ -25,6 +26,7 @@ use crate::{
         chain::{ImageOptions, Opener},
     },
     jobs::Jobs,
+    nbd::TlsServer,
 };
 
 /// Called exactly once with a command's answer, on the device thread.
@@ -48,6 +50,7 @@ pub struct Engine {
     disks: RefCell<Vec<Rc<GuestDisk>>>,
     jobs: Rc<Jobs>,
     exports: Exports,
+    tls_creds: RefCell<BTreeMap<String, TlsServer>>,
     events: EventSink,
 }
 
@@ -68,6 +71,7 @@ impl Engine {
             disks: RefCell::default(),
             jobs: Rc::default(),
             exports: Exports::default(),
+            tls_creds: RefCell::default(),
             events: Rc::new(RefCell::new(Box::new(events))),
         })
     }
@@ -145,6 +149,7 @@ impl Engine {
             Cmd::JobFinalize { id } => done(self.jobs.finalize(&id)),
             Cmd::JobDismiss { id } => done(self.jobs.dismiss(&id)),
             Cmd::Export(cmd) => return self.export(cmd, reply),
+            Cmd::Object(cmd) => done(self.object(cmd)),
             Cmd::QueryBlock => Ok(Reply::Block(self.query_block())),
             Cmd::QueryBlockJobs => Ok(Reply::BlockJobs(self.jobs.block_jobs())),
             Cmd::QueryJobs => Ok(Reply::Jobs(self.jobs.jobs())),

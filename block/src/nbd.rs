@@ -7,7 +7,7 @@
 //!
 //! Memory is bounded: a client has at most 64 requests under way or answered and not yet sent,
 //! which take 32 MiB at most, and buffers of 8 KiB; beyond that nothing is received from it until
-//! it has read its replies. A server has at most 256 clients. Idle ones cost their 8 KiB. A client
+//! it has read its replies. TLS adds its buffers: at most 64 KiB out and one record in. A server has at most 256 clients. Idle ones cost their 8 KiB. A client
 //! that has not chosen an export after 30 seconds is disconnected.
 
 mod address;
@@ -23,9 +23,11 @@ mod request;
 mod server;
 mod session;
 pub(crate) mod stream;
+pub(crate) mod tls;
 
 pub use address::{Address, BadAddress};
 pub use export::Export;
 pub use listener::SocketFile;
 pub(crate) use listener::listen;
 pub use server::{Server, ServerError};
+pub use tls::{TlsClient, TlsError, TlsServer};

@@ -75,7 +75,7 @@ pub fn run(input: &[u8]) {
     let path = folder.path().join("s");
     let (input, inner) = (input.to_vec(), exec.clone());
     exec.block_on(async move {
-        let server = Server::start(&inner, Address::Unix(path.clone()), None).await;
+        let server = Server::start(&inner, Address::Unix(path.clone()), None, None).await;
         let server = server.expect("a server can be started");
         for (name, writable) in [("", true), ("read-only", false)] {
             let export = Export {

@@ -3,6 +3,7 @@
 pub mod disk;
 pub mod export;
 mod keys;
+pub mod object;
 pub mod serial;
 pub mod size;
 
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use self::{disk::DiskOption, export::ExportOption, serial::SerialEndpoint};
+use self::{disk::DiskOption, export::ExportOption, object::ObjectOption, serial::SerialEndpoint};
 use crate::{
     kvm::cpuid::MAX_CPUS,
     monitor::{Endpoint, Protocol},
@@ -102,9 +103,11 @@ pub struct RunArgs {
                   --export type=nbd,disk=root,addr=unix:/tmp/nbd.sock,writable=on --qmp unix:/tmp/qmp\n  \
                   nbdinfo 'nbd+unix:///root?socket=/tmp/nbd.sock'\n\n\
                   Keys of --export:\n  type=nbd, disk=NAME, addr=unix:PATH|tcp:HOST:PORT (all needed),\n  \
-                  name=EXPORT [the disk's name], writable=on|off [off], description=TEXT, id=NAME;\n  \
+                  name=EXPORT [the disk's name], writable=on|off [off], description=TEXT, id=NAME, tls-creds=ID;\n  \
                   or type=vhost-user-blk, disk=NAME, addr=unix:PATH (all needed),\n  \
                   writable=on|off [off], num-queues=N [1], id=NAME\n\
+                  Keys of --object tls-creds-x509,...:\n  id=ID, dir=DIR with ca-cert.pem, server-cert.pem and server-key.pem (needed),\n  \
+                  verify-peer=on|off [on]\n\
                   Keys of --disk: as of 'strata run'; if= only gives a default name.\n\
                   A comma inside a value is doubled."
 )]
@@ -112,6 +115,9 @@ pub struct ServeArgs {
     /// A disk, as key=value,...; may be given several times.
     #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parse, required = true)]
     pub disks: Vec<DiskOption>,
+    /// Credentials for TLS, as tls-creds-x509,key=value,...; may be given several times.
+    #[arg(long = "object", value_name = "TYPE,KEY=VALUE,...", value_parser = object::parse)]
+    pub objects: Vec<ObjectOption>,
     /// An export, as key=value,...; may be given several times.
     #[arg(long = "export", value_name = "KEY=VALUE,...", value_parser = export::parse, required_unless_present_any = ["monitors", "qmps"])]
     pub exports: Vec<ExportOption>,

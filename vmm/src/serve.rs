@@ -41,6 +41,14 @@ pub enum ServeError {
         /// Why not.
         source: CmdError,
     },
+    /// An object.
+    #[error("object {id}: {source}")]
+    Object {
+        /// Its id.
+        id: String,
+        /// Why not.
+        source: CmdError,
+    },
     /// The monitor.
     #[error(transparent)]
     Monitor(#[from] monitor::StartError),
@@ -79,6 +87,13 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     open_disks(&engine, &args.disks)?;
     // Serves its clients until this function returns.
     let _monitor = Monitor::start(doors, Box::new(handle), news)?;
+    for object in &args.objects {
+        let added = engine.add_tls_creds(object.id.clone(), &object.creds);
+        added.map_err(|source| ServeError::Object {
+            id: object.id.clone(),
+            source,
+        })?;
+    }
     for export in &args.exports {
         start_export(&engine, export)?;
     }
@@ -123,11 +138,16 @@ fn start_export(engine: &Rc<Engine>, export: &ExportOption) -> Result<(), ServeE
         source,
     };
     match export {
-        ExportOption::Nbd { address, spec } => {
-            let listening = engine.export_at(address, spec.clone());
+        ExportOption::Nbd {
+            address,
+            tls_creds,
+            spec,
+        } => {
+            let listening = engine.export_at(address, tls_creds.as_deref(), spec.clone());
             let address = listening.map_err(|source| failed(&spec.disk, source))?;
             let name = spec.name.as_ref().unwrap_or(&spec.disk);
-            eprintln!("strata: serving {} at {}", spec.disk, uri(&address, name));
+            let uri = uri(&address, name, tls_creds.is_some());
+            eprintln!("strata: serving {} at {uri}", spec.disk);
         }
         ExportOption::VhostUser { id, disk, spec } => {
             let added = engine.add_vhost_user(id.clone(), disk, spec);
@@ -140,17 +160,18 @@ fn start_export(engine: &Rc<Engine>, export: &ExportOption) -> Result<(), ServeE
 }
 
 /// What clients such as `nbdinfo` and `qemu-img` take.
-fn uri(address: &Address, name: &str) -> String {
+fn uri(address: &Address, name: &str, tls: bool) -> String {
     let name = escape(name);
+    let nbd = if tls { "nbds" } else { "nbd" };
     match address {
         Address::Unix(path) => {
             let path = escape(&path.to_string_lossy());
-            format!("nbd+unix:///{name}?socket={path}")
+            format!("{nbd}+unix:///{name}?socket={path}")
         }
         Address::Tcp { host, port } if host.contains(':') => {
-            format!("nbd://[{host}]:{port}/{name}")
+            format!("{nbd}://[{host}]:{port}/{name}")
         }
-        Address::Tcp { host, port } => format!("nbd://{host}:{port}/{name}"),
+        Address::Tcp { host, port } => format!("{nbd}://{host}:{port}/{name}"),
     }
 }
 

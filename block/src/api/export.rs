@@ -15,6 +15,8 @@ pub enum ExportCmd {
         address: Address,
         /// Clients at a time; no limit of the user's if `None`.
         max_connections: Option<u32>,
+        /// Id of the credentials with which clients have to start TLS; in the clear if `None`.
+        tls_creds: Option<String>,
         /// Also export every disk, writable or not (HMP `-a`, `-w`).
         all: Option<Writable>,
     },

@@ -15,7 +15,7 @@ use crate::{
     disk::Disk,
     exec::Queue,
     graph::GuestDisk,
-    nbd::{Address, Export, Server, ServerError},
+    nbd::{Address, Export, Server, ServerError, TlsServer},
 };
 
 type Outcome<T> = Result<T, CmdError>;
@@ -30,6 +30,13 @@ pub(super) struct Exports {
     vhost_user: RefCell<Option<VhostUserServer>>,
     /// A server is being started or stopped.
     changing: Cell<bool>,
+}
+
+impl Exports {
+    /// Whether there is a server of which this is true.
+    pub(super) fn any_server(&self, is_it: impl Fn(&Server) -> bool) -> bool {
+        self.servers.borrow().iter().any(|server| is_it(server))
+    }
 }
 
 /// One export.
@@ -76,18 +83,29 @@ pub struct ExportSpec {
 }
 
 impl Engine {
-    /// Exports a disk at `address`, where a server is started if none listens there yet; says where
-    /// that listens, with the port that the host chose in place of 0. Blocks: for start-up.
+    /// Exports a disk at `address`, where a server is started if none listens there yet, with the
+    /// credentials called `tls_creds`; says where that listens, with the port that the host chose in
+    /// place of 0. Blocks: for start-up.
     ///
     /// # Errors
     /// One line on why that cannot be.
-    pub fn export_at(self: &Rc<Self>, address: &Address, spec: ExportSpec) -> Outcome<Address> {
+    pub fn export_at(
+        self: &Rc<Self>,
+        address: &Address,
+        tls_creds: Option<&str>,
+        spec: ExportSpec,
+    ) -> Outcome<Address> {
         let (engine, wanted) = (self.clone(), address.clone());
+        let tls = self.find_tls_creds(tls_creds)?;
         self.exec.block_on(async move {
             let mut servers = engine.exports.servers.borrow().clone().into_iter();
             let server = match servers.find(|server| server.wanted_address() == &wanted) {
-                Some(server) => server,
-                None => engine.start_server(wanted, None).await?,
+                Some(server) if server.tls() == tls.as_ref() => server,
+                Some(_) => {
+                    let desc = format!("another export at {wanted} has other tls-creds");
+                    return Err(refused(desc));
+                }
+                None => engine.start_server(wanted, None, tls).await?,
             };
             engine.add_export(&server, spec)?;
             Ok(server.address().clone())
@@ -107,12 +125,14 @@ impl Engine {
             ExportCmd::ServerStart {
                 address,
                 max_connections,
+                tls_creds,
                 all,
             } => {
                 if !self.exports.servers.borrow().is_empty() || self.exports.changing.get() {
                     return Err(refused("NBD server already running"));
                 }
-                let server = self.start_server(address, max_connections).await?;
+                let tls = self.find_tls_creds(tls_creds.as_deref())?;
+                let server = self.start_server(address, max_connections, tls).await?;
                 if let Some(Writable(writable)) = all
                     && let Err(error) = self.export_all(&server, writable)
                 {
@@ -206,9 +226,10 @@ impl Engine {
         &self,
         address: Address,
         max_connections: Option<u32>,
+        tls: Option<TlsServer>,
     ) -> Outcome<Rc<Server>> {
         self.exports.changing.set(true);
-        let started = Server::start(&self.exec, address, max_connections).await;
+        let started = Server::start(&self.exec, address, max_connections, tls).await;
         self.exports.changing.set(false);
         let server = started?;
         self.exports.servers.borrow_mut().push(server.clone());

@@ -51,12 +51,7 @@ pub(super) async fn negotiate(
     reader.fill(&mut answer).await?;
     let agreed = Handshake::from_bits(u32::from_be_bytes(answer))
         .ok_or(Violation("unknown handshake flags"))?;
-    let mut negotiation = Negotiation {
-        server,
-        agreed,
-        style: Style::Simple,
-        contexts: None,
-    };
+    let mut negotiation = Negotiation::new(server, agreed);
     loop {
         let (option, data) = next_option(stream, reader).await?;
         let Some(data) = data else { continue };
@@ -64,14 +59,51 @@ pub(super) async fn negotiate(
         if !fixed && option != option::EXPORT_NAME {
             return Err(Violation("an option of fixed newstyle, which was not agreed on").into());
         }
-        let mut answer = negotiation.answer(option, &data)?;
+        let bare = server.tls().is_some() && !stream.is_encrypted();
+        let mut answer = match bare {
+            true => before_tls(option, &data)?,
+            false => negotiation.answer(option, &data)?,
+        };
         stream.send(&answer.pieces).await?;
         match answer.then.take() {
             Then::GoOn => {}
             Then::Leave => return Ok(None),
+            Then::StartTls => {
+                start_tls(server, stream, reader).await?;
+                // What was agreed on in the clear is void.
+                negotiation = Negotiation::new(server, agreed);
+            }
             Then::Enter(export) => return Ok(Some(negotiation.terms(export))),
         }
     }
+}
+
+/// What there is to say to a client that has to start TLS and has not ("TLS versions", "FORCEDTLS
+/// mode").
+fn before_tls(option: u32, data: &[u8]) -> Result<Answer, Violation> {
+    let (kind, why, then) = match option {
+        option::EXPORT_NAME => return Err(Violation("EXPORT_NAME without TLS, which is required")),
+        option::STARTTLS if data.is_empty() => (reply::ACK, "", Then::StartTls),
+        option::STARTTLS => (reply::ERR_INVALID, "the option takes no data", Then::GoOn),
+        option::ABORT => (reply::ACK, "", Then::Leave),
+        _ => (
+            reply::ERR_TLS_REQD,
+            "TLS has to be started first",
+            Then::GoOn,
+        ),
+    };
+    let pieces = vec![option_reply(option, kind, why.as_bytes())];
+    Ok(Answer { pieces, then })
+}
+
+async fn start_tls(server: &Server, stream: &Stream, reader: &Reader) -> Result<(), Gone> {
+    if !reader.is_empty() {
+        // Whoever sent that could have been somebody in between.
+        return Err(Violation("bytes in the clear after STARTTLS").into());
+    }
+    let tls = server.tls().ok_or(Violation("TLS is not available"))?;
+    let connection = tls.connection().map_err(std::io::Error::other)?;
+    stream.start_tls(connection).await
 }
 
 /// The next option and its data. No data: they were too long, and the client has been told.
@@ -116,6 +148,7 @@ enum Then {
     #[default]
     GoOn,
     Leave,
+    StartTls,
     Enter(Rc<Export>),
 }
 
@@ -142,7 +175,16 @@ fn refused(kind: u32, why: impl Into<String>) -> Refused {
     Refused { kind, why }
 }
 
-impl Negotiation<'_> {
+impl<'a> Negotiation<'a> {
+    fn new(server: &'a Server, agreed: Handshake) -> Self {
+        Self {
+            server,
+            agreed,
+            style: Style::Simple,
+            contexts: None,
+        }
+    }
+
     fn answer(&mut self, option: u32, data: &[u8]) -> Result<Answer, Violation> {
         let result = match option {
             option::EXPORT_NAME => return self.export_name(data),
@@ -159,7 +201,10 @@ impl Negotiation<'_> {
                 let pieces = self.meta_contexts(option, data);
                 pieces.map(|pieces| (pieces, Then::GoOn))
             }
-            option::STARTTLS => Err(refused(reply::ERR_UNSUP, "TLS is not available")),
+            option::STARTTLS if self.server.tls().is_some() => {
+                Err(refused(reply::ERR_INVALID, "TLS has been started"))
+            }
+            option::STARTTLS => Err(refused(reply::ERR_POLICY, "TLS is not configured")),
             _ => Err(refused(reply::ERR_UNSUP, "an unknown option")),
         };
         Ok(match result {

@@ -16,6 +16,7 @@ use super::{
     listener::{SocketFile, listen},
     session,
     stream::{Gone, Reader, Stream},
+    tls::TlsServer,
 };
 use crate::exec::{Executor, Queue, Watched, sync::WaitQueue};
 
@@ -64,6 +65,8 @@ pub struct Server {
     socket: Watched<OwnedFd>,
     file: RefCell<Option<SocketFile>>,
     max_clients: usize,
+    /// What clients have to start before anything else.
+    tls: Option<TlsServer>,
     exports: RefCell<Vec<Rc<Export>>>,
     clients: RefCell<BTreeMap<u64, Rc<Client>>>,
     next_client: Cell<u64>,
@@ -80,8 +83,8 @@ pub(super) struct Client {
 }
 
 impl Server {
-    /// Starts to listen at `address`, for `max_clients` at a time (fewer if that is too many). No
-    /// export yet.
+    /// Starts to listen at `address`, for `max_clients` at a time (fewer if that is too many). With
+    /// `tls`, only for those who start it. No export yet.
     ///
     /// # Errors
     /// The host's error.
@@ -89,6 +92,7 @@ impl Server {
         exec: &Rc<Executor>,
         address: Address,
         max_clients: Option<u32>,
+        tls: Option<TlsServer>,
     ) -> Result<Rc<Self>, ServerError> {
         let wanted_address = address.clone();
         let failed = |source| ServerError::Listen {
@@ -113,6 +117,7 @@ impl Server {
             socket,
             file: RefCell::new(file),
             max_clients: max_clients.map_or(MAX_CLIENTS, |max| MAX_CLIENTS.min(max as usize)),
+            tls,
             exports: RefCell::default(),
             clients: RefCell::default(),
             next_client: Cell::default(),
@@ -126,6 +131,11 @@ impl Server {
     /// Where it listens, with the port that the host chose in place of 0.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// What clients have to start before anything else.
+    pub(crate) fn tls(&self) -> Option<&TlsServer> {
+        self.tls.as_ref()
     }
 
     /// Where it was asked to listen.

@@ -1,7 +1,8 @@
 //! A connection: bytes in, bytes out, without ever blocking the thread.
 
 use std::{
-    io::{self, IoSlice},
+    cell::RefCell,
+    io::{self, ErrorKind, IoSlice, Read, Write},
     os::fd::OwnedFd,
     rc::Rc,
 };
@@ -10,6 +11,9 @@ use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, sendmsg, shutdown, sockopt,
 };
 
+use rustls::Connection;
+
+use super::tls::Socket;
 use crate::exec::{Executor, Watched};
 
 /// Bytes of the buffer that small reads are served from.
@@ -37,8 +41,12 @@ pub(crate) enum Gone {
     Violation(#[from] Violation),
 }
 
-/// A connected stream socket.
-pub(crate) struct Stream(Watched<OwnedFd>);
+/// A connected stream socket, in the clear or under TLS.
+pub(crate) struct Stream {
+    socket: Watched<OwnedFd>,
+    /// Once it has been started. What is encrypted or decrypted here is so without an await.
+    tls: RefCell<Option<Connection>>,
+}
 
 impl Stream {
     /// Takes over a connected socket.
@@ -50,7 +58,60 @@ impl Stream {
         // Both fail on a Unix socket, which needs neither.
         let _ = sockopt::set_tcp_nodelay(&socket, true);
         let _ = sockopt::set_socket_keepalive(&socket, true);
-        Ok(Rc::new(Self(Watched::new(exec, socket)?)))
+        Ok(Rc::new(Self {
+            socket: Watched::new(exec, socket)?,
+            tls: RefCell::default(),
+        }))
+    }
+
+    /// Goes over to TLS: `connection` shakes hands, and all bytes from here on are its. Nothing may
+    /// have been read ahead, and nobody be sending or receiving.
+    ///
+    /// # Errors
+    /// The handshake failed, or the connection ended.
+    pub async fn start_tls(&self, connection: Connection) -> Result<(), Gone> {
+        *self.tls.borrow_mut() = Some(connection);
+        loop {
+            self.send_encrypted().await?;
+            if !self.with_tls(|tls| tls.is_handshaking()) {
+                return Ok(());
+            }
+            self.receive_encrypted().await?;
+        }
+    }
+
+    /// Whether TLS protects the bytes.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.borrow().is_some()
+    }
+
+    /// # Panics
+    /// TLS has not been started.
+    fn with_tls<T>(&self, act: impl FnOnce(&mut Connection) -> T) -> T {
+        let mut tls = self.tls.borrow_mut();
+        act(tls.as_mut().expect("TLS has been started"))
+    }
+
+    /// Sends what rustls wants to have sent.
+    async fn send_encrypted(&self) -> io::Result<()> {
+        while self.with_tls(|tls| tls.wants_write()) {
+            let send = |socket: &OwnedFd| self.with_tls(|tls| tls.write_tls(&mut Socket(socket)));
+            self.socket.writable(send).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for bytes, and decrypts them.
+    async fn receive_encrypted(&self) -> Result<(), Gone> {
+        let receive = |socket: &OwnedFd| self.with_tls(|tls| tls.read_tls(&mut Socket(socket)));
+        if self.socket.readable(receive).await? == 0 {
+            return Err(Gone::Closed);
+        }
+        let decrypted = self.with_tls(|tls| tls.process_new_packets());
+        // Keys may have to be updated, or the other side be told what it did wrong.
+        let told = self.send_encrypted().await;
+        decrypted.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        Ok(told?)
     }
 
     /// Sends all of `pieces`, one after the other.
@@ -58,24 +119,57 @@ impl Stream {
     /// # Errors
     /// The host's error; part of the bytes may have been sent.
     pub async fn send(&self, pieces: &[Vec<u8>]) -> io::Result<()> {
+        if self.is_encrypted() {
+            return self.encrypt(pieces).await;
+        }
         let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         let mut rest = slices.as_mut_slice();
         IoSlice::advance_slices(&mut rest, 0);
         while !rest.is_empty() {
             let some = &rest[..rest.len().min(MAX_PIECES)];
-            let sent = self.0.writable(|socket| send_some(socket, some)).await?;
+            let send = |socket: &OwnedFd| send_some(socket, some);
+            let sent = self.socket.writable(send).await?;
             IoSlice::advance_slices(&mut rest, sent);
+        }
+        Ok(())
+    }
+
+    async fn encrypt(&self, pieces: &[Vec<u8>]) -> io::Result<()> {
+        for piece in pieces {
+            let mut rest = piece.as_slice();
+            while !rest.is_empty() {
+                // As much as its buffer has room for.
+                let taken = self.with_tls(|tls| tls.writer().write(rest))?;
+                rest = &rest[taken..];
+                self.send_encrypted().await?;
+            }
         }
         Ok(())
     }
 
     /// Sends `bytes` if that can be done at once, for what nobody answers.
     pub fn try_send(&self, bytes: &[u8]) {
-        let _ = send_some(self.0.get(), &[IoSlice::new(bytes)]);
+        if !self.is_encrypted() {
+            let _ = send_some(self.socket.get(), &[IoSlice::new(bytes)]);
+            return;
+        }
+        self.with_tls(|tls| {
+            let _ = tls.writer().write(bytes);
+            let _ = tls.write_tls(&mut Socket(self.socket.get()));
+        });
     }
 
     async fn receive(&self, into: &mut [u8]) -> Result<usize, Gone> {
-        let received = self.0.readable(|socket| {
+        while self.is_encrypted() {
+            match self.with_tls(|tls| tls.reader().read(into)) {
+                Ok(0) => return Err(Gone::Closed),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.receive_encrypted().await?;
+                }
+                result => return Ok(result?),
+            }
+        }
+        let received = self.socket.readable(|socket| {
             let (n, _) = recv(socket, &mut *into, RecvFlags::empty())?;
             Ok(n)
         });
@@ -97,7 +191,17 @@ impl Stream {
 
     fn shut_down(&self, how: Shutdown) {
         // Fails only if the connection is over, which is what is wanted.
-        let _ = shutdown(self.0.get(), how);
+        let _ = shutdown(self.socket.get(), how);
+    }
+}
+
+impl Drop for Stream {
+    /// Says that the end is meant, so that the other side can tell it from one that was forced.
+    fn drop(&mut self) {
+        if let Some(tls) = self.tls.get_mut() {
+            tls.send_close_notify();
+            let _ = tls.write_tls(&mut Socket(self.socket.get()));
+        }
     }
 }
 
@@ -123,6 +227,11 @@ impl Reader {
             start: 0,
             end: 0,
         }
+    }
+
+    /// Whether nothing has been read ahead.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
     }
 
     /// Waits for as many bytes as `out` has.

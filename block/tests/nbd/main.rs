@@ -3,6 +3,7 @@
 //! `nbdkit`, `qemu-utils` and `fio`.
 
 mod away;
+mod certificates;
 mod clients;
 mod extended;
 mod hand;
@@ -11,3 +12,4 @@ mod proxy;
 mod rude;
 mod served;
 mod servers;
+mod tls;

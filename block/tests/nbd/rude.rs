@@ -58,11 +58,13 @@ fn unknown_options_and_commands_get_an_error_and_nothing_else_changes() {
     let served = Served::raw(MIB);
     let mut client = Client::greeted(&served);
     const UNSUP: u32 = (1 << 31) + 1;
+    const POLICY: u32 = (1 << 31) + 2;
     const INVALID: u32 = (1 << 31) + 3;
     const TOO_BIG: u32 = (1 << 31) + 9;
     for (option, data, error) in [
         (77, &b"what"[..], UNSUP),
-        (5, b"", UNSUP),
+        // STARTTLS, without certificates: forbidden rather than unknown.
+        (5, b"", POLICY),
         (LIST, b"data", INVALID),
         (7, b"\0\0\0\x09disk\0\0", INVALID),
         (10, b"\0\0\0\x04disk\0\0\0\0", INVALID),

@@ -15,7 +15,7 @@ use strata_block::{
     engine::{DiskSpec, Engine},
     exec::Watched,
     graph::{DiskOptions, Format, chain::ImageOptions},
-    nbd::{Address, Export, Server},
+    nbd::{Address, Export, Server, TlsServer},
 };
 
 /// What a test asks of the server's thread.
@@ -133,13 +133,18 @@ fn run(
         .collect();
     let exec = engine.exec().clone();
     let address = Address::Unix(folder.join("nbd.sock"));
+    // Where there are certificates they are meant to be used.
+    let tls = folder.join("server-cert.pem").exists();
+    let tls = tls.then(|| TlsServer::load(&folder, true).unwrap());
     ear.set_nonblocking(true).unwrap();
     let ear = Watched::new(&exec, ear).unwrap();
     let ready = ready.clone();
     let for_server = engine.clone();
     exec.block_on(async move {
         let engine = for_server;
-        let server = Server::start(engine.exec(), address, None).await.unwrap();
+        let server = Server::start(engine.exec(), address, None, tls)
+            .await
+            .unwrap();
         for export in exports {
             server.add(export).unwrap();
         }

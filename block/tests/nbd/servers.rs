@@ -170,7 +170,7 @@ impl Bench {
 const SIZE: u64 = 8 << 20;
 
 /// Random writes, zeroes and discards against a model in memory, whose bytes must come back.
-fn agrees_with_a_model(bench: &Bench, disk: &Disk) {
+pub fn agrees_with_a_model(bench: &Bench, disk: &Disk) {
     assert_eq!(disk.info().size, SIZE);
     let mut model = vec![0u8; SIZE as usize];
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
@@ -328,7 +328,7 @@ fn what_cannot_be_opened_is_one_line() {
             "nbd+unix:///x",
             "is not a usable NBD URI: the socket is missing",
         ),
-        ("nbds://host/x", "TLS is not available"),
+        ("nbds://host/x", "?tls-certificates=DIR"),
         (&served.uri("other"), "it has no export 'other'"),
         (
             &server.uri(),

@@ -13,6 +13,8 @@ pub enum ExportOption {
     Nbd {
         /// Where clients connect.
         address: Address,
+        /// Id of the `--object` with which they have to start TLS.
+        tls_creds: Option<String>,
         /// What they find there.
         spec: ExportSpec,
     },
@@ -51,8 +53,9 @@ type Pairs = Vec<(String, String)>;
 const ON_OFF: [(&str, bool); 2] = [("on", true), ("off", false)];
 
 fn nbd(pairs: Pairs) -> Result<ExportOption, String> {
-    let known = "type, disk, addr, name, id, description, writable";
+    let known = "type, disk, addr, name, id, description, writable, tls-creds";
     let mut address = None;
+    let mut tls_creds = None;
     let mut spec = ExportSpec::default();
     for (key, value) in pairs {
         match key.as_str() {
@@ -62,6 +65,7 @@ fn nbd(pairs: Pairs) -> Result<ExportOption, String> {
             "name" => spec.name = Some(value),
             "id" => spec.id = Some(value),
             "description" => spec.description = Some(value),
+            "tls-creds" => tls_creds = Some(value),
             "writable" => spec.writable = choose(&key, &value, &ON_OFF)?,
             _ => return Err(format!("unknown key '{key}'; known keys: {known}")),
         }
@@ -70,7 +74,11 @@ fn nbd(pairs: Pairs) -> Result<ExportOption, String> {
         return Err("disk=NAME is missing".into());
     }
     let address = address.ok_or("addr=unix:PATH or addr=tcp:HOST:PORT is missing")?;
-    Ok(ExportOption::Nbd { address, spec })
+    Ok(ExportOption::Nbd {
+        address,
+        tls_creds,
+        spec,
+    })
 }
 
 fn vhost_user(pairs: Pairs) -> Result<ExportOption, String> {

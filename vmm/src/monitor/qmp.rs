@@ -6,6 +6,7 @@
 mod args;
 mod event;
 mod exports;
+mod objects;
 mod run;
 mod table;
 

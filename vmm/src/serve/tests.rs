@@ -9,7 +9,10 @@ fn uris_are_what_clients_take() {
         port: 10809,
     };
     let unix = Address::Unix("/run/a b&c.sock".into());
-    assert_eq!(uri(&unix, "x"), "nbd+unix:///x?socket=/run/a%20b%26c.sock");
-    assert_eq!(uri(&tcp("host"), ""), "nbd://host:10809/");
-    assert_eq!(uri(&tcp("::1"), "a?b"), "nbd://[::1]:10809/a%3Fb");
+    assert_eq!(
+        uri(&unix, "x", false),
+        "nbd+unix:///x?socket=/run/a%20b%26c.sock"
+    );
+    assert_eq!(uri(&tcp("host"), "", false), "nbd://host:10809/");
+    assert_eq!(uri(&tcp("::1"), "a?b", true), "nbds://[::1]:10809/a%3Fb");
 }

@@ -22,6 +22,7 @@ fn start(address: Address, max_connections: Option<u32>, all: Option<Writable>) 
     ExportCmd::ServerStart {
         address,
         max_connections,
+        tls_creds: None,
         all,
     }
 }
@@ -64,6 +65,10 @@ fn qmp_arguments_reach_the_machine() {
             "nbd-server-start",
             r#"{"addr":{"type":"inet","data":{"host":"::1","port":"10809"}}}"#,
         ),
+        (
+            "nbd-server-start",
+            r#"{"addr":{"type":"unix","data":{"path":"/s"}},"tls-creds":"t"}"#,
+        ),
         ("nbd-server-add", r#"{"device":"virtio0"}"#),
         (
             "nbd-server-add",
@@ -91,6 +96,12 @@ fn qmp_arguments_reach_the_machine() {
         [
             start(unix("/s"), Some(3), None),
             start(tcp("::1", 10809), None, None),
+            ExportCmd::ServerStart {
+                address: unix("/s"),
+                max_connections: None,
+                tls_creds: Some("t".to_owned()),
+                all: None,
+            },
             add("virtio0", None, false),
             add("virtio0", Some("x"), true),
             remove("x", false),
@@ -148,8 +159,8 @@ fn qmp_refuses_what_it_does_not_know() {
         ),
         (
             "nbd-server-start",
-            r#"{"addr":{"type":"unix","data":{"path":"/s"}},"tls-creds":"t"}"#,
-            "TLS is not available",
+            r#"{"addr":{"type":"unix","data":{"path":"/s"}},"tls-authz":"t"}"#,
+            "tls-authz is not available",
         ),
         (
             "nbd-server-add",

@@ -123,7 +123,7 @@ impl Fake {
                 self.block_event(Event::ExportDeleted { id });
                 Ok(Reply::Done)
             }
-            Cmd::Export(_) => Ok(Reply::Done),
+            Cmd::Export(_) | Cmd::Object(_) => Ok(Reply::Done),
             Cmd::QueryJobs => Ok(Reply::Jobs(state.jobs.iter().map(as_job).collect())),
             Cmd::SnapshotSync {
                 device,

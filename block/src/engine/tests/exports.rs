@@ -45,6 +45,7 @@ impl Bench {
         self.export(ExportCmd::ServerStart {
             address: Address::Unix(self.path(socket)),
             max_connections: None,
+            tls_creds: None,
             all: None,
         })
     }
@@ -221,6 +222,7 @@ fn all_disks_are_exported_or_none() {
         bench.export(ExportCmd::ServerStart {
             address: Address::Unix(bench.path("sock")),
             max_connections: Some(1),
+            tls_creds: None,
             all: Some(Writable(writable)),
         })
     };
@@ -269,7 +271,7 @@ fn shutting_down_sends_clients_away() {
         name: Some(name.to_owned()),
         ..Default::default()
     };
-    let export = |address: &Address, name| bench.engine.export_at(address, spec(name));
+    let export = |address: &Address, name| bench.engine.export_at(address, None, spec(name));
     assert_eq!(export(&unix, "one"), Ok(unix.clone()));
     assert_eq!(export(&unix, "two"), Ok(unix.clone()));
     assert!(matches!(

@@ -10,13 +10,14 @@ use std::{
 };
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustls::pki_types::ServerName;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::uri::Uri;
+use super::uri::{TlsPlan, Uri};
 use crate::{
     exec::{Executor, Queue},
     nbd::{
-        Address,
+        Address, TlsClient, TlsError,
         proto::{
             Handshake, INIT_MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader,
             OptionReplyHeader, Transmission, info, option, reply,
@@ -50,6 +51,12 @@ pub(super) enum ConnectError {
     /// The connection ended within the handshake.
     #[error("during the handshake: {0}")]
     Gone(#[from] Gone),
+    /// The certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// What the certificate is to name cannot be a name.
+    #[error("'{0}' is not a host's name")]
+    BadHost(String),
     /// The server does not want to.
     #[error("the server refused: {0}")]
     Refused(String),
@@ -103,7 +110,7 @@ pub(super) async fn connect(
         }
     };
     exec.spawn(Queue::Guest, timer);
-    let facts = negotiate(&stream, &mut reader, &uri.export).await;
+    let facts = negotiate(&stream, &mut reader, uri).await;
     done.set(true);
     match facts {
         Ok(facts) => Ok((stream, reader, facts)),
@@ -140,11 +147,7 @@ fn open(address: &Address) -> io::Result<OwnedFd> {
     }
 }
 
-async fn negotiate(
-    stream: &Stream,
-    reader: &mut Reader,
-    export: &str,
-) -> Result<Facts, ConnectError> {
+async fn negotiate(stream: &Stream, reader: &mut Reader, uri: &Uri) -> Result<Facts, ConnectError> {
     let greeting = reader.take(18).await?;
     let expected = [INIT_MAGIC.to_be_bytes(), OPTION_MAGIC.to_be_bytes()].concat();
     if greeting[..16] != expected {
@@ -158,7 +161,11 @@ async fn negotiate(
     stream
         .send(&[offered.bits().to_be_bytes().to_vec()])
         .await?;
+    let export = uri.export.as_str();
     let mut options = Options { stream, reader };
+    if let Some(plan) = &uri.tls {
+        options.start_tls(plan).await?;
+    }
     let structured = options.simple(option::STRUCTURED_REPLY).await?;
     let allocation = match structured {
         true => options.allocation_context(export).await?,
@@ -192,6 +199,21 @@ impl Options<'_> {
         self.send(option, &[]).await?;
         let (kind, _) = self.reply(option).await?;
         Ok(kind == reply::ACK)
+    }
+
+    /// Goes over to TLS. A server that cannot is not used.
+    async fn start_tls(&mut self, plan: &TlsPlan) -> Result<(), ConnectError> {
+        let client = TlsClient::load(&plan.dir)?;
+        let host = ServerName::try_from(plan.host.clone());
+        let host = host.map_err(|_| ConnectError::BadHost(plan.host.clone()))?;
+        if !self.simple(option::STARTTLS).await? {
+            return Err(ConnectError::Refused("it has no TLS".into()));
+        }
+        if !self.reader.is_empty() {
+            return Err(Violation("bytes in the clear after STARTTLS").into());
+        }
+        let connection = client.connection(host).map_err(io::Error::other)?;
+        Ok(self.stream.start_tls(connection).await?)
     }
 
     /// Asks for `base:allocation`; its number, where the server has it.
@@ -284,7 +306,7 @@ fn refusal(kind: u32, data: &[u8], export: &str) -> ConnectError {
     let said = String::from_utf8_lossy(data);
     ConnectError::Refused(match kind {
         reply::ERR_UNKNOWN => format!("it has no export '{export}'"),
-        reply::ERR_TLS_REQD => "it wants TLS, which is not available here".into(),
+        reply::ERR_TLS_REQD => "it wants TLS: write nbds:// or nbds+unix://".into(),
         _ if said.is_empty() => format!("error {:#x}", kind & !reply::ERROR),
         _ => said.into_owned(),
     })

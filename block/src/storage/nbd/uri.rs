@@ -1,7 +1,9 @@
 //! Names of exports: `nbd://HOST[:PORT][/EXPORT]` and `nbd+unix:///[EXPORT]?socket=PATH` (the NBD
-//! project's `doc/uri.md`).
+//! project's `doc/uri.md`). With `nbds` for `nbd` the connection is under TLS;
+//! `tls-certificates=DIR` then says where the certificates are, and `tls-hostname=NAME` which name the
+//! server's has to show, if not HOST (`localhost` for a Unix socket).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::nbd::Address;
 
@@ -14,6 +16,17 @@ pub(super) struct Uri {
     pub address: Address,
     /// Empty for the server's default export.
     pub export: String,
+    /// How to protect it, if at all.
+    pub tls: Option<TlsPlan>,
+}
+
+/// What a client has to know for TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TlsPlan {
+    /// The directory with the certificates.
+    pub dir: PathBuf,
+    /// What the server's certificate has to name.
+    pub host: String,
 }
 
 /// Whether an image's name is that of an export rather than of a file.
@@ -42,14 +55,79 @@ impl Uri {
             .ok_or("it has no // after the scheme")?;
         let (host, export) = place.split_once('/').unwrap_or((place, ""));
         let export = decode(export)?;
-        let address = match scheme {
-            "nbd" if query.is_empty() => tcp(host)?,
-            "nbd" => return Err(format!("'?{query}' has no meaning for TCP")),
-            "nbd+unix" if host.is_empty() => unix(query)?,
-            "nbd+unix" => return Err("a Unix socket has no host: write nbd+unix:///".into()),
-            _ => return Err("TLS is not available".into()),
+        let mut query = Query::parse(query)?;
+        let (scheme, tls) = match scheme.strip_prefix("nbds") {
+            Some(rest) => (format!("nbd{rest}"), true),
+            None => (scheme.to_owned(), false),
         };
-        Ok(Self { address, export })
+        let address = match scheme.as_str() {
+            "nbd" => tcp(host)?,
+            "nbd+unix" if host.is_empty() => {
+                let path = query.take("socket");
+                Address::Unix(
+                    path.ok_or("the socket is missing: write ?socket=PATH")?
+                        .into(),
+                )
+            }
+            "nbd+unix" => return Err("a Unix socket has no host: write nbd+unix:///".into()),
+            _ => {
+                return Err(format!(
+                    "'{scheme}' is not nbd, nbds, nbd+unix or nbds+unix"
+                ));
+            }
+        };
+        let tls = tls.then(|| query.tls(&address)).transpose()?;
+        query.end()?;
+        Ok(Self {
+            address,
+            export,
+            tls,
+        })
+    }
+}
+
+/// What stands behind the question mark.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn parse(text: &str) -> Result<Self, String> {
+        let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (key, value) = pair
+                .split_once('=')
+                .ok_or(format!("'{pair}' is not key=value"))?;
+            let value = decode(value)?;
+            if value.is_empty() {
+                return Err(format!("{key} is empty"));
+            }
+            Ok((key.to_owned(), value))
+        });
+        pairs.collect::<Result<_, _>>().map(Self)
+    }
+
+    fn take(&mut self, key: &str) -> Option<String> {
+        let place = self.0.iter().position(|(name, _)| name == key)?;
+        Some(self.0.remove(place).1)
+    }
+
+    fn tls(&mut self, address: &Address) -> Result<TlsPlan, String> {
+        let dir = self.take("tls-certificates");
+        let dir = dir.ok_or("the certificates are missing: write ?tls-certificates=DIR")?;
+        let host = self.take("tls-hostname").unwrap_or_else(|| match address {
+            Address::Tcp { host, .. } => host.clone(),
+            Address::Unix(_) => "localhost".to_owned(),
+        });
+        Ok(TlsPlan {
+            dir: dir.into(),
+            host,
+        })
+    }
+
+    /// Nothing may be left over.
+    fn end(self) -> Result<(), String> {
+        match self.0.first() {
+            Some((key, _)) => Err(format!("'{key}' has no meaning here")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -70,18 +148,6 @@ fn tcp(host: &str) -> Result<Address, String> {
         return Err("it has no host".into());
     }
     Ok(Address::Tcp { host, port })
-}
-
-fn unix(query: &str) -> Result<Address, String> {
-    let path = query
-        .strip_prefix("socket=")
-        .filter(|path| !path.contains('&'))
-        .ok_or("the socket is missing: write ?socket=PATH")?;
-    let path = decode(path)?;
-    if path.is_empty() {
-        return Err("the socket's path is empty".into());
-    }
-    Ok(Address::Unix(path.into()))
 }
 
 /// Undoes percent-encoding.

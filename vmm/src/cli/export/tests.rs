@@ -4,13 +4,13 @@ use super::{ExportOption, parse};
 
 #[test]
 fn all_keys() {
-    let text =
-        "type=nbd,disk=virtio0,addr=tcp:[::1]:10809,name=a,,b,id=e,description=d=d,writable=on";
+    let text = "type=nbd,disk=virtio0,addr=tcp:[::1]:10809,name=a,,b,id=e,description=d=d,writable=on,tls-creds=t";
     let expected = ExportOption::Nbd {
         address: Address::Tcp {
             host: "::1".into(),
             port: 10809,
         },
+        tls_creds: Some("t".into()),
         spec: ExportSpec {
             disk: "virtio0".into(),
             id: Some("e".into()),

@@ -29,6 +29,7 @@ pub(super) fn nbd_server_start(args: &Args, _: &dyn Machine) -> Step<String> {
     export(ExportCmd::ServerStart {
         address,
         max_connections: None,
+        tls_creds: None,
         all: all.then_some(Writable(writable)),
     })
 }

@@ -16,8 +16,10 @@ fn export(cmd: ExportCmd) -> Started {
 }
 
 pub(super) fn nbd_server_start(args: &Args, _: &mut Context<'_>) -> Started {
-    if args.text("tls-creds").is_some() || args.text("tls-authz").is_some() {
-        return Err(generic("TLS is not available"));
+    if args.text("tls-authz").is_some() {
+        return Err(generic(
+            "tls-authz is not available: a certificate of the CA is what counts",
+        ));
     }
     let max_connections = args.integer("max-connections").unwrap_or(0);
     let max_connections = u32::try_from(max_connections)
@@ -26,6 +28,7 @@ pub(super) fn nbd_server_start(args: &Args, _: &mut Context<'_>) -> Started {
         address: address(args)?,
         // 0 is no limit, as in QEMU.
         max_connections: Some(max_connections).filter(|max| *max > 0),
+        tls_creds: args.text("tls-creds"),
         all: None,
     })
 }

@@ -4,7 +4,7 @@ use strata_block::api::CmdError;
 
 use super::args::Kind::{Flag, Integer, ListOf, Object, OneOf, Text};
 use super::args::{Args, Kind, Param, optional, required};
-use super::{Context, Outcome, exports, run};
+use super::{Context, Outcome, exports, objects, run};
 use crate::monitor::step::Step;
 
 /// One command.
@@ -197,6 +197,22 @@ pub(super) const COMMANDS: &[Command] = &[
         name: "query-block-exports",
         params: NONE,
         run: exports::query_block_exports,
+    },
+    Command {
+        name: "object-add",
+        params: &[
+            required("qom-type", OneOf(&["tls-creds-x509"])),
+            required("id", Text),
+            optional("dir", Text),
+            optional("endpoint", OneOf(&["client", "server"])),
+            optional("verify-peer", Flag),
+        ],
+        run: objects::object_add,
+    },
+    Command {
+        name: "object-del",
+        params: &[required("id", Text)],
+        run: objects::object_del,
     },
     Command {
         name: "query-status",

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use super::{Uri, is_nbd_uri};
+use super::{TlsPlan, Uri, is_nbd_uri};
 use crate::nbd::Address;
 
 fn tcp(host: &str, port: u16) -> Address {
@@ -24,8 +24,28 @@ fn uris_name_a_server_and_an_export() {
         ("nbd+unix://?socket=s%26t", Address::Unix("s&t".into()), ""),
     ] {
         let export = export.to_owned();
-        assert_eq!(Uri::parse(text), Ok(Uri { address, export }), "{text}");
+        let tls = None;
+        let expected = Uri {
+            address,
+            export,
+            tls,
+        };
+        assert_eq!(Uri::parse(text), Ok(expected), "{text}");
         assert!(is_nbd_uri(Path::new(text)));
+    }
+}
+
+#[test]
+fn uris_ask_for_tls() {
+    for (text, host) in [
+        ("nbds://host/x?tls-certificates=/d", "host"),
+        ("nbds://host/x?tls-certificates=/d&tls-hostname=n", "n"),
+        ("nbds+unix:///x?socket=/s&tls-certificates=/d", "localhost"),
+    ] {
+        let tls = Uri::parse(text).unwrap().tls.unwrap();
+        let dir = "/d".into();
+        let host = host.to_owned();
+        assert_eq!(tls, TlsPlan { dir, host }, "{text}");
     }
 }
 
@@ -46,8 +66,11 @@ fn what_is_wrong_is_said() {
         ("nbd+unix://host/x?socket=/s", "no host"),
         ("nbd+unix:///x", "?socket=PATH"),
         ("nbd+unix:///x?socket=", "empty"),
-        ("nbd+unix:///x?socket=/s&tls=1", "?socket=PATH"),
-        ("nbds://host/x", "TLS is not available"),
+        ("nbd+unix:///x?socket=/s&tls=1", "'tls' has no meaning"),
+        ("nbd+unix:///x?socket", "not key=value"),
+        ("nbd://host/x?tls-certificates=/d", "no meaning"),
+        ("nbds://host/x", "?tls-certificates=DIR"),
+        ("nbdx://host/x", "'nbdx' is not"),
     ] {
         let error = Uri::parse(text).unwrap_err();
         assert!(error.contains(expected), "{text}: {error}");

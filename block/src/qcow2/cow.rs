@@ -2,7 +2,7 @@
 
 use super::{
     Below, Qcow2,
-    entry::{Entry, Mapping},
+    entry::{self, Entry, Mapping},
     geometry::HostCluster,
 };
 use crate::{error::IoResult, mem::SgList};
@@ -68,21 +68,13 @@ impl Qcow2 {
             return Ok(());
         };
         let g = &self.geometry;
-        let mut left = data & !written;
-        while left != 0 {
-            let first = left.trailing_zeros();
-            let count = (left >> first).trailing_ones();
+        for (first, count) in entry::runs(data & !written) {
             let offset = u64::from(first) * g.subcluster_size();
             // A cluster at most.
             let len = (u64::from(count) * g.subcluster_size()) as usize;
-            let bytes = self
-                .file
-                .read_vec(g.host_offset(from) + offset, len)
-                .await?;
-            self.file
-                .write_vec(g.host_offset(to) + offset, bytes)
-                .await?;
-            left &= u32::MAX.checked_shl(first + count).unwrap_or(0);
+            let (from, to) = (g.host_offset(from) + offset, g.host_offset(to) + offset);
+            let bytes = self.file.read_vec(from, len).await?;
+            self.file.write_vec(to, bytes).await?;
         }
         Ok(())
     }

@@ -199,6 +199,16 @@ impl Entry {
     }
 }
 
+/// The runs of subclusters in a mask: the first of each, and how many there are.
+pub fn runs(mask: u32) -> impl Iterator<Item = (u32, u32)> {
+    let next = move |from: u32| {
+        let rest = mask & u32::MAX.checked_shl(from)?;
+        let first = (rest != 0).then(|| rest.trailing_zeros())?;
+        Some((first, (rest >> first).trailing_ones()))
+    };
+    std::iter::successors(next(0), move |(first, count)| next(first + count))
+}
+
 /// The mask of all subclusters of a cluster.
 pub fn all(geometry: &Geometry) -> u32 {
     u32::MAX >> (32 - geometry.subclusters())

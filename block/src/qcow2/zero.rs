@@ -2,7 +2,7 @@
 
 use super::{
     Below, Qcow2,
-    entry::{Entry, Mapping},
+    entry::{self, Entry, Mapping},
     mapping::Run,
 };
 use crate::{error::IoResult, mem::SgList};
@@ -186,6 +186,7 @@ impl Qcow2 {
         let end = end.min(claim.end());
         let first = g.guest_cluster(at);
         let slice = self.l2_slice_for_write(first).await?;
+        let mut holes = Vec::new();
         for n in 0..g.clusters_for(g.in_cluster(at) + end - at) {
             let cluster = first.plus(n);
             let index = g.index_in_slice(cluster);
@@ -196,12 +197,52 @@ impl Qcow2 {
             if new != old {
                 self.set_l2_entry(&slice, index, new);
                 self.let_go(old, new.host().map(|(host, _)| host));
+                holes.extend(self.holes(old, new));
             }
         }
-        if g.external_data && mode != Mode::Keep && self.discard {
-            self.punch_data(at, end - at).await;
+        if self.discard && mode != Mode::Keep {
+            if g.external_data {
+                self.punch_data(at, end - at).await;
+            } else {
+                self.punch_holes(holes).await?;
+            }
         }
         Ok(end - at)
+    }
+
+    /// Where in the file subclusters lay that are given up while others stay in their cluster, as
+    /// offsets and lengths.
+    fn holes(&self, old: Entry, new: Entry) -> Vec<(u64, u64)> {
+        let (
+            Entry::Plain { data: before, .. },
+            Entry::Plain {
+                host: Some((host, true)),
+                data,
+                ..
+            },
+        ) = (old, new)
+        else {
+            return Vec::new();
+        };
+        let g = &self.geometry;
+        let place = |(first, count)| {
+            let offset = g.host_offset(host) + u64::from(first) * g.subcluster_size();
+            (offset, u64::from(count) * g.subcluster_size())
+        };
+        entry::runs(before & !data).map(place).collect()
+    }
+
+    /// Gives the space back to the host. Until the tables are durable a crash may still show the
+    /// subclusters: as zeros, which is what they shall become.
+    async fn punch_holes(&self, holes: Vec<(u64, u64)>) -> IoResult<()> {
+        for (offset, len) in holes {
+            self.check_data(offset, len)?;
+            if let Err(error) = self.file.punch_hole(offset, len).await {
+                // The space stays in use on the host; nothing else is lost.
+                tracing::warn!(%error, "discarded subclusters could not be given back to the host");
+            }
+        }
+        Ok(())
     }
 
     fn zeroed(&self, old: Entry, touched: u32, mode: Mode) -> Entry {

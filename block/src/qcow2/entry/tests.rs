@@ -146,3 +146,12 @@ fn subclusters_change_alone() {
         entry(Some((old, false)), 1, 0b1110)
     );
 }
+
+#[test]
+fn masks_are_cut_into_runs() {
+    let runs = |mask| runs(mask).collect::<Vec<_>>();
+    assert_eq!(runs(0), []);
+    assert_eq!(runs(u32::MAX), [(0, 32)]);
+    assert_eq!(runs(0b1), [(0, 1)]);
+    assert_eq!(runs(0xc000_0016), [(1, 2), (4, 1), (30, 2)]);
+}

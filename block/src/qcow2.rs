@@ -160,6 +160,12 @@ impl Qcow2 {
         self.geometry.cluster_size()
     }
 
+    /// Bytes that may be held or not by themselves: a subcluster with extended L2 entries,
+    /// otherwise a cluster.
+    pub fn subcluster_size(&self) -> u64 {
+        self.geometry.subcluster_size()
+    }
+
     /// Version of the format: 2 or 3.
     pub fn version(&self) -> u32 {
         self.geometry.version

@@ -129,6 +129,14 @@ impl Node {
         }
     }
 
+    /// Bytes that the layer may hold or not by themselves: 1 sector for raw.
+    pub fn granularity(&self) -> u64 {
+        match &self.driver {
+            Driver::Qcow2(image) => image.subcluster_size(),
+            Driver::Raw(_) | Driver::Qed(_) => self.cluster_size(),
+        }
+    }
+
     /// Whether the layer takes writes.
     pub fn is_writable(&self) -> bool {
         self.writable.get()

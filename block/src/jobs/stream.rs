@@ -109,7 +109,7 @@ impl Stream {
         (wanted - wanted % cluster).max(cluster)
     }
 
-    /// Does the next part of the disk from `offset` on, which starts at a cluster: passes over what
+    /// Does the next part of the disk from `offset` on, which starts a subcluster: passes over what
     /// need not be copied, or copies `chunk` bytes at most.
     async fn step(
         &self,
@@ -161,19 +161,19 @@ impl Stream {
         Ok(())
     }
 
-    /// What the layers between top and base hold from `offset` on, in whole clusters of the top.
+    /// What the layers between top and base hold from `offset` on, in whole subclusters of the top.
     async fn between(&self, offset: u64, len: u64) -> IoResult<(u64, Between)> {
-        let cluster = self.top.cluster_size();
+        let unit = self.top.granularity();
         let (run, kind) = self.between_exactly(offset, len).await?;
         if run == len {
             return Ok((run, kind));
         }
         match kind {
-            // Whole clusters of data, the last one filled up with whatever follows.
-            Between::Data => Ok((run.next_multiple_of(cluster).min(len), kind)),
-            _ if run >= cluster => Ok((run - run % cluster, kind)),
-            // The cluster is mixed.
-            _ => Ok((cluster.min(len), Between::Data)),
+            // The last one is filled up with whatever follows.
+            Between::Data => Ok((run.next_multiple_of(unit).min(len), kind)),
+            _ if run >= unit => Ok((run - run % unit, kind)),
+            // It is mixed.
+            _ => Ok((unit.min(len), Between::Data)),
         }
     }
 

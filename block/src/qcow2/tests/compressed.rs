@@ -10,7 +10,7 @@ use crate::{
 const KINDS: [&str; 2] = ["zlib", "zstd"];
 
 /// Bytes that can be compressed to about a third.
-fn compressible(random: &mut Random, len: usize) -> Vec<u8> {
+pub(super) fn compressible(random: &mut Random, len: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> = random.bytes(len / 3 + 1).repeat(3);
     for chunk in bytes.chunks_mut(64) {
         let third = chunk.len() / 3;

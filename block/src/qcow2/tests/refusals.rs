@@ -67,7 +67,7 @@ fn nobody_reads_these() {
             (40, &[0, 0, 0, 0, 0, 0, 0x32, 0], "not cluster-aligned"),
             (56, &[0, 0, 0x10, 0], "too large"),
             (79, &[4], "external data file"),
-            (79, &[16], "extended L2"),
+            (79, &[16], "too small for extended L2"),
             (78, &[1], "unknown incompatible feature"),
         ];
         for (at, new, expected) in cases {
@@ -240,9 +240,12 @@ fn damaged_images_do_no_harm() {
 
 async fn damaged(seed: u64) {
     let mut random = Random(seed);
+    let extended_l2 = random.chance(25);
+    let shift = if extended_l2 { 5 } else { random.below(4) };
     let options = CreateOptions {
         size: 1 << 20,
-        cluster_size: 512 << random.below(4),
+        cluster_size: 512 << shift,
+        extended_l2,
         ..CreateOptions::default()
     };
     let cluster = options.cluster_size;

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{interop, order::*, support::*};
 
 /// The content of the snapshot `tag`, as QEMU sees it.
-fn shown(path: &Path, tag: &str) -> Vec<u8> {
+pub(super) fn shown(path: &Path, tag: &str) -> Vec<u8> {
     let raw = path.with_extension("raw");
     let (from, to) = (interop::name(path), interop::name(&raw));
     run(
@@ -16,7 +16,12 @@ fn shown(path: &Path, tag: &str) -> Vec<u8> {
 }
 
 /// An image with two snapshots and something written after each, and what these show.
-fn with_snapshots(path: &Path, options: &str, cluster: u64, seed: u64) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn with_snapshots(
+    path: &Path,
+    options: &str,
+    cluster: u64,
+    seed: u64,
+) -> (Vec<u8>, Vec<u8>) {
     let mut random = Random(seed);
     let size = (cluster * 12).max(1 << 18);
     let mut content = random.bytes(size as usize);

@@ -11,6 +11,7 @@ mod locks;
 mod names;
 mod qed;
 mod resize;
+mod zeroes;
 
 use super::{DiskSpec, Engine, create_image};
 use crate::{

@@ -45,6 +45,9 @@ impl Qcow2 {
         if g.in_cluster(offset) != 0 {
             return Err(IoError::OutOfRange);
         }
+        if g.external_data {
+            return Err(self.unsupported("compression with an external data file"));
+        }
         self.begin_write().await?;
         self.write_stream(offset, packed.0).await
     }

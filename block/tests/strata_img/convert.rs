@@ -176,6 +176,24 @@ fn into_what_is_there() {
         folder.qemu(&[&args[..], &["theirs"]].concat());
         assert_equal(&folder, (format, "theirs"), (format, "ours"));
     }
+    // With an external data file.
+    for args in [
+        &["-n", "-O", "qcow2", "top.qcow2", "data.qcow2"][..],
+        &[
+            "-O",
+            "qcow2",
+            "-o",
+            "data_file=data,data_file_raw=on",
+            "top.qcow2",
+            "data.qcow2",
+        ],
+    ] {
+        let create = ["create", "-q", "-f", "qcow2", "-o", "data_file=data"];
+        folder.qemu(&[&create[..], &["data.qcow2", "8M"]].concat());
+        convert(&folder, args);
+        assert_equal(&folder, ("qcow2", "top.qcow2"), ("qcow2", "data.qcow2"));
+    }
+    assert_equal(&folder, ("qcow2", "top.qcow2"), ("raw", "data"));
     // What is said to be zero is not written.
     folder.qemu(&["create", "-q", "-f", "qcow2", "empty", "8M"]);
     let args = [
@@ -324,6 +342,28 @@ fn a_failed_copy_leaves_no_new_file_and_says_where() {
     let args: Vec<&str> = ["convert"].into_iter().chain(both.split(' ')).collect();
     let said = fails(&folder, &args);
     assert!(said.contains("Cannot use --target-is-zero"), "{said}");
+    // Theirs makes the files and fails then.
+    for existing in [false, true] {
+        let option = "data_file=data";
+        folder.qemu(&[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            option,
+            "data.qcow2",
+            "8M",
+        ]);
+        let mut args = vec!["convert", "-c", "-O", "qcow2", "disk.raw", "data.qcow2"];
+        if existing {
+            args.push("-n");
+        } else {
+            args.extend(["-o", option]);
+        }
+        let said = fails(&folder, &args);
+        assert!(said.contains("an external data file"), "{said}");
+    }
     folder.qemu(&["create", "-q", "short.raw", "1M"]);
     let said = fails(&folder, &["convert", "-n", "disk.raw", "short.raw"]);
     assert_eq!(said, "strata-img: output file is smaller than input file\n");

@@ -89,7 +89,7 @@ impl ConvertArgs {
             discard: true,
             ..ImageOptions::default()
         };
-        let node = tool.opener.open(path, &options).await?;
+        let node = tool.opener.open(path, &tool.everywhere.of(options)).await?;
         if node.size() < len {
             return Err(Failure::new("output file is smaller than input file"));
         }
@@ -108,6 +108,9 @@ impl ConvertArgs {
         let backing = wanted.image.backing.as_ref();
         if backing.is_some_and(|backing| backing.format.is_none()) {
             return Err("Use of backing file requires explicit backing format".into());
+        }
+        if self.compress && wanted.image.data_file.is_some() {
+            return Err("Compression not supported with an external data file".into());
         }
         if self.compress && wanted.image.preallocation != Preallocation::Off {
             return Err("Compression and preallocation not supported at the same time".into());

@@ -29,6 +29,7 @@ mod info;
 mod l1_table;
 mod l2_table;
 mod mapping;
+mod measure;
 mod metadata_map;
 mod open;
 mod pack;
@@ -49,6 +50,7 @@ pub use create::{CreateOptions, Preallocation, create};
 pub use data_file::DataFile;
 pub use freed::Operation;
 pub use header_area::Backing;
+pub use measure::{Measured, measure};
 pub use open::OpenOptions;
 pub use pack::Packed;
 

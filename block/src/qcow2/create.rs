@@ -92,7 +92,7 @@ impl CreateOptions {
     }
 
     /// Checks the options; returns also the size of the disk, rounded up.
-    fn geometry(&self) -> std::result::Result<(Geometry, u64), String> {
+    pub(super) fn geometry(&self) -> std::result::Result<(Geometry, u64), String> {
         let bits = self.cluster_size.trailing_zeros();
         if !self.cluster_size.is_power_of_two()
             || !(MIN_CLUSTER_BITS..=MAX_CLUSTER_BITS).contains(&bits)

@@ -1,10 +1,13 @@
 //! `strata-img` beside `qemu-img`: the same options give the same output and exit codes.
 
 mod bad_input;
+mod bench;
 mod compare;
 mod convert;
 mod data_file;
 mod locks;
+mod measure;
+mod options;
 mod resize;
 mod same_output;
 mod server;

@@ -8,7 +8,7 @@ use strata_block::{
     mem::SgList,
 };
 
-use crate::{Failure, Reading, Tool, output, progress::Progress, status::Chain};
+use crate::{Failure, Reading, Tool, cache::CacheMode, output, progress::Progress, status::Chain};
 
 /// Bytes read at once.
 const CHUNK: u64 = 2 << 20;
@@ -30,6 +30,9 @@ pub struct CompareArgs {
     /// Sizes and allocation have to be the same, too
     #[arg(short = 's')]
     strict: bool,
+    /// How the images are cached
+    #[arg(short = 'T', value_name = "CACHE", default_value = "writeback")]
+    cache: String,
     /// Show the progress
     #[arg(short)]
     progress: bool,
@@ -47,6 +50,7 @@ pub struct CompareArgs {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: CompareArgs) -> Result<u8, Failure> {
+    CacheMode::parse(&args.cache, "source cache").map_err(|why| Failure::new(why).with_code(2))?;
     let progress = Progress::new(args.progress && !args.quiet, STEP);
     match compare(tool, &args, &progress).await {
         Ok(verdict) => {

@@ -10,7 +10,13 @@ use strata_block::{
     graph::{Format, Node},
 };
 
-use crate::{Failure, Reading, Tool, cache::CacheMode, create::Wanted, progress::Progress, size};
+use crate::{
+    Failure, Reading, Tool,
+    cache::CacheMode,
+    create::{self, Wanted},
+    progress::Progress,
+    size,
+};
 
 /// Percent between two prints of the progress.
 const STEP: f64 = 1.0;
@@ -73,7 +79,7 @@ pub struct ConvertArgs {
     #[arg(short = 'U', long)]
     force_share: bool,
     /// The images to copy, one behind the other, and last the target
-    #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
+    #[arg(value_names = ["SOURCE", "TARGET"])]
     files: Vec<PathBuf>,
 }
 
@@ -88,10 +94,14 @@ struct Checked {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: ConvertArgs) -> Result<u8, Failure> {
+    if create::print_help(args.target_format, &args.options)? {
+        return Ok(0);
+    }
     let checked = args.check().map_err(Failure::new)?;
     let progress = Progress::new(args.progress && !args.quiet, STEP);
-    let Some((target, sources)) = args.files.split_last() else {
-        return Err(Failure::new("Must specify image file name"));
+    let (target, sources) = match args.files.split_last() {
+        Some((target, sources)) if !sources.is_empty() => (target, sources),
+        _ => return Err(Failure::new("Must specify image file name")),
     };
     let reading = Reading {
         format: args.format,

@@ -1,5 +1,7 @@
 //! `strata-img create`.
 
+mod help;
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -37,7 +39,8 @@ pub struct CreateArgs {
     #[arg(short, long)]
     quiet: bool,
     /// The new image; what a file of this name holds is lost
-    file: PathBuf,
+    #[arg(required_unless_present = "options")]
+    file: Option<PathBuf>,
     /// Size of the disk in bytes, or with a unit; that of the backing file if not given
     size: Option<String>,
 }
@@ -61,9 +64,24 @@ pub struct Wanted {
     pub image: CreateOptions,
 }
 
+/// Prints the options of a format if that is what `-o` asks for; whether it is.
+pub fn print_help(format: Format, options: &[String]) -> Result<bool, Failure> {
+    let wanted = help::is_wanted(options);
+    if wanted {
+        output::print(&help::text(format))?;
+    }
+    Ok(wanted)
+}
+
 /// Runs the command.
 pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
-    let failed = |why: String| Failure::new(format!("{}: {why}", args.file.display()));
+    if print_help(args.format, &args.options)? {
+        return Ok(0);
+    }
+    let Some(file) = &args.file else {
+        return Err(Failure::new("Expecting image file name"));
+    };
+    let failed = |why: String| Failure::new(format!("{}: {why}", file.display()));
     let target = Target {
         format: args.format,
         options: &args.options,
@@ -75,7 +93,7 @@ pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
         wanted.size = Some(size::parse(text).map_err(failed)?);
     }
     if !args.unsafe_backing {
-        look_at_backing(tool, &args.file, &mut wanted).await?;
+        look_at_backing(tool, file, &mut wanted).await?;
     } else if wanted.backing.is_some() && wanted.backing_format.is_none() {
         return Err(failed(
             "Backing file specified without backing format: say -F FMT".into(),
@@ -85,9 +103,9 @@ pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
         .size
         .ok_or_else(|| failed("Image creation needs a size parameter".into()))?;
     if !args.quiet {
-        output::print(&formatting(&args.file, args.format, &wanted.image))?;
+        output::print(&formatting(file, args.format, &wanted.image))?;
     }
-    let made = make(tool, &args.file, args.format, wanted.image).await;
+    let made = make(tool, file, args.format, wanted.image).await;
     made.map_err(failed)?;
     Ok(0)
 }

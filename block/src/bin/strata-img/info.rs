@@ -25,10 +25,10 @@ pub struct InfoArgs {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: InfoArgs) -> Result<u8, Failure> {
-    let options = ImageOptions {
+    let options = tool.everywhere.of(ImageOptions {
         header_only: true,
         ..args.reading.options()
-    };
+    });
     let top = if args.backing_chain {
         tool.opener.open(&args.file, &options).await?
     } else {

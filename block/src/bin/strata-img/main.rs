@@ -1,12 +1,15 @@
 //! `strata-img`: images at rest, with `qemu-img`'s options, output and exit codes.
 
+mod bench;
 mod cache;
 mod check;
 mod compare;
 mod convert;
 mod create;
+mod everywhere;
 mod info;
 mod map;
+mod measure;
 mod output;
 mod progress;
 mod resize;
@@ -33,6 +36,8 @@ use strata_block::{
     after_help = "Example:\n  strata-img create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2\n  strata-img info --backing-chain overlay.qcow2"
 )]
 struct Cli {
+    #[command(flatten)]
+    everywhere: everywhere::Options,
     #[command(subcommand)]
     command: Command,
 }
@@ -51,6 +56,10 @@ enum Command {
     Resize(resize::ResizeArgs),
     /// Compare the contents of two images.
     Compare(compare::CompareArgs),
+    /// Show how much space an image would take.
+    Measure(measure::MeasureArgs),
+    /// Measure how fast requests to an image are.
+    Bench(bench::BenchArgs),
     /// Copy images into a new one, or into one that exists.
     Convert(convert::ConvertArgs),
 }
@@ -102,12 +111,14 @@ impl<E: std::error::Error> From<E> for Failure {
 struct Tool {
     exec: Rc<Executor>,
     opener: Opener,
+    everywhere: everywhere::Options,
 }
 
 impl Tool {
     /// Opens an image and everything below it, for reading.
     async fn open(&self, path: &Path, reading: &Reading) -> Result<Rc<Node>> {
-        self.opener.open(path, &reading.options()).await
+        let options = self.everywhere.of(reading.options());
+        self.opener.open(path, &options).await
     }
 
     /// Opens an image and everything below it, to change it.
@@ -133,7 +144,7 @@ impl Tool {
             discard: true,
             ..ImageOptions::default()
         };
-        Ok(self.opener.open(path, &options).await?)
+        Ok(self.opener.open(path, &self.everywhere.of(options)).await?)
     }
 
     /// Opens one image, for reading.
@@ -155,12 +166,16 @@ impl Reading {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(why) = cli.everywhere.refused() {
+        return fail(&Failure::new(why));
+    }
     let exec = match Executor::new() {
         Ok(exec) => exec,
         Err(error) => return fail(&Failure::new(error)),
     };
     let tool = Tool {
         opener: Opener::new(exec.clone()),
+        everywhere: cli.everywhere,
         exec: exec.clone(),
     };
     let result = exec.block_on(async move {
@@ -171,6 +186,8 @@ fn main() -> ExitCode {
             Command::Check(args) => check::run(&tool, args).await,
             Command::Map(args) => map::run(&tool, args).await,
             Command::Compare(args) => compare::run(&tool, args).await,
+            Command::Measure(args) => measure::run(&tool, args).await,
+            Command::Bench(args) => bench::run(&tool, args).await,
             Command::Convert(args) => convert::run(&tool, args).await,
         }
     });

@@ -1,0 +1,84 @@
+//! What `-o help` says.
+
+use strata_block::graph::Format;
+
+/// Options of formats, with what they are for in the words of `qemu-img`.
+const OPTIONS: [(&str, &[Format], &str); 12] = [
+    (
+        "backing_file=<str>",
+        &[Format::Qcow2, Format::Qed],
+        "File name of a base image",
+    ),
+    (
+        "backing_fmt=<str>",
+        &[Format::Qcow2, Format::Qed],
+        "Image format of the base image",
+    ),
+    (
+        "cluster_size=<size>",
+        &[Format::Qcow2],
+        "qcow2 cluster size",
+    ),
+    (
+        "cluster_size=<size>",
+        &[Format::Qed],
+        "Cluster size (in bytes)",
+    ),
+    (
+        "compat=<str>",
+        &[Format::Qcow2],
+        "Compatibility level (v2 [0.10] or v3 [1.1])",
+    ),
+    (
+        "data_file=<str>",
+        &[Format::Qcow2],
+        "File name of an external data file",
+    ),
+    (
+        "data_file_raw=<bool (on/off)>",
+        &[Format::Qcow2],
+        "The external data file must stay valid as a raw image",
+    ),
+    (
+        "extended_l2=<bool (on/off)>",
+        &[Format::Qcow2],
+        "Extended L2 tables",
+    ),
+    (
+        "lazy_refcounts=<bool (on/off)>",
+        &[Format::Qcow2],
+        "Postpone refcount updates",
+    ),
+    (
+        "preallocation=<str>",
+        &[Format::Qcow2],
+        "Preallocation mode (allowed values: off, metadata, falloc, full)",
+    ),
+    (
+        "refcount_bits=<num>",
+        &[Format::Qcow2],
+        "Width of a reference count entry in bits",
+    ),
+    (
+        "size=<size>",
+        &[Format::Raw, Format::Qcow2, Format::Qed],
+        "Virtual disk size",
+    ),
+];
+
+/// Whether a list of options asks for the list of them.
+pub fn is_wanted(options: &[String]) -> bool {
+    let mut parts = options.iter().flat_map(|list| list.split(','));
+    parts.any(|option| option == "help" || option == "?")
+}
+
+/// The options that images of `format` are made with.
+pub fn text(format: Format) -> String {
+    let mut text = format!("Supported {format} options:\n");
+    for (option, formats, what) in OPTIONS {
+        if formats.contains(&format) {
+            text += &format!("  {option:<22} - {what}\n");
+        }
+    }
+    text
+}

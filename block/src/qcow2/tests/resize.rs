@@ -31,7 +31,7 @@ async fn check_crashes(crashes: Vec<Vec<u8>>, below: &Rc<dyn Below>, old: &[u8],
     assert!(seen_sizes.iter().all(|&n| n > 0), "{seen_sizes:?}");
 }
 
-async fn resized(
+pub(super) async fn resized(
     exec: &Rc<Executor>,
     seed: u64,
     options: CreateOptions,

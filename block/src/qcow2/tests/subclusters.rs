@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::{order::*, support::*};
+use super::{order::*, resize::resized, support::*};
 use crate::{
     error::IoError,
     exec::LocalBoxFuture,
@@ -316,6 +316,24 @@ fn refcounts_that_were_late_are_put_right() {
         let left = sim_with(file.durable_bytes(), 1);
         let layer = open_layer(&left, SMALL_CACHE, below()).await;
         assert_clean_image(&left, &layer).await;
+    });
+}
+
+#[test]
+fn a_disk_that_ends_within_a_cluster_changes_its_size() {
+    seeds(4, async |exec, seed| {
+        let old = 5 * CLUSTER + (1 + seed) * 1536;
+        let options = CreateOptions {
+            size: old,
+            ..extended(0)
+        };
+        // The file below would show through behind the old end, in subclusters of the same cluster.
+        let size = if seed % 2 == 0 {
+            old + 2 * CLUSTER + 512
+        } else {
+            2 * CLUSTER + 3 * 512
+        };
+        resized(&exec, seed, options, below(), size).await;
     });
 }
 

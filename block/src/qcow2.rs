@@ -37,6 +37,7 @@ mod read;
 mod refcount;
 mod resize;
 pub(crate) mod root_table;
+mod snapshot;
 mod snapshots;
 mod unpacked;
 mod width;
@@ -53,6 +54,7 @@ pub use header_area::Backing;
 pub use measure::{Measured, measure};
 pub use open::OpenOptions;
 pub use pack::Packed;
+pub use snapshot::Snapshot;
 
 use crate::{
     error::{IoError, IoResult},

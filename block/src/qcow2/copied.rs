@@ -7,6 +7,15 @@ use super::{
 };
 use crate::{error::IoResult, exec::yield_now};
 
+/// What flags are to say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flags {
+    /// Whether the refcount is one.
+    Refcount,
+    /// Nothing.
+    Clear,
+}
+
 impl Qcow2 {
     /// Sets the flags of the active L1 table and of its L2 tables exactly where the refcount is
     /// one, and makes that durable, after the refcounts. Nothing else uses the image meanwhile.
@@ -14,12 +23,24 @@ impl Qcow2 {
     /// # Errors
     /// The tables cannot be read or written, or are corrupt.
     pub(super) async fn update_copied_flags(&self) -> IoResult<()> {
+        self.set_copied_flags(Flags::Refcount).await
+    }
+
+    /// Clears them all, durably: then refcounts may go up.
+    ///
+    /// # Errors
+    /// As [`Qcow2::update_copied_flags`].
+    pub(super) async fn clear_copied_flags(&self) -> IoResult<()> {
+        self.set_copied_flags(Flags::Clear).await
+    }
+
+    async fn set_copied_flags(&self, flags: Flags) -> IoResult<()> {
         let g = &self.geometry;
         for index in 0..self.l1.len() {
             let raw = self.l1.get(index);
             let table = entry::decode_l1(raw, g).map_err(|why| self.corrupt(why))?;
             let Some(table) = table else { continue };
-            let copied = self.refcount(table.host).await? == 1;
+            let copied = self.wanted_flag(flags, table.host).await?;
             if copied != table.copied {
                 self.l1.set(index, raw ^ COPIED);
             }
@@ -29,15 +50,24 @@ impl Qcow2 {
             let first = index as u64 * g.l2_entries();
             for slice in 0..g.l2_entries() / g.slice_entries() {
                 let first = GuestCluster(first + slice * g.slice_entries());
-                self.update_slice(table.host, first).await?;
+                self.update_slice(flags, table.host, first).await?;
             }
             yield_now().await;
         }
         self.flush().await
     }
 
+    async fn wanted_flag(&self, flags: Flags, host: HostCluster) -> IoResult<bool> {
+        Ok(flags == Flags::Refcount && self.refcount(host).await? == 1)
+    }
+
     /// Does the slice of the table in `table` that starts with the entry of `first`.
-    async fn update_slice(&self, table: HostCluster, first: GuestCluster) -> IoResult<()> {
+    async fn update_slice(
+        &self,
+        flags: Flags,
+        table: HostCluster,
+        first: GuestCluster,
+    ) -> IoResult<()> {
         let g = &self.geometry;
         if self.l2.is_crowded() {
             self.write_back_tables().await?;
@@ -55,7 +85,7 @@ impl Qcow2 {
             else {
                 continue;
             };
-            let unshared = self.refcount(host).await? == 1;
+            let unshared = self.wanted_flag(flags, host).await?;
             if unshared != copied {
                 let host = Some((host, unshared));
                 let entry = Entry::Plain { host, data, zero };

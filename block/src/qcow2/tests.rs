@@ -12,6 +12,7 @@ mod model;
 mod order;
 mod refusals;
 mod resize;
+mod snapshot_ops;
 mod snapshots;
 mod subclusters;
 mod support;

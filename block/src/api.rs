@@ -8,6 +8,8 @@ mod object;
 
 use serde::Serialize;
 
+use crate::qcow2::Snapshot;
+
 pub use export::{ExportCmd, ExportInfo, ExportType, VhostUserSpec, Writable};
 pub use object::{ObjectCmd, TlsCreds};
 
@@ -319,6 +321,9 @@ pub struct ImageInfo {
     /// Bytes that the file takes on the host's disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actual_size: Option<u64>,
+    /// Internal snapshots, where whoever asks has had them read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotInfo>,
     /// Details of the format (`{"type": "qcow2", "data": {...}}`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format_specific: Option<serde_json::Value>,
@@ -336,6 +341,45 @@ pub struct ImageInfo {
     /// The layer below.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_image: Option<Box<ImageInfo>>,
+}
+
+/// `SnapshotInfo`: an internal snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SnapshotInfo {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Bytes of machine state.
+    pub vm_state_size: u64,
+    /// When it was made: seconds since 1970.
+    pub date_sec: u32,
+    /// And nanoseconds.
+    pub date_nsec: u32,
+    /// How long the machine had run: seconds.
+    pub vm_clock_sec: u64,
+    /// And nanoseconds.
+    pub vm_clock_nsec: u64,
+    /// Instructions that the machine had run, where they were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icount: Option<u64>,
+}
+
+impl From<&Snapshot> for SnapshotInfo {
+    fn from(snapshot: &Snapshot) -> Self {
+        const SECOND: u64 = 1_000_000_000;
+        Self {
+            id: snapshot.id.clone(),
+            name: snapshot.name.clone(),
+            vm_state_size: snapshot.vm_state_size,
+            date_sec: snapshot.date.0,
+            date_nsec: snapshot.date.1,
+            vm_clock_sec: snapshot.vm_clock_nsec / SECOND,
+            vm_clock_nsec: snapshot.vm_clock_nsec % SECOND,
+            icount: snapshot.icount,
+        }
+    }
 }
 
 /// Something that happened; QMP clients are told. The monitor adds the time stamp.

@@ -69,6 +69,7 @@ fn layer_info(node: &Node) -> ImageInfo {
         cluster_size: (node.format() != Format::Raw).then(|| node.cluster_size()),
         format: node.format().name().to_owned(),
         actual_size: node.storage().allocated_bytes(),
+        snapshots: Vec::new(),
         format_specific: image.map(Qcow2::format_specific),
         full_backing_filename: full.map(|path| path.display().to_string()),
         backing_filename_format: backing.as_ref().and_then(|backing| backing.format.clone()),

@@ -11,6 +11,7 @@ mod options;
 mod resize;
 mod same_output;
 mod server;
+mod snapshot;
 
 use std::{
     path::{Path, PathBuf},

@@ -288,6 +288,7 @@ fn raw_image() -> ImageInfo {
         cluster_size: None,
         format: "raw".to_owned(),
         actual_size: Some(4096),
+        snapshots: Vec::new(),
         format_specific: None,
         full_backing_filename: None,
         backing_filename: None,
@@ -303,6 +304,7 @@ fn qcow2_image() -> ImageInfo {
         cluster_size: Some(65536),
         format: "qcow2".to_owned(),
         actual_size: Some(200_704),
+        snapshots: Vec::new(),
         format_specific: Some(json!({"type": "qcow2", "data": {
             "compat": "1.1", "compression-type": "zlib", "lazy-refcounts": false,
             "refcount-bits": 16, "corrupt": false, "extended-l2": false,

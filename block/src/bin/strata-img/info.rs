@@ -4,9 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::Value;
-use strata_block::{api::ImageInfo, engine::image_info, graph::chain::ImageOptions};
+use strata_block::{
+    api::{ImageInfo, SnapshotInfo},
+    engine::image_info,
+    graph::chain::ImageOptions,
+    qcow2::Snapshot,
+};
 
-use crate::{Failure, Output, Reading, Tool, output, size};
+use crate::{Failure, Output, Reading, Tool, output, size, snapshot};
 
 #[derive(Args)]
 #[command(after_help = "Example:\n  strata-img info --backing-chain --output=json disk.qcow2")]
@@ -40,18 +45,26 @@ pub async fn run(tool: &Tool, args: InfoArgs) -> Result<u8, Failure> {
         next = layer.backing_image.take();
         layers.push(*layer);
     }
+    let mut texts = Vec::new();
+    for (layer, node) in layers.iter_mut().zip(top.chain()) {
+        let snapshots = match node.as_qcow2() {
+            Some(image) => image.snapshots().await?,
+            None => Vec::new(),
+        };
+        layer.snapshots = snapshots.iter().map(SnapshotInfo::from).collect();
+        texts.push(human(layer, &snapshots));
+    }
     match (args.output, args.backing_chain) {
         (Output::Json, true) => output::print_json(&layers)?,
         (Output::Json, false) => output::print_json(&layers[0])?,
         (Output::Human, _) => {
-            let texts: Vec<String> = layers.iter().map(human).collect();
             output::print(&texts.join("\n"))?;
         }
     }
     Ok(0)
 }
 
-fn human(info: &ImageInfo) -> String {
+fn human(info: &ImageInfo, snapshots: &[Snapshot]) -> String {
     let disk_size = info.actual_size.map(size::human);
     let mut text = format!(
         "image: {}\nfile format: {}\nvirtual size: {} ({} bytes)\ndisk size: {}\n",
@@ -78,6 +91,7 @@ fn human(info: &ImageInfo) -> String {
     if let Some(format) = &info.backing_filename_format {
         text += &format!("backing file format: {format}\n");
     }
+    text += &snapshot::list(snapshots);
     if let Some(Value::Object(data)) = info.format_specific.as_ref().map(|s| &s["data"]) {
         text += "Format specific information:\n";
         for (name, value) in data {

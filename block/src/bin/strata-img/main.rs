@@ -14,6 +14,7 @@ mod output;
 mod progress;
 mod resize;
 mod size;
+mod snapshot;
 mod status;
 
 use std::{path::Path, process::ExitCode, rc::Rc};
@@ -52,6 +53,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show where the data of an image lies.
     Map(map::MapArgs),
+    /// List, make, apply or delete internal snapshots.
+    Snapshot(snapshot::SnapshotArgs),
     /// Change the size of an image's disk.
     Resize(resize::ResizeArgs),
     /// Compare the contents of two images.
@@ -182,6 +185,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Create(args) => create::run(&tool, args).await,
             Command::Resize(args) => resize::run(&tool, args).await,
+            Command::Snapshot(args) => snapshot::run(&tool, args).await,
             Command::Info(args) => info::run(&tool, args).await,
             Command::Check(args) => check::run(&tool, args).await,
             Command::Map(args) => map::run(&tool, args).await,

@@ -1,0 +1,88 @@
+//! `snapshot`, and what `info` says of snapshots.
+
+use crate::{Folder, text};
+
+/// Both tools with the same arguments on images of the same content.
+fn same(folder: &Folder, args: &[&str], file: &[&str]) {
+    let run = |program: &str, name: &str| {
+        let file: Vec<&str> = file
+            .iter()
+            .map(|&f| if f == "NAME" { name } else { f })
+            .collect();
+        folder.run(program, &[args, &file].concat())
+    };
+    let (theirs, ours) = (run("qemu-img", "theirs"), run("strata-img", "ours"));
+    assert_eq!(
+        theirs.status.code(),
+        ours.status.code(),
+        "{args:?} {ours:?}"
+    );
+    // The dates differ by what the tests take.
+    let fields = |bytes: &[u8]| {
+        let line = |line: &str| {
+            let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            words.retain(|word| !word.contains("2026-") && word.matches(':').count() != 2);
+            words
+        };
+        text(bytes).lines().map(line).collect::<Vec<_>>()
+    };
+    assert_eq!(fields(&theirs.stdout), fields(&ours.stdout), "{args:?}");
+    let words = |bytes: &[u8]| text(bytes).replace("strata-img", "qemu-img");
+    assert_eq!(words(&theirs.stderr), words(&ours.stderr), "{args:?}");
+}
+
+#[test]
+fn says_and_does_what_qemu_img_does() {
+    let folder = Folder::new();
+    for name in ["ours", "theirs"] {
+        folder.qemu(&["create", "-q", "-f", "qcow2", name, "1M"]);
+        folder.qemu_io(name, &["write -P 1 0 512k"]);
+    }
+    let steps: [&[&str]; 11] = [
+        &["-l"],
+        &["-c", "one"],
+        &["-c", "one"],
+        &["-c", "a name with spaces"],
+        &["-l"],
+        &["-a", "nope"],
+        &["-d", "nope"],
+        &["-d", "2"],
+        &["-a", "2"],
+        &["-d", "one"],
+        &["-q", "-l"],
+    ];
+    for step in steps {
+        same(&folder, &[&["snapshot"], step].concat(), &["NAME"]);
+        folder.qemu_io("ours", &["write -P 3 100k 200k"]);
+        folder.qemu_io("theirs", &["write -P 3 100k 200k"]);
+    }
+    folder.qemu(&["check", "-f", "qcow2", "ours"]);
+    let out = folder.qemu(&["compare", "-f", "qcow2", "-F", "qcow2", "ours", "theirs"]);
+    assert!(out.contains("identical"), "{out}");
+    // One image, and what both say of it.
+    for args in [&["snapshot", "-l", "ours"][..], &["info", "ours"]] {
+        let (theirs, ours) = (folder.run("qemu-img", args), folder.run("strata-img", args));
+        assert_eq!(text(&theirs.stdout), text(&ours.stdout), "{args:?}");
+    }
+    let args = ["info", "--output=json", "ours"];
+    let json = |program: &str| {
+        let out = folder.ok(program, &args);
+        serde_json::from_str::<serde_json::Value>(&out).unwrap()
+    };
+    assert_eq!(json("qemu-img"), json("strata-img"));
+}
+
+#[test]
+fn only_qcow2_has_snapshots() {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-q", "-f", "raw", "disk.raw", "1M"]);
+    let output = folder.run("strata-img", &["snapshot", "-c", "x", "disk.raw"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(error.contains("is not a qcow2 image"), "{error}");
+    let output = folder.run(
+        "strata-img",
+        &["snapshot", "-c", "x", "-d", "y", "disk.raw"],
+    );
+    assert_ne!(output.status.code(), Some(0));
+}

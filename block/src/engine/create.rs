@@ -32,18 +32,30 @@ impl From<CreateOptions> for NewImage {
     }
 }
 
+/// How files are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Way {
+    /// Files that exist lose what they hold; otherwise they are errors.
+    replace: bool,
+    /// What has been made, and its name, survive a crash of the host from now on.
+    durable: bool,
+}
+
 /// Makes an image in a new file, and makes the file and its name durable.
 ///
 /// # Errors
 /// One line on what failed; no file is left behind then, and one that existed is untouched.
 pub async fn create_image(exec: &Executor, path: &Path, image: impl Into<NewImage>) -> Result<()> {
-    let image = image.into();
-    let file = FileStorage::create(exec, path)?;
-    make(exec, (file, true), false, path, image).await
+    let way = Way {
+        replace: false,
+        durable: true,
+    };
+    make(exec, way, path, image.into()).await.map(|_| ())
 }
 
 /// As [`create_image`], but in a file that may exist: what that holds is lost, unless the options
 /// are refused or others use it. So it is with an external data file. Says whether the file is new.
+/// What has been made is durable only if `durable` asks for that: it takes its time.
 ///
 /// # Errors
 /// One line on what failed; no new file is left behind then.
@@ -51,26 +63,23 @@ pub async fn replace_image(
     exec: &Executor,
     path: &Path,
     image: impl Into<NewImage>,
+    durable: bool,
 ) -> Result<bool> {
-    let image = image.into();
-    let (file, is_new) = FileStorage::replace(exec, path)?;
-    make(exec, (file, is_new), true, path, image).await?;
-    Ok(is_new)
+    let way = Way {
+        replace: true,
+        durable,
+    };
+    make(exec, way, path, image.into()).await
 }
 
-/// Fills a file, which may be new. Others that the image needs may exist with `replace`.
-async fn make(
-    exec: &Executor,
-    (file, is_new): (FileStorage, bool),
-    replace: bool,
-    path: &Path,
-    image: NewImage,
-) -> Result<()> {
+/// Makes an image and what it needs; says whether its file is new.
+async fn make(exec: &Executor, way: Way, path: &Path, image: NewImage) -> Result<bool> {
+    let (file, is_new) = way.file(exec, path)?;
     let result = match data_file(path, &image) {
-        Ok(None) => fill(exec, file, path, image).await,
+        Ok(None) => fill(exec, way, file, path, image).await,
         Ok(Some((data_path, size))) => {
-            let image = fill(exec, file, path, image);
-            with_data_file(exec, &data_path, size, replace, image).await
+            let image = fill(exec, way, file, path, image);
+            with_data_file(exec, way, &data_path, size, image).await
         }
         Err(error) => Err(error),
     };
@@ -78,7 +87,7 @@ async fn make(
         // The error that is reported says more than one about the removal would.
         let _ = std::fs::remove_file(path);
     }
-    result
+    result.map(|()| is_new)
 }
 
 /// Path and bytes of the external data file that the image is to have.
@@ -98,25 +107,21 @@ fn data_file(path: &Path, image: &NewImage) -> Result<Option<(PathBuf, u64)>> {
 }
 
 /// Makes an external data file of zeros, and what `image` makes that names it. One that exists
-/// loses what it holds if `replace` says so; otherwise it is an error.
+/// loses what it holds if the way says so; otherwise it is an error.
 async fn with_data_file(
     exec: &Executor,
+    way: Way,
     path: &Path,
     size: u64,
-    replace: bool,
     image: impl Future<Output = Result<()>>,
 ) -> Result<()> {
-    let (data, is_new) = if replace {
-        FileStorage::replace(exec, path)?
-    } else {
-        (FileStorage::create(exec, path)?, true)
-    };
+    let (data, is_new) = way.file(exec, path)?;
     let data = Storage::File(Rc::new(data));
     let result = async {
         data.set_len(0).await?;
         data.set_len(size).await?;
         data.flush().await?;
-        sync_folder(exec, path).await?;
+        way.sync_folder(exec, path).await?;
         image.await
     }
     .await;
@@ -126,7 +131,13 @@ async fn with_data_file(
     result
 }
 
-async fn fill(exec: &Executor, file: FileStorage, path: &Path, image: NewImage) -> Result<()> {
+async fn fill(
+    exec: &Executor,
+    way: Way,
+    file: FileStorage,
+    path: &Path,
+    image: NewImage,
+) -> Result<()> {
     let storage = Storage::File(Rc::new(file));
     match image {
         NewImage::Raw(size) => {
@@ -140,10 +151,28 @@ async fn fill(exec: &Executor, file: FileStorage, path: &Path, image: NewImage) 
         NewImage::Qed(options) => qed::create(storage.clone(), options).await?,
     }
     storage.flush().await?;
-    sync_folder(exec, path).await
+    way.sync_folder(exec, path).await
 }
 
-/// Makes the name of a new file durable.
+impl Way {
+    /// The file at `path`, and whether it is new.
+    fn file(self, exec: &Executor, path: &Path) -> Result<(FileStorage, bool)> {
+        if self.replace {
+            FileStorage::replace(exec, path, !self.durable)
+        } else {
+            Ok((FileStorage::create(exec, path)?, true))
+        }
+    }
+
+    /// Makes the name of a new file durable.
+    async fn sync_folder(self, exec: &Executor, path: &Path) -> Result<()> {
+        if !self.durable {
+            return Ok(());
+        }
+        sync_folder(exec, path).await
+    }
+}
+
 async fn sync_folder(exec: &Executor, path: &Path) -> Result<()> {
     let folder = folder_of(path);
     let synced = exec.helpers().run({

@@ -136,16 +136,25 @@ impl FileStorage {
     }
 
     /// Opens a file to make a new image in it, locked for writing: one that exists, with what it
-    /// holds, or a new, empty one. Whether it is new is the second value.
+    /// holds, or a new, empty one. Whether it is new is the second value. With `no_flush` flushes
+    /// are ignored.
     ///
     /// # Errors
     /// As [`FileStorage::open`].
-    pub fn replace(exec: &Executor, path: &Path) -> Result<(Self, bool)> {
+    pub fn replace(exec: &Executor, path: &Path, no_flush: bool) -> Result<(Self, bool)> {
+        let options = FileOptions {
+            no_flush,
+            ..FileOptions::default()
+        };
         match Self::create(exec, path) {
             Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
-                Ok((Self::open(exec, path, FileOptions::default())?, false))
+                Ok((Self::open(exec, path, options)?, false))
             }
-            created => Ok((created?, true)),
+            created => {
+                let mut file = created?;
+                file.options = options;
+                Ok((file, true))
+            }
         }
     }
 

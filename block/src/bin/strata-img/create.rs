@@ -105,7 +105,7 @@ pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
     if !args.quiet {
         output::print(&formatting(file, args.format, &wanted.image))?;
     }
-    let made = make(tool, file, args.format, wanted.image).await;
+    let made = make(tool, file, args.format, wanted.image, true).await;
     made.map_err(failed)?;
     Ok(0)
 }
@@ -116,13 +116,14 @@ pub async fn make(
     file: &Path,
     format: Format,
     image: CreateOptions,
+    durable: bool,
 ) -> Result<bool, String> {
     let image = match format {
         Format::Qcow2 => NewImage::Qcow2(image),
         Format::Qed => NewImage::Qed(qed(image)),
         Format::Raw => NewImage::Raw(image.size),
     };
-    let made = replace_image(&tool.exec, file, image).await;
+    let made = replace_image(&tool.exec, file, image, durable).await;
     made.map_err(|error| match error {
         Error::Image { why, .. } => why,
         error => error.to_string(),

@@ -66,7 +66,7 @@ impl ConvertArgs {
         let mut made = None;
         let is_there = self.existing || is_device(path) && self.target_format == Format::Raw;
         if !is_there {
-            made = self.make_target(tool, path, len, &checked.wanted).await?;
+            made = self.make_target(tool, path, len, checked).await?;
         }
         let opened = self.open(tool, path, len, checked.cache).await;
         if let (Err(_), Some(path)) = (&opened, &made) {
@@ -124,11 +124,12 @@ impl ConvertArgs {
         tool: &Tool,
         path: &Path,
         len: u64,
-        wanted: &Wanted,
+        checked: &Checked,
     ) -> Result<Option<PathBuf>, Failure> {
-        let mut image = wanted.image.clone();
+        let durable = checked.cache == CacheMode::Durable;
+        let mut image = checked.wanted.image.clone();
         image.size = len;
-        let made = create::make(tool, path, self.target_format, image).await;
+        let made = create::make(tool, path, self.target_format, image, durable).await;
         let is_new = made.map_err(|why| {
             let (file, format) = (path.display(), self.target_format);
             Failure::new(format!("{file}: error while converting {format}: {why}"))

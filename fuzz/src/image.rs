@@ -160,6 +160,14 @@ impl Image {
         }
     }
 
+    /// Makes the disk longer or shorter.
+    pub async fn resize(&self, size: u64, below: &dyn Below) -> Result<()> {
+        match self {
+            Self::Qcow2(image) => image.resize(size, below).await,
+            Self::Qed(image) => image.resize(size, below).await,
+        }
+    }
+
     /// Makes everything durable.
     pub async fn flush(&self) -> IoResult<()> {
         match self {

@@ -16,7 +16,7 @@ const MAX_EXTENTS: usize = 512;
 const MAX_READ: u64 = 4 << 20;
 
 /// Bytes that are written at one place.
-const WRITE: u64 = 3 << 10;
+const WRITE: u64 = 1 << 10;
 
 /// Uses the image as a reader and as a writer do.
 pub fn run(input: &[u8]) {
@@ -32,6 +32,24 @@ pub async fn exercise(bytes: &[u8]) {
     let written = change(&file, sound).await;
     if sound && let Some(written) = written {
         verify(&file, written).await;
+    }
+    shrink(bytes, sound).await;
+}
+
+/// Shortens the disk to a third, and makes it longer again.
+async fn shrink(bytes: &[u8], sound: bool) {
+    let file = file(bytes);
+    let Ok(image) = Image::open(&file, false).await else {
+        return;
+    };
+    let size = image.size();
+    let shorter = size / 3 / 512 * 512;
+    let shrunk = image.resize(shorter, &Nothing).await;
+    let longer = shorter.saturating_add(2 * image.cluster_size());
+    let grown = image.resize(longer, &Nothing).await;
+    let closed = image.close().await;
+    if sound && shrunk.is_ok() && grown.is_ok() && closed.is_ok() {
+        verify(&file, vec![(shorter, vec![0; WRITE as usize])]).await;
     }
 }
 

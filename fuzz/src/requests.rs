@@ -72,6 +72,7 @@ enum Step {
     Discard(Place),
     IfUnallocated(Place),
     Rename(bool),
+    Resize(u16),
     Flush,
     Reopen,
 }
@@ -107,6 +108,10 @@ impl Below for Pattern {
 
     fn is_empty(&self) -> bool {
         self.0 == 0
+    }
+
+    fn visible_len(&self) -> u64 {
+        self.0
     }
 }
 
@@ -253,7 +258,7 @@ impl Step {
                 let at = u64::from(number) % size.div_ceil(cluster).max(1) * cluster;
                 at.min(size)..(at + cluster).min(size)
             }
-            Self::Rename(_) | Self::Flush | Self::Reopen => 0..0,
+            Self::Rename(_) | Self::Resize(_) | Self::Flush | Self::Reopen => 0..0,
         }
     }
 }
@@ -300,6 +305,7 @@ impl Subject {
                 copied.await.expect("copying up succeeds");
             }
             Step::Rename(long) => self.rename(long).await,
+            Step::Resize(sectors) => self.resize(sectors).await,
             Step::Flush => image.flush().await.expect("a flush succeeds"),
             Step::Reopen => unreachable!("not a request"),
         }
@@ -355,6 +361,19 @@ impl Subject {
         let backing = (!self.below.is_empty()).then_some(Backing { name, format });
         // A name may be too long for a small cluster.
         let _ = self.image.set_backing(backing).await;
+    }
+
+    /// What is added reads as zeros, whatever lies below.
+    async fn resize(&self, sectors: u16) {
+        let size = (u64::from(sectors) * 512).min(MAX_SIZE);
+        let resized = self.image.resize(size, &self.below).await;
+        // Only QED may refuse: it cannot shrink.
+        match (resized, &self.image) {
+            (Ok(()), _) => self.model.borrow_mut().resize(size as usize, 0),
+            (Err(_), Image::Qed(_)) => {}
+            (Err(error), Image::Qcow2(_)) => panic!("resizing: {error}"),
+        }
+        assert_eq!(self.image.size(), self.model.borrow().len() as u64);
     }
 
     async fn compare(&self, range: Range<u64>) {

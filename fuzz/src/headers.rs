@@ -1,12 +1,10 @@
 //! Headers and header extensions: the input is how a file starts, zeros follow.
 
-use std::rc::Rc;
-
-use strata_block::{qcow2::Backing, storage::SimFile};
+use strata_block::qcow2::Backing;
 
 use super::{
     image::Image,
-    support::{block_on, file},
+    support::{Files, block_on, files},
 };
 
 /// Bytes of the input that are looked at: the largest cluster that is worth it.
@@ -20,16 +18,16 @@ pub fn run(input: &[u8]) {
     let mut bytes = input[..input.len().min(MAX_HEADER)].to_vec();
     bytes.resize(bytes.len() + BEHIND, 0);
     block_on(async move {
-        describe(&file(&bytes)).await;
-        edit(&file(&bytes)).await;
+        describe(&files(&bytes)).await;
+        edit(&files(&bytes)).await;
     });
 }
 
-async fn describe(file: &Rc<SimFile>) {
-    let Ok(image) = Image::open(file, true).await else {
+async fn describe(files: &Files) {
+    let Ok(image) = Image::open(files, true).await else {
         return;
     };
-    let before = file.bytes();
+    let before = files.image.bytes();
     if let Image::Qcow2(image) = &image {
         image.format_specific();
         image.writing_refused();
@@ -39,12 +37,15 @@ async fn describe(file: &Rc<SimFile>) {
         // Any answer will do.
         let _ = image.extent(image.size() - 1, 1).await;
     }
-    assert!(file.bytes() == before, "reading has changed the file");
+    assert!(
+        files.image.bytes() == before,
+        "reading has changed the file"
+    );
 }
 
 /// What the header is made to say, it says when it is read again.
-async fn edit(file: &Rc<SimFile>) {
-    let Ok(image) = Image::open(file, false).await else {
+async fn edit(files: &Files) {
+    let Ok(image) = Image::open(files, false).await else {
         return;
     };
     let size = image.size();
@@ -56,7 +57,7 @@ async fn edit(file: &Rc<SimFile>) {
         if image.set_backing(backing.clone()).await.is_err() {
             continue;
         }
-        let again = Image::open(file, true).await;
+        let again = Image::open(files, true).await;
         let again = again.unwrap_or_else(|error| panic!("after a header edit: {error}"));
         assert_eq!(again.backing(), backing);
         assert_eq!(again.size(), size);

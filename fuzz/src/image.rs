@@ -1,15 +1,15 @@
 //! An image of any format on a file in memory, with nothing below it.
 
-use std::rc::Rc;
-
 use strata_block::{
     error::{IoResult, Result},
     extent::{Extent, ExtentKind},
     mem::SgList,
-    qcow2::{Backing, Below, OpenOptions, Qcow2},
+    qcow2::{Backing, Below, DataFile, OpenOptions, Qcow2},
     qed::Qed,
-    storage::{SimFile, Storage},
+    storage::Storage,
 };
+
+use super::support::Files;
 
 /// Cache small enough that tables are written back in the middle of things.
 const CACHE: usize = 16 << 10;
@@ -23,9 +23,9 @@ pub enum Image {
 }
 
 impl Image {
-    /// Opens what `file` holds: QED if its magic number says so, qcow2 otherwise.
-    pub async fn open(file: &Rc<SimFile>, read_only: bool) -> Result<Self> {
-        let storage = Storage::Sim(file.clone());
+    /// Opens what the image's file holds: QED if its magic number says so, qcow2 otherwise.
+    pub async fn open(files: &Files, read_only: bool) -> Result<Self> {
+        let storage = Storage::Sim(files.image.clone());
         if storage.read_vec(0, 4).await? == *b"QED\0" {
             let image = Qed::open(storage, read_only, CACHE).await?;
             return Ok(Self::Qed(Box::new(image)));
@@ -35,7 +35,14 @@ impl Image {
             cache_bytes: CACHE,
             discard: true,
         };
-        Ok(Self::Qcow2(Box::new(Qcow2::open(storage, options).await?)))
+        let image = match DataFile::of(&storage).await? {
+            Some(_) => {
+                let data = Storage::Sim(files.data.clone());
+                Qcow2::open_with_data(storage, data, options).await?
+            }
+            None => Qcow2::open(storage, options).await?,
+        };
+        Ok(Self::Qcow2(Box::new(image)))
     }
 
     /// Bytes of the virtual disk.
@@ -99,7 +106,7 @@ impl Image {
             done += part.len();
             match (self, extent.kind) {
                 (Self::Qcow2(image), ExtentKind::Data { host_offset }) => {
-                    image.file().read(host_offset, part).await?;
+                    image.data_storage().read(host_offset, part).await?;
                 }
                 (Self::Qcow2(image), ExtentKind::Compressed) => {
                     image.read_compressed(at, part).await?;

@@ -1,12 +1,10 @@
 //! Whole images: the input is a file.
 
-use std::rc::Rc;
-
-use strata_block::{qcow2::Nothing, storage::SimFile};
+use strata_block::qcow2::Nothing;
 
 use super::{
     image::Image,
-    support::{MAX_IMAGE, block_on, file, pattern},
+    support::{Files, MAX_IMAGE, block_on, files, pattern},
 };
 
 /// Extents that are looked at, at most.
@@ -27,19 +25,19 @@ pub fn run(input: &[u8]) {
 /// Walks, reads and checks an image; then writes to it. One that was sound is sound afterwards, and
 /// holds what was written.
 pub async fn exercise(bytes: &[u8]) {
-    let sound = look_at(&file(bytes)).await;
-    let file = file(bytes);
-    let written = change(&file, sound).await;
+    let sound = look_at(&files(bytes)).await;
+    let files = files(bytes);
+    let written = change(&files, sound).await;
     if sound && let Some(written) = written {
-        verify(&file, written).await;
+        verify(&files, written).await;
     }
     shrink(bytes, sound).await;
 }
 
 /// Shortens the disk to a third, and makes it longer again.
 async fn shrink(bytes: &[u8], sound: bool) {
-    let file = file(bytes);
-    let Ok(image) = Image::open(&file, false).await else {
+    let files = files(bytes);
+    let Ok(image) = Image::open(&files, false).await else {
         return;
     };
     let size = image.size();
@@ -49,16 +47,16 @@ async fn shrink(bytes: &[u8], sound: bool) {
     let grown = image.resize(longer, &Nothing).await;
     let closed = image.close().await;
     if sound && shrunk.is_ok() && grown.is_ok() && closed.is_ok() {
-        verify(&file, vec![(shorter, vec![0; WRITE as usize])]).await;
+        verify(&files, vec![(shorter, vec![0; WRITE as usize])]).await;
     }
 }
 
 /// Whether the image passes its check.
-async fn look_at(file: &Rc<SimFile>) -> bool {
-    let Ok(image) = Image::open(file, true).await else {
+async fn look_at(files: &Files) -> bool {
+    let Ok(image) = Image::open(files, true).await else {
         return false;
     };
-    let (before, size) = (file.bytes(), image.size());
+    let (before, size) = (files.image.bytes(), image.size());
     let (mut at, mut read) = (0, 0);
     for _ in 0..MAX_EXTENTS {
         if at >= size {
@@ -75,7 +73,10 @@ async fn look_at(file: &Rc<SimFile>) -> bool {
         }
     }
     let sound = is_sound(&image).await;
-    assert!(file.bytes() == before, "reading has changed the file");
+    assert!(
+        files.image.bytes() == before,
+        "reading has changed the file"
+    );
     sound
 }
 
@@ -89,8 +90,8 @@ async fn is_sound(image: &Image) -> bool {
 }
 
 /// Writes here and there, and closes the image. What was written and should be found again.
-async fn change(file: &Rc<SimFile>, sound: bool) -> Option<Vec<(u64, Vec<u8>)>> {
-    let image = Image::open(file, false).await.ok()?;
+async fn change(files: &Files, sound: bool) -> Option<Vec<(u64, Vec<u8>)>> {
+    let image = Image::open(files, false).await.ok()?;
     let (size, cluster) = (image.size(), image.cluster_size());
     let mut written = Vec::new();
     // Three places that do not touch each other, where the disk has them.
@@ -125,8 +126,8 @@ async fn change(file: &Rc<SimFile>, sound: bool) -> Option<Vec<(u64, Vec<u8>)>> 
     image.close().await.ok().map(|()| written)
 }
 
-async fn verify(file: &Rc<SimFile>, written: Vec<(u64, Vec<u8>)>) {
-    let image = Image::open(file, true).await;
+async fn verify(files: &Files, written: Vec<(u64, Vec<u8>)>) {
+    let image = Image::open(files, true).await;
     let image = image.unwrap_or_else(|error| panic!("after writing: {error}"));
     for (at, bytes) in written {
         let found = image.read(at, bytes.len(), &Nothing).await;

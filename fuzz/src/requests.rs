@@ -8,14 +8,14 @@ use strata_block::{
     error::IoResult,
     exec::{Executor, LocalBoxFuture, Queue, yield_now},
     mem::SgList,
-    qcow2::{self, Backing, Below, Preallocation},
+    qcow2::{self, Backing, Below, DataFile, Preallocation},
     qed,
-    storage::{SimFile, Storage},
+    storage::Storage,
 };
 
 use super::{
     image::Image,
-    support::{file, pattern},
+    support::{Files, files, pattern},
 };
 
 /// Requests that are carried out, at most.
@@ -47,6 +47,8 @@ enum Make {
         lazy: bool,
         preallocated: bool,
         extended_l2: bool,
+        /// Data lies in a file of its own, which may be raw.
+        data_file: Option<bool>,
     },
     Qed {
         cluster_bits: u8,
@@ -124,7 +126,7 @@ struct Subject {
 
 impl Case {
     async fn play(self, exec: &Executor) {
-        let Some((file, mut subject)) = self.make().await else {
+        let Some((files, mut subject)) = self.make().await else {
             return;
         };
         let mut group = Group::default();
@@ -133,32 +135,34 @@ impl Case {
             if group.futures.len() > usize::from(self.width % 6) || group.overlaps(&range) {
                 group.finish(exec).await;
             }
-            if matches!(step, Step::Reopen | Step::Rename(_)) {
+            let alone = matches!(step, Step::Reopen | Step::Rename(_) | Step::Resize(_));
+            if alone {
                 group.finish(exec).await;
             }
             if let Step::Reopen = step {
-                subject = reopen(&file, subject).await;
-            } else {
-                group.ranges.push(range);
-                group
-                    .futures
-                    .push(Box::pin(subject.clone().carry_out(step)));
+                subject = reopen(&files, subject).await;
+                continue;
+            }
+            group.ranges.push(range);
+            group.futures.push(Box::pin(subject.clone().carry_out(step)));
+            if alone {
+                group.finish(exec).await;
             }
         }
         group.finish(exec).await;
-        verify(&file, subject).await;
+        verify(&files, subject).await;
     }
 
     /// An image as the case says; `None` if there is none such.
-    async fn make(&self) -> Option<(Rc<SimFile>, Rc<Subject>)> {
+    async fn make(&self) -> Option<(Files, Rc<Subject>)> {
         let size = (u64::from(self.sectors) * 512).min(MAX_SIZE);
         let below = self.below_sectors.map_or(0, |n| u64::from(n) * 512);
         let backing = (below > 0).then(|| Backing {
             name: "below".to_owned(),
             format: Some("raw".to_owned()),
         });
-        let file = file(&[]);
-        let storage = Storage::Sim(file.clone());
+        let files = files(&[]);
+        let storage = Storage::Sim(files.image.clone());
         match self.make {
             Make::Qcow2 {
                 cluster_bits,
@@ -167,6 +171,7 @@ impl Case {
                 lazy,
                 preallocated,
                 extended_l2,
+                data_file,
             } => {
                 let mut options = qcow2::CreateOptions {
                     size,
@@ -182,6 +187,10 @@ impl Case {
                     ..Default::default()
                 };
                 options.backing = backing;
+                options.data_file = data_file.map(|raw| DataFile {
+                    name: "data".to_owned(),
+                    raw,
+                });
                 qcow2::create(storage, options).await.ok()?;
             }
             Make::Qed {
@@ -198,13 +207,13 @@ impl Case {
             }
         }
         let below = Pattern(below);
-        let image = Image::open(&file, false).await;
+        let image = Image::open(&files, false).await;
         let subject = Subject {
             image: image.expect("a new image can be opened"),
             model: RefCell::new(below.bytes(0, size as usize)),
             below,
         };
-        Some((file, Rc::new(subject)))
+        Some((files, Rc::new(subject)))
     }
 }
 
@@ -323,6 +332,9 @@ impl Subject {
         let Image::Qcow2(image) = &self.image else {
             return;
         };
+        if image.data_file().is_some() {
+            return; // Compressed clusters cannot lie there.
+        }
         let bytes = pattern(range.start, (range.end - range.start) as usize, fill);
         if bytes.is_empty() {
             return;
@@ -394,9 +406,9 @@ impl Subject {
 }
 
 /// Closes an image that nobody uses any more, and opens it again.
-async fn reopen(file: &Rc<SimFile>, subject: Rc<Subject>) -> Rc<Subject> {
+async fn reopen(files: &Files, subject: Rc<Subject>) -> Rc<Subject> {
     subject.image.close().await.expect("closing succeeds");
-    let image = Image::open(file, false).await;
+    let image = Image::open(files, false).await;
     Rc::new(Subject {
         image: image.expect("an image that was closed can be opened"),
         below: Pattern(subject.below.0),
@@ -405,12 +417,17 @@ async fn reopen(file: &Rc<SimFile>, subject: Rc<Subject>) -> Rc<Subject> {
 }
 
 /// All bytes and, for qcow2, all refcounts are right.
-async fn verify(file: &Rc<SimFile>, subject: Rc<Subject>) {
+async fn verify(files: &Files, subject: Rc<Subject>) {
     let all = 0..subject.image.size();
     subject.compare(all.clone()).await;
-    let subject = reopen(file, subject).await;
+    let subject = reopen(files, subject).await;
     subject.compare(all).await;
     if let Image::Qcow2(image) = &subject.image {
+        if image.data_file().is_some_and(|file| file.raw) {
+            let mut raw = files.data.bytes();
+            raw.resize(subject.model.borrow().len(), 0);
+            assert!(raw == *subject.model.borrow(), "the raw data file differs");
+        }
         let report = image.check().await.expect("checkable");
         assert!(report.is_clean(), "{:?}", report.lines);
     }

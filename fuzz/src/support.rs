@@ -17,11 +17,25 @@ pub fn block_on<T: 'static>(future: impl Future<Output = T> + 'static) -> T {
     exec.block_on(future)
 }
 
-/// A file in memory that holds `bytes` and can grow a little.
-pub fn file(bytes: &[u8]) -> Rc<SimFile> {
-    let file = SimFile::new("fuzzed", bytes.to_vec(), 0);
-    file.set_room(Some(ROOM));
-    Rc::new(file)
+/// The files of an image: its own, and one for its data, which few images use.
+pub struct Files {
+    /// Header and tables.
+    pub image: Rc<SimFile>,
+    /// Data, where the header says so.
+    pub data: Rc<SimFile>,
+}
+
+/// Files in memory that can grow a little: the image's holds `bytes`, the other nothing.
+pub fn files(bytes: &[u8]) -> Files {
+    let file = |name: &str, bytes: &[u8]| {
+        let file = SimFile::new(name, bytes.to_vec(), 0);
+        file.set_room(Some(ROOM));
+        Rc::new(file)
+    };
+    Files {
+        image: file("fuzzed", bytes),
+        data: file("data", &[]),
+    }
 }
 
 /// Bytes of a pattern that tells sectors and fills apart.

@@ -144,7 +144,9 @@ impl Case {
                 continue;
             }
             group.ranges.push(range);
-            group.futures.push(Box::pin(subject.clone().carry_out(step)));
+            group
+                .futures
+                .push(Box::pin(subject.clone().carry_out(step)));
             if alone {
                 group.finish(exec).await;
             }

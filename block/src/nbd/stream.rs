@@ -101,17 +101,23 @@ impl Stream {
         Ok(())
     }
 
-    /// Waits for bytes, and decrypts them.
+    /// Waits for bytes, and decrypts them. Does not wait until what is to be sent has been: the
+    /// other side may want to have all that it sends taken before it reads its replies.
     async fn receive_encrypted(&self) -> Result<(), Gone> {
         let receive = |socket: &OwnedFd| self.with_tls(|tls| tls.read_tls(&mut Socket(socket)));
         if self.socket.readable(receive).await? == 0 {
             return Err(Gone::Closed);
         }
-        let decrypted = self.with_tls(|tls| tls.process_new_packets());
-        // Keys may have to be updated, or the other side be told what it did wrong.
-        let told = self.send_encrypted().await;
-        decrypted.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-        Ok(told?)
+        let decrypted = self.with_tls(|tls| {
+            let decrypted = tls.process_new_packets().map(|_| ());
+            // Keys may have to be updated, or the other side be told what it did wrong. What does
+            // not go now goes with whatever is sent next.
+            if tls.wants_write() {
+                let _ = tls.write_tls(&mut Socket(self.socket.get()));
+            }
+            decrypted
+        });
+        decrypted.map_err(|error| io::Error::new(ErrorKind::InvalidData, error).into())
     }
 
     /// Sends all of `pieces`, one after the other.

@@ -13,3 +13,4 @@ mod rude;
 mod served;
 mod servers;
 mod tls;
+mod tls_by_hand;

@@ -13,13 +13,13 @@ use crate::{
     servers::{Bench, Server, agrees_with_a_model},
 };
 
-const STARTTLS: u32 = 5;
-const ACK: u32 = 1;
+pub const STARTTLS: u32 = 5;
+pub const ACK: u32 = 1;
 const ERR_TLS_REQD: u32 = 0x8000_0005;
-const SIZE: u64 = 8 << 20;
+pub const SIZE: u64 = 8 << 20;
 
 /// A server with certificates, which it wants to be used.
-fn served() -> Served {
+pub fn served() -> Served {
     let prepare = |folder: &Path| {
         certificates::write(folder);
         fs::write(folder.join("disk.raw"), vec![0x5a; SIZE as usize]).unwrap();
@@ -43,7 +43,7 @@ fn uri_of(served: &Served) -> String {
 }
 
 /// Somebody with the right papers is served, whatever the others have done.
-fn others_are_served(served: &Served) {
+pub fn others_are_served(served: &Served) {
     let info = run_client("nbdinfo", &[&uri_of(served)]);
     assert!(info.contains("with TLS"), "{info}");
     assert!(info.contains("export-size: 8388608"), "{info}");

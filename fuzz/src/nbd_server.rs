@@ -54,6 +54,7 @@ impl Submit for Memory {
             block_size: 512,
             read_only: false,
             discard: true,
+            discard_granularity: 512,
             serial: String::new(),
         })
     }

@@ -120,6 +120,8 @@ impl GuestDisk {
             block_size: 512,
             read_only: options.read_only,
             discard: options.discard,
+            // A cluster at most: 64 MiB.
+            discard_granularity: root.granularity() as u32,
             serial: options.serial.clone(),
         });
         Rc::new_cyclic(|this| Self {

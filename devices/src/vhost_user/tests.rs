@@ -76,6 +76,7 @@ impl Submit for Slowly {
             block_size: 512,
             read_only: false,
             discard: true,
+            discard_granularity: 512,
             serial: "serial-number".into(),
         })
     }

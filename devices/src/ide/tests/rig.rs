@@ -116,6 +116,7 @@ pub fn info() -> DiskInfo {
         block_size: 512,
         read_only: false,
         discard: true,
+        discard_granularity: 512,
         serial: "SERIAL-1".into(),
     }
 }

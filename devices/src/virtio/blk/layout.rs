@@ -27,7 +27,10 @@ pub fn image(info: &DiskInfo, sectors: u64, queues: u16, writeback: bool) -> [u8
     put(34, &queues.to_le_bytes());
     put(36, &MAX_RANGE_SECTORS.to_le_bytes());
     put(40, &(MAX_RANGES as u32).to_le_bytes());
-    put(44, &(info.block_size / SECTOR as u32).to_le_bytes());
+    put(
+        44,
+        &(info.discard_granularity / SECTOR as u32).to_le_bytes(),
+    );
     put(48, &MAX_RANGE_SECTORS.to_le_bytes());
     put(52, &(MAX_RANGES as u32).to_le_bytes());
     put(56, &[1]);

@@ -49,6 +49,7 @@ pub fn info() -> DiskInfo {
         block_size: 512,
         read_only: false,
         discard: true,
+        discard_granularity: 65536,
         serial: "serial-number".into(),
     }
 }

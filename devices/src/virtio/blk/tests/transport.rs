@@ -67,6 +67,11 @@ fn device_configuration_describes_the_disk() {
     assert_eq!(config[20..24], 512u32.to_le_bytes(), "blk_size");
     assert_eq!(config[24..32], [0, 0, 1, 0, 0, 0, 0, 0], "topology");
     assert_eq!(config[34..36], [1, 0], "num_queues");
+    assert_eq!(
+        config[44..48],
+        128u32.to_le_bytes(),
+        "discard_sector_alignment"
+    );
     assert_eq!(config[56], 1, "write_zeroes_may_unmap");
 }
 

@@ -17,6 +17,7 @@ mod copied;
 mod cow;
 pub mod create;
 mod data_file;
+mod empty;
 mod entry;
 mod extensions;
 mod flush;
@@ -46,7 +47,7 @@ mod zero;
 
 use std::cell::{Cell, RefCell};
 
-pub use check::CheckReport;
+pub use check::{CheckReport, Repair};
 pub use create::{CreateOptions, Preallocation, create};
 pub use data_file::DataFile;
 pub use freed::Operation;

@@ -8,6 +8,7 @@
 
 mod check;
 mod create;
+mod empty;
 mod flush;
 mod header;
 mod lookup;

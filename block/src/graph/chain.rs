@@ -36,6 +36,8 @@ pub struct ImageOptions {
     /// Only what headers say is wanted: neither are data files opened, nor keys needed. Only with
     /// `read_only`.
     pub header_only: bool,
+    /// The file can be written although the image is read-only: for a repair.
+    pub repair: bool,
     /// Discarded clusters are given back to the host.
     pub discard: bool,
     /// The node's name; made up if absent.
@@ -76,6 +78,15 @@ impl Opener {
     /// One line on the first layer that cannot be used; nothing has been changed.
     pub async fn open(&self, path: &Path, options: &ImageOptions) -> Result<Rc<Node>> {
         let top = self.open_layer(path, options).await?;
+        self.open_below(&top, options).await?;
+        Ok(top)
+    }
+
+    /// Opens every layer below `top`, which has been opened alone, for reading.
+    ///
+    /// # Errors
+    /// As [`Opener::open`].
+    pub async fn open_below(&self, top: &Rc<Node>, options: &ImageOptions) -> Result<()> {
         let mut below = ImageOptions {
             format: None,
             read_only: true,
@@ -103,7 +114,7 @@ impl Opener {
             chain.push(node.clone());
             upper = node;
         }
-        Ok(top)
+        Ok(())
     }
 
     /// Opens one image without looking at what its header names below it.
@@ -118,7 +129,7 @@ impl Opener {
             ..
         } = *options;
         let file_options = FileOptions {
-            read_only,
+            read_only: read_only && !options.repair,
             no_flush,
             force_share,
         };
@@ -126,7 +137,7 @@ impl Opener {
         let looks_like = Format::looks_like(&file).await?;
         let format = match options.format {
             Some(format) => format,
-            None if read_only => looks_like,
+            None if read_only && !options.repair => looks_like,
             None => {
                 let why = format!(
                     "the format is not given, and is never guessed for a disk that can be \
@@ -213,7 +224,7 @@ impl Opener {
         Err(refused(format!(
             "its header names the backing file '{}' without a format, and a format is never \
              guessed; it looks like {looks_like}: say backing-format={looks_like}, or write it \
-             into the header with 'qemu-img rebase -u -b {} -F {looks_like}'",
+             into the header with 'strata-img rebase -u -b {} -F {looks_like}'",
             backing.name, backing.name
         )))
     }

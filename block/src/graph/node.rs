@@ -16,7 +16,7 @@ use crate::{
     exec::LocalBoxFuture,
     extent::{Extent, ExtentKind},
     mem::SgList,
-    qcow2::{Backing, Below, Packed, Qcow2},
+    qcow2::{Backing, Below, CheckReport, Packed, Qcow2, Repair},
     qed::Qed,
     storage::{Access, Storage},
 };
@@ -162,6 +162,22 @@ impl Node {
             Driver::Qcow2(image) => image.is_dirty(),
             Driver::Qed(image) => image.is_dirty(),
         }
+    }
+
+    /// Checks the layer's metadata in its file, which nothing may be writing to; `None` if the format
+    /// has none. With `repair` what is found is put right, and the layer has to be opened again: it
+    /// has been opened for that ([`super::chain::ImageOptions::repair`]).
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub async fn check(&self, repair: Option<Repair>) -> IoResult<Option<CheckReport>> {
+        Ok(match (&self.driver, repair) {
+            (Driver::Raw(_), _) => None,
+            (Driver::Qcow2(image), None) => Some(image.check().await?),
+            (Driver::Qcow2(image), Some(what)) => Some(image.repair(what).await?),
+            (Driver::Qed(image), None) => Some(image.check().await?),
+            (Driver::Qed(image), Some(what)) => Some(image.repair(what).await?),
+        })
     }
 
     /// The layer's file.
@@ -331,6 +347,39 @@ impl Node {
         }
     }
 
+    /// As [`Node::write_zeroes`], and says so also where that seems needless because nothing lies
+    /// below: something is about to.
+    ///
+    /// # Errors
+    /// As [`Node::write`].
+    pub(crate) async fn hide_with_zeroes(&self, offset: u64, len: u64) -> IoResult<()> {
+        self.check_writable()?;
+        let _entry = self.enter_exclusive(offset, len).await?;
+        let below = NotEmpty(self);
+        match &self.driver {
+            Driver::Raw(file) => file.write_zeroes(offset, len, true).await,
+            Driver::Qcow2(image) => image.write_zeroes(offset, len, true, &below).await,
+            Driver::Qed(image) => image.write_zeroes(offset, len, true, &below).await,
+        }
+    }
+
+    /// Gives up everything that this layer holds, so that it shows what lies below. Nothing else
+    /// uses the layer meanwhile.
+    ///
+    /// # Errors
+    /// An I/O error, or corrupt tables; a raw layer holds everything for ever.
+    pub(crate) async fn make_empty(&self) -> IoResult<()> {
+        self.check_writable()?;
+        match &self.driver {
+            Driver::Raw(file) => Err(IoError::Unsupported {
+                file: file.path().to_owned(),
+                what: "emptying a raw image".to_owned(),
+            }),
+            Driver::Qcow2(image) => image.make_empty().await,
+            Driver::Qed(image) => image.make_empty().await,
+        }
+    }
+
     /// Gives up the range's content: it reads as zeros, or as before, afterwards.
     ///
     /// # Errors
@@ -471,6 +520,15 @@ impl Node {
                 Ok(())
             }
         }
+    }
+}
+
+/// A layer under which something is about to lie.
+struct NotEmpty<'a>(&'a Node);
+
+impl Below for NotEmpty<'_> {
+    fn read_below(&self, offset: u64, data: SgList) -> LocalBoxFuture<'_, IoResult<()>> {
+        self.0.read_below(offset, data)
     }
 }
 

@@ -1,5 +1,5 @@
 //! Checking an image at rest: every table is walked, references are counted and compared with the
-//! refcounts. Nothing is written.
+//! refcounts. Nothing is written, unless a repair is asked for (`repair.rs`).
 //!
 //! The lines and numbers are those of `qemu-img check`, so that whoever reads one can read the other.
 
@@ -10,7 +10,9 @@ mod data_file;
 mod mapping;
 mod rebuild;
 mod refcounts;
+mod repair;
 mod snapshots;
+mod structure;
 
 use std::ops::Range;
 
@@ -19,6 +21,7 @@ use serde::Serialize;
 use super::Qcow2;
 use crate::error::IoResult;
 use counts::Counts;
+pub use repair::Repair;
 
 /// Lines of detail that are kept; the numbers go on counting.
 const MAX_LINES: usize = 100_000;
@@ -50,6 +53,15 @@ pub struct CheckReport {
     /// Everything that is wrong and not a leak.
     #[serde(skip_serializing_if = "is_zero")]
     pub corruptions: u64,
+    /// Leaks that a repair has given back; not in `leaks` any more.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub leaks_fixed: u64,
+    /// What else a repair has put right; not in `corruptions` any more.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub corruptions_fixed: u64,
+    /// Why a repair had to stop before anything was written.
+    #[serde(skip)]
+    pub refused: Option<String>,
     /// One line for each thing found.
     #[serde(skip)]
     pub lines: Vec<String>,
@@ -65,9 +77,19 @@ impl CheckReport {
         self.corruptions == 0 && self.leaks == 0 && self.check_errors == 0
     }
 
-    fn corruption(&mut self, line: String) {
+    pub(crate) fn corruption(&mut self, line: String) {
         self.corruptions += 1;
         self.line(line);
+    }
+
+    /// What is wrong, or has just been put right: a line that starts so.
+    pub(crate) fn found(&mut self, repaired: bool, what: &str) {
+        if repaired {
+            self.corruptions_fixed += 1;
+            self.line(format!("Repairing {what}"));
+        } else {
+            self.corruption(format!("ERROR {what}"));
+        }
     }
 
     fn line(&mut self, line: String) {
@@ -83,6 +105,21 @@ struct Check<'a> {
     report: CheckReport,
     /// References found, by cluster of the file.
     counts: Counts,
+    /// Those of them that L1 tables make to L2 tables.
+    tables: Counts,
+    /// What is put right on the way.
+    repair: Option<Repair>,
+    /// A count of the same image made before, while damaged entries are put right.
+    before: Option<Box<Check<'a>>>,
+    /// Damaged entries that can be put right.
+    repairable: u64,
+    /// Something in use has no refcount, or refcounts lie where they cannot: giving back leaks alone
+    /// would not make the image usable.
+    needs_refcounts: bool,
+    /// Refcount blocks are missing, or cannot be written where they are.
+    needs_structure: bool,
+    /// There are tables that could not be followed, so that what seems to be leaked need not be.
+    lost_tables: bool,
 }
 
 impl Qcow2 {
@@ -94,7 +131,7 @@ impl Qcow2 {
         let mut check = Check::new(self, 0..u64::MAX);
         check.count_all().await?;
         check.compare().await?;
-        check.copied_flags().await?;
+        check.copied_flags(false).await?;
         Ok(check.report)
     }
 }
@@ -108,20 +145,32 @@ impl<'a> Check<'a> {
                 total_clusters: image.geometry.clusters_for(image.virtual_size()),
                 ..CheckReport::default()
             },
-            counts: Counts::new(window),
+            counts: Counts::new(window.clone()),
+            tables: Counts::new(window),
+            repair: None,
+            before: None,
+            repairable: 0,
+            needs_refcounts: false,
+            needs_structure: false,
+            lost_tables: false,
         }
     }
 
     async fn count_all(&mut self) -> IoResult<()> {
+        self.count_mapping().await?;
+        self.count_refcounts();
+        Ok(())
+    }
+
+    /// Counts what everything but the refcounts takes.
+    async fn count_mapping(&mut self) -> IoResult<()> {
         let header = self.image.area.borrow().header.clone();
         let cluster_size = self.image.geometry.cluster_size();
         self.count(0, cluster_size);
         let l1 = self.image.l1.entries();
         self.count_l1(header.l1_offset, &l1, true).await?;
         self.count_snapshots(&header).await?;
-        self.count_bitmaps(&header).await?;
-        self.count(header.refcount_table_offset, header.refcount_table_bytes());
-        self.count_refcount_blocks().await
+        self.count_bitmaps(&header).await
     }
 
     /// Counts a reference to every cluster that the bytes touch.

@@ -221,7 +221,7 @@ fn compression(header: &Header) -> std::result::Result<Compression, String> {
 fn writing_refused(header: &Header) -> Option<String> {
     let bits = header.incompatible;
     let why = if bits.contains(Incompatible::CORRUPT) {
-        "is marked corrupt and cannot be written: repair it with 'qemu-img check -r all' first"
+        "is marked corrupt and cannot be written: repair it with 'strata-img check -r all' first"
     } else if is_raw(header) && header.backing.is_some() {
         "has a backing file and a raw external data file, which cannot both be right: it cannot be written"
     } else if header.geometry.external_data && header.snapshots > 0 {

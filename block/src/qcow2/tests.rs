@@ -11,6 +11,7 @@ mod lazy;
 mod model;
 mod order;
 mod refusals;
+mod repair;
 mod resize;
 mod snapshot_ops;
 mod snapshots;

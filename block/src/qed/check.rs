@@ -1,5 +1,9 @@
-//! What an image that was not closed cleanly goes through before it is written (the section
-//! "Consistency checking" of the specification).
+//! Checking an image at rest, and what one that was not closed cleanly goes through before it is
+//! written (the section "Consistency checking" of the specification).
+//!
+//! Entries that name no place in the file are cleared by a repair, each by itself: their data never
+//! got there, or cannot be found. Two entries that name one cluster cannot be put right. Clusters
+//! that nothing names are given back where they are the last of the file.
 
 use std::collections::HashMap;
 
@@ -7,6 +11,7 @@ use super::{Qed, lookup::ZERO};
 use crate::{
     error::{Error, IoResult, Result},
     exec::yield_now,
+    qcow2::{CheckReport, Repair},
 };
 
 /// Bytes of a table that are read at once.
@@ -18,6 +23,7 @@ struct Used {
     pieces: HashMap<u64, Box<[u64; 64]>>,
     /// The first cluster behind all of them.
     end: u64,
+    count: u64,
 }
 
 impl Used {
@@ -31,64 +37,127 @@ impl Used {
         let new = piece[word] & bit == 0;
         piece[word] |= bit;
         self.end = self.end.max(cluster + 1);
+        self.count += u64::from(new);
         new
     }
 }
 
+/// A walk over all tables.
+struct Walk<'a> {
+    image: &'a Qed,
+    used: Used,
+    report: CheckReport,
+    /// Entries that name no place are cleared, in the file.
+    repair: bool,
+    /// A cluster that is named twice.
+    twice: Option<u64>,
+}
+
 impl Qed {
-    /// Walks all tables. Entries that name no place in the file are cleared, as their data never got
-    /// there; clusters at the end that nothing names are given back. Then the image is clean.
+    /// Checks the image as it is in the file: nothing may be writing to it.
     ///
     /// # Errors
-    /// Two entries name one cluster, which cannot be put right; the host's error.
-    pub(super) async fn repair(&self) -> Result<()> {
-        let mut used = Used::default();
-        let (l1_offset, table_bytes) = {
-            let header = self.header.borrow();
-            (header.l1_offset, header.table_bytes())
+    /// The file cannot be read.
+    pub async fn check(&self) -> IoResult<CheckReport> {
+        Ok(Walk::run(self, false).await?.report)
+    }
+
+    /// Checks the image and repairs it in its file, which can be written although the image has been
+    /// opened for reading. It has to be opened again then.
+    ///
+    /// # Errors
+    /// The file cannot be read or written. A repair that stops can be tried again.
+    pub async fn repair(&self, what: Repair) -> IoResult<CheckReport> {
+        let mut walk = Walk::run(self, what == Repair::All).await?;
+        if walk.report.corruptions == 0 {
+            self.file.flush().await?;
+            walk.report.leaks_fixed = walk.cut_end().await?;
+            walk.report.leaks -= walk.report.leaks_fixed;
+            if self.is_dirty() {
+                self.mark_clean().await?;
+            }
+        }
+        Ok(walk.report)
+    }
+
+    /// As [`Qed::repair`] for an image that is opened to be written.
+    ///
+    /// # Errors
+    /// Two entries name one cluster; the host's error.
+    pub(super) async fn put_right(&self) -> Result<()> {
+        let walk = Walk::run(self, true).await?;
+        if let Some(cluster) = walk.twice {
+            let why = format!(
+                "is corrupt: the cluster at {cluster:#x} is named twice; copy what can be read \
+                 with 'strata-img convert'"
+            );
+            return Err(Error::Image {
+                file: self.file.path().to_owned(),
+                why,
+            });
+        }
+        self.file.flush().await?;
+        walk.cut_end().await?;
+        Ok(self.mark_clean().await?)
+    }
+}
+
+impl<'a> Walk<'a> {
+    async fn run(image: &'a Qed, repair: bool) -> IoResult<Self> {
+        let (l1_offset, table_bytes, first, clusters) = {
+            let header = image.header.borrow();
+            let clusters = header.image_size.div_ceil(header.cluster_size);
+            let first = header.header_clusters;
+            (header.l1_offset, header.table_bytes(), first, clusters)
         };
-        self.note(&mut used, l1_offset, table_bytes)?;
-        for index in 0..self.l1.len() {
-            let table = self.l1.get(index).swap_bytes();
+        let mut walk = Self {
+            image,
+            used: Used::default(),
+            report: CheckReport {
+                total_clusters: clusters,
+                ..CheckReport::default()
+            },
+            repair,
+            twice: None,
+        };
+        walk.note(l1_offset, table_bytes);
+        for index in 0..image.l1.len() {
+            let table = image.l1.get(index).swap_bytes();
             if table == 0 {
                 continue;
             }
-            if self.is_valid_table(table) {
-                self.note(&mut used, table, table_bytes)?;
-                self.repair_table(&mut used, table, table_bytes).await?;
-            } else {
-                self.l1.set(index, 0);
+            if !image.is_valid_table(table) {
+                walk.report.found(
+                    repair,
+                    &format!("L1 entry {index} names no table: {table:#x}"),
+                );
+                walk.clear(l1_offset, index as u64).await?;
+                if repair {
+                    image.l1.set(index, 0);
+                }
+            } else if walk.note(table, table_bytes) {
+                walk.table(table, table_bytes).await?;
             }
         }
-        self.flush().await?;
-        let end = used.end.saturating_mul(self.cluster_size());
-        let end = end.max(self.header.borrow().bytes());
-        if end < self.file.len() {
-            self.file.set_len(end).await?;
-            self.file.flush().await?;
-        }
-        self.end.set(end);
-        Ok(self.mark_clean().await?)
+        let file_clusters = image.file.len().div_ceil(image.cluster_size());
+        walk.report.leaks = file_clusters.saturating_sub(first + walk.used.count);
+        Ok(walk)
     }
 
-    async fn repair_table(&self, used: &mut Used, table: u64, bytes: u64) -> Result<()> {
-        let mut at = table;
+    async fn table(&mut self, table: u64, bytes: u64) -> IoResult<()> {
+        let (mut at, mut next) = (table, 0);
         while at < table + bytes {
             let len = CHUNK.min(table + bytes - at);
-            let part = self.file.extent(at, len).await;
+            let part = self.image.file.extent(at, len).await;
             let len = part.len.next_multiple_of(8).min(len);
             if part.data {
-                let entries = self.file.read_vec(at, len as usize).await?;
+                let entries = self.image.file.read_vec(at, len as usize).await?;
                 let (entries, _) = entries.as_chunks::<8>();
                 for (n, entry) in entries.iter().enumerate() {
                     let entry = u64::from_le_bytes(*entry);
-                    if entry <= ZERO {
-                        continue;
-                    }
-                    if self.is_valid_data(entry) {
-                        self.note(used, entry, self.cluster_size())?;
-                    } else {
-                        self.clear_entry(table, (at - table) / 8 + n as u64).await?;
+                    if entry > ZERO {
+                        let index = (at - table) / 8 + n as u64;
+                        self.entry(table, index, entry, &mut next).await?;
                     }
                 }
             }
@@ -98,29 +167,61 @@ impl Qed {
         Ok(())
     }
 
-    async fn clear_entry(&self, table: u64, index: u64) -> IoResult<()> {
-        self.make_room().await?;
-        let slice = self.slice(table, index).await?;
-        let index = index % super::lookup::SLICE_ENTRIES;
-        self.l2.set_entry(&slice, index as usize, 0);
-        Ok(())
+    /// An entry of an L2 table that names a cluster.
+    async fn entry(&mut self, table: u64, index: u64, entry: u64, next: &mut u64) -> IoResult<()> {
+        let cluster_size = self.image.cluster_size();
+        self.report.allocated_clusters += 1;
+        let follows = *next == 0 || *next == entry;
+        self.report.fragmented_clusters += u64::from(!follows);
+        *next = entry.saturating_add(cluster_size);
+        if self.image.is_valid_data(entry) {
+            self.note(entry, cluster_size);
+            return Ok(());
+        }
+        self.report.found(
+            self.repair,
+            &format!("entry {index} of the L2 table at {table:#x} names no cluster: {entry:#x}"),
+        );
+        self.clear(table, index).await
     }
 
-    fn note(&self, used: &mut Used, offset: u64, len: u64) -> Result<()> {
-        let cluster_size = self.cluster_size();
+    /// Clears an entry of a table, if entries are repaired.
+    async fn clear(&self, table: u64, index: u64) -> IoResult<()> {
+        if !self.repair {
+            return Ok(());
+        }
+        let file = &self.image.file;
+        file.write_vec(table + index * 8, vec![0; 8]).await
+    }
+
+    /// Notes that something names these bytes; whether nothing else does.
+    fn note(&mut self, offset: u64, len: u64) -> bool {
+        let cluster_size = self.image.cluster_size();
+        let mut alone = true;
         for cluster in offset / cluster_size..(offset + len) / cluster_size {
-            if !used.add(cluster) {
-                let why = format!(
-                    "is corrupt: the cluster at {:#x} is named twice; copy what can be read with \
-                     'qemu-img convert'",
-                    cluster * cluster_size
-                );
-                return Err(Error::Image {
-                    file: self.file.path().to_owned(),
-                    why,
-                });
+            if !self.used.add(cluster) {
+                let at = cluster * cluster_size;
+                self.report
+                    .corruption(format!("ERROR the cluster at {at:#x} is named twice"));
+                self.twice.get_or_insert(at);
+                alone = false;
             }
         }
-        Ok(())
+        alone
+    }
+
+    /// Gives back what nothing names at the end of the file; returns how many clusters that was.
+    async fn cut_end(&self) -> IoResult<u64> {
+        let image = self.image;
+        let cluster_size = image.cluster_size();
+        let end = self.used.end.saturating_mul(cluster_size);
+        let end = end.max(image.header.borrow().bytes());
+        let len = image.file.len();
+        if end < len {
+            image.file.set_len(end).await?;
+            image.file.flush().await?;
+        }
+        image.end.set(end);
+        Ok(len.saturating_sub(end).div_ceil(cluster_size))
     }
 }

@@ -64,7 +64,7 @@ impl Qed {
     /// Checks an image that was not closed cleanly, and clears what only another program knows.
     async fn make_writable(&self) -> Result<()> {
         if self.is_dirty() {
-            self.repair().await?;
+            self.put_right().await?;
         }
         if self.header.borrow().autoclear != 0 {
             self.header.borrow_mut().autoclear = 0;

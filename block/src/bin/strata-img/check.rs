@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
-use strata_block::qcow2::CheckReport;
+use strata_block::{
+    graph::{Node, chain::ImageOptions},
+    qcow2::{CheckReport, Repair},
+};
 
 use crate::{Failure, Output, Reading, Tool, output};
 
@@ -17,13 +20,18 @@ const UNSUPPORTED: u8 = 63;
 
 /// Exit code 0: nothing found; 1: the check failed; 2: errors; 3: leaks only; 63: the format has no checks.
 #[derive(Args)]
-#[command(after_help = "Example:\n  strata-img check --output=json disk.qcow2")]
+#[command(
+    after_help = "Example:\n  strata-img check --output=json disk.qcow2\n  strata-img check -f qcow2 -r all disk.qcow2"
+)]
 pub struct CheckArgs {
     #[command(flatten)]
     reading: Reading,
     /// How to print what is found
     #[arg(long, value_enum, default_value = "human")]
     output: Output,
+    /// Repair what is found: leaks only, or everything; the format has to be given (-f)
+    #[arg(short, long, value_enum, value_name = "WHAT")]
+    repair: Option<What>,
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -41,17 +49,44 @@ struct ImageCheck<'a> {
     format: &'a str,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    Leaks,
+    All,
+}
+
+impl From<What> for Repair {
+    fn from(what: What) -> Self {
+        match what {
+            What::Leaks => Self::Leaks,
+            What::All => Self::All,
+        }
+    }
+}
+
 /// Runs the command.
 pub async fn run(tool: &Tool, args: CheckArgs) -> Result<u8, Failure> {
-    let node = tool.open_layer(&args.file, &args.reading).await?;
-    let Some(image) = node.as_qcow2() else {
-        return Err(
-            Failure::new("This image format does not support checks").with_code(UNSUPPORTED)
-        );
+    let options = ImageOptions {
+        repair: args.repair.is_some(),
+        ..args.reading.options()
     };
-    let report = image.check().await?;
-    for line in &report.lines {
-        eprintln!("{line}");
+    let node = tool.opener.open_layer(&args.file, &options).await?;
+    let repair = args.repair.map(Repair::from);
+    let mut report = check(&node, repair).await?;
+    if report.leaks_fixed + report.corruptions_fixed > 0 {
+        let (leaks, corruptions) = (report.leaks_fixed, report.corruptions_fixed);
+        if args.output == Output::Human && !args.quiet {
+            output::print(&format!(
+                "The following inconsistencies were found and repaired:\n\n    {leaks} leaked clusters\n    {corruptions} corruptions\n\nDouble checking the fixed image now...\n"
+            ))?;
+        }
+        node.close().await?;
+        let node = tool.open_layer(&args.file, &args.reading).await?;
+        report = CheckReport {
+            leaks_fixed: leaks,
+            corruptions_fixed: corruptions,
+            ..check(&node, None).await?
+        };
     }
     match args.output {
         Output::Json => output::print_json(&ImageCheck {
@@ -68,6 +103,20 @@ pub async fn run(tool: &Tool, args: CheckArgs) -> Result<u8, Failure> {
         r if r.leaks > 0 => LEAKS,
         _ => 0,
     })
+}
+
+/// Checks an image, and tells of what is found.
+async fn check(node: &Node, repair: Option<Repair>) -> Result<CheckReport, Failure> {
+    let report = node.check(repair).await?.ok_or_else(|| {
+        Failure::new("This image format does not support checks").with_code(UNSUPPORTED)
+    })?;
+    for line in &report.lines {
+        eprintln!("{line}");
+    }
+    match report.refused {
+        Some(why) => Err(Failure::new(format!("Check failed: {why}"))),
+        None => Ok(report),
+    }
 }
 
 fn human(report: &CheckReport) -> String {

@@ -38,15 +38,20 @@ impl Check<'_> {
                 continue;
             }
             self.count(table, cluster_size);
+            let cluster = self.image.geometry.host_cluster(table);
+            self.tables.add(cluster.0);
             if self.image.geometry.in_cluster(table) != 0 {
                 self.report.corruption(format!(
                     "ERROR l2_offset={table:x}: Table is not cluster aligned; L1 entry corrupted"
                 ));
+                self.lost_tables = true;
                 continue;
             }
             if table < self.image.file.len() {
                 let first = GuestCluster(index as u64 * self.image.geometry.l2_entries());
-                self.count_l2(table, first, statistics).await;
+                self.count_l2(table, first, statistics).await?;
+            } else {
+                self.lost_tables = true;
             }
             yield_now().await;
         }
@@ -54,15 +59,23 @@ impl Check<'_> {
     }
 
     /// Counts the L2 table at `table`, whose first entry is that of `first`.
-    async fn count_l2(&mut self, table: u64, first: GuestCluster, statistics: bool) {
+    async fn count_l2(
+        &mut self,
+        table: u64,
+        first: GuestCluster,
+        statistics: bool,
+    ) -> IoResult<()> {
         let g = self.image.geometry;
+        let found = self.read_l2(table).await;
+        let mut entries = found.clone();
+        let repair = self.may_repair(table);
         let mut next = 0;
-        for (index, raw) in self.read_l2(table).await.into_iter().enumerate() {
+        for (index, raw) in entries.iter_mut().enumerate() {
             let cluster = first.plus(index as u64);
             if g.external_data && !self.external_entry(raw.descriptor, cluster) {
                 continue;
             }
-            match self.l2_entry(index, raw) {
+            match self.l2_entry(index, raw, repair) {
                 Some(Place::Compressed { offset, len }) => {
                     // A stream that is said to end behind the file's end may be shorter.
                     let end = (offset + len).min(self.image.file.len().max(offset + 1));
@@ -83,15 +96,11 @@ impl Check<'_> {
                         self.report.fragmented_clusters += u64::from(!follows);
                         next = offset + g.cluster_size();
                     }
-                    if g.in_cluster(offset) != 0 {
-                        self.report.corruption(format!(
-                            "ERROR offset={offset:x}: Data cluster is not properly aligned; L2 entry corrupted."
-                        ));
-                    }
                 }
                 None => {}
             }
         }
+        self.write_changed_l2(table, &found, &entries).await
     }
 
     /// The entries of an L2 table.
@@ -106,13 +115,14 @@ impl Check<'_> {
         entries.map(entry).collect()
     }
 
-    /// Reads an entry, also a damaged one as far as it can be followed, and reports bits that must
-    /// not be set.
-    fn l2_entry(&mut self, index: usize, raw: RawEntry) -> Option<Place> {
+    /// Reads an entry, also a damaged one as far as it can be followed, and reports what is wrong
+    /// with it. With `repair` the entry is changed where the disk then shows the same, or something
+    /// at last.
+    fn l2_entry(&mut self, index: usize, raw: &mut RawEntry, repair: bool) -> Option<Place> {
         let g = self.image.geometry;
-        let RawEntry { descriptor, bitmap } = raw;
+        let RawEntry { descriptor, bitmap } = *raw;
         if descriptor & COMPRESSED != 0 {
-            return self.compressed_entry(index, raw);
+            return self.compressed_entry(index, raw, repair);
         }
         let flag = if g.version > 2 && !g.extended_l2 {
             ZERO
@@ -133,11 +143,36 @@ impl Check<'_> {
                 "ERROR offset={offset:x}: Allocated cluster has corrupted subcluster allocation bitmap"
             ));
         }
-        used.then_some(Place::Cluster(offset))
+        if g.in_cluster(offset) != 0 {
+            let zeros = descriptor & flag != 0 || (g.extended_l2 && data == 0);
+            self.misaligned(zeros, raw, repair);
+        }
+        let kept = raw.descriptor == descriptor;
+        (used && kept).then_some(Place::Cluster(offset))
     }
 
-    fn compressed_entry(&mut self, index: usize, raw: RawEntry) -> Option<Place> {
-        let RawEntry { descriptor, bitmap } = raw;
+    /// A cluster without data does not need its place in the file.
+    fn misaligned(&mut self, zeros: bool, raw: &mut RawEntry, repair: bool) {
+        let offset = raw.descriptor & OFFSET_MASK;
+        let kind = if zeros { "Preallocated" } else { "Data" };
+        self.repairable += u64::from(zeros);
+        if zeros && repair {
+            // With subclusters the bitmap says what is zero.
+            let extended = self.image.geometry.extended_l2;
+            raw.descriptor = if extended { 0 } else { ZERO };
+        }
+        let what = format!("{kind} cluster is not properly aligned; L2 entry corrupted.");
+        self.report
+            .found(zeros && repair, &format!("offset={offset:x}: {what}"));
+    }
+
+    fn compressed_entry(
+        &mut self,
+        index: usize,
+        raw: &mut RawEntry,
+        repair: bool,
+    ) -> Option<Place> {
+        let RawEntry { descriptor, bitmap } = *raw;
         let known = RawEntry {
             descriptor: descriptor & !COPIED,
             bitmap: 0,
@@ -148,9 +183,7 @@ impl Check<'_> {
             return None;
         };
         if descriptor & COPIED != 0 {
-            self.report.corruption(format!(
-                "ERROR: coffset={offset:#x}: copied flag must never be set for compressed clusters"
-            ));
+            self.copied_and_compressed(offset, raw, repair);
         }
         if bitmap != 0 {
             self.report.corruption(format!(
@@ -159,6 +192,18 @@ impl Check<'_> {
             return None;
         }
         Some(Place::Compressed { offset, len })
+    }
+
+    fn copied_and_compressed(&mut self, offset: u64, raw: &mut RawEntry, repair: bool) {
+        self.repairable += 1;
+        let what =
+            format!("coffset={offset:#x}: copied flag must never be set for compressed clusters");
+        if repair {
+            raw.descriptor &= !COPIED;
+            self.report.found(true, &what);
+        } else {
+            self.report.corruption(format!("ERROR: {what}"));
+        }
     }
 
     fn reserved_bits(&mut self, descriptor: u64) {

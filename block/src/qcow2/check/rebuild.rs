@@ -41,7 +41,7 @@ impl Qcow2 {
         Error::Image {
             file: self.file.path().to_owned(),
             why: format!(
-                "was not closed cleanly and is damaged ({what}): repair it with 'qemu-img check -r all' first"
+                "was not closed cleanly and is damaged ({what}): repair it with 'strata-img check -r all' first"
             ),
         }
     }

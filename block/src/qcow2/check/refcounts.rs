@@ -8,34 +8,43 @@ use crate::{
 };
 
 impl Check<'_> {
-    /// Counts the references of the refcount table.
-    pub(super) async fn count_refcount_blocks(&mut self) -> IoResult<()> {
-        let g = self.image.geometry;
-        for (index, raw) in self.image.refcounts.table.entries().into_iter().enumerate() {
+    /// Counts the refcount table, and the blocks that it names.
+    pub(super) fn count_refcounts(&mut self) {
+        let entries = self.image.refcounts.table.entries();
+        let offset = self.image.refcounts.table.offset();
+        self.count(offset, entries.len() as u64 * 8);
+        for (index, raw) in entries.into_iter().enumerate() {
             if raw == 0 {
                 continue;
             }
-            if raw & 0x1ff != 0 {
-                self.report.corruption(format!(
-                    "ERROR refcount table entry {index} has reserved bits set"
-                ));
-            } else if g.in_cluster(raw) != 0 {
-                self.report.corruption(format!(
-                    "ERROR refcount block {index} is not cluster aligned; refcount table entry corrupted"
-                ));
-            } else if raw >= self.image.file.len() {
-                self.report
-                    .corruption(format!("ERROR refcount block {index} is outside image"));
-            } else {
-                self.count(raw, g.cluster_size());
-                let count = self.counts.get(g.host_cluster(raw).0);
-                if self.counts.covers(g.host_cluster(raw).0) && count != 1 {
-                    self.report
-                        .corruption(format!("ERROR refcount block {index} refcount={count}"));
-                }
+            if let Some(what) = self.count_block(index, raw) {
+                self.report.corruption(format!("ERROR {what}"));
+                self.needs_structure = true;
             }
         }
-        Ok(())
+    }
+
+    /// Counts one block; says what is wrong with it.
+    fn count_block(&mut self, index: usize, raw: u64) -> Option<String> {
+        let g = self.image.geometry;
+        let cluster = g.host_cluster(raw).0;
+        let outside = raw >= self.image.file.len();
+        let what = if raw & 0x1ff != 0 {
+            format!("refcount table entry {index} has reserved bits set")
+        } else if g.in_cluster(raw) != 0 {
+            format!("refcount block {index} is not cluster aligned; refcount table entry corrupted")
+        } else if outside {
+            return Some(format!("refcount block {index} is outside image"));
+        } else {
+            self.count(raw, g.cluster_size());
+            let count = self.counts.get(cluster);
+            if !self.counts.covers(cluster) || count == 1 {
+                return None;
+            }
+            format!("refcount block {index} refcount={count}")
+        };
+        self.needs_refcounts = true;
+        Some(what)
     }
 
     /// Compares every refcount with the references counted.
@@ -55,7 +64,7 @@ impl Check<'_> {
     }
 
     /// Reads a refcount block, if the table's entry is one that can be followed.
-    async fn block(&mut self, raw: u64) -> Option<Vec<u8>> {
+    pub(super) async fn block(&mut self, raw: u64) -> Option<Vec<u8>> {
         let g = self.image.geometry;
         let block = refcount_block(raw, &g).ok()??;
         let offset = g.host_offset(block);
@@ -90,6 +99,7 @@ impl Check<'_> {
     /// Clusters that no refcount block counts.
     fn compare_uncounted(&mut self, start: u64, end: u64) {
         let clusters: Vec<u64> = self.counts.counted(start, end).collect();
+        self.needs_structure |= !clusters.is_empty();
         for cluster in clusters {
             self.judge(cluster, 0, self.counts.get(cluster));
         }
@@ -101,6 +111,7 @@ impl Check<'_> {
             self.report.image_end_offset = self.report.image_end_offset.max(end);
         }
         if refcount < references {
+            self.needs_refcounts |= refcount == 0;
             self.report.corruption(format!(
                 "ERROR cluster {cluster} refcount={refcount} reference={references}"
             ));

@@ -14,6 +14,7 @@ impl Check<'_> {
             let Some(entry) = SnapshotEntry::read(&self.image.file, at).await? else {
                 self.report
                     .corruption(format!("ERROR snapshot {index} has no valid table entry"));
+                self.lost_tables = true;
                 break;
             };
             at += entry.len;
@@ -22,6 +23,7 @@ impl Check<'_> {
                 self.report.corruption(format!(
                     "ERROR snapshot {index} l1_offset={l1_offset:#x}: L1 table is not valid"
                 ));
+                self.lost_tables = true;
                 continue;
             }
             let entries = self.read_entries(l1_offset, entry.l1_size as usize).await;

@@ -1,0 +1,33 @@
+//! Giving up all that an image holds, so that its disk shows what lies below.
+
+use super::Qed;
+use crate::error::IoResult;
+
+impl Qed {
+    /// Clears L1, durably, and cuts the file behind it. Nothing else uses the image meanwhile.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub async fn make_empty(&self) -> IoResult<()> {
+        self.begin_write()?;
+        self.flush().await?;
+        self.mark_dirty().await?;
+        for index in 0..self.l1.len() {
+            if let Some(table) = self.l2_table(index)? {
+                self.l1.set(index, 0);
+                let bytes = self.header.borrow().table_bytes();
+                self.l2.forget(table, bytes);
+            }
+        }
+        self.flush().await?;
+        let end = {
+            let header = self.header.borrow();
+            header.l1_offset + header.table_bytes()
+        };
+        if end < self.file.len() {
+            self.file.set_len(end).await?;
+        }
+        self.end.set(end);
+        self.flush().await
+    }
+}

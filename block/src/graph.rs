@@ -1,5 +1,6 @@
 //! The node graph: layers, the chains that they form, and the disks on top.
 
+mod above;
 pub mod chain;
 mod data_file;
 mod format;

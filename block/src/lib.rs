@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod bitmap;
+pub mod commit;
 pub mod copy;
 pub mod disk;
 pub mod engine;
@@ -18,7 +19,10 @@ pub mod nbd;
 pub mod qcow2;
 pub mod qed;
 pub mod random;
+pub mod rebase;
 pub mod storage;
 
+#[cfg(test)]
+mod chain_tests;
 #[cfg(test)]
 mod sim_tests;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// L2 tables that are emptied between two flushes: bounds how many clusters wait to be freed.
-const TABLES_PER_FLUSH: usize = 64;
+pub(super) const TABLES_PER_FLUSH: usize = 64;
 
 impl Qcow2 {
     /// Changes the size of the disk to `size` bytes. What is added reads as zeros, whatever lies
@@ -156,7 +156,7 @@ impl Qcow2 {
 
     /// Takes an L2 table out of L1. What it names has one reference less then, also where snapshots
     /// share the table.
-    async fn drop_table(&self, index: usize, table: TableRef) -> IoResult<()> {
+    pub(super) async fn drop_table(&self, index: usize, table: TableRef) -> IoResult<()> {
         let g = &self.geometry;
         let _linking = self.linking.lock().await;
         let offset = g.host_offset(table.host);
@@ -180,7 +180,7 @@ impl Qcow2 {
     }
 
     /// Cuts off what is free at the end of the file. All tables are on disk.
-    async fn cut_file(&self) -> IoResult<()> {
+    pub(super) async fn cut_file(&self) -> IoResult<()> {
         let g = &self.geometry;
         let whole = self.file.len();
         let mut end = g.clusters_for(whole);

@@ -2,12 +2,14 @@
 
 mod bad_input;
 mod bench;
+mod commit;
 mod compare;
 mod convert;
 mod data_file;
 mod locks;
 mod measure;
 mod options;
+mod repair;
 mod resize;
 mod same_output;
 mod server;

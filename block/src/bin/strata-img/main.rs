@@ -3,6 +3,7 @@
 mod bench;
 mod cache;
 mod check;
+mod commit;
 mod compare;
 mod convert;
 mod create;
@@ -12,6 +13,7 @@ mod map;
 mod measure;
 mod output;
 mod progress;
+mod rebase;
 mod resize;
 mod size;
 mod snapshot;
@@ -65,6 +67,10 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Copy images into a new one, or into one that exists.
     Convert(convert::ConvertArgs),
+    /// Write what an image holds into its backing file.
+    Commit(commit::CommitArgs),
+    /// Give an image another backing file.
+    Rebase(rebase::RebaseArgs),
 }
 
 /// How a command prints what it has found.
@@ -193,6 +199,8 @@ fn main() -> ExitCode {
             Command::Measure(args) => measure::run(&tool, args).await,
             Command::Bench(args) => bench::run(&tool, args).await,
             Command::Convert(args) => convert::run(&tool, args).await,
+            Command::Commit(args) => commit::run(&tool, args).await,
+            Command::Rebase(args) => rebase::run(&tool, args).await,
         }
     });
     match result {

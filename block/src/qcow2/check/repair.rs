@@ -12,7 +12,7 @@ use crate::{
     qcow2::{
         Qcow2,
         entry::RawEntry,
-        header::{AUTOCLEAR_BITMAPS, Incompatible},
+        header::{AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA, Incompatible},
         width,
     },
 };
@@ -85,8 +85,8 @@ impl Qcow2 {
         let before = header.clone();
         let marks = Incompatible::DIRTY | Incompatible::CORRUPT;
         header.incompatible.remove(marks);
-        // Bitmaps do not care where data lies.
-        header.autoclear &= AUTOCLEAR_BITMAPS;
+        // A repair changes no byte of the disk, nor where a raw data file has it.
+        header.autoclear &= AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_DATA;
         if header != before {
             self.file.write_vec(0, header.to_bytes()).await?;
             self.file.flush().await?;

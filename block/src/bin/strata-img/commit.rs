@@ -1,0 +1,79 @@
+//! `strata-img commit`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use strata_block::{
+    commit,
+    graph::{Format, chain::ImageOptions},
+};
+
+use crate::{Failure, Tool, cache::CacheMode, output, progress::Progress};
+
+/// Percent between two prints of the progress.
+const STEP: f64 = 1.0;
+
+/// Writes what an image holds into its backing file, and empties the image.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  strata-img commit -f qcow2 overlay.qcow2\n  strata-img commit -f qcow2 -b base.qcow2 -p overlay.qcow2"
+)]
+pub struct CommitArgs {
+    /// Format of the image: never guessed for an image that is written
+    #[arg(short = 'f', value_name = "FMT")]
+    format: Option<Format>,
+    /// Cache mode: unsafe does not wait for the host's disk
+    #[arg(short = 't', value_name = "CACHE", default_value = "writeback")]
+    cache: String,
+    /// Commit down into this layer of the chain instead of the next one; implies -d
+    #[arg(short = 'b', value_name = "BASE")]
+    base: Option<String>,
+    /// Leave the image as it is
+    #[arg(short = 'd')]
+    keep: bool,
+    /// Show the progress
+    #[arg(short)]
+    progress: bool,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// The image
+    file: PathBuf,
+}
+
+/// Runs the command.
+pub async fn run(tool: &Tool, args: CommitArgs) -> Result<u8, Failure> {
+    let cache = CacheMode::parse(&args.cache, "cache").map_err(Failure::new)?;
+    let options = ImageOptions {
+        format: args.format,
+        no_flush: cache == CacheMode::Unsafe,
+        discard: true,
+        ..ImageOptions::default()
+    };
+    let top = tool.opener.open(&args.file, &options).await?;
+    let next = top
+        .backing()
+        .ok_or_else(|| Failure::new("Image does not have a backing file"))?;
+    let base = match &args.base {
+        None => next,
+        Some(name) => commit::find_base(&top, name).ok_or_else(|| {
+            Failure::new(format!(
+                "Did not find '{name}' in the backing chain of '{}'",
+                args.file.display()
+            ))
+        })?,
+    };
+    let base = commit::open_base(&tool.opener, &top, &base, &options).await?;
+    let progress = Progress::new(args.progress && !args.quiet, STEP);
+    commit::commit(&top, &base, &|done, size| progress.at(done, size)).await?;
+    if !args.keep && args.base.is_none() {
+        commit::make_empty(&top).await?;
+    }
+    drop(progress);
+    top.close().await?;
+    base.close().await?;
+    if !args.quiet {
+        output::print("Image committed.\n")?;
+    }
+    Ok(0)
+}

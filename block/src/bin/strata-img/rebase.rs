@@ -1,0 +1,143 @@
+//! `strata-img rebase`.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use clap::Args;
+use strata_block::{
+    graph::{
+        Format, Node,
+        chain::{self, ImageOptions},
+    },
+    qcow2::Backing,
+    rebase,
+};
+
+use crate::{Failure, Tool, cache::CacheMode, progress::Progress};
+
+/// Percent between two prints of the progress.
+const STEP: f64 = 1.0;
+
+/// Gives an image another backing file. The image shows the same bytes afterwards, unless -u is given.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  strata-img rebase -f qcow2 -b new.qcow2 -F qcow2 overlay.qcow2\n  strata-img rebase -f qcow2 -b '' overlay.qcow2\n  strata-img rebase -f qcow2 -u -b moved.raw -F raw overlay.qcow2"
+)]
+pub struct RebaseArgs {
+    /// Format of the image: never guessed for an image that is written
+    #[arg(short = 'f', value_name = "FMT")]
+    format: Option<Format>,
+    /// Cache mode of the image: unsafe does not wait for the host's disk
+    #[arg(short = 't', value_name = "CACHE", default_value = "writeback")]
+    cache: String,
+    /// Cache mode of the backing files
+    #[arg(short = 'T', value_name = "CACHE", default_value = "writeback")]
+    source_cache: String,
+    /// The new backing file, as the header will name it; an empty name for none
+    #[arg(short = 'b', value_name = "FILE")]
+    backing: Option<String>,
+    /// Format of the new backing file
+    #[arg(short = 'F', value_name = "FMT")]
+    backing_format: Option<Format>,
+    /// Change the header only: neither old nor new backing file is looked at
+    #[arg(short = 'u')]
+    header_only: bool,
+    /// Open the backing files although somebody may be writing to them
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// Show the progress
+    #[arg(short)]
+    progress: bool,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// The image
+    file: PathBuf,
+}
+
+/// Runs the command.
+pub async fn run(tool: &Tool, args: RebaseArgs) -> Result<u8, Failure> {
+    let cache = CacheMode::parse(&args.cache, "cache").map_err(Failure::new)?;
+    CacheMode::parse(&args.source_cache, "source cache").map_err(Failure::new)?;
+    if args.backing.is_none() && !args.header_only {
+        return Err(Failure::new(
+            "Must specify backing file (-b) or use unsafe mode (-u)",
+        ));
+    }
+    let backing = new_backing(&args)?;
+    let options = ImageOptions {
+        format: args.format,
+        no_flush: cache == CacheMode::Unsafe,
+        discard: true,
+        ..ImageOptions::default()
+    };
+    let top = tool.opener.open_layer(&args.file, &options).await?;
+    let progress = Progress::new(args.progress && !args.quiet, STEP);
+    if !args.header_only {
+        copy(tool, &args, &top, backing.as_ref(), &progress).await?;
+    }
+    rebase::change_backing(&top, backing)
+        .await
+        .map_err(|error| failed(&args, &error))?;
+    progress.at(1, 1);
+    drop(progress);
+    top.close().await?;
+    Ok(0)
+}
+
+fn failed(args: &RebaseArgs, why: &impl std::fmt::Display) -> Failure {
+    let name = args.backing.as_deref().unwrap_or_default();
+    Failure::new(format!(
+        "Could not change the backing file to '{name}': {why}"
+    ))
+}
+
+/// How the header will name the new backing file.
+fn new_backing(args: &RebaseArgs) -> Result<Option<Backing>, Failure> {
+    let Some(name) = args.backing.clone().filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    let format = args
+        .backing_format
+        .ok_or_else(|| failed(args, &"backing format must be specified"))?;
+    Ok(Some(Backing {
+        name,
+        format: Some(format.name().to_owned()),
+    }))
+}
+
+/// Opens the old and the new chain, and writes what differs to the image.
+async fn copy(
+    tool: &Tool,
+    args: &RebaseArgs,
+    top: &Rc<Node>,
+    backing: Option<&Backing>,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let reading = |format| ImageOptions {
+        format,
+        read_only: true,
+        force_share: args.force_share,
+        ..ImageOptions::default()
+    };
+    tool.opener
+        .open_below(top, &reading(None))
+        .await
+        .map_err(|error| {
+            let name = top.backing_name().map_or_else(String::new, |b| b.name);
+            Failure::new(format!("Could not open old backing file '{name}': {error}"))
+        })?;
+    let new = match backing {
+        None => None,
+        Some(backing) => {
+            let path = chain::resolve(top.path(), backing)?;
+            let node = tool.opener.open(&path, &reading(args.backing_format)).await;
+            Some(node.map_err(|error| {
+                let name = &backing.name;
+                Failure::new(format!("Could not open new backing file '{name}': {error}"))
+            })?)
+        }
+    };
+    let show = |done, size| progress.at(done, size);
+    Ok(rebase::copy_differences(top, new.as_ref(), &show).await?)
+}

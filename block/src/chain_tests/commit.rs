@@ -1,0 +1,85 @@
+//! Commits.
+
+use std::rc::Rc;
+
+use super::support::*;
+use crate::{commit, graph::Node};
+
+/// A chain of three layers with data in each, `top` above `mid` above `base`.
+async fn chain(random: &mut u64) -> Bytes {
+    let mut bytes = Bytes::new();
+    let sizes = [0; 3].map(|_| (64 + below(random, 100)) * 512);
+    let mut lower = None;
+    for (name, size) in ["base", "mid", "top"].into_iter().zip(sizes) {
+        create(&mut bytes, name, Kind::random(random), size, lower).await;
+        lower = Some(name);
+        let files = Files::new(&bytes, 0);
+        let node = files.open(name, &[name]).await;
+        scribble(&node, random).await;
+        node.close().await.unwrap();
+        bytes = files.bytes();
+    }
+    bytes
+}
+
+fn layer(top: &Rc<Node>, name: &str) -> Rc<Node> {
+    top.chain().find(|node| node.name() == name).unwrap()
+}
+
+/// Commits `top` into the layer `base`, and empties it if that is the next one.
+async fn run(files: &Files, base: &str) {
+    let top = files.open("top", &["top", base]).await;
+    let base = layer(&top, base);
+    commit::commit(&top, &base, &|_, _| ()).await.unwrap();
+    if Rc::ptr_eq(&top.backing().unwrap(), &base) {
+        commit::make_empty(&top).await.unwrap();
+    }
+    top.close().await.unwrap();
+    base.close().await.unwrap();
+}
+
+#[test]
+fn a_power_cut_during_a_commit_changes_no_byte() {
+    seeds(20, async |exec, seed| {
+        let mut random = seed;
+        let base = ["base", "mid"][seed as usize % 2];
+        let bytes = chain(&mut random).await;
+        let files = Files::new(&bytes, seed);
+        let expected = read_all(&files.open("top", &[]).await).await;
+        let work = {
+            let files = files.clone();
+            async move { run(&files, base).await }
+        };
+        let crashes = crashes_during(&exec, &files, work).await;
+        let every = 1 + crashes.len() / 20;
+        for crash in crashes.iter().step_by(every) {
+            let files = Files::new(crash, seed);
+            files.check().await;
+            let top = files.open("top", &[]).await;
+            assert!(
+                read_all(&top).await == expected,
+                "the disk shows other bytes"
+            );
+            drop(top);
+            // Started again, it ends.
+            run(&files, base).await;
+            assert_committed(&files, base, &expected).await;
+        }
+        assert_committed(&files, base, &expected).await;
+    });
+}
+
+async fn assert_committed(files: &Files, base: &str, expected: &[u8]) {
+    files.check().await;
+    let top = files.open("top", &[]).await;
+    assert!(
+        read_all(&top).await == expected,
+        "the disk shows other bytes"
+    );
+    assert_eq!(is_empty(&top).await, base == "mid");
+    let below = read_all(&layer(&top, base)).await;
+    assert!(
+        below[..expected.len()] == *expected,
+        "not all has been committed"
+    );
+}

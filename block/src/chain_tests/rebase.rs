@@ -1,0 +1,107 @@
+//! Rebases.
+
+use super::support::*;
+use crate::{qcow2::Backing, rebase};
+
+/// An image `top` on `old` or on nothing, and `new`, which may lie on `old`, too.
+async fn images(random: &mut u64) -> Bytes {
+    let mut bytes = Bytes::new();
+    let top_on = [Some("old"), Some("old"), None][below(random, 3) as usize];
+    let new_on = [Some("old"), None][below(random, 2) as usize];
+    for (name, backing) in [("old", None), ("new", new_on), ("top", top_on)] {
+        let size = (64 + below(random, 100)) * 512;
+        let kind = match Kind::random(random) {
+            // Zeros over a backing file that has none.
+            Kind::Qcow2 { cluster, .. } if name == "top" => Kind::Qcow2 {
+                cluster,
+                version: 3,
+            },
+            kind => kind,
+        };
+        create(&mut bytes, name, kind, size, backing).await;
+        let files = Files::new(&bytes, 0);
+        let node = files.open(name, &[name]).await;
+        scribble(&node, random).await;
+        node.close().await.unwrap();
+        bytes = files.bytes();
+    }
+    bytes
+}
+
+async fn run(files: &Files, new: Option<&str>) {
+    let top = files.open("top", &["top"]).await;
+    let backing = match new {
+        None => None,
+        Some(name) => Some(files.open(name, &[]).await),
+    };
+    rebase::copy_differences(&top, backing.as_ref(), &|_, _| ())
+        .await
+        .unwrap();
+    let name = new.map(|name| Backing {
+        name: name.to_owned(),
+        format: Some("qcow2".to_owned()),
+    });
+    rebase::change_backing(&top, name).await.unwrap();
+    top.close().await.unwrap();
+}
+
+#[test]
+fn a_power_cut_during_a_rebase_changes_no_byte() {
+    seeds(24, async |exec, seed| {
+        let mut random = seed;
+        let bytes = images(&mut random).await;
+        let new = [Some("new"), None, Some("old")][seed as usize % 3];
+        let files = Files::new(&bytes, seed);
+        let expected = read_all(&files.open("top", &[]).await).await;
+        let work = {
+            let files = files.clone();
+            async move { run(&files, new).await }
+        };
+        let crashes = crashes_during(&exec, &files, work).await;
+        let every = 1 + crashes.len() / 60;
+        for crash in crashes.iter().step_by(every) {
+            let files = Files::new(crash, seed);
+            files.check().await;
+            let top = files.open("top", &[]).await;
+            assert!(
+                read_all(&top).await == expected,
+                "the disk shows other bytes"
+            );
+            drop(top);
+            run(&files, new).await;
+            assert_rebased(&files, new, &expected).await;
+        }
+        assert_rebased(&files, new, &expected).await;
+    });
+}
+
+async fn assert_rebased(files: &Files, new: Option<&str>, expected: &[u8]) {
+    files.check().await;
+    let top = files.open("top", &[]).await;
+    assert_eq!(top.backing_name().map(|b| b.name).as_deref(), new);
+    assert!(
+        read_all(&top).await == expected,
+        "the disk shows other bytes"
+    );
+}
+
+#[test]
+fn a_rebase_onto_a_layer_of_the_chain_writes_nothing_that_is_there() {
+    seeds(2, async |_, seed| {
+        let mut random = seed;
+        let mut bytes = Bytes::new();
+        let kind = Kind::Qcow2 {
+            cluster: 4096,
+            version: 3,
+        };
+        create(&mut bytes, "base", kind, 64 << 10, None).await;
+        create(&mut bytes, "mid", kind, 64 << 10, Some("base")).await;
+        create(&mut bytes, "top", kind, 64 << 10, Some("mid")).await;
+        let files = Files::new(&bytes, 0);
+        let base = files.open("base", &["base"]).await;
+        scribble(&base, &mut random).await;
+        base.close().await.unwrap();
+        run(&files, Some("base")).await;
+        assert!(is_empty(&files.open("top", &[]).await).await);
+    });
+}

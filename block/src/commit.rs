@@ -1,0 +1,127 @@
+//! An offline commit: what the layers above a base hold goes down into it.
+//!
+//! What the top holds is given up only once the base is durable, so a commit that is killed at any
+//! moment leaves a chain that reads the same bytes, and one that is started again ends it. Other
+//! images on the same base see what was written to it: nobody can help that.
+
+use std::{path::Path, rc::Rc};
+
+use crate::{
+    error::{Error, IoResult, Result},
+    exec::yield_now,
+    extent::ExtentKind,
+    graph::{
+        Node,
+        chain::{self, ImageOptions, Opener},
+    },
+    mem::SgList,
+    storage::Access,
+};
+
+/// Bytes that are copied at once.
+const CHUNK: u64 = 1 << 20;
+/// Bytes that are zeroed at once: a raw base may have to write them.
+const ZERO_CHUNK: u64 = 64 << 20;
+
+/// Finds the layer below `top` that `name` means: as a header of the chain names it, or by its
+/// path.
+pub fn find_base(top: &Rc<Node>, name: &str) -> Option<Rc<Node>> {
+    let real = |path: &Path| path.canonicalize().ok();
+    let wanted = real(Path::new(name));
+    let mut upper = top.clone();
+    while let Some(below) = upper.backing() {
+        let named = upper.backing_name().is_some_and(|backing| {
+            let path = chain::resolve(upper.path(), &backing).ok();
+            backing.name == name || path.as_deref() == Some(Path::new(name))
+        });
+        if named || (wanted.is_some() && real(below.path()) == wanted) {
+            return Some(below);
+        }
+        upper = below;
+    }
+    None
+}
+
+/// Opens `base`, a layer below `top`, anew so that it can be written.
+///
+/// # Errors
+/// One line on why it cannot be written.
+pub async fn open_base(
+    opener: &Opener,
+    top: &Rc<Node>,
+    base: &Rc<Node>,
+    options: &ImageOptions,
+) -> Result<Rc<Node>> {
+    let upper = top
+        .chain()
+        .find(|node| node.backing().is_some_and(|below| Rc::ptr_eq(&below, base)))
+        .expect("the base lies below the top");
+    base.lock(Access::None)?;
+    let options = ImageOptions {
+        format: Some(base.format()),
+        read_only: false,
+        node_name: None,
+        ..options.clone()
+    };
+    let writable = opener.open_layer(base.path(), &options).await?;
+    writable.set_backing_node(base.backing());
+    upper.set_backing_node(Some(writable.clone()));
+    Ok(writable)
+}
+
+/// Copies what `top` and the layers between it and `base` hold into `base`, which grows if it is
+/// shorter, and makes that durable. `progress` is told how many bytes of how many are done.
+///
+/// # Errors
+/// The chain reads the same afterwards; the commit can be started again.
+pub async fn commit(top: &Rc<Node>, base: &Rc<Node>, progress: &dyn Fn(u64, u64)) -> Result<()> {
+    let size = top.size();
+    if base.size() < size {
+        base.resize(size).await?;
+    }
+    let buffer = SgList::zeroed(CHUNK as usize);
+    let mut offset = 0;
+    while offset < size {
+        offset += step(top, base, offset, &buffer).await?;
+        progress(offset, size);
+        yield_now().await;
+    }
+    base.settle().await
+}
+
+/// Does a part of the disk, and returns how many bytes that was.
+async fn step(top: &Rc<Node>, base: &Rc<Node>, offset: u64, buffer: &SgList) -> IoResult<u64> {
+    let rest = top.size() - offset;
+    let extent = top.extent_above(Some(base), offset, rest).await?;
+    match extent.kind {
+        ExtentKind::Unallocated => Ok(extent.len),
+        ExtentKind::Zero => {
+            let len = extent.len.min(ZERO_CHUNK);
+            base.write_zeroes(offset, len, true).await?;
+            Ok(len)
+        }
+        ExtentKind::Data { .. } | ExtentKind::Compressed => {
+            let len = extent.len.min(CHUNK);
+            let data = buffer.slice(0, len as usize);
+            top.read(offset, data.clone()).await?;
+            base.write(offset, data).await?;
+            Ok(len)
+        }
+    }
+}
+
+/// Gives up all that `top` holds itself, so that it shows its backing file again: after a
+/// [`commit`] the same bytes.
+///
+/// # Errors
+/// The host's error. What the top still holds is as it was.
+pub async fn make_empty(top: &Rc<Node>) -> Result<()> {
+    if top.backing().is_none() {
+        return Err(Error::Image {
+            file: top.path().to_owned(),
+            why: "has no backing file: nothing would be left".to_owned(),
+        });
+    }
+    top.make_empty().await?;
+    top.settle().await
+}

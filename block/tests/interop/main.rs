@@ -1,0 +1,8 @@
+//! Images of every feature, both ways: made by QEMU's tools and used by us, made by us and used by
+//! them; and a second library's opinion.
+
+mod made_by_qemu;
+mod made_by_us;
+mod matrix;
+mod second_opinion;
+mod support;

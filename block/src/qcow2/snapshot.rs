@@ -11,6 +11,7 @@ mod apply;
 mod create;
 mod delete;
 mod references;
+mod show;
 mod table;
 
 pub use table::Snapshot;

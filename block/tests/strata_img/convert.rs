@@ -212,6 +212,45 @@ fn into_what_is_there() {
 }
 
 #[test]
+fn internal_snapshots() {
+    let folder = images();
+    folder.qemu(&["create", "-q", "-f", "qcow2", "a.qcow2", "4M"]);
+    folder.qemu_io("a.qcow2", &["write -P 1 0 1M", "write -z 2M 128k"]);
+    folder.qemu(&["snapshot", "-c", "one", "a.qcow2"]);
+    folder.qemu_io("a.qcow2", &["write -P 2 512k 1M"]);
+    folder.qemu(&["snapshot", "-c", "two", "a.qcow2"]);
+    folder.qemu_io("a.qcow2", &["write -P 3 3M 1M"]);
+    folder.qemu(&["resize", "-q", "a.qcow2", "5M"]);
+    for snapshot in [
+        "one",
+        "2",
+        "snapshot.name=one",
+        "snapshot.id=2,snapshot.name=two",
+        "snapshot.id=2,snapshot.name=one",
+        "three",
+    ] {
+        let run = |program: &str, out: &str| {
+            let args = ["convert", "-O", "qcow2", "-l", snapshot, "a.qcow2", out];
+            let output = folder.run(program, &args);
+            let said = text(&output.stderr).replace(program, "PROGRAM");
+            (output.status.code(), said)
+        };
+        let theirs = run("qemu-img", "theirs");
+        assert_eq!(theirs, run("strata-img", "ours"), "{snapshot}");
+        if theirs.0 == Some(0) {
+            assert_equal(&folder, ("qcow2", "theirs"), ("qcow2", "ours"));
+        }
+        let measure = ["measure", "-O", "qcow2", "-l", snapshot, "a.qcow2"];
+        let (theirs, ours) = (
+            folder.run("qemu-img", &measure),
+            folder.run("strata-img", &measure),
+        );
+        assert_eq!(theirs.status.code(), ours.status.code(), "{snapshot}");
+        assert_eq!(text(&theirs.stdout), text(&ours.stdout), "{snapshot}");
+    }
+}
+
+#[test]
 fn several_sources() {
     let folder = images();
     std::fs::write(folder.path("odd.raw"), vec![7; 512 * 9]).unwrap();
@@ -288,6 +327,8 @@ fn wrong_options_are_refused_as_by_qemu() {
         "-O qcow2 -c -o preallocation=metadata disk.raw new",
         "-O qcow2 -o cluster_size=3 disk.raw new",
         "-O qcow2 -o color=red disk.raw new",
+        "-l one disk.raw new",
+        "-l one base.qcow2 top.qcow2 new",
     ];
     for case in cases {
         let args: Vec<&str> = ["convert"].into_iter().chain(case.split(' ')).collect();

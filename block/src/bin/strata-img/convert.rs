@@ -16,6 +16,7 @@ use crate::{
     create::{self, Wanted},
     progress::Progress,
     size,
+    source::SnapshotParam,
 };
 
 /// Percent between two prints of the progress.
@@ -69,6 +70,9 @@ pub struct ConvertArgs {
     /// How the sources are cached
     #[arg(short = 'T', value_name = "CACHE", default_value = "writeback")]
     source_cache: String,
+    /// Copy an internal snapshot of the source: its id or name, or snapshot.id=ID,snapshot.name=NAME
+    #[arg(short = 'l', value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
     /// Show the progress
     #[arg(short)]
     progress: bool,
@@ -85,6 +89,7 @@ pub struct ConvertArgs {
 
 /// What of the options can be judged before a file is looked at.
 struct Checked {
+    snapshot: Option<SnapshotParam>,
     wanted: Wanted,
     has_backing: bool,
     requests: usize,
@@ -109,7 +114,11 @@ pub async fn run(tool: &Tool, args: ConvertArgs) -> Result<u8, Failure> {
     };
     let mut tops = Vec::new();
     for path in sources {
-        tops.push(tool.open(path, &reading).await?);
+        let top = tool.open(path, &reading).await?;
+        if let Some(snapshot) = &checked.snapshot {
+            snapshot.show(&top).await?;
+        }
+        tops.push(top);
     }
     let len = tops.iter().map(|top| top.size()).sum();
     let target = args.open_target(tool, target, len, &checked).await?;
@@ -151,8 +160,13 @@ impl ConvertArgs {
                 "Cannot use --target-is-zero when the destination image has a backing file".into(),
             );
         }
+        let snapshot = self.snapshot.as_deref().map(SnapshotParam::parse);
+        if snapshot.is_some() && self.files.len() > 2 {
+            return Err("No support for concatenating multiple snapshot".into());
+        }
         CacheMode::parse(&self.source_cache, "source cache")?;
         Ok(Checked {
+            snapshot: snapshot.transpose()?,
             wanted,
             has_backing,
             requests,

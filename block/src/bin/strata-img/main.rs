@@ -17,6 +17,7 @@ mod rebase;
 mod resize;
 mod size;
 mod snapshot;
+mod source;
 mod status;
 
 use std::{path::Path, process::ExitCode, rc::Rc};

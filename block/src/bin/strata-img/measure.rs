@@ -9,7 +9,9 @@ use strata_block::{
     qcow2::{self, CreateOptions, Qcow2},
 };
 
-use crate::{Failure, Output, Reading, Tool, create, output, size, status::Chain};
+use crate::{
+    Failure, Output, Reading, Tool, create, output, size, source::SnapshotParam, status::Chain,
+};
 
 #[derive(Args)]
 #[command(
@@ -28,6 +30,9 @@ pub struct MeasureArgs {
     /// Size of the new image's disk, which is empty
     #[arg(long, value_name = "SIZE")]
     size: Option<String>,
+    /// Measure an internal snapshot of the image: its id or name, or snapshot.id=ID,snapshot.name=NAME
+    #[arg(short = 'l', value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
     /// How to print it
     #[arg(long, value_enum, default_value = "human")]
     output: Output,
@@ -64,6 +69,10 @@ pub async fn run(tool: &Tool, args: MeasureArgs) -> Result<u8, Failure> {
             force_share: args.force_share,
         };
         let source = tool.open(file, &reading).await?;
+        if let Some(text) = &args.snapshot {
+            let snapshot = SnapshotParam::parse(text).map_err(Failure::new)?;
+            snapshot.show(&source).await?;
+        }
         let chain = Chain::new(&source).await?;
         image.size = chain.size();
         let data = match args.target_format {
@@ -89,7 +98,7 @@ impl MeasureArgs {
         match (&self.size, self.files.len()) {
             (_, 2..) => Err("At most one filename argument is allowed."),
             (None, 0) => Err("Either --size N or one filename must be specified."),
-            (Some(_), 0) if self.format.is_some() => {
+            (Some(_), 0) if self.format.is_some() || self.snapshot.is_some() => {
                 Err("--image-opts, -f, and -l require a filename argument.")
             }
             (Some(_), 1) => Err("--size N cannot be used together with a filename."),

@@ -11,6 +11,8 @@ mod stream;
 
 use std::{cell::RefCell, collections::BTreeMap, io, os::fd::BorrowedFd, path::PathBuf, rc::Rc};
 
+#[cfg(test)]
+pub(crate) use create::create_image_in;
 pub use create::{NewImage, create_image, replace_image};
 pub use describe::image_info;
 use exports::Exports;
@@ -63,10 +65,19 @@ impl Engine {
         Ok(Self::on(Executor::new()?, events))
     }
 
-    /// An engine on an executor of the caller's: simulations bring a seeded one.
+    /// An engine on an executor of the caller's.
     pub fn on(exec: Rc<Executor>, events: impl FnMut(Event) + 'static) -> Rc<Self> {
+        Self::with_opener(exec.clone(), Opener::new(exec), events)
+    }
+
+    /// The same with an opener of the caller's: simulations bring one among simulated files.
+    pub(crate) fn with_opener(
+        exec: Rc<Executor>,
+        opener: Opener,
+        events: impl FnMut(Event) + 'static,
+    ) -> Rc<Self> {
         Rc::new(Self {
-            opener: Opener::new(exec.clone()),
+            opener,
             exec,
             disks: RefCell::default(),
             jobs: Rc::default(),
@@ -158,7 +169,7 @@ impl Engine {
     }
 
     /// The disk that a command means: by its id, or by the node name of its top layer.
-    fn find_disk(&self, name: &str) -> Option<Rc<GuestDisk>> {
+    pub(crate) fn find_disk(&self, name: &str) -> Option<Rc<GuestDisk>> {
         let disks = self.disks.borrow();
         let by_id = disks.iter().find(|disk| disk.options().id == name);
         by_id

@@ -74,6 +74,11 @@ impl Qed {
         features.contains(Features::NEED_CHECK)
     }
 
+    /// Whether writing has stopped after a metadata write error (rule W6).
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
     fn corrupt(&self, what: impl Into<String>) -> IoError {
         IoError::Corrupt {
             file: self.file.path().to_owned(),

@@ -4,6 +4,7 @@
 //! a call to what it does.
 
 mod file;
+mod files;
 mod holder;
 mod lock;
 mod nbd;
@@ -18,10 +19,11 @@ use std::{
 };
 
 pub use file::{FileOptions, FileStorage};
+pub use files::Files;
 pub use holder::Holder;
 pub use lock::Access;
 pub use nbd::{DEFAULT_RECONNECT_DELAY, NbdOptions, NbdStorage, is_nbd_uri};
-pub use sim::SimFile;
+pub use sim::{Content, Faults, SimFile, SimFolder};
 
 use crate::{
     error::{IoResult, Result},
@@ -110,7 +112,7 @@ impl Storage {
         match self {
             Self::File(file) => file.write_zeroes(offset, len, unmap).await,
             Self::Nbd(export) => export.write_zeroes(offset, len, unmap).await,
-            Self::Sim(sim) => sim.write_zeroes(offset, len).await,
+            Self::Sim(sim) => sim.write_zeroes(offset, len, unmap).await,
         }
     }
 
@@ -123,10 +125,7 @@ impl Storage {
         match self {
             Self::File(file) => file.punch_hole(offset, len).await,
             Self::Nbd(export) => export.punch_hole(offset, len).await,
-            Self::Sim(sim) => {
-                sim.write_zeroes(offset, len.min(sim.len().saturating_sub(offset)))
-                    .await
-            }
+            Self::Sim(sim) => sim.punch_hole(offset, len).await,
         }
     }
 

@@ -1,7 +1,6 @@
 //! Making a new image so that it survives a power cut from the moment its name is used.
 
 use std::{
-    fs::File,
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -12,7 +11,7 @@ use crate::{
     graph::chain,
     qcow2::{self, CreateOptions},
     qed,
-    storage::{FileStorage, Storage},
+    storage::{FileStorage, Files, Storage},
 };
 
 /// A new image's format, and how it is made.
@@ -33,8 +32,9 @@ impl From<CreateOptions> for NewImage {
 }
 
 /// How files are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Way {
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    files: &'a Files,
     /// Files that exist lose what they hold; otherwise they are errors.
     replace: bool,
     /// What has been made, and its name, survive a crash of the host from now on.
@@ -46,11 +46,22 @@ struct Way {
 /// # Errors
 /// One line on what failed; no file is left behind then, and one that existed is untouched.
 pub async fn create_image(exec: &Executor, path: &Path, image: impl Into<NewImage>) -> Result<()> {
+    create_image_in(&Files::Host, exec, path, image.into()).await
+}
+
+/// As [`create_image`], among `files`.
+pub(crate) async fn create_image_in(
+    files: &Files,
+    exec: &Executor,
+    path: &Path,
+    image: NewImage,
+) -> Result<()> {
     let way = Way {
+        files,
         replace: false,
         durable: true,
     };
-    make(exec, way, path, image.into()).await.map(|_| ())
+    make(exec, way, path, image).await.map(|_| ())
 }
 
 /// As [`create_image`], but in a file that may exist: what that holds is lost, unless the options
@@ -66,6 +77,7 @@ pub async fn replace_image(
     durable: bool,
 ) -> Result<bool> {
     let way = Way {
+        files: &Files::Host,
         replace: true,
         durable,
     };
@@ -73,7 +85,7 @@ pub async fn replace_image(
 }
 
 /// Makes an image and what it needs; says whether its file is new.
-async fn make(exec: &Executor, way: Way, path: &Path, image: NewImage) -> Result<bool> {
+async fn make(exec: &Executor, way: Way<'_>, path: &Path, image: NewImage) -> Result<bool> {
     let (file, is_new) = way.file(exec, path)?;
     let result = match data_file(path, &image) {
         Ok(None) => fill(exec, way, file, path, image).await,
@@ -84,8 +96,7 @@ async fn make(exec: &Executor, way: Way, path: &Path, image: NewImage) -> Result
         Err(error) => Err(error),
     };
     if result.is_err() && is_new {
-        // The error that is reported says more than one about the removal would.
-        let _ = std::fs::remove_file(path);
+        way.files.remove(path);
     }
     result.map(|()| is_new)
 }
@@ -110,13 +121,12 @@ fn data_file(path: &Path, image: &NewImage) -> Result<Option<(PathBuf, u64)>> {
 /// loses what it holds if the way says so; otherwise it is an error.
 async fn with_data_file(
     exec: &Executor,
-    way: Way,
+    way: Way<'_>,
     path: &Path,
     size: u64,
     image: impl Future<Output = Result<()>>,
 ) -> Result<()> {
     let (data, is_new) = way.file(exec, path)?;
-    let data = Storage::File(Rc::new(data));
     let result = async {
         data.set_len(0).await?;
         data.set_len(size).await?;
@@ -126,19 +136,18 @@ async fn with_data_file(
     }
     .await;
     if result.is_err() && is_new {
-        let _ = std::fs::remove_file(path);
+        way.files.remove(path);
     }
     result
 }
 
 async fn fill(
     exec: &Executor,
-    way: Way,
-    file: FileStorage,
+    way: Way<'_>,
+    storage: Storage,
     path: &Path,
     image: NewImage,
 ) -> Result<()> {
-    let storage = Storage::File(Rc::new(file));
     match image {
         NewImage::Raw(size) => {
             let size = size
@@ -154,13 +163,15 @@ async fn fill(
     way.sync_folder(exec, path).await
 }
 
-impl Way {
+impl Way<'_> {
     /// The file at `path`, and whether it is new.
-    fn file(self, exec: &Executor, path: &Path) -> Result<(FileStorage, bool)> {
+    fn file(self, exec: &Executor, path: &Path) -> Result<(Storage, bool)> {
         if self.replace {
-            FileStorage::replace(exec, path, !self.durable)
+            // Only on the host: simulations make new files.
+            let (file, is_new) = FileStorage::replace(exec, path, !self.durable)?;
+            Ok((Storage::File(Rc::new(file)), is_new))
         } else {
-            Ok((FileStorage::create(exec, path)?, true))
+            Ok((self.files.create(exec, path)?, true))
         }
     }
 
@@ -169,26 +180,6 @@ impl Way {
         if !self.durable {
             return Ok(());
         }
-        sync_folder(exec, path).await
-    }
-}
-
-async fn sync_folder(exec: &Executor, path: &Path) -> Result<()> {
-    let folder = folder_of(path);
-    let synced = exec.helpers().run({
-        let folder = folder.clone();
-        move || File::open(folder).and_then(|folder| folder.sync_all())
-    });
-    synced.await.map_err(|source| Error::File {
-        what: "make durable",
-        file: folder,
-        source,
-    })
-}
-
-fn folder_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
+        self.files.sync_name(exec, path).await
     }
 }

@@ -5,7 +5,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Engine, NewImage, check_free, check_node_name, create_image, refused};
+use super::{Engine, NewImage, check_free, check_node_name, create::create_image_in, refused};
 use crate::{
     api::{Cmd, CmdError, Reply},
     graph::{Format, GuestDisk, Node, chain::ImageOptions},
@@ -94,7 +94,7 @@ impl Engine {
         let result = self.put_on_top(disk, &old, &overlay).await;
         if result.is_err() && !overlay.existing {
             // Nothing points at it, and the error that is reported says more.
-            let _ = std::fs::remove_file(&overlay.path);
+            self.opener.files().remove(&overlay.path);
         }
         result?;
         Ok(line.map_or(Reply::Done, Reply::Formatted))
@@ -108,7 +108,7 @@ impl Engine {
         };
         let line = formatting(path, overlay.format, old.size(), &backing);
         let image = new_image(overlay.format, old.size(), backing);
-        create_image(&self.exec, path, image)
+        create_image_in(self.opener.files(), &self.exec, path, image)
             .await
             .map_err(|error| match error {
                 crate::error::Error::File {

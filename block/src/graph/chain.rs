@@ -13,7 +13,7 @@ use crate::{
     exec::Executor,
     qcow2::{self, Backing, OpenOptions, Qcow2},
     qed::Qed,
-    storage::{DEFAULT_RECONNECT_DELAY, FileOptions, Storage, is_nbd_uri},
+    storage::{DEFAULT_RECONNECT_DELAY, FileOptions, Files, Storage, is_nbd_uri},
 };
 
 /// Layers in a chain at most: bounds what a made-up chain can cost.
@@ -60,16 +60,31 @@ impl ImageOptions {
 /// Opens images and names the nodes that they become.
 pub struct Opener {
     exec: Rc<Executor>,
+    files: Files,
+    /// Bytes of tables that a layer keeps in memory at most.
+    cache_bytes: usize,
     next_name: Cell<u32>,
 }
 
 impl Opener {
     /// An opener for graphs on `exec`'s thread.
     pub fn new(exec: Rc<Executor>) -> Self {
+        Self::among(Files::Host, CACHE_BYTES, exec)
+    }
+
+    /// An opener of images among `files`, with at most `cache_bytes` of tables of each in memory.
+    pub(crate) fn among(files: Files, cache_bytes: usize, exec: Rc<Executor>) -> Self {
         Self {
             exec,
+            files,
+            cache_bytes,
             next_name: Cell::new(100),
         }
+    }
+
+    /// Where images are.
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
     }
 
     /// Opens `path` and every layer below it.
@@ -133,7 +148,10 @@ impl Opener {
             no_flush,
             force_share,
         };
-        let file = Storage::open(&self.exec, path, file_options, options.reconnect_delay()).await?;
+        let file = self
+            .files
+            .open(&self.exec, path, file_options, options.reconnect_delay())
+            .await?;
         let looks_like = Format::looks_like(&file).await?;
         let format = match options.format {
             Some(format) => format,
@@ -160,7 +178,7 @@ impl Opener {
                 let discard = options.discard;
                 let open = OpenOptions {
                     read_only,
-                    cache_bytes: CACHE_BYTES,
+                    cache_bytes: self.cache_bytes,
                     discard,
                 };
                 let image = if options.header_only {
@@ -174,7 +192,7 @@ impl Opener {
                 Node::qcow2(name, path, !read_only, image)
             }
             Format::Qed => {
-                let image = Qed::open(file, read_only, CACHE_BYTES).await?;
+                let image = Qed::open(file, read_only, self.cache_bytes).await?;
                 Node::qed(name, path, !read_only, image)
             }
         };
@@ -213,7 +231,9 @@ impl Opener {
             force_share: true,
             ..Default::default()
         };
-        let file = Storage::open(&self.exec, path, file, options.reconnect_delay())
+        let file = self
+            .files
+            .open(&self.exec, path, file, options.reconnect_delay())
             .await
             .map_err(|error| refused(format!("its backing file cannot be used: {error}")))?;
         let looks_like = Format::looks_like(&file).await?;

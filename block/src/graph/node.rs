@@ -180,6 +180,15 @@ impl Node {
         })
     }
 
+    /// Whether the layer has stopped writing after a metadata write error (rule W6).
+    pub fn is_stopped(&self) -> bool {
+        match &self.driver {
+            Driver::Raw(_) => false,
+            Driver::Qcow2(image) => image.is_stopped(),
+            Driver::Qed(image) => image.is_stopped(),
+        }
+    }
+
     /// The layer's file.
     pub fn storage(&self) -> &Storage {
         match &self.driver {

@@ -1,13 +1,24 @@
 //! A simulated file with a volatile and a durable side.
 //!
-//! Every call takes effect at a moment that a seed chooses, after other tasks may have run. A crash
-//! keeps what was durable and an arbitrary part of what was written since, torn at 512 bytes.
+//! Every call takes effect at a moment that a seed chooses, after other tasks may have run, and ends
+//! later still. A crash keeps what was durable and an arbitrary part of what was done since, torn at
+//! 512 bytes. Calls can be made to fail ([`Faults`]), and the disk to be full
+//! ([`SimFile::set_room`]).
+
+mod content;
+mod faults;
+mod folder;
 
 use std::{
     cell::{Cell, RefCell},
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+pub use content::Content;
+pub use faults::Faults;
+use faults::{Call, Outcome};
+pub use folder::SimFolder;
 
 use super::FileExtent;
 use crate::{
@@ -27,76 +38,97 @@ pub struct SimFile {
     state: RefCell<State>,
     /// Writes, flushes and length changes that still succeed; all later ones fail.
     budget: Cell<u64>,
-    /// Where the file must end at the latest.
-    room: Cell<u64>,
     calls: Cell<u64>,
+    faults: Cell<Faults>,
+    failed_flushes: Cell<u64>,
+    /// Blocks of 4 KiB that it can still take or grow by.
+    room: Cell<u64>,
 }
 
 #[derive(Default)]
 struct State {
-    durable: Vec<u8>,
-    volatile: Vec<u8>,
+    durable: Content,
+    volatile: Content,
     /// What was done since the last flush, in order.
     unflushed: Vec<Change>,
+    /// Changes that were unflushed once and are not any more.
+    settled: usize,
 }
 
 #[derive(Clone)]
 enum Change {
-    Write { offset: usize, bytes: Vec<u8> },
+    Write {
+        offset: usize,
+        bytes: Vec<u8>,
+    },
+    Zero {
+        offset: usize,
+        len: usize,
+        hole: bool,
+    },
     SetLen(usize),
 }
 
 impl SimFile {
     /// A file that holds `bytes`, all durable.
     pub fn new(path: impl Into<PathBuf>, bytes: Vec<u8>, seed: u64) -> Self {
+        Self::with_content(path, Content::from(&bytes[..]), seed)
+    }
+
+    /// A file that holds `content`, all durable.
+    pub fn with_content(path: impl Into<PathBuf>, content: Content, seed: u64) -> Self {
         let state = State {
-            durable: bytes.clone(),
-            volatile: bytes,
-            unflushed: Vec::new(),
+            durable: content.clone(),
+            volatile: content,
+            ..State::default()
         };
         Self {
             path: path.into(),
             random: Cell::new(seed),
             state: RefCell::new(state),
             budget: Cell::new(u64::MAX),
-            room: Cell::new(u64::MAX),
             calls: Cell::new(0),
+            faults: Cell::default(),
+            failed_flushes: Cell::new(0),
+            room: Cell::new(u64::MAX),
         }
     }
 
     /// The bytes as a reader sees them now.
     pub fn bytes(&self) -> Vec<u8> {
-        self.state.borrow().volatile.clone()
+        self.state.borrow().volatile.to_vec()
     }
 
     /// The bytes that certainly survive a crash now.
     pub fn durable_bytes(&self) -> Vec<u8> {
+        self.durable().to_vec()
+    }
+
+    /// What certainly survives a crash now.
+    pub fn durable(&self) -> Content {
         self.state.borrow().durable.clone()
     }
 
     /// One of the contents that a crash now can leave, chosen by `seed`.
     pub fn crash(&self, seed: u64) -> Vec<u8> {
+        self.after_crash(seed).to_vec()
+    }
+
+    /// As [`SimFile::crash`], without a copy of all bytes.
+    pub fn after_crash(&self, seed: u64) -> Content {
         let state = self.state.borrow();
         let mut random = seed;
-        let mut bytes = state.durable.clone();
+        let mut content = state.durable.clone();
         // Some crashes keep nearly everything, some nearly nothing.
         let keep = random::next(&mut random) % 101;
         for change in &state.unflushed {
-            match change {
-                Change::SetLen(len) if random::next(&mut random) % 100 < keep => {
-                    bytes.resize(*len, 0);
-                }
-                Change::SetLen(_) => {}
-                Change::Write { offset, bytes: new } => {
-                    for (start, sector) in sectors(*offset, new) {
-                        if random::next(&mut random) % 100 < keep {
-                            put(&mut bytes, start, sector);
-                        }
-                    }
+            for part in change.parts() {
+                if random::next(&mut random) % 100 < keep {
+                    part.apply(&mut content);
                 }
             }
         }
-        bytes
+        content
     }
 
     /// Lets `calls` more writes, flushes and length changes succeed and fails all that follow.
@@ -104,19 +136,15 @@ impl SimFile {
         self.budget.set(calls);
     }
 
-    /// Lets the file grow by this many blocks of 4 KiB; then the disk is full.
-    pub fn set_room(&self, blocks: Option<u64>) {
-        let end = blocks.map_or(u64::MAX, |blocks| self.len() + blocks * 4096);
-        self.room.set(end);
+    /// Lets calls fail from now on as `faults` says.
+    pub fn set_faults(&self, faults: Faults) {
+        self.faults.set(faults);
     }
 
-    fn fits(&self, offset: u64, len: u64) -> IoResult<()> {
-        match offset.checked_add(len) {
-            Some(end) if end <= self.room.get() => Ok(()),
-            _ => Err(IoError::NoSpace {
-                file: self.path.clone(),
-            }),
-        }
+    /// Lets the file take, or grow by, at most so many more blocks of 4 KiB; `None` ends the limit.
+    /// Writes that need more write as much as there is room for and fail.
+    pub fn set_room(&self, blocks: Option<u64>) {
+        self.room.set(blocks.unwrap_or(u64::MAX));
     }
 
     /// Writes, flushes and length changes so far.
@@ -124,52 +152,88 @@ impl SimFile {
         self.calls.get()
     }
 
+    /// Flushes that failed so far: what was written before them may never become durable.
+    pub fn failed_flushes(&self) -> u64 {
+        self.failed_flushes.get()
+    }
+
     pub(super) async fn read(&self, offset: u64, data: SgList) -> IoResult<()> {
         self.delay().await;
-        let state = self.state.borrow();
-        let start = state.volatile.len().min(index(offset)?);
-        let end = state.volatile.len().min(start + data.len());
-        data.copy_from(0, &state.volatile[start..end]);
-        data.fill(end - start, data.len() - (end - start), 0);
+        let mut bytes = vec![0; data.len()];
+        let start = index(offset)?;
+        self.state.borrow().volatile.read(start, &mut bytes);
+        if let Outcome::Fails(random) = self.outcome(Call::Read) {
+            // As much as had been read by then.
+            let len = index(random % (data.len() as u64 + 1))?;
+            data.copy_from(0, &bytes[..len]);
+            return Err(self.error("read", offset));
+        }
+        data.copy_from(0, &bytes);
+        self.delay().await;
         Ok(())
     }
 
     pub(super) async fn write(&self, offset: u64, data: SgList) -> IoResult<()> {
         self.delay().await;
         self.spend("write", offset)?;
-        self.fits(offset, data.len() as u64)?;
-        self.apply(Change::Write {
+        let bytes = data.to_vec();
+        let change = Change::Write {
             offset: index(offset)?,
-            bytes: data.to_vec(),
-        });
-        self.delay().await;
-        Ok(())
+            bytes,
+        };
+        self.change(change, "write", Call::Write).await
     }
 
-    pub(super) async fn write_zeroes(&self, offset: u64, len: u64) -> IoResult<()> {
-        self.fits(offset, len)?;
-        self.write(offset, SgList::zeroed(index(len)?)).await
+    pub(super) async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> IoResult<()> {
+        self.delay().await;
+        self.spend("write zeroes", offset)?;
+        let change = Change::Zero {
+            offset: index(offset)?,
+            len: index(len)?,
+            hole: unmap,
+        };
+        self.change(change, "write zeroes", Call::Other).await
     }
 
-    pub(super) async fn flush(&self) -> IoResult<()> {
-        let covered = self.state.borrow().unflushed.len();
+    pub(super) async fn punch_hole(&self, offset: u64, len: u64) -> IoResult<()> {
         self.delay().await;
-        self.spend("flush", 0)?;
-        let mut state = self.state.borrow_mut();
-        // Another flush may have ended meanwhile and taken some of them.
-        let covered = covered.min(state.unflushed.len());
-        let changes: Vec<_> = state.unflushed.drain(..covered).collect();
-        for change in changes {
-            change.apply(&mut state.durable);
+        let len = len.min(self.len().saturating_sub(offset));
+        if len == 0 {
+            return Ok(());
         }
-        Ok(())
+        self.spend("punch a hole", offset)?;
+        let change = Change::Zero {
+            offset: index(offset)?,
+            len: index(len)?,
+            hole: true,
+        };
+        self.change(change, "punch a hole", Call::Other).await
     }
 
     pub(super) async fn set_len(&self, len: u64) -> IoResult<()> {
         self.delay().await;
         self.spend("resize", len)?;
-        self.fits(len, 0)?;
-        self.apply(Change::SetLen(index(len)?));
+        self.change(Change::SetLen(index(len)?), "resize", Call::Other)
+            .await
+    }
+
+    pub(super) async fn flush(&self) -> IoResult<()> {
+        let covered = self.state.borrow().number_of_changes();
+        self.delay().await;
+        self.spend("flush", 0)?;
+        self.delay().await;
+        if let Outcome::Fails(random) = self.outcome(Call::Flush) {
+            self.lose(random);
+            return Err(self.error("flush", 0));
+        }
+        let mut state = self.state.borrow_mut();
+        // Another flush may have ended meanwhile and taken some of them.
+        let covered = covered.saturating_sub(state.settled);
+        let changes: Vec<_> = state.unflushed.drain(..covered).collect();
+        state.settled += covered;
+        for change in changes {
+            change.apply(&mut state.durable);
+        }
         Ok(())
     }
 
@@ -178,14 +242,23 @@ impl SimFile {
     }
 
     pub(super) fn extent(&self, offset: u64, len: u64) -> FileExtent {
-        let inside = self.len().saturating_sub(offset).min(len);
-        if inside == 0 {
-            FileExtent { len, data: false }
-        } else {
-            FileExtent {
-                len: inside,
-                data: true,
-            }
+        let volatile = &self.state.borrow().volatile;
+        let hole = FileExtent { len, data: false };
+        let Ok(start) = usize::try_from(offset) else {
+            return hole;
+        };
+        let end = volatile.len().min(start.saturating_add(len as usize));
+        if start >= end {
+            return hole;
+        }
+        let is_hole = volatile.is_hole(start);
+        let mut at = start;
+        while at < end && volatile.is_hole(at) == is_hole {
+            at = (at / content::BLOCK + 1) * content::BLOCK;
+        }
+        FileExtent {
+            len: (at.min(end) - start) as u64,
+            data: !is_hole,
         }
     }
 
@@ -193,18 +266,120 @@ impl SimFile {
         &self.path
     }
 
-    fn apply(&self, change: Change) {
+    /// Makes a change in the file, in two steps where a seed says so, or in part where it fails.
+    async fn change(&self, change: Change, what: &'static str, call: Call) -> IoResult<()> {
+        let offset = change.offset() as u64;
+        if let Outcome::Fails(mut random) = self.outcome(call) {
+            let parts: Vec<_> = change.parts().collect();
+            // A short write, or a torn one.
+            let first = random::next(&mut random) as usize % (parts.len() + 1);
+            let short = random.is_multiple_of(2);
+            for (n, part) in parts.into_iter().enumerate() {
+                let kept = random::next(&mut random).is_multiple_of(2);
+                if if short { n < first } else { kept } {
+                    // Where there is no room any more, that is not what is reported.
+                    let _ = self.apply(part);
+                }
+            }
+            return Err(self.error(what, offset));
+        }
+        let cut = self.random().is_multiple_of(4);
+        let (first, rest) = change.halves(cut);
+        self.apply(first)?;
+        if let Some(rest) = rest {
+            self.delay().await;
+            self.apply(rest)?;
+        }
+        self.delay().await;
+        Ok(())
+    }
+
+    fn apply(&self, change: Change) -> IoResult<()> {
         let mut state = self.state.borrow_mut();
-        change.clone().apply(&mut state.volatile);
-        state.unflushed.push(change);
+        let (fitting, all) = self.fitting(&state.volatile, change);
+        if let Some(change) = fitting {
+            change.apply(&mut state.volatile);
+            state.unflushed.push(change);
+        }
+        if all {
+            Ok(())
+        } else {
+            let file = self.path.clone();
+            Err(IoError::NoSpace { file })
+        }
+    }
+
+    /// As much of a change as there is room for, and whether that is all of it.
+    fn fitting(&self, volatile: &Content, change: Change) -> (Option<Change>, bool) {
+        let room = self.room.get();
+        if room == u64::MAX {
+            return (Some(change), true);
+        }
+        let Some(end) = change.offset().checked_add(change.len()) else {
+            return (None, false);
+        };
+        let blocks = |bytes: usize| bytes.div_ceil(content::BLOCK) as u64;
+        let grown = |end: usize| blocks(end).saturating_sub(blocks(volatile.len()));
+        let Change::Write { offset, bytes } = &change else {
+            let Some(left) = room.checked_sub(grown(end)) else {
+                return (None, false);
+            };
+            self.room.set(left);
+            return (Some(change), true);
+        };
+        let first = offset / content::BLOCK * content::BLOCK;
+        let Some(mut left) = room.checked_sub(grown(first)) else {
+            return (None, false);
+        };
+        for block in (first..end).step_by(content::BLOCK) {
+            if !volatile.is_hole(block) {
+                continue;
+            }
+            if left == 0 {
+                self.room.set(0);
+                let offset = *offset;
+                let bytes = bytes[..block.saturating_sub(offset)].to_vec();
+                let some = !bytes.is_empty();
+                return (some.then_some(Change::Write { offset, bytes }), false);
+            }
+            left -= 1;
+        }
+        self.room.set(left);
+        (Some(change), true)
+    }
+
+    /// A flush has failed: of what was to be flushed some is durable, and what is not will never
+    /// be. Readers find all of it, until a crash.
+    fn lose(&self, mut random: u64) {
+        self.failed_flushes.set(self.failed_flushes.get() + 1);
+        let mut state = self.state.borrow_mut();
+        let changes = std::mem::take(&mut state.unflushed);
+        state.settled += changes.len();
+        for part in changes.iter().flat_map(Change::parts) {
+            if random::next(&mut random).is_multiple_of(2) {
+                part.apply(&mut state.durable);
+            }
+        }
+    }
+
+    fn outcome(&self, call: Call) -> Outcome {
+        let faults = self.faults.get();
+        if faults == Faults::default() {
+            return Outcome::Succeeds;
+        }
+        faults.outcome(call, self.random())
+    }
+
+    fn random(&self) -> u64 {
+        let mut random = self.random.get();
+        let number = random::next(&mut random);
+        self.random.set(random);
+        number
     }
 
     /// Lets up to three rounds of other tasks go by.
     async fn delay(&self) {
-        let mut random = self.random.get();
-        let rounds = random::next(&mut random) % 4;
-        self.random.set(random);
-        for _ in 0..rounds {
+        for _ in 0..self.random() % 4 {
             yield_now().await;
         }
     }
@@ -216,48 +391,97 @@ impl SimFile {
                 self.budget.set(rest);
                 Ok(())
             }
-            None => {
-                let source = Arc::new(std::io::Error::from_raw_os_error(libc::EIO));
-                Err(IoError::Host {
-                    file: self.path.clone(),
-                    what,
-                    offset,
-                    source,
-                })
-            }
+            None => Err(self.error(what, offset)),
         }
+    }
+
+    fn error(&self, what: &'static str, offset: u64) -> IoError {
+        let source = Arc::new(std::io::Error::from_raw_os_error(libc::EIO));
+        IoError::Host {
+            file: self.path.clone(),
+            what,
+            offset,
+            source,
+        }
+    }
+}
+
+impl State {
+    fn number_of_changes(&self) -> usize {
+        self.settled + self.unflushed.len()
     }
 }
 
 impl Change {
-    fn apply(self, bytes: &mut Vec<u8>) {
+    fn offset(&self) -> usize {
         match self {
-            Self::Write { offset, bytes: new } => put(bytes, offset, &new),
-            Self::SetLen(len) => bytes.resize(len, 0),
+            Self::Write { offset, .. } | Self::Zero { offset, .. } | Self::SetLen(offset) => {
+                *offset
+            }
         }
     }
-}
 
-fn put(bytes: &mut Vec<u8>, offset: usize, new: &[u8]) {
-    let end = offset + new.len();
-    if bytes.len() < end {
-        bytes.resize(end, 0);
+    fn len(&self) -> usize {
+        match self {
+            Self::Write { bytes, .. } => bytes.len(),
+            Self::Zero { len, .. } => *len,
+            Self::SetLen(_) => 0,
+        }
     }
-    bytes[offset..end].copy_from_slice(new);
-}
 
-/// The parts of a write that a disk writes as a whole, with their offsets.
-fn sectors(offset: usize, bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let start = offset + at;
-        let len = (SECTOR - start % SECTOR).min(bytes.len() - at);
-        let part = &bytes[at..at + len];
-        at += len;
-        (len != 0).then_some((start, part))
-    })
+    fn apply(&self, content: &mut Content) {
+        match self {
+            Self::Write { offset, bytes } => content.write(*offset, bytes),
+            Self::Zero { offset, len, hole } => content.zero(*offset, *len, *hole),
+            Self::SetLen(len) => content.set_len(*len),
+        }
+    }
+
+    /// The `len` bytes from byte `at` of the change on; all of a length change.
+    fn part(&self, at: usize, len: usize) -> Self {
+        match self {
+            Self::Write { offset, bytes } => Self::Write {
+                offset: offset + at,
+                bytes: bytes[at..at + len].to_vec(),
+            },
+            Self::Zero { offset, hole, .. } => Self::Zero {
+                offset: offset + at,
+                len,
+                hole: *hole,
+            },
+            Self::SetLen(len) => Self::SetLen(*len),
+        }
+    }
+
+    /// The parts that a disk writes as a whole.
+    fn parts(&self) -> impl Iterator<Item = Self> {
+        let (offset, end) = (self.offset(), self.len());
+        let mut at = 0;
+        let mut first = true;
+        std::iter::from_fn(move || {
+            let len = (SECTOR - (offset + at) % SECTOR).min(end - at);
+            let part = (first || len != 0).then(|| self.part(at, len));
+            first = false;
+            at += len;
+            part
+        })
+    }
+
+    /// The change in two steps, if it is one that can be `cut`.
+    fn halves(self, cut: bool) -> (Self, Option<Self>) {
+        let (offset, len) = (self.offset(), self.len());
+        let middle = (offset + len / 2).next_multiple_of(SECTOR) - offset;
+        if !cut || middle >= len {
+            return (self, None);
+        }
+        let second = self.part(middle, len - middle);
+        (self.part(0, middle), Some(second))
+    }
 }
 
 fn index(offset: u64) -> IoResult<usize> {
     usize::try_from(offset).map_err(|_| IoError::OutOfRange)
 }
+
+#[cfg(test)]
+mod tests;

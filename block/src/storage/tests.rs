@@ -5,7 +5,7 @@ use std::{
     task::Poll,
 };
 
-use super::{FileExtent, FileOptions, FileStorage, SimFile, Storage};
+use super::{FileExtent, FileOptions, FileStorage, Storage};
 use crate::{
     error::{Error, IoError},
     exec::{Executor, Queue},
@@ -180,38 +180,4 @@ fn opening_says_what_is_wrong() {
     let storage = Storage::File(Rc::new(open(&file, true).unwrap()));
     let result = exec.block_on(async move { storage.write_vec(0, vec![1]).await });
     assert!(matches!(result, Err(IoError::ReadOnly)));
-}
-
-#[test]
-fn a_crash_keeps_what_was_flushed_and_tears_the_rest() {
-    let exec = Executor::seeded(3).unwrap();
-    let sim = Rc::new(SimFile::new("sim", vec![0; 2048], 3));
-    let storage = Storage::Sim(sim.clone());
-    exec.block_on(async move {
-        storage.write_vec(0, vec![1; 1024]).await.unwrap();
-        storage.flush().await.unwrap();
-        storage.write_vec(512, vec![2; 1536]).await.unwrap();
-    });
-    let crashes: Vec<_> = (0..50).map(|seed| sim.crash(seed)).collect();
-    for bytes in &crashes {
-        assert_eq!(bytes[..512], [1; 512]);
-        assert!(
-            bytes
-                .chunks(512)
-                .all(|sector| sector.iter().all(|&byte| byte == sector[0]))
-        );
-    }
-    assert!(
-        crashes
-            .iter()
-            .any(|bytes| bytes[512] == 1 && bytes[1024] == 2)
-    );
-    assert!(
-        crashes
-            .iter()
-            .any(|bytes| bytes[512] == 2 && bytes[1536] == 0)
-    );
-    sim.fail_after(0);
-    let storage = Storage::Sim(sim);
-    assert!(exec.block_on(async move { storage.flush().await }).is_err());
 }

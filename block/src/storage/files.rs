@@ -1,0 +1,99 @@
+//! [`Files`]: where files are found by their names, and made.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use super::{FileOptions, FileStorage, SimFolder, Storage};
+use crate::{
+    error::{Error, Result},
+    exec::Executor,
+};
+
+/// The host's files, or those of a simulation.
+#[derive(Clone, Default)]
+pub enum Files {
+    /// The host's file system, and NBD servers.
+    #[default]
+    Host,
+    /// Simulated files.
+    Sim(Rc<SimFolder>),
+}
+
+impl Files {
+    /// Opens a file, or an export, as [`Storage::open`] does.
+    ///
+    /// # Errors
+    /// One line on why it cannot be used.
+    pub async fn open(
+        &self,
+        exec: &Rc<Executor>,
+        path: &Path,
+        options: FileOptions,
+        reconnect_delay: Duration,
+    ) -> Result<Storage> {
+        match self {
+            Self::Host => Storage::open(exec, path, options, reconnect_delay).await,
+            Self::Sim(folder) => folder.open(path).map(Storage::Sim),
+        }
+    }
+
+    /// Makes a new, empty file.
+    ///
+    /// # Errors
+    /// The host's error; one that exists already is not touched.
+    pub fn create(&self, exec: &Executor, path: &Path) -> Result<Storage> {
+        match self {
+            Self::Host => {
+                let file = FileStorage::create(exec, path)?;
+                Ok(Storage::File(Rc::new(file)))
+            }
+            Self::Sim(folder) => folder.create(path).map(Storage::Sim),
+        }
+    }
+
+    /// Removes a file that nobody needs. An error is not reported: what led here says more.
+    pub fn remove(&self, path: &Path) {
+        match self {
+            Self::Host => {
+                let _ = std::fs::remove_file(path);
+            }
+            Self::Sim(folder) => folder.remove(path),
+        }
+    }
+
+    /// Makes a new file's name durable.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub async fn sync_name(&self, exec: &Executor, path: &Path) -> Result<()> {
+        let folder = folder_of(path);
+        match self {
+            Self::Host => {
+                let synced = exec.helpers().run({
+                    let folder = folder.clone();
+                    move || File::open(folder).and_then(|folder| folder.sync_all())
+                });
+                synced.await.map_err(|source| Error::File {
+                    what: "make durable",
+                    file: folder,
+                    source,
+                })
+            }
+            Self::Sim(folder) => {
+                folder.sync();
+                Ok(())
+            }
+        }
+    }
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}

@@ -1,0 +1,117 @@
+//! A simulated folder: which files there are, and which of their names a crash keeps.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use super::{Content, SimFile};
+use crate::{
+    error::{Error, Result},
+    random,
+};
+
+/// Simulated files by their paths. A new file's name survives a crash for certain once the folder
+/// has been synced, as on real file systems.
+pub struct SimFolder {
+    files: RefCell<BTreeMap<PathBuf, Rc<SimFile>>>,
+    /// Files whose name a crash may forget.
+    unsynced: RefCell<BTreeSet<PathBuf>>,
+    random: Cell<u64>,
+}
+
+impl SimFolder {
+    /// A folder with these files, all durable.
+    pub fn new(contents: BTreeMap<PathBuf, Content>, seed: u64) -> Rc<Self> {
+        let folder = Self {
+            files: RefCell::default(),
+            unsynced: RefCell::default(),
+            random: Cell::new(seed),
+        };
+        for (path, content) in contents {
+            folder.insert(&path, content);
+        }
+        Rc::new(folder)
+    }
+
+    /// The file at `path`.
+    pub fn file(&self, path: &Path) -> Option<Rc<SimFile>> {
+        self.files.borrow().get(path).cloned()
+    }
+
+    /// All that is certainly durable now.
+    pub fn durable(&self) -> BTreeMap<PathBuf, Content> {
+        let unsynced = self.unsynced.borrow();
+        let files = self.files.borrow();
+        let synced = files.iter().filter(|(path, _)| !unsynced.contains(*path));
+        synced
+            .map(|(path, file)| (path.clone(), file.durable()))
+            .collect()
+    }
+
+    /// One of the states that a crash now can leave, chosen by `seed`.
+    pub fn after_crash(&self, mut seed: u64) -> BTreeMap<PathBuf, Content> {
+        let unsynced = self.unsynced.borrow();
+        let mut left = BTreeMap::new();
+        for (path, file) in &*self.files.borrow() {
+            let random = random::next(&mut seed);
+            if !unsynced.contains(path) || random.is_multiple_of(2) {
+                left.insert(path.clone(), file.after_crash(random >> 1));
+            }
+        }
+        left
+    }
+
+    /// Every file.
+    pub fn files(&self) -> Vec<Rc<SimFile>> {
+        self.files.borrow().values().cloned().collect()
+    }
+
+    /// Flushes of its files that have failed so far.
+    pub fn failed_flushes(&self) -> u64 {
+        let files = self.files.borrow();
+        files.values().map(|file| file.failed_flushes()).sum()
+    }
+
+    pub(in crate::storage) fn open(&self, path: &Path) -> Result<Rc<SimFile>> {
+        self.file(path)
+            .ok_or_else(|| failed("open", path, io::ErrorKind::NotFound))
+    }
+
+    pub(in crate::storage) fn create(&self, path: &Path) -> Result<Rc<SimFile>> {
+        if self.file(path).is_some() {
+            return Err(failed("create", path, io::ErrorKind::AlreadyExists));
+        }
+        self.unsynced.borrow_mut().insert(path.to_owned());
+        Ok(self.insert(path, Content::default()))
+    }
+
+    pub(in crate::storage) fn remove(&self, path: &Path) {
+        self.files.borrow_mut().remove(path);
+    }
+
+    pub(in crate::storage) fn sync(&self) {
+        self.unsynced.borrow_mut().clear();
+    }
+
+    fn insert(&self, path: &Path, content: Content) -> Rc<SimFile> {
+        let mut random = self.random.get();
+        let seed = random::next(&mut random);
+        self.random.set(random);
+        let file = Rc::new(SimFile::with_content(path, content, seed));
+        let mut files = self.files.borrow_mut();
+        files.insert(path.to_owned(), file.clone());
+        file
+    }
+}
+
+fn failed(what: &'static str, path: &Path, kind: io::ErrorKind) -> Error {
+    Error::File {
+        what,
+        file: path.to_owned(),
+        source: kind.into(),
+    }
+}

@@ -1,0 +1,140 @@
+//! Tests of the simulation itself: what it may do to whoever relies on it.
+
+use std::{path::Path, rc::Rc};
+
+use super::{Faults, SimFile, SimFolder};
+use crate::{error::IoError, exec::Executor, storage::Storage};
+
+fn file_of(sectors: usize, seed: u64) -> (Rc<Executor>, Rc<SimFile>, Storage) {
+    let sim = Rc::new(SimFile::new("sim", vec![0; sectors * 512], seed));
+    (Executor::new().unwrap(), sim.clone(), Storage::Sim(sim))
+}
+
+#[test]
+fn a_crash_keeps_what_was_flushed_and_tears_the_rest() {
+    let exec = Executor::seeded(3).unwrap();
+    let sim = Rc::new(SimFile::new("sim", vec![0; 2048], 3));
+    let storage = Storage::Sim(sim.clone());
+    exec.block_on(async move {
+        storage.write_vec(0, vec![1; 1024]).await.unwrap();
+        storage.flush().await.unwrap();
+        storage.write_vec(512, vec![2; 1536]).await.unwrap();
+    });
+    let crashes: Vec<_> = (0..50).map(|seed| sim.crash(seed)).collect();
+    for bytes in &crashes {
+        assert_eq!(bytes[..512], [1; 512]);
+        assert!(
+            bytes
+                .chunks(512)
+                .all(|sector| sector.iter().all(|&byte| byte == sector[0]))
+        );
+    }
+    assert!(
+        crashes
+            .iter()
+            .any(|bytes| bytes[512] == 1 && bytes[1024] == 2)
+    );
+    assert!(
+        crashes
+            .iter()
+            .any(|bytes| bytes[512] == 2 && bytes[1536] == 0)
+    );
+}
+
+/// What `faults` do to a write of ones to four sectors of zeros, with one seed after the other.
+fn torn_by(faults: Faults) -> Vec<Vec<u8>> {
+    let torn = (0..50).map(|seed| {
+        let (exec, sim, storage) = file_of(4, seed);
+        sim.set_faults(faults);
+        let result = exec.block_on(async move { storage.write_vec(0, vec![1; 2048]).await });
+        assert!(matches!(result, Err(IoError::Host { .. })), "{result:?}");
+        let bytes = sim.bytes();
+        bytes.iter().step_by(512).copied().collect()
+    });
+    torn.collect()
+}
+
+#[test]
+fn a_write_that_fails_is_short_or_torn() {
+    let found = torn_by(Faults {
+        write: 1000,
+        ..Faults::default()
+    });
+    for wanted in [[0, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1]] {
+        assert!(found.iter().any(|sectors| *sectors == wanted), "{wanted:?}");
+    }
+}
+
+#[test]
+fn what_a_failed_flush_has_lost_no_later_one_brings_back() {
+    let lost = (0..50).filter(|&seed| {
+        let (exec, sim, storage) = file_of(1, seed);
+        let inner = sim.clone();
+        exec.block_on(async move {
+            storage.write_vec(0, vec![1; 512]).await.unwrap();
+            inner.set_faults(Faults {
+                flush: 1000,
+                ..Faults::default()
+            });
+            storage.flush().await.unwrap_err();
+            inner.set_faults(Faults::default());
+            storage.flush().await.unwrap();
+        });
+        assert_eq!(sim.failed_flushes(), 1);
+        assert_eq!(sim.bytes(), [1; 512], "readers see it all the same");
+        sim.durable_bytes() == [0; 512]
+    });
+    assert!((10..40).contains(&lost.count()));
+}
+
+#[test]
+fn a_full_disk_takes_what_fits_and_the_rest_later() {
+    let (exec, sim, storage) = file_of(0, 1);
+    let inner = sim.clone();
+    exec.block_on(async move {
+        inner.set_room(Some(2));
+        let error = storage.write_vec(0, vec![1; 3 * 4096]).await.unwrap_err();
+        assert!(matches!(error, IoError::NoSpace { .. }), "{error}");
+        // In place there is no need for room.
+        storage.write_vec(4096, vec![2; 4096]).await.unwrap();
+        storage.write_vec(9000, vec![3; 1]).await.unwrap_err();
+        inner.set_room(None);
+        storage.write_vec(8192, vec![3; 4096]).await.unwrap();
+    });
+    let bytes: Vec<_> = sim.bytes().into_iter().step_by(4096).collect();
+    assert_eq!(bytes, [1, 2, 3]);
+}
+
+#[test]
+fn holes_are_holes() {
+    let (exec, sim, storage) = file_of(0, 1);
+    exec.block_on(async move {
+        storage.write_vec(0, vec![1; 4 * 4096]).await.unwrap();
+        storage.punch_hole(4096, 2 * 4096).await.unwrap();
+        storage.punch_hole(4 * 4096, 4096).await.unwrap();
+        assert_eq!(storage.len(), 4 * 4096, "punching does not grow a file");
+        for (offset, len, data) in [(0, 4096, true), (4096, 8192, false), (12288, 4096, true)] {
+            let found = storage.extent(offset, 1 << 20).await;
+            assert_eq!((found.len, found.data), (len, data), "{offset}");
+        }
+        storage.set_len(100).await.unwrap();
+        storage.set_len(4096).await.unwrap();
+    });
+    let bytes = sim.bytes();
+    assert!(bytes[..100] == [1; 100] && bytes[100..] == [0; 3996]);
+}
+
+#[test]
+fn a_name_survives_for_certain_once_its_folder_was_synced() {
+    let folder = SimFolder::new(Default::default(), 1);
+    let (first, second) = (Path::new("/a"), Path::new("/b"));
+    folder.create(first).unwrap();
+    folder.create(first).err().expect("it exists");
+    folder.sync();
+    folder.create(second).unwrap();
+    let crashes: Vec<_> = (0..20).map(|seed| folder.after_crash(seed)).collect();
+    assert!(crashes.iter().all(|files| files.contains_key(first)));
+    let kept = crashes.iter().filter(|files| files.contains_key(second));
+    assert!((1..20).contains(&kept.count()));
+    assert!(!folder.durable().contains_key(second));
+}

@@ -13,8 +13,10 @@ struct Write {
     started: u64,
     /// Logical time at which the guest was told; `u64::MAX` while it was not.
     completed: u64,
-    /// Whether it certainly replaces what was there (a discard need not).
+    /// Whether it certainly replaces what was there (a discard need not, nor one that failed).
     certain: bool,
+    /// A flush failed since: no later one says that it is durable.
+    lost: bool,
 }
 
 /// The history of a disk's sectors, on a clock that ticks with every event.
@@ -22,10 +24,12 @@ pub struct Model {
     clock: u64,
     sectors: Vec<Vec<Write>>,
     next: u64,
+    failed_flushes: u64,
 }
 
 /// What a read may find.
 pub struct Before {
+    time: u64,
     offset: u64,
     histories: Vec<Vec<Write>>,
 }
@@ -33,26 +37,32 @@ pub struct Before {
 /// A write that has been sent.
 #[derive(Clone, Copy)]
 pub struct Sent {
-    id: u64,
+    pub id: u64,
     pub number: u64,
+    started: u64,
     sector: u64,
     count: u64,
 }
 
+/// What a range holds after a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A new number.
+    Filled,
+    /// Zeros.
+    Zeros,
+    /// Zeros, or what was there.
+    Discarded,
+}
+
 impl Model {
     pub fn new(size: u64) -> Self {
-        let first = Write {
-            id: 0,
-            number: 0,
-            started: 0,
-            completed: 0,
-            certain: true,
-        };
         let count = usize::try_from(size / SECTOR).unwrap();
         Self {
             clock: 1,
-            sectors: vec![vec![first]; count],
+            sectors: vec![vec![zeros(0)]; count],
             next: 1,
+            failed_flushes: 0,
         }
     }
 
@@ -61,39 +71,26 @@ impl Model {
         self.clock
     }
 
-    /// A write of a new number to the range, in bytes.
-    pub fn write(&mut self, offset: u64, len: u64) -> Sent {
-        self.send(true, offset, len, true)
-    }
-
-    /// A write of zeros.
-    pub fn zero(&mut self, offset: u64, len: u64) -> Sent {
-        self.send(false, offset, len, true)
-    }
-
-    /// A discard: zeros, or what was there.
-    pub fn discard(&mut self, offset: u64, len: u64) -> Sent {
-        self.send(false, offset, len, false)
-    }
-
-    fn send(&mut self, filled: bool, offset: u64, len: u64, certain: bool) -> Sent {
+    /// Notes a write to the range, in bytes.
+    pub fn send(&mut self, kind: Kind, offset: u64, len: u64) -> Sent {
         let id = self.next;
         self.next += 1;
-        let number = if filled { id } else { 0 };
+        let number = if kind == Kind::Filled { id } else { 0 };
         let sent = Sent {
             id,
             number,
+            started: self.now(),
             sector: offset / SECTOR,
             count: len / SECTOR,
         };
-        let started = self.now();
         for history in self.touched(sent) {
             history.push(Write {
                 id,
                 number,
-                started,
+                started: sent.started,
                 completed: u64::MAX,
-                certain,
+                certain: kind != Kind::Discarded,
+                lost: false,
             });
         }
         sent
@@ -101,6 +98,16 @@ impl Model {
 
     /// The guest has been told that the write is done.
     pub fn complete(&mut self, sent: Sent) {
+        self.end(sent, |_| {});
+    }
+
+    /// The guest has been told that the write failed: each sector holds what it would have
+    /// written, or what was there.
+    pub fn failed(&mut self, sent: Sent) {
+        self.end(sent, |write| write.certain = false);
+    }
+
+    fn end(&mut self, sent: Sent, change: impl Fn(&mut Write)) {
         let now = self.now();
         for history in self.touched(sent) {
             let write = history
@@ -108,19 +115,37 @@ impl Model {
                 .find(|write| write.id == sent.id)
                 .expect("a write without an end is not forgotten");
             write.completed = now;
+            change(write);
+        }
+    }
+
+    /// The write is durable: what was there before it was sent is gone for good.
+    pub fn durable(&mut self, sent: Sent) {
+        for history in self.touched(sent) {
+            history.retain(|write| write.completed >= sent.started);
         }
     }
 
     /// What was acknowledged before `flush_started` is durable: older contents are impossible now.
     pub fn flushed(&mut self, flush_started: u64) {
         for history in &mut self.sectors {
-            forget_replaced(history, flush_started);
+            forget_replaced(history, flush_started, |write| !write.lost);
+        }
+    }
+
+    /// So many flushes of files have failed in all. A new one takes with it what had been written.
+    pub fn failed_flushes(&mut self, count: u64) {
+        if std::mem::replace(&mut self.failed_flushes, count) != count {
+            for write in self.sectors.iter_mut().flatten() {
+                write.lost = true;
+            }
         }
     }
 
     /// After a crash each content that was possible is one that may have stayed.
     pub fn crashed(&mut self) {
         let now = self.now();
+        self.failed_flushes = 0;
         for write in self.sectors.iter_mut().flatten() {
             *write = Write {
                 started: now,
@@ -131,19 +156,33 @@ impl Model {
         }
     }
 
-    /// What was found after a crash is what the disk holds from now on.
+    /// What was found is what the disk holds from now on.
     pub fn found(&mut self, bytes: &[u8]) {
         let now = self.now();
         for (history, sector) in self.sectors.iter_mut().zip(bytes.chunks(512)) {
             let number = number_in(sector);
-            history.retain(|write| write.number == number);
-            history.truncate(1);
-            history[0] = Write {
-                started: now,
-                completed: now,
-                certain: true,
-                ..history[0]
-            };
+            *history = vec![Write {
+                number,
+                ..zeros(now)
+            }];
+        }
+    }
+
+    /// Numbers writes from `first` on, so that those of another model do not look the same.
+    pub fn number_from(&mut self, first: u64) {
+        self.next = first;
+    }
+
+    /// The number of the next write.
+    pub fn next_number(&self) -> u64 {
+        self.next
+    }
+
+    /// From `size` bytes on there are zeros: a shorter layer hides what lies below.
+    pub fn cut(&mut self, size: u64) {
+        let now = self.now();
+        for history in self.sectors.iter_mut().skip(index(size / SECTOR)) {
+            *history = vec![zeros(now)];
         }
     }
 
@@ -154,8 +193,9 @@ impl Model {
         let mut before = self.sectors[first..first + count].to_vec();
         before
             .iter_mut()
-            .for_each(|history| forget_replaced(history, now));
+            .for_each(|history| forget_replaced(history, now, |_| true));
         Before {
+            time: now,
             offset,
             histories: before,
         }
@@ -164,16 +204,19 @@ impl Model {
     /// Checks what a read has found.
     pub fn check(&self, before: &Before, bytes: &[u8]) {
         let first = index(before.offset / SECTOR);
-        for (i, (sector, before)) in bytes.chunks(512).zip(&before.histories).enumerate() {
+        for (i, (sector, old)) in bytes.chunks(512).zip(&before.histories).enumerate() {
             let number = number_in(sector);
             assert!(
                 sector.chunks(8).all(|part| part == &sector[..8]),
-                "sector {i} is torn"
+                "sector {} is torn",
+                first + i
             );
-            let mut possible = before.iter().chain(&self.sectors[first + i]);
+            let meanwhile = self.sectors[first + i]
+                .iter()
+                .filter(|write| write.started > before.time);
             assert!(
-                possible.any(|write| write.number == number),
-                "sector {} holds write {number}; possible: {before:?}",
+                old.iter().chain(meanwhile).any(|w| w.number == number),
+                "sector {} holds write {number}; possible: {old:?}",
                 first + i
             );
         }
@@ -185,6 +228,18 @@ impl Model {
     }
 }
 
+/// Zeros that are there from `time` on.
+fn zeros(time: u64) -> Write {
+    Write {
+        id: 0,
+        number: 0,
+        started: time,
+        completed: time,
+        certain: true,
+        lost: false,
+    }
+}
+
 fn index(number: u64) -> usize {
     usize::try_from(number).unwrap()
 }
@@ -193,13 +248,13 @@ fn number_in(sector: &[u8]) -> u64 {
     u64::from_le_bytes(sector[..8].try_into().unwrap())
 }
 
-/// Drops the writes after which another one was both sent and acknowledged before `time`.
-fn forget_replaced(history: &mut Vec<Write>, time: u64) {
-    let all = history.clone();
-    history.retain(|write| {
-        !all.iter()
-            .any(|later| later.certain && later.completed < time && later.started > write.completed)
-    });
+/// Drops the writes after which another one that `counts` was both sent and acknowledged before
+/// `time`.
+fn forget_replaced(history: &mut Vec<Write>, time: u64, counts: impl Fn(&Write) -> bool) {
+    let replacing = |write: &&Write| write.certain && write.completed < time && counts(write);
+    let latest = history.iter().filter(replacing).map(|w| w.started).max();
+    let Some(latest) = latest else { return };
+    history.retain(|write| write.completed >= latest);
 }
 
 /// What a write of `number` fills `len` bytes with.

@@ -1,336 +1,437 @@
-//! A disk on a simulated chain, the guests that use it, and the model that knows better.
+//! A disk on simulated files, its guests and its operator, and the model that knows better.
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
+    path::{Path, PathBuf},
     rc::Rc,
 };
 
 use super::{
-    chain::{Chain, Images},
-    model::{Model, SECTOR, pattern},
+    guest::{Allowed, Guest, Load, Watch},
+    model::{Kind, Model, SECTOR, pattern},
+    operator::{DISK, Operator},
+    oracle::{self, Chain, Contents},
+    plan::{Layer, Open, Plan, Random},
 };
 use crate::{
-    api::{JobType, OnError},
-    disk::{Disk, Op, Request},
+    api::{Event, JobStatus},
+    disk::Disk,
+    engine::{DiskSpec, Engine, create_image_in},
+    error::IoError,
     exec::{Executor, Queue},
-    graph::{DiskOptions, EventSink, GuestDisk},
-    jobs::{Job, JobOptions, Jobs, Stream, conclude},
+    graph::{
+        DiskOptions, Format, GuestDisk, Node,
+        chain::{ImageOptions, Opener},
+    },
     mem::SgList,
-    qcow2::Backing,
-    random,
+    storage::{Faults, Files, SimFile, SimFolder},
 };
 
-type SharedModel = Rc<RefCell<Model>>;
+/// Where the simulated files are; nothing is there on the host.
+const FOLDER: &str = "/simulated";
 
-const SIZE: u64 = 256 << 10;
-/// Requests in flight.
-const GUESTS: u64 = 4;
+/// Requests that guests send in one run.
+const REQUESTS: u64 = 40;
 
 pub struct World {
-    images: Images,
-    model: SharedModel,
-    random: u64,
+    files: Contents,
+    /// The layers, as they are when nothing runs.
+    chain: Chain,
+    /// Leaked clusters that the last crash has left.
+    leaks: BTreeMap<PathBuf, u64>,
+    model: Rc<RefCell<Model>>,
+    random: Random,
+    open: Open,
+    size: u64,
+    spots: Rc<Vec<u64>>,
+    longest: u64,
+    next_layer: Rc<Cell<usize>>,
+    with_qemu: bool,
     running: Option<Running>,
-    /// Layers below the top that a merge leaves.
-    kept: usize,
 }
 
 /// What ends with a crash.
 struct Running {
     exec: Rc<Executor>,
-    chain: Chain,
-    disk: Rc<GuestDisk>,
-    merged: Rc<Jobs>,
+    folder: Rc<SimFolder>,
+    engine: Rc<Engine>,
+    disk: Disk,
+    operator: Rc<Operator>,
+    allowed: Rc<Cell<Allowed>>,
+    marks: Rc<Cell<u64>>,
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
-        let mut random = seed;
-        let layers = 1 + usize::try_from(random::next(&mut random) % 4).unwrap();
-        let images = Images::create(layers, SIZE, &mut random);
+    /// A chain whose layers all hold something. With `with_qemu` its tools look at every crash.
+    pub fn new(seed: u64, with_qemu: bool) -> Self {
+        let mut random = Random(seed);
+        let plan = Plan::new(Path::new(FOLDER), &mut random, with_qemu);
+        let size = plan.layers.last().unwrap().size;
+        let largest = plan.layers.iter().map(|layer| layer.size).max().unwrap();
+        let spots = (0..4).map(|_| random.below(size)).collect();
         let mut world = Self {
-            images,
-            model: Rc::new(RefCell::new(Model::new(SIZE))),
-            random,
+            files: Contents::new(),
+            chain: Chain(Vec::new()),
+            leaks: BTreeMap::new(),
+            model: Rc::new(RefCell::new(Model::new(largest))),
+            open: plan.open,
+            size,
+            spots: Rc::new(spots),
+            longest: if plan.cluster_size > 32 << 10 { 9 } else { 7 },
+            next_layer: Rc::new(Cell::new(plan.layers.len())),
+            with_qemu,
             running: None,
-            kept: 0,
+            random,
         };
-        world.fill_layers(layers);
+        let layers = plan.layers.len();
+        for (number, layer) in plan.layers.into_iter().enumerate() {
+            world.add_layer(layer, number + 1 == layers);
+        }
         world
     }
 
-    /// Gives every layer some data of its own, each as the top of those below it.
-    fn fill_layers(&mut self, layers: usize) {
-        for layers in 1..layers {
-            let images = Images(self.images.0[..layers].to_vec());
-            let rest = self.images.0[layers..].to_vec();
-            self.images = images;
-            self.start();
-            self.spawn_guests(6);
-            self.settle();
-            self.images = self.stop();
-            self.images.0.extend(rest);
+    /// Puts a new layer on top, and gives it some data of its own unless it is the last.
+    fn add_layer(&mut self, layer: Layer, last: bool) {
+        self.model.borrow_mut().cut(layer.size);
+        self.size = layer.size;
+        let exec = Executor::new().unwrap();
+        let folder = SimFolder::new(std::mem::take(&mut self.files), self.random.next());
+        let (files, path) = (Files::Sim(folder.clone()), layer.path.clone());
+        let inner = exec.clone();
+        exec.block_on(async move {
+            match layer.image {
+                Some(image) => create_image_in(&files, &inner, &layer.path, image)
+                    .await
+                    .unwrap(),
+                None => {
+                    let file = files.create(&inner, &layer.path).unwrap();
+                    file.set_len(layer.size).await.unwrap();
+                    file.flush().await.unwrap();
+                    files.sync_name(&inner, &layer.path).await.unwrap();
+                }
+            }
+        });
+        self.files = folder.durable();
+        self.chain.0.insert(0, (path, layer.format));
+        if last {
+            return;
+        }
+        self.start();
+        self.spawn_guests(6);
+        self.settle();
+        if layer.format == Format::Qcow2 && self.random.one_in(2) {
+            self.write_compressed();
+        }
+        self.stop();
+    }
+
+    /// Gives the top some compressed clusters.
+    fn write_compressed(&mut self) {
+        let top = self.root();
+        let cluster = top.cluster_size();
+        for _ in 0..self.random.below(6) {
+            let offset = self.random.below(self.size) / cluster * cluster;
+            let len = cluster.min(self.size - offset);
+            let sent = self.model.borrow_mut().send(Kind::Filled, offset, len);
+            let (node, data) = (top.clone(), SgList::from_vec(pattern(sent.number, len)));
+            self.running().exec.block_on(async move {
+                let image = node.as_qcow2().unwrap();
+                match image.pack(&data).await {
+                    Some(packed) => image.write_packed(offset, packed).await.unwrap(),
+                    None => node.write(offset, data).await.unwrap(),
+                }
+            });
+            self.model.borrow_mut().complete(sent);
         }
     }
 
-    fn start(&mut self) -> &Running {
-        let seed = random::next(&mut self.random);
-        let exec = Executor::seeded(seed).unwrap();
-        let chain = self.images.open(&exec, seed >> 8);
-        let events: EventSink = Rc::new(RefCell::new(Box::new(|_| {})));
-        let options = DiskOptions {
-            discard: true,
+    fn running(&self) -> &Running {
+        self.running.as_ref().unwrap()
+    }
+
+    fn guest_disk(&self) -> Rc<GuestDisk> {
+        self.running().engine.find_disk(DISK).unwrap()
+    }
+
+    fn root(&self) -> Rc<Node> {
+        self.guest_disk().root()
+    }
+
+    fn start(&mut self) {
+        let exec = Executor::seeded(self.random.next()).unwrap();
+        let folder = SimFolder::new(self.files.clone(), self.random.next());
+        let opener = Opener::among(
+            Files::Sim(folder.clone()),
+            self.open.cache_bytes,
+            exec.clone(),
+        );
+        let allowed = Rc::new(Cell::new(Allowed::Nothing));
+        let marks = Rc::new(Cell::new(0));
+        let (may_fail, count) = (allowed.clone(), marks.clone());
+        let engine = Engine::with_opener(exec.clone(), opener, move |event| match event {
+            Event::JobStatusChange {
+                status: JobStatus::Waiting,
+                ..
+            } => count.set(count.get() + 1),
+            Event::JobCompleted(_, Some(error)) if may_fail.get() == Allowed::Nothing => {
+                panic!("a job failed: {error}")
+            }
+            _ => {}
+        });
+        let (path, format) = self.chain.top().clone();
+        let image = ImageOptions {
+            format: Some(format),
+            discard: self.open.discard,
+            ..ImageOptions::default()
+        };
+        let disk = DiskOptions {
+            id: DISK.to_owned(),
+            discard: self.open.discard,
+            detect_zeroes: self.open.detect_zeroes,
             ..DiskOptions::default()
         };
-        let disk = GuestDisk::new(exec.clone(), events, chain.top.clone(), options);
-        self.running.insert(Running {
+        let disk = engine.open_disk(DiskSpec { path, image, disk }).unwrap();
+        let operator = Rc::new(Operator {
+            engine: engine.clone(),
+            random: RefCell::new(Random(self.random.next())),
+            folder: PathBuf::from(FOLDER),
+            next_layer: self.next_layer.clone(),
+            allowed: allowed.clone(),
+            marks: marks.clone(),
+            stop: Rc::default(),
+        });
+        self.running = Some(Running {
             exec,
-            chain,
+            folder,
+            engine,
             disk,
-            merged: Rc::default(),
-        })
+            operator,
+            allowed,
+            marks,
+        });
     }
 
-    /// An orderly end.
-    fn stop(&mut self) -> Images {
-        let Running { exec, chain, .. } = self.running.take().unwrap();
-        let top = chain.top.clone();
-        exec.block_on(async move { top.close().await.unwrap() });
+    /// An orderly end: everything is durable, and nothing leaks that did not before.
+    pub fn stop(&mut self) {
+        self.chain = Chain::of(&self.root());
+        let running = self.running.take().unwrap();
+        let errors = running.engine.shut_down();
+        assert!(errors.is_empty(), "{errors:?}");
+        self.files = running.folder.durable();
+        running.exec.drop_tasks();
         let now = self.model.borrow_mut().now();
         self.model.borrow_mut().flushed(now);
-        Images(
-            chain
-                .files
-                .iter()
-                .map(|file| file.durable_bytes())
-                .collect(),
-        )
+        for (path, leaks) in oracle::check(&self.files, &self.chain) {
+            let before = self.leaks.get(&path).copied().unwrap_or(0);
+            assert!(
+                leaks <= before,
+                "{}: {leaks} leaks, {before} before",
+                path.display()
+            );
+        }
     }
 
-    /// Lets guests work, perhaps a merge too, for a random number of polls.
-    pub fn run_guests(&mut self, merge: bool) {
+    /// Lets guests work, and an operator too, and stops at a random moment: often at one that matters, shortly
+    /// after a flush, a snapshot or the end of a merge has begun.
+    pub fn run(&mut self, operator: bool) {
         self.start();
-        self.spawn_guests(30);
-        if merge {
-            self.spawn_merge();
+        self.spawn_work(operator);
+        self.run_for_a_while();
+    }
+
+    fn spawn_work(&mut self, operator: bool) {
+        self.spawn_guests(REQUESTS);
+        if operator {
+            let operator = self.running().operator.clone();
+            let work = async move { operator.work().await };
+            self.running().exec.spawn(Queue::Guest, work);
         }
-        let exec = self.running.as_ref().unwrap().exec.clone();
-        let polls = random::next(&mut self.random) % 1500;
-        for _ in 0..polls {
-            let job = random::next(&mut self.random).is_multiple_of(4);
-            if !exec.step(if job { Queue::Job } else { Queue::Guest }) {
+    }
+
+    fn run_for_a_while(&mut self) {
+        let mut polls = self.random.below(3000);
+        let mark = self.random.one_in(2).then(|| 1 + self.random.below(8));
+        let after = self.random.below(90);
+        if mark.is_some() {
+            polls = 20_000;
+        }
+        let running = self.running.as_ref().unwrap();
+        let mut reached = false;
+        while polls > 0 {
+            polls -= 1;
+            if !reached && mark.is_some_and(|mark| running.marks.get() >= mark) {
+                reached = true;
+                polls = after;
+            }
+            let job = self.random.one_in(4);
+            if !running
+                .exec
+                .step(if job { Queue::Job } else { Queue::Guest })
+            {
                 break;
             }
         }
     }
 
-    /// The same, until all have finished, the merge too.
-    pub fn run_guests_to_the_end(&mut self) {
+    /// Lets all come to an end, a merge too, then merges once more.
+    pub fn run_to_the_end(&mut self) {
         self.start();
-        self.spawn_guests(30);
-        self.spawn_merge();
+        self.spawn_work(true);
+        self.run_for_a_while();
         self.settle();
-        assert!(
-            self.running.as_ref().unwrap().merged.jobs().is_empty(),
-            "the merge has ended"
-        );
+        self.spawn_guests(10);
+        let operator = self.running().operator.clone();
+        self.running().exec.block_on(async move {
+            operator.stream().await;
+            operator.let_finish().await;
+        });
+        self.settle();
     }
 
     fn settle(&self) {
-        let exec = self.running.as_ref().unwrap().exec.clone();
-        while exec.task_count() > 0 {
-            exec.poll();
+        let running = self.running();
+        running.operator.stop.set(true);
+        let operator = running.operator.clone();
+        running
+            .exec
+            .block_on(async move { operator.let_finish().await });
+        while running.exec.task_count() > 0 {
+            running.exec.poll();
         }
+    }
+
+    /// Lets files fail for a while. Then an image that has stopped writes nothing more but can be
+    /// read, and one that has not goes on as if nothing had been.
+    pub fn run_with_faults(&mut self) {
+        self.start();
+        self.running().allowed.set(Allowed::Anything);
+        let mut rate = || self.random.pick(&[0, 0, 5, 20, 100]);
+        let faults = Faults {
+            read: rate(),
+            write: rate(),
+            flush: rate(),
+            other: rate(),
+        };
+        self.spawn_work(true);
+        for file in self.running().folder.files() {
+            file.set_faults(faults);
+        }
+        self.run_for_a_while();
+        for file in self.running().folder.files() {
+            file.set_faults(Faults::default());
+        }
+        if self.random.one_in(2) {
+            return;
+        }
+        self.settle();
+        self.verify();
+        if self.root().is_stopped() {
+            self.check_stopped();
+        } else {
+            self.running().allowed.set(Allowed::Nothing);
+            self.spawn_guests(10);
+            self.settle();
+        }
+        self.verify();
+    }
+
+    /// Rule W6: requests that write are refused, and nothing reaches the file.
+    fn check_stopped(&mut self) {
+        let file = self.file_of(&self.root());
+        let before = file.changes();
+        let root = self.root();
+        self.running().exec.block_on(async move {
+            let data = SgList::zeroed(SECTOR as usize);
+            for result in [
+                root.write(0, data).await,
+                root.write_zeroes(0, SECTOR, true).await,
+                root.flush().await,
+            ] {
+                let stopped = matches!(result, Err(IoError::Stopped { .. }));
+                assert!(stopped, "{result:?}");
+            }
+        });
+        assert_eq!(file.changes(), before, "something was written");
+    }
+
+    fn file_of(&self, node: &Node) -> Rc<SimFile> {
+        self.running().folder.file(node.path()).unwrap()
+    }
+
+    /// Lets the top's file system be full for a while: requests fail, for want of space and no other
+    /// reason. Once there is room everything works again.
+    pub fn run_on_a_full_disk(&mut self) {
+        self.start();
+        self.running().allowed.set(Allowed::NoSpace);
+        let room = self.random.below(48);
+        self.file_of(&self.root()).set_room(Some(room));
+        self.spawn_work(true);
+        self.run_for_a_while();
+        if self.random.one_in(2) {
+            return;
+        }
+        for file in self.running().folder.files() {
+            file.set_room(None);
+        }
+        self.settle();
+        self.running().allowed.set(Allowed::Nothing);
+        self.spawn_guests(10);
+        self.settle();
+        self.verify();
+        self.stop();
+        self.start();
     }
 
     /// Cuts the power and opens what is left.
     pub fn crash(&mut self) {
+        self.chain = Chain::of(&self.root());
         let running = self.running.take().unwrap();
-        let seed = random::next(&mut self.random);
-        let files = running.chain.files.iter().enumerate();
-        self.images = Images(files.map(|(i, file)| file.crash(seed + i as u64)).collect());
+        self.files = running.folder.after_crash(self.random.next());
+        running.exec.drop_tasks();
         drop(running);
         self.model.borrow_mut().crashed();
-        self.images.check();
+        self.leaks = oracle::check(&self.files, &self.chain);
         self.start();
         let found = self.verify();
+        if self.with_qemu {
+            oracle::check_with_qemu(&self.files, &self.chain, &found);
+        }
         self.model.borrow_mut().found(&found);
-        self.images = self.stop();
+        self.stop();
     }
 
     /// Compares every sector with the model, and returns them.
     pub fn verify(&self) -> Vec<u8> {
-        let running = self.running.as_ref().unwrap();
-        let data = SgList::zeroed(usize::try_from(SIZE).unwrap());
-        let (top, into) = (running.disk.root(), data.clone());
-        running
-            .exec
-            .block_on(async move { top.read(0, into).await.unwrap() });
-        let before = self.model.borrow_mut().before_read(0, SIZE);
-        self.model.borrow().check(&before, &data.to_vec());
-        data.to_vec()
-    }
-
-    pub fn layers_below_the_top(&self) -> usize {
-        self.running.as_ref().unwrap().disk.root().chain().count() - 1
-    }
-
-    pub fn layers_kept(&self) -> usize {
-        self.kept
-    }
-
-    fn spawn_merge(&mut self) {
-        let choice = random::next(&mut self.random);
-        let running = self.running.as_ref().unwrap();
-        let below: Vec<_> = running.chain.top.chain().skip(1).collect();
-        // A base among the layers below, or none.
-        let base = below.get(usize::try_from(choice % 4).unwrap()).cloned();
-        self.kept = base.as_ref().map_or(0, |base| base.chain().count());
-        let backing = base.as_ref().map(|base| Backing {
-            name: base.name().to_owned(),
-            format: Some("qcow2".to_owned()),
-        });
-        let options = JobOptions {
-            id: "merge".to_owned(),
-            kind: JobType::Stream,
-            speed: 0,
-            on_error: OnError::Report,
-            auto_finalize: true,
-            auto_dismiss: true,
-        };
-        let events: EventSink = Rc::new(RefCell::new(Box::new(|_| {})));
-        let job = Rc::new(Job::new(
-            running.exec.clone(),
-            events,
-            running.disk.clone(),
-            options,
-        ));
-        running.merged.insert(job.clone());
-        let stream = Stream {
-            top: running.chain.top.clone(),
-            base,
-            backing,
-        };
-        running
-            .exec
-            .spawn(Queue::Job, conclude(job, stream, running.merged.clone()));
+        let data = SgList::zeroed(usize::try_from(self.size).unwrap());
+        let (root, into) = (self.root(), data.clone());
+        let before = self.model.borrow_mut().before_read(0, self.size);
+        let read = async move { root.read(0, into).await.unwrap() };
+        self.running().exec.block_on(read);
+        let found = data.to_vec();
+        self.model.borrow().check(&before, &found);
+        found
     }
 
     fn spawn_guests(&mut self, requests: u64) {
-        let left = Rc::new(Cell::new(requests));
-        for _ in 0..GUESTS {
-            let running = self.running.as_ref().unwrap();
+        let running = self.running.as_ref().unwrap();
+        let load = Rc::new(Load {
+            disk: running.disk.clone(),
+            watch: Watch::Files(running.folder.clone()),
+            model: self.model.clone(),
+            allowed: running.allowed.clone(),
+            marks: running.marks.clone(),
+            size: self.size,
+            spots: self.spots.clone(),
+            longest: self.longest,
+            left: Cell::new(requests),
+        });
+        for _ in 0..1 + self.random.below(6) {
             let guest = Guest {
-                disk: Disk::new(running.disk.clone()),
-                model: self.model.clone(),
-                random: Cell::new(random::next(&mut self.random)),
-                left: left.clone(),
+                load: load.clone(),
+                random: Cell::new(self.random.next()),
             };
             Rc::new(guest).next();
         }
-    }
-}
-
-/// Sends one random request after the other.
-struct Guest {
-    disk: Disk,
-    model: SharedModel,
-    random: Cell<u64>,
-    left: Rc<Cell<u64>>,
-}
-
-impl Guest {
-    fn random(&self, below: u64) -> u64 {
-        let mut state = self.random.get();
-        let value = random::next(&mut state);
-        self.random.set(state);
-        value % below
-    }
-
-    fn next(self: Rc<Self>) {
-        let Some(left) = self.left.get().checked_sub(1) else {
-            return;
-        };
-        self.left.set(left);
-        let sectors = SIZE / SECTOR;
-        let start = self.random(sectors);
-        let count = (1 + self.random(1 << self.random(8))).min(sectors - start);
-        let (offset, len) = (start * SECTOR, count * SECTOR);
-        match self.random(10) {
-            0..4 => self.write(offset, len),
-            4..6 => self.read(offset, len),
-            6 => self.zero(offset, len),
-            7 => self.discard(offset, len),
-            _ => self.flush(),
-        }
-    }
-
-    fn submit(
-        self: Rc<Self>,
-        op: Op,
-        offset: u64,
-        len: u64,
-        data: SgList,
-        end: impl FnOnce(&SharedModel) + 'static,
-    ) {
-        let disk = self.disk.clone();
-        disk.submit(
-            Request {
-                op,
-                offset,
-                len,
-                data,
-            },
-            move |result| {
-                result.expect("no request fails");
-                end(&self.model);
-                self.next();
-            },
-        );
-    }
-
-    fn write(self: Rc<Self>, offset: u64, len: u64) {
-        let sent = self.model.borrow_mut().write(offset, len);
-        let data = SgList::from_vec(pattern(sent.number, len));
-        let fua = self.random(8) == 0;
-        self.submit(Op::Write { fua }, offset, len, data, move |model| {
-            model.borrow_mut().complete(sent);
-        });
-    }
-
-    fn read(self: Rc<Self>, offset: u64, len: u64) {
-        let before = self.model.borrow_mut().before_read(offset, len);
-        let data = SgList::zeroed(usize::try_from(len).unwrap());
-        self.submit(Op::Read, offset, len, data.clone(), move |model| {
-            model.borrow().check(&before, &data.to_vec());
-        });
-    }
-
-    fn zero(self: Rc<Self>, offset: u64, len: u64) {
-        let sent = self.model.borrow_mut().zero(offset, len);
-        let unmap = self.random(2) == 0;
-        self.submit(
-            Op::WriteZeroes { unmap },
-            offset,
-            len,
-            SgList::empty(),
-            move |model| {
-                model.borrow_mut().complete(sent);
-            },
-        );
-    }
-
-    fn discard(self: Rc<Self>, offset: u64, len: u64) {
-        let sent = self.model.borrow_mut().discard(offset, len);
-        self.submit(Op::Discard, offset, len, SgList::empty(), move |model| {
-            model.borrow_mut().complete(sent);
-        });
-    }
-
-    fn flush(self: Rc<Self>) {
-        let started = self.model.borrow_mut().now();
-        self.submit(Op::Flush, 0, 0, SgList::empty(), move |model| {
-            model.borrow_mut().flushed(started);
-        });
     }
 }

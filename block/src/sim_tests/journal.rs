@@ -1,0 +1,132 @@
+//! A journal of a guest's requests on standard output: who reads it knows what was acknowledged,
+//! also after this process has been killed.
+
+use std::{collections::HashMap, io::Write, rc::Rc};
+
+use super::model::{Kind, Model, Sent};
+use crate::graph::GuestDisk;
+
+/// Starts each line, so that others may write to standard output too.
+const MARK: &str = "journal:";
+
+pub struct Journal(pub Rc<GuestDisk>);
+
+/// A line of a journal.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// All is open: requests come from now on.
+    Ready,
+    /// A write is about to be sent.
+    Sent(Kind, u64, u64),
+    /// The guest has been told that the write with this id is done.
+    Completed(u64),
+    /// The guest has been told that the write with this id is durable; the disk's top layer has
+    /// that name.
+    Durable(u64, String),
+    /// A flush with this number is about to be sent.
+    Flushing(u64),
+    /// The guest has been told that the flush is done; the disk's top layer has that name.
+    Flushed(u64, String),
+}
+
+impl Journal {
+    pub fn sent(&self, kind: Kind, offset: u64, len: u64) {
+        put(&format!("sent {kind:?} {offset} {len}"));
+    }
+
+    pub fn completed(&self, sent: Sent) {
+        put(&format!("completed {}", sent.id));
+    }
+
+    pub fn durable(&self, sent: Sent) {
+        put(&format!("durable {} {}", sent.id, self.top()));
+    }
+
+    pub fn flushing(&self, number: u64) {
+        put(&format!("flushing {number}"));
+    }
+
+    pub fn flushed(&self, number: u64) {
+        put(&format!("flushed {number} {}", self.top()));
+    }
+
+    fn top(&self) -> String {
+        self.0.root().path().display().to_string()
+    }
+}
+
+pub fn ready() {
+    put("ready");
+}
+
+/// Writes a line, in one call: a reader never sees half of one.
+fn put(line: &str) {
+    let line = format!("{MARK}{line}\n");
+    if std::io::stdout().write_all(line.as_bytes()).is_err() {
+        // Nobody reads it any more: whoever started this process has died.
+        std::process::exit(1);
+    }
+}
+
+/// Reads a line; `None` if it is none of a journal.
+pub fn parse(line: &str) -> Option<Entry> {
+    let line = line.split_once(MARK)?.1;
+    if line == "ready" {
+        return Some(Entry::Ready);
+    }
+    let (what, rest) = line.split_once(' ')?;
+    let mut words = rest.split(' ');
+    if what == "sent" {
+        let kind = match words.next()? {
+            "Filled" => Kind::Filled,
+            "Zeros" => Kind::Zeros,
+            _ => Kind::Discarded,
+        };
+        let mut number = || words.next()?.parse().ok();
+        return Some(Entry::Sent(kind, number()?, number()?));
+    }
+    let number = words.next()?.parse();
+    match what {
+        "completed" => Some(Entry::Completed(number.ok()?)),
+        "durable" => Some(Entry::Durable(number.ok()?, words.next()?.to_owned())),
+        "flushing" => Some(Entry::Flushing(number.ok()?)),
+        _ => Some(Entry::Flushed(number.ok()?, words.next()?.to_owned())),
+    }
+}
+
+/// What a journal has told a model.
+#[derive(Default)]
+pub struct Replay {
+    under_way: HashMap<u64, Sent>,
+    /// When flushes were sent.
+    flushes: HashMap<u64, u64>,
+    /// The top layer, as far as it is known.
+    pub top: Option<String>,
+    /// Flushes that were acknowledged.
+    pub flushed: u64,
+}
+
+impl Replay {
+    pub fn apply(&mut self, entry: Entry, model: &mut Model) {
+        match entry {
+            Entry::Ready => {}
+            Entry::Sent(kind, offset, len) => {
+                let sent = model.send(kind, offset, len);
+                self.under_way.insert(sent.id, sent);
+            }
+            Entry::Completed(id) => model.complete(self.under_way[&id]),
+            Entry::Durable(id, top) => {
+                model.durable(self.under_way[&id]);
+                self.top = Some(top);
+            }
+            Entry::Flushing(number) => {
+                self.flushes.insert(number, model.now());
+            }
+            Entry::Flushed(number, top) => {
+                model.flushed(self.flushes[&number]);
+                self.top = Some(top);
+                self.flushed += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Whoever sits at the monitor: snapshots, merges, and changes of mind.
+
+use std::{
+    cell::{Cell, RefCell},
+    path::PathBuf,
+    rc::Rc,
+};
+
+use super::{
+    guest::Allowed,
+    plan::{Random, path},
+};
+use crate::{
+    api::{BlockJobInfo, Cmd, CmdError, OnError, Reply},
+    engine::Engine,
+    exec::{sync::promise, yield_now},
+};
+
+/// The disk's name.
+pub const DISK: &str = "disk";
+/// The job's name; there is one at a time.
+const JOB: &str = "merge";
+
+/// Layers at most: above, no more snapshots are taken.
+const LAYERS: usize = 8;
+
+pub struct Operator {
+    pub engine: Rc<Engine>,
+    pub random: RefCell<Random>,
+    /// Where new layers are made.
+    pub folder: PathBuf,
+    /// Number of the next layer.
+    pub next_layer: Rc<Cell<usize>>,
+    pub allowed: Rc<Cell<Allowed>>,
+    pub marks: Rc<Cell<u64>>,
+    /// No more new work.
+    pub stop: Rc<Cell<bool>>,
+}
+
+impl Operator {
+    /// Gives commands at random moments until it is to stop.
+    pub async fn work(&self) {
+        while !self.stop.get() {
+            for _ in 0..self.below(60) {
+                yield_now().await;
+            }
+            if self.stop.get() {
+                return;
+            }
+            match self.job().await {
+                Some(job) => self.bother(&job).await,
+                None if self.below(3) == 0 => self.snapshot().await,
+                None => self.stream().await,
+            }
+        }
+    }
+
+    fn below(&self, limit: u64) -> u64 {
+        self.random.borrow_mut().below(limit)
+    }
+
+    async fn execute(&self, cmd: Cmd) -> Result<Reply, CmdError> {
+        let (done, ended) = promise();
+        self.engine.execute(cmd, Box::new(done));
+        ended.await
+    }
+
+    async fn must(&self, cmd: Cmd) {
+        let what = format!("{cmd:?}");
+        let result = self.execute(cmd).await;
+        if let Err(error) = result
+            && self.allowed.get() == Allowed::Nothing
+        {
+            panic!("{what}: {error}");
+        }
+    }
+
+    /// The job that exists, if one does.
+    pub async fn job(&self) -> Option<BlockJobInfo> {
+        match self.execute(Cmd::QueryBlockJobs).await {
+            Ok(Reply::BlockJobs(jobs)) => jobs.into_iter().next(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn snapshot(&self) {
+        let disk = self.engine.find_disk(DISK).unwrap();
+        if disk.root().chain().count() >= LAYERS {
+            return;
+        }
+        self.marks.set(self.marks.get() + 1);
+        let layer = self.next_layer.get();
+        self.next_layer.set(layer + 1);
+        let format = if self.below(3) == 0 { "qed" } else { "qcow2" };
+        self.must(Cmd::SnapshotSync {
+            device: DISK.to_owned(),
+            snapshot_file: path(&self.folder, layer).display().to_string(),
+            snapshot_node_name: None,
+            format: format.to_owned(),
+            existing: false,
+        })
+        .await;
+    }
+
+    /// Starts a merge onto one of the layers below, or onto nothing.
+    pub async fn stream(&self) {
+        let disk = self.engine.find_disk(DISK).unwrap();
+        let below: Vec<_> = disk.root().chain().skip(1).collect();
+        if below.is_empty() {
+            return;
+        }
+        let base = below.get(self.below(below.len() as u64 + 2) as usize);
+        let on_error = match self.below(3) {
+            0 => OnError::Report,
+            1 => OnError::Enospc,
+            _ => OnError::Stop,
+        };
+        self.must(Cmd::Stream {
+            job_id: Some(JOB.to_owned()),
+            device: DISK.to_owned(),
+            base: None,
+            base_node: base.map(|node| node.name().to_owned()),
+            backing_file: None,
+            speed: 0,
+            on_error,
+            auto_finalize: self.below(2) == 0,
+            auto_dismiss: true,
+        })
+        .await;
+    }
+
+    /// Pauses, resumes, finalizes or cancels. The job may have come too far for it.
+    async fn bother(&self, job: &BlockJobInfo) {
+        let id = JOB.to_owned();
+        let cmd = match self.below(8) {
+            0 | 1 => Cmd::JobPause { id },
+            2..4 => Cmd::JobResume { id },
+            4..7 => Cmd::JobFinalize { id },
+            _ => Cmd::JobCancel {
+                id,
+                force: job.paused,
+            },
+        };
+        // Whether it fits is known only when it is there.
+        let _ = self.execute(cmd).await;
+    }
+
+    /// Lets the job come to its end. One that cannot, as its files fail, is cancelled after a while.
+    pub async fn let_finish(&self) {
+        let mut tries = 0;
+        while let Some(job) = self.job().await {
+            let id = JOB.to_owned();
+            tries += u32::from(job.paused);
+            if tries > 100 && self.allowed.get() == Allowed::Anything {
+                let _ = self.execute(Cmd::JobCancel { id, force: true }).await;
+            } else {
+                let _ = self.execute(Cmd::JobResume { id: id.clone() }).await;
+                let _ = self.execute(Cmd::JobFinalize { id }).await;
+            }
+            yield_now().await;
+        }
+    }
+}

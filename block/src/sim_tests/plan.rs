@@ -1,0 +1,209 @@
+//! What a seed decides before anything runs: the layers, and how the disk is opened.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    engine::NewImage,
+    graph::{DetectZeroes, Format},
+    qcow2::{self, Backing, Preallocation},
+    qed, random,
+};
+
+/// A seed's numbers.
+#[derive(Clone)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        random::next(&mut self.0)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    /// Once in `n` times.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.next().is_multiple_of(n)
+    }
+
+    pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize].clone()
+    }
+}
+
+/// A layer to be made.
+pub struct Layer {
+    pub path: PathBuf,
+    pub format: Format,
+    /// Bytes of its disk.
+    pub size: u64,
+    /// `None` for a raw layer.
+    pub image: Option<NewImage>,
+}
+
+/// How the disk is opened, every time.
+#[derive(Clone)]
+pub struct Open {
+    pub discard: bool,
+    pub detect_zeroes: DetectZeroes,
+    /// Bytes of tables in memory: with few, they are written back all the time.
+    pub cache_bytes: usize,
+}
+
+pub struct Plan {
+    /// From the base up.
+    pub layers: Vec<Layer>,
+    /// Bytes of the largest cluster.
+    pub cluster_size: u64,
+    /// Clusters in a QED image's smallest table.
+    least_table: u64,
+    pub open: Open,
+}
+
+/// The path of a layer by its number.
+pub fn path(folder: &Path, layer: usize) -> PathBuf {
+    folder.join(layer.to_string())
+}
+
+impl Plan {
+    /// A plan for a chain in `folder`; with `for_qemu` one that QEMU's tools understand.
+    pub fn new(folder: &Path, random: &mut Random, for_qemu: bool) -> Self {
+        // Half the chains are short, as most are.
+        let layers = 1 + if random.one_in(2) {
+            random.below(3)
+        } else {
+            random.below(8)
+        };
+        let cluster_size = largest_cluster(random);
+        let size = disk_size(random, cluster_size);
+        let mut plan = Self {
+            layers: Vec::new(),
+            cluster_size,
+            // QEMU does not open images whose tables are of one cluster, which the specification
+            // allows.
+            least_table: if for_qemu { 2 } else { 1 },
+            open: Open {
+                discard: !random.one_in(4),
+                detect_zeroes: random.pick(&[
+                    DetectZeroes::Off,
+                    DetectZeroes::Off,
+                    DetectZeroes::On,
+                    DetectZeroes::Unmap,
+                ]),
+                cache_bytes: random.pick(&[0, 0, 64 << 10, 8 << 20]),
+            },
+        };
+        for number in 0..layers as usize {
+            let top = number + 1 == layers as usize;
+            let shorter = !top && random.one_in(6);
+            let size = if shorter {
+                (size / 2).next_multiple_of(512)
+            } else {
+                size
+            };
+            let layer = plan.layer(path(folder, number), size, random);
+            plan.layers.push(layer);
+        }
+        plan
+    }
+
+    fn layer(&self, path: PathBuf, size: u64, random: &mut Random) -> Layer {
+        let backing = self.layers.last().map(|below| Backing {
+            name: name_of(&below.path, random.one_in(2)),
+            format: Some(below.format.to_string()),
+        });
+        let format = match random.below(8) {
+            0..5 => Format::Qcow2,
+            5 if backing.is_none() => Format::Raw,
+            _ => Format::Qed,
+        };
+        let image = match format {
+            Format::Raw => None,
+            Format::Qed => Some(NewImage::Qed(self.qed(size, backing, random))),
+            _ => Some(NewImage::Qcow2(self.qcow2(size, backing, random))),
+        };
+        Layer {
+            path,
+            format,
+            size,
+            image,
+        }
+    }
+
+    fn qcow2(
+        &self,
+        size: u64,
+        backing: Option<Backing>,
+        random: &mut Random,
+    ) -> qcow2::CreateOptions {
+        let version = if random.one_in(6) { 2 } else { 3 };
+        let preallocated = backing.is_none() && random.one_in(6);
+        let extended_l2 = version == 3 && random.one_in(4);
+        qcow2::CreateOptions {
+            size,
+            // Of the smallest clusters that have subclusters, these have 512 bytes.
+            cluster_size: self.cluster(if extended_l2 { 16384 } else { 512 }, random),
+            version,
+            extended_l2,
+            backing,
+            refcount_bits: if version == 2 {
+                16
+            } else {
+                1 << random.pick(&[4, 4, 0, 1, 2, 3, 5, 6])
+            },
+            lazy_refcounts: version == 3 && random.one_in(4),
+            preallocation: if preallocated {
+                Preallocation::Metadata
+            } else {
+                Preallocation::Off
+            },
+            ..qcow2::CreateOptions::default()
+        }
+    }
+
+    fn qed(&self, size: u64, backing: Option<Backing>, random: &mut Random) -> qed::CreateOptions {
+        qed::CreateOptions {
+            size,
+            cluster_size: self.cluster(4096, random),
+            table_clusters: self.least_table << random.below(3),
+            backing,
+        }
+    }
+
+    /// A cluster size from `least` to the plan's largest; mostly one of the largest.
+    fn cluster(&self, least: u64, random: &mut Random) -> u64 {
+        let smaller = random.below(1 + random.clone().below(4));
+        (self.cluster_size >> smaller).max(least)
+    }
+}
+
+/// A file's name, relative to its folder or not.
+fn name_of(path: &Path, relative: bool) -> String {
+    let name = if relative { path.file_name() } else { None };
+    name.unwrap_or(path.as_os_str()).display().to_string()
+}
+
+/// From 512 bytes to 2 MiB; small ones mostly, as more can happen to them in the same time.
+fn largest_cluster(random: &mut Random) -> u64 {
+    match random.below(16) {
+        0..13 => 512 << random.below(8),
+        13 => 128 << 10,
+        14 => 256 << 10,
+        _ => 512 << 10 << random.below(3),
+    }
+}
+
+/// Of many small clusters with several tables, or of a few large ones.
+fn disk_size(random: &mut Random, cluster_size: u64) -> u64 {
+    let most = match cluster_size {
+        ..=4096 => 4 << 20,
+        8192..=65536 => 1 << 20,
+        _ => 6 * cluster_size,
+    };
+    let least = (128 << 10).max(3 * cluster_size);
+    let size = least + random.below(most - least + 1);
+    // A last cluster that is not whole is usual.
+    let unit = if random.one_in(2) { 512 } else { cluster_size };
+    size.next_multiple_of(unit)
+}

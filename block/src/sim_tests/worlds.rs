@@ -1,0 +1,54 @@
+//! What a world goes through.
+
+use super::for_seeds;
+
+#[test]
+fn no_crash_loses_what_a_guest_flushed() {
+    for_seeds(|world| {
+        for _ in 0..3 {
+            world.run(false);
+            world.crash();
+        }
+    });
+}
+
+#[test]
+fn no_crash_during_snapshots_and_merges_loses_what_a_guest_flushed() {
+    for_seeds(|world| {
+        for _ in 0..3 {
+            world.run(true);
+            world.crash();
+        }
+    });
+}
+
+#[test]
+fn snapshots_and_merges_under_load_change_no_byte() {
+    for_seeds(|world| {
+        for _ in 0..2 {
+            world.run_to_the_end();
+            world.verify();
+            world.stop();
+        }
+    });
+}
+
+#[test]
+fn no_io_error_harms_what_was_flushed() {
+    for_seeds(|world| {
+        for _ in 0..3 {
+            world.run_with_faults();
+            world.crash();
+        }
+    });
+}
+
+#[test]
+fn a_full_disk_harms_nothing_and_passes() {
+    for_seeds(|world| {
+        for _ in 0..3 {
+            world.run_on_a_full_disk();
+            world.crash();
+        }
+    });
+}

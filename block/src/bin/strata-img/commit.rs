@@ -44,12 +44,12 @@ pub struct CommitArgs {
 /// Runs the command.
 pub async fn run(tool: &Tool, args: CommitArgs) -> Result<u8, Failure> {
     let cache = CacheMode::parse(&args.cache, "cache").map_err(Failure::new)?;
-    let options = ImageOptions {
+    let options = tool.everywhere.of(ImageOptions {
         format: args.format,
         no_flush: cache == CacheMode::Unsafe,
         discard: true,
         ..ImageOptions::default()
-    };
+    });
     let top = tool.opener.open(&args.file, &options).await?;
     let next = top
         .backing()

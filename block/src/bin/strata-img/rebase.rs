@@ -121,7 +121,7 @@ async fn copy(
         ..ImageOptions::default()
     };
     tool.opener
-        .open_below(top, &reading(None))
+        .open_below(top, &tool.everywhere.of(reading(None)))
         .await
         .map_err(|error| {
             let name = top.backing_name().map_or_else(String::new, |b| b.name);
@@ -131,7 +131,8 @@ async fn copy(
         None => None,
         Some(backing) => {
             let path = chain::resolve(top.path(), backing)?;
-            let node = tool.opener.open(&path, &reading(args.backing_format)).await;
+            let reading = tool.everywhere.of(reading(args.backing_format));
+            let node = tool.opener.open(&path, &reading).await;
             Some(node.map_err(|error| {
                 let name = &backing.name;
                 Failure::new(format!("Could not open new backing file '{name}': {error}"))

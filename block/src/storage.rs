@@ -26,7 +26,7 @@ pub use nbd::{DEFAULT_RECONNECT_DELAY, NbdOptions, NbdStorage, is_nbd_uri};
 pub use sim::{Content, Faults, SimFile, SimFolder};
 
 use crate::{
-    error::{IoResult, Result},
+    error::{IoError, IoResult, Result},
     exec::Executor,
     mem::SgList,
 };
@@ -127,6 +127,38 @@ impl Storage {
             Self::Nbd(export) => export.punch_hole(offset, len).await,
             Self::Sim(sim) => sim.punch_hole(offset, len).await,
         }
+    }
+
+    /// Keeps room on the host's disk for a range, which reads as zeros if it has not been written.
+    ///
+    /// # Errors
+    /// As [`Storage::write`]; what holds the bytes knows of no reservations.
+    pub async fn reserve(&self, offset: u64, len: u64) -> IoResult<()> {
+        match self {
+            Self::File(file) => file.reserve(offset, len).await,
+            Self::Nbd(_) => Err(IoError::Unsupported {
+                file: self.path().to_owned(),
+                what: "preallocation on an NBD export".into(),
+            }),
+            Self::Sim(sim) => sim.write_zeroes(offset, len).await,
+        }
+    }
+
+    /// Writes zeros as other data is written, so that the host has really allocated and filled the
+    /// range.
+    ///
+    /// # Errors
+    /// As [`Storage::write`].
+    pub async fn write_zeroes_in_full(&self, offset: u64, len: u64) -> IoResult<()> {
+        const PIECE: u64 = 1 << 20;
+        let zeros = SgList::zeroed(PIECE.min(len) as usize);
+        let mut done = 0;
+        while done < len {
+            let piece = zeros.slice(0, PIECE.min(len - done) as usize);
+            self.write(offset + done, piece).await?;
+            done += PIECE;
+        }
+        Ok(())
     }
 
     /// Makes every completed write durable (fdatasync).

@@ -19,6 +19,7 @@ use crate::{
         chain::{ImageOptions, Opener},
     },
     mem::SgList,
+    qcow2::Preallocation,
     qcow2::{Backing, CreateOptions},
     qed, random,
 };
@@ -62,7 +63,10 @@ impl Folder {
             format: Some("qcow2".to_owned()),
         });
         let image = match format {
-            Format::Raw => NewImage::Raw(SIZE),
+            Format::Raw => NewImage::Raw {
+                size: SIZE,
+                preallocation: Preallocation::Off,
+            },
             Format::Qcow2 => NewImage::Qcow2(CreateOptions {
                 size: SIZE,
                 cluster_size: 4096,

@@ -9,7 +9,7 @@ use crate::{
     error::{Error, IoError, Result},
     exec::Executor,
     graph::chain,
-    qcow2::{self, CreateOptions},
+    qcow2::{self, CreateOptions, Preallocation},
     qed,
     storage::{FileStorage, Files, Storage},
 };
@@ -17,8 +17,13 @@ use crate::{
 /// A new image's format, and how it is made.
 #[derive(Debug, Clone)]
 pub enum NewImage {
-    /// Raw, with so many bytes, rounded up to 512.
-    Raw(u64),
+    /// Raw.
+    Raw {
+        /// Bytes, rounded up to 512.
+        size: u64,
+        /// What is allocated now; a raw file has no metadata to allocate.
+        preallocation: Preallocation,
+    },
     /// qcow2.
     Qcow2(CreateOptions),
     /// QED.
@@ -89,9 +94,9 @@ async fn make(exec: &Executor, way: Way<'_>, path: &Path, image: NewImage) -> Re
     let (file, is_new) = way.file(exec, path)?;
     let result = match data_file(path, &image) {
         Ok(None) => fill(exec, way, file, path, image).await,
-        Ok(Some((data_path, size))) => {
+        Ok(Some(data)) => {
             let image = fill(exec, way, file, path, image);
-            with_data_file(exec, way, &data_path, size, image).await
+            with_data_file(exec, way, &data, image).await
         }
         Err(error) => Err(error),
     };
@@ -101,8 +106,16 @@ async fn make(exec: &Executor, way: Way<'_>, path: &Path, image: NewImage) -> Re
     result.map(|()| is_new)
 }
 
-/// Path and bytes of the external data file that the image is to have.
-fn data_file(path: &Path, image: &NewImage) -> Result<Option<(PathBuf, u64)>> {
+/// An external data file to be made.
+struct NewDataFile {
+    path: PathBuf,
+    /// Bytes.
+    size: u64,
+    preallocation: Preallocation,
+}
+
+/// The external data file that the image is to have.
+fn data_file(path: &Path, image: &NewImage) -> Result<Option<NewDataFile>> {
     let NewImage::Qcow2(options) = image else {
         return Ok(None);
     };
@@ -114,7 +127,11 @@ fn data_file(path: &Path, image: &NewImage) -> Result<Option<(PathBuf, u64)>> {
         why,
     })?;
     let size = options.size.next_multiple_of(512);
-    Ok(Some((chain::resolve_data_file(path, &data.name)?, size)))
+    Ok(Some(NewDataFile {
+        path: chain::resolve_data_file(path, &data.name)?,
+        size,
+        preallocation: options.preallocation,
+    }))
 }
 
 /// Makes an external data file of zeros, and what `image` makes that names it. One that exists
@@ -122,14 +139,18 @@ fn data_file(path: &Path, image: &NewImage) -> Result<Option<(PathBuf, u64)>> {
 async fn with_data_file(
     exec: &Executor,
     way: Way<'_>,
-    path: &Path,
-    size: u64,
+    NewDataFile {
+        path,
+        size,
+        preallocation,
+    }: &NewDataFile,
     image: impl Future<Output = Result<()>>,
 ) -> Result<()> {
     let (data, is_new) = way.file(exec, path)?;
     let result = async {
         data.set_len(0).await?;
-        data.set_len(size).await?;
+        data.set_len(*size).await?;
+        preallocation.reserve(&data, 0, *size).await?;
         data.flush().await?;
         way.sync_folder(exec, path).await?;
         image.await
@@ -149,12 +170,16 @@ async fn fill(
     image: NewImage,
 ) -> Result<()> {
     match image {
-        NewImage::Raw(size) => {
+        NewImage::Raw {
+            size,
+            preallocation,
+        } => {
             let size = size
                 .checked_next_multiple_of(512)
                 .ok_or(IoError::OutOfRange)?;
             storage.set_len(0).await?;
             storage.set_len(size).await?;
+            preallocation.reserve(&storage, 0, size).await?;
         }
         NewImage::Qcow2(options) => qcow2::create(storage.clone(), options).await?,
         NewImage::Qed(options) => qed::create(storage.clone(), options).await?,

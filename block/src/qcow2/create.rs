@@ -25,6 +25,32 @@ pub enum Preallocation {
     Off,
     /// All tables, and a place for every cluster, without writing the clusters.
     Metadata,
+    /// The same, and the file system keeps room for the clusters.
+    Falloc,
+    /// The same, and the clusters are written.
+    Full,
+}
+
+impl Preallocation {
+    /// How people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Metadata => "metadata",
+            Self::Falloc => "falloc",
+            Self::Full => "full",
+        }
+    }
+
+    /// Sees to it that a range of a new file, which reads as zeros, has as much of its own as this
+    /// asks for.
+    pub(crate) async fn reserve(self, file: &Storage, offset: u64, len: u64) -> Result<()> {
+        match self {
+            Self::Off | Self::Metadata => Ok(()),
+            Self::Falloc => Ok(file.reserve(offset, len).await?),
+            Self::Full => Ok(file.write_zeroes_in_full(offset, len).await?),
+        }
+    }
 }
 
 /// How an image is made.
@@ -84,10 +110,9 @@ impl CreateOptions {
     /// What is really allocated: readers of a raw data file go by the tables as others do, so these
     /// say from the beginning that all data is there.
     fn allocation(&self) -> Preallocation {
-        if self.has_raw_data() {
-            Preallocation::Metadata
-        } else {
-            self.preallocation
+        match self.preallocation {
+            Preallocation::Off if self.has_raw_data() => Preallocation::Metadata,
+            asked_for => asked_for,
         }
     }
 
@@ -172,8 +197,8 @@ impl Plan {
         let l1_len = g.clusters_for(g.l1_entries(size) * 8);
         let (l2_len, data_len) = match preallocation {
             Preallocation::Off => (0, 0),
-            Preallocation::Metadata if g.external_data => (g.l1_entries(size), 0),
-            Preallocation::Metadata => (g.l1_entries(size), g.clusters_for(size)),
+            _ if g.external_data => (g.l1_entries(size), 0),
+            _ => (g.l1_entries(size), g.clusters_for(size)),
         };
         let (mut table_len, mut blocks_len) = (1, 1);
         loop {
@@ -223,6 +248,11 @@ pub async fn create(file: Storage, options: CreateOptions) -> Result<()> {
     write_mapping(&file, &g, size, &plan, options.has_raw_data()).await?;
     if plan.total << g.cluster_bits > file.len() {
         file.set_len(plan.total << g.cluster_bits).await?;
+    }
+    if !g.external_data {
+        let data = plan.data << g.cluster_bits;
+        let len = (plan.total << g.cluster_bits) - data;
+        options.preallocation.reserve(&file, data, len).await?;
     }
     file.flush().await?;
     let layout = area.layout();

@@ -302,6 +302,18 @@ impl FileStorage {
         }
     }
 
+    pub(super) async fn reserve(&self, offset: u64, len: u64) -> IoResult<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let file = self.file.clone();
+        let work = move || fallocate(&*file, FallocateFlags::empty(), offset, len);
+        let result = self.helpers.run(work).await;
+        let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
+        self.len.set(self.len.get().max(end));
+        result.map_err(|error| self.error("reserve room", offset, error.into()))
+    }
+
     /// A caller joins an fdatasync only if that has not started yet: one under way may have passed
     /// over the caller's pages already.
     pub(super) async fn flush(&self) -> IoResult<()> {

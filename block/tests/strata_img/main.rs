@@ -9,6 +9,7 @@ mod data_file;
 mod locks;
 mod measure;
 mod options;
+mod preallocation;
 mod repair;
 mod resize;
 mod same_output;

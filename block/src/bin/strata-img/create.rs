@@ -121,7 +121,10 @@ pub async fn make(
     let image = match format {
         Format::Qcow2 => NewImage::Qcow2(image),
         Format::Qed => NewImage::Qed(qed(image)),
-        Format::Raw => NewImage::Raw(image.size),
+        Format::Raw => NewImage::Raw {
+            size: image.size,
+            preallocation: image.preallocation,
+        },
     };
     let made = replace_image(&tool.exec, file, image, durable).await;
     made.map_err(|error| match error {
@@ -225,8 +228,17 @@ impl Wanted {
             "preallocation" => {
                 self.image.preallocation = match value {
                     "off" => Preallocation::Off,
-                    "metadata" if format == Format::Qcow2 => Preallocation::Metadata,
-                    _ => return Err(format!("preallocation '{value}' is not supported")),
+                    "metadata" if format == Format::Raw => {
+                        return Err("Unsupported preallocation mode: metadata".into());
+                    }
+                    "metadata" => Preallocation::Metadata,
+                    "falloc" => Preallocation::Falloc,
+                    "full" => Preallocation::Full,
+                    _ => {
+                        return Err(format!(
+                            "Parameter '{name}' does not accept value '{value}'"
+                        ));
+                    }
                 }
             }
             "compression_type" if value == "zlib" => {}
@@ -284,8 +296,12 @@ fn qed(image: CreateOptions) -> qed::CreateOptions {
 /// The line that `qemu-img create` prints.
 fn formatting(path: &Path, format: Format, image: &CreateOptions) -> String {
     let start = format!("Formatting '{}', fmt={format}", path.display());
+    let preallocation = match image.preallocation {
+        Preallocation::Off => String::new(),
+        other => format!(" preallocation={}", other.name()),
+    };
     if format == Format::Raw {
-        return format!("{start} size={}\n", image.size);
+        return format!("{start} size={}{preallocation}\n", image.size);
     }
     if format == Format::Qed {
         let backing = image.backing.as_ref().map(|backing| {
@@ -304,10 +320,6 @@ fn formatting(path: &Path, format: Format, image: &CreateOptions) -> String {
         return format!("{start} size={size}{backing} cluster_size={cluster_size}\n");
     }
     let on_off = |on| if on { "on" } else { "off" };
-    let preallocation = match image.preallocation {
-        Preallocation::Off => "",
-        Preallocation::Metadata => " preallocation=metadata",
-    };
     let mut line = format!(
         "{start} cluster_size={} extended_l2={}{preallocation} compression_type=zlib size={}",
         image.cluster_size,

@@ -140,7 +140,7 @@ impl Storage {
                 file: self.path().to_owned(),
                 what: "preallocation on an NBD export".into(),
             }),
-            Self::Sim(sim) => sim.write_zeroes(offset, len).await,
+            Self::Sim(sim) => sim.write_zeroes(offset, len, false).await,
         }
     }
 

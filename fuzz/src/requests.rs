@@ -381,10 +381,11 @@ impl Subject {
     async fn resize(&self, sectors: u16) {
         let size = (u64::from(sectors) * 512).min(MAX_SIZE);
         let resized = self.image.resize(size, &self.below).await;
-        // Only QED may refuse: it cannot shrink.
+        // QED cannot shrink, and an image with a data file keeps its size.
         match (resized, &self.image) {
             (Ok(()), _) => self.model.borrow_mut().resize(size as usize, 0),
             (Err(_), Image::Qed(_)) => {}
+            (Err(_), Image::Qcow2(image)) if image.data_file().is_some() => {}
             (Err(error), Image::Qcow2(_)) => panic!("resizing: {error}"),
         }
         assert_eq!(self.image.size(), self.model.borrow().len() as u64);

@@ -49,12 +49,10 @@ fn images_get_what_qemu_gives_them() {
             "{format} {options}: {our_len}, {their_len}"
         );
         let our_map = folder.ok("qemu-img", &map);
-        assert_eq!(
-            without_offsets(&our_map),
-            without_offsets(&their_map),
-            "{format} {options}"
-        );
+        // QEMU writes to the first block of a raw file.
         if format == "qcow2" {
+            let (ours, theirs) = (without_offsets(&our_map), without_offsets(&their_map));
+            assert_eq!(ours, theirs, "{format} {options}");
             folder.ok("qemu-img", &["check", "-f", format, "image"]);
         }
     }

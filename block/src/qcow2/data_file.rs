@@ -197,6 +197,15 @@ impl Qcow2 {
         self.data.write_zeroes(at, len, unmap).await
     }
 
+    /// Cuts an external data file off behind the disk's new end of `size` bytes. Growing the disk
+    /// zeroes what is added, and so lengthens a raw one again.
+    pub(super) async fn cut_data(&self, size: u64) -> IoResult<()> {
+        if self.geometry.external_data && self.data.len() > size {
+            self.data.set_len(size).await?;
+        }
+        Ok(())
+    }
+
     /// Gives `len` bytes of an external data file back to the host; their entries say already that
     /// they are zeros. What was there is not needed any more, whatever becomes of the entries: a
     /// crash may show zeros early, as it may show them late.

@@ -116,6 +116,7 @@ impl Qcow2 {
         // Once for the tables, once for the refcounts of what has become free.
         self.flush().await?;
         self.flush().await?;
+        self.cut_data(size).await?;
         self.cut_file().await
     }
 

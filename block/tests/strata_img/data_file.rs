@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{Folder, same_output::assert_same, text};
+use crate::{Folder, read, same_output::assert_same, text};
 
 /// Images of `qemu-img`'s with external data files: one over a backing file, one raw.
 fn images() -> (Folder, [&'static str; 3]) {
@@ -269,5 +269,37 @@ fn names_that_are_refused() {
         }
         let info = folder.ok("strata-img", &["info", "x.qcow2"]);
         assert!(info.contains(&format!("data file: {name}\n")), "{info}");
+    }
+}
+
+/// A raw data file has as many bytes as the disk, whatever becomes of that.
+#[test]
+fn a_data_file_follows_the_size() {
+    for (raw, grown) in [("off", "3M"), ("on", "3M"), ("on", "1100k")] {
+        let folder = Folder::new();
+        let options = format!("data_file=d.raw,data_file_raw={raw}");
+        folder.qemu(&[
+            "create", "-q", "-f", "qcow2", "-o", &options, "a.qcow2", "2M",
+        ]);
+        folder.qemu_io("a.qcow2", &["write -P 5 0 2M"]);
+        let resize = |args: &[&str]| {
+            folder.ok(
+                "strata-img",
+                &[&["resize", "-q", "-f", "qcow2"], args].concat(),
+            );
+        };
+        resize(&["--shrink", "a.qcow2", "1000k"]);
+        assert_eq!(read(&folder.path("d.raw")).len(), 1000 << 10);
+        resize(&["a.qcow2", grown]);
+        folder.qemu(&["check", "a.qcow2"]);
+        let len = grown.trim_end_matches(['M', 'k']).parse::<usize>().unwrap();
+        let len = len << if grown.ends_with('M') { 20 } else { 10 };
+        let mut expected = vec![5; 1000 << 10];
+        expected.resize(len, 0);
+        std::fs::write(folder.path("expected"), &expected).unwrap();
+        folder.qemu(&["compare", "-f", "raw", "-F", "qcow2", "expected", "a.qcow2"]);
+        if raw == "on" {
+            assert!(read(&folder.path("d.raw")) == expected, "{grown}");
+        }
     }
 }

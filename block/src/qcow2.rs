@@ -48,6 +48,7 @@ mod zero;
 use std::cell::{Cell, RefCell};
 
 pub use check::{CheckReport, Repair};
+pub use compression::Compression;
 pub use create::{CreateOptions, Preallocation, create};
 pub use data_file::DataFile;
 pub use freed::Operation;
@@ -66,7 +67,6 @@ use crate::{
 use bitmaps::PersistentBitmaps;
 use cache::TableCache;
 use claims::Claims;
-use compression::Compression;
 use flush::Flushes;
 use freed::Freed;
 use geometry::Geometry;

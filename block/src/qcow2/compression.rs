@@ -6,9 +6,10 @@ use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
 const WINDOW_BITS: u8 = 12;
 
 /// How the clusters of an image are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
     /// Raw deflate streams (RFC 1951), without any header.
+    #[default]
     Deflate,
     /// Zstandard frames (RFC 8878).
     Zstd,

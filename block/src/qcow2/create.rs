@@ -2,7 +2,7 @@
 //! the file; with preallocated metadata also all L2 tables and the clusters they name.
 
 use super::{
-    Backing, DataFile,
+    Backing, Compression, DataFile,
     entry::{Entry, RawEntry, encode_l1, encode_l2},
     extensions::Extensions,
     geometry::{
@@ -73,6 +73,8 @@ pub struct CreateOptions {
     pub lazy_refcounts: bool,
     /// What is allocated now.
     pub preallocation: Preallocation,
+    /// How clusters are going to be compressed (other than deflate: version 3).
+    pub compression: Compression,
     /// The external data file to name (version 3). It is not touched here; it has to read as zeros.
     pub data_file: Option<DataFile>,
 }
@@ -89,6 +91,7 @@ impl Default for CreateOptions {
             extended_l2: false,
             lazy_refcounts: false,
             preallocation: Preallocation::Off,
+            compression: Compression::Deflate,
             data_file: None,
         }
     }
@@ -136,13 +139,16 @@ impl CreateOptions {
         match self.version {
             3 => {}
             2 if self.refcount_bits != 16 => {
-                return Err("Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=3 or greater)".into());
+                return Err("Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or greater)".into());
             }
             2 if self.extended_l2 => {
-                return Err("Extended L2 entries are only supported with compatibility level 1.1 and above (use version=3 or greater)".into());
+                return Err("Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)".into());
             }
             2 if self.lazy_refcounts => {
-                return Err("Lazy refcounts only supported with compatibility level 1.1 and above (use version=3 or greater)".into());
+                return Err("Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or greater)".into());
+            }
+            2 if self.compression != Compression::Deflate => {
+                return Err("Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)".into());
             }
             2 if self.data_file.is_some() => {
                 return Err("External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)".into());
@@ -277,6 +283,9 @@ fn header_area(
     header.refcount_table_offset = plan.table << g.cluster_bits;
     header.refcount_table_clusters =
         u32::try_from(plan.table_len).map_err(|_| "the disk size is too large")?;
+    if options.compression == Compression::Zstd {
+        header.set_zstd();
+    }
     if options.lazy_refcounts {
         header.compatible |= LAZY_REFCOUNTS;
     }

@@ -207,6 +207,12 @@ impl Header {
             .unwrap_or(0)
     }
 
+    /// Says that clusters are compressed with zstd. The header is one of version 3, as new ones are.
+    pub fn set_zstd(&mut self) {
+        self.incompatible |= Incompatible::COMPRESSION;
+        self.additional[COMPRESSION_TYPE - V3_MIN_LEN as usize] = 1;
+    }
+
     /// Bytes of the refcount table.
     pub fn refcount_table_bytes(&self) -> u64 {
         u64::from(self.refcount_table_clusters) << self.geometry.cluster_bits

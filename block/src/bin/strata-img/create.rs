@@ -9,7 +9,7 @@ use strata_block::{
     engine::{NewImage, replace_image},
     error::Error,
     graph::{Format, chain},
-    qcow2::{Backing, CreateOptions, DataFile, Preallocation},
+    qcow2::{Backing, Compression, CreateOptions, DataFile, Preallocation},
     qed,
 };
 
@@ -29,7 +29,7 @@ pub struct CreateArgs {
     /// Format of the backing file
     #[arg(short = 'F', value_name = "FMT")]
     backing_format: Option<Format>,
-    /// Options of the format: backing_file, backing_fmt, cluster_size, compat, data_file, data_file_raw, extended_l2, lazy_refcounts, preallocation, refcount_bits, size
+    /// Options of the format: backing_file, backing_fmt, cluster_size, compat, compression_type, data_file, data_file_raw, extended_l2, lazy_refcounts, preallocation, refcount_bits, size
     #[arg(short = 'o', value_name = "NAME=VALUE,...")]
     options: Vec<String>,
     /// Do not look at the backing file
@@ -241,9 +241,18 @@ impl Wanted {
                     }
                 }
             }
-            "compression_type" if value == "zlib" => {}
             "extended_l2" => self.image.extended_l2 = on_off(name, value)?,
-            "compression_type" => return Err(format!("{name} '{value}' is not supported")),
+            "compression_type" => {
+                self.image.compression = match value {
+                    "zlib" => Compression::Deflate,
+                    "zstd" => Compression::Zstd,
+                    _ => {
+                        return Err(format!(
+                            "Parameter 'compression-type' does not accept value '{value}'"
+                        ));
+                    }
+                }
+            }
             _ => return Err(format!("Invalid parameter '{name}'")),
         }
         Ok(())
@@ -320,10 +329,15 @@ fn formatting(path: &Path, format: Format, image: &CreateOptions) -> String {
         return format!("{start} size={size}{backing} cluster_size={cluster_size}\n");
     }
     let on_off = |on| if on { "on" } else { "off" };
+    let compression = match image.compression {
+        Compression::Deflate => "zlib",
+        Compression::Zstd => "zstd",
+    };
     let mut line = format!(
-        "{start} cluster_size={} extended_l2={}{preallocation} compression_type=zlib size={}",
+        "{start} cluster_size={} extended_l2={}{preallocation} compression_type={} size={}",
         image.cluster_size,
         on_off(image.extended_l2),
+        compression,
         image.size
     );
     if image.version == 2 {

@@ -76,13 +76,13 @@ fn wrong_options_are_told_apart() {
             refcount_bits: 8,
             ..old.clone()
         })
-        .contains("version=3")
+        .contains("version=v3")
     );
     assert!(
         why(CreateOptions {
             lazy_refcounts: true,
             ..old
         })
-        .contains("version=3")
+        .contains("version=v3")
     );
 }

@@ -324,6 +324,9 @@ pub struct ImageInfo {
     /// Internal snapshots, where whoever asks has had them read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<SnapshotInfo>,
+    /// The data is encrypted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
     /// Details of the format (`{"type": "qcow2", "data": {...}}`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format_specific: Option<serde_json::Value>,

@@ -70,6 +70,7 @@ fn layer_info(node: &Node) -> ImageInfo {
         format: node.format().name().to_owned(),
         actual_size: node.storage().allocated_bytes(),
         snapshots: Vec::new(),
+        encrypted: image.is_some_and(|image| image.encryption().is_some()),
         format_specific: image.map(Qcow2::format_specific),
         full_backing_filename: full.map(|path| path.display().to_string()),
         backing_filename_format: backing.as_ref().and_then(|backing| backing.format.clone()),

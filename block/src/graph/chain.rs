@@ -22,6 +22,9 @@ pub const MAX_LAYERS: usize = 1024;
 /// Bytes of tables that a layer keeps in memory at most.
 const CACHE_BYTES: usize = 8 << 20;
 
+/// The first bytes of a LUKS container, of either version.
+const LUKS_MAGIC: [u8; 6] = *b"LUKS\xba\xbe";
+
 /// How an image is opened.
 #[derive(Debug, Clone, Default)]
 pub struct ImageOptions {
@@ -155,7 +158,7 @@ impl Opener {
         let looks_like = Format::looks_like(&file).await?;
         let format = match options.format {
             Some(format) => format,
-            None if read_only && !options.repair => looks_like,
+            None if read_only && !options.repair => {
             None => {
                 let why = format!(
                     "the format is not given, and is never guessed for a disk that can be \
@@ -248,6 +251,21 @@ impl Opener {
             backing.name, backing.name
         )))
     }
+}
+
+/// Refuses a file whose format has to be guessed if it is a LUKS container. A raw disk that its guest
+/// has encrypted looks the same: so told that it is raw, it is.
+async fn refuse_luks(file: &Storage) -> Result<()> {
+    if file.read_vec(0, LUKS_MAGIC.len()).await? != LUKS_MAGIC {
+        return Ok(());
+    }
+    let why = "is a LUKS container, and encrypted images are not supported: make an image that is \
+               not encrypted of it with 'qemu-img convert'; if the guest has encrypted its own disk, \
+               say that the format is raw";
+    Err(Error::Image {
+        file: file.path().to_owned(),
+        why: why.into(),
+    })
 }
 
 /// Whether the file can be an image of `format` at all, in words that say more than its parser can.

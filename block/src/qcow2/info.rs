@@ -44,6 +44,15 @@ impl Qcow2 {
         Ok(used >= threshold)
     }
 
+    /// How the data is encrypted, in QEMU's words.
+    pub fn encryption(&self) -> Option<&'static str> {
+        match self.area.borrow().header.crypt_method {
+            0 => None,
+            1 => Some("aes"),
+            _ => Some("luks"),
+        }
+    }
+
     /// `ImageInfoSpecific`: version and features, with the names of QEMU's schema.
     pub fn format_specific(&self) -> Value {
         let area = self.area.borrow();
@@ -64,6 +73,9 @@ impl Qcow2 {
         }
         let refcount_bits = 1u64 << header.geometry.refcount_order;
         say("refcount-bits", refcount_bits.into());
+        if let Some(format) = self.encryption() {
+            say("encrypt", json!({ "format": format }));
+        }
         if let Some(file) = DataFile::in_header(&area) {
             say("data-file", file.name.into());
             say("data-file-raw", file.raw.into());

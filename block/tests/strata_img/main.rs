@@ -6,6 +6,8 @@ mod commit;
 mod compare;
 mod convert;
 mod data_file;
+mod encrypted;
+mod features;
 mod locks;
 mod measure;
 mod options;

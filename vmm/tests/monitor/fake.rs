@@ -289,6 +289,7 @@ fn raw_image() -> ImageInfo {
         format: "raw".to_owned(),
         actual_size: Some(4096),
         snapshots: Vec::new(),
+        encrypted: false,
         format_specific: None,
         full_backing_filename: None,
         backing_filename: None,
@@ -305,6 +306,7 @@ fn qcow2_image() -> ImageInfo {
         format: "qcow2".to_owned(),
         actual_size: Some(200_704),
         snapshots: Vec::new(),
+        encrypted: false,
         format_specific: Some(json!({"type": "qcow2", "data": {
             "compat": "1.1", "compression-type": "zlib", "lazy-refcounts": false,
             "refcount-bits": 16, "corrupt": false, "extended-l2": false,

@@ -74,6 +74,9 @@ fn human(info: &ImageInfo, snapshots: &[Snapshot]) -> String {
         info.virtual_size,
         disk_size.as_deref().unwrap_or("unavailable"),
     );
+    if info.encrypted {
+        text += "encrypted: yes\n";
+    }
     if let Some(bytes) = info.cluster_size {
         text += &format!("cluster_size: {bytes}\n");
     }

@@ -493,3 +493,6 @@ fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

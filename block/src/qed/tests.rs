@@ -1,3 +1,5 @@
+mod bad_images;
+
 use std::{cell::Cell, path::Path, process::Command, rc::Rc};
 
 use super::{CreateOptions, Qed, create};

@@ -39,9 +39,6 @@ impl Qcow2 {
             offset,
             g.cluster_size().min(self.size.get().saturating_sub(offset)),
         )?;
-        if g.external_data {
-            return Err(self.unsupported("compression with an external data file"));
-        }
         if g.in_cluster(offset) != 0 {
             return Err(IoError::OutOfRange);
         }

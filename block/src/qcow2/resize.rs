@@ -49,8 +49,6 @@ impl Qcow2 {
                 g.cluster_size(),
                 g.max_size()
             )
-        } else if g.external_data {
-            "keeps its data in an external data file: its size cannot be changed".into()
         } else if g.version == 2 && self.area.borrow().header.snapshots > 0 {
             "Can't resize a v2 image which has snapshots".into()
         } else {

@@ -159,6 +159,9 @@ impl Opener {
         let format = match options.format {
             Some(format) => format,
             None if read_only && !options.repair => {
+                refuse_luks(&file).await?;
+                looks_like
+            }
             None => {
                 let why = format!(
                     "the format is not given, and is never guessed for a disk that can be \

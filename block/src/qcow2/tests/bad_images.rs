@@ -98,7 +98,7 @@ const HEADER: &[Row] = &[
     ("data file without a name", Header(79), &[4], Opened, "keeps its data in an external data file, but does not say in which"),
     ("extension longer than the header", Header(112), &[0x12, 0x34, 0x56, 0x78, 0, 0, 0x20, 0], Opened, "header extension 0x12345678 of 8192 bytes does not fit the header cluster"),
     ("extension of 4 GiB", Header(112), &[0x12, 0x34, 0x56, 0x78, 0xff, 0xff, 0xff, 0xff], Opened, "header extension 0x12345678 of 4294967295 bytes does not fit the header cluster"),
-    ("marked corrupt", Header(79), &[2], OpenedToWrite, "is marked corrupt and cannot be written: repair it with 'qemu-img check -r all' first"),
+    ("marked corrupt", Header(79), &[2], OpenedToWrite, "is marked corrupt and cannot be written: repair it with 'strata-img check -r all' first"),
     ("snapshot without a valid L1", Header(60), &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x50, 0], OpenedToWrite, "internal snapshot 0 is not valid"),
 ];
 

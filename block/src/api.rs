@@ -3,6 +3,7 @@
 //! They are plain data: no path into the graph leaves the device thread. Field names in the
 //! serialised types are those of QEMU's QAPI schema (`qapi/block-core.json`, `qapi/job.json`).
 
+mod bitmap;
 mod export;
 mod object;
 
@@ -10,6 +11,7 @@ use serde::Serialize;
 
 use crate::qcow2::Snapshot;
 
+pub use bitmap::{BitmapChange, BitmapCmd, BitmapInfo, BitmapRef};
 pub use export::{ExportCmd, ExportInfo, ExportType, VhostUserSpec, Writable};
 pub use object::{ObjectCmd, TlsCreds};
 
@@ -91,6 +93,8 @@ pub enum Cmd {
         /// The job.
         id: String,
     },
+    /// About dirty bitmaps.
+    Bitmap(BitmapCmd),
     /// About the NBD server and its exports.
     Export(ExportCmd),
     /// About objects that other commands refer to.
@@ -289,6 +293,9 @@ pub struct BlockDeviceInfo {
     pub detect_zeroes: String,
     /// Host cache behaviour.
     pub cache: CacheInfo,
+    /// Its dirty bitmaps.
+    #[serde(rename = "dirty-bitmaps", skip_serializing_if = "Vec::is_empty")]
+    pub dirty_bitmaps: Vec<BitmapInfo>,
     /// The image and, nested, those below.
     pub image: ImageInfo,
 }

@@ -19,6 +19,20 @@ pub const MAX_NAME: usize = 1023;
 /// Smallest and largest granularity in bytes that QEMU takes, as powers of two.
 pub const GRANULARITY_BITS: std::ops::RangeInclusive<u32> = 9..=31;
 
+/// Bits of a bitmap at most: bounds the memory that it takes, and is what qcow2 can store.
+const MAX_BITS: u64 = 1 << 32;
+
+/// Whether a bitmap of `size` bytes may have this granularity.
+///
+/// # Errors
+/// QEMU's words for that it may not.
+pub fn check_bits(size: u64, granularity_bits: u32) -> Result<(), String> {
+    if size.div_ceil(1 << granularity_bits) > MAX_BITS {
+        return Err("Too much space will be occupied by the bitmap. Use larger granularity".into());
+    }
+    Ok(())
+}
+
 /// One bitmap.
 #[derive(Debug)]
 pub struct DirtyBitmap {
@@ -244,6 +258,23 @@ impl Bitmaps {
         let range = offset..offset.saturating_add(len);
         let bitmaps = self;
         Recorded { bitmaps, range }
+    }
+
+    /// Whether all of them can be resized to `size` bytes.
+    ///
+    /// # Errors
+    /// Why not, in QEMU's words.
+    pub fn check_resize(&self, size: u64) -> Result<(), String> {
+        for bitmap in self.0.borrow().iter() {
+            if bitmap.inconsistent {
+                let name = &bitmap.name;
+                return Err(format!(
+                    "Bitmap '{name}' is inconsistent and cannot be used"
+                ));
+            }
+            check_bits(size, bitmap.granularity_bits)?;
+        }
+        Ok(())
     }
 
     /// The layer has `size` bytes from now on.

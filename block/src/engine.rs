@@ -1,5 +1,6 @@
 //! [`Engine`]: everything of the block layer that lives on one device thread.
 
+mod bitmaps;
 mod create;
 mod describe;
 mod exports;
@@ -159,6 +160,7 @@ impl Engine {
             Cmd::JobResume { id } => done(self.jobs.resume(&id)),
             Cmd::JobFinalize { id } => done(self.jobs.finalize(&id)),
             Cmd::JobDismiss { id } => done(self.jobs.dismiss(&id)),
+            Cmd::Bitmap(cmd) => return self.bitmap(cmd, reply),
             Cmd::Export(cmd) => return self.export(cmd, reply),
             Cmd::Object(cmd) => done(self.object(cmd)),
             Cmd::QueryBlock => Ok(Reply::Block(self.query_block())),

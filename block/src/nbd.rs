@@ -26,7 +26,7 @@ pub(crate) mod stream;
 pub(crate) mod tls;
 
 pub use address::{Address, BadAddress};
-pub use export::Export;
+pub use export::{Export, MAX_BITMAPS};
 pub use listener::SocketFile;
 pub(crate) use listener::listen;
 pub use server::{Server, ServerError};

@@ -11,6 +11,7 @@ use std::{
 };
 
 use strata_block::{
+    bitmap::DirtyBitmap,
     disk::{Disk, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
     error::IoError,
     exec::{Executor, Queue, Watched},
@@ -79,11 +80,14 @@ pub fn run(input: &[u8]) {
         let server = Server::start(&inner, Address::Unix(path.clone()), None, None).await;
         let server = server.expect("a server can be started");
         for (name, writable) in [("", true), ("read-only", false)] {
+            let bitmap = DirtyBitmap::new("b".to_owned(), 9, SIZE as u64, false);
+            bitmap.set(512..4096);
             let export = Export {
                 name: name.to_owned(),
                 description: Some("fuzzed".to_owned()),
                 disk: Disk::new(Rc::new(Memory(RefCell::new(vec![0x11; SIZE])))),
                 writable,
+                bitmaps: vec![Rc::new(bitmap).hold()],
             };
             server.add(export).expect("an export can be added");
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::BitmapRef;
 use crate::nbd::Address;
 
 /// A command about the NBD server and its exports.
@@ -32,6 +33,8 @@ pub enum ExportCmd {
         description: Option<String>,
         /// Clients may write.
         writable: bool,
+        /// A dirty bitmap that clients may read.
+        bitmap: Option<String>,
     },
     /// `nbd-server-remove`.
     ServerRemove {
@@ -52,6 +55,8 @@ pub enum ExportCmd {
         description: Option<String>,
         /// Clients may write.
         writable: bool,
+        /// Dirty bitmaps that clients may read.
+        bitmaps: Vec<BitmapRef>,
     },
     /// `block-export-add` with type `vhost-user-blk`.
     AddVhostUser {

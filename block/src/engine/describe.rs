@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::Engine;
+use super::{Engine, bitmaps};
 use crate::{
     api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo},
     graph::{Format, GuestDisk, Node, chain},
@@ -45,6 +45,7 @@ fn describe_disk(disk: &GuestDisk) -> BlockInfo {
                 direct: false,
                 no_flush: options.no_flush,
             },
+            dirty_bitmaps: bitmaps::describe(&root),
             image: image_info(&root),
         },
     }

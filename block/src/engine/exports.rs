@@ -9,13 +9,14 @@ use std::{
 
 pub use vhost_user::{Listening, VhostUserExport, VhostUserServer};
 
-use super::{Engine, ReplyTo, refused};
+use super::{Engine, ReplyTo, bitmaps::find_for_export, refused};
 use crate::{
-    api::{CmdError, Event, ExportCmd, ExportInfo, ExportType, Reply, Writable},
+    api::{BitmapRef, CmdError, Event, ExportCmd, ExportInfo, ExportType, Reply, Writable},
+    bitmap::Held,
     disk::Disk,
     exec::Queue,
     graph::GuestDisk,
-    nbd::{Address, Export, Server, ServerError, TlsServer},
+    nbd::{Address, Export, MAX_BITMAPS, Server, ServerError, TlsServer},
 };
 
 type Outcome<T> = Result<T, CmdError>;
@@ -80,6 +81,8 @@ pub struct ExportSpec {
     pub description: Option<String>,
     /// Clients may write.
     pub writable: bool,
+    /// Dirty bitmaps that clients may read.
+    pub bitmaps: Vec<BitmapRef>,
 }
 
 impl Engine {
@@ -149,6 +152,7 @@ impl Engine {
                 name,
                 description,
                 writable,
+                bitmap,
             } => {
                 let server = self.main_server()?;
                 let disk = self.find_exported(&device)?;
@@ -159,6 +163,10 @@ impl Engine {
                     description,
                     // A disk that cannot be written is exported read-only, as QEMU does it.
                     writable: writable && !disk.options().read_only,
+                    bitmaps: bitmap
+                        .map(|name| BitmapRef { node: None, name })
+                        .into_iter()
+                        .collect(),
                 };
                 self.add_export(&server, spec)?;
             }
@@ -168,6 +176,7 @@ impl Engine {
                 name,
                 description,
                 writable,
+                bitmaps,
             } => {
                 let spec = ExportSpec {
                     disk: node_name,
@@ -175,6 +184,7 @@ impl Engine {
                     name,
                     description,
                     writable,
+                    bitmaps,
                 };
                 self.add_export(&self.main_server()?, spec)?;
             }
@@ -259,11 +269,13 @@ impl Engine {
         let name = spec.name.unwrap_or(spec.disk);
         let id = spec.id.unwrap_or_else(|| name.clone());
         self.check_export_id(&id, &name)?;
+        let bitmaps = self.find_bitmaps(&disk, &spec.bitmaps, spec.writable)?;
         let export = server.add(Export {
             name,
             description: spec.description,
             disk: Disk::new(disk.clone()),
             writable: spec.writable,
+            bitmaps,
         })?;
         let server = server.clone();
         self.enter_export(id, disk, Served::Nbd { server, export });
@@ -291,6 +303,24 @@ impl Engine {
             served,
             shutting_down: Cell::new(false),
         }));
+    }
+
+    /// Finds an export's bitmaps and makes them busy.
+    fn find_bitmaps(
+        &self,
+        disk: &GuestDisk,
+        wanted: &[BitmapRef],
+        writable: bool,
+    ) -> Outcome<Vec<Held>> {
+        if wanted.len() > MAX_BITMAPS {
+            let desc = format!("An export has at most {MAX_BITMAPS} bitmaps");
+            return Err(refused(desc));
+        }
+        let find = |wanted| {
+            let found = find_for_export(self, disk, wanted, writable);
+            found.map(|bitmap| bitmap.hold())
+        };
+        wanted.iter().map(find).collect()
     }
 
     fn export_all(&self, server: &Rc<Server>, writable: bool) -> Outcome<()> {

@@ -5,6 +5,7 @@ use std::{
 };
 
 mod bad_input;
+mod bitmaps;
 mod exports;
 mod live;
 mod locks;

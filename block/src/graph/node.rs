@@ -12,7 +12,8 @@ use super::{
     inflight::{InFlight, InFlightGuard, Mode},
 };
 use crate::{
-    error::{IoError, IoResult, Result},
+    bitmap::{Bitmaps, Recorded},
+    error::{Error, IoError, IoResult, Result},
     exec::LocalBoxFuture,
     extent::{Extent, ExtentKind},
     mem::SgList,
@@ -40,6 +41,7 @@ pub struct Node {
     writable: Cell<bool>,
     backing: RefCell<Option<Rc<Node>>>,
     in_flight: InFlight,
+    bitmaps: Rc<Bitmaps>,
 }
 
 /// Where a range's bytes come from once the chain has been walked.
@@ -85,6 +87,10 @@ impl Node {
     }
 
     fn new(name: String, path: PathBuf, size: u64, writable: bool, driver: Driver) -> Self {
+        let bitmaps = match &driver {
+            Driver::Qcow2(image) => image.bitmaps().clone(),
+            Driver::Raw(_) | Driver::Qed(_) => Rc::default(),
+        };
         Self {
             name,
             path,
@@ -93,6 +99,7 @@ impl Node {
             writable: Cell::new(writable),
             backing: RefCell::default(),
             in_flight: InFlight::default(),
+            bitmaps,
         }
     }
 
@@ -208,6 +215,20 @@ impl Node {
         }
     }
 
+    /// The layer's dirty bitmaps. Before a persistent one is changed, the image has to know of it
+    /// ([`Qcow2::begin_bitmap_change`]).
+    pub fn bitmaps(&self) -> &Bitmaps {
+        &self.bitmaps
+    }
+
+    /// Records a change in the bitmaps when it has been made, where the format does not do so.
+    fn record(&self, offset: u64, len: u64) -> Option<Recorded<'_>> {
+        match self.driver {
+            Driver::Qcow2(_) => None,
+            Driver::Raw(_) | Driver::Qed(_) => Some(self.bitmaps.record(offset, len)),
+        }
+    }
+
     /// The layer below.
     pub fn backing(&self) -> Option<Rc<Node>> {
         self.backing.borrow().clone()
@@ -309,6 +330,7 @@ impl Node {
             .in_flight
             .enter(range(offset, data.len() as u64)?, Mode::Shared)
             .await;
+        let _recorded = self.record(offset, data.len() as u64);
         match &self.driver {
             Driver::Raw(file) => file.write(offset, data).await,
             Driver::Qcow2(image) => image.write(offset, data, self).await,
@@ -349,6 +371,7 @@ impl Node {
     pub async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> IoResult<()> {
         self.check_writable()?;
         let _entry = self.enter_exclusive(offset, len).await?;
+        let _recorded = self.record(offset, len);
         match &self.driver {
             Driver::Raw(file) => file.write_zeroes(offset, len, unmap).await,
             Driver::Qcow2(image) => image.write_zeroes(offset, len, unmap, self).await,
@@ -396,6 +419,7 @@ impl Node {
     pub async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
         self.check_writable()?;
         let _entry = self.enter_exclusive(offset, len).await?;
+        let _recorded = self.record(offset, len);
         match &self.driver {
             Driver::Raw(file) => file.punch_hole(offset, len).await,
             Driver::Qcow2(image) => image.discard(offset, len, self).await,
@@ -458,6 +482,12 @@ impl Node {
     /// The format or the host cannot have that size; the layer has its old size then.
     pub async fn resize(&self, size: u64) -> Result<()> {
         self.check_writable()?;
+        self.bitmaps
+            .check_resize(size)
+            .map_err(|why| Error::Image {
+                file: self.path.clone(),
+                why,
+            })?;
         match &self.driver {
             Driver::Raw(file) => {
                 file.set_len(size).await?;
@@ -468,6 +498,7 @@ impl Node {
         }
         // As for a file that is opened.
         self.size.set(size.next_multiple_of(512));
+        self.bitmaps.resize(self.size.get());
         Ok(())
     }
 

@@ -10,39 +10,26 @@ pub(super) enum Context {
     Allocation,
     /// `qemu:allocation-depth`: which layer holds a range, 1 for the top, 0 for none.
     Depth,
+    /// `qemu:dirty-bitmap:NAME`: what is dirty in the export's bitmap of this index.
+    Bitmap(usize),
 }
 
 impl Context {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Allocation, Self::Depth];
-
     /// Its number on the wire.
     pub fn id(self) -> u32 {
         match self {
             Self::Allocation => 0,
             Self::Depth => 1,
+            // An export has few bitmaps.
+            Self::Bitmap(index) => 2 + index as u32,
         }
     }
 
-    /// Namespace and leaf name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Allocation => "base:allocation",
-            Self::Depth => "qemu:allocation-depth",
-        }
-    }
-
-    /// Whether `query` asks for it. A namespace alone is a wildcard, where those are allowed.
-    pub fn matches(self, query: &str, wildcards: bool) -> bool {
-        let namespace = self.name().split_inclusive(':').next();
-        query == self.name() || (wildcards && namespace == Some(query))
-    }
-
-    /// Its flags for an extent.
+    /// Its flags for an extent of the disk, which says nothing of bitmaps.
     pub fn status(self, extent: &DiskExtent) -> u32 {
         match self {
             Self::Allocation if extent.zero => (Allocation::HOLE | Allocation::ZERO).bits(),
-            Self::Allocation => 0,
+            Self::Allocation | Self::Bitmap(_) => 0,
             Self::Depth => extent.depth,
         }
     }
@@ -61,14 +48,11 @@ impl Context {
     }
 }
 
-/// The contexts that some of `queries` ask for, each once.
-pub(super) fn select(queries: &[&str], wildcards: bool) -> Vec<Context> {
-    let wanted = |context: &Context| {
-        queries
-            .iter()
-            .any(|query| context.matches(query, wildcards))
-    };
-    Context::ALL.into_iter().filter(wanted).collect()
+/// Whether `query` asks for the context of this name. A namespace, alone or with the kind of
+/// context, is a wildcard where those are allowed.
+pub(super) fn matches(name: &str, query: &str, wildcards: bool) -> bool {
+    let wildcard = wildcards && query.ends_with(':') && name.starts_with(query);
+    query == name || wildcard
 }
 
 #[cfg(test)]

@@ -28,13 +28,14 @@ const MAX_EXTENTS: usize = 4096;
 const CACHE_STEP: u64 = 1 << 20;
 
 impl Command {
-    /// Bytes of memory that the request takes until its reply has been sent.
-    pub fn cost(&self) -> u64 {
+    /// Bytes of memory that the request takes until its reply has been sent, with so many contexts
+    /// selected.
+    pub fn cost(&self, contexts: usize) -> u64 {
         match self {
             Self::Read { len, .. } | Self::Write { len, .. } => *len,
             Self::Cache { len, .. } => CACHE_STEP.min(*len),
             // An extent takes 24 bytes, and in the reply at most 16 for each context.
-            Self::Status { .. } => (MAX_EXTENTS * (24 + 16 * Context::ALL.len())) as u64,
+            Self::Status { .. } => (MAX_EXTENTS * (24 + 16 * contexts)) as u64,
             Self::Flush | Self::Trim { .. } | Self::Zero { .. } => 0,
         }
     }
@@ -177,9 +178,25 @@ async fn status(
     one: bool,
 ) -> IoResult<Vec<(Context, Vec<(u64, u32)>)>> {
     let max = if one { 1 } else { MAX_EXTENTS };
-    let extents = extents(export, offset, len, max).await?;
-    let answer = |context: &Context| (*context, context.describe(&extents));
-    Ok(contexts.iter().map(answer).collect())
+    let mut found = Vec::new();
+    if contexts
+        .iter()
+        .any(|context| !matches!(context, Context::Bitmap(_)))
+    {
+        found = extents(export, offset, len, max).await?;
+    }
+    let answer = |context: &Context| match *context {
+        Context::Bitmap(index) => {
+            let bitmap = export.bitmaps[index].bitmap();
+            let runs = bitmap.runs(offset, len, max).into_iter();
+            runs.map(|(len, dirty)| (len, u32::from(dirty))).collect()
+        }
+        _ => context.describe(&found),
+    };
+    Ok(contexts
+        .iter()
+        .map(|context| (*context, answer(context)))
+        .collect())
 }
 
 async fn extents(export: &Export, offset: u64, len: u64, max: usize) -> IoResult<Vec<DiskExtent>> {

@@ -1,7 +1,7 @@
 //! An export: a disk under the name by which clients ask for it.
 
-use super::{proto::Transmission, request::Limits};
-use crate::disk::Disk;
+use super::{context::Context, proto::Transmission, request::Limits};
+use crate::{bitmap::Held, disk::Disk};
 
 /// A disk that clients may attach. One more front end on the disk, beside the devices.
 pub struct Export {
@@ -13,12 +13,37 @@ pub struct Export {
     pub disk: Disk,
     /// Clients may write, unless the disk itself is read-only.
     pub writable: bool,
+    /// Dirty bitmaps that clients may read: at most [`MAX_BITMAPS`].
+    pub bitmaps: Vec<Held>,
 }
+
+/// Bitmaps of one export at most: bounds what an answer to BLOCK_STATUS can take.
+pub const MAX_BITMAPS: usize = 64;
 
 impl Export {
     /// Whether writes are refused.
     pub(super) fn read_only(&self) -> bool {
         !self.writable || self.disk.info().read_only
+    }
+
+    /// The metadata contexts that clients may select.
+    pub(super) fn contexts(&self) -> Vec<Context> {
+        let bitmaps = (0..self.bitmaps.len()).map(Context::Bitmap);
+        [Context::Allocation, Context::Depth]
+            .into_iter()
+            .chain(bitmaps)
+            .collect()
+    }
+
+    /// The name of one of [`Export::contexts`].
+    pub(super) fn context_name(&self, context: Context) -> String {
+        match context {
+            Context::Allocation => "base:allocation".to_owned(),
+            Context::Depth => "qemu:allocation-depth".to_owned(),
+            Context::Bitmap(index) => {
+                format!("qemu:dirty-bitmap:{}", self.bitmaps[index].bitmap().name())
+            }
+        }
     }
 
     /// What requests are checked against now.

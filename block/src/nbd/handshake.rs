@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     Export, Server,
-    context::{Context, select},
+    context::{Context, matches},
     option::{ContextRequest, InfoRequest, Malformed, export_name},
     proto::{
         Handshake, INIT_MAGIC, MAX_PAYLOAD, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader,
@@ -302,14 +302,16 @@ impl<'a> Negotiation<'a> {
         }
         let request = ContextRequest::parse(data)?;
         let export = self.find(request.name)?;
-        let chosen = if !set && request.queries.is_empty() {
-            Context::ALL.to_vec()
-        } else {
-            select(&request.queries, !set)
-        };
+        let all = !set && request.queries.is_empty();
+        let mut chosen = export.contexts();
+        chosen.retain(|context| {
+            let name = export.context_name(*context);
+            let mut queries = request.queries.iter();
+            all || queries.any(|query| matches(&name, query, !set))
+        });
         let piece = |context: &Context| {
             let id = if set { context.id() } else { 0 };
-            let data = [&id.to_be_bytes(), context.name().as_bytes()].concat();
+            let data = [&id.to_be_bytes(), export.context_name(*context).as_bytes()].concat();
             option_reply(option, reply::META_CONTEXT, &data)
         };
         let pieces = chosen.iter().map(piece).collect();

@@ -124,7 +124,7 @@ impl Session {
             let limits = export.limits(style != Style::Simple, !contexts.is_empty());
             match header.command(&limits, extended) {
                 Ok(command) => {
-                    permit.add(command.cost()).await;
+                    permit.add(command.cost(contexts.len())).await;
                     let payload = reader.take(header.payload as usize).await?;
                     let work = self.clone().work(question, command, payload, permit);
                     exec.spawn(Queue::Guest, work);

@@ -18,11 +18,11 @@ use std::{cell::RefCell, rc::Rc};
 use serde_json::{Value, json};
 
 pub use directory::MAX_DIRECTORY;
-use directory::{Entry, Flags, MAX_BITMAP_BYTES, MAX_BITMAPS};
+use directory::{Entry, Flags, MAX_BITMAPS};
 
 use super::{Qcow2, extensions::DirectoryPlace, geometry::HostRun, header::AUTOCLEAR_BITMAPS};
 use crate::{
-    bitmap::{Bitmaps, DirtyBitmap},
+    bitmap::{Bitmaps, DirtyBitmap, check_bits},
     error::IoResult,
 };
 
@@ -114,12 +114,7 @@ impl Qcow2 {
         if self.geometry.version < 3 {
             return Err("Cannot store dirty bitmaps in qcow2 v2 files".into());
         }
-        let bits = bitmap.bits().borrow().total();
-        if bits > MAX_BITMAP_BYTES * 8 {
-            return Err(
-                "Too much space will be occupied by the bitmap. Use larger granularity".into(),
-            );
-        }
+        check_bits(bitmap.size(), bitmap.granularity_bits())?;
         let persistent = self.bitmaps.live.list();
         let persistent = persistent.iter().filter(|bitmap| bitmap.is_persistent());
         if persistent.count() >= MAX_BITMAPS as usize {

@@ -51,6 +51,8 @@ impl Qcow2 {
             )
         } else if g.version == 2 && self.area.borrow().header.snapshots > 0 {
             "Can't resize a v2 image which has snapshots".into()
+        } else if let Err(why) = self.bitmaps().check_resize(size) {
+            why
         } else {
             return Ok(());
         };

@@ -10,11 +10,11 @@ const STRUCTURED_REPLY: u32 = 8;
 const SET_META_CONTEXT: u32 = 10;
 const EXTENDED_HEADERS: u32 = 11;
 const WRITE_ZEROES: u16 = 6;
-const BLOCK_STATUS: u16 = 7;
+pub const BLOCK_STATUS: u16 = 7;
 const PAYLOAD_LEN: u16 = 1 << 5;
 const SIZE: u64 = 8 << 40;
 
-fn send(client: &mut Client, kind: u16, flags: u16, offset: u64, len: u64, payload: &[u8]) {
+pub fn send(client: &mut Client, kind: u16, flags: u16, offset: u64, len: u64, payload: &[u8]) {
     client.send(&[
         &0x21e4_1c71_u32.to_be_bytes(),
         &flags.to_be_bytes(),
@@ -27,7 +27,7 @@ fn send(client: &mut Client, kind: u16, flags: u16, offset: u64, len: u64, paylo
 }
 
 /// Type and payload of a reply of one chunk.
-fn chunk(client: &mut Client, offset: u64) -> (u16, Vec<u8>) {
+pub fn chunk(client: &mut Client, offset: u64) -> (u16, Vec<u8>) {
     let head = client.get(32);
     assert_eq!(head[..4], 0x6e8a_278c_u32.to_be_bytes());
     assert_eq!(head[4..6], [0, 1]);
@@ -46,20 +46,28 @@ fn errno(client: &mut Client, offset: u64) -> u8 {
     payload[3]
 }
 
-#[test]
-fn extended_headers_carry_lengths_of_64_bits() {
-    let served = Served::raw(SIZE);
-    let mut client = Client::greeted(&served);
+/// Agrees on extended headers and one context, which gets the number `id`, and enters `export`.
+pub fn enter(client: &mut Client, export: &str, context: &str, id: u32) {
     client.option(EXTENDED_HEADERS, b"");
     assert_eq!(client.answer().0, 1);
     client.option(STRUCTURED_REPLY, b"");
     assert_eq!(client.answer().0, (1 << 31) + 10);
-    let context = b"\0\0\0\x04disk\0\0\0\x01\0\0\0\x0fbase:allocation";
-    client.option(SET_META_CONTEXT, context);
-    assert_eq!(client.answer(), (4, b"\0\0\0\0base:allocation".to_vec()));
+    let string = |text: &str| [&(text.len() as u32).to_be_bytes(), text.as_bytes()].concat();
+    let one = 1u32.to_be_bytes();
+    let request = [string(export), one.to_vec(), string(context)].concat();
+    client.option(SET_META_CONTEXT, &request);
+    let expected = [&id.to_be_bytes(), context.as_bytes()].concat();
+    assert_eq!(client.answer(), (4, expected));
     assert_eq!(client.answer().0, 1);
-    client.option(GO, b"\0\0\0\x04disk\0\0");
+    client.option(GO, &[string(export), vec![0, 0]].concat());
     while client.answer().0 != 1 {}
+}
+
+#[test]
+fn extended_headers_carry_lengths_of_64_bits() {
+    let served = Served::raw(SIZE);
+    let mut client = Client::greeted(&served);
+    enter(&mut client, "disk", "base:allocation", 0);
 
     let offset = SIZE - 512;
     send(&mut client, WRITE, PAYLOAD_LEN, offset, 512, &[5; 512]);

@@ -3,6 +3,7 @@
 //! `nbdkit`, `qemu-utils` and `fio`.
 
 mod away;
+mod bitmaps;
 mod certificates;
 mod clients;
 mod extended;

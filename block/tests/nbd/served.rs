@@ -129,6 +129,7 @@ fn run(
             description: None,
             disk: open(&engine, &folder, &disk),
             writable: disk.writable,
+            bitmaps: Vec::new(),
         })
         .collect();
     let exec = engine.exec().clone();

@@ -1,7 +1,11 @@
 //! The value of `--export`: `type=nbd,disk=NAME,addr=unix:PATH|tcp:HOST:PORT,...`, or
 //! `type=vhost-user-blk,disk=NAME,addr=unix:PATH,...`.
 
-use strata_block::{api::VhostUserSpec, engine::ExportSpec, nbd::Address};
+use strata_block::{
+    api::{BitmapRef, VhostUserSpec},
+    engine::ExportSpec,
+    nbd::Address,
+};
 use strata_devices::vhost_user::MAX_QUEUES;
 
 use super::keys::{self, choose};
@@ -53,7 +57,7 @@ type Pairs = Vec<(String, String)>;
 const ON_OFF: [(&str, bool); 2] = [("on", true), ("off", false)];
 
 fn nbd(pairs: Pairs) -> Result<ExportOption, String> {
-    let known = "type, disk, addr, name, id, description, writable, tls-creds";
+    let known = "type, disk, addr, name, id, description, writable, bitmap, tls-creds";
     let mut address = None;
     let mut tls_creds = None;
     let mut spec = ExportSpec::default();
@@ -67,6 +71,12 @@ fn nbd(pairs: Pairs) -> Result<ExportOption, String> {
             "description" => spec.description = Some(value),
             "tls-creds" => tls_creds = Some(value),
             "writable" => spec.writable = choose(&key, &value, &ON_OFF)?,
+            "bitmap" => {
+                spec.bitmaps = vec![BitmapRef {
+                    node: None,
+                    name: value,
+                }]
+            }
             _ => return Err(format!("unknown key '{key}'; known keys: {known}")),
         }
     }

@@ -4,6 +4,7 @@
 //! yank commands alone, none of which exist here, and clients ask for it only where it is offered.
 
 mod args;
+mod bitmaps;
 mod event;
 mod exports;
 mod objects;

@@ -1,7 +1,7 @@
 //! The commands about the NBD server: what they ask of the machine.
 
 use strata_block::{
-    api::{Cmd, ExportCmd, VhostUserSpec, Writable},
+    api::{BitmapRef, Cmd, ExportCmd, VhostUserSpec, Writable},
     nbd::Address,
 };
 use strata_vmm::monitor::Action;
@@ -33,6 +33,14 @@ fn add(device: &str, name: Option<&str>, writable: bool) -> ExportCmd {
         name: name.map(str::to_owned),
         description: None,
         writable,
+        bitmap: None,
+    }
+}
+
+fn reference(node: Option<&str>, name: &str) -> BitmapRef {
+    BitmapRef {
+        node: node.map(str::to_owned),
+        name: name.to_owned(),
     }
 }
 
@@ -78,7 +86,7 @@ fn qmp_arguments_reach_the_machine() {
         ("nbd-server-remove", r#"{"name":"x","mode":"hard"}"#),
         (
             "block-export-add",
-            r##"{"type":"nbd","id":"e","node-name":"#block1","name":"n","description":"d","writable":true}"##,
+            r##"{"type":"nbd","id":"e","node-name":"#block1","name":"n","description":"d","writable":true,"bitmaps":["b",{"node":"below","name":"c"}]}"##,
         ),
         (
             "block-export-add",
@@ -112,6 +120,7 @@ fn qmp_arguments_reach_the_machine() {
                 name: Some("n".to_owned()),
                 description: Some("d".to_owned()),
                 writable: true,
+                bitmaps: vec![reference(None, "b"), reference(Some("below"), "c"),],
             },
             ExportCmd::AddVhostUser {
                 id: "v".to_owned(),
@@ -163,9 +172,14 @@ fn qmp_refuses_what_it_does_not_know() {
             "tls-authz is not available",
         ),
         (
-            "nbd-server-add",
-            r#"{"device":"d","bitmap":"b"}"#,
-            "Bitmap 'b' is not found",
+            "block-export-add",
+            r#"{"type":"nbd","id":"e","node-name":"n","bitmaps":[7]}"#,
+            "Invalid parameter type for 'bitmaps[0]'",
+        ),
+        (
+            "block-export-add",
+            r#"{"type":"nbd","id":"e","node-name":"n","bitmaps":[{"node":"n"}]}"#,
+            "Parameter 'bitmaps[0].name' is missing",
         ),
         (
             "block-export-add",

@@ -123,7 +123,7 @@ impl Fake {
                 self.block_event(Event::ExportDeleted { id });
                 Ok(Reply::Done)
             }
-            Cmd::Export(_) | Cmd::Object(_) => Ok(Reply::Done),
+            Cmd::Bitmap(_) | Cmd::Export(_) | Cmd::Object(_) => Ok(Reply::Done),
             Cmd::QueryJobs => Ok(Reply::Jobs(state.jobs.iter().map(as_job).collect())),
             Cmd::SnapshotSync {
                 device,
@@ -342,6 +342,7 @@ pub fn disks() -> Vec<BlockInfo> {
                 direct: false,
                 no_flush: false,
             },
+            dirty_bitmaps: Vec::new(),
             image,
         },
     };

@@ -1,5 +1,6 @@
 //! The monitor's real thread, over real sockets, in front of a machine that is only pretended.
 
+mod bitmaps;
 mod client;
 mod endpoints;
 mod exports;

@@ -1,6 +1,7 @@
 //! The binary's `strata serve`, from its command line to its end. Needs Debian's `libnbd-bin`,
 //! `qemu-utils` and `fio`.
 
+mod bitmaps;
 mod process;
 
 use std::{fs, process::Command, time::Duration};

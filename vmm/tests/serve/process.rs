@@ -44,6 +44,12 @@ impl Serve {
         Self::spawn(self.folder.clone(), self.args.clone())
     }
 
+    /// Serves what its folder holds in another way.
+    pub fn otherwise(&self, args: &[&str]) -> Self {
+        let args = args.iter().map(ToString::to_string).collect();
+        Self::spawn(self.folder.clone(), args)
+    }
+
     fn spawn(folder: Rc<tempfile::TempDir>, args: Vec<String>) -> Self {
         let mut command = command(folder.path(), &args);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
@@ -144,8 +150,8 @@ impl Qmp {
     }
 }
 
-/// Runs a program that has to succeed.
-pub fn client(program: &str, args: &[&str]) {
+/// Runs a program that has to succeed, and returns its output.
+pub fn client(program: &str, args: &[&str]) -> String {
     let output = Command::new("timeout")
         .arg("120")
         .arg(program)
@@ -158,6 +164,7 @@ pub fn client(program: &str, args: &[&str]) {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
+    String::from_utf8(output.stdout).unwrap()
 }
 
 pub fn qemu_img(args: &[&str]) {

@@ -56,6 +56,7 @@ impl Bench {
             name: name.map(str::to_owned),
             description: None,
             writable,
+            bitmap: None,
         })
     }
 
@@ -75,7 +76,7 @@ impl Bench {
     }
 
     /// Polls until `condition` holds.
-    fn poll_until(&self, condition: impl Fn() -> bool) {
+    pub(super) fn poll_until(&self, condition: impl Fn() -> bool) {
         while !condition() {
             self.engine.poll();
         }
@@ -165,6 +166,7 @@ fn exports_have_ids_of_their_own() {
             name: name.map(str::to_owned),
             description: None,
             writable: true,
+            bitmaps: Vec::new(),
         })
     };
     assert_eq!(add("one", None), "");
@@ -209,6 +211,7 @@ fn only_disks_that_nobody_else_writes_are_exported_for_writing() {
         name: None,
         description: None,
         writable: true,
+        bitmaps: Vec::new(),
     });
     assert!(strict.contains("read-only"), "{strict}");
 }

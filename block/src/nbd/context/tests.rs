@@ -1,31 +1,32 @@
-use super::{Context, select};
+use super::{Context, matches};
 use crate::extent::DiskExtent;
 
 #[test]
 fn queries_select_what_they_name_and_wildcards_only_list() {
-    use Context::{Allocation, Depth};
-    for (queries, set, list) in [
-        (&["base:allocation"][..], vec![Allocation], vec![Allocation]),
-        (&["base:"], vec![], vec![Allocation]),
-        (&["qemu:"], vec![], vec![Depth]),
-        (
-            &[
-                "qemu:allocation-depth",
-                "base:allocation",
-                "qemu:allocation-depth",
-            ],
-            vec![Allocation, Depth],
-            vec![Allocation, Depth],
-        ),
-        (
-            &["qemu:dirty-bitmap:", "x-other:thing", "base:alloc", ":"],
-            vec![],
-            vec![],
-        ),
-        (&[], vec![], vec![]),
+    let names = [
+        "base:allocation",
+        "qemu:allocation-depth",
+        "qemu:dirty-bitmap:a",
+        "qemu:dirty-bitmap:a:b",
+    ];
+    for (query, set, list) in [
+        ("base:allocation", &names[..1], &names[..1]),
+        ("base:", &[], &names[..1]),
+        ("qemu:", &[], &names[1..]),
+        ("qemu:dirty-bitmap:", &[], &names[2..]),
+        ("qemu:dirty-bitmap:a", &names[2..3], &names[2..3]),
+        ("qemu:dirty-bitmap:a:b", &names[3..], &names[3..]),
+        ("qemu:dirty-bitmap:b", &[], &[]),
+        ("x-other:thing", &[], &[]),
+        ("base:alloc", &[], &[]),
+        (":", &[], &[]),
+        ("", &[], &[]),
     ] {
-        assert_eq!(select(queries, false), set, "SET {queries:?}");
-        assert_eq!(select(queries, true), list, "LIST {queries:?}");
+        for (wildcards, expected) in [(false, set), (true, list)] {
+            let mut found = names.to_vec();
+            found.retain(|name| matches(name, query, wildcards));
+            assert_eq!(found, expected, "{query} {wildcards}");
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::{Command, Header, Limits, Refusal};
+use crate::nbd::MAX_BITMAPS;
 use crate::nbd::proto::{EXTENDED_REQUEST_MAGIC, Errno, MAX_PAYLOAD, REQUEST_MAGIC, command::*};
 
 const LIMITS: Limits = Limits {
@@ -288,7 +289,7 @@ proptest! {
         prop_assert!(header.payload <= MAX_PAYLOAD);
         let limits = Limits { read_only, ..LIMITS };
         if let Ok(command) = header.command(&limits, true) {
-            prop_assert!(command.cost() <= u64::from(MAX_PAYLOAD));
+            prop_assert!(command.cost(2 + MAX_BITMAPS) <= u64::from(MAX_PAYLOAD));
             if !matches!(command, Command::Flush) {
                 prop_assert!(header.offset + header.len <= limits.size);
                 prop_assert_eq!((header.offset | header.len) % 512, 0);

@@ -180,3 +180,36 @@ fn an_image_that_is_only_read_keeps_its_bitmaps_untouched() {
         }
     });
 }
+
+#[test]
+fn bitmaps_change_their_size_with_the_disk() {
+    with_seed(8, |_, seed| async move {
+        let file = sim(seed);
+        let layer = with_bitmap(&file, 4096, 1 << 20, false).await;
+        let last = (1 << 20) - 512;
+        layer.write(last, vec![1; 512]).await.unwrap();
+        layer.image.close().await.unwrap();
+        let grown = 40 << 20;
+        layer.image.resize(grown, &*layer.below).await.unwrap();
+        assert_eq!(dirty(&bitmap(&layer, "b")), [(last, 512)]);
+        layer.write(grown - 512, vec![1; 512]).await.unwrap();
+        layer.image.close().await.unwrap();
+        check_bytes(&file.bytes(), false);
+        let layer = open_layer(&file, SMALL_CACHE, nothing()).await;
+        let both = [(last, 512), (grown - 512, 512)];
+        assert_eq!(dirty(&bitmap(&layer, "b")), both);
+        layer.image.resize(last, &*layer.below).await.unwrap();
+        layer.image.flush().await.unwrap();
+        // A program that dies now leaves it in use, and its table too long.
+        let died = sim_with(file.bytes(), seed);
+        layer.image.close().await.unwrap();
+        let layer = open_layer(&file, SMALL_CACHE, nothing()).await;
+        assert_eq!(dirty(&bitmap(&layer, "b")), []);
+        assert!(layer.image.check().await.unwrap().is_clean());
+        let layer = open_layer(&died, SMALL_CACHE, nothing()).await;
+        assert!(bitmap(&layer, "b").is_inconsistent());
+        let refused = layer.image.resize(grown, &*layer.below).await;
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("Bitmap 'b' is inconsistent"), "{error}");
+    });
+}

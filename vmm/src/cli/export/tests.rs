@@ -1,10 +1,14 @@
-use strata_block::{api::VhostUserSpec, engine::ExportSpec, nbd::Address};
+use strata_block::{
+    api::{BitmapRef, VhostUserSpec},
+    engine::ExportSpec,
+    nbd::Address,
+};
 
 use super::{ExportOption, parse};
 
 #[test]
 fn all_keys() {
-    let text = "type=nbd,disk=virtio0,addr=tcp:[::1]:10809,name=a,,b,id=e,description=d=d,writable=on,tls-creds=t";
+    let text = "type=nbd,disk=virtio0,addr=tcp:[::1]:10809,name=a,,b,id=e,description=d=d,writable=on,bitmap=b,tls-creds=t";
     let expected = ExportOption::Nbd {
         address: Address::Tcp {
             host: "::1".into(),
@@ -17,6 +21,10 @@ fn all_keys() {
             name: Some("a,b".into()),
             description: Some("d=d".into()),
             writable: true,
+            bitmaps: vec![BitmapRef {
+                node: None,
+                name: "b".into(),
+            }],
         },
     };
     assert_eq!(parse(text), Ok(expected));

@@ -40,6 +40,7 @@ pub(super) fn nbd_server_add(args: &Args, _: &dyn Machine) -> Step<String> {
         name: args.text("name"),
         description: None,
         writable: args.has('w'),
+        bitmap: None,
     })
 }
 

@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Object,
     /// An array of strings out of these.
     ListOf(&'static [&'static str]),
+    /// An array of strings or objects, which the command looks at.
+    List,
 }
 
 /// One argument.
@@ -95,6 +97,16 @@ fn check_type(name: &str, kind: Kind, value: &Value) -> Result<(), CmdError> {
             }
             _ => "array",
         },
+        Kind::List if value.is_array() => {
+            let elements = value.as_array().into_iter().flatten().enumerate();
+            for (index, element) in elements {
+                if !element.is_string() {
+                    check_type(&format!("{name}[{index}]"), Kind::Object, element)?;
+                }
+            }
+            return Ok(());
+        }
+        Kind::List => "array",
         Kind::Text => "string",
         Kind::Integer => "integer",
         Kind::Flag => "boolean",
@@ -119,6 +131,12 @@ impl Args {
     /// An integer, if given.
     pub(super) fn integer(&self, name: &str) -> Option<i64> {
         self.0.get(name).and_then(Value::as_i64)
+    }
+
+    /// The elements of an array; none if it was not given.
+    pub(super) fn list(&self, name: &str) -> &[Value] {
+        let list = self.0.get(name).and_then(Value::as_array);
+        list.map_or(&[], Vec::as_slice)
     }
 
     /// A member of an object that the declaration requires.

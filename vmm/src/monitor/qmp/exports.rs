@@ -8,6 +8,7 @@ use strata_block::{
 use strata_devices::vhost_user::MAX_QUEUES;
 
 use super::args::Args;
+use super::bitmaps::references;
 use super::run::{Started, block, query};
 use super::{Context, generic};
 
@@ -60,14 +61,12 @@ fn address(args: &Args) -> Result<Address, CmdError> {
 }
 
 pub(super) fn nbd_server_add(args: &Args, _: &mut Context<'_>) -> Started {
-    if let Some(bitmap) = args.text("bitmap") {
-        return Err(generic(format!("Bitmap '{bitmap}' is not found")));
-    }
     export(ExportCmd::ServerAdd {
         device: args.required_text("device"),
         name: args.text("name"),
         description: args.text("description"),
         writable: args.flag("writable", false),
+        bitmap: args.text("bitmap"),
     })
 }
 
@@ -102,6 +101,7 @@ pub(super) fn block_export_add(args: &Args, _: &mut Context<'_>) -> Started {
         name: args.text("name"),
         description: args.text("description"),
         writable: args.flag("writable", false),
+        bitmaps: references(args, "bitmaps")?,
     })
 }
 

@@ -2,9 +2,9 @@
 
 use strata_block::api::CmdError;
 
-use super::args::Kind::{Flag, Integer, ListOf, Object, OneOf, Text};
+use super::args::Kind::{Flag, Integer, List, ListOf, Object, OneOf, Text};
 use super::args::{Args, Kind, Param, optional, required};
-use super::{Context, Outcome, exports, objects, run};
+use super::{Context, Outcome, bitmaps, exports, objects, run};
 use crate::monitor::step::Step;
 
 /// One command.
@@ -22,6 +22,7 @@ pub(super) fn find(name: &str) -> Option<&'static Command> {
 const NONE: &[Param] = &[];
 const DEVICE: &[Param] = &[required("device", Text)];
 const REMOVE_MODE: Kind = OneOf(&["safe", "hard"]);
+const BITMAP: &[Param] = &[required("node", Text), required("name", Text)];
 const ID: &[Param] = &[required("id", Text)];
 
 /// All of them. Parameters stand in the order of QEMU's schema, which is that of the checks.
@@ -141,6 +142,46 @@ pub(super) const COMMANDS: &[Command] = &[
         run: run::query_jobs,
     },
     Command {
+        name: "block-dirty-bitmap-add",
+        params: &[
+            required("node", Text),
+            required("name", Text),
+            optional("granularity", Integer),
+            optional("persistent", Flag),
+            optional("disabled", Flag),
+        ],
+        run: bitmaps::add,
+    },
+    Command {
+        name: "block-dirty-bitmap-remove",
+        params: BITMAP,
+        run: bitmaps::remove,
+    },
+    Command {
+        name: "block-dirty-bitmap-clear",
+        params: BITMAP,
+        run: bitmaps::clear,
+    },
+    Command {
+        name: "block-dirty-bitmap-enable",
+        params: BITMAP,
+        run: bitmaps::enable,
+    },
+    Command {
+        name: "block-dirty-bitmap-disable",
+        params: BITMAP,
+        run: bitmaps::disable,
+    },
+    Command {
+        name: "block-dirty-bitmap-merge",
+        params: &[
+            required("node", Text),
+            required("target", Text),
+            required("bitmaps", List),
+        ],
+        run: bitmaps::merge,
+    },
+    Command {
         name: "nbd-server-start",
         params: &[
             required("addr", Object),
@@ -182,6 +223,7 @@ pub(super) const COMMANDS: &[Command] = &[
             optional("name", Text),
             optional("description", Text),
             optional("allocation-depth", Flag),
+            optional("bitmaps", List),
             optional("addr", Object),
             optional("num-queues", Integer),
             optional("logical-block-size", Integer),

@@ -5,6 +5,7 @@ use crate::hmp::Hmp;
 use crate::machine::Boot;
 use crate::stage::Stage;
 use std::fs::File;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -113,7 +114,8 @@ impl Drop for Frontend {
 
 fn connect(child: &mut Child, socket: &Path, transcript: &Path) -> Outcome<Hmp> {
     let end = Instant::now() + START;
-    while !socket.exists() {
+    // The file is there a moment before QEMU listens.
+    while UnixStream::connect(socket).is_err() {
         if let Some(status) = child.try_wait().context("qemu")? {
             return Err(Failed(format!("qemu did not start: {status}")));
         }

@@ -1,11 +1,15 @@
 //! [`Node`]: one layer of a chain.
 
+mod read;
+
 use std::{
     cell::{Cell, RefCell},
     ops::Range,
     path::{Path, PathBuf},
     rc::Rc,
 };
+
+use read::read_chain;
 
 use super::{
     Format,
@@ -42,12 +46,6 @@ pub struct Node {
     backing: RefCell<Option<Rc<Node>>>,
     in_flight: InFlight,
     bitmaps: Rc<Bitmaps>,
-}
-
-/// Where a range's bytes come from once the chain has been walked.
-enum Source {
-    Layer { node: Rc<Node>, kind: ExtentKind },
-    Zero,
 }
 
 impl Node {
@@ -545,22 +543,6 @@ impl Node {
             Err(IoError::ReadOnly)
         }
     }
-
-    /// Reads from one extent of this layer.
-    async fn read_extent(&self, kind: ExtentKind, offset: u64, data: SgList) -> IoResult<()> {
-        match (&self.driver, kind) {
-            (_, ExtentKind::Data { host_offset }) => {
-                self.data_storage().read(host_offset, data).await
-            }
-            (Driver::Qcow2(image), ExtentKind::Compressed) => {
-                image.read_compressed(offset, data).await
-            }
-            _ => {
-                data.fill(0, data.len(), 0);
-                Ok(())
-            }
-        }
-    }
 }
 
 /// A layer under which something is about to lie.
@@ -570,57 +552,6 @@ impl Below for NotEmpty<'_> {
     fn read_below(&self, offset: u64, data: SgList) -> LocalBoxFuture<'_, IoResult<()>> {
         self.0.read_below(offset, data)
     }
-}
-
-impl Below for Node {
-    fn read_below(&self, offset: u64, data: SgList) -> LocalBoxFuture<'_, IoResult<()>> {
-        Box::pin(self.read_backing(offset, data))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.backing.borrow().is_none()
-    }
-
-    fn visible_len(&self) -> u64 {
-        let backing = self.backing.borrow();
-        backing.as_ref().map_or(0, |below| below.size())
-    }
-}
-
-/// Reads from a chain whose top is `top`; zeros where there is none.
-async fn read_chain(top: Option<Rc<Node>>, offset: u64, data: SgList) -> IoResult<()> {
-    let mut done = 0;
-    while done < data.len() {
-        let at = offset + done as u64;
-        let (len, source) = resolve(top.clone(), at, (data.len() - done) as u64).await?;
-        let len = usize::try_from(len).map_err(|_| IoError::OutOfRange)?;
-        let piece = data.slice(done, len);
-        match source {
-            Source::Zero => piece.fill(0, len, 0),
-            Source::Layer { node, kind } => node.read_extent(kind, at, piece).await?,
-        }
-        done += len;
-    }
-    Ok(())
-}
-
-/// Walks down to the layer that holds `offset`, and says for how many bytes it does.
-async fn resolve(top: Option<Rc<Node>>, offset: u64, mut len: u64) -> IoResult<(u64, Source)> {
-    let mut next = top;
-    while let Some(node) = next {
-        let extent = node.lookup(offset, len).await?;
-        assert!(
-            (1..=len).contains(&extent.len),
-            "an extent lies within what was asked for"
-        );
-        len = extent.len;
-        match extent.kind {
-            ExtentKind::Unallocated => next = node.backing(),
-            ExtentKind::Zero => return Ok((len, Source::Zero)),
-            kind => return Ok((len, Source::Layer { node, kind })),
-        }
-    }
-    Ok((len, Source::Zero))
 }
 
 fn range(offset: u64, len: u64) -> IoResult<Range<u64>> {

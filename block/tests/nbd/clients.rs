@@ -39,7 +39,7 @@ fn chain(folder: &Path) {
     }
 }
 
-fn served_chain() -> Served {
+pub fn served_chain() -> Served {
     let disk = Exported {
         id: "disk",
         file: "top.qcow2",
@@ -226,7 +226,7 @@ fn qemu_io_writes_zeroes_discards_and_reads_back() {
 }
 
 /// Stops the server and has `qemu-img` check an image that it has served.
-fn stop_and_check(served: Served, image: &str) {
+pub fn stop_and_check(served: Served, image: &str) {
     let folder = served.stop();
     let image = folder.path().join(image).display().to_string();
     run_client("qemu-img", &["check", "-f", "qcow2", &image]);

@@ -9,6 +9,7 @@ mod clients;
 mod extended;
 mod hand;
 mod liar;
+mod load;
 mod proxy;
 mod rude;
 mod served;

@@ -73,12 +73,18 @@ impl SgList {
         list
     }
 
-    /// A list on a new buffer of `len` zero bytes.
+    /// A list on a new buffer of `len` zero bytes, whose sectors are aligned as a disk's.
+    ///
+    /// The kernel copies a write up to a page that is not there yet, and ends it there if the
+    /// process has just been killed. So a page must not begin within a sector.
     pub fn zeroed(len: usize) -> Self {
-        Self::from_vec(vec![0; len])
+        const SECTOR: usize = 512;
+        let larger = Self::from_vec(vec![0; len + SECTOR - 1]);
+        let base = larger.segments[0].base;
+        larger.slice(base.align_offset(SECTOR), len)
     }
 
-    /// A list on a buffer that holds `bytes`.
+    /// A list on a buffer that holds `bytes`, wherever its sectors lie in memory.
     pub fn from_vec(bytes: Vec<u8>) -> Self {
         let len = bytes.len();
         if len == 0 {

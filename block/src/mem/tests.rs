@@ -39,6 +39,20 @@ fn an_empty_list_is_zero() {
     assert!(SgList::zeroed(0).is_empty());
 }
 
+/// A process that is killed while it writes from memory that was never touched leaves a part of the
+/// write that ends where a page does.
+#[test]
+fn no_page_begins_within_a_sector_of_a_new_buffer() {
+    for len in [1, 512, 4096, 5000, 65536, 200_000, 1 << 20] {
+        let list = SgList::zeroed(len);
+        let (base, piece) = list.pieces().next().unwrap();
+        assert_eq!((base as usize % 512, piece), (0, len));
+        assert!(list.is_zero());
+        list.copy_from(len - 1, &[1]);
+        assert!(!list.is_zero());
+    }
+}
+
 #[test]
 fn bytes_come_back_without_a_copy_only_from_the_last_list_on_a_whole_buffer() {
     let base = |list: &SgList| list.pieces().next().unwrap().0.cast_const();

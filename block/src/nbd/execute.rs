@@ -139,7 +139,7 @@ async fn read_part(export: &Export, offset: u64, extent: &DiskExtent) -> IoResul
     if extent.zero {
         return Ok(Content::Hole(len));
     }
-    let data = SgList::zeroed(len as usize);
+    let data = SgList::from_vec(vec![0; len as usize]);
     run(export, Op::Read, offset, extent.len, data.clone()).await?;
     Ok(Content::Data(data.into_vec()))
 }

@@ -163,7 +163,9 @@ impl Guest {
     fn write(self: Rc<Self>, offset: u64, len: u64) {
         let fua = self.random(8) == 0;
         let sent = self.send(Kind::Filled, offset, len);
-        let data = SgList::from_vec(pattern(sent.number, len));
+        // Aligned as a guest's memory is, or a kill could tear a sector (see `SgList::zeroed`).
+        let data = SgList::zeroed(len as usize);
+        data.copy_from(0, &pattern(sent.number, len));
         self.change(sent, Op::Write { fua }, offset, len, data);
     }
 

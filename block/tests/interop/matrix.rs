@@ -1,5 +1,8 @@
 //! The combinations of features that are tried.
 
+/// The data file's name.
+pub const DATA: &str = "data.raw";
+
 /// One combination.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
@@ -13,6 +16,8 @@ pub struct Case {
     pub snapshot: bool,
     pub bitmap: bool,
     pub backing: bool,
+    /// Data lies in a file of its own; whether that is a raw image of the disk.
+    pub data_file: Option<bool>,
 }
 
 impl Case {
@@ -21,8 +26,8 @@ impl Case {
         (self.cluster * 12).max(2 << 20)
     }
 
-    /// The value of `-o`.
-    pub fn options(&self) -> String {
+    /// The value of `-o`, for an image whose data file, if it has one, lies in `folder`.
+    pub fn options(&self, folder: &str) -> String {
         let on = |on| if on { "on" } else { "off" };
         let mut options = format!("cluster_size={}", self.cluster);
         options += match self.version {
@@ -37,13 +42,36 @@ impl Case {
                 on(self.extended_l2)
             );
         }
+        if let Some(kind) = self.compressed.filter(|_| self.version > 2) {
+            options += &format!(",compression_type={kind}");
+        }
+        if let Some(raw) = self.data_file {
+            let on = on(raw);
+            options += &format!(",data_file={folder}{DATA},data_file_raw={on}");
+        }
         options
+    }
+}
+
+/// Every combination that is tried.
+pub fn cases() -> Vec<Case> {
+    let mut cases = in_one_file();
+    cases.extend(with_data_files());
+    cases
+}
+
+/// Does `work` with every second combination and a seed for it, from number `part` on: so two tests
+/// can run side by side.
+pub fn half(part: usize, work: impl Fn(&Case, u64)) {
+    for (n, case) in cases().iter().enumerate().skip(part).step_by(2) {
+        println!("{n}: {case:?}");
+        work(case, n as u64);
     }
 }
 
 /// Every cluster size with both versions, and the other features in turns: each value of each
 /// meets small, usual and large clusters.
-pub fn cases() -> Vec<Case> {
+fn in_one_file() -> Vec<Case> {
     let mut cases = Vec::new();
     for shift in 9..=21 {
         for n in 0..4 {
@@ -74,10 +102,30 @@ pub fn cases() -> Vec<Case> {
                 snapshot,
                 bitmap: v3 && turn % 4 == 2,
                 backing: turn % 3 == 1,
+                data_file: None,
             });
         }
     }
     cases
+}
+
+/// External data files have neither snapshots nor compressed clusters, and raw ones nothing below.
+fn with_data_files() -> impl Iterator<Item = Case> {
+    let shifts = [9, 12, 14, 16, 21];
+    let both = shifts.into_iter().enumerate();
+    let both = both.flat_map(|(n, shift)| [(2 * n, shift, false), (2 * n + 1, shift, true)]);
+    both.map(|(n, shift, raw)| Case {
+        version: 3,
+        cluster: 1 << shift,
+        refcount_bits: [16, 1, 64][n % 3],
+        lazy: n % 5 == 2,
+        extended_l2: shift >= 14 && n % 4 < 2,
+        compressed: None,
+        snapshot: false,
+        bitmap: n % 3 == 0,
+        backing: !raw && n % 4 == 0,
+        data_file: Some(raw),
+    })
 }
 
 /// Each feature occurs, on its own and with others, so that nothing is left out unseen.
@@ -86,7 +134,7 @@ fn every_feature_is_tried() {
     type Has = fn(&Case) -> bool;
     let cases = cases();
     let count = |has: Has| cases.iter().filter(|case| has(case)).count();
-    let features: [(&str, Has); 13] = [
+    let features: [(&str, Has); 17] = [
         ("version 2", |c| c.version == 2),
         ("lazy refcounts", |c| c.lazy),
         ("extended L2", |c| c.extended_l2),
@@ -104,6 +152,14 @@ fn every_feature_is_tried() {
         ("1 bit", |c| c.refcount_bits == 1),
         ("64 bits", |c| c.refcount_bits == 64),
         ("64 KiB", |c| c.cluster == 65536),
+        ("data files", |c| c.data_file == Some(false)),
+        ("raw data files", |c| c.data_file == Some(true)),
+        ("data files and extended L2", |c| {
+            c.data_file.is_some() && c.extended_l2
+        }),
+        ("data files and backing files", |c| {
+            c.data_file.is_some() && c.backing
+        }),
     ];
     for (name, has) in features {
         assert!(count(has) >= 2, "{name}");

@@ -1,6 +1,10 @@
 //! Folders with images, and what both sides do to them.
 
-use std::{path::PathBuf, process::Command, rc::Rc};
+use std::{
+    path::PathBuf,
+    process::{Command, Output},
+    rc::Rc,
+};
 
 use strata_block::{
     exec::Executor,
@@ -12,10 +16,12 @@ use strata_block::{
     random,
 };
 
-use crate::matrix::Case;
+use crate::matrix::{Case, DATA};
 
 /// The image's name.
 pub const IMAGE: &str = "image.qcow2";
+/// The backing file's name.
+const BASE: &str = "base.raw";
 
 pub struct Folder(tempfile::TempDir);
 
@@ -28,21 +34,41 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// Runs a program that has to succeed, and returns its output.
-    pub fn run(&self, program: &str, args: &[&str]) -> String {
-        let mut command = Command::new(program);
+    /// Runs a program, ours or theirs, in the folder.
+    pub fn output(&self, program: &str, args: &[&str]) -> Output {
+        let path = match program {
+            "strata-img" => env!("CARGO_BIN_EXE_strata-img"),
+            _ => program,
+        };
+        let mut command = Command::new(path);
         let output = command.args(args).current_dir(self.0.path()).output();
-        let output = output.unwrap();
+        output.unwrap()
+    }
+
+    /// As [`Folder::output`] for a program that has to succeed; what it prints.
+    pub fn run(&self, program: &str, args: &[&str]) -> String {
+        let output = self.output(program, args);
         assert!(output.status.success(), "{program} {args:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    pub fn strata_img(&self, args: &[&str]) -> String {
-        self.run(env!("CARGO_BIN_EXE_strata-img"), args)
+    /// Makes a new image with `program`, which shows what lies below it. It names other files with
+    /// `folder`, which is empty or ends in a slash, before them.
+    pub fn create(&self, program: &str, case: &Case, folder: &str) {
+        self.make_base(case);
+        let (size, options) = (case.size().to_string(), case.options(folder));
+        let base = format!("{folder}{BASE}");
+        let mut args = vec!["create", "-f", "qcow2", "-o", &options];
+        if case.backing {
+            args.extend(["-b", &base, "-F", "raw"]);
+        }
+        args.extend([IMAGE, &size]);
+        self.run(program, &args);
     }
 
+    /// Does what the commands say, discards included.
     pub fn qemu_io(&self, commands: &[String]) {
-        let mut args = vec!["-f", "qcow2"];
+        let mut args = vec!["-d", "unmap", "-f", "qcow2"];
         args.extend(commands.iter().flat_map(|command| ["-c", command.as_str()]));
         args.push(IMAGE);
         self.run("qemu-io", &args);
@@ -55,7 +81,7 @@ impl Folder {
             let bytes: Vec<u8> = (0..sectors * 512)
                 .map(|n| (n / 512 % 199 + 1) as u8)
                 .collect();
-            std::fs::write(self.path("base.raw"), bytes).unwrap();
+            std::fs::write(self.path(BASE), bytes).unwrap();
         }
     }
 
@@ -71,7 +97,15 @@ impl Folder {
     /// QEMU's check finds nothing at all, not even a leak; nor does ours.
     pub fn check(&self) {
         self.run("qemu-img", &["check", "-f", "qcow2", IMAGE]);
-        self.strata_img(&["check", "-f", "qcow2", IMAGE]);
+        self.run("strata-img", &["check", "-f", "qcow2", IMAGE]);
+    }
+
+    /// A raw data file holds what the disk shows.
+    pub fn check_data(&self, case: &Case, shown: &[u8]) {
+        if case.data_file == Some(true) {
+            let data = std::fs::read(self.path(DATA)).unwrap();
+            assert!(data == shown, "the raw data file holds other bytes");
+        }
     }
 
     pub fn len(&self) -> u64 {
@@ -93,19 +127,34 @@ impl Random {
         let most = (cluster * 2).max(64 << 10).min(size - start);
         (start, (self.below(most / 512) + 1) * 512)
     }
+
+    /// Where a cluster of the disk starts.
+    fn cluster(&mut self, case: &Case) -> u64 {
+        self.below(case.size() / case.cluster) * case.cluster
+    }
 }
 
-/// Commands for `qemu-io` that write, zero and discard.
+/// Commands for `qemu-io` that write, zero and discard, and write compressed clusters where there
+/// are such.
 pub fn qemu_commands(case: &Case, random: &mut Random) -> Vec<String> {
-    let command = |_| {
+    let mut commands = Vec::new();
+    for _ in 0..6 {
         let (offset, len) = random.range(case.size(), case.cluster);
-        match random.below(5) {
+        let byte = 1 + random.below(255);
+        commands.push(match random.below(5) {
             0 => format!("write -z {offset} {len}"),
             1 => format!("discard {offset} {len}"),
-            _ => format!("write -P {} {offset} {len}", 1 + random.below(255)),
-        }
-    };
-    (0..6).map(command).collect()
+            _ => format!("write -P {byte} {offset} {len}"),
+        });
+    }
+    // QEMU writes compressed clusters only where nothing is; and it cannot give up clusters of
+    // version 2 over a backing file.
+    if case.compressed.is_some() && (case.version > 2 || !case.backing) {
+        let (offset, cluster) = (random.cluster(case), case.cluster);
+        commands.push(format!("discard {offset} {cluster}"));
+        commands.push(format!("write -c -P 99 {offset} {cluster}"));
+    }
+    commands
 }
 
 /// Does `work` with the opened image, and closes it.
@@ -138,17 +187,25 @@ pub async fn read(node: &Rc<Node>, offset: u64, len: u64) -> Vec<u8> {
 /// Writes, zeroes and discards as `seed` says; what the disk shows then is in `model`.
 pub async fn scribble(node: &Rc<Node>, case: &Case, mut model: Vec<u8>, seed: u64) -> Vec<u8> {
     let mut random = Random(seed);
-    for _ in 0..6 {
+    for _ in 0..8 {
         let (offset, len) = random.range(case.size(), case.cluster);
         let range = offset as usize..(offset + len) as usize;
-        match random.below(5) {
+        match random.below(6) {
             0 => {
                 node.write_zeroes(offset, len, random.below(2) == 0)
                     .await
                     .unwrap();
                 model[range].fill(0);
             }
-            1 => {
+            1 if case.compressed.is_some() => {
+                let offset = random.cluster(case);
+                let bytes = vec![1 + random.below(255) as u8; case.cluster as usize];
+                let packed = node.pack(&SgList::from_vec(bytes.clone())).await;
+                let packed = packed.expect("one byte again and again gets shorter");
+                node.write_packed(offset, packed).await.unwrap();
+                model[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
+            }
+            1 | 2 => {
                 node.discard(offset, len).await.unwrap();
                 let now = read(node, offset, len).await;
                 let before = &model[range.clone()];
@@ -198,6 +255,7 @@ pub fn we_go_on(folder: &Folder, case: &Case, seed: u64) {
         folder.content(None) == written,
         "QEMU reads other bytes than we wrote"
     );
+    folder.check_data(case, &written);
     assert!(
         kept == snapshot.map(|name| folder.content(Some(name))),
         "a snapshot has changed"
@@ -212,6 +270,7 @@ pub fn we_go_on(folder: &Folder, case: &Case, seed: u64) {
         }
     });
     assert!(again == folder.content(None));
+    folder.check_data(case, &again);
     folder.check();
     // Freed clusters are used again only after a flush, so that the file may grow by a little.
     let room = case.cluster * 4 + (256 << 10);

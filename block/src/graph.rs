@@ -1,6 +1,7 @@
 //! The node graph: layers, the chains that they form, and the disks on top.
 
 mod above;
+pub mod bitmaps;
 pub mod chain;
 mod data_file;
 mod format;

@@ -5,39 +5,15 @@ use std::rc::Rc;
 use super::{Engine, ReplyTo, refused};
 use crate::{
     api::{BitmapChange, BitmapCmd, BitmapInfo, BitmapRef, CmdError, Reply},
-    bitmap::{DirtyBitmap, GRANULARITY_BITS, MAX_NAME, check_bits},
+    bitmap::DirtyBitmap,
     exec::Queue,
-    graph::{GuestDisk, Node},
+    graph::{
+        GuestDisk, Node,
+        bitmaps::{self, BitmapPlan, check_consistent, check_unused},
+    },
 };
 
 type Outcome<T> = Result<T, CmdError>;
-
-/// What a command is going to do, once everything about it has been checked.
-struct Plan {
-    node: Rc<Node>,
-    /// The file has to know before it is done.
-    stored: bool,
-    step: Step,
-}
-
-enum Step {
-    Add(DirtyBitmap),
-    Remove(Rc<DirtyBitmap>),
-    Clear(Rc<DirtyBitmap>),
-    Record(Rc<DirtyBitmap>, bool),
-    Merge(Rc<DirtyBitmap>, Vec<Rc<DirtyBitmap>>),
-}
-
-/// What a use of a bitmap has to be refused for, besides that it is busy.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
-    /// It is looked at, or only its recording changes.
-    Look,
-    /// Its bits change.
-    Change,
-    /// It goes.
-    Remove,
-}
 
 impl Engine {
     /// Carries out a command about bitmaps.
@@ -54,14 +30,18 @@ impl Engine {
         };
         // Not while a snapshot stores the bitmaps of its old top.
         let _pass = disk.gate().enter().await;
-        let plan = self.plan(cmd)?;
-        if let Some(image) = plan.node.as_qcow2().filter(|_| plan.stored) {
-            let begun = image.begin_bitmap_change().await;
-            begun.map_err(|error| refused(error.to_string()))?;
-        }
+        let layer = self.layer_of(cmd)?;
+        let announced = self.plan(&layer, cmd)?.announce().await;
+        announced.map_err(|error| refused(error.to_string()))?;
         // Others may have been faster.
-        self.plan(cmd)?.carry_out();
+        let layer = self.layer_of(cmd)?;
+        self.plan(&layer, cmd)?.carry_out();
         Ok(())
+    }
+
+    fn layer_of(&self, cmd: &BitmapCmd) -> Outcome<Rc<Node>> {
+        let found = self.find_layer(&cmd.node);
+        Ok(found.ok_or_else(|| no_node(cmd))?.1)
     }
 
     /// The layer that a command means: a disk's top, or any by its node name.
@@ -77,76 +57,38 @@ impl Engine {
         })
     }
 
-    fn plan(&self, cmd: &BitmapCmd) -> Outcome<Plan> {
-        let BitmapCmd { node, name, change } = cmd;
-        if name.is_empty() && matches!(change, BitmapChange::Add { .. }) {
-            return Err(refused("Bitmap name cannot be empty"));
-        }
-        let (_, layer) = self.find_layer(node).ok_or_else(|| no_node(cmd))?;
-        let step = match change {
-            BitmapChange::Add { .. } => Step::Add(new_bitmap(&layer, cmd)?),
-            BitmapChange::Remove => Step::Remove(find(&layer, name, Use::Remove)?),
-            BitmapChange::Clear => Step::Clear(find(&layer, name, Use::Change)?),
-            BitmapChange::Enable => Step::Record(find(&layer, name, Use::Look)?, true),
-            BitmapChange::Disable => Step::Record(find(&layer, name, Use::Look)?, false),
+    fn plan<'a>(&self, layer: &'a Rc<Node>, cmd: &BitmapCmd) -> Outcome<BitmapPlan<'a>> {
+        let change = match &cmd.change {
+            BitmapChange::Add {
+                granularity,
+                persistent,
+                disabled,
+            } => bitmaps::BitmapChange::Add {
+                granularity: *granularity,
+                persistent: *persistent,
+                disabled: *disabled,
+            },
+            BitmapChange::Remove => bitmaps::BitmapChange::Remove,
+            BitmapChange::Clear => bitmaps::BitmapChange::Clear,
+            BitmapChange::Enable => bitmaps::BitmapChange::Record(true),
+            BitmapChange::Disable => bitmaps::BitmapChange::Record(false),
             BitmapChange::Merge(sources) => {
-                let target = find(&layer, name, Use::Change)?;
-                let sources = self.sources(&layer, &target, sources)?;
-                Step::Merge(target, sources)
+                bitmaps::BitmapChange::Merge(self.sources(layer, sources)?)
             }
         };
-        let stored = match &step {
-            Step::Add(bitmap) => bitmap.is_persistent(),
-            Step::Remove(b) | Step::Clear(b) | Step::Record(b, _) | Step::Merge(b, _) => {
-                b.is_persistent() && layer.is_writable()
-            }
-        };
-        let node = layer;
-        Ok(Plan { node, stored, step })
+        BitmapPlan::new(layer, &cmd.node, &cmd.name, change).map_err(refused)
     }
 
-    fn sources(
-        &self,
-        layer: &Node,
-        target: &DirtyBitmap,
-        sources: &[BitmapRef],
-    ) -> Outcome<Vec<Rc<DirtyBitmap>>> {
-        let find = |source: &BitmapRef| {
-            let found = match &source.node {
-                None => find(layer, &source.name, Use::Look)?,
-                Some(node) => {
-                    let layer = self.find_layer(node);
-                    let missing = || refused(format!("Node '{node}' not found"));
-                    find(&layer.ok_or_else(missing)?.1, &source.name, Use::Look)?
-                }
+    fn sources(&self, layer: &Rc<Node>, sources: &[BitmapRef]) -> Outcome<Vec<(Rc<Node>, String)>> {
+        let find = |BitmapRef { node, name }: &BitmapRef| {
+            let Some(node) = node else {
+                return Ok((layer.clone(), name.clone()));
             };
-            if found.size() != target.size() {
-                return Err(refused(format!(
-                    "Bitmaps are of different sizes (destination size is {}, source size is {}) \
-                     and can't be merged",
-                    target.size(),
-                    found.size()
-                )));
-            }
-            Ok(found)
+            let missing = || refused(format!("Node '{node}' not found"));
+            let (_, layer) = self.find_layer(node).ok_or_else(missing)?;
+            Ok((layer, name.clone()))
         };
         sources.iter().map(find).collect()
-    }
-}
-
-impl Plan {
-    fn carry_out(self) {
-        let bitmaps = self.node.bitmaps();
-        match self.step {
-            Step::Add(bitmap) => bitmaps.add(bitmap),
-            Step::Remove(bitmap) => bitmaps.remove(bitmap.name()),
-            Step::Clear(bitmap) => bitmap.clear(),
-            Step::Record(bitmap, recording) => bitmap.set_recording(recording),
-            Step::Merge(target, sources) => {
-                // All of them as they are now, also if the target is one.
-                sources.iter().for_each(|source| target.merge(source));
-            }
-        }
     }
 }
 
@@ -156,42 +98,6 @@ fn no_node(cmd: &BitmapCmd) -> CmdError {
         BitmapChange::Add { .. } => format!("Cannot find device='{node}' nor node-name='{node}'"),
         _ => format!("Node '{node}' not found"),
     })
-}
-
-/// The bitmap of that name, unless it may not be used so.
-fn find(node: &Node, name: &str, use_: Use) -> Outcome<Rc<DirtyBitmap>> {
-    let found = node.bitmaps().find(name);
-    let bitmap = found.ok_or_else(|| refused(format!("Dirty bitmap '{name}' not found")))?;
-    check_unused(&bitmap)?;
-    if use_ != Use::Look && bitmap.is_persistent() && !node.is_writable() {
-        return Err(refused(format!(
-            "Bitmap '{name}' is readonly and cannot be modified"
-        )));
-    }
-    if use_ != Use::Remove {
-        check_consistent(&bitmap)?;
-    }
-    Ok(bitmap)
-}
-
-fn check_unused(bitmap: &DirtyBitmap) -> Outcome<()> {
-    if bitmap.is_busy() {
-        return Err(refused(format!(
-            "Bitmap '{}' is currently in use by another operation and cannot be used",
-            bitmap.name()
-        )));
-    }
-    Ok(())
-}
-
-fn check_consistent(bitmap: &DirtyBitmap) -> Outcome<()> {
-    if bitmap.is_inconsistent() {
-        return Err(refused(format!(
-            "Bitmap '{}' is inconsistent and cannot be used",
-            bitmap.name()
-        )));
-    }
-    Ok(())
 }
 
 /// The bitmap that an export of `disk` means, in the layer that it names or the topmost that has
@@ -218,76 +124,14 @@ pub(super) fn find_for_export(
         }
     };
     let bitmap = layer.bitmaps().find(name).ok_or_else(missing)?;
-    check_unused(&bitmap)?;
-    check_consistent(&bitmap)?;
+    check_unused(&bitmap).map_err(refused)?;
+    check_consistent(&bitmap).map_err(refused)?;
     if !writable && layer.is_writable() && bitmap.is_recording() {
         return Err(refused(format!(
             "Enabled bitmap '{name}' incompatible with readonly export"
         )));
     }
     Ok(bitmap)
-}
-
-fn new_bitmap(node: &Node, cmd: &BitmapCmd) -> Outcome<DirtyBitmap> {
-    let BitmapChange::Add {
-        granularity,
-        persistent,
-        disabled,
-    } = cmd.change
-    else {
-        unreachable!("called for an addition");
-    };
-    let bits = granularity_bits(node, granularity)?;
-    let name = &cmd.name;
-    if name.len() > MAX_NAME {
-        return Err(refused(format!("Bitmap name too long: {name}")));
-    }
-    if node.bitmaps().find(name).is_some() {
-        return Err(refused(format!("Bitmap already exists: {name}")));
-    }
-    let bitmap = DirtyBitmap::new(name.clone(), bits, node.size(), persistent);
-    if persistent {
-        check_storable(node, &cmd.node, &bitmap)?;
-    } else {
-        check_bits(node.size(), bits).map_err(refused)?;
-    }
-    bitmap.set_recording(!disabled);
-    Ok(bitmap)
-}
-
-/// log2 of the bytes that share a bit. What is not given is the cluster size, within QEMU's limits.
-fn granularity_bits(node: &Node, granularity: Option<u32>) -> Outcome<u32> {
-    let bytes = granularity.map_or_else(
-        || match node.as_qcow2() {
-            Some(_) => node.cluster_size().clamp(4096, 65536),
-            None => 65536,
-        },
-        u64::from,
-    );
-    let bits = bytes.trailing_zeros();
-    if !bytes.is_power_of_two() || !GRANULARITY_BITS.contains(&bits) {
-        return Err(refused("Granularity must be power of 2 and at least 512"));
-    }
-    Ok(bits)
-}
-
-fn check_storable(node: &Node, name: &str, bitmap: &DirtyBitmap) -> Outcome<()> {
-    let Some(image) = node.as_qcow2() else {
-        return Err(refused(format!(
-            "Can't store persistent bitmaps to {name}: Operation not supported"
-        )));
-    };
-    let storable = if node.is_writable() {
-        image.check_new_bitmap(bitmap)
-    } else {
-        Err("the layer is read-only".into())
-    };
-    storable.map_err(|why| {
-        refused(format!(
-            "Can't make bitmap '{}' persistent in '{name}': {why}",
-            bitmap.name()
-        ))
-    })
 }
 
 /// `dirty-bitmaps` of a layer, the youngest first.

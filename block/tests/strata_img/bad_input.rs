@@ -120,19 +120,80 @@ fn images_that_cannot_be_made() {
 }
 
 #[test]
-fn wrong_usage_is_exit_code_2() {
+fn wrong_usage_is_one_line_and_exit_code_1() {
     let folder = Folder::new();
-    for args in [
-        &["info"][..],
-        &["frobnicate"],
-        &["info", "--output=xml", "a"],
-        &["map", "-x", "a"],
+    for (args, expected) in [
+        (&[][..], "a command is needed: create, info, "),
+        (
+            &["dd", "if=a", "of=b"],
+            "no command 'dd', only create, info, ",
+        ),
+        (&["amend", "a"], "no command 'amend'"),
+        (&["info"], "<FILE> (see 'strata-img info --help')"),
+        (
+            &["info", "--output=xml", "a"],
+            "'xml' for '--output <OUTPUT>'",
+        ),
+        (
+            &["info", "-f", "vmdk", "a"],
+            "'vmdk' (known: raw, qcow2, qed)",
+        ),
+        (&["info", "a", "b"], "'b'"),
+        (&["map", "-x", "a"], "'-x'"),
+        (&["map", "-s", "x", "a"], "Invalid size 'x'"),
+        (&["check", "-r", "some", "a"], "'some'"),
+        (
+            &["snapshot", "-l", "-c", "a", "a"],
+            "'-l' cannot be used with '-c",
+        ),
+        (&["compare", "a"], "<SECOND>"),
+        (&["compare", "-x", "a", "b"], "'-x'"),
     ] {
-        assert_eq!(
-            folder.run("strata-img", args).status.code(),
-            Some(2),
-            "{args:?}"
-        );
+        let line = fails(&folder, args, 1);
+        assert!(line.contains(expected), "{line}");
+        let theirs = folder.run("qemu-img", args);
+        assert_eq!(theirs.status.code(), Some(1), "{args:?}");
     }
-    assert_eq!(folder.run("strata-img", &["--help"]).status.code(), Some(0));
+    // 1 would mean that the images differ.
+    for args in [
+        &["compare", "-f", "vmdk", "a", "b"][..],
+        &["compare", "-T", "x", "a", "b"],
+    ] {
+        fails(&folder, args, 2);
+        assert_eq!(folder.run("qemu-img", args).status.code(), Some(2));
+    }
+    for args in [&["--help"][..], &["--version"], &["info", "-h"]] {
+        folder.ok("strata-img", args);
+    }
+}
+
+#[test]
+fn the_last_of_an_option_counts() {
+    let folder = Folder::new();
+    let args = ["create", "-q", "-q", "-f", "raw", "-f", "qcow2", "a", "1M"];
+    folder.ok("strata-img", &args);
+    folder.qemu(&["check", "-f", "qcow2", "a"]);
+}
+
+#[test]
+fn what_is_written_needs_its_format() {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-q", "base", "1M"]);
+    let create = ["create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw"];
+    folder.qemu(&[&create[..], &["a"]].concat());
+    let before = read(&folder.path("a"));
+    for args in [
+        &["commit", "a"][..],
+        &["resize", "a", "2M"],
+        &["rebase", "-b", "", "a"],
+        &["check", "-r", "all", "a"],
+        &["bench", "-w", "a"],
+        &["bitmap", "--add", "a", "b"],
+    ] {
+        let line = fails(&folder, args, 1);
+        assert!(line.contains("add -f qcow2"), "{line}");
+    }
+    assert!(before == read(&folder.path("a")));
+    let line = fails(&folder, &["resize", "base", "2M"], 1);
+    assert!(line.contains("add -f raw"), "{line}");
 }

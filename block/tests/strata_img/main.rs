@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bench;
+mod bitmap;
 mod commit;
 mod compare;
 mod convert;

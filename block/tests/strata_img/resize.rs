@@ -80,7 +80,7 @@ fn the_format_is_told() {
     let output = folder.run("strata-img", &["resize", "image", "2M"]);
     assert_eq!(output.status.code(), Some(1));
     let error = text(&output.stderr);
-    assert!(error.contains("say -f qcow2"), "{error}");
+    assert!(error.contains("add -f qcow2"), "{error}");
     let output = folder.run("strata-img", &["resize", "-f", "qcow2", "image", "512k"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("--shrink"));

@@ -94,8 +94,12 @@ pub async fn run(tool: &Tool, args: BenchArgs) -> Result<u8, Failure> {
     let load = args.load().map_err(Failure::new)?;
     let cache =
         CacheMode::parse(&args.cache, "cache").map_err(|_| Failure::new("Invalid cache mode"))?;
+    let format = match args.write {
+        true => Some(tool.told(&args.file, args.format).await?),
+        false => args.format,
+    };
     let options = ImageOptions {
-        format: args.format,
+        format,
         read_only: !args.write,
         no_flush: cache == CacheMode::Unsafe,
         force_share: args.force_share && !args.write,

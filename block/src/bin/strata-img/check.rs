@@ -9,7 +9,7 @@ use strata_block::{
     qcow2::{CheckReport, Repair},
 };
 
-use crate::{Failure, Output, Reading, Tool, output};
+use crate::{Failure, Output, Reading, Tool, cache::CacheMode, output};
 
 /// The image has errors.
 const CORRUPT: u8 = 2;
@@ -32,6 +32,9 @@ pub struct CheckArgs {
     /// Repair what is found: leaks only, or everything; the format has to be given (-f)
     #[arg(short, long, value_enum, value_name = "WHAT")]
     repair: Option<What>,
+    /// How the image is cached: unsafe does not wait for the host's disk when it is repaired
+    #[arg(short = 'T', value_name = "CACHE", default_value = "writeback")]
+    cache: String,
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -66,8 +69,13 @@ impl From<What> for Repair {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: CheckArgs) -> Result<u8, Failure> {
+    let cache = CacheMode::parse(&args.cache, "source cache").map_err(Failure::new)?;
+    if args.repair.is_some() {
+        tool.told(&args.file, args.reading.format).await?;
+    }
     let options = ImageOptions {
         repair: args.repair.is_some(),
+        no_flush: cache == CacheMode::Unsafe,
         ..args.reading.options()
     };
     let node = tool.opener.open_layer(&args.file, &options).await?;

@@ -45,7 +45,7 @@ pub struct CommitArgs {
 pub async fn run(tool: &Tool, args: CommitArgs) -> Result<u8, Failure> {
     let cache = CacheMode::parse(&args.cache, "cache").map_err(Failure::new)?;
     let options = tool.everywhere.of(ImageOptions {
-        format: args.format,
+        format: Some(tool.told(&args.file, args.format).await?),
         no_flush: cache == CacheMode::Unsafe,
         discard: true,
         ..ImageOptions::default()

@@ -1,6 +1,7 @@
 //! `strata-img`: images at rest, with `qemu-img`'s options, output and exit codes.
 
 mod bench;
+mod bitmap;
 mod cache;
 mod check;
 mod commit;
@@ -19,10 +20,11 @@ mod size;
 mod snapshot;
 mod source;
 mod status;
+mod usage;
 
 use std::{path::Path, process::ExitCode, rc::Rc};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use strata_block::{
     error::Result,
     exec::Executor,
@@ -37,6 +39,7 @@ use strata_block::{
 #[command(
     name = "strata-img",
     version,
+    args_override_self = true,
     after_help = "Example:\n  strata-img create -f qcow2 -b base.qcow2 -F qcow2 overlay.qcow2\n  strata-img info --backing-chain overlay.qcow2"
 )]
 struct Cli {
@@ -60,6 +63,8 @@ enum Command {
     Snapshot(snapshot::SnapshotArgs),
     /// Change the size of an image's disk.
     Resize(resize::ResizeArgs),
+    /// Make, remove, clear or merge dirty bitmaps.
+    Bitmap(bitmap::BitmapArgs),
     /// Compare the contents of two images.
     Compare(compare::CompareArgs),
     /// Show how much space an image would take.
@@ -137,24 +142,35 @@ impl Tool {
         path: &Path,
         format: Option<Format>,
     ) -> std::result::Result<Rc<Node>, Failure> {
-        let Some(format) = format else {
-            let options = ImageOptions {
-                read_only: true,
-                force_share: true,
-                ..ImageOptions::default()
-            };
-            let found = self.opener.open_layer(path, &options).await?.format();
-            return Err(Failure::new(format!(
-                "'{}': the format is never guessed for an image that is written; it looks like {found}: say -f {found}",
-                path.display()
-            )));
-        };
+        let format = self.told(path, format).await?;
         let options = ImageOptions {
             format: Some(format),
             discard: true,
             ..ImageOptions::default()
         };
         Ok(self.opener.open(path, &self.everywhere.of(options)).await?)
+    }
+
+    /// The format of an image that is going to be written: what the user has said.
+    async fn told(
+        &self,
+        path: &Path,
+        format: Option<Format>,
+    ) -> std::result::Result<Format, Failure> {
+        if let Some(format) = format {
+            return Ok(format);
+        }
+        let options = ImageOptions {
+            read_only: true,
+            force_share: true,
+            header_only: true,
+            ..ImageOptions::default()
+        };
+        let found = self.opener.open_layer(path, &options).await?.format();
+        Err(Failure::new(format!(
+            "'{}': the format is never guessed for an image that is written; it looks like {found}: add -f {found}",
+            path.display()
+        )))
     }
 
     /// Opens one image, for reading.
@@ -175,7 +191,10 @@ impl Reading {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage::report(&error, &Cli::command()),
+    };
     if let Some(why) = cli.everywhere.refused() {
         return fail(&Failure::new(why));
     }
@@ -193,6 +212,7 @@ fn main() -> ExitCode {
             Command::Create(args) => create::run(&tool, args).await,
             Command::Resize(args) => resize::run(&tool, args).await,
             Command::Snapshot(args) => snapshot::run(&tool, args).await,
+            Command::Bitmap(args) => bitmap::run(&tool, args).await,
             Command::Info(args) => info::run(&tool, args).await,
             Command::Check(args) => check::run(&tool, args).await,
             Command::Map(args) => map::run(&tool, args).await,

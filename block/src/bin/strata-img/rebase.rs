@@ -66,7 +66,7 @@ pub async fn run(tool: &Tool, args: RebaseArgs) -> Result<u8, Failure> {
     }
     let backing = new_backing(&args)?;
     let options = ImageOptions {
-        format: args.format,
+        format: Some(tool.told(&args.file, args.format).await?),
         no_flush: cache == CacheMode::Unsafe,
         discard: true,
         ..ImageOptions::default()

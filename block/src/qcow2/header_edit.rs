@@ -67,17 +67,30 @@ impl Qcow2 {
             });
         }
         self.begin_write().await?;
+        self.change_area(|area| area.set_backing(backing.as_ref()), Self::stop_after)
+            .await
+    }
+
+    /// Changes the first cluster, once everything else is durable. The host's errors are told to
+    /// `stop`: a caller knows whether the file may have either version afterwards.
+    ///
+    /// # Errors
+    /// What `change` says; the host's error.
+    pub(super) async fn change_area(
+        &self,
+        change: impl FnOnce(&mut HeaderArea) -> std::result::Result<(), String>,
+        stop: fn(&Self, &IoError),
+    ) -> Result<()> {
         self.flush().await?;
         let _edit = self.header_edit.lock().await;
         let mut area = self.area.borrow().clone();
-        area.set_backing(backing.as_ref())
-            .map_err(|why| Error::Image {
-                file: self.file.path().to_owned(),
-                why,
-            })?;
+        change(&mut area).map_err(|why| Error::Image {
+            file: self.file.path().to_owned(),
+            why,
+        })?;
         let written = self.write_area(&area).await;
         if let Err(error) = &written {
-            self.stop_after(error);
+            stop(self, error);
         }
         written?;
         *self.area.borrow_mut() = area;
@@ -86,7 +99,7 @@ impl Qcow2 {
 
     /// Writes the first cluster anew. The caller holds `header_edit`, and has made durable what the
     /// header is going to name.
-    pub(super) async fn write_area(&self, area: &HeaderArea) -> IoResult<()> {
+    async fn write_area(&self, area: &HeaderArea) -> IoResult<()> {
         let layout = area.layout();
         if let Some((offset, bytes)) = layout.tail {
             self.file.write_vec(offset, bytes).await?;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     bitmap::{Content, DirtyBitmap},
-    error::{Error, IoResult, Result},
+    error::{IoResult, Result},
     qcow2::{Qcow2, extensions::DirectoryPlace, geometry::HostRun, metadata_map::Kind},
 };
 
@@ -36,7 +36,7 @@ impl Qcow2 {
             Ok(directory) => self.switch_directory(directory).await,
             Err(error) => Err(error.into()),
         };
-        if result.is_err() && !self.stopped.get() {
+        if result.is_err() && !self.is_stopped() {
             for run in made.0 {
                 self.metadata.remove(run);
                 self.drop_references(run).await?;
@@ -130,22 +130,11 @@ impl Qcow2 {
     /// Makes the header name another directory, once that is durable with all it names, and frees
     /// what the old one named.
     async fn switch_directory(&self, new: Option<Directory>) -> Result<()> {
-        self.flush().await?;
-        let edit = self.header_edit.lock().await;
-        let mut area = self.area.borrow().clone();
-        area.set_bitmaps(new.as_ref().map(|new| new.place))
-            .map_err(|why| Error::Image {
-                file: self.file.path().to_owned(),
-                why,
-            })?;
-        let written = self.write_area(&area).await;
-        if let Err(error) = &written {
-            self.stop(error);
-        }
-        written?;
-        *self.area.borrow_mut() = area;
+        let place = new.as_ref().map(|new| new.place);
+        // After any error: the file may name the new clusters, which are about to be freed.
+        self.change_area(|area| area.set_bitmaps(place), Self::stop)
+            .await?;
         self.write_ready.set(false);
-        drop(edit);
         let old = self.bitmaps.directory.replace(new);
         for run in old.iter().flat_map(|old| self.clusters_of(old)) {
             self.metadata.remove(run);

@@ -62,6 +62,7 @@ use crate::{
     error::{IoError, IoResult},
     exec::{LocalBoxFuture, sync::Lock},
     mem::SgList,
+    stop::Stop,
     storage::Storage,
 };
 use bitmaps::PersistentBitmaps;
@@ -151,7 +152,7 @@ pub struct Qcow2 {
     /// Unknown autoclear bits have been cleared: the image may be written to.
     write_ready: Cell<bool>,
     /// A metadata write failed (rule W6).
-    stopped: Cell<bool>,
+    stopped: Stop,
 }
 
 impl Qcow2 {
@@ -193,7 +194,7 @@ impl Qcow2 {
 
     /// Whether writing has stopped after a metadata write error (rule W6).
     pub fn is_stopped(&self) -> bool {
-        self.stopped.get()
+        self.stopped.is_set()
     }
 
     /// Keeps clusters that are looked up from now on from being given to anyone else, until the
@@ -223,12 +224,7 @@ impl Qcow2 {
     }
 
     fn check_running(&self) -> IoResult<()> {
-        if self.stopped.get() {
-            return Err(IoError::Stopped {
-                file: self.file.path().to_owned(),
-            });
-        }
-        Ok(())
+        self.stopped.check(&self.file)
     }
 
     /// Rule W6: what the file holds is no longer known for certain, so nothing more is written.
@@ -240,10 +236,7 @@ impl Qcow2 {
     }
 
     fn stop(&self, error: &IoError) {
-        if !self.stopped.replace(true) {
-            let file = self.file.path().display();
-            tracing::error!(%file, %error, "writing has stopped after a metadata error");
-        }
+        self.stopped.set(&self.file, error);
     }
 
     fn check_range(&self, offset: u64, len: u64) -> IoResult<()> {

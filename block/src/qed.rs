@@ -25,6 +25,7 @@ use crate::{
     error::{IoError, IoResult},
     exec::sync::Lock,
     qcow2::{Backing, cache::TableCache, root_table::RootTable},
+    stop::Stop,
     storage::Storage,
 };
 use flush::Flushes;
@@ -44,7 +45,7 @@ pub struct Qed {
     allocating: Lock,
     flushes: Flushes,
     /// A metadata write failed: nothing more is written (rule W6).
-    stopped: Cell<bool>,
+    stopped: Stop,
 }
 
 impl Qed {
@@ -76,7 +77,7 @@ impl Qed {
 
     /// Whether writing has stopped after a metadata write error (rule W6).
     pub fn is_stopped(&self) -> bool {
-        self.stopped.get()
+        self.stopped.is_set()
     }
 
     fn corrupt(&self, what: impl Into<String>) -> IoError {
@@ -87,19 +88,11 @@ impl Qed {
     }
 
     fn check_running(&self) -> IoResult<()> {
-        if self.stopped.get() {
-            return Err(IoError::Stopped {
-                file: self.file.path().to_owned(),
-            });
-        }
-        Ok(())
+        self.stopped.check(&self.file)
     }
 
     fn stop(&self, error: &IoError) {
-        if !self.stopped.replace(true) {
-            let file = self.file.path().display();
-            tracing::error!(%file, %error, "writing has stopped after a metadata error");
-        }
+        self.stopped.set(&self.file, error);
     }
 
     fn check_range(&self, offset: u64, len: u64) -> IoResult<()> {

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     exec::sync::Lock,
+    stop::Stop,
     storage::Storage,
 };
 
@@ -153,7 +154,7 @@ impl Qcow2 {
             linking: Lock::default(),
             header_edit: Lock::default(),
             write_ready: Cell::new(false),
-            stopped: Cell::new(false),
+            stopped: Stop::default(),
         };
         image.load_bitmaps().await?;
         if !options.read_only && image.is_dirty() {

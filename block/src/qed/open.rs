@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Result},
     exec::sync::Lock,
     qcow2::{Backing, cache::TableCache, root_table::RootTable},
+    stop::Stop,
     storage::Storage,
 };
 
@@ -53,7 +54,7 @@ impl Qed {
             read_only,
             allocating: Lock::default(),
             flushes: Flushes::default(),
-            stopped: Cell::new(false),
+            stopped: Stop::default(),
         };
         if !read_only {
             image.make_writable().await?;

@@ -44,38 +44,16 @@ fn a_power_cut_during_a_commit_changes_no_byte() {
         let mut random = seed;
         let base = ["base", "mid"][seed as usize % 2];
         let bytes = chain(&mut random).await;
-        let files = Files::new(&bytes, seed);
-        let expected = read_all(&files.open("top", &[]).await).await;
-        let work = {
-            let files = files.clone();
-            async move { run(&files, base).await }
-        };
-        let crashes = crashes_during(&exec, &files, work).await;
-        let every = 1 + crashes.len() / 20;
-        for crash in crashes.iter().step_by(every) {
-            let files = Files::new(crash, seed);
-            files.check().await;
-            let top = files.open("top", &[]).await;
-            assert!(
-                read_all(&top).await == expected,
-                "the disk shows other bytes"
-            );
-            drop(top);
-            // Started again, it ends.
-            run(&files, base).await;
-            assert_committed(&files, base, &expected).await;
-        }
-        assert_committed(&files, base, &expected).await;
+        let work = async move |files: &Files| run(files, base).await;
+        let ended = async |files: &Files, bytes: &[u8]| assert_committed(files, base, bytes).await;
+        power_cuts_change_no_byte(&exec, (&bytes, seed), 20, work, ended).await;
     });
 }
 
 async fn assert_committed(files: &Files, base: &str, expected: &[u8]) {
     files.check().await;
     let top = files.open("top", &[]).await;
-    assert!(
-        read_all(&top).await == expected,
-        "the disk shows other bytes"
-    );
+    assert_shows(&top, expected).await;
     assert_eq!(is_empty(&top).await, base == "mid");
     let below = read_all(&layer(&top, base)).await;
     assert!(

@@ -51,27 +51,9 @@ fn a_power_cut_during_a_rebase_changes_no_byte() {
         let mut random = seed;
         let bytes = images(&mut random).await;
         let new = [Some("new"), None, Some("old")][seed as usize % 3];
-        let files = Files::new(&bytes, seed);
-        let expected = read_all(&files.open("top", &[]).await).await;
-        let work = {
-            let files = files.clone();
-            async move { run(&files, new).await }
-        };
-        let crashes = crashes_during(&exec, &files, work).await;
-        let every = 1 + crashes.len() / 60;
-        for crash in crashes.iter().step_by(every) {
-            let files = Files::new(crash, seed);
-            files.check().await;
-            let top = files.open("top", &[]).await;
-            assert!(
-                read_all(&top).await == expected,
-                "the disk shows other bytes"
-            );
-            drop(top);
-            run(&files, new).await;
-            assert_rebased(&files, new, &expected).await;
-        }
-        assert_rebased(&files, new, &expected).await;
+        let work = async move |files: &Files| run(files, new).await;
+        let ended = async |files: &Files, bytes: &[u8]| assert_rebased(files, new, bytes).await;
+        power_cuts_change_no_byte(&exec, (&bytes, seed), 60, work, ended).await;
     });
 }
 
@@ -79,10 +61,7 @@ async fn assert_rebased(files: &Files, new: Option<&str>, expected: &[u8]) {
     files.check().await;
     let top = files.open("top", &[]).await;
     assert_eq!(top.backing_name().map(|b| b.name).as_deref(), new);
-    assert!(
-        read_all(&top).await == expected,
-        "the disk shows other bytes"
-    );
+    assert_shows(&top, expected).await;
 }
 
 #[test]

@@ -184,8 +184,39 @@ impl Files {
     }
 }
 
+/// Lets `work` end, with a look at about `looks` of the moments at which the power might have been
+/// cut: `top` shows the same bytes as before, and `work` started again ends as `ended` says.
+pub async fn power_cuts_change_no_byte(
+    exec: &Rc<Executor>,
+    (bytes, seed): (&Bytes, u64),
+    looks: usize,
+    work: impl AsyncFn(&Files) + Copy + 'static,
+    ended: impl AsyncFn(&Files, &[u8]),
+) {
+    let files = Files::new(bytes, seed);
+    let expected = read_all(&files.open("top", &[]).await).await;
+    let working = files.clone();
+    let crashes = crashes_during(exec, &files, async move { work(&working).await }).await;
+    let every = 1 + crashes.len() / looks;
+    for crash in crashes.iter().step_by(every) {
+        let files = Files::new(crash, seed);
+        files.check().await;
+        assert_shows(&files.open("top", &[]).await, &expected).await;
+        work(&files).await;
+        ended(&files, &expected).await;
+    }
+    ended(&files, &expected).await;
+}
+
+pub async fn assert_shows(node: &Rc<Node>, expected: &[u8]) {
+    assert!(
+        read_all(node).await == expected,
+        "the disk shows other bytes"
+    );
+}
+
 /// What power cuts leave while `work` runs, at every moment.
-pub async fn crashes_during(
+async fn crashes_during(
     exec: &Rc<Executor>,
     files: &Files,
     work: impl Future<Output = ()> + 'static,

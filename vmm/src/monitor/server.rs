@@ -137,16 +137,7 @@ impl Server {
                 PollFlags::IN,
             ));
         }
-        for (_, client) in self
-            .clients
-            .values()
-            .filter(|(_, client)| client.wants_write())
-        {
-            fds.push(PollFd::from_borrowed_fd(
-                client.channel().output(),
-                PollFlags::OUT,
-            ));
-        }
+        fds.extend(self.writing());
         if poll(&mut fds, timeout.as_ref()).is_err() {
             // Interrupted: nothing is ready, and the next round asks again.
             for fd in &mut fds {
@@ -164,6 +155,14 @@ impl Server {
             .filter_map(|((token, _), ready)| ready.then_some(*token))
             .collect();
         Ready { doors, readable }
+    }
+
+    /// What tells when clients take more of what is queued for them.
+    fn writing(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let clients = self.clients.values().map(|(_, client)| client);
+        clients
+            .filter(|client| client.wants_write())
+            .map(|client| PollFd::from_borrowed_fd(client.channel().output(), PollFlags::OUT))
     }
 
     /// How long [`Server::wait`] may sleep; `None` for as long as it takes.
@@ -239,17 +238,7 @@ impl Server {
             for (_, client) in self.clients.values_mut() {
                 client.flush();
             }
-            let mut fds = Vec::new();
-            for (_, client) in self
-                .clients
-                .values()
-                .filter(|(_, client)| client.wants_write())
-            {
-                fds.push(PollFd::from_borrowed_fd(
-                    client.channel().output(),
-                    PollFlags::OUT,
-                ));
-            }
+            let mut fds: Vec<PollFd> = self.writing().collect();
             let left = deadline.saturating_duration_since(Instant::now());
             if fds.is_empty() || left.is_zero() {
                 return;

@@ -1,7 +1,7 @@
 //! The interrupts that a guest falls back to: its disks' PCI pins, through the I/O APIC.
 
 use super::layers::{self, Disks, History};
-use crate::error::{Outcome, ensure};
+use crate::error::Outcome;
 use crate::stage::Stage;
 
 /// Plays it.
@@ -21,14 +21,5 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     stage.verified("pins", "virtio-blk and ata_piix work without MSI");
 
     stage.say("boot", "again with MSI-X, to verify every block");
-    let verified = plain.verify(stage, "verify", &history)?;
-    ensure(verified.acknowledged > 0 && verified.newer == 0, || {
-        format!("after a power-off, all must be as acknowledged: {verified:?}")
-    })?;
-    let checked = layers::mib(verified.acknowledged << 12);
-    stage.verified(
-        "second boot",
-        format!("{checked}: every acknowledged block is there"),
-    );
-    Ok(())
+    plain.verify_after_power_off(stage, &history)
 }

@@ -64,7 +64,7 @@ fn merge_until_random_moment(stage: &Stage, machine: &mut Machine) -> Outcome<Pr
         let now = layers::progress(machine, &merge.disk)?;
         let now = now.context("the merge ended before it was killed")?;
         reached = Some(now);
-        Ok(now.total > 0 && now.done * 100 >= now.total * percent)
+        Ok(now.done * 100 >= now.total * percent)
     })?;
     reached.context("a merge without progress")
 }

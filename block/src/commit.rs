@@ -8,7 +8,7 @@ use std::{path::Path, rc::Rc};
 
 use crate::{
     error::{Error, IoResult, Result},
-    exec::yield_now,
+    exec::{SpeedLimit, yield_now},
     extent::ExtentKind,
     graph::{
         Node,
@@ -70,11 +70,17 @@ pub async fn open_base(
 }
 
 /// Copies what `top` and the layers between it and `base` hold into `base`, which grows if it is
-/// shorter, and makes that durable. `progress` is told how many bytes of how many are done.
+/// shorter, and makes that durable, no faster than `limit`. `progress` is told how many bytes of how
+/// many are done.
 ///
 /// # Errors
 /// The chain reads the same afterwards; the commit can be started again.
-pub async fn commit(top: &Rc<Node>, base: &Rc<Node>, progress: &dyn Fn(u64, u64)) -> Result<()> {
+pub async fn commit(
+    top: &Rc<Node>,
+    base: &Rc<Node>,
+    limit: Option<&SpeedLimit>,
+    progress: &dyn Fn(u64, u64),
+) -> Result<()> {
     let size = top.size();
     if base.size() < size {
         base.resize(size).await?;
@@ -82,30 +88,41 @@ pub async fn commit(top: &Rc<Node>, base: &Rc<Node>, progress: &dyn Fn(u64, u64)
     let buffer = SgList::zeroed(CHUNK as usize);
     let mut offset = 0;
     while offset < size {
-        offset += step(top, base, offset, &buffer).await?;
+        let step = step(top, base, offset, &buffer).await?;
+        offset += step.len;
         progress(offset, size);
+        if let Some(limit) = limit {
+            limit.pass(step.copied).await;
+        }
         yield_now().await;
     }
     base.settle().await
 }
 
-/// Does a part of the disk, and returns how many bytes that was.
-async fn step(top: &Rc<Node>, base: &Rc<Node>, offset: u64, buffer: &SgList) -> IoResult<u64> {
+/// A part of the disk that is done. Bytes.
+struct Step {
+    len: u64,
+    copied: u64,
+}
+
+/// Does a part of the disk.
+async fn step(top: &Rc<Node>, base: &Rc<Node>, offset: u64, buffer: &SgList) -> IoResult<Step> {
     let rest = top.size() - offset;
     let extent = top.extent_above(Some(base), offset, rest).await?;
+    let done = |len, copied| Ok(Step { len, copied });
     match extent.kind {
-        ExtentKind::Unallocated => Ok(extent.len),
+        ExtentKind::Unallocated => done(extent.len, 0),
         ExtentKind::Zero => {
             let len = extent.len.min(ZERO_CHUNK);
             base.write_zeroes(offset, len, true).await?;
-            Ok(len)
+            done(len, 0)
         }
         ExtentKind::Data { .. } | ExtentKind::Compressed => {
             let len = extent.len.min(CHUNK);
             let data = buffer.slice(0, len as usize);
             top.read(offset, data.clone()).await?;
             base.write(offset, data).await?;
-            Ok(len)
+            done(len, len)
         }
     }
 }

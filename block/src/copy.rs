@@ -4,8 +4,10 @@
 //! other. A worker reads its piece, waits for its turn if the target is to be written in order, and
 //! writes what of it is not zeros ([`runs`]).
 
+mod offload;
 mod plan;
 mod runs;
+mod salvage;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +19,7 @@ use std::{
 use crate::{
     error::{IoError, IoResult},
     exec::{
-        Executor, Queue,
+        Executor, Queue, SpeedLimit,
         sync::{Lock, WaitQueue, promise},
     },
     graph::Node,
@@ -59,6 +61,34 @@ pub struct CopyOptions {
     pub compress: bool,
     /// What the target shows where nothing is written.
     pub untouched: Untouched,
+    /// The host is asked to copy data from file to file, where it can and both are plain ones: its
+    /// zeros are not looked for then.
+    pub offload: bool,
+    /// What cannot be read becomes zeros.
+    pub salvage: bool,
+    /// Bytes to write a second at most; 0 for no limit.
+    pub speed: u64,
+}
+
+/// What a copy tells of while it is under way. Bytes.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// So much of all is done.
+    Progress {
+        /// Done.
+        done: u64,
+        /// All.
+        total: u64,
+    },
+    /// A part of the disk could not be read and became zeros.
+    Lost {
+        /// Where.
+        offset: u64,
+        /// How much.
+        len: u64,
+        /// Why its start could not be read.
+        error: &'a CopyError,
+    },
 }
 
 /// What the target of a copy shows where nothing is written.
@@ -102,7 +132,7 @@ pub enum CopyError {
 }
 
 /// Copies the sources, one behind the other, to the start of `target`, which is at least as long as
-/// they are together. `progress` is told how many of how many bytes are done.
+/// they are together. `told` is called with what is to be told.
 ///
 /// Nothing is flushed: what is copied is durable after [`Node::flush`] of the target.
 ///
@@ -110,11 +140,11 @@ pub enum CopyError {
 /// The first read or write that failed. The others that were under way have ended then, and what
 /// the target holds is undefined.
 pub async fn copy(
-    exec: &Executor,
+    exec: &Rc<Executor>,
     sources: Vec<Source>,
     target: Rc<Node>,
     options: CopyOptions,
-    progress: impl Fn(u64, u64) + 'static,
+    told: impl Fn(Event<'_>) + 'static,
 ) -> Result<(), CopyError> {
     let chunk = CHUNK.next_multiple_of(target.cluster_size());
     let plan = Plan::new(sources, &target, &options, chunk);
@@ -126,7 +156,9 @@ pub async fn copy(
         turn: Turn::default(),
         failure: RefCell::default(),
         done: Cell::new(0),
-        progress: Box::new(progress),
+        offload: Cell::new(options.offload && !options.compress),
+        limit: SpeedLimit::new(exec, options.speed),
+        told: Box::new(told),
     });
     let workers: Vec<_> = (0..options.requests.max(1))
         .map(|_| {
@@ -157,7 +189,10 @@ struct Copy {
     turn: Turn,
     failure: RefCell<Option<CopyError>>,
     done: Cell<u64>,
-    progress: Box<dyn Fn(u64, u64)>,
+    /// Whether the host is still asked to copy.
+    offload: Cell<bool>,
+    limit: SpeedLimit,
+    told: Box<dyn Fn(Event<'_>)>,
 }
 
 /// Whose turn it is to write.
@@ -173,6 +208,8 @@ struct Turn {
 /// What has been read of a piece, as it will be written.
 enum Content {
     Plain(SgList),
+    /// The host is going to copy it.
+    InFile(offload::Place),
     /// One cluster, compressed.
     Packed(Packed),
     Zeros,
@@ -183,18 +220,18 @@ impl Copy {
     async fn work(&self) -> Result<(), CopyError> {
         let mut buffer = SgList::empty();
         while let Some((number, piece)) = self.next_piece().await? {
-            let content = self.read(&piece, &mut buffer).await?;
+            let content = match self.place(&piece).await {
+                Some(place) => Content::InFile(place),
+                None => self.read(&piece, &mut buffer).await?,
+            };
             if !self.wait_for_turn(number).await {
                 break;
             }
-            let write = |source| CopyError::Write {
-                offset: piece.offset,
-                source,
-            };
-            self.write(&piece, content).await.map_err(write)?;
+            self.write(&piece, content, &mut buffer).await?;
             self.turn.next.set(number + 1);
             self.turn.changed.wake_all();
             self.finished(piece.len);
+            self.limit.pass(piece.len).await;
         }
         Ok(())
     }
@@ -223,7 +260,10 @@ impl Copy {
 
     fn finished(&self, len: u64) {
         self.done.set(self.done.get() + len);
-        (self.progress)(self.done.get(), self.plan.total());
+        (self.told)(Event::Progress {
+            done: self.done.get(),
+            total: self.plan.total(),
+        });
     }
 
     /// Reads a piece into `buffer`, which is made for the first one, and compresses it.
@@ -238,7 +278,7 @@ impl Copy {
         let data = buffer.slice(0, len);
         match piece.kind {
             Kind::Zero => data.fill(0, len, 0),
-            _ => self.plan.read(piece.offset, data.clone()).await?,
+            _ => self.read_or_salvage(piece.offset, &data).await?,
         }
         if !self.options.compress {
             return Ok(Content::Plain(data));
@@ -261,8 +301,28 @@ impl Copy {
         false
     }
 
-    async fn write(&self, piece: &Piece, content: Content) -> IoResult<()> {
+    async fn write(
+        &self,
+        piece: &Piece,
+        mut content: Content,
+        buffer: &mut SgList,
+    ) -> Result<(), CopyError> {
+        let failed = |source| CopyError::Write {
+            offset: piece.offset,
+            source,
+        };
+        if let Content::InFile(place) = &content {
+            if self.offload(piece, place).await.map_err(failed)? {
+                return Ok(());
+            }
+            content = self.read(piece, buffer).await?;
+        }
+        self.write_content(piece, content).await.map_err(failed)
+    }
+
+    async fn write_content(&self, piece: &Piece, content: Content) -> IoResult<()> {
         match content {
+            Content::InFile(_) => unreachable!("has been read"),
             Content::Packed(packed) => self.target.write_packed(piece.offset, packed).await,
             Content::Zeros => self.write_zeros(piece.offset, piece.len).await,
             // A cluster that does not get shorter.

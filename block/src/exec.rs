@@ -6,6 +6,7 @@
 //! which the device thread's epoll loop watches in turn.
 
 mod helpers;
+mod rate;
 pub mod sync;
 mod task;
 mod timer;
@@ -27,6 +28,8 @@ use std::{
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 pub use helpers::Helpers;
+pub(crate) use rate::Rate;
+pub use rate::SpeedLimit;
 pub use task::Queue;
 use task::{ReadyQueues, Task, TaskId, TaskWaker};
 use timer::Timers;

@@ -2,7 +2,6 @@
 
 mod job;
 mod pace;
-mod rate;
 mod registry;
 mod stream;
 mod stride;

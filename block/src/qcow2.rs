@@ -34,6 +34,7 @@ mod measure;
 mod metadata_map;
 mod open;
 mod pack;
+mod preallocate;
 mod read;
 mod refcount;
 mod resize;

@@ -161,6 +161,26 @@ impl Storage {
         Ok(())
     }
 
+    /// Has the host copy `len` bytes from `from` on in `source`; whether it could. Where it could not,
+    /// what the range holds is undefined.
+    ///
+    /// # Errors
+    /// As [`Storage::write`].
+    pub async fn copy_from(
+        &self,
+        offset: u64,
+        source: &Self,
+        from: u64,
+        len: u64,
+    ) -> IoResult<bool> {
+        match (self, source) {
+            (Self::File(file), Self::File(source)) => {
+                file.copy_from(offset, source, from, len).await
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// Makes every completed write durable (fdatasync).
     ///
     /// # Errors

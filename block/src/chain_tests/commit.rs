@@ -30,7 +30,7 @@ fn layer(top: &Rc<Node>, name: &str) -> Rc<Node> {
 async fn run(files: &Files, base: &str) {
     let top = files.open("top", &["top", base]).await;
     let base = layer(&top, base);
-    commit::commit(&top, &base, &|_, _| ()).await.unwrap();
+    commit::commit(&top, &base, None, &|_, _| ()).await.unwrap();
     if Rc::ptr_eq(&top.backing().unwrap(), &base) {
         commit::make_empty(&top).await.unwrap();
     }

@@ -3,7 +3,13 @@
 use std::{cell::Cell, rc::Rc};
 
 use super::{CopyError, CopyOptions, Source, Untouched};
-use crate::{error::IoResult, extent::ExtentKind, graph::Node, mem::SgList};
+use crate::{
+    error::IoResult,
+    extent::ExtentKind,
+    graph::{Format, Node},
+    mem::SgList,
+    storage::Storage,
+};
 
 /// Bytes that one piece of zeros has at most, so that the progress can be seen.
 const ZERO_CHUNK: u64 = 1 << 30;
@@ -35,6 +41,7 @@ pub struct Plan {
     /// Of the target.
     cluster: u64,
     compress: bool,
+    salvage: bool,
     keep_zeros: bool,
     /// Bytes for which the target shows what lies below the copied layers.
     base_size: Option<u64>,
@@ -61,6 +68,7 @@ impl Plan {
             chunk: if options.compress { cluster } else { chunk },
             cluster,
             compress: options.compress,
+            salvage: options.salvage,
             keep_zeros: options.sparse == 0,
             base_size: match options.untouched {
                 Untouched::Base(size) => Some(size),
@@ -83,8 +91,12 @@ impl Plan {
             return Ok(None);
         }
         if self.found.get().0 <= offset {
-            let status = |source| CopyError::Status { offset, source };
-            let (len, kind) = self.look(offset).await.map_err(status)?;
+            let (len, kind) = match self.look(offset).await {
+                Ok(found) => found,
+                // Reading it tells more.
+                Err(_) if self.salvage => (self.unit(offset), Kind::Data),
+                Err(source) => return Err(CopyError::Status { offset, source }),
+            };
             self.found.set((offset + len, kind));
         }
         let (end, kind) = self.found.get();
@@ -138,6 +150,39 @@ impl Plan {
         Ok((len, kind))
     }
 
+    /// Bytes from `offset` on about which a source's tables say one thing.
+    fn unit(&self, offset: u64) -> u64 {
+        let (start, source) = self.source_at(offset);
+        let within = offset - start;
+        let tables = source
+            .top
+            .chain()
+            .filter(|node| node.format() != Format::Raw);
+        let unit = tables.map(|node| node.granularity()).min().unwrap_or(512);
+        (unit - within % unit).min(source.top.size() - within)
+    }
+
+    /// The file that holds a part of the target's disk as it is, and where in it; `None` if it does
+    /// not lie in one piece, or is compressed.
+    pub async fn place(&self, offset: u64, len: u64) -> Option<(Storage, u64)> {
+        let (start, source) = self.source_at(offset);
+        let within = offset - start;
+        if within + len > source.top.size() {
+            return None;
+        }
+        for node in source.layers() {
+            let extent = node.extent(within, len).await.ok()?;
+            match extent.kind {
+                ExtentKind::Unallocated if extent.len >= len => {}
+                ExtentKind::Data { host_offset } if extent.len >= len => {
+                    return Some((node.data_storage().clone(), host_offset));
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
     fn source_at(&self, offset: u64) -> (u64, &Source) {
         let after = self.sources.partition_point(|(start, _)| *start <= offset);
         // The first one starts at 0; of those that start here the last one has bytes.
@@ -161,15 +206,20 @@ impl Plan {
     }
 }
 
+impl Source {
+    /// The layers that are copied.
+    fn layers(&self) -> impl Iterator<Item = Rc<Node>> {
+        let is_base = |node: &Rc<Node>| {
+            let base = self.base.as_ref();
+            base.is_some_and(|base| Rc::ptr_eq(base, node))
+        };
+        self.top.chain().take_while(move |node| !is_base(node))
+    }
+}
+
 /// What the layers of a source above its base hold.
 async fn look(source: &Source, offset: u64, mut len: u64) -> IoResult<(u64, Kind)> {
-    let is_base = |node: &Rc<Node>| {
-        source
-            .base
-            .as_ref()
-            .is_some_and(|base| Rc::ptr_eq(base, node))
-    };
-    for node in source.top.chain().take_while(|node| !is_base(node)) {
+    for node in source.layers() {
         let extent = node.extent(offset, len).await?;
         len = extent.len.min(len);
         match extent.kind {

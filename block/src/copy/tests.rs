@@ -8,7 +8,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{CopyError, CopyOptions, Source, Untouched, copy};
+use super::{CopyError, CopyOptions, Event, Source, Untouched, copy};
 use crate::{
     engine::{NewImage, create_image},
     error::IoError,
@@ -32,6 +32,9 @@ const OPTIONS: CopyOptions = CopyOptions {
     sparse: 4096,
     compress: false,
     untouched: Untouched::Zeros,
+    offload: false,
+    salvage: false,
+    speed: 0,
 };
 
 /// A folder with images of [`SIZE`] bytes.
@@ -100,7 +103,7 @@ impl Folder {
         target: &Rc<Node>,
         options: CopyOptions,
     ) -> Result<(), CopyError> {
-        copy(&self.exec, sources, target.clone(), options, |_, _| {}).await
+        copy(&self.exec, sources, target.clone(), options, |_| {}).await
     }
 }
 
@@ -155,6 +158,8 @@ fn every_way_gives_the_same_bytes() {
                         sparse,
                         compress: format == Format::Qcow2 && n > 1 && untouched == Untouched::Zeros,
                         untouched,
+                        offload: n % 2 == 0,
+                        ..OPTIONS
                     };
                     let name = format!("{format}{sparse}{untouched:?}");
                     let target = folder.create(&name, format, None).await;
@@ -311,7 +316,10 @@ fn progress_gets_to_the_end() {
         let target = folder.create("target", Format::Raw, None).await;
         let seen = Rc::new(Cell::new((0, 0)));
         let slot = seen.clone();
-        let progress = move |done, total| {
+        let progress = move |event: Event<'_>| {
+            let Event::Progress { done, total } = event else {
+                panic!("nothing is lost: {event:?}");
+            };
             assert!(done > slot.get().0 && done <= total);
             slot.set((done, total));
         };

@@ -1,6 +1,8 @@
 //! [`Node`]: one layer of a chain.
 
+mod offload;
 mod read;
+mod resize;
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,7 +19,7 @@ use super::{
 };
 use crate::{
     bitmap::{Bitmaps, Recorded},
-    error::{Error, IoError, IoResult, Result},
+    error::{IoError, IoResult, Result},
     exec::LocalBoxFuture,
     extent::{Extent, ExtentKind},
     mem::SgList,
@@ -471,33 +473,6 @@ impl Node {
     pub(crate) fn lock(&self, access: Access) -> Result<()> {
         self.data_storage().lock(access)?;
         self.storage().lock(access)
-    }
-
-    /// Changes the size to `size` bytes. What is added reads as zeros; what lies behind a smaller
-    /// end is given up. Nothing else uses the layer meanwhile, and no other program reads it.
-    ///
-    /// # Errors
-    /// The format or the host cannot have that size; the layer has its old size then.
-    pub async fn resize(&self, size: u64) -> Result<()> {
-        self.check_writable()?;
-        self.bitmaps
-            .check_resize(size)
-            .map_err(|why| Error::Image {
-                file: self.path.clone(),
-                why,
-            })?;
-        match &self.driver {
-            Driver::Raw(file) => {
-                file.set_len(size).await?;
-                file.flush().await?;
-            }
-            Driver::Qcow2(image) => image.resize(size, self).await?,
-            Driver::Qed(image) => image.resize(size, self).await?,
-        }
-        // As for a file that is opened.
-        self.size.set(size.next_multiple_of(512));
-        self.bitmaps.resize(self.size.get());
-        Ok(())
     }
 
     /// Makes everything durable, and writes what the format has put off.

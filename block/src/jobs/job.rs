@@ -6,11 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::rate::Rate;
 use crate::{
     api::{BlockJobInfo, Event, JobEnd, JobInfo, JobStatus, JobType, OnError},
     error::{IoError, IoResult},
-    exec::{Executor, sync::WaitQueue, yield_now},
+    exec::{Executor, Rate, sync::WaitQueue, yield_now},
     graph::{EventSink, GuestDisk, IoStatus},
 };
 

@@ -42,6 +42,12 @@ impl Preallocation {
         }
     }
 
+    /// What people have written so.
+    pub fn parse(name: &str) -> Option<Self> {
+        let all = [Self::Off, Self::Metadata, Self::Falloc, Self::Full];
+        all.into_iter().find(|mode| mode.name() == name)
+    }
+
     /// Sees to it that a range of a new file, which reads as zeros, has as much of its own as this
     /// asks for.
     pub(crate) async fn reserve(self, file: &Storage, offset: u64, len: u64) -> Result<()> {

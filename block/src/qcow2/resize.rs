@@ -7,7 +7,7 @@
 use std::{cmp::Ordering, ops::Range};
 
 use super::{
-    Below, Nothing, Qcow2,
+    Below, Nothing, Preallocation, Qcow2,
     entry::{Entry, TableRef},
     geometry::{GuestCluster, HostCluster, HostRun},
 };
@@ -27,13 +27,26 @@ impl Qcow2 {
     /// The size is not a multiple of 512, or too large for the clusters; the image is of version 2
     /// and has internal snapshots, whose size it could not tell then; the host's error.
     pub async fn resize(&self, size: u64, below: &dyn Below) -> Result<()> {
+        self.resize_with(size, Preallocation::Off, below).await
+    }
+
+    /// As [`Qcow2::resize`]; the clusters that are added get places at once.
+    ///
+    /// # Errors
+    /// As [`Qcow2::resize`].
+    pub async fn resize_with(
+        &self,
+        size: u64,
+        preallocation: Preallocation,
+        below: &dyn Below,
+    ) -> Result<()> {
         self.check_new_size(size)?;
         self.begin_write().await?;
         let old = self.size.get();
         match size.cmp(&old) {
             Ordering::Less => self.shrink(old, size).await?,
             Ordering::Equal => {}
-            Ordering::Greater => self.grow(old, size, below).await?,
+            Ordering::Greater => self.grow(old, size, preallocation, below).await?,
         }
         self.bitmaps().resize(size);
         Ok(())
@@ -62,12 +75,22 @@ impl Qcow2 {
         })
     }
 
-    async fn grow(&self, old: u64, size: u64, below: &dyn Below) -> IoResult<()> {
+    async fn grow(
+        &self,
+        old: u64,
+        size: u64,
+        preallocation: Preallocation,
+        below: &dyn Below,
+    ) -> Result<()> {
         self.grow_l1(self.geometry.l1_entries(size)).await?;
         self.size.set(size);
         let result = async {
             self.blank(old..size, below).await?;
-            self.write_size(size).await
+            // Readers of a raw data file go by the tables, which name all of it.
+            if preallocation != Preallocation::Off || self.has_raw_data() {
+                self.preallocate(old..size, preallocation).await?;
+            }
+            Ok(self.write_size(size).await?)
         }
         .await;
         if result.is_err() {

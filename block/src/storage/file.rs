@@ -16,7 +16,10 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::{
+    fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, seek},
+    io::Errno,
+};
 
 use super::{
     Access, FileExtent, before_end, holder,
@@ -295,11 +298,30 @@ impl FileStorage {
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let work = move || fallocate(&*file, mode, inside.start, inside.end - inside.start);
         match self.helpers.run(work).await {
-            Err(error) if error != rustix::io::Errno::OPNOTSUPP => {
+            Err(error) if error != Errno::OPNOTSUPP => {
                 Err(self.error("punch a hole", offset, error.into()))
             }
             _ => Ok(()),
         }
+    }
+
+    pub(super) async fn copy_from(
+        &self,
+        offset: u64,
+        source: &Self,
+        from: u64,
+        len: u64,
+    ) -> IoResult<bool> {
+        self.check_writable()?;
+        let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
+        let (file, source) = (self.file.clone(), source.file.clone());
+        let work = move || copy_range(&source, from, &file, offset, len);
+        let copied = self.helpers.run(work).await;
+        let copied = copied.map_err(|error| self.error("copy", offset, error))?;
+        if copied {
+            self.grown_to(end);
+        }
+        Ok(copied)
     }
 
     pub(super) async fn reserve(&self, offset: u64, len: u64) -> IoResult<()> {
@@ -385,7 +407,7 @@ impl FileStorage {
                 }
             }
             // No data from here to the end of the file.
-            Err(rustix::io::Errno::NXIO) => hole,
+            Err(Errno::NXIO) => hole,
             // A file system that cannot tell holes: all of it may be data.
             Err(_) => FileExtent { len, data: true },
         }
@@ -463,6 +485,29 @@ async fn next_piece(data: &SgList, done: usize) -> Option<SgList> {
     Some(data.slice(done, len))
 }
 
+/// Copies from file to file; whether the host could do so. A source that ends early cannot be
+/// copied so either: what lies behind its end reads as zeros.
+fn copy_range(
+    source: &File,
+    mut from: u64,
+    target: &File,
+    mut to: u64,
+    len: u64,
+) -> io::Result<bool> {
+    let mut rest = len;
+    while rest > 0 {
+        let most = usize::try_from(rest).unwrap_or(usize::MAX);
+        match copy_file_range(source, Some(&mut from), target, Some(&mut to), most) {
+            Ok(0) => return Ok(false),
+            Ok(n) => rest -= n as u64,
+            Err(Errno::INTR) => {}
+            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => return Err(error.into()),
+            Err(_) => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
 /// Makes a range inside the file read as zeros.
 fn zero(file: &File, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
     if len == 0 {
@@ -474,7 +519,7 @@ fn zero(file: &File, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         FallocateFlags::ZERO_RANGE
     };
     match fallocate(file, mode | FallocateFlags::KEEP_SIZE, offset, len) {
-        Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(file, offset, len),
+        Err(Errno::OPNOTSUPP) => write_zeros(file, offset, len),
         result => Ok(result?),
     }
 }

@@ -6,6 +6,7 @@ mod bitmap;
 mod commit;
 mod compare;
 mod convert;
+mod convert_ways;
 mod data_file;
 mod encrypted;
 mod features;

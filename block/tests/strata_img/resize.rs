@@ -1,5 +1,7 @@
 //! `resize`.
 
+use std::os::unix::fs::MetadataExt;
+
 use crate::{Folder, read, text};
 
 #[test]
@@ -85,4 +87,54 @@ fn the_format_is_told() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("--shrink"));
     assert!(read(&folder.path("image")) == before);
+}
+
+#[test]
+fn what_is_added_is_preallocated_as_by_qemu() {
+    let formats = ["raw", "qcow2", "qed"];
+    let modes = ["off", "metadata", "falloc", "full", "some"];
+    for (format, mode) in formats.iter().flat_map(|f| modes.map(|m| (*f, m))) {
+        let folder = Folder::new();
+        let size = |name: &str| {
+            let meta = std::fs::metadata(folder.path(name)).unwrap();
+            // In MiB: how tables come to lie is no promise.
+            ((meta.len() + (1 << 19)) >> 20, (meta.blocks() + 1024) >> 11)
+        };
+        let both = |how: &[&str]| {
+            let run = |program: &str, name: &str| {
+                let mode = format!("--preallocation={mode}");
+                let args = [&["resize", "-f", format, &mode], how].concat();
+                let args = [&args[..args.len() - 1], &[name, how[how.len() - 1]]].concat();
+                let output = folder.run(program, &args);
+                let said = text(&output.stderr);
+                assert!(said.lines().count() <= 1, "{said}");
+                (output.status.code(), text(&output.stdout))
+            };
+            let ours = run("strata-img", "ours");
+            assert_eq!(ours, run("qemu-img", "theirs"), "{format} {mode} {how:?}");
+        };
+        for name in ["ours", "theirs"] {
+            folder.qemu(&["create", "-q", "-f", format, name, "1M"]);
+        }
+        both(&["3M"]);
+        assert_eq!(size("ours"), size("theirs"), "{format} {mode}");
+        both(&["--shrink", "2M"]);
+        both(&["+0"]);
+        both(&["+1M"]);
+        let map = |name: &str| {
+            let map = folder.qemu(&["map", "--output=json", "-f", format, name]);
+            let map: serde_json::Value = serde_json::from_str(&map).unwrap();
+            let data = |range: &serde_json::Value| {
+                let bytes = range["length"].as_u64().unwrap();
+                if range["data"] == true { bytes } else { 0 }
+            };
+            map.as_array().unwrap().iter().map(data).sum::<u64>()
+        };
+        assert_eq!(map("ours"), map("theirs"), "{format} {mode}");
+        if format != "raw" {
+            folder.qemu(&["check", "-q", "-f", format, "ours"]);
+        }
+        let args = ["-f", format, "-F", format, "ours", "theirs"];
+        folder.qemu(&[&["compare"], &args[..]].concat());
+    }
 }

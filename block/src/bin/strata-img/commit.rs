@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use strata_block::{
     commit,
+    exec::SpeedLimit,
     graph::{Format, chain::ImageOptions},
 };
 
-use crate::{Failure, Tool, cache::CacheMode, output, progress::Progress};
+use crate::{Failure, Tool, cache::CacheMode, output, progress::Progress, size};
 
 /// Percent between two prints of the progress.
 const STEP: f64 = 1.0;
@@ -28,6 +29,9 @@ pub struct CommitArgs {
     /// Commit down into this layer of the chain instead of the next one; implies -d
     #[arg(short = 'b', value_name = "BASE")]
     base: Option<String>,
+    /// Bytes to copy a second at most; 0 for no limit
+    #[arg(short = 'r', value_name = "RATE")]
+    limit: Option<String>,
     /// Leave the image as it is
     #[arg(short = 'd')]
     keep: bool,
@@ -44,6 +48,7 @@ pub struct CommitArgs {
 /// Runs the command.
 pub async fn run(tool: &Tool, args: CommitArgs) -> Result<u8, Failure> {
     let cache = CacheMode::parse(&args.cache, "cache").map_err(Failure::new)?;
+    let limit = size::rate(args.limit.as_deref()).map_err(Failure::new)?;
     let options = tool.everywhere.of(ImageOptions {
         format: Some(tool.told(&args.file, args.format).await?),
         no_flush: cache == CacheMode::Unsafe,
@@ -65,7 +70,9 @@ pub async fn run(tool: &Tool, args: CommitArgs) -> Result<u8, Failure> {
     };
     let base = commit::open_base(&tool.opener, &top, &base, &options).await?;
     let progress = Progress::new(args.progress && !args.quiet, STEP);
-    commit::commit(&top, &base, &|done, size| progress.at(done, size)).await?;
+    let limit = SpeedLimit::new(&tool.exec, limit);
+    let shown = |done, size| progress.at(done, size);
+    commit::commit(&top, &base, Some(&limit), &shown).await?;
     if !args.keep && args.base.is_none() {
         commit::make_empty(&top).await?;
     }

@@ -1,12 +1,13 @@
 //! `strata-img convert`.
 
+mod bitmaps;
 mod target;
 
 use std::{path::PathBuf, rc::Rc};
 
 use clap::Args;
 use strata_block::{
-    copy::{CopyOptions, Source, Untouched, copy},
+    copy::{CopyOptions, Event, Source, Untouched, copy},
     graph::{Format, Node},
 };
 
@@ -23,6 +24,8 @@ use crate::{
 const STEP: f64 = 1.0;
 /// Requests in flight that can be asked for.
 const REQUESTS: std::ops::RangeInclusive<usize> = 1..=16;
+/// `-S` if it is not given.
+const SPARSE: &str = "4k";
 /// Largest `-S`, in bytes.
 const MAX_SPARSE: u64 = 16 << 20;
 
@@ -55,9 +58,24 @@ pub struct ConvertArgs {
     /// Write as requests end, not in the order of the disk
     #[arg(short = 'W')]
     any_order: bool,
-    /// Bytes of zeros in a row that are not written; 0 fully allocates the target
-    #[arg(short = 'S', value_name = "SIZE", default_value = "4k")]
-    sparse: String,
+    /// Bytes of zeros in a row that are not written [default: 4k]; 0 fully allocates the target
+    #[arg(short = 'S', value_name = "SIZE")]
+    sparse: Option<String>,
+    /// Have the host copy data from file to file where it can (raw targets); zeros are not looked for then
+    #[arg(short = 'C')]
+    offload: bool,
+    /// Bytes to write a second at most; 0 for no limit
+    #[arg(short = 'r', value_name = "RATE")]
+    limit: Option<String>,
+    /// Copy the persistent bitmaps of the source's top layer
+    #[arg(long)]
+    bitmaps: bool,
+    /// With --bitmaps, leave out those that are out of date
+    #[arg(long)]
+    skip_broken_bitmaps: bool,
+    /// Make zeros of what cannot be read, and say where
+    #[arg(long)]
+    salvage: bool,
     /// Write to a target that exists already
     #[arg(short = 'n')]
     existing: bool,
@@ -94,6 +112,7 @@ struct Checked {
     has_backing: bool,
     requests: usize,
     sparse: u64,
+    speed: u64,
     cache: CacheMode,
 }
 
@@ -120,6 +139,9 @@ pub async fn run(tool: &Tool, args: ConvertArgs) -> Result<u8, Failure> {
         }
         tops.push(top);
     }
+    if args.bitmaps {
+        bitmaps::check(&tops[0], args.skip_broken_bitmaps)?;
+    }
     let len = tops.iter().map(|top| top.size()).sum();
     let target = args.open_target(tool, target, len, &checked).await?;
     let result = args
@@ -139,7 +161,8 @@ impl ConvertArgs {
         let requests = requests.filter(|n| REQUESTS.contains(n)).ok_or(
             "Invalid number of coroutines. Allowed number of coroutines is between 1 and 16",
         )?;
-        let sparse = size::parse(&self.sparse)
+        let sparse = self.sparse.as_deref().unwrap_or(SPARSE);
+        let sparse = size::parse(sparse)
             .ok()
             .filter(|bytes| bytes.is_multiple_of(512) && *bytes <= MAX_SPARSE)
             .ok_or_else(|| format!("Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to {MAX_SPARSE}. Select 0 to disable sparse detection (fully allocates output)."))?;
@@ -164,6 +187,7 @@ impl ConvertArgs {
         if snapshot.is_some() && self.files.len() > 2 {
             return Err("No support for concatenating multiple snapshot".into());
         }
+        self.check_ways()?;
         CacheMode::parse(&self.source_cache, "source cache")?;
         Ok(Checked {
             snapshot: snapshot.transpose()?,
@@ -171,7 +195,25 @@ impl ConvertArgs {
             has_backing,
             requests,
             sparse,
+            speed: size::rate(self.limit.as_deref())?,
             cache: CacheMode::parse(&self.cache, "cache")?,
+        })
+    }
+
+    /// Whether the ways of copying that are asked for go together.
+    fn check_ways(&self) -> Result<(), &'static str> {
+        Err(if self.offload && self.sparse.is_some() {
+            "Cannot enable copy offloading when -S is used"
+        } else if self.offload && self.compress {
+            "Cannot enable copy offloading when -c is used"
+        } else if self.offload && self.salvage {
+            "Cannot use copy offloading in salvaging mode"
+        } else if self.bitmaps && self.files.len() > 2 {
+            "Copying bitmaps only possible with single source"
+        } else if self.skip_broken_bitmaps && !self.bitmaps {
+            "Use of --skip-broken-bitmaps requires --bitmaps"
+        } else {
+            return Ok(());
         })
     }
 
@@ -190,16 +232,32 @@ impl ConvertArgs {
             sparse: checked.sparse,
             compress: self.compress,
             untouched: self.untouched(target, checked.has_backing),
+            offload: self.offload,
+            salvage: self.salvage,
+            speed: checked.speed,
         };
+        if self.bitmaps {
+            bitmaps::check_target(target)?;
+        }
         let sources = tops.iter().map(|top| Source {
             top: top.clone(),
             base: top.backing().filter(|_| checked.has_backing),
         });
         let shown = progress.clone();
-        let told = move |done, total| shown.at(done, total);
+        let quiet = self.quiet;
+        let told = move |event: Event<'_>| match event {
+            Event::Progress { done, total } => shown.at(done, total),
+            Event::Lost { len, error, .. } if !quiet => {
+                eprintln!("strata-img: warning: {error}: {len} bytes become zeros");
+            }
+            Event::Lost { .. } => {}
+        };
         copy(&tool.exec, sources.collect(), target.clone(), options, told).await?;
         if self.existing && checked.sparse > 0 && options.untouched == Untouched::Unknown {
             target::zero_rest(target, tops.iter().map(|top| top.size()).sum()).await?;
+        }
+        if self.bitmaps {
+            bitmaps::copy(&tops[0], target).await?;
         }
         target.close().await?;
         progress.at(1, 1);

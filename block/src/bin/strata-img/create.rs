@@ -226,20 +226,12 @@ impl Wanted {
                     .map_err(|_| format!("Parameter '{name}' expects a number"))?;
             }
             "preallocation" => {
-                self.image.preallocation = match value {
-                    "off" => Preallocation::Off,
-                    "metadata" if format == Format::Raw => {
-                        return Err("Unsupported preallocation mode: metadata".into());
-                    }
-                    "metadata" => Preallocation::Metadata,
-                    "falloc" => Preallocation::Falloc,
-                    "full" => Preallocation::Full,
-                    _ => {
-                        return Err(format!(
-                            "Parameter '{name}' does not accept value '{value}'"
-                        ));
-                    }
+                let mode = Preallocation::parse(value)
+                    .ok_or_else(|| format!("Parameter '{name}' does not accept value '{value}'"))?;
+                if mode == Preallocation::Metadata && format == Format::Raw {
+                    return Err("Unsupported preallocation mode: metadata".into());
                 }
+                self.image.preallocation = mode;
             }
             "extended_l2" => self.image.extended_l2 = on_off(name, value)?,
             "compression_type" => {

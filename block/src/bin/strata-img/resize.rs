@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use strata_block::graph::Format;
+use strata_block::{graph::Format, qcow2::Preallocation};
 
 use crate::{Failure, Tool, output, size};
 
@@ -18,6 +18,9 @@ pub struct ResizeArgs {
     /// Allow a smaller size: what lies behind the new end is lost
     #[arg(long)]
     shrink: bool,
+    /// What is added gets room in the file at once: off, metadata (qcow2), falloc or full
+    #[arg(long, value_name = "MODE", default_value = "off")]
+    preallocation: String,
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -34,6 +37,9 @@ pub async fn run(tool: &Tool, args: ResizeArgs) -> Result<u8, Failure> {
         Some((sign @ ("+" | "-"), text)) => (sign, text),
         _ => ("", args.size.as_str()),
     };
+    let mode = &args.preallocation;
+    let preallocation = Preallocation::parse(mode)
+        .ok_or_else(|| Failure::new(format!("Invalid preallocation mode '{mode}'")))?;
     let amount = size::parse(text).map_err(Failure::new)?;
     let node = tool.open_for_writing(&args.file, args.format).await?;
     let old = node.size();
@@ -51,7 +57,12 @@ pub async fn run(tool: &Tool, args: ResizeArgs) -> Result<u8, Failure> {
             "Use the --shrink option to perform a shrink operation.",
         ));
     }
-    node.resize(size).await?;
+    if size <= old && preallocation != Preallocation::Off {
+        return Err(Failure::new(
+            "Preallocation can only be used for growing images",
+        ));
+    }
+    node.resize_with(size, preallocation).await?;
     node.close().await?;
     if !args.quiet {
         output::print("Image resized.\n")?;

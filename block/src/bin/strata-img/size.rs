@@ -29,6 +29,12 @@ pub fn parse(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
+/// Reads a speed limit (`-r`), in bytes a second; none is 0.
+pub fn rate(text: Option<&str>) -> Result<u64, String> {
+    let rate = text.map(|text| parse(text).map_err(|_| format!("Invalid rate limit '{text}'")));
+    Ok(rate.transpose()?.unwrap_or(0))
+}
+
 /// A size with three significant digits and a unit, as `qemu-img info` shows it.
 pub fn human(bytes: u64) -> String {
     let mut power = 0;

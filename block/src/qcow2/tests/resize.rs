@@ -6,7 +6,8 @@ use super::{interop, order::*, support::*};
 use crate::{
     bitmap::DirtyBitmap,
     exec::Executor,
-    qcow2::{Below, CreateOptions},
+    extent::ExtentKind,
+    qcow2::{Below, CreateOptions, OpenOptions, Preallocation},
 };
 
 /// Whatever a crash left, the disk has its old or its new size, and shows what it should.
@@ -37,6 +38,7 @@ pub(super) async fn resized(
     options: CreateOptions,
     below: Rc<dyn Below>,
     size: u64,
+    preallocation: Preallocation,
 ) {
     let file = sim(seed);
     let layer = new_layer(&file, options, SMALL_CACHE, below.clone()).await;
@@ -55,7 +57,8 @@ pub(super) async fn resized(
     let changed = layer.clone();
     let work = async move {
         let image = &changed.image;
-        image.resize(size, &*changed.below).await.unwrap();
+        let resized = image.resize_with(size, preallocation, &*changed.below);
+        resized.await.unwrap();
     };
     let crashes = crashes_during(exec, &file, work).await;
     check_crashes(crashes, &below, &old, &new).await;
@@ -75,8 +78,58 @@ fn a_disk_grows_through_crashes() {
             ..with_base(100 << 10, 512)
         };
         let below: Rc<dyn Below> = Rc::new(RawBytes(vec![0xbb; 110 << 10]));
-        resized(&exec, seed, options, below, 600 << 10).await;
+        let mode = [Preallocation::Off, Preallocation::Metadata][(seed / 2 % 2) as usize];
+        resized(&exec, seed, options, below, 600 << 10, mode).await;
     });
+}
+
+#[test]
+fn what_is_added_gets_places_at_once() {
+    for (cluster_size, extended_l2) in [(512, false), (4096, false), (16384, true)] {
+        for mode in [Preallocation::Metadata, Preallocation::Falloc] {
+            with_seed(1, move |_, seed| async move {
+                let file = sim(seed);
+                let options = CreateOptions {
+                    size: 300 << 10,
+                    cluster_size,
+                    extended_l2,
+                    ..CreateOptions::default()
+                };
+                // So that what is given up keeps its bytes.
+                let open = OpenOptions {
+                    discard: false,
+                    ..SMALL_CACHE
+                };
+                let layer = new_layer(&file, options, open, nothing()).await;
+                let mut random = Random(seed);
+                let bytes = random.bytes(300 << 10);
+                // What is given up lies in the middle of the file, and is not cut off.
+                let (kept, lost) = bytes.split_at(160 << 10);
+                layer.write(160 << 10, lost.to_vec()).await.unwrap();
+                layer.write(0, kept.to_vec()).await.unwrap();
+                let image = &layer.image;
+                // What was there is used again, and must not show.
+                image.resize(160 << 10, &*layer.below).await.unwrap();
+                let resized = image.resize_with(3 << 20, mode, &*layer.below);
+                resized.await.unwrap();
+                let mut expected = kept.to_vec();
+                expected.resize(3 << 20, 0);
+                assert!(layer.read_all().await == expected);
+                let mut at = 0;
+                while at < 3 << 20 {
+                    let extent = image.extent(at, (3 << 20) - at).await.unwrap();
+                    assert!(matches!(extent.kind, ExtentKind::Data { .. }), "{at}");
+                    at += extent.len;
+                }
+                let len = file.bytes().len();
+                layer.write(2 << 20, random.bytes(1 << 19)).await.unwrap();
+                image.close().await.unwrap();
+                assert!(image.check().await.unwrap().is_clean());
+                assert_eq!(file.bytes().len(), len, "{cluster_size}");
+                check_bytes(&file.bytes(), false);
+            });
+        }
+    }
 }
 
 #[test]
@@ -88,7 +141,7 @@ fn a_disk_shrinks_through_crashes() {
             ..with_base(150 << 10, 512)
         };
         let below: Rc<dyn Below> = Rc::new(RawBytes(vec![0xbb; 100 << 10]));
-        resized(&exec, seed, options, below, 41 << 10).await;
+        resized(&exec, seed, options, below, 41 << 10, Preallocation::Off).await;
     });
 }
 

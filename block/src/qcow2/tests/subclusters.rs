@@ -9,7 +9,7 @@ use crate::{
     exec::LocalBoxFuture,
     extent::ExtentKind,
     mem::SgList,
-    qcow2::{Below, CreateOptions, entry::Mapping, geometry::HostCluster},
+    qcow2::{Below, CreateOptions, Preallocation, entry::Mapping, geometry::HostCluster},
     storage::SimFile,
 };
 
@@ -333,7 +333,8 @@ fn a_disk_that_ends_within_a_cluster_changes_its_size() {
         } else {
             2 * CLUSTER + 3 * 512
         };
-        resized(&exec, seed, options, below(), size).await;
+        let mode = [Preallocation::Off, Preallocation::Metadata][(seed / 2 % 2) as usize];
+        resized(&exec, seed, options, below(), size, mode).await;
     });
 }
 

@@ -1,12 +1,15 @@
-//! The speed limit of a job.
+//! Speed limits.
 
 use std::{
     cell::Cell,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
+use super::Executor;
+
 /// Bytes a second, and when the next step may start.
-pub(super) struct Rate {
+pub(crate) struct Rate {
     speed: Cell<u64>,
     next: Cell<Option<Instant>>,
 }
@@ -45,5 +48,29 @@ impl Rate {
     /// When the next step may start, if not now.
     pub fn wait_until(&self, now: Instant) -> Option<Instant> {
         self.next.get().filter(|&next| next > now)
+    }
+}
+
+/// A speed limit for work that nothing but its end can stop.
+pub struct SpeedLimit {
+    exec: Rc<Executor>,
+    rate: Rate,
+}
+
+impl SpeedLimit {
+    /// At most `speed` bytes a second; 0 for no limit.
+    pub fn new(exec: &Rc<Executor>, speed: u64) -> Self {
+        Self {
+            exec: exec.clone(),
+            rate: Rate::new(speed),
+        }
+    }
+
+    /// Notes that `bytes` have been copied, and waits until the next ones may be.
+    pub async fn pass(&self, bytes: u64) {
+        self.rate.charge(bytes, Instant::now());
+        if let Some(until) = self.rate.wait_until(Instant::now()) {
+            self.exec.sleep_until(until).await;
+        }
     }
 }

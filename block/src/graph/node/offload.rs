@@ -1,0 +1,31 @@
+//! Copies that the host makes.
+
+use super::{Driver, Mode, Node, range};
+use crate::{error::IoResult, storage::Storage};
+
+impl Node {
+    /// Has the host copy `len` bytes from `from` on in `source` to `offset` of the disk; whether it
+    /// could. Where it could not, what the range holds is undefined. It can copy to raw images only:
+    /// others have to find a place first.
+    ///
+    /// # Errors
+    /// As [`Node::write`].
+    pub async fn copy_from(
+        &self,
+        offset: u64,
+        source: &Storage,
+        from: u64,
+        len: u64,
+    ) -> IoResult<bool> {
+        self.check_writable()?;
+        let _entry = self
+            .in_flight
+            .enter(range(offset, len)?, Mode::Shared)
+            .await;
+        let _recorded = self.record(offset, len);
+        match &self.driver {
+            Driver::Raw(file) => file.copy_from(offset, source, from, len).await,
+            Driver::Qcow2(_) | Driver::Qed(_) => Ok(false),
+        }
+    }
+}

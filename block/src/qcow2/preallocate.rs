@@ -1,0 +1,97 @@
+//! Places for clusters that nobody has written to: for what a disk that grows gets.
+
+use std::ops::Range;
+
+use super::{
+    Preallocation, Qcow2, data_file,
+    entry::{Entry, Mapping},
+    geometry::{GuestCluster, HostRun},
+};
+use crate::{error::Result, exec::yield_now};
+
+impl Qcow2 {
+    /// Gives each cluster of a range, which reads as zeros and which the header does not count to the
+    /// disk yet, a place that reads as zeros. Nothing else uses the image meanwhile.
+    ///
+    /// # Errors
+    /// The host's error. What has its place by then keeps it.
+    pub(super) async fn preallocate(
+        &self,
+        range: Range<u64>,
+        preallocation: Preallocation,
+    ) -> Result<()> {
+        let g = &self.geometry;
+        // The cluster that the old end lies in is one that has been written, or not: it stays so.
+        let (mut at, end) = (range.start.next_multiple_of(g.cluster_size()), range.end);
+        while at < end {
+            let run = self.lookup(at, end - at).await?;
+            let has_place = match run.mapping {
+                Mapping::Data { .. } | Mapping::Compressed { .. } => true,
+                Mapping::Zero { host } | Mapping::Unallocated { host } => host.is_some(),
+            };
+            let whole = run.len.next_multiple_of(g.cluster_size());
+            at += if has_place {
+                whole
+            } else {
+                self.place_clusters(at, whole, preallocation).await?
+            };
+            yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Gives clusters from `at` on places, and returns how many bytes of the disk those are.
+    async fn place_clusters(&self, at: u64, len: u64, preallocation: Preallocation) -> Result<u64> {
+        let g = &self.geometry;
+        let first = g.guest_cluster(at);
+        let slice = self.l2_slice_for_write(first).await?;
+        let count = g.clusters_for(len.min(g.slice_end(at) - at));
+        let run = self.zeroed_clusters(first, count).await?;
+        let (offset, len) = (g.host_offset(run.first), run.count * g.cluster_size());
+        let room = self.room(offset, len);
+        if let Err(error) = preallocation.reserve(&self.data, offset, room).await {
+            if !g.external_data {
+                self.drop_references(run).await?;
+            }
+            return Err(error);
+        }
+        if self.data.len() < offset + room {
+            self.data.set_len(offset + room).await?;
+        }
+        for n in 0..run.count {
+            let index = g.index_in_slice(first.plus(n));
+            self.set_l2_entry(&slice, index, Entry::data(run.first.plus(n), g));
+        }
+        Ok(len)
+    }
+
+    /// What of `len` bytes, whole clusters, can be written: a raw external data file has no more bytes
+    /// than the disk.
+    fn room(&self, offset: u64, len: u64) -> u64 {
+        match self.has_raw_data() {
+            true => len.min(self.size.get().saturating_sub(offset)),
+            false => len,
+        }
+    }
+
+    /// Clusters in the data's file that read as zeros, for up to `count` of the disk's.
+    async fn zeroed_clusters(&self, first: GuestCluster, count: u64) -> Result<HostRun> {
+        let g = &self.geometry;
+        let (run, fresh) = if g.external_data {
+            (data_file::place(first, count), false)
+        } else {
+            let allocated = self.allocate(count).await?;
+            (allocated.run, allocated.fresh)
+        };
+        let (offset, len) = (g.host_offset(run.first), run.count * g.cluster_size());
+        if !fresh && offset < self.data.len() {
+            let zeroed = self.data.write_zeroes(offset, self.room(offset, len), true);
+            let zeroed = zeroed.await;
+            if zeroed.is_err() && !g.external_data {
+                self.drop_references(run).await?;
+            }
+            zeroed?;
+        }
+        Ok(run)
+    }
+}

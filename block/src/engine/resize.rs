@@ -36,7 +36,8 @@ async fn change_size(disk: &Rc<GuestDisk>, size: u64) -> Result<(), Error> {
     // Most of what has to be flushed is flushed while the guest goes on.
     root.flush().await?;
     let _drained = disk.gate().drain().await;
-    root.resize(size).await?;
+    let result = root.resize(size).await;
+    // Also after an error: it may have come when the disk had its new size already.
     disk.size_changed();
-    Ok(())
+    result
 }

@@ -1,16 +1,19 @@
 //! Disks that change their size while they are used.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc};
 
 use super::{Bench, live::qemu_img, live::snapshot, live::stream};
 use crate::{
     api::{Cmd, Reply},
     disk::{Op, Request},
-    engine::{NewImage, create_image},
+    engine::{DiskSpec, Engine, NewImage, create::create_image_in, create_image},
     error::IoError,
-    graph::Format,
+    exec::Executor,
+    graph::{Format, chain::Opener},
     mem::SgList,
+    qcow2::{CreateOptions, Preallocation},
     qed,
+    storage::{Files, SimFolder},
 };
 
 fn resize(device: &str, size: u64) -> Cmd {
@@ -185,4 +188,79 @@ fn what_cannot_be_is_refused_in_qemus_words() {
         assert_eq!(error.desc, why);
     }
     assert_eq!(disk.info().size, 4 << 20);
+}
+
+/// Fails at each write, flush and length change in turn.
+#[test]
+fn after_a_resize_that_fails_guest_and_image_have_the_same_size() {
+    for format in [Format::Raw, Format::Qcow2, Format::Qed] {
+        for calls in 0..12 {
+            let size = if format == Format::Qed {
+                3 << 20
+            } else {
+                1 << 20
+            };
+            resize_that_fails(format, calls, size);
+        }
+    }
+}
+
+fn resize_that_fails(format: Format, calls: u64, size: u64) {
+    let exec = Executor::new().unwrap();
+    let folder = SimFolder::new(BTreeMap::new(), 1);
+    let files = Files::Sim(folder.clone());
+    let path = PathBuf::from("/simulated/disk");
+    let image = match format {
+        Format::Raw => NewImage::Raw {
+            size: 2 << 20,
+            preallocation: Preallocation::Off,
+        },
+        Format::Qcow2 => NewImage::Qcow2(CreateOptions {
+            size: 2 << 20,
+            ..CreateOptions::default()
+        }),
+        Format::Qed => NewImage::Qed(qed::CreateOptions {
+            size: 2 << 20,
+            ..qed::CreateOptions::default()
+        }),
+    };
+    let (inner, among, name) = (exec.clone(), files.clone(), path.clone());
+    exec.block_on(async move {
+        let made = create_image_in(&among, &inner, &name, image).await;
+        made.unwrap();
+    });
+    let opener = Opener::among(files, 1 << 20, exec.clone());
+    let engine = Engine::with_opener(exec.clone(), opener, |_| {});
+    let mut spec = DiskSpec {
+        path: path.clone(),
+        ..DiskSpec::default()
+    };
+    spec.image.format = Some(format);
+    spec.disk.id = "virtio0".to_owned();
+    let disk = engine.open_disk(spec).unwrap();
+    let root = engine.find_disk("virtio0").unwrap().root();
+    let writing = root.clone();
+    exec.block_on(async move {
+        let data = SgList::from_vec(vec![1; 1 << 20]);
+        writing.write(1 << 20, data).await.unwrap();
+    });
+    let file = folder.file(&path).unwrap();
+    file.fail_after(calls);
+    let answer = Rc::new(RefCell::new(None));
+    let slot = answer.clone();
+    engine.execute(
+        resize("virtio0", size),
+        Box::new(move |result| *slot.borrow_mut() = Some(result)),
+    );
+    while exec.task_count() > 0 {
+        exec.poll();
+    }
+    assert!(answer.take().is_some());
+    let in_image = match root.as_qcow2() {
+        Some(image) => image.virtual_size(),
+        None if format == Format::Raw => folder.file(&path).unwrap().bytes().len() as u64,
+        None => root.size(),
+    };
+    let seen = (disk.info().size, root.size());
+    assert_eq!(seen, (in_image, in_image), "{format}, {calls} calls");
 }

@@ -12,7 +12,8 @@ impl Node {
     /// end is given up. Nothing else uses the layer meanwhile, and no other program reads it.
     ///
     /// # Errors
-    /// The format or the host cannot have that size; the layer has its old size then.
+    /// The format or the host cannot have that size; the layer has its old size then, or the new one
+    /// if the error came after that was written.
     pub async fn resize(&self, size: u64) -> Result<()> {
         self.resize_with(size, Preallocation::Off).await
     }
@@ -26,18 +27,23 @@ impl Node {
         self.bitmaps
             .check_resize(size)
             .map_err(|why| self.refused(why))?;
-        match &self.driver {
-            Driver::Raw(file) => self.resize_raw(file, size, preallocation).await?,
-            Driver::Qcow2(image) => image.resize_with(size, preallocation, self).await?,
+        let result = match &self.driver {
+            Driver::Raw(file) => self.resize_raw(file, size, preallocation).await,
+            Driver::Qcow2(image) => image.resize_with(size, preallocation, self).await,
             Driver::Qed(_) if preallocation != Preallocation::Off => {
-                return Err(self.unknown(preallocation));
+                Err(self.unknown(preallocation))
             }
-            Driver::Qed(image) => image.resize(size, self).await?,
-        }
-        // As for a file that is opened.
-        self.size.set(size.next_multiple_of(512));
+            Driver::Qed(image) => image.resize(size, self).await,
+        };
+        // Also after an error: it may have come when the disk had its new size already.
+        self.size.set(match &self.driver {
+            // As for a file that is opened.
+            Driver::Raw(file) => file.len().next_multiple_of(512),
+            Driver::Qcow2(image) => image.virtual_size(),
+            Driver::Qed(image) => image.virtual_size(),
+        });
         self.bitmaps.resize(self.size.get());
-        Ok(())
+        result
     }
 
     async fn resize_raw(

@@ -1,5 +1,6 @@
-//! Crash simulations: a disk on simulated files, guests and an operator at work on it, and a power
-//! cut at any moment. What was flushed must be there when the chain is opened again.
+//! Crash simulations: a disk on simulated files, guests and an operator at work on it, or a tool that
+//! commits or takes internal snapshots, and a power cut at any moment. What was flushed must be there
+//! when the chain is opened again.
 //!
 //! A failure says which seed it was and how to run that again. `STRATA_SEEDS=2000` runs as many of
 //! every test, from `STRATA_FIRST_SEED` (or 0) on.
@@ -17,7 +18,7 @@ mod worlds;
 use world::World;
 
 /// Seeds of an ordinary run of each test.
-const SEEDS: u64 = if cfg!(debug_assertions) { 60 } else { 500 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 40 } else { 300 };
 
 /// Of so many seeds one has QEMU's tools look at what each crash leaves, unless
 /// `STRATA_SEEDS_PER_QEMU` says another number: they are slow.

@@ -82,8 +82,6 @@ pub struct Load {
     pub allowed: Rc<Cell<Allowed>>,
     /// Flushes sent, and other moments at which a crash is worth trying.
     pub marks: Rc<Cell<u64>>,
-    /// Bytes of the disk.
-    pub size: u64,
     /// Where most requests go: so that they meet.
     pub spots: Rc<Vec<u64>>,
     /// Sectors of the longest request, as a power of two.
@@ -110,7 +108,7 @@ impl Guest {
             return;
         };
         self.load.left.set(left);
-        let sectors = self.load.size / SECTOR;
+        let sectors = self.load.disk.info().size / SECTOR;
         let start = if self.random(5) == 0 {
             self.random(sectors)
         } else {
@@ -146,7 +144,12 @@ impl Guest {
             data,
         };
         disk.submit(request, move |result| {
-            if let Err(error) = &result {
+            // The disk may have become smaller while the request waited.
+            let size = self.load.disk.info().size;
+            let beyond = matches!(&result, Err(IoError::OutOfRange)) && offset + len > size;
+            if let Err(error) = &result
+                && !beyond
+            {
                 self.load.allowed.get().check(error);
             }
             {
@@ -200,8 +203,10 @@ impl Guest {
     fn change(self: Rc<Self>, sent: Sent, op: Op, offset: u64, len: u64, data: SgList) {
         let load = self.load.clone();
         self.submit(op, offset, len, data, move |model, result| {
-            if result.is_err() {
-                return model.failed(sent);
+            match result {
+                Ok(()) => {}
+                Err(IoError::OutOfRange) => return model.refused(sent),
+                Err(_) => return model.failed(sent),
             }
             load.watch.completed(sent);
             model.complete(sent);

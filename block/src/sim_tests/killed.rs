@@ -252,7 +252,6 @@ fn work(task: &Task) {
         model: Rc::new(RefCell::new(model)),
         allowed: allowed.clone(),
         marks: marks.clone(),
-        size,
         spots: Rc::new(task.spots.clone()),
         longest: 7,
         left: Cell::new(u64::MAX),
@@ -271,6 +270,7 @@ fn work(task: &Task) {
         next_layer: Rc::new(Cell::new(task.next_layer)),
         allowed,
         marks,
+        model: None,
         stop: Rc::default(),
     };
     engine.exec().block_on(async move { operator.work().await });

@@ -22,7 +22,10 @@ struct Write {
 /// The history of a disk's sectors, on a clock that ticks with every event.
 pub struct Model {
     clock: u64,
+    /// Of every sector that the disk has ever had: behind its end there are zeros.
     sectors: Vec<Vec<Write>>,
+    /// Bytes that the disk may have after a crash.
+    sizes: Vec<u64>,
     next: u64,
     failed_flushes: u64,
 }
@@ -57,10 +60,10 @@ pub enum Kind {
 
 impl Model {
     pub fn new(size: u64) -> Self {
-        let count = usize::try_from(size / SECTOR).unwrap();
         Self {
             clock: 1,
-            sectors: vec![vec![zeros(0)]; count],
+            sectors: vec![vec![zeros(0)]; index(size / SECTOR)],
+            sizes: vec![size],
             next: 1,
             failed_flushes: 0,
         }
@@ -105,6 +108,13 @@ impl Model {
     /// written, or what was there.
     pub fn failed(&mut self, sent: Sent) {
         self.end(sent, |write| write.certain = false);
+    }
+
+    /// The guest has been told that the disk ends before the write does: nothing was written.
+    pub fn refused(&mut self, sent: Sent) {
+        for history in self.touched(sent) {
+            history.retain(|write| write.id != sent.id);
+        }
     }
 
     fn end(&mut self, sent: Sent, change: impl Fn(&mut Write)) {
@@ -178,12 +188,36 @@ impl Model {
         self.next
     }
 
-    /// From `size` bytes on there are zeros: a shorter layer hides what lies below.
-    pub fn cut(&mut self, size: u64) {
+    /// A new size was asked for: from now on the disk may have it.
+    pub fn resizing(&mut self, size: u64) {
+        self.sizes.push(size);
+    }
+
+    /// Bytes that the disk may have after a crash.
+    pub fn possible_sizes(&self) -> Vec<u64> {
+        self.sizes.clone()
+    }
+
+    /// The disk has `size` bytes, durably. What lay behind a smaller end is gone for good, and what
+    /// is added is zeros.
+    pub fn resized(&mut self, size: u64) {
         let now = self.now();
-        for history in self.sectors.iter_mut().skip(index(size / SECTOR)) {
-            *history = vec![zeros(now)];
+        self.sizes = vec![size];
+        let end = index(size / SECTOR);
+        for history in self.sectors.iter_mut().skip(end) {
+            // Those that wait will be refused, or the disk grows before.
+            history.retain(|write| write.completed == u64::MAX);
+            history.push(zeros(now));
         }
+        let count = self.sectors.len().max(end);
+        self.sectors.resize_with(count, || vec![zeros(now)]);
+    }
+
+    /// After a crash the disk has `size` bytes.
+    pub fn found_size(&mut self, size: u64) {
+        let possible = &self.sizes;
+        assert!(possible.contains(&size), "{size} bytes, not {possible:?}");
+        self.resized(size);
     }
 
     /// What a read of the range that starts now may find, besides what is written meanwhile.
@@ -205,12 +239,7 @@ impl Model {
     pub fn check(&self, before: &Before, bytes: &[u8]) {
         let first = index(before.offset / SECTOR);
         for (i, (sector, old)) in bytes.chunks(512).zip(&before.histories).enumerate() {
-            let number = number_in(sector);
-            assert!(
-                sector.chunks(8).all(|part| part == &sector[..8]),
-                "sector {} is torn",
-                first + i
-            );
+            let number = whole(first + i, sector);
             let meanwhile = self.sectors[first + i]
                 .iter()
                 .filter(|write| write.started > before.time);
@@ -246,6 +275,22 @@ fn index(number: u64) -> usize {
 
 fn number_in(sector: &[u8]) -> u64 {
     u64::from_le_bytes(sector[..8].try_into().unwrap())
+}
+
+/// The number that fills the sector.
+fn whole(index: usize, sector: &[u8]) -> u64 {
+    let numbers: Vec<_> = sector.chunks(8).map(number_in).collect();
+    let torn = numbers.iter().position(|&number| number != numbers[0]);
+    if let Some(torn) = torn {
+        panic!(
+            "sector {index} is torn: its first {} bytes are of write {}, then comes write {}; in \
+             all {numbers:?}",
+            torn * 8,
+            numbers[0],
+            numbers[torn]
+        );
+    }
+    numbers[0]
 }
 
 /// Drops the writes after which another one that `counts` was both sent and acknowledged before

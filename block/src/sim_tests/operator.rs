@@ -1,4 +1,4 @@
-//! Whoever sits at the monitor: snapshots, merges, and changes of mind.
+//! Whoever sits at the monitor: snapshots, merges, other sizes, and changes of mind.
 
 use std::{
     cell::{Cell, RefCell},
@@ -8,12 +8,14 @@ use std::{
 
 use super::{
     guest::Allowed,
+    model::{Model, SECTOR},
     plan::{Random, path},
 };
 use crate::{
     api::{BlockJobInfo, Cmd, CmdError, OnError, Reply},
     engine::Engine,
     exec::{sync::promise, yield_now},
+    graph::{Format, GuestDisk},
 };
 
 /// The disk's name.
@@ -24,6 +26,9 @@ const JOB: &str = "merge";
 /// Layers at most: above, no more snapshots are taken.
 const LAYERS: usize = 8;
 
+/// Sectors of a disk at most and at least: outside, it does not grow or shrink any more.
+const SECTORS: std::ops::Range<u64> = 64..10 << 10;
+
 pub struct Operator {
     pub engine: Rc<Engine>,
     pub random: RefCell<Random>,
@@ -33,6 +38,8 @@ pub struct Operator {
     pub next_layer: Rc<Cell<usize>>,
     pub allowed: Rc<Cell<Allowed>>,
     pub marks: Rc<Cell<u64>>,
+    /// Who has to know of other sizes; without, the disk keeps its size.
+    pub model: Option<Rc<RefCell<Model>>>,
     /// No more new work.
     pub stop: Rc<Cell<bool>>,
 }
@@ -49,8 +56,11 @@ impl Operator {
             }
             match self.job().await {
                 Some(job) => self.bother(&job).await,
-                None if self.below(3) == 0 => self.snapshot().await,
-                None => self.stream().await,
+                None => match self.below(6) {
+                    0 | 1 => self.snapshot().await,
+                    2 | 3 => self.resize().await,
+                    _ => self.stream().await,
+                },
             }
         }
     }
@@ -100,6 +110,49 @@ impl Operator {
             existing: false,
         })
         .await;
+    }
+
+    /// Makes the disk smaller or larger.
+    async fn resize(&self) {
+        let Some(model) = &self.model else { return };
+        let disk = self.engine.find_disk(DISK).unwrap();
+        let size = self.new_size(&disk);
+        self.marks.set(self.marks.get() + 1);
+        model.borrow_mut().resizing(size);
+        let cmd = Cmd::Resize {
+            device: DISK.to_owned(),
+            size,
+        };
+        let (allowed, model) = (self.allowed.clone(), model.clone());
+        let (done, ended) = promise();
+        // At once: guests send requests to what is new before this task goes on.
+        let told = move |result| {
+            match result {
+                Ok(_) => model.borrow_mut().resized(size),
+                Err(error) if !may_fail(allowed.get(), &error) => panic!("resize: {error}"),
+                Err(_) => size_after_error(&disk, &mut model.borrow_mut()),
+            }
+            done(());
+        };
+        self.engine.execute(cmd, Box::new(told));
+        ended.await;
+    }
+
+    fn new_size(&self, disk: &GuestDisk) -> u64 {
+        let root = disk.root();
+        let now = root.size() / SECTOR;
+        let other = now / 2 + self.below(now) + 1;
+        let unit = if self.below(2) == 0 {
+            1
+        } else {
+            root.cluster_size() / SECTOR
+        };
+        let sectors = other.next_multiple_of(unit);
+        let shrinks = root.format() != Format::Qed;
+        if !SECTORS.contains(&sectors) || (sectors < now && !shrinks) {
+            return now * SECTOR;
+        }
+        sectors * SECTOR
     }
 
     /// Starts a merge onto one of the layers below, or onto nothing.
@@ -159,5 +212,20 @@ impl Operator {
             }
             yield_now().await;
         }
+    }
+}
+
+/// Whether a resize may fail so.
+fn may_fail(allowed: Allowed, error: &CmdError) -> bool {
+    allowed != Allowed::Nothing || error.desc == "Can't resize a v2 image which has snapshots"
+}
+
+/// A resize has failed. The disk shows its old size or its new one, and the file may have either.
+fn size_after_error(disk: &GuestDisk, model: &mut Model) {
+    let root = disk.root();
+    let possible = model.possible_sizes();
+    model.resized(root.size());
+    if root.is_stopped() || root.format() == Format::Raw {
+        possible.into_iter().for_each(|size| model.resizing(size));
     }
 }

@@ -52,3 +52,25 @@ fn a_full_disk_harms_nothing_and_passes() {
         }
     });
 }
+
+#[test]
+fn no_crash_during_a_commit_changes_a_byte() {
+    for_seeds(|world| {
+        for _ in 0..3 {
+            world.run(true);
+            world.stop_or_crash();
+            world.commit();
+        }
+    });
+}
+
+#[test]
+fn no_crash_harms_an_internal_snapshot() {
+    for_seeds(|world| {
+        for _ in 0..4 {
+            world.change_snapshots();
+            world.run(true);
+            world.stop_or_crash();
+        }
+    });
+}

@@ -1,0 +1,153 @@
+//! Work on a chain that no guest uses, as `strata-img` does it.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use super::{World, read_all};
+use crate::{
+    exec::{Executor, Queue},
+    graph::{
+        Node,
+        chain::{ImageOptions, Opener},
+    },
+    sim_tests::plan::Random,
+    storage::{Faults, Files, SimFolder},
+};
+
+/// The files of a world while a tool has them.
+pub(super) struct Offline {
+    pub exec: Rc<Executor>,
+    pub folder: Rc<SimFolder>,
+    pub opener: Rc<Opener>,
+}
+
+impl World {
+    pub(super) fn offline(&mut self) -> Offline {
+        let exec = Executor::seeded(self.random.next()).unwrap();
+        let folder = SimFolder::new(self.files.clone(), self.random.next());
+        let files = Files::Sim(folder.clone());
+        let opener = Opener::among(files, self.open.cache_bytes, exec.clone());
+        Offline {
+            exec,
+            folder,
+            opener: Rc::new(opener),
+        }
+    }
+
+    /// How layer `index` is opened, counted from the top.
+    pub(super) fn image_options(&self, index: usize, read_only: bool) -> ImageOptions {
+        ImageOptions {
+            format: Some(self.chain.0[index].1),
+            read_only,
+            discard: self.open.discard,
+            ..ImageOptions::default()
+        }
+    }
+
+    /// What the disk shows, which is nothing else from now on.
+    pub(super) fn read_at_rest(&mut self) -> Vec<u8> {
+        let offline = self.offline();
+        let bytes = offline.read_all(&offline.open_chain(self, true));
+        self.model.borrow_mut().found(&bytes);
+        bytes
+    }
+
+    /// The tool has ended, and all is durable.
+    pub(super) fn end_offline(&mut self, offline: &Offline) {
+        self.files = offline.folder.durable();
+        offline.exec.drop_tasks();
+        self.check_at_rest();
+    }
+
+    /// Cuts the power while the tool is at work, and opens what is left.
+    pub(super) fn crash_offline(&mut self, offline: &Offline) {
+        self.files = offline.folder.after_crash(self.random.next());
+        offline.exec.drop_tasks();
+        self.examine();
+    }
+}
+
+impl Offline {
+    /// Opens the world's disk with all its layers.
+    pub fn open_chain(&self, world: &World, read_only: bool) -> Rc<Node> {
+        let (opener, path) = (self.opener.clone(), world.chain.top().0.clone());
+        let options = world.image_options(0, read_only);
+        let open = async move { opener.open(&path, &options).await.unwrap() };
+        self.exec.block_on(open)
+    }
+
+    /// Opens layer `index`, counted from the top, by itself.
+    pub fn open_layer(&self, world: &World, index: usize, read_only: bool) -> Rc<Node> {
+        let (opener, path) = (self.opener.clone(), world.chain.0[index].0.clone());
+        let options = world.image_options(index, read_only);
+        let open = async move { opener.open_layer(&path, &options).await.unwrap() };
+        self.exec.block_on(open)
+    }
+
+    /// All that a layer shows.
+    pub fn read_all(&self, node: &Rc<Node>) -> Vec<u8> {
+        self.exec.block_on(read_all(node.clone()))
+    }
+
+    /// Lets files fail now and then.
+    pub fn set_faults(&self, random: &mut Random) {
+        let mut rate = || random.pick(&[0, 0, 5, 20, 100]);
+        let faults = Faults {
+            read: rate(),
+            write: rate(),
+            flush: rate(),
+            other: rate(),
+        };
+        self.folder
+            .files()
+            .iter()
+            .for_each(|file| file.set_faults(faults));
+    }
+
+    /// Lets files have what they need again.
+    pub fn end_trouble(&self) {
+        for file in self.folder.files() {
+            file.set_faults(Faults::default());
+            file.set_room(None);
+        }
+    }
+
+    /// Carries `work` on until a random moment, often one shortly after it has set `mark`; its result
+    /// if it has ended by then.
+    pub fn run<T: 'static>(
+        &self,
+        work: impl Future<Output = T> + 'static,
+        mark: &Cell<bool>,
+        random: &mut Random,
+    ) -> Option<T> {
+        let result = Rc::new(RefCell::new(None));
+        let slot = result.clone();
+        self.exec.spawn(Queue::Guest, async move {
+            let value = work.await;
+            *slot.borrow_mut() = Some(value);
+        });
+        let awaits_mark = random.one_in(2);
+        let magnitude = random.below(14);
+        let mut polls = match random.below(4) {
+            0 => u64::MAX,
+            1 => random.below(60_000),
+            _ => random.below(1 << magnitude),
+        };
+        let after = random.below(90);
+        if awaits_mark {
+            polls = u64::MAX;
+        }
+        while polls > 0 {
+            polls -= 1;
+            if awaits_mark && mark.replace(false) {
+                polls = after;
+            }
+            if !self.exec.step(Queue::Guest) {
+                break;
+            }
+        }
+        result.take()
+    }
+}

@@ -1,0 +1,193 @@
+//! Guests and an operator at work, on files that may fail or have no more room.
+
+use std::{cell::Cell, rc::Rc};
+
+use super::World;
+use crate::{
+    error::IoError,
+    exec::Queue,
+    graph::Node,
+    mem::SgList,
+    sim_tests::{
+        guest::{Allowed, Guest, Load, Watch},
+        model::SECTOR,
+    },
+    storage::{Faults, SimFile},
+};
+
+/// Requests that guests send in one run.
+const REQUESTS: u64 = 40;
+
+impl World {
+    /// Lets guests work, and an operator too, and stops at a random moment: often at one that matters, shortly
+    /// after a flush, a snapshot or the end of a merge has begun.
+    pub fn run(&mut self, operator: bool) {
+        self.start();
+        self.spawn_work(operator);
+        self.run_for_a_while();
+    }
+
+    fn spawn_work(&mut self, operator: bool) {
+        self.spawn_guests(REQUESTS);
+        if operator {
+            let operator = self.running().operator.clone();
+            let work = async move { operator.work().await };
+            self.running().exec.spawn(Queue::Guest, work);
+        }
+    }
+
+    fn run_for_a_while(&mut self) {
+        let mut polls = self.random.below(3000);
+        let mark = self.random.one_in(2).then(|| 1 + self.random.below(8));
+        let after = self.random.below(90);
+        if mark.is_some() {
+            polls = 20_000;
+        }
+        let running = self.running.as_ref().unwrap();
+        let mut reached = false;
+        while polls > 0 {
+            polls -= 1;
+            if !reached && mark.is_some_and(|mark| running.marks.get() >= mark) {
+                reached = true;
+                polls = after;
+            }
+            let job = self.random.one_in(4);
+            if !running
+                .exec
+                .step(if job { Queue::Job } else { Queue::Guest })
+            {
+                break;
+            }
+        }
+    }
+
+    /// Lets all come to an end, a merge too, then merges once more.
+    pub fn run_to_the_end(&mut self) {
+        self.start();
+        self.spawn_work(true);
+        self.run_for_a_while();
+        self.settle();
+        self.spawn_guests(10);
+        let operator = self.running().operator.clone();
+        self.running().exec.block_on(async move {
+            operator.stream().await;
+            operator.let_finish().await;
+        });
+        self.settle();
+    }
+
+    pub(super) fn settle(&self) {
+        let running = self.running();
+        running.operator.stop.set(true);
+        let operator = running.operator.clone();
+        running
+            .exec
+            .block_on(async move { operator.let_finish().await });
+        while running.exec.task_count() > 0 {
+            running.exec.poll();
+        }
+    }
+
+    /// Lets files fail for a while. Then an image that has stopped writes nothing more but can be
+    /// read, and one that has not goes on as if nothing had been.
+    pub fn run_with_faults(&mut self) {
+        self.start();
+        self.running().allowed.set(Allowed::Anything);
+        let mut rate = || self.random.pick(&[0, 0, 5, 20, 100]);
+        let faults = Faults {
+            read: rate(),
+            write: rate(),
+            flush: rate(),
+            other: rate(),
+        };
+        self.spawn_work(true);
+        for file in self.running().folder.files() {
+            file.set_faults(faults);
+        }
+        self.run_for_a_while();
+        for file in self.running().folder.files() {
+            file.set_faults(Faults::default());
+        }
+        if self.random.one_in(2) {
+            return;
+        }
+        self.settle();
+        self.verify();
+        if self.root().is_stopped() {
+            self.check_stopped();
+        } else {
+            self.running().allowed.set(Allowed::Nothing);
+            self.spawn_guests(10);
+            self.settle();
+        }
+        self.verify();
+    }
+
+    /// Rule W6: requests that write are refused, and nothing reaches the file.
+    fn check_stopped(&mut self) {
+        let file = self.file_of(&self.root());
+        let before = file.changes();
+        let root = self.root();
+        self.running().exec.block_on(async move {
+            let data = SgList::zeroed(SECTOR as usize);
+            for result in [
+                root.write(0, data).await,
+                root.write_zeroes(0, SECTOR, true).await,
+                root.flush().await,
+            ] {
+                let stopped = matches!(result, Err(IoError::Stopped { .. }));
+                assert!(stopped, "{result:?}");
+            }
+        });
+        assert_eq!(file.changes(), before, "something was written");
+    }
+
+    fn file_of(&self, node: &Node) -> Rc<SimFile> {
+        self.running().folder.file(node.path()).unwrap()
+    }
+
+    /// Lets the top's file system be full for a while: requests fail, for want of space and no other
+    /// reason. Once there is room everything works again.
+    pub fn run_on_a_full_disk(&mut self) {
+        self.start();
+        self.running().allowed.set(Allowed::NoSpace);
+        let room = self.random.below(48);
+        self.file_of(&self.root()).set_room(Some(room));
+        self.spawn_work(true);
+        self.run_for_a_while();
+        if self.random.one_in(2) {
+            return;
+        }
+        for file in self.running().folder.files() {
+            file.set_room(None);
+        }
+        self.settle();
+        self.running().allowed.set(Allowed::Nothing);
+        self.spawn_guests(10);
+        self.settle();
+        self.verify();
+        self.stop();
+        self.start();
+    }
+
+    pub(super) fn spawn_guests(&mut self, requests: u64) {
+        let running = self.running.as_ref().unwrap();
+        let load = Rc::new(Load {
+            disk: running.disk.clone(),
+            watch: Watch::Files(running.folder.clone()),
+            model: self.model.clone(),
+            allowed: running.allowed.clone(),
+            marks: running.marks.clone(),
+            spots: self.spots.clone(),
+            longest: self.longest,
+            left: Cell::new(requests),
+        });
+        for _ in 0..1 + self.random.below(6) {
+            let guest = Guest {
+                load: load.clone(),
+                random: Cell::new(self.random.next()),
+            };
+            Rc::new(guest).next();
+        }
+    }
+}

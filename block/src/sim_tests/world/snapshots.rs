@@ -1,0 +1,290 @@
+//! Internal snapshots, made, applied and deleted while no guest is at work.
+
+use std::{
+    cell::Cell,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::UNIX_EPOCH,
+};
+
+use super::{World, offline::Offline};
+use crate::{
+    error::{Error, Result},
+    graph::{Format, Node, chain::ImageOptions},
+    qcow2::{Qcow2, Repair},
+    sim_tests::oracle,
+};
+
+/// Snapshots of one image at most.
+const MOST: usize = 3;
+
+/// A snapshot that an image has.
+pub(super) struct Kept {
+    name: String,
+    /// What the layer held by itself, with zeros where it held nothing.
+    content: Vec<u8>,
+    /// It is there for certain; otherwise it was being made or deleted.
+    certain: bool,
+}
+
+/// What is done with the snapshots of an image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Change {
+    Create,
+    Apply,
+    Delete,
+}
+
+impl World {
+    /// Makes, applies or deletes a snapshot; a crash may end that.
+    pub fn change_snapshots(&mut self) {
+        let layer = if self.random.one_in(4) {
+            self.random.below(self.chain.0.len() as u64) as usize
+        } else {
+            0
+        };
+        let (path, format) = self.chain.0[layer].clone();
+        if format != Format::Qcow2 {
+            return;
+        }
+        let count = self.snapshots.get(&path).map_or(0, Vec::len);
+        let change = match self.random.below(3) {
+            _ if count == 0 => Change::Create,
+            0 if layer == 0 => Change::Apply,
+            0 | 1 => Change::Delete,
+            _ if count < MOST => Change::Create,
+            _ => Change::Delete,
+        };
+        match change {
+            Change::Create => self.create(layer, path),
+            Change::Delete => self.delete(layer, &path),
+            Change::Apply => self.apply(&path),
+        }
+    }
+
+    fn create(&mut self, layer: usize, path: PathBuf) {
+        let before = self.read_at_rest();
+        let name = format!("snapshot {}", self.random.next());
+        let kept = Kept {
+            name: name.clone(),
+            content: self.layer_alone(layer, None),
+            certain: false,
+        };
+        self.snapshots.entry(path.clone()).or_default().push(kept);
+        let (offline, ended) = self.carry_out(layer, Change::Create, name);
+        match ended {
+            Some(Ok(())) => self.last_of(&path).certain = true,
+            Some(Err(error)) => {
+                assert!(is_too_many(&error), "{error}");
+                self.snapshots.get_mut(&path).unwrap().pop();
+            }
+            None => return self.crash_in_change(&offline, layer),
+        }
+        self.end_offline(&offline);
+        assert!(self.read_at_rest() == before, "the disk has changed");
+    }
+
+    fn delete(&mut self, layer: usize, path: &Path) {
+        let before = self.read_at_rest();
+        let all = self.snapshots.get_mut(path).unwrap();
+        let which = self.random.below(all.len() as u64) as usize;
+        let kept = all.remove(which);
+        let name = kept.name.clone();
+        all.push(Kept {
+            certain: false,
+            ..kept
+        });
+        let (offline, ended) = self.carry_out(layer, Change::Delete, name);
+        let Some(result) = ended else {
+            return self.crash_in_change(&offline, layer);
+        };
+        result.unwrap();
+        self.snapshots.get_mut(path).unwrap().pop();
+        self.end_offline(&offline);
+        assert!(self.read_at_rest() == before, "the disk has changed");
+    }
+
+    fn apply(&mut self, path: &Path) {
+        let before = self.read_at_rest();
+        let all = &self.snapshots[path];
+        let which = self.random.below(all.len() as u64) as usize;
+        let name = all[which].name.clone();
+        let size = all[which].content.len();
+        let mut after = if self.chain.0.len() == 1 {
+            all[which].content.clone()
+        } else {
+            // Of a snapshot that is longer, only as much as the disk has now.
+            self.shown_over_backing(&name)
+        };
+        after.truncate(size);
+        let is_after = |found: &[u8]| found.len() == size && found.starts_with(&after);
+        let (offline, ended) = self.carry_out(0, Change::Apply, name);
+        let crashed = ended.is_none();
+        let refused = matches!(ended, Some(Err(_)));
+        if crashed {
+            self.leave_change(&offline, 0);
+        } else {
+            self.end_offline(&offline);
+        }
+        if let Some(Err(error)) = ended {
+            assert!(is_too_many(&error), "{error}");
+        }
+        let found = self.read_at_rest();
+        let as_before = (crashed || refused) && found == before;
+        assert!(
+            as_before || (!refused && is_after(&found)),
+            "the disk is neither as it was nor as the snapshot"
+        );
+        self.model.borrow_mut().resized(found.len() as u64);
+        self.model.borrow_mut().found(&found);
+        if crashed {
+            self.examine();
+        }
+    }
+
+    /// Does it on layer `layer` until it ends or a random moment comes.
+    fn carry_out(
+        &mut self,
+        layer: usize,
+        change: Change,
+        name: String,
+    ) -> (Offline, Option<Result<()>>) {
+        let offline = self.offline();
+        let node = offline.open_layer(self, layer, false);
+        let mark = Rc::new(Cell::new(false));
+        let reached = mark.clone();
+        let work = async move {
+            reached.set(true);
+            run(&node, change, &name).await?;
+            node.close().await
+        };
+        let ended = offline.run(work, &mark, &mut self.random);
+        (offline, ended)
+    }
+
+    /// Cuts the power, and opens what is left.
+    fn crash_in_change(&mut self, offline: &Offline, layer: usize) {
+        self.leave_change(offline, layer);
+        self.examine();
+    }
+
+    /// Cuts the power. In version 2, which cannot say that it has to be put right, COPIED flags may
+    /// be missing then: harmless, until somebody repairs the image.
+    fn leave_change(&mut self, offline: &Offline, layer: usize) {
+        self.files = offline.folder.after_crash(self.random.next());
+        offline.exec.drop_tasks();
+        let path = self.chain.0[layer].0.clone();
+        if oracle::lacks_only_flags(&path, &self.files[&path]) {
+            let offline = self.offline();
+            let (opener, folder) = (offline.opener.clone(), offline.folder.clone());
+            let options = ImageOptions {
+                repair: true,
+                ..self.image_options(layer, true)
+            };
+            offline.exec.block_on(async move {
+                let node = opener.open_layer(&path, &options).await.unwrap();
+                node.check(Some(Repair::All)).await.unwrap();
+            });
+            self.files = folder.durable();
+        }
+    }
+
+    fn last_of(&mut self, path: &Path) -> &mut Kept {
+        self.snapshots.get_mut(path).unwrap().last_mut().unwrap()
+    }
+
+    /// What a layer holds by itself, in a snapshot if there is a name.
+    fn layer_alone(&mut self, layer: usize, name: Option<&str>) -> Vec<u8> {
+        let offline = self.offline();
+        let node = offline.open_layer(self, layer, true);
+        if let Some(name) = name {
+            offline.show(&node, name);
+        }
+        offline.read_all(&node)
+    }
+
+    /// What the disk would show if the top were as in the snapshot.
+    fn shown_over_backing(&mut self, name: &str) -> Vec<u8> {
+        let offline = self.offline();
+        let top = offline.open_chain(self, true);
+        offline.show(&top, name);
+        offline.read_all(&top)
+    }
+
+    /// Every snapshot of every layer is as it was when it was made.
+    pub(super) fn check_snapshots(&mut self) {
+        for layer in 0..self.chain.0.len() {
+            let (path, format) = self.chain.0[layer].clone();
+            if format != Format::Qcow2 {
+                continue;
+            }
+            let names = self.names_in(layer);
+            let mut kept = self.snapshots.remove(&path).unwrap_or_default();
+            for name in &names {
+                let known = kept.iter().any(|kept| kept.name == *name);
+                assert!(known, "{}: nobody made '{name}'", path.display());
+            }
+            kept.retain(|kept| names.contains(&kept.name) || kept.certain);
+            for kept in &mut kept {
+                let (name, path) = (&kept.name, path.display());
+                assert!(names.contains(name), "{path}: '{name}' is gone");
+                kept.certain = true;
+                let found = self.layer_alone(layer, Some(name));
+                // As much as the disk has now; what comes behind its own end is not said.
+                let differ = |(a, b): (&u8, &u8)| a != b;
+                let differs = found.iter().zip(&kept.content).position(differ);
+                assert_eq!(differs, None, "{path}: '{name}' has changed");
+            }
+            if self.with_qemu {
+                for Kept { name, content, .. } in &kept {
+                    oracle::check_snapshot_with_qemu(&self.files[&path], name, content);
+                }
+            }
+            self.snapshots.insert(path, kept);
+        }
+    }
+
+    fn names_in(&mut self, layer: usize) -> Vec<String> {
+        let offline = self.offline();
+        let node = offline.open_layer(self, layer, true);
+        let list = async move { node.as_qcow2().unwrap().snapshots().await.unwrap() };
+        let snapshots = offline.exec.block_on(list);
+        snapshots
+            .into_iter()
+            .map(|snapshot| snapshot.name)
+            .collect()
+    }
+}
+
+impl Offline {
+    /// From now on the layer shows what the snapshot keeps.
+    fn show(&self, node: &Rc<Node>, name: &str) {
+        let (node, name) = (node.clone(), name.to_owned());
+        self.exec.block_on(async move {
+            let image = node.as_qcow2().expect("chosen for it");
+            let snapshots = image.snapshots().await.unwrap();
+            let found = snapshots.iter().find(|s| s.name == name).unwrap();
+            image.show_snapshot(found).await.unwrap();
+        });
+    }
+}
+
+/// The width of refcounts decides how many snapshots there can be.
+fn is_too_many(error: &Error) -> bool {
+    error.to_string().contains("refcounts have")
+}
+
+async fn id_of(image: &Qcow2, name: &str) -> String {
+    let snapshots = image.snapshots().await.unwrap();
+    let found = snapshots.into_iter().find(|s| s.name == name);
+    found.expect("it was there").id
+}
+
+async fn run(node: &Node, change: Change, name: &str) -> Result<()> {
+    let image = node.as_qcow2().expect("chosen for it");
+    match change {
+        Change::Create => image.create_snapshot(name, UNIX_EPOCH).await,
+        Change::Apply => image.apply_snapshot(&id_of(image, name).await).await,
+        Change::Delete => image.delete_snapshot(&id_of(image, name).await).await,
+    }
+}

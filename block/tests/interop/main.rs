@@ -5,4 +5,5 @@ mod made_by_qemu;
 mod made_by_us;
 mod matrix;
 mod second_opinion;
+mod snapshots;
 mod support;

@@ -71,7 +71,7 @@ pub fn half(part: usize, work: impl Fn(&Case, u64)) {
 
 /// Every cluster size with both versions, and the other features in turns: each value of each
 /// meets small, usual and large clusters.
-fn in_one_file() -> Vec<Case> {
+pub fn in_one_file() -> Vec<Case> {
     let mut cases = Vec::new();
     for shift in 9..=21 {
         for n in 0..4 {

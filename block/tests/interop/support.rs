@@ -87,10 +87,15 @@ impl Folder {
 
     /// What QEMU sees on the disk, or in a snapshot of it.
     pub fn content(&self, snapshot: Option<&str>) -> Vec<u8> {
+        self.seen_by("qemu-img", snapshot)
+    }
+
+    /// What `qemu-img` or `strata-img` sees.
+    pub fn seen_by(&self, program: &str, snapshot: Option<&str>) -> Vec<u8> {
         let mut args = vec!["convert", "-f", "qcow2", "-O", "raw"];
         args.extend(snapshot.iter().flat_map(|name| ["-l", name]));
         args.extend([IMAGE, "content.raw"]);
-        self.run("qemu-img", &args);
+        self.run(program, &args);
         std::fs::read(self.path("content.raw")).unwrap()
     }
 

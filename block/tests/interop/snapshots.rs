@@ -1,0 +1,149 @@
+//! Internal snapshots that both sides make, apply and delete in turns: what each keeps is what the
+//! disk showed, for both.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    matrix::{Case, in_one_file},
+    support::*,
+};
+
+/// Changes of an image.
+const STEPS: u64 = 10;
+
+/// An image, and what it has to hold.
+struct History<'a> {
+    folder: Folder,
+    case: &'a Case,
+    random: Random,
+    shown: Vec<u8>,
+    kept: BTreeMap<String, Vec<u8>>,
+    made: u32,
+}
+
+#[test]
+fn both_sides_make_apply_and_delete_them() {
+    // One reference more than one bit can tell.
+    let cases = in_one_file().into_iter();
+    let cases = cases.filter(|case| case.snapshot && case.refcount_bits > 1);
+    for (n, case) in cases.step_by(2).enumerate() {
+        println!("{n}: {case:?}");
+        let folder = Folder::new();
+        folder.create("strata-img", &case, "");
+        let mut history = History {
+            shown: folder.content(None),
+            folder,
+            case: &case,
+            random: Random(n as u64),
+            kept: BTreeMap::new(),
+            made: 0,
+        };
+        for step in 0..STEPS {
+            history.step(step % 2 == 0);
+        }
+        history.end();
+    }
+}
+
+impl History<'_> {
+    /// Somebody writes, then changes the snapshots; the other one looks at what has become of it.
+    fn step(&mut self, ours: bool) {
+        let (program, other) = match ours {
+            true => ("strata-img", "qemu-img"),
+            false => ("qemu-img", "strata-img"),
+        };
+        self.write(ours);
+        let names: Vec<_> = self.kept.keys().cloned().collect();
+        let some = |random: &mut Random| names[random.below(names.len() as u64) as usize].clone();
+        let what = match self.random.below(6) {
+            0 if !names.is_empty() => {
+                let name = some(&mut self.random);
+                self.folder.run(program, &["snapshot", "-d", &name, IMAGE]);
+                self.kept.remove(&name);
+                format!("deletes {name}")
+            }
+            1 | 2 if !names.is_empty() => {
+                let name = some(&mut self.random);
+                self.folder.run(program, &["snapshot", "-a", &name, IMAGE]);
+                self.shown = self.kept[&name].clone();
+                format!("applies {name}")
+            }
+            // Refcounts of two bits tell three references, and applying adds one for a moment.
+            _ if names.len() + 3 < 1 << self.case.refcount_bits.min(3) => {
+                self.made += 1;
+                let name = format!("snapshot-{}", self.made);
+                self.folder.run(program, &["snapshot", "-c", &name, IMAGE]);
+                self.kept.insert(name.clone(), self.shown.clone());
+                format!("makes {name}")
+            }
+            _ => "writes".to_owned(),
+        };
+        self.folder.check();
+        let seen = self.folder.seen_by(other, None);
+        assert!(seen == self.shown, "{program} {what}: {other} reads others");
+        if let Some((name, kept)) = self.kept.iter().next() {
+            let seen = self.folder.seen_by(other, Some(name));
+            assert!(
+                &seen == kept,
+                "{program} {what}: {other} finds another {name}"
+            );
+        }
+    }
+
+    fn write(&mut self, ours: bool) {
+        if ours {
+            let (case, seed) = (*self.case, self.random.below(1 << 32));
+            let shown = std::mem::take(&mut self.shown);
+            self.shown = with_image(&self.folder, async move |node| {
+                let size = node.size();
+                assert!(read(node, 0, size).await == shown, "we read others");
+                scribble(node, &case, shown, seed).await
+            });
+        } else {
+            let commands = qemu_commands(self.case, &mut self.random);
+            self.folder.qemu_io(&commands);
+            self.shown = self.folder.content(None);
+        }
+    }
+
+    /// Everybody finds every snapshot; without them, nothing is left of them.
+    fn end(self) {
+        let folder = &self.folder;
+        for (n, (name, kept)) in self.kept.iter().enumerate() {
+            for program in ["qemu-img", "strata-img"] {
+                let seen = folder.seen_by(program, Some(name));
+                assert!(&seen == kept, "{program} finds another {name} at the end");
+            }
+            let program = ["strata-img", "qemu-img"][n % 2];
+            folder.run(program, &["snapshot", "-d", name, IMAGE]);
+        }
+        folder.check();
+        assert_eq!(folder.run("qemu-img", &["snapshot", "-l", IMAGE]), "");
+        assert!(folder.content(None) == self.shown, "the disk shows others");
+    }
+}
+
+/// Both refuse what an image with a data file cannot have, and leave it as it is.
+#[test]
+fn data_files_have_none() {
+    for raw in ["off", "on"] {
+        let folder = Folder::new();
+        let options = format!("data_file=data.raw,data_file_raw={raw}");
+        let args = ["create", "-f", "qcow2", "-o", &options, IMAGE, "1M"];
+        folder.run("qemu-img", &args);
+        folder.qemu_io(&["write -P 1 0 200k".to_owned()]);
+        let before = std::fs::read(folder.path(IMAGE)).unwrap();
+        for what in ["-c", "-a", "-d"] {
+            for program in ["qemu-img", "strata-img"] {
+                let output = folder.output(program, &["snapshot", what, "one", IMAGE]);
+                assert_eq!(
+                    output.status.code(),
+                    Some(1),
+                    "{program} {what}: {output:?}"
+                );
+            }
+        }
+        assert!(std::fs::read(folder.path(IMAGE)).unwrap() == before);
+        folder.check();
+    }
+}

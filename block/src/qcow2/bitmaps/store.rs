@@ -85,7 +85,7 @@ impl Qcow2 {
         let first = made.0.len();
         let bits = bitmap.bits().borrow().total();
         let mut parts = Vec::new();
-        for n in 0..table::len(bits, &self.geometry).max(1) {
+        for n in 0..table::len(bits, &self.geometry) {
             let at = n * cluster as u64 * 8;
             let content = bitmap.bits().borrow().content(at, cluster);
             parts.push(match content {

@@ -16,9 +16,9 @@ pub enum Part {
     Data(u64),
 }
 
-/// Entries of the table of a bitmap of `bits` bits.
+/// Entries of the table of a bitmap of `bits` bits. Also one of no bits has a table.
 pub fn len(bits: u64, geometry: &Geometry) -> u64 {
-    bits.div_ceil(geometry.cluster_size() * 8)
+    bits.div_ceil(geometry.cluster_size() * 8).max(1)
 }
 
 /// Reads a table. That the clusters lie within the file is not judged.

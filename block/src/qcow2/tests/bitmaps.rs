@@ -213,3 +213,20 @@ fn bitmaps_change_their_size_with_the_disk() {
         assert!(error.contains("Bitmap 'b' is inconsistent"), "{error}");
     });
 }
+
+#[test]
+fn a_disk_of_no_bytes_keeps_its_bitmaps() {
+    with_seed(9, |_, seed| async move {
+        let file = sim(seed);
+        let layer = with_bitmap(&file, 4096, 1 << 20, false).await;
+        layer.image.resize(0, &*layer.below).await.unwrap();
+        layer.image.close().await.unwrap();
+        let layer = open_layer(&file, SMALL_CACHE, nothing()).await;
+        assert_eq!(dirty(&bitmap(&layer, "b")), []);
+        layer.image.resize(1 << 20, &*layer.below).await.unwrap();
+        layer.write(512, vec![1; 512]).await.unwrap();
+        assert_eq!(dirty(&bitmap(&layer, "b")), [(512, 512)]);
+        layer.image.close().await.unwrap();
+        assert!(layer.image.check().await.unwrap().is_clean());
+    });
+}

@@ -50,7 +50,10 @@ impl Qcow2 {
         }
         bits.set(Incompatible::DIRTY, dirty);
         self.write_fields(area).await?;
-        self.write_ready.set(false);
+        if self.lazy {
+            // The next write marks it again.
+            self.write_ready.set(false);
+        }
         Ok(())
     }
 

@@ -230,3 +230,33 @@ fn a_disk_of_no_bytes_keeps_its_bitmaps() {
         assert!(layer.image.check().await.unwrap().is_clean());
     });
 }
+
+/// They mark the image as dirty, and as clean at last, in between.
+#[test]
+fn bitmaps_are_stored_after_snapshots_were_changed() {
+    for lazy in [false, true] {
+        with_seed(10, move |_, seed| async move {
+            let file = sim(seed);
+            let mut layer = with_bitmap(&file, 4096, 1 << 20, lazy).await;
+            layer.write(4096, vec![1; 512]).await.unwrap();
+            for change in 0..3 {
+                let image = &layer.image;
+                match change {
+                    0 => image.create_snapshot("a", std::time::UNIX_EPOCH).await,
+                    1 => image.delete_snapshot("1").await,
+                    _ => image.create_snapshot("b", std::time::UNIX_EPOCH).await,
+                }
+                .unwrap();
+                image.close().await.unwrap();
+                layer = open_layer(&file, SMALL_CACHE, nothing()).await;
+                assert_eq!(dirty(&bitmap(&layer, "b")), [(4096, 512)]);
+            }
+            layer.image.apply_snapshot("1").await.unwrap();
+            layer.image.close().await.unwrap();
+            let layer = open_layer(&file, SMALL_CACHE, nothing()).await;
+            assert_eq!(dirty(&bitmap(&layer, "b")), [(0, 1 << 20)]);
+            assert!(layer.image.check().await.unwrap().is_clean());
+            check_bytes(&file.bytes(), false);
+        });
+    }
+}

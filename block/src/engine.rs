@@ -25,7 +25,7 @@ use crate::{
     error::{Error, Result},
     exec::{Executor, Queue, Turn},
     graph::{
-        DiskOptions, EventSink, GuestDisk, Node,
+        DiskOptions, EventSink, Format, GuestDisk, Node,
         chain::{ImageOptions, Opener},
     },
     jobs::Jobs,
@@ -123,6 +123,7 @@ impl Engine {
         let engine = self.clone();
         self.exec.block_on(async move {
             let root = engine.opener.open(&spec.path, &spec.image).await?;
+            refuse_empty(&root)?;
             Ok(engine.attach(root, spec))
         })
     }
@@ -200,6 +201,17 @@ fn check_node_name(name: &str) -> std::result::Result<(), String> {
     } else {
         Err(format!("Invalid node-name: '{name}'"))
     }
+}
+
+/// A file without bytes is an image of a disk that no device can have.
+fn refuse_empty(root: &Node) -> Result<()> {
+    if root.format() == Format::Raw && root.size() == 0 {
+        return Err(Error::Image {
+            file: root.path().to_owned(),
+            why: "is empty; a disk has at least one sector of 512 bytes".to_owned(),
+        });
+    }
+    Ok(())
 }
 
 fn refused(desc: impl Into<String>) -> CmdError {

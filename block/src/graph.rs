@@ -4,6 +4,7 @@ mod above;
 pub mod bitmaps;
 pub mod chain;
 mod data_file;
+mod foreign;
 mod format;
 mod guest_disk;
 pub mod inflight;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Format, Node, data_file, policy};
+use super::{Format, Node, data_file, foreign, policy};
 use crate::{
     error::{Error, Result},
     exec::Executor,
@@ -21,9 +21,6 @@ pub const MAX_LAYERS: usize = 1024;
 
 /// Bytes of tables that a layer keeps in memory at most.
 const CACHE_BYTES: usize = 8 << 20;
-
-/// The first bytes of a LUKS container, of either version.
-const LUKS_MAGIC: [u8; 6] = *b"LUKS\xba\xbe";
 
 /// How an image is opened.
 #[derive(Debug, Clone, Default)]
@@ -159,7 +156,7 @@ impl Opener {
         let format = match options.format {
             Some(format) => format,
             None if read_only && !options.repair => {
-                refuse_luks(&file).await?;
+                foreign::refuse(&file).await?;
                 looks_like
             }
             None => {
@@ -256,21 +253,6 @@ impl Opener {
     }
 }
 
-/// Refuses a file whose format has to be guessed if it is a LUKS container. A raw disk that its guest
-/// has encrypted looks the same: so told that it is raw, it is.
-async fn refuse_luks(file: &Storage) -> Result<()> {
-    if file.read_vec(0, LUKS_MAGIC.len()).await? != LUKS_MAGIC {
-        return Ok(());
-    }
-    let why = "is a LUKS container, and encrypted images are not supported: make an image that is \
-               not encrypted of it with 'qemu-img convert'; if the guest has encrypted its own disk, \
-               say that the format is raw";
-    Err(Error::Image {
-        file: file.path().to_owned(),
-        why: why.into(),
-    })
-}
-
 /// Whether the file can be an image of `format` at all, in words that say more than its parser can.
 fn check_file(
     file: &Storage,
@@ -279,9 +261,7 @@ fn check_file(
 ) -> std::result::Result<(), String> {
     let len = file.len();
     match format {
-        _ if file.is_empty() => {
-            Err("is empty; a disk has at least one sector of 512 bytes".to_owned())
-        }
+        Format::Qcow2 | Format::Qed if file.is_empty() => Err("is empty".to_owned()),
         Format::Qcow2 | Format::Qed if looks_like != format => Err(format!(
             "is not a {format} image; it looks like {looks_like}"
         )),

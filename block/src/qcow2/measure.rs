@@ -1,6 +1,6 @@
 //! How large an image will get, before it is made.
 
-use super::{CreateOptions, Qcow2, geometry::Geometry};
+use super::{CreateOptions, Preallocation, Qcow2, geometry::Geometry};
 
 /// Bytes of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,8 +11,8 @@ pub struct Measured {
     pub fully_allocated: u64,
 }
 
-/// Measures the file of an image that is made with `options`, and then gets `data` bytes of
-/// content, in whole clusters.
+/// Measures the file of an image that is made with `options`, which may ask for room for all clusters,
+/// and then gets `data` bytes of content, in whole clusters.
 ///
 /// # Errors
 /// What is wrong with the options.
@@ -27,6 +27,10 @@ pub fn measure(options: &CreateOptions, data: u64) -> Result<Measured, String> {
     }
     let disk = g.clusters_for(options.size) * g.cluster_size();
     let fully_allocated = (table_clusters(&g, options.size) << g.cluster_bits) + disk;
+    let data = match options.preallocation {
+        Preallocation::Off | Preallocation::Metadata => data,
+        Preallocation::Falloc | Preallocation::Full => disk,
+    };
     Ok(Measured {
         required: fully_allocated - disk + data,
         fully_allocated,

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io::ErrorKind,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -36,7 +37,10 @@ impl Files {
         reconnect_delay: Duration,
     ) -> Result<Storage> {
         match self {
-            Self::Host => Storage::open(exec, path, options, reconnect_delay).await,
+            Self::Host => {
+                let opened = Storage::open(exec, path, options, reconnect_delay).await;
+                opened.map_err(|error| explain(path, error))
+            }
             Self::Sim(folder) => folder.open(path).map(Storage::Sim),
         }
     }
@@ -88,6 +92,29 @@ impl Files {
                 Ok(())
             }
         }
+    }
+}
+
+/// Says more of a file that is not there if its name is what QEMU takes for something else.
+fn explain(path: &Path, error: Error) -> Error {
+    const PROTOCOLS: [&str; 12] = [
+        "json", "file", "http", "https", "ftp", "ftps", "ssh", "rbd", "iscsi", "nfs", "gluster",
+        "sheepdog",
+    ];
+    let name = path.to_string_lossy();
+    let protocol = name.split_once(':').map(|(protocol, _)| protocol);
+    match (&error, protocol) {
+        (Error::File { source, .. }, Some(protocol))
+            if source.kind() == ErrorKind::NotFound && PROTOCOLS.contains(&protocol) =>
+        {
+            let why = "is not there, and what QEMU takes such names for is not supported: give the name \
+                       of a file, or the URI of an NBD export (nbd://...)";
+            Error::Image {
+                file: path.to_owned(),
+                why: why.to_owned(),
+            }
+        }
+        _ => error,
     }
 }
 

@@ -197,3 +197,40 @@ fn what_is_written_needs_its_format() {
     let line = fails(&folder, &["resize", "base", "2M"], 1);
     assert!(line.contains("add -f raw"), "{line}");
 }
+
+#[test]
+fn formats_of_others_are_not_taken_for_raw_disks() {
+    let folder = Folder::new();
+    for (format, options, name) in [
+        ("vmdk", "subformat=monolithicSparse", "VMDK"),
+        ("vmdk", "subformat=monolithicFlat", "VMDK"),
+        ("vpc", "subformat=dynamic", "VHD"),
+        ("vhdx", "subformat=dynamic", "VHDX"),
+        ("vdi", "static=off", "VDI"),
+        ("parallels", "cluster_size=1M", "Parallels"),
+    ] {
+        folder.qemu(&["create", "-q", "-f", format, "-o", options, "a", "8M"]);
+        for args in [
+            &["info", "a"][..],
+            &["convert", "-O", "qcow2", "a", "b"],
+            &["map", "a"],
+        ] {
+            let line = fails(&folder, args, 1);
+            assert!(line.contains(&format!("a {name} image")), "{line}");
+        }
+        assert!(!folder.path("b").exists());
+        fails(&folder, &["compare", "a", "a"], 2);
+        folder.ok("strata-img", &["info", "-f", "raw", "a"]);
+    }
+}
+
+#[test]
+fn names_that_mean_something_to_qemu_only() {
+    let folder = Folder::new();
+    for name in ["json:{}", "ssh://host/a", "https://host/a", "file:a"] {
+        let line = fails(&folder, &["info", name], 1);
+        assert!(line.contains("nbd://"), "{line}");
+    }
+    std::fs::write(folder.path("file:a"), [1; 512]).unwrap();
+    folder.ok("strata-img", &["info", "file:a"]);
+}

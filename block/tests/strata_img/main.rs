@@ -16,6 +16,7 @@ mod options;
 mod preallocation;
 mod repair;
 mod resize;
+mod same_commands;
 mod same_output;
 mod server;
 mod snapshot;

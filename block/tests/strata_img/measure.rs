@@ -27,6 +27,8 @@ fn empty_disks() {
         "extended_l2=on",
         "cluster_size=16k,extended_l2=on,refcount_bits=8",
         "preallocation=metadata",
+        "preallocation=falloc",
+        "preallocation=full,cluster_size=4k",
         "lazy_refcounts=on",
     ];
     for size in ["0", "1", "65536", "1M", "1000000", "100G", "1.5T", "4G"] {
@@ -105,6 +107,7 @@ fn disks_with_content() {
             "-O qcow2 -o cluster_size=512",
             "-O qcow2 -o cluster_size=2M",
             "-O qcow2 -o compat=0.10",
+            "-O qcow2 -o preallocation=full",
             "-O qcow2 -o backing_file=base.qcow2,backing_fmt=qcow2",
             "-O qcow2 --output=json -U",
         ] {

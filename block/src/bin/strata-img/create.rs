@@ -90,7 +90,10 @@ pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
     };
     let mut wanted = target.wanted().map_err(failed)?;
     if let Some(text) = &args.size {
-        wanted.size = Some(size::parse(text).map_err(failed)?);
+        let size = size::parse(text).map_err(failed)?;
+        if wanted.size.replace(size).is_some() {
+            return Err(failed("The image size must be specified only once".into()));
+        }
     }
     if !args.unsafe_backing {
         look_at_backing(tool, file, &mut wanted).await?;
@@ -186,9 +189,14 @@ impl Wanted {
     }
 
     fn set(&mut self, option: &str, format: Format) -> Result<(), String> {
-        let (name, value) = option
-            .split_once('=')
-            .ok_or_else(|| format!("option '{option}' needs a value: NAME=VALUE"))?;
+        // What is switched on needs no value.
+        let (name, value) = option.split_once('=').unwrap_or((option, "on"));
+        if name == "encryption" && value != "off" || name.starts_with("encrypt.") {
+            return Err(format!("'{name}': images cannot be encrypted"));
+        }
+        if ["nocow", "extent_size_hint"].contains(&name) {
+            return Err(format!("'{name}' is not supported: leave it out"));
+        }
         let known = match format {
             Format::Qcow2 => true,
             Format::Raw => matches!(name, "size" | "preallocation"),

@@ -2,7 +2,11 @@
 
 use std::rc::Rc;
 
-use strata_block::{error::IoResult, extent::ExtentKind, graph::Node};
+use strata_block::{
+    error::IoResult,
+    extent::{Extent, ExtentKind},
+    graph::{Format, Node},
+};
 
 /// A part of the disk that is stored in one way.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,6 +79,17 @@ impl Chain {
     }
 }
 
+/// What a layer holds that is not qcow2, and where. In a raw file holes have a place, too.
+async fn unplaced_extent(node: &Node, offset: u64, len: u64) -> IoResult<(Extent, Option<u64>)> {
+    let extent = node.extent(offset, len).await?;
+    let place = match extent.kind {
+        ExtentKind::Data { host_offset } => Some(host_offset),
+        _ if node.format() == Format::Raw => Some(offset),
+        _ => None,
+    };
+    Ok((extent, place))
+}
+
 async fn layer_status(
     node: &Node,
     offset: u64,
@@ -84,7 +99,7 @@ async fn layer_status(
 ) -> IoResult<Status> {
     let (extent, host_offset) = match node.as_qcow2() {
         Some(image) => image.placed_extent(offset, len).await?,
-        None => (node.extent(offset, len).await?, Some(offset)),
+        None => unplaced_extent(node, offset, len).await?,
     };
     let mut status = Status {
         len: extent.len.min(len),

@@ -3,7 +3,7 @@
 use strata_block::graph::Format;
 
 /// Options of formats, with what they are for in the words of `qemu-img`.
-const OPTIONS: [(&str, &[Format], &str); 12] = [
+const OPTIONS: [(&str, &[Format], &str); 13] = [
     (
         "backing_file=<str>",
         &[Format::Qcow2, Format::Qed],
@@ -28,6 +28,11 @@ const OPTIONS: [(&str, &[Format], &str); 12] = [
         "compat=<str>",
         &[Format::Qcow2],
         "Compatibility level (v2 [0.10] or v3 [1.1])",
+    ),
+    (
+        "compression_type=<str>",
+        &[Format::Qcow2],
+        "Compression method used for image cluster compression",
     ),
     (
         "data_file=<str>",

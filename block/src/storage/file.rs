@@ -10,7 +10,7 @@ use std::{
     cell::{Cell, RefCell},
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, FileTypeExt, MetadataExt},
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -87,6 +87,8 @@ impl FileStorage {
         let file = OpenOptions::new()
             .read(true)
             .write(!options.read_only)
+            // A pipe would keep us waiting for its other end. It means nothing to files.
+            .custom_flags(libc::O_NONBLOCK)
             .open(path)
             .map_err(failed)?;
         let kind = file.metadata().map_err(failed)?.file_type();

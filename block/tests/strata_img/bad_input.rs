@@ -57,6 +57,11 @@ fn files_that_are_not_there_or_not_files() {
     );
     let line = fails(&folder, &["info", "."], 1);
     assert!(line.contains("folder"), "{line}");
+    folder.ok("mkfifo", &["pipe"]);
+    for args in [&["info", "pipe"][..], &["create", "-q", "pipe", "1M"]] {
+        let line = fails(&folder, args, 1);
+        assert!(line.contains("not a regular file"), "{line}");
+    }
     std::fs::write(folder.path("empty"), b"").unwrap();
     fails(&folder, &["map", "-f", "qcow2", "empty"], 1);
     fails(&folder, &["compare", "missing", "missing"], 2);

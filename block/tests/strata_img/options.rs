@@ -63,6 +63,7 @@ fn what_there_is_not_is_said_in_one_line() {
     folder.qemu(&["create", "-q", "a.raw", "1M"]);
     for (args, expected) in [
         (&["info", "--image-opts", "driver=raw"][..], "--image-opts"),
+        (&["-T", "all", "info", "a.raw"], "--trace"),
         (&["map", "--object", "secret,id=a", "a.raw"], "--object"),
         (
             &["convert", "--target-image-opts", "a.raw", "b"],

@@ -13,6 +13,7 @@ use crate::{Failure, Reading, Tool, size};
 /// Changes a persistent dirty bitmap of a qcow2 image: one thing after the other, as the options are given.
 #[derive(Args)]
 #[command(
+    override_usage = "strata-img bitmap [OPTIONS] (--add|--remove|--clear|--enable|--disable|--merge <SOURCE>)... <FILE> <BITMAP>",
     after_help = "Examples:\n  strata-img bitmap --add -g 64k -f qcow2 disk.qcow2 since-monday\n  strata-img bitmap --merge since-monday -b old.qcow2 -F qcow2 -f qcow2 disk.qcow2 all"
 )]
 pub struct BitmapArgs {

@@ -31,6 +31,7 @@ const MAX_SPARSE: u64 = 16 << 20;
 
 #[derive(Args)]
 #[command(
+    override_usage = "strata-img convert [OPTIONS] <SOURCE>... <TARGET>",
     after_help = "Examples:\n  strata-img convert -p -O qcow2 disk.raw disk.qcow2\n  strata-img convert -c -O qcow2 -o compression_type=zstd disk.qcow2 small.qcow2\n  strata-img convert -n -O raw disk.qcow2 nbd://localhost/disk"
 )]
 pub struct ConvertArgs {

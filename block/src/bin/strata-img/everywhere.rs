@@ -6,6 +6,7 @@ use clap::Args;
 use strata_block::graph::{Format, chain::ImageOptions};
 
 #[derive(Args)]
+#[command(next_help_heading = "Backing files")]
 pub struct Options {
     /// Folders in which backing files may lie, besides that of the image that names them
     #[arg(long, global = true, value_name = "DIR:DIR")]
@@ -13,6 +14,8 @@ pub struct Options {
     /// Format of backing files whose header gives none
     #[arg(long, global = true, value_name = "FMT")]
     backing_format: Option<Format>,
+    #[arg(short = 'T', long, hide = true, value_name = "PATTERN")]
+    trace: Option<String>,
     #[arg(long, global = true, hide = true, value_name = "OBJECT")]
     object: Option<String>,
     #[arg(long, global = true, hide = true)]
@@ -35,6 +38,9 @@ impl Options {
 
     /// Why the command cannot be run, if one of `qemu-img`'s options asks for what there is not.
     pub fn refused(&self) -> Option<&'static str> {
+        if self.trace.is_some() {
+            return Some("--trace is not supported: leave it out");
+        }
         if self.object.is_some() {
             return Some("--object is not supported: images cannot be encrypted");
         }

@@ -89,7 +89,7 @@ enum Output {
 /// Options that every command which reads an image has.
 #[derive(Args)]
 struct Reading {
-    /// Format of the image (raw, qcow2); guessed if not given
+    /// Format of the image (raw, qcow2, qed); guessed if not given
     #[arg(short = 'f', value_name = "FMT")]
     format: Option<Format>,
     /// Open the image although somebody may be writing to it

@@ -3,6 +3,7 @@
 //! The seam between formats and what holds their bytes. A closed enum, so that a reader can go from
 //! a call to what it does.
 
+mod direct;
 mod file;
 mod files;
 mod holder;

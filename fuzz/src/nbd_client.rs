@@ -34,11 +34,7 @@ pub fn run(input: &[u8]) {
 /// Errors are what most inputs lead to; a panic or a wait without end is what is looked for.
 async fn ask(exec: &Rc<Executor>, path: PathBuf) {
     let uri = format!("nbd+unix:///e?socket={}", path.display());
-    let options = FileOptions {
-        read_only: false,
-        no_flush: false,
-        force_share: false,
-    };
+    let options = FileOptions::default();
     let Ok(export) = Storage::open(exec, uri.as_ref(), options, Duration::ZERO).await else {
         return;
     };

@@ -33,6 +33,8 @@ pub struct ImageOptions {
     pub no_flush: bool,
     /// No layer is locked: others may write meanwhile (`-U`). Only with `read_only`.
     pub force_share: bool,
+    /// Its files, and those of the layers below, are used past the host's page cache.
+    pub direct: bool,
     /// Only what headers say is wanted: neither are data files opened, nor keys needed. Only with
     /// `read_only`.
     pub header_only: bool,
@@ -147,6 +149,7 @@ impl Opener {
             read_only: read_only && !options.repair,
             no_flush,
             force_share,
+            direct: options.direct,
         };
         let file = self
             .files

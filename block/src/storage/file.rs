@@ -4,7 +4,7 @@
 //! thread, straight into the request's memory; the rest is read on a helper thread. A write goes to
 //! the page cache on this thread, except while a flush of the same file is under way: then it could
 //! wait for the flush inside the kernel, so it goes to a helper too. Flushes, hole punching and
-//! truncation always do.
+//! truncation always do. With `direct` reads and writes do, too ([`direct`]).
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,7 +22,7 @@ use rustix::{
 };
 
 use super::{
-    Access, FileExtent, before_end, holder,
+    Access, FileExtent, before_end, direct, holder,
     lock::{self, LockError},
     vectored::{self, Progress},
 };
@@ -44,11 +44,15 @@ pub struct FileOptions {
     pub no_flush: bool,
     /// Others may write to it meanwhile (`-U`): no locks are taken. Only with `read_only`.
     pub force_share: bool,
+    /// What is read and written goes past the host's page cache (`O_DIRECT`).
+    pub direct: bool,
 }
 
 /// A file of the host, as a [`super::Storage`].
 pub struct FileStorage {
     file: Arc<File>,
+    /// The same, for use past the page cache, if it is used so.
+    direct: Option<Arc<File>>,
     path: PathBuf,
     options: FileOptions,
     /// What it is locked for.
@@ -190,7 +194,12 @@ impl FileStorage {
     fn new(exec: &Executor, file: File, path: &Path, options: FileOptions) -> io::Result<Self> {
         // `metadata` says 0 for a block device; the end is where seeking gets to.
         let len = seek(&file, SeekFrom::End(0))?;
+        let direct = match options.direct {
+            true => Some(Arc::new(direct::reopen(&file, options.read_only)?)),
+            false => None,
+        };
         Ok(Self {
+            direct,
             file: Arc::new(file),
             path: path.to_owned(),
             options,
@@ -218,6 +227,10 @@ impl FileStorage {
 
     async fn read_piece(&self, offset: u64, data: SgList) -> IoResult<()> {
         let failed = |error| self.error("read", offset, error);
+        if let Some(file) = self.direct.clone() {
+            let work = move || direct::read(&file, offset, &data);
+            return self.helpers.run(work).await.map_err(failed);
+        }
         let mut done = 0;
         if self.nowait_works.get() {
             match vectored::read(&self.file, offset, &data, true) {
@@ -260,6 +273,28 @@ impl FileStorage {
     }
 
     async fn write_piece(&self, offset: u64, data: SgList) -> IoResult<()> {
+        let Some(file) = self.direct.clone() else {
+            return self.write_cached(offset, data).await;
+        };
+        let whole = direct::whole_blocks(offset, &data);
+        for part in [0..whole.start, whole.end..data.len()] {
+            if !part.is_empty() {
+                let at = offset + part.start as u64;
+                self.write_cached(at, data.slice(part.start, part.len()))
+                    .await?;
+            }
+        }
+        if whole.is_empty() {
+            return Ok(());
+        }
+        let at = offset + whole.start as u64;
+        let data = data.slice(whole.start, whole.len());
+        let work = move || direct::write(&file, at, &data);
+        let written = self.helpers.run(work).await;
+        written.map_err(|error| self.error("write", at, error))
+    }
+
+    async fn write_cached(&self, offset: u64, data: SgList) -> IoResult<()> {
         let failed = |error| self.error("write", offset, error);
         if self.flush.running.get() {
             let file = self.file.clone();

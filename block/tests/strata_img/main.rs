@@ -3,6 +3,7 @@
 mod bad_input;
 mod bench;
 mod bitmap;
+mod cache_modes;
 mod commit;
 mod compare;
 mod convert;

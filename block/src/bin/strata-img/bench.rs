@@ -101,7 +101,8 @@ pub async fn run(tool: &Tool, args: BenchArgs) -> Result<u8, Failure> {
     let options = ImageOptions {
         format,
         read_only: !args.write,
-        no_flush: cache == CacheMode::Unsafe,
+        no_flush: cache.no_flush,
+        direct: cache.direct,
         force_share: args.force_share && !args.write,
         discard: true,
         ..ImageOptions::default()

@@ -124,6 +124,7 @@ pub async fn run(tool: &Tool, args: BitmapArgs) -> Result<u8, Failure> {
             let reading = Reading {
                 format: args.source_format,
                 force_share: false,
+                direct: false,
             };
             tool.open(path, &reading).await?
         }

@@ -75,7 +75,8 @@ pub async fn run(tool: &Tool, args: CheckArgs) -> Result<u8, Failure> {
     }
     let options = ImageOptions {
         repair: args.repair.is_some(),
-        no_flush: cache == CacheMode::Unsafe,
+        no_flush: cache.no_flush,
+        direct: cache.direct,
         ..args.reading.options()
     };
     let node = tool.opener.open_layer(&args.file, &options).await?;

@@ -51,7 +51,8 @@ pub async fn run(tool: &Tool, args: CommitArgs) -> Result<u8, Failure> {
     let limit = size::rate(args.limit.as_deref()).map_err(Failure::new)?;
     let options = tool.everywhere.of(ImageOptions {
         format: Some(tool.told(&args.file, args.format).await?),
-        no_flush: cache == CacheMode::Unsafe,
+        no_flush: cache.no_flush,
+        direct: cache.direct,
         discard: true,
         ..ImageOptions::default()
     });

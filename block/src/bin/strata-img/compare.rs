@@ -50,9 +50,10 @@ pub struct CompareArgs {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: CompareArgs) -> Result<u8, Failure> {
-    CacheMode::parse(&args.cache, "source cache").map_err(|why| Failure::new(why).with_code(2))?;
+    let cache = CacheMode::parse(&args.cache, "source cache")
+        .map_err(|why| Failure::new(why).with_code(2))?;
     let progress = Progress::new(args.progress && !args.quiet, STEP);
-    match compare(tool, &args, &progress).await {
+    match compare(tool, &args, cache, &progress).await {
         Ok(verdict) => {
             if !args.quiet {
                 output::print(&format!("{}\n", verdict.text))?;
@@ -77,10 +78,16 @@ struct Side {
     chain: Chain,
 }
 
-async fn compare(tool: &Tool, args: &CompareArgs, progress: &Progress) -> Result<Verdict, Failure> {
+async fn compare(
+    tool: &Tool,
+    args: &CompareArgs,
+    cache: CacheMode,
+    progress: &Progress,
+) -> Result<Verdict, Failure> {
     let reading = |format| Reading {
         format,
         force_share: args.force_share,
+        direct: cache.direct,
     };
     let first = side(tool, &args.first, &reading(args.first_format)).await?;
     let second = side(tool, &args.second, &reading(args.second_format)).await?;

@@ -83,10 +83,10 @@ pub struct ConvertArgs {
     /// The target is known to read as zeros (with -n)
     #[arg(long)]
     target_is_zero: bool,
-    /// How the target is cached: none, writeback, writethrough and directsync make it durable, unsafe does not wait for the disk
+    /// How the target is cached: unsafe does not wait for the disk; none and directsync go past the page cache (O_DIRECT)
     #[arg(short = 't', value_name = "CACHE", default_value = "unsafe")]
     cache: String,
-    /// How the sources are cached
+    /// How the sources are cached: none and directsync go past the page cache
     #[arg(short = 'T', value_name = "CACHE", default_value = "writeback")]
     source_cache: String,
     /// Copy an internal snapshot of the source: its id or name, or snapshot.id=ID,snapshot.name=NAME
@@ -114,6 +114,7 @@ struct Checked {
     requests: usize,
     sparse: u64,
     speed: u64,
+    source_cache: CacheMode,
     cache: CacheMode,
 }
 
@@ -131,6 +132,7 @@ pub async fn run(tool: &Tool, args: ConvertArgs) -> Result<u8, Failure> {
     let reading = Reading {
         format: args.format,
         force_share: args.force_share,
+        direct: checked.source_cache.direct,
     };
     let mut tops = Vec::new();
     for path in sources {
@@ -189,7 +191,6 @@ impl ConvertArgs {
             return Err("No support for concatenating multiple snapshot".into());
         }
         self.check_ways()?;
-        CacheMode::parse(&self.source_cache, "source cache")?;
         Ok(Checked {
             snapshot: snapshot.transpose()?,
             wanted,
@@ -197,6 +198,7 @@ impl ConvertArgs {
             requests,
             sparse,
             speed: size::rate(self.limit.as_deref())?,
+            source_cache: CacheMode::parse(&self.source_cache, "source cache")?,
             cache: CacheMode::parse(&self.cache, "cache")?,
         })
     }

@@ -277,6 +277,7 @@ async fn look_at_backing(tool: &Tool, file: &Path, wanted: &mut Wanted) -> Resul
     let reading = Reading {
         format: wanted.backing_format,
         force_share: false,
+        direct: false,
     };
     let node = tool
         .open(&path, &reading)

@@ -95,6 +95,9 @@ struct Reading {
     /// Open the image although somebody may be writing to it
     #[arg(short = 'U', long)]
     force_share: bool,
+    /// What is read goes past the host's page cache (`-T` of commands that have it).
+    #[arg(skip)]
+    direct: bool,
 }
 
 /// Why a command failed, and its exit code.
@@ -185,6 +188,7 @@ impl Reading {
             format: self.format,
             read_only: true,
             force_share: self.force_share,
+            direct: self.direct,
             ..ImageOptions::default()
         }
     }

@@ -67,6 +67,7 @@ pub async fn run(tool: &Tool, args: MeasureArgs) -> Result<u8, Failure> {
         let reading = Reading {
             format: args.format,
             force_share: args.force_share,
+            direct: false,
         };
         let source = tool.open(file, &reading).await?;
         if let Some(text) = &args.snapshot {

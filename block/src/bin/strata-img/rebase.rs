@@ -58,7 +58,7 @@ pub struct RebaseArgs {
 /// Runs the command.
 pub async fn run(tool: &Tool, args: RebaseArgs) -> Result<u8, Failure> {
     let cache = CacheMode::parse(&args.cache, "cache").map_err(Failure::new)?;
-    CacheMode::parse(&args.source_cache, "source cache").map_err(Failure::new)?;
+    let below = CacheMode::parse(&args.source_cache, "source cache").map_err(Failure::new)?;
     if args.backing.is_none() && !args.header_only {
         return Err(Failure::new(
             "Must specify backing file (-b) or use unsafe mode (-u)",
@@ -67,14 +67,15 @@ pub async fn run(tool: &Tool, args: RebaseArgs) -> Result<u8, Failure> {
     let backing = new_backing(&args)?;
     let options = ImageOptions {
         format: Some(tool.told(&args.file, args.format).await?),
-        no_flush: cache == CacheMode::Unsafe,
+        no_flush: cache.no_flush,
+        direct: cache.direct,
         discard: true,
         ..ImageOptions::default()
     };
     let top = tool.opener.open_layer(&args.file, &options).await?;
     let progress = Progress::new(args.progress && !args.quiet, STEP);
     if !args.header_only {
-        copy(tool, &args, &top, backing.as_ref(), &progress).await?;
+        copy(tool, &args, below, &top, backing.as_ref(), &progress).await?;
     }
     rebase::change_backing(&top, backing)
         .await
@@ -110,6 +111,7 @@ fn new_backing(args: &RebaseArgs) -> Result<Option<Backing>, Failure> {
 async fn copy(
     tool: &Tool,
     args: &RebaseArgs,
+    cache: CacheMode,
     top: &Rc<Node>,
     backing: Option<&Backing>,
     progress: &Progress,
@@ -117,6 +119,7 @@ async fn copy(
     let reading = |format| ImageOptions {
         format,
         read_only: true,
+        direct: cache.direct,
         force_share: args.force_share,
         ..ImageOptions::default()
     };

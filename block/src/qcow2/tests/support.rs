@@ -191,7 +191,7 @@ pub fn host_file(exec: &Executor, path: &Path, read_only: bool) -> Storage {
     let options = FileOptions {
         read_only,
         no_flush: true,
-        force_share: false,
+        ..FileOptions::default()
     };
     Storage::File(Rc::new(FileStorage::open(exec, path, options).unwrap()))
 }

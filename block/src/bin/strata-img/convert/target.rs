@@ -85,7 +85,8 @@ impl ConvertArgs {
     ) -> Result<Rc<Node>, Failure> {
         let options = ImageOptions {
             format: Some(self.target_format),
-            no_flush: cache == CacheMode::Unsafe,
+            no_flush: cache.no_flush,
+            direct: cache.direct,
             discard: true,
             ..ImageOptions::default()
         };
@@ -126,7 +127,7 @@ impl ConvertArgs {
         len: u64,
         checked: &Checked,
     ) -> Result<Option<PathBuf>, Failure> {
-        let durable = checked.cache == CacheMode::Durable;
+        let durable = !checked.cache.no_flush;
         let mut image = checked.wanted.image.clone();
         image.size = len;
         let made = create::make(tool, path, self.target_format, image, durable).await;

@@ -1,0 +1,112 @@
+//! Reads and writes that go past the host's page cache (`O_DIRECT`), for `cache=none`.
+//!
+//! The host wants whole blocks in memory that starts at a block. So bytes go through a buffer that
+//! does; a read takes the blocks around what it wants; and what a write has before its first and
+//! behind its last whole block is written through the page cache, which the kernel keeps true to what
+//! lies beside it.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    ops::Range,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
+};
+
+use crate::mem::SgList;
+
+/// Bytes of a block: as much as any host's file system or disk asks for, and a page, so that no
+/// page is written in both ways at once.
+const BLOCK: u64 = 4096;
+
+/// The same file, opened to be used past the page cache.
+///
+/// # Errors
+/// The file system cannot do it; the host's error otherwise, also where there is no `/proc`.
+pub(super) fn reopen(file: &File, read_only: bool) -> io::Result<File> {
+    // By its descriptor: its name may mean another file by now.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let mut options = OpenOptions::new();
+    options.read(true).write(!read_only);
+    let opened = options.custom_flags(libc::O_DIRECT).open(path);
+    opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the file system does not support O_DIRECT: use another cache mode than none and directsync",
+        ),
+        _ => error,
+    })
+}
+
+/// Fills `data` from `offset` on, with zeros behind the end of the file.
+pub(super) fn read(file: &File, offset: u64, data: &SgList) -> io::Result<()> {
+    let end = end_of(offset, data)?;
+    let start = offset - offset % BLOCK;
+    let end = end.checked_next_multiple_of(BLOCK).ok_or_else(too_large)?;
+    let mut buffer = Buffer::zeroed((end - start) as usize);
+    let bytes = buffer.bytes();
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], start + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        // The last block of the file, which is not whole: there is no more, and no asking for it.
+        if !(done as u64).is_multiple_of(BLOCK) {
+            break;
+        }
+    }
+    let from = (offset - start) as usize;
+    data.copy_from(0, &bytes[from..from + data.len()]);
+    Ok(())
+}
+
+/// The part of `data`, which is for `offset`, that fills whole blocks.
+pub(super) fn whole_blocks(offset: u64, data: &SgList) -> Range<usize> {
+    let len = data.len();
+    let start = (offset.next_multiple_of(BLOCK) - offset).min(len as u64) as usize;
+    let rest = len - start;
+    start..start + rest - rest % BLOCK as usize
+}
+
+/// Writes whole blocks.
+pub(super) fn write(file: &File, offset: u64, data: &SgList) -> io::Result<()> {
+    end_of(offset, data)?;
+    let mut buffer = Buffer::zeroed(data.len());
+    data.copy_to(0, buffer.bytes());
+    file.write_all_at(buffer.bytes(), offset)
+}
+
+fn end_of(offset: u64, data: &SgList) -> io::Result<u64> {
+    offset.checked_add(data.len() as u64).ok_or_else(too_large)
+}
+
+fn too_large() -> io::Error {
+    io::Error::from_raw_os_error(libc::EFBIG)
+}
+
+/// Memory that starts at a block.
+struct Buffer {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Buffer {
+    fn zeroed(len: usize) -> Self {
+        let memory = vec![0; len + BLOCK as usize];
+        let start = memory.as_ptr().align_offset(BLOCK as usize);
+        Self { memory, start, len }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+//! Files used past the page cache, byte by byte.
+
+use std::{path::Path, rc::Rc};
+
+use rustix::fs::{OFlags, fcntl_getfl};
+
+use super::*;
+use crate::{
+    exec::Executor,
+    random,
+    storage::{FileOptions, FileStorage, Storage},
+};
+
+/// Longest file.
+const SIZE: u64 = 300_000;
+
+fn open(exec: &Executor, path: &Path, read_only: bool) -> Storage {
+    let options = FileOptions {
+        read_only,
+        direct: true,
+        ..FileOptions::default()
+    };
+    Storage::File(Rc::new(FileStorage::open(exec, path, options).unwrap()))
+}
+
+#[test]
+fn whatever_is_written_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    std::fs::write(&path, [1; 777]).unwrap();
+    let exec = Executor::new().unwrap();
+    let executor = exec.clone();
+    exec.block_on(async move {
+        let file = open(&executor, &path, false);
+        let mut seed = 1;
+        let mut below = |limit: u64| random::next(&mut seed) % limit;
+        let mut model = vec![1; 777];
+        for round in 0..400u64 {
+            // Sectors, blocks and odd places.
+            let unit = [1, 512, 4096][below(3) as usize];
+            let offset = below(SIZE / unit) * unit;
+            let len = ((1 + below(9 * 4096 / unit)) * unit).min(SIZE - offset) as usize;
+            let end = offset as usize + len;
+            if below(2) == 0 {
+                let mut expected = model.get(offset as usize..).unwrap_or_default().to_vec();
+                expected.resize(len, 0);
+                assert!(
+                    file.read_vec(offset, len).await.unwrap() == expected,
+                    "{round}"
+                );
+                continue;
+            }
+            let bytes: Vec<u8> = (0..len).map(|_| below(256) as u8).collect();
+            file.write_vec(offset, bytes.clone()).await.unwrap();
+            model.resize(model.len().max(end), 0);
+            model[offset as usize..end].copy_from_slice(&bytes);
+            assert_eq!(file.len(), model.len() as u64);
+        }
+        file.flush().await.unwrap();
+        assert!(std::fs::read(&path).unwrap() == model);
+        drop(file);
+        let file = open(&executor, &path, true);
+        assert!(file.read_vec(0, model.len()).await.unwrap() == model);
+    });
+}
+
+#[test]
+fn only_whole_blocks_are_written_so() {
+    for (offset, len, expected) in [
+        (0, 4096, 0..4096),
+        (0, 5000, 0..4096),
+        (0, 4095, 0..0),
+        (1, 4096, 4095..4095),
+        (4000, 9000, 96..8288),
+        (512, 100, 100..100),
+    ] {
+        let whole = whole_blocks(offset, &SgList::zeroed(len));
+        assert_eq!(whole, expected, "{offset}+{len}");
+    }
+}
+
+#[test]
+fn the_cache_is_not_used() {
+    let file = tempfile::tempfile().unwrap();
+    let direct = reopen(&file, false).unwrap();
+    assert!(fcntl_getfl(&direct).unwrap().contains(OFlags::DIRECT));
+    assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
+}
+
+#[test]
+fn a_file_system_that_cannot_is_named_so() {
+    let file = File::open("/proc/version").unwrap();
+    let error = reopen(&file, true).unwrap_err();
+    assert!(
+        error.to_string().contains("does not support O_DIRECT"),
+        "{error}"
+    );
+}

@@ -88,6 +88,23 @@ fn one_thing_after_the_other() {
 }
 
 #[test]
+fn bitmaps_that_a_program_did_not_know_are_warned_of() {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-q", "-f", "qcow2", "a.qcow2", "1M"]);
+    folder.qemu(&["bitmap", "--add", "a.qcow2", "one"]);
+    // No autoclear feature is valid.
+    folder.poke("a.qcow2", 88, &[0; 8]);
+    for program in ["qemu-img", "strata-img"] {
+        let output = folder.run(program, &["map", "-f", "qcow2", "a.qcow2"]);
+        assert!(output.status.success());
+        let said = text(&output.stderr);
+        assert!(said.starts_with(&format!("{program}: warning: ")), "{said}");
+        let warnings = said.lines().filter(|line| line.contains("warning"));
+        assert_eq!(warnings.count(), 1, "{said}");
+    }
+}
+
+#[test]
 fn images_that_cannot_have_bitmaps() {
     let folder = Folder::new();
     folder.qemu(&["create", "-q", "a.raw", "1M"]);

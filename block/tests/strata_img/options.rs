@@ -63,6 +63,27 @@ fn what_there_is_not_is_said_in_one_line() {
     folder.qemu(&["create", "-q", "a.raw", "1M"]);
     for (args, expected) in [
         (&["info", "--image-opts", "driver=raw"][..], "--image-opts"),
+        (&["create", "-o", "nocow=on", "b", "1M"], "'nocow' is not"),
+        (
+            &["create", "-o", "extent_size_hint=1M", "b", "1M"],
+            "'extent_size_hint' is not",
+        ),
+        (
+            &["create", "-f", "qcow2", "-o", "encryption", "b", "1M"],
+            "cannot be encrypted",
+        ),
+        (
+            &[
+                "create",
+                "-f",
+                "qcow2",
+                "-o",
+                "encrypt.format=luks",
+                "b",
+                "1M",
+            ],
+            "cannot be encrypted",
+        ),
         (&["-T", "all", "info", "a.raw"], "--trace"),
         (&["map", "--object", "secret,id=a", "a.raw"], "--object"),
         (

@@ -21,6 +21,7 @@ mod snapshot;
 mod source;
 mod status;
 mod usage;
+mod warnings;
 
 use std::{path::Path, process::ExitCode, rc::Rc};
 
@@ -202,6 +203,7 @@ fn main() -> ExitCode {
     if let Some(why) = cli.everywhere.refused() {
         return fail(&Failure::new(why));
     }
+    warnings::print_all();
     let exec = match Executor::new() {
         Ok(exec) => exec,
         Err(error) => return fail(&Failure::new(error)),

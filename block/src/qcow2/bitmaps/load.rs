@@ -50,7 +50,7 @@ impl Qcow2 {
                 tracing::warn!(
                     %file,
                     "the dirty bitmaps cannot be used, and are given up when the image is written \
-                     to ({why}): 'qemu-img check -r leaks' frees their space"
+                     to ({why}): 'strata-img check -r leaks' frees their space"
                 );
             }
         }

@@ -9,6 +9,7 @@ mod files;
 mod holder;
 mod lock;
 mod nbd;
+mod ranges;
 mod sim;
 mod vectored;
 

@@ -17,13 +17,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, seek},
+    fs::{FallocateFlags, SeekFrom, fallocate, seek},
     io::Errno,
 };
 
 use super::{
     Access, FileExtent, before_end, direct, holder,
     lock::{self, LockError},
+    ranges,
     vectored::{self, Progress},
 };
 use crate::{
@@ -312,7 +313,7 @@ impl FileStorage {
         let inside = before_end(offset, len, self.len());
         let (file, grow) = (self.file.clone(), end > self.len());
         let work = move || {
-            zero(&file, inside.start, inside.end - inside.start, unmap)?;
+            ranges::zero(&file, inside.start, inside.end - inside.start, unmap)?;
             // Not by setting the length: others may have written behind the range meanwhile, and
             // their bytes would be cut off.
             if grow {
@@ -352,7 +353,7 @@ impl FileStorage {
         self.check_writable()?;
         let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
         let (file, source) = (self.file.clone(), source.file.clone());
-        let work = move || copy_range(&source, from, &file, offset, len);
+        let work = move || ranges::copy(&source, from, &file, offset, len);
         let copied = self.helpers.run(work).await;
         let copied = copied.map_err(|error| self.error("copy", offset, error))?;
         if copied {
@@ -520,60 +521,6 @@ async fn next_piece(data: &SgList, done: usize) -> Option<SgList> {
         yield_now().await;
     }
     Some(data.slice(done, len))
-}
-
-/// Copies from file to file; whether the host could do so. A source that ends early cannot be
-/// copied so either: what lies behind its end reads as zeros.
-fn copy_range(
-    source: &File,
-    mut from: u64,
-    target: &File,
-    mut to: u64,
-    len: u64,
-) -> io::Result<bool> {
-    let mut rest = len;
-    while rest > 0 {
-        let most = usize::try_from(rest).unwrap_or(usize::MAX);
-        match copy_file_range(source, Some(&mut from), target, Some(&mut to), most) {
-            Ok(0) => return Ok(false),
-            Ok(n) => rest -= n as u64,
-            Err(Errno::INTR) => {}
-            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => return Err(error.into()),
-            Err(_) => return Ok(false),
-        }
-    }
-    Ok(true)
-}
-
-/// Makes a range inside the file read as zeros.
-fn zero(file: &File, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-    if len == 0 {
-        return Ok(());
-    }
-    let mode = if unmap {
-        FallocateFlags::PUNCH_HOLE
-    } else {
-        FallocateFlags::ZERO_RANGE
-    };
-    match fallocate(file, mode | FallocateFlags::KEEP_SIZE, offset, len) {
-        Err(Errno::OPNOTSUPP) => write_zeros(file, offset, len),
-        result => Ok(result?),
-    }
-}
-
-/// For file systems without fallocate.
-fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    let zeros = [0; 65536];
-    let mut done = 0;
-    while done < len {
-        let n = (len - done).min(zeros.len() as u64);
-        file.write_all_at(
-            &zeros[..usize::try_from(n).unwrap_or(zeros.len())],
-            offset + done,
-        )?;
-        done += n;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

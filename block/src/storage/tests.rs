@@ -181,3 +181,26 @@ fn opening_says_what_is_wrong() {
     let result = exec.block_on(async move { storage.write_vec(0, vec![1]).await });
     assert!(matches!(result, Err(IoError::ReadOnly)));
 }
+
+#[test]
+fn the_host_copies_from_file_to_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let exec = Executor::new().unwrap();
+    let files = ["a", "b"].map(|name| {
+        let file = FileStorage::create(&exec, &folder.path().join(name)).unwrap();
+        Storage::File(Rc::new(file))
+    });
+    exec.block_on(async move {
+        let [from, to] = files;
+        let bytes: Vec<u8> = (0..100_000u32).map(|n| (n / 512) as u8).collect();
+        from.write_vec(0, bytes.clone()).await.unwrap();
+        assert!(to.copy_from(5000, &from, 1000, 90_000).await.unwrap());
+        assert_eq!(to.len(), 95_000);
+        assert_eq!(
+            to.read_vec(5000, 90_000).await.unwrap(),
+            bytes[1000..91_000]
+        );
+        // What lies behind the end is for others to make.
+        assert!(!to.copy_from(0, &from, 99_000, 2000).await.unwrap());
+    });
+}

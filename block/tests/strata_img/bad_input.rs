@@ -9,6 +9,7 @@ fn fails(folder: &Folder, args: &[&str], code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{args:?}: {line}");
     assert_eq!(line.lines().count(), 1, "{args:?}: {line}");
     assert!(line.starts_with("strata-img: "), "{line}");
+    assert!(!line.contains("os error"), "{line}");
     line
 }
 

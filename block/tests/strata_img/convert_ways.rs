@@ -1,6 +1,9 @@
 //! `convert`: copies that the host makes, salvage, speed limits and bitmaps.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::fs::MetadataExt,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -37,6 +40,15 @@ fn the_host_copies() {
                 folder.qemu(&compare);
             }
         }
+    }
+    // Zeros that are written as data are copied as such by the host, and found otherwise.
+    std::fs::write(folder.path("zeros.raw"), vec![0; 2 << 20]).unwrap();
+    for (way, copied) in [("-C", true), ("-W", false)] {
+        folder.ok("strata-img", &["convert", way, "zeros.raw", "zeros.out"]);
+        let blocks = std::fs::metadata(folder.path("zeros.out"))
+            .unwrap()
+            .blocks();
+        assert_eq!(blocks >= 4096, copied, "{way}: {blocks}");
     }
     for args in [
         &["-C", "-S", "4k"][..],

@@ -81,7 +81,12 @@ pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
     let Some(file) = &args.file else {
         return Err(Failure::new("Expecting image file name"));
     };
-    let failed = |why: String| Failure::new(format!("{}: {why}", file.display()));
+    let failed = |why: String| {
+        let name = file.display();
+        // What the host says of it names it already.
+        let named = why.starts_with(&format!("{name}: ")) || why.contains(&format!("'{name}'"));
+        Failure::new(if named { why } else { format!("{name}: {why}") })
+    };
     let target = Target {
         format: args.format,
         options: &args.options,

@@ -110,7 +110,7 @@ struct Failure {
 impl Failure {
     fn new(message: impl ToString) -> Self {
         Self {
-            message: message.to_string(),
+            message: without_numbers(&message.to_string()),
             code: 1,
         }
     }
@@ -118,6 +118,16 @@ impl Failure {
     fn with_code(self, code: u8) -> Self {
         Self { code, ..self }
     }
+}
+
+/// Without the "(os error 2)" that Rust appends: users of `qemu-img` know the bare text.
+fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain += part.split_once(')').map_or("", |(_, rest)| rest);
+    }
+    plain
 }
 
 impl<E: std::error::Error> From<E> for Failure {

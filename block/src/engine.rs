@@ -42,7 +42,7 @@ pub struct DiskSpec {
     pub path: PathBuf,
     /// How it is opened.
     pub image: ImageOptions,
-    /// The disk on top of it. `read_only` and `no_flush` are those of the image.
+    /// The disk on top of it. `read_only`, `no_flush` and `direct` are those of the image.
     pub disk: DiskOptions,
 }
 
@@ -132,6 +132,7 @@ impl Engine {
         let options = DiskOptions {
             read_only: spec.image.read_only,
             no_flush: spec.image.no_flush,
+            direct: spec.image.direct,
             ..spec.disk
         };
         let disk = GuestDisk::new(self.exec.clone(), self.events.clone(), root, options);

@@ -42,7 +42,7 @@ fn describe_disk(disk: &GuestDisk) -> BlockInfo {
             detect_zeroes: options.detect_zeroes.name().to_owned(),
             cache: CacheInfo {
                 writeback: !options.writethrough,
-                direct: false,
+                direct: options.direct,
                 no_flush: options.no_flush,
             },
             dirty_bitmaps: bitmaps::describe(&root),

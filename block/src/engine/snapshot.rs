@@ -135,6 +135,7 @@ impl Engine {
             format: Some(overlay.format),
             read_only: false,
             no_flush: disk.options().no_flush,
+            direct: disk.options().direct,
             discard: disk.options().discard,
             node_name: overlay.node_name.clone(),
             ..ImageOptions::default()

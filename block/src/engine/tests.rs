@@ -6,6 +6,7 @@ use std::{
 
 mod bad_input;
 mod bitmaps;
+mod direct;
 mod exports;
 mod live;
 mod locks;

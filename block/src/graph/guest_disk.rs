@@ -28,6 +28,8 @@ pub struct DiskOptions {
     pub writethrough: bool,
     /// Flushes are ignored (`cache=unsafe`).
     pub no_flush: bool,
+    /// Its layers go past the host's page cache (`cache=none`).
+    pub direct: bool,
     /// Guest discards reach the image (`discard=unmap`).
     pub discard: bool,
     /// Writes of zeros become zero clusters.

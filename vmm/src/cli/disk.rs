@@ -24,6 +24,8 @@ pub enum Cache {
     /// The host's page cache; the guest flushes.
     #[default]
     Writeback,
+    /// Past the host's page cache; the guest flushes.
+    None,
     /// Every write is durable when it completes.
     Writethrough,
     /// Flushes are ignored.
@@ -104,13 +106,12 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
         }
         "cache" => {
             let all = [
-                ("writeback", Some(Cache::Writeback)),
-                ("none", None),
-                ("writethrough", Some(Cache::Writethrough)),
-                ("unsafe", Some(Cache::Unsafe)),
+                ("writeback", Cache::Writeback),
+                ("none", Cache::None),
+                ("writethrough", Cache::Writethrough),
+                ("unsafe", Cache::Unsafe),
             ];
-            disk.cache = choose(key, value, &all)?
-                .ok_or("cache=none is not supported yet: use cache=writeback")?;
+            disk.cache = choose(key, value, &all)?;
         }
         "aio" => {
             if choose(key, value, &[("threads", false), ("io_uring", true)])? {

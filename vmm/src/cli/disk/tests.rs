@@ -53,7 +53,7 @@ fn mistakes_are_named() {
         ("file=a,if=scsi", "expected virtio, ide, none"),
         ("file=a,readonly=yes", "expected on, off"),
         ("file=a,aio=io_uring", "not supported yet"),
-        ("file=a,cache=none", "not supported yet"),
+        ("file=a,cache=off", "expected writeback, none, writethrough"),
         ("file=a,iothread=t", "not supported yet"),
         ("file=a,id=0x", "a name is a letter"),
         ("file=a,id=", "a name is a letter"),

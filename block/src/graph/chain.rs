@@ -190,7 +190,8 @@ impl Opener {
                 let image = if options.header_only {
                     Qcow2::open_header(file).await?
                 } else {
-                    match data_file::open(&self.exec, &file, file_options, options).await? {
+                    let files = &self.files;
+                    match data_file::open(&self.exec, files, &file, file_options, options).await? {
                         Some(data) => Qcow2::open_with_data(file, data, open).await?,
                         None => Qcow2::open(file, open).await?,
                     }

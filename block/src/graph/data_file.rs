@@ -11,19 +11,20 @@ use crate::{
     error::{Error, Result},
     exec::Executor,
     qcow2::DataFile,
-    storage::{FileOptions, Storage},
+    storage::{FileOptions, Files, Storage},
 };
 
 /// What messages call it.
 const WHAT: &str = "data file";
 
-/// Opens the external data file of the image in `file`, which was opened as `image` with `options`,
+/// Opens the external data file, one of `files`, of the image in `file`, which was opened as `image` with `options`,
 /// for the same use and with the same locks; `None` if it has none.
 ///
 /// # Errors
 /// The header may not name that file; the file cannot be used.
 pub(super) async fn open(
     exec: &Rc<Executor>,
+    files: &Files,
     file: &Storage,
     image: FileOptions,
     options: &ImageOptions,
@@ -51,7 +52,8 @@ pub(super) async fn open(
         options.backing_folders.as_deref(),
     )
     .map_err(refused)?;
-    let data = Storage::open(exec, &path, image, options.reconnect_delay())
+    let data = files
+        .open(exec, &path, image, options.reconnect_delay())
         .await
         .map_err(|error| refused(format!("its data file cannot be used: {error}")))?;
     Ok(Some(data))

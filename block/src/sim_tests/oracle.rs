@@ -9,12 +9,17 @@ use std::{
 
 use serde_json::json;
 
+use super::plan::data_path;
 use crate::{
     exec::Executor,
-    graph::{Format, Node},
-    qcow2::{CheckReport, OpenOptions, Qcow2},
+    graph::{
+        Format, Node,
+        chain::{ImageOptions, Opener},
+    },
+    mem::SgList,
+    qcow2::{CheckReport, Qcow2},
     qed::Qed,
-    storage::{Content, SimFile, Storage},
+    storage::{Content, Files, SimFile, SimFolder, Storage},
 };
 
 /// The files of a disk, from the top down, as they were opened.
@@ -47,18 +52,13 @@ pub fn check(files: &Contents, chain: &Chain) -> BTreeMap<PathBuf, u64> {
     for (path, format) in &chain.0 {
         let content = files.get(path);
         let content = content.unwrap_or_else(|| panic!("{} is gone", path.display()));
-        let content = if *format == Format::Qcow2 {
-            padded(content)
-        } else {
-            content.clone()
-        };
-        let file = Rc::new(SimFile::with_content(path, content, 0));
         match format {
             Format::Raw => {}
             Format::Qcow2 => {
-                leaks.insert(path.clone(), check_qcow2(path, file));
+                leaks.insert(path.clone(), check_qcow2(files, path));
             }
             Format::Qed => {
+                let file = Rc::new(SimFile::with_content(path, content.clone(), 0));
                 Executor::new().unwrap().block_on(check_qed(file));
             }
         }
@@ -66,8 +66,8 @@ pub fn check(files: &Contents, chain: &Chain) -> BTreeMap<PathBuf, u64> {
     leaks
 }
 
-fn check_qcow2(path: &Path, file: Rc<SimFile>) -> u64 {
-    let (report, _, dirty) = report_of(file);
+fn check_qcow2(files: &Contents, path: &Path) -> u64 {
+    let (report, _, dirty) = report_of(files, path);
     // Of an image that is marked dirty only the mapping is trusted.
     if !dirty {
         let found = (report.corruptions, report.check_errors);
@@ -77,24 +77,46 @@ fn check_qcow2(path: &Path, file: Rc<SimFile>) -> u64 {
 }
 
 /// What our check says, the version, and whether the image is marked dirty.
-fn report_of(file: Rc<SimFile>) -> (CheckReport, u32, bool) {
+fn report_of(files: &Contents, path: &Path) -> (CheckReport, u32, bool) {
+    let mut files = files.clone();
+    padded(files.get_mut(path).unwrap());
     let exec = Executor::new().unwrap();
+    let folder = Files::Sim(SimFolder::new(files, 0));
+    let opener = Opener::among(folder, 1 << 20, exec.clone());
+    let path = path.to_owned();
     exec.block_on(async move {
-        let options = OpenOptions {
+        let options = ImageOptions {
+            format: Some(Format::Qcow2),
             read_only: true,
-            ..OpenOptions::default()
+            ..ImageOptions::default()
         };
-        let image = Qcow2::open(Storage::Sim(file), options).await.unwrap();
+        let node = opener.open_layer(&path, &options).await.unwrap();
+        let image = node.as_qcow2().unwrap();
+        check_raw_data(&node, image).await;
         let report = image.check().await.unwrap();
         (report, image.version(), image.is_dirty())
     })
 }
 
+/// A raw external data file shows by itself what the image shows.
+async fn check_raw_data(node: &Rc<Node>, image: &Qcow2) {
+    if !image.data_file().is_some_and(|data| data.raw) {
+        return;
+    }
+    let data = image.data_storage();
+    let len = usize::try_from(data.len().min(node.size())).unwrap();
+    let mut raw = data.read_vec(0, len).await.unwrap();
+    raw.resize(usize::try_from(node.size()).unwrap(), 0);
+    let shown = SgList::zeroed(raw.len());
+    node.read(0, shown.clone()).await.unwrap();
+    let path = node.path().display();
+    assert!(shown.to_vec() == raw, "{path}: its raw data file differs");
+}
+
 /// Whether an image of version 2 has entries without the COPIED flag although nobody shares what
 /// they name; panics where more is wrong.
-pub fn lacks_only_flags(path: &Path, content: &Content) -> bool {
-    let file = Rc::new(SimFile::with_content(path, padded(content), 0));
-    let (report, version, _) = report_of(file);
+pub fn lacks_only_flags(files: &Contents, path: &Path) -> bool {
+    let (report, version, _) = report_of(files, path);
     if version > 2 || report.corruptions == 0 {
         return false;
     }
@@ -106,12 +128,10 @@ pub fn lacks_only_flags(path: &Path, content: &Content) -> bool {
     true
 }
 
-/// With more clusters at its end: a crash may leave references to some that never got into the file.
-fn padded(content: &Content) -> Content {
-    let mut content = content.clone();
+/// Appends clusters: a crash may leave references to some that never got into the file.
+fn padded(content: &mut Content) {
     let cluster = 1 << content.first_sector()[23];
     content.grow_by(UNWRITTEN * cluster);
-    content
 }
 
 /// Only clusters may be wrong that nothing names: whoever opens the image next gives them back.
@@ -129,16 +149,29 @@ async fn check_qed(file: Rc<SimFile>) {
 pub fn check_with_qemu(files: &Contents, chain: &Chain, seen: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     let host = |path: &Path| folder.path().join(path.file_name().unwrap());
+    // Whatever names headers give.
+    let layer = |path: &Path, format: Format| {
+        let mut image = json!({
+            "driver": format.name(),
+            "file": {"driver": "file", "filename": host(path)},
+        });
+        let data = data_path(path);
+        if files.contains_key(&data) {
+            image["data-file"] = json!({"driver": "file", "filename": host(&data)});
+        }
+        image
+    };
     for (path, format) in &chain.0 {
-        std::fs::write(host(path), files[path].to_vec()).unwrap();
+        for file in [path, &data_path(path)] {
+            if let Some(content) = files.get(file) {
+                std::fs::write(host(file), content.to_vec()).unwrap();
+            }
+        }
         if *format == Format::Raw {
             continue;
         }
-        let image = json!({
-            "driver": format.name(),
-            "file": {"driver": "file", "filename": host(path)},
-            "backing": null,
-        });
+        let mut image = layer(path, *format);
+        image["backing"] = serde_json::Value::Null;
         let image = format!("json:{image}");
         if is_dirty(&files[path], *format) {
             // Refcounts were written lazily: they are counted anew before the image is used.
@@ -150,10 +183,7 @@ pub fn check_with_qemu(files: &Contents, chain: &Chain, seen: &[u8]) {
     let mut image = serde_json::Value::Null;
     for (path, format) in chain.0.iter().rev() {
         let below = image;
-        image = json!({
-            "driver": format.name(),
-            "file": {"driver": "file", "filename": host(path)},
-        });
+        image = layer(path, *format);
         if *format != Format::Raw {
             image["backing"] = below;
         }

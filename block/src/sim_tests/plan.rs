@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::{
     engine::NewImage,
     graph::{DetectZeroes, Format},
-    qcow2::{self, Backing, Preallocation},
+    qcow2::{self, Backing, DataFile, Preallocation},
     qed, random,
 };
 
@@ -66,6 +66,11 @@ pub fn path(folder: &Path, layer: usize) -> PathBuf {
     folder.join(layer.to_string())
 }
 
+/// The path of the external data file that a layer has, if it has one.
+pub fn data_path(layer: &Path) -> PathBuf {
+    layer.with_extension("data")
+}
+
 impl Plan {
     /// A plan for a chain in `folder`; with `for_qemu` one that QEMU's tools understand.
     pub fn new(folder: &Path, random: &mut Random, for_qemu: bool) -> Self {
@@ -121,7 +126,7 @@ impl Plan {
         let image = match format {
             Format::Raw => None,
             Format::Qed => Some(NewImage::Qed(self.qed(size, backing, random))),
-            _ => Some(NewImage::Qcow2(self.qcow2(size, backing, random))),
+            _ => Some(NewImage::Qcow2(self.qcow2(&path, size, backing, random))),
         };
         Layer {
             path,
@@ -133,6 +138,7 @@ impl Plan {
 
     fn qcow2(
         &self,
+        path: &Path,
         size: u64,
         backing: Option<Backing>,
         random: &mut Random,
@@ -140,24 +146,33 @@ impl Plan {
         let version = if random.one_in(6) { 2 } else { 3 };
         let preallocated = backing.is_none() && random.one_in(6);
         let extended_l2 = version == 3 && random.one_in(4);
+        // Of the smallest clusters that have subclusters, these have 512 bytes.
+        let least = if extended_l2 { 16384 } else { 512 };
+        let cluster_size = self.cluster(least, random);
+        let refcount_bits = match cluster_size {
+            _ if version == 2 => 16,
+            // New refcount blocks all the time, and now and then a new table of them.
+            ..=2048 if random.one_in(2) => 64,
+            _ => 1 << random.pick(&[4, 4, 0, 1, 2, 3, 5, 6]),
+        };
+        let data_file = (version == 3 && random.one_in(8)).then(|| DataFile {
+            name: name_of(&data_path(path), random.one_in(2)),
+            raw: backing.is_none() && random.one_in(2),
+        });
         qcow2::CreateOptions {
             size,
-            // Of the smallest clusters that have subclusters, these have 512 bytes.
-            cluster_size: self.cluster(if extended_l2 { 16384 } else { 512 }, random),
+            cluster_size,
             version,
             extended_l2,
             backing,
-            refcount_bits: if version == 2 {
-                16
-            } else {
-                1 << random.pick(&[4, 4, 0, 1, 2, 3, 5, 6])
-            },
+            refcount_bits,
             lazy_refcounts: version == 3 && random.one_in(4),
             preallocation: if preallocated {
                 Preallocation::Metadata
             } else {
                 Preallocation::Off
             },
+            data_file,
             ..qcow2::CreateOptions::default()
         }
     }

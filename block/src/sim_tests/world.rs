@@ -122,7 +122,8 @@ impl World {
         self.start();
         self.spawn_guests(6);
         self.settle();
-        if layer.format == Format::Qcow2 && self.random.one_in(2) {
+        let has_data_file = self.root().data_storage().path() != self.root().path();
+        if layer.format == Format::Qcow2 && !has_data_file && self.random.one_in(2) {
             self.write_compressed();
         }
         self.stop();

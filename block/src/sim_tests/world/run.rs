@@ -151,8 +151,11 @@ impl World {
     pub fn run_on_a_full_disk(&mut self) {
         self.start();
         self.running().allowed.set(Allowed::NoSpace);
-        let room = self.random.below(48);
-        self.file_of(&self.root()).set_room(Some(room));
+        let root = self.root();
+        for storage in [root.storage(), root.data_storage()] {
+            let file = self.running().folder.file(storage.path()).unwrap();
+            file.set_room(Some(self.random.below(48)));
+        }
         self.spawn_work(true);
         self.run_for_a_while();
         if self.random.one_in(2) {

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     graph::{Format, Node, chain::ImageOptions},
     qcow2::{Qcow2, Repair},
-    sim_tests::oracle,
+    sim_tests::{oracle, plan::data_path},
 };
 
 /// Snapshots of one image at most.
@@ -44,7 +44,8 @@ impl World {
             0
         };
         let (path, format) = self.chain.0[layer].clone();
-        if format != Format::Qcow2 {
+        // Data outside of an image belongs to the disk as it is now.
+        if format != Format::Qcow2 || self.files.contains_key(&data_path(&path)) {
             return;
         }
         let count = self.snapshots.get(&path).map_or(0, Vec::len);
@@ -174,7 +175,7 @@ impl World {
         self.files = offline.folder.after_crash(self.random.next());
         offline.exec.drop_tasks();
         let path = self.chain.0[layer].0.clone();
-        if oracle::lacks_only_flags(&path, &self.files[&path]) {
+        if oracle::lacks_only_flags(&self.files, &path) {
             let offline = self.offline();
             let (opener, folder) = (offline.opener.clone(), offline.folder.clone());
             let options = ImageOptions {

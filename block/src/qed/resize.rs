@@ -32,6 +32,8 @@ impl Qed {
         if size > old {
             self.flush().await?;
             self.read_more_of_l1(size).await?;
+            // Not later: the header that says so would have the new size already.
+            self.mark_dirty().await?;
             self.header.borrow_mut().image_size = size;
             let result = self.blank_and_tell(old, size, below).await;
             if result.is_err() {

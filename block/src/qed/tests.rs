@@ -1,4 +1,5 @@
 mod bad_images;
+mod resize;
 
 use std::{cell::Cell, path::Path, process::Command, rc::Rc};
 

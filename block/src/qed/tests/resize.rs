@@ -1,0 +1,73 @@
+//! Growing over what lies below, with a crash at any moment.
+
+use std::rc::Rc;
+
+use super::{CACHE, CreateOptions, Qed, create, read};
+use crate::{
+    error::IoResult,
+    exec::{Executor, LocalBoxFuture, Queue},
+    extent::ExtentKind,
+    mem::SgList,
+    qcow2::Below,
+    storage::{SimFile, Storage},
+};
+
+/// The disk before, which ends within a cluster, and after. Bytes.
+const SIZES: (u64, u64) = (3 * 4096 + 512, 5 * 4096);
+
+/// A layer below that is longer than the disk.
+struct Ones;
+
+impl Below for Ones {
+    fn read_below(&self, _offset: u64, data: SgList) -> LocalBoxFuture<'_, IoResult<()>> {
+        data.fill(0, data.len(), 1);
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// The files that a crash after so many polls can leave.
+fn crash_after(polls: u64) -> Vec<Vec<u8>> {
+    let exec = Executor::seeded(polls).unwrap();
+    let sim = Rc::new(SimFile::new("image", Vec::new(), polls));
+    let file = Storage::Sim(sim.clone());
+    let image = exec.block_on(async move {
+        let options = CreateOptions {
+            size: SIZES.0,
+            cluster_size: 4096,
+            table_clusters: 1,
+            ..CreateOptions::default()
+        };
+        create(file.clone(), options).await.unwrap();
+        file.flush().await.unwrap();
+        Qed::open(file, false, CACHE).await.unwrap()
+    });
+    exec.spawn(Queue::Guest, async move {
+        image.resize(SIZES.1, &Ones).await.unwrap();
+    });
+    for _ in 0..polls {
+        exec.step(Queue::Guest);
+    }
+    (0..8).map(|seed| sim.crash(seed)).collect()
+}
+
+#[test]
+fn a_crash_while_the_disk_grows_never_shows_what_lies_below() {
+    let mut sizes = Vec::new();
+    for bytes in (0..120).flat_map(crash_after) {
+        let exec = Executor::new().unwrap();
+        let file = Storage::Sim(Rc::new(SimFile::new("image", bytes, 1)));
+        sizes.push(exec.block_on(async move {
+            let image = Qed::open(file, true, CACHE).await.unwrap();
+            let mut at = SIZES.0;
+            while at < image.virtual_size() {
+                let extent = image.extent(at, image.virtual_size() - at).await.unwrap();
+                assert!(extent.kind != ExtentKind::Unallocated, "at {at}");
+                let len = usize::try_from(extent.len).unwrap();
+                assert!(read(&image, at, len).await == vec![0; len], "at {at}");
+                at += extent.len;
+            }
+            image.virtual_size()
+        }));
+    }
+    assert!(sizes.contains(&SIZES.0) && sizes.contains(&SIZES.1));
+}

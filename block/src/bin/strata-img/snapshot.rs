@@ -56,6 +56,15 @@ pub async fn run(tool: &Tool, args: SnapshotArgs) -> Result<u8, Failure> {
         output::print(&list(&image.snapshots().await?))?;
         return Ok(0);
     }
+    let result = change(image, &args).await;
+    // Also after an error: bitmaps are stored then.
+    let closed = node.close().await;
+    result?;
+    closed?;
+    Ok(0)
+}
+
+async fn change(image: &Qcow2, args: &SnapshotArgs) -> Result<(), Failure> {
     if let Some(name) = &args.create {
         let made = image.create_snapshot(name, SystemTime::now()).await;
         made.map_err(|error| failed("create", name, &error))?;
@@ -66,8 +75,7 @@ pub async fn run(tool: &Tool, args: SnapshotArgs) -> Result<u8, Failure> {
     if let Some(name) = &args.delete {
         delete(image, name).await?;
     }
-    node.close().await?;
-    Ok(0)
+    Ok(())
 }
 
 /// By id, and by name if none has that id.

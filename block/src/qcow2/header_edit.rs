@@ -21,6 +21,11 @@ impl Qcow2 {
             return Ok(());
         }
         let _edit = self.header_edit.lock().await;
+        // Whoever held it before may have failed, or done it.
+        self.check_running()?;
+        if self.write_ready.get() {
+            return Ok(());
+        }
         let mut area = self.area.borrow().clone();
         let before = area.header.clone();
         let kept = self.bitmaps.autoclear_bit() | data_file::autoclear_bit(&area.header);

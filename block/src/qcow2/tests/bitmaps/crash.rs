@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::*;
-use crate::exec::{Executor, Queue, yield_now};
+use crate::{
+    exec::{Executor, Queue, yield_now},
+    storage::Faults,
+};
 
 /// What the disk holds when the bitmap is begun.
 const BEFORE: u8 = 0x55;
@@ -123,5 +126,32 @@ fn no_room_for_the_bitmaps_leaves_them_in_use_and_all_else_whole() {
         let layer = open_layer(&file, SMALL_CACHE, nothing()).await;
         assert!(bitmap(&layer, "b").is_inconsistent());
         assert_eq!(layer.image.check().await.unwrap().corruptions, 0);
+    });
+}
+
+#[test]
+fn nobody_writes_when_the_mark_cannot_be_made() {
+    with_seed(9, |exec, seed| async move {
+        let file = sim(seed);
+        let layer = with_bitmap(&file, 4096, 1 << 20, false).await;
+        layer.write(8192, vec![1; 4096]).await.unwrap();
+        layer.image.close().await.unwrap();
+        let before = file.bytes();
+        file.set_faults(Faults {
+            flush: 1000,
+            ..Faults::default()
+        });
+        let failed = Rc::new(Cell::new(0));
+        for _ in 0..4 {
+            let (layer, failed) = (layer.clone(), failed.clone());
+            exec.spawn(Queue::Guest, async move {
+                layer.write(8192, vec![2; 512]).await.unwrap_err();
+                failed.set(failed.get() + 1);
+            });
+        }
+        while failed.get() < 4 {
+            yield_now().await;
+        }
+        assert!(file.bytes() == before);
     });
 }

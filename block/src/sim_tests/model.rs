@@ -26,6 +26,8 @@ pub struct Model {
     sectors: Vec<Vec<Write>>,
     /// Bytes that the disk may have after a crash.
     sizes: Vec<u64>,
+    /// Fewest bytes that the disk has had.
+    smallest: u64,
     next: u64,
     failed_flushes: u64,
 }
@@ -64,6 +66,7 @@ impl Model {
             clock: 1,
             sectors: vec![vec![zeros(0)]; index(size / SECTOR)],
             sizes: vec![size],
+            smallest: size,
             next: 1,
             failed_flushes: 0,
         }
@@ -193,6 +196,11 @@ impl Model {
         self.sizes.push(size);
     }
 
+    /// Fewest bytes that the disk has had since this was last asked.
+    pub fn take_smallest(&mut self) -> u64 {
+        std::mem::replace(&mut self.smallest, self.sizes[0])
+    }
+
     /// Bytes that the disk may have after a crash.
     pub fn possible_sizes(&self) -> Vec<u64> {
         self.sizes.clone()
@@ -203,6 +211,7 @@ impl Model {
     pub fn resized(&mut self, size: u64) {
         let now = self.now();
         self.sizes = vec![size];
+        self.smallest = self.smallest.min(size);
         let end = index(size / SECTOR);
         for history in self.sectors.iter_mut().skip(end) {
             // Those that wait will be refused, or the disk grows before.

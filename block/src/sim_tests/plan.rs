@@ -47,6 +47,8 @@ pub struct Layer {
 pub struct Open {
     pub discard: bool,
     pub detect_zeroes: DetectZeroes,
+    /// Images that can have one get a dirty bitmap.
+    pub bitmaps: bool,
     /// Bytes of tables in memory: with few, they are written back all the time.
     pub cache_bytes: usize,
 }
@@ -96,6 +98,7 @@ impl Plan {
                     DetectZeroes::On,
                     DetectZeroes::Unmap,
                 ]),
+                bitmaps: random.one_in(3),
                 cache_bytes: random.pick(&[0, 0, 64 << 10, 8 << 20]),
             },
         };

@@ -1,5 +1,6 @@
 //! A disk on simulated files, its guests and its operator, and the model that knows better.
 
+mod bitmaps;
 mod commit;
 mod offline;
 mod run;
@@ -12,6 +13,7 @@ use std::{
     rc::Rc,
 };
 
+use bitmaps::Tracked;
 use snapshots::Kept;
 
 use super::{
@@ -43,6 +45,8 @@ pub struct World {
     chain: Chain,
     /// The internal snapshots of images.
     snapshots: BTreeMap<PathBuf, Vec<Kept>>,
+    /// The dirty bitmaps of images.
+    bitmaps: BTreeMap<PathBuf, Tracked>,
     /// Leaked clusters that the last crash has left.
     leaks: BTreeMap<PathBuf, u64>,
     model: Rc<RefCell<Model>>,
@@ -77,6 +81,7 @@ impl World {
             files: Contents::new(),
             chain: Chain(Vec::new()),
             snapshots: BTreeMap::new(),
+            bitmaps: BTreeMap::new(),
             leaks: BTreeMap::new(),
             model: Rc::new(RefCell::new(Model::new(0))),
             open: plan.open,
@@ -240,6 +245,7 @@ impl World {
             );
         }
         self.check_snapshots();
+        self.check_bitmaps(false);
     }
 
     /// Ends in one way or the other.
@@ -273,6 +279,7 @@ impl World {
             oracle::check_with_qemu(&self.files, &self.chain, &found);
         }
         self.model.borrow_mut().found(&found);
+        self.check_bitmaps(true);
         self.stop();
     }
 

@@ -32,6 +32,7 @@ impl World {
         if layers < 2 {
             return;
         }
+        self.renew_bitmaps();
         let before = self.read_at_rest();
         let above = if self.random.one_in(2) {
             1
@@ -45,6 +46,7 @@ impl World {
             options: self.image_options(above, false),
             committed: Rc::default(),
         };
+        self.bitmaps_miss_a_commit(above);
         let offline = self.offline();
         let top = offline.open_chain(self, false);
         let may_fail = self.random.one_in(3);

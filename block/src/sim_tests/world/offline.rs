@@ -72,8 +72,13 @@ impl World {
 impl Offline {
     /// Opens the world's disk with all its layers.
     pub fn open_chain(&self, world: &World, read_only: bool) -> Rc<Node> {
-        let (opener, path) = (self.opener.clone(), world.chain.top().0.clone());
-        let options = world.image_options(0, read_only);
+        self.open_chain_from(world, 0, read_only)
+    }
+
+    /// Opens layer `index`, counted from the top, with all below it.
+    pub fn open_chain_from(&self, world: &World, index: usize, read_only: bool) -> Rc<Node> {
+        let (opener, path) = (self.opener.clone(), world.chain.0[index].0.clone());
+        let options = world.image_options(index, read_only);
         let open = async move { opener.open(&path, &options).await.unwrap() };
         self.exec.block_on(open)
     }

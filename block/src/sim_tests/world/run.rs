@@ -22,6 +22,7 @@ impl World {
     /// Lets guests work, and an operator too, and stops at a random moment: often at one that matters, shortly
     /// after a flush, a snapshot or the end of a merge has begun.
     pub fn run(&mut self, operator: bool) {
+        self.renew_bitmaps();
         self.start();
         self.spawn_work(operator);
         self.run_for_a_while();
@@ -63,6 +64,7 @@ impl World {
 
     /// Lets all come to an end, a merge too, then merges once more.
     pub fn run_to_the_end(&mut self) {
+        self.renew_bitmaps();
         self.start();
         self.spawn_work(true);
         self.run_for_a_while();
@@ -91,6 +93,7 @@ impl World {
     /// Lets files fail for a while. Then an image that has stopped writes nothing more but can be
     /// read, and one that has not goes on as if nothing had been.
     pub fn run_with_faults(&mut self) {
+        self.renew_bitmaps();
         self.start();
         self.running().allowed.set(Allowed::Anything);
         let mut rate = || self.random.pick(&[0, 0, 5, 20, 100]);
@@ -149,6 +152,7 @@ impl World {
     /// Lets the top's file system be full for a while: requests fail, for want of space and no other
     /// reason. Once there is room everything works again.
     pub fn run_on_a_full_disk(&mut self) {
+        self.renew_bitmaps();
         self.start();
         self.running().allowed.set(Allowed::NoSpace);
         let root = self.root();

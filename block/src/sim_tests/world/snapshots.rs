@@ -156,8 +156,9 @@ impl World {
         let reached = mark.clone();
         let work = async move {
             reached.set(true);
-            run(&node, change, &name).await?;
-            node.close().await
+            let result = run(&node, change, &name).await;
+            node.close().await?;
+            result
         };
         let ended = offline.run(work, &mark, &mut self.random);
         (offline, ended)

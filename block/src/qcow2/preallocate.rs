@@ -59,8 +59,16 @@ impl Qcow2 {
             self.data.set_len(offset + room).await?;
         }
         for n in 0..run.count {
-            let index = g.index_in_slice(first.plus(n));
-            self.set_l2_entry(&slice, index, Entry::data(run.first.plus(n), g));
+            let (index, host) = (g.index_in_slice(first.plus(n)), run.first.plus(n));
+            let old = self.l2_entry(&slice, index);
+            let old = old.map_err(|why| self.corrupt(why))?;
+            // Subclusters stay what they are until they are written, as in a new image.
+            let new = if g.extended_l2 && !self.has_raw_data() {
+                old.with_data(host, 0, g)
+            } else {
+                Entry::data(host, g)
+            };
+            self.set_l2_entry(&slice, index, new);
         }
         Ok(len)
     }

@@ -91,9 +91,16 @@ fn the_format_is_told() {
 
 #[test]
 fn what_is_added_is_preallocated_as_by_qemu() {
-    let formats = ["raw", "qcow2", "qed"];
+    let formats = [
+        ("raw", "size=1M"),
+        ("qcow2", "compat=0.10"),
+        ("qcow2", "extended_l2=on"),
+        ("qcow2", "data_file=NAME.data"),
+        ("qcow2", "data_file=NAME.data,data_file_raw=on"),
+        ("qed", "size=1M"),
+    ];
     let modes = ["off", "metadata", "falloc", "full", "some"];
-    for (format, mode) in formats.iter().flat_map(|f| modes.map(|m| (*f, m))) {
+    for ((format, options), mode) in formats.iter().flat_map(|f| modes.map(|m| (*f, m))) {
         let folder = Folder::new();
         let size = |name: &str| {
             let meta = std::fs::metadata(folder.path(name)).unwrap();
@@ -114,10 +121,13 @@ fn what_is_added_is_preallocated_as_by_qemu() {
             assert_eq!(ours, run("qemu-img", "theirs"), "{format} {mode} {how:?}");
         };
         for name in ["ours", "theirs"] {
-            folder.qemu(&["create", "-q", "-f", format, name, "1M"]);
+            let options = options.replace("NAME", name);
+            let size = (!options.starts_with("size")).then_some("1M");
+            let create = ["create", "-q", "-f", format, "-o", &options, name];
+            folder.qemu(&create.into_iter().chain(size).collect::<Vec<_>>());
         }
         both(&["3M"]);
-        assert_eq!(size("ours"), size("theirs"), "{format} {mode}");
+        assert_eq!(size("ours"), size("theirs"), "{format} {options} {mode}");
         both(&["--shrink", "2M"]);
         both(&["+0"]);
         both(&["+1M"]);
@@ -130,7 +140,7 @@ fn what_is_added_is_preallocated_as_by_qemu() {
             };
             map.as_array().unwrap().iter().map(data).sum::<u64>()
         };
-        assert_eq!(map("ours"), map("theirs"), "{format} {mode}");
+        assert_eq!(map("ours"), map("theirs"), "{format} {options} {mode}");
         if format != "raw" {
             folder.qemu(&["check", "-q", "-f", format, "ours"]);
         }

@@ -46,6 +46,7 @@ impl Qcow2 {
             return Err(self.unsupported("compression with an external data file"));
         }
         self.begin_write().await?;
+        let _recorded = self.bitmaps().record(offset, g.cluster_size());
         self.write_stream(offset, packed.0).await
     }
 

@@ -260,3 +260,15 @@ fn bitmaps_are_stored_after_snapshots_were_changed() {
         });
     }
 }
+
+#[test]
+fn compressed_writes_are_recorded() {
+    with_seed(11, |_, seed| async move {
+        let file = sim(seed);
+        let layer = with_bitmap(&file, 4096, 1 << 20, false).await;
+        let data = crate::mem::SgList::from_vec(vec![1; 4096]);
+        let packed = layer.image.pack(&data).await.unwrap();
+        layer.image.write_packed(8192, packed).await.unwrap();
+        assert_eq!(dirty(&bitmap(&layer, "b")), [(8192, 4096)]);
+    });
+}

@@ -27,7 +27,8 @@ enum Chunk {
 pub enum Content {
     /// None is set.
     Zeros,
-    /// All are set.
+    /// All are set, and none lies behind the end of the bitmap: QEMU would set those, too, and show
+    /// them once the disk grows.
     Ones,
     /// Eight to a byte, the lowest bit first.
     Bytes(Vec<u8>),
@@ -159,9 +160,10 @@ impl Bits {
     /// multiple of 64, and `bytes` of 8.
     pub fn content(&self, at: u64, bytes: usize) -> Content {
         let end = self.len.min(at + bytes as u64 * 8);
-        let (stop, first) = self.run_before(at, end);
-        if stop.is_none() {
-            return if first { Content::Ones } else { Content::Zeros };
+        match self.run_before(at, end) {
+            (None, false) => return Content::Zeros,
+            (None, true) if end == at + bytes as u64 * 8 => return Content::Ones,
+            _ => {}
         }
         let words = (0..bytes as u64 / 8).map(|n| {
             let bit = at + n * 64;

@@ -145,3 +145,14 @@ fn memory_follows_what_is_dirty() {
     assert_eq!(bitmap.run_at(1 << 60), (512, true));
     assert!(!bitmap.run_at((1 << 60) + 512).1);
 }
+
+/// QEMU sets all bits of such a part, also those behind the end.
+#[test]
+fn a_part_that_the_bitmap_does_not_fill_is_never_all_ones() {
+    let mut bits = Bits::new(512 * 8 + 3);
+    bits.set(0..bits.total());
+    assert_eq!(bits.content(0, 512), Content::Ones);
+    let mut last = vec![0; 512];
+    last[0] = 7;
+    assert_eq!(bits.content(512 * 8, 512), Content::Bytes(last));
+}

@@ -110,7 +110,7 @@ pub fn in_one_file() -> Vec<Case> {
 }
 
 /// External data files have neither snapshots nor compressed clusters, and raw ones nothing below.
-fn with_data_files() -> impl Iterator<Item = Case> {
+pub fn with_data_files() -> impl Iterator<Item = Case> {
     let shifts = [9, 12, 14, 16, 21];
     let both = shifts.into_iter().enumerate();
     let both = both.flat_map(|(n, shift)| [(2 * n, shift, false), (2 * n + 1, shift, true)]);

@@ -16,7 +16,10 @@ use strata_block::{
     random,
 };
 
-use crate::matrix::{Case, DATA};
+use crate::{
+    matrix::{Case, DATA},
+    requests::{Kind, Request},
+};
 
 /// The image's name.
 pub const IMAGE: &str = "image.qcow2";
@@ -125,41 +128,15 @@ impl Random {
     pub fn below(&mut self, n: u64) -> u64 {
         random::next(&mut self.0) % n
     }
-
-    /// A range of whole sectors on a disk of `size` bytes, of about `cluster` bytes.
-    fn range(&mut self, size: u64, cluster: u64) -> (u64, u64) {
-        let start = self.below(size / 512) * 512;
-        let most = (cluster * 2).max(64 << 10).min(size - start);
-        (start, (self.below(most / 512) + 1) * 512)
-    }
-
-    /// Where a cluster of the disk starts.
-    fn cluster(&mut self, case: &Case) -> u64 {
-        self.below(case.size() / case.cluster) * case.cluster
-    }
 }
 
-/// Commands for `qemu-io` that write, zero and discard, and write compressed clusters where there
-/// are such.
+/// Commands for `qemu-io` that do a few things to the disk.
 pub fn qemu_commands(case: &Case, random: &mut Random) -> Vec<String> {
-    let mut commands = Vec::new();
-    for _ in 0..6 {
-        let (offset, len) = random.range(case.size(), case.cluster);
-        let byte = 1 + random.below(255);
-        commands.push(match random.below(5) {
-            0 => format!("write -z {offset} {len}"),
-            1 => format!("discard {offset} {len}"),
-            _ => format!("write -P {byte} {offset} {len}"),
-        });
-    }
-    // QEMU writes compressed clusters only where nothing is; and it cannot give up clusters of
-    // version 2 over a backing file.
-    if case.compressed.is_some() && (case.version > 2 || !case.backing) {
-        let (offset, cluster) = (random.cluster(case), case.cluster);
-        commands.push(format!("discard {offset} {cluster}"));
-        commands.push(format!("write -c -P 99 {offset} {cluster}"));
-    }
-    commands
+    let mut requests = Request::several(7, case, case.size(), random);
+    // It cannot give up clusters of version 2 over a backing file, nor write compressed ones then.
+    let old = case.version == 2 && case.backing;
+    requests.retain(|request| !(old && matches!(request.kind, Kind::Compressed(_))));
+    requests.iter().flat_map(Request::commands).collect()
 }
 
 /// Does `work` with the opened image, and closes it.
@@ -191,41 +168,18 @@ pub async fn read(node: &Rc<Node>, offset: u64, len: u64) -> Vec<u8> {
 
 /// Writes, zeroes and discards as `seed` says; what the disk shows then is in `model`.
 pub async fn scribble(node: &Rc<Node>, case: &Case, mut model: Vec<u8>, seed: u64) -> Vec<u8> {
-    let mut random = Random(seed);
-    for _ in 0..8 {
-        let (offset, len) = random.range(case.size(), case.cluster);
-        let range = offset as usize..(offset + len) as usize;
-        match random.below(6) {
-            0 => {
-                node.write_zeroes(offset, len, random.below(2) == 0)
-                    .await
-                    .unwrap();
-                model[range].fill(0);
-            }
-            1 if case.compressed.is_some() => {
-                let offset = random.cluster(case);
-                let bytes = vec![1 + random.below(255) as u8; case.cluster as usize];
-                let packed = node.pack(&SgList::from_vec(bytes.clone())).await;
-                let packed = packed.expect("one byte again and again gets shorter");
-                node.write_packed(offset, packed).await.unwrap();
-                model[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
-            }
-            1 | 2 => {
-                node.discard(offset, len).await.unwrap();
-                let now = read(node, offset, len).await;
-                let before = &model[range.clone()];
-                let kept = now
-                    .iter()
-                    .zip(before)
-                    .all(|(now, before)| *now == 0 || now == before);
+    for request in Request::several(7, case, node.size(), &mut Random(seed)) {
+        request.carry_out(node).await;
+        let shown = &mut model[request.range()];
+        match request.kind {
+            Kind::Write(byte) | Kind::Compressed(byte) => shown.fill(byte),
+            Kind::Zero { .. } => shown.fill(0),
+            Kind::Discard => {
+                let now = read(node, request.offset, request.len).await;
+                let mut pairs = now.iter().zip(shown.iter());
+                let kept = pairs.all(|(now, before)| *now == 0 || now == before);
                 assert!(kept, "a discard shows something else");
-                model[range].copy_from_slice(&now);
-            }
-            _ => {
-                let byte = 1 + random.below(255) as u8;
-                let data = SgList::from_vec(vec![byte; len as usize]);
-                node.write(offset, data).await.unwrap();
-                model[range].fill(byte);
+                shown.copy_from_slice(&now);
             }
         }
     }

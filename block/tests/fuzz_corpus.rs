@@ -52,6 +52,11 @@ fn requests() {
 }
 
 #[test]
+fn operations() {
+    replay("operations");
+}
+
+#[test]
 fn nbd_server() {
     replay("nbd_server");
 }

@@ -19,7 +19,7 @@ const WRITES: &[&str] = &[
     "discard 4k 2k",
 ];
 
-const IMAGES: [Seed; 12] = [
+const IMAGES: [Seed; 14] = [
     qcow2("v3", "cluster_size=512", WRITES, &[]),
     qcow2("v2", "compat=0.10,cluster_size=512", WRITES, &[]),
     qcow2("4k", "cluster_size=4k", WRITES, &[]),
@@ -66,6 +66,13 @@ const IMAGES: [Seed; 12] = [
         WRITES,
         &["bitmap --add -g 512 IMAGE dirty"],
     ),
+    qcow2("data-file", "data_file=data,cluster_size=512", WRITES, &[]),
+    qcow2(
+        "raw-data-file",
+        "data_file=raw-data,data_file_raw=on,cluster_size=512",
+        WRITES,
+        &[],
+    ),
     Seed {
         name: "qed",
         format: "qed",
@@ -75,6 +82,9 @@ const IMAGES: [Seed; 12] = [
         then: &[],
     },
 ];
+
+/// Operations on each image.
+const STEPS: usize = 20;
 
 const fn qcow2(
     name: &'static str,
@@ -102,7 +112,7 @@ const HEADERS: [(&str, &str, &str); 4] = [
     (
         "data-file",
         "qcow2",
-        "data_file=DATA,data_file_raw=on,cluster_size=512",
+        "data_file=header-data,data_file_raw=on,cluster_size=512",
     ),
     (
         "luks",
@@ -119,8 +129,11 @@ const HEADERS: [(&str, &str, &str); 4] = [
 fn main() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     let folder = tempfile::tempdir().expect("a folder can be made");
+    // Images name their data files relative to it.
+    std::env::set_current_dir(&folder).expect("it can be used");
+    let mut random = 2u64;
     for seed in IMAGES {
-        let bytes = image(folder.path(), &seed);
+        let bytes = image(&seed);
         // The start is a header; some more of it than needed does no harm.
         put(
             &corpus,
@@ -129,19 +142,21 @@ fn main() {
             &bytes[..bytes.len().min(1024)],
         );
         put(&corpus, "images", seed.name, &bytes);
+        let steps: Vec<u8> = (0..STEPS * 4)
+            .map(|_| strata_block::random::next(&mut random) as u8)
+            .collect();
+        let input = [&[STEPS as u8 - 1][..], &steps, &bytes].concat();
+        put(&corpus, "operations", seed.name, &input);
     }
     for (name, format, options) in HEADERS {
-        let path = folder.path().join(name);
-        let data = folder.path().join("data").display().to_string();
-        let options = options.replace("DATA", &data);
         let secret = ["--object", "secret,id=s,data=x"];
-        let args = ["create", "-q", "-u", "-f", format, "-o", &options];
-        let path = path.to_str().expect("a plain path");
+        let args = ["create", "-q", "-u", "-f", format, "-o", options];
+        let file = format!("header-{name}");
         tool(
             "qemu-img",
-            &[&args[..2], &secret, &args[2..], &[path, "64k"]].concat(),
+            &[&args[..2], &secret, &args[2..], &[&file, "64k"]].concat(),
         );
-        let bytes = fs::read(path).expect("an image");
+        let bytes = fs::read(file).expect("an image");
         put(&corpus, "headers", name, &bytes[..bytes.len().min(1024)]);
     }
     structured(&corpus);
@@ -149,9 +164,8 @@ fn main() {
     client(&corpus);
 }
 
-fn image(folder: &Path, seed: &Seed) -> Vec<u8> {
-    let path = folder.join(seed.name);
-    let path = path.to_str().expect("a plain path");
+fn image(seed: &Seed) -> Vec<u8> {
+    let path = seed.name;
     tool(
         "qemu-img",
         &[
@@ -201,7 +215,7 @@ fn put(corpus: &Path, target: &str, name: &str, bytes: &[u8]) {
 /// For inputs that are taken apart by `arbitrary`, any bytes will do.
 fn structured(corpus: &Path) {
     let mut random = 1u64;
-    for target in ["tables", "requests"] {
+    for target in ["tables", "requests", "operations"] {
         for n in 0..12 {
             let bytes: Vec<u8> = (0..64 + n * 24)
                 .map(|_| strata_block::random::next(&mut random) as u8)

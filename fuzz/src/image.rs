@@ -4,7 +4,7 @@ use strata_block::{
     error::{IoResult, Result},
     extent::{Extent, ExtentKind},
     mem::SgList,
-    qcow2::{Backing, Below, DataFile, OpenOptions, Qcow2},
+    qcow2::{Backing, Below, CheckReport, DataFile, OpenOptions, Qcow2, Repair},
     qed::Qed,
     storage::Storage,
 };
@@ -173,6 +173,52 @@ impl Image {
             Self::Qcow2(image) => image.resize(size, below).await,
             Self::Qed(image) => image.resize(size, below).await,
         }
+    }
+
+    /// Gives up all that it holds.
+    pub async fn make_empty(&self) -> IoResult<()> {
+        match self {
+            Self::Qcow2(image) => image.make_empty().await,
+            Self::Qed(image) => image.make_empty().await,
+        }
+    }
+
+    /// Whether it was not closed cleanly.
+    pub fn is_dirty(&self) -> bool {
+        match self {
+            Self::Qcow2(image) => image.is_dirty(),
+            Self::Qed(image) => image.is_dirty(),
+        }
+    }
+
+    /// Checks it as it is in its file.
+    pub async fn check(&self) -> IoResult<CheckReport> {
+        match self {
+            Self::Qcow2(image) => image.check().await,
+            Self::Qed(image) => image.check().await,
+        }
+    }
+
+    /// Checks it, and repairs it in its file; what is in memory is stale then.
+    pub async fn repair(&self, what: Repair) -> IoResult<CheckReport> {
+        match self {
+            Self::Qcow2(image) => image.repair(what).await,
+            Self::Qed(image) => image.repair(what).await,
+        }
+    }
+
+    /// Its persistent bitmaps: name, granularity, bytes that are dirty, whether they record.
+    pub fn describe_bitmaps(&self) -> Vec<(String, u64, u64, bool)> {
+        let Self::Qcow2(image) = self else {
+            return Vec::new();
+        };
+        let bitmaps = image.bitmaps().list().into_iter();
+        let bitmaps = bitmaps.map(|bitmap| {
+            let name = bitmap.name().to_owned();
+            let (granularity, dirty) = (bitmap.granularity(), bitmap.count());
+            (name, granularity, dirty, bitmap.is_recording())
+        });
+        bitmaps.collect()
     }
 
     /// Makes everything durable.

@@ -8,6 +8,7 @@ mod image;
 pub mod images;
 pub mod nbd_client;
 pub mod nbd_server;
+pub mod operations;
 pub mod requests;
 mod support;
 pub mod tables;
@@ -16,11 +17,12 @@ pub mod tables;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("headers", headers::run),
     ("tables", tables::run),
     ("images", images::run),
     ("requests", requests::run),
+    ("operations", operations::run),
     ("nbd_server", nbd_server::run),
     ("nbd_client", nbd_client::run),
 ];

@@ -37,6 +37,8 @@ struct Tables {
     autoclear: u8,
     snapshots: u8,
     bitmaps: u8,
+    /// Data lies in a file of its own, which may be raw.
+    data_file: Option<bool>,
     patches: Vec<Patch>,
 }
 
@@ -69,15 +71,20 @@ enum Entry {
 
 /// Builds the image and uses it as [`images::run`] does.
 pub fn run(input: &[u8]) {
+    if let Some(image) = build(input) {
+        block_on(async move { images::exercise(&image).await });
+    }
+}
+
+/// The image whose tables the input describes.
+pub fn build(input: &[u8]) -> Option<Vec<u8>> {
     let mut input = Unstructured::new(input);
     let image = if input.ratio(1, 4).unwrap_or(false) {
         qed::Tables::arbitrary(&mut input).map(|tables| tables.build())
     } else {
         Tables::arbitrary(&mut input).map(|tables| tables.build())
     };
-    if let Ok(image) = image {
-        block_on(async move { images::exercise(&image).await });
-    }
+    image.ok()
 }
 
 impl Tables {
@@ -92,11 +99,20 @@ impl Tables {
         self.extended_l2 && !self.version_2
     }
 
+    fn l2_entries(&self) -> u64 {
+        1 << (self.cluster_bits() - 3 - u32::from(self.extended_l2()))
+    }
+
     fn refcount_order(&self) -> u32 {
         match self.version_2 {
             true => 4,
             false => u32::from(self.refcount_order) % 7,
         }
+    }
+
+    /// Whether the data lies in a file of its own; whether that is raw.
+    fn data_file(&self) -> Option<bool> {
+        self.data_file.filter(|_| !self.version_2)
     }
 
     fn build(&self) -> Vec<u8> {
@@ -112,6 +128,11 @@ impl Tables {
         image.put64(L1, 0, place(L2) | 1 << 63);
         image.put64(L1, 1, place(L2 + 1) | 1 << 63);
         for (table, index, data) in [(L2, 0, DATA), (L2, 1, DATA + 1), (L2 + 1, 0, DATA + 2)] {
+            let data = match self.data_file() {
+                // As on the disk.
+                Some(_) => (table - L2) * self.l2_entries() + index,
+                None => data,
+            };
             let entry = place(data) | 1 << 63;
             if self.extended_l2() {
                 image.put64(table, 2 * index, entry);
@@ -132,8 +153,7 @@ impl Tables {
 
     fn header(&self, image: &mut Bytes) {
         let bits = self.cluster_bits();
-        let entries = 1u64 << (bits - 3 - u32::from(self.extended_l2()));
-        let clusters = u64::from(self.disk_clusters) % (2 * entries) + 1;
+        let clusters = u64::from(self.disk_clusters) % (2 * self.l2_entries()) + 1;
         let version = if self.version_2 { 2 } else { 3 };
         image.put32(0, 0, u32::from_be_bytes(*b"QFI\xfb"));
         image.put32(0, 4, version);
@@ -150,8 +170,11 @@ impl Tables {
         }
         // Dirty or marked corrupt; what is not supported is refused at once.
         let extended = u64::from(self.extended_l2()) << 4;
-        image.put64(0, 9, u64::from(self.incompatible & 3) | extended);
-        image.put64(0, 11, u64::from(self.autoclear & 1));
+        let data_file = u64::from(self.data_file().is_some()) << 2;
+        let incompatible = u64::from(self.incompatible & 3) | data_file | extended;
+        image.put64(0, 9, incompatible);
+        let raw = u64::from(self.data_file() == Some(true)) << 1;
+        image.put64(0, 11, u64::from(self.autoclear & 1) | raw);
         image.put32(0, 96, self.refcount_order());
         image.put32(0, 100, 104);
         // The extension of bitmaps, behind the header.
@@ -160,6 +183,12 @@ impl Tables {
         image.put32(0, 112, u32::from(self.bitmaps % 3));
         image.put64(0, 15, u64::from(self.bitmaps % 3) * BITMAP_ENTRY);
         image.put64(0, 16, BITMAPS << bits);
+        if self.data_file().is_some() {
+            // The extension of the data file's name, behind that.
+            image.put32(0, 136, u32::from_be_bytes(*b"DATA"));
+            image.put32(0, 140, 4);
+            image.put32(0, 144, u32::from_be_bytes(*b"data"));
+        }
     }
 
     fn refcounts(&self, image: &mut Bytes) {
@@ -168,6 +197,9 @@ impl Tables {
         let start = (REFCOUNT_BLOCK << image.bits) as usize;
         let held = ((8u64 << image.bits) >> order).min(USED);
         for cluster in 0..held as usize {
+            if self.data_file().is_some() && (DATA..SNAPSHOTS).contains(&(cluster as u64)) {
+                continue; // Nothing uses them.
+            }
             match width {
                 // Numbers lie in their bytes from the lowest bit up.
                 1..8 => image.bytes[start + cluster * width / 8] |= 1 << (cluster * width % 8),

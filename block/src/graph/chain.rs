@@ -151,6 +151,12 @@ impl Opener {
             force_share,
             direct: options.direct,
         };
+        if force_share && !file_options.read_only {
+            return Err(Error::Image {
+                file: path.to_owned(),
+                why: "force-share=on can only be used with read-only images".to_owned(),
+            });
+        }
         let file = self
             .files
             .open(&self.exec, path, file_options, options.reconnect_delay())

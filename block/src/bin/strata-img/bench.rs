@@ -103,7 +103,7 @@ pub async fn run(tool: &Tool, args: BenchArgs) -> Result<u8, Failure> {
         read_only: !args.write,
         no_flush: cache.no_flush,
         direct: cache.direct,
-        force_share: args.force_share && !args.write,
+        force_share: args.force_share,
         discard: true,
         ..ImageOptions::default()
     };

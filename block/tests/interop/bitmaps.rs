@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::{
-    matrix::{Case, with_data_files},
+    matrix::{Case, PLAIN, with_data_files},
     requests::Request,
     support::*,
 };
@@ -95,16 +95,8 @@ struct Subject<'a> {
 #[test]
 fn both_sides_record_the_same() {
     let plain = Case {
-        version: 3,
-        cluster: 65536,
-        refcount_bits: 16,
-        lazy: false,
-        extended_l2: false,
-        compressed: None,
-        snapshot: false,
         bitmap: true,
-        backing: false,
-        data_file: None,
+        ..PLAIN
     };
     let mut cases: Vec<Case> = with_data_files().filter(|case| case.bitmap).collect();
     cases.extend([512, 4096, 65536, 2 << 20].map(|cluster| Case { cluster, ..plain }));

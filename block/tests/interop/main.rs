@@ -2,7 +2,7 @@
 //! them; and a second library's opinion.
 
 mod bitmaps;
-
+mod growth;
 mod made_by_qemu;
 mod made_by_us;
 mod matrix;

@@ -20,6 +20,20 @@ pub struct Case {
     pub data_file: Option<bool>,
 }
 
+/// What an image has that nobody asked for anything.
+pub const PLAIN: Case = Case {
+    version: 3,
+    cluster: 65536,
+    refcount_bits: 16,
+    lazy: false,
+    extended_l2: false,
+    compressed: None,
+    snapshot: false,
+    bitmap: false,
+    backing: false,
+    data_file: None,
+};
+
 impl Case {
     /// Bytes of the disk: enough for a dozen clusters, and for more than one table of small ones.
     pub fn size(&self) -> u64 {

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Changes of an image.
-const STEPS: u64 = 10;
+const STEPS: u64 = 8;
 
 /// An image, and what it has to hold.
 struct History<'a> {
@@ -26,7 +26,7 @@ fn both_sides_make_apply_and_delete_them() {
     // One reference more than one bit can tell.
     let cases = in_one_file().into_iter();
     let cases = cases.filter(|case| case.snapshot && case.refcount_bits > 1);
-    for (n, case) in cases.step_by(2).enumerate() {
+    for (n, case) in cases.step_by(3).enumerate() {
         println!("{n}: {case:?}");
         let folder = Folder::new();
         folder.create("strata-img", &case, "");

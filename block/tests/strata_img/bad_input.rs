@@ -240,3 +240,29 @@ fn names_that_mean_something_to_qemu_only() {
     std::fs::write(folder.path("file:a"), [1; 512]).unwrap();
     folder.ok("strata-img", &["info", "file:a"]);
 }
+
+/// The host lets no file grow past 64 KiB, as a full disk would.
+#[test]
+fn a_copy_that_finds_no_room_removes_its_file() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("disk"), vec![7; 1 << 20]).unwrap();
+    for (format, options) in [("raw", ""), ("qcow2", ""), ("qcow2", "-n")] {
+        if options == "-n" {
+            folder.qemu(&["create", "-q", "-f", "qcow2", "copy", "1M"]);
+        }
+        let copy = format!(
+            "{} convert {options} -f raw -O {format} disk copy",
+            env!("CARGO_BIN_EXE_strata-img")
+        );
+        let limited = format!("ulimit -f 64; trap '' XFSZ; exec {copy}");
+        let output = folder.run("bash", &["-c", &limited]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let error = text(&output.stderr);
+        // A qcow2 image has also stopped, which is a warning.
+        let last = error.lines().last().unwrap();
+        assert!(last.contains("error while"), "{error}");
+        assert!(last.ends_with("File too large"), "{error}");
+        // What was there before is the user's.
+        assert_eq!(folder.path("copy").exists(), options == "-n");
+    }
+}

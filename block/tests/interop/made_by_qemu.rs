@@ -14,14 +14,14 @@ fn make(case: &Case, seed: u64) -> Folder {
         folder.create("qemu-img", case, "");
     }
     let mut random = Random(seed);
-    folder.qemu_io(&qemu_commands(case, &mut random));
+    folder.qemu_io(&qemu_commands(case, case.size(), &mut random));
     if case.bitmap {
         folder.run("qemu-img", &["bitmap", "--add", IMAGE, "bits"]);
     }
     if case.snapshot {
         folder.run("qemu-img", &["snapshot", "-c", "one", IMAGE]);
     }
-    folder.qemu_io(&qemu_commands(case, &mut random));
+    folder.qemu_io(&qemu_commands(case, case.size(), &mut random));
     folder
 }
 
@@ -54,7 +54,7 @@ fn both_ways(case: &Case, seed: u64) {
     let folder = make(case, seed);
     we_go_on(&folder, case, seed + 1000);
     // And they go on with what we have left.
-    folder.qemu_io(&qemu_commands(case, &mut Random(seed + 2000)));
+    folder.qemu_io(&qemu_commands(case, case.size(), &mut Random(seed + 2000)));
     folder.check();
 }
 

@@ -28,7 +28,7 @@ fn both_ways(case: &Case, seed: u64) {
     if case.bitmap {
         folder.run("qemu-img", &["bitmap", "--add", IMAGE, "bits"]);
     }
-    folder.qemu_io(&qemu_commands(case, &mut Random(seed + 2000)));
+    folder.qemu_io(&qemu_commands(case, case.size(), &mut Random(seed + 2000)));
     folder.check();
     we_go_on(&folder, case, seed + 1000);
 }

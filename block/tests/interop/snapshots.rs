@@ -1,5 +1,5 @@
-//! Internal snapshots that both sides make, apply and delete in turns: what each keeps is what the
-//! disk showed, for both.
+//! Internal snapshots that both sides make, apply and delete in turns, on disks that change their size:
+//! what each keeps is what the disk showed, for both.
 
 use std::collections::BTreeMap;
 
@@ -45,6 +45,12 @@ fn both_sides_make_apply_and_delete_them() {
     }
 }
 
+/// Whether what was seen of a snapshot, as long as the disk is now, is what it keeps.
+fn is_shown(kept: &[u8], seen: &[u8]) -> bool {
+    let len = kept.len().min(seen.len());
+    kept[..len] == seen[..len] && seen[len..].iter().all(|byte| *byte == 0)
+}
+
 impl History<'_> {
     /// Somebody writes, then changes the snapshots; the other one looks at what has become of it.
     fn step(&mut self, ours: bool) {
@@ -55,7 +61,7 @@ impl History<'_> {
         self.write(ours);
         let names: Vec<_> = self.kept.keys().cloned().collect();
         let some = |random: &mut Random| names[random.below(names.len() as u64) as usize].clone();
-        let what = match self.random.below(6) {
+        let what = match self.random.below(7) {
             0 if !names.is_empty() => {
                 let name = some(&mut self.random);
                 self.folder.run(program, &["snapshot", "-d", &name, IMAGE]);
@@ -69,12 +75,16 @@ impl History<'_> {
                 format!("applies {name}")
             }
             // Refcounts of two bits tell three references, and applying adds one for a moment.
-            _ if names.len() + 3 < 1 << self.case.refcount_bits.min(3) => {
+            3..6 if names.len() + 3 < 1 << self.case.refcount_bits.min(3) => {
                 self.made += 1;
                 let name = format!("snapshot-{}", self.made);
                 self.folder.run(program, &["snapshot", "-c", &name, IMAGE]);
                 self.kept.insert(name.clone(), self.shown.clone());
                 format!("makes {name}")
+            }
+            _ if self.case.version > 2 => {
+                self.resize(program);
+                "resizes".to_owned()
             }
             _ => "writes".to_owned(),
         };
@@ -84,10 +94,21 @@ impl History<'_> {
         if let Some((name, kept)) = self.kept.iter().next() {
             let seen = self.folder.seen_by(other, Some(name));
             assert!(
-                &seen == kept,
+                is_shown(kept, &seen),
                 "{program} {what}: {other} finds another {name}"
             );
         }
+    }
+
+    /// Gives the disk another size, at most half as large again as at first: one of whole clusters, as
+    /// QEMU shows what the rest of the last one held when the disk grows again.
+    fn resize(&mut self, program: &str) {
+        let most = self.case.size() * 3 / 2 / self.case.cluster;
+        let size = (1 + self.random.below(most)) * self.case.cluster;
+        let text = size.to_string();
+        let args = ["resize", "-q", "--shrink", "-f", "qcow2", IMAGE, &text];
+        self.folder.run(program, &args);
+        self.shown.resize(size as usize, 0);
     }
 
     fn write(&mut self, ours: bool) {
@@ -100,7 +121,8 @@ impl History<'_> {
                 scribble(node, &case, shown, seed).await
             });
         } else {
-            let commands = qemu_commands(self.case, &mut self.random);
+            let size = self.shown.len() as u64;
+            let commands = qemu_commands(self.case, size, &mut self.random);
             self.folder.qemu_io(&commands);
             self.shown = self.folder.content(None);
         }
@@ -112,7 +134,10 @@ impl History<'_> {
         for (n, (name, kept)) in self.kept.iter().enumerate() {
             for program in ["qemu-img", "strata-img"] {
                 let seen = folder.seen_by(program, Some(name));
-                assert!(&seen == kept, "{program} finds another {name} at the end");
+                assert!(
+                    is_shown(kept, &seen),
+                    "{program} finds another {name} at the end"
+                );
             }
             let program = ["strata-img", "qemu-img"][n % 2];
             folder.run(program, &["snapshot", "-d", name, IMAGE]);

@@ -130,9 +130,9 @@ impl Random {
     }
 }
 
-/// Commands for `qemu-io` that do a few things to the disk.
-pub fn qemu_commands(case: &Case, random: &mut Random) -> Vec<String> {
-    let mut requests = Request::several(7, case, case.size(), random);
+/// Commands for `qemu-io` that do a few things to a disk of `size` bytes.
+pub fn qemu_commands(case: &Case, size: u64, random: &mut Random) -> Vec<String> {
+    let mut requests = Request::several(7, case, size, random);
     // It cannot give up clusters of version 2 over a backing file, nor write compressed ones then.
     let old = case.version == 2 && case.backing;
     requests.retain(|request| !(old && matches!(request.kind, Kind::Compressed(_))));

@@ -18,7 +18,7 @@ mod worlds;
 use world::World;
 
 /// Seeds of an ordinary run of each test.
-const SEEDS: u64 = if cfg!(debug_assertions) { 40 } else { 300 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 40 } else { 290 };
 
 /// Of so many seeds one has QEMU's tools look at what each crash leaves, unless
 /// `STRATA_SEEDS_PER_QEMU` says another number: they are slow.

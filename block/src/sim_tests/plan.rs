@@ -146,7 +146,7 @@ impl Plan {
         backing: Option<Backing>,
         random: &mut Random,
     ) -> qcow2::CreateOptions {
-        let version = if random.one_in(6) { 2 } else { 3 };
+        let version = if random.one_in(4) { 2 } else { 3 };
         let preallocated = backing.is_none() && random.one_in(6);
         let extended_l2 = version == 3 && random.one_in(4);
         // Of the smallest clusters that have subclusters, these have 512 bytes.
@@ -155,7 +155,7 @@ impl Plan {
         let refcount_bits = match cluster_size {
             _ if version == 2 => 16,
             // New refcount blocks all the time, and now and then a new table of them.
-            ..=2048 if random.one_in(2) => 64,
+            ..=1024 if !random.one_in(4) => 64,
             _ => 1 << random.pick(&[4, 4, 0, 1, 2, 3, 5, 6]),
         };
         let data_file = (version == 3 && random.one_in(8)).then(|| DataFile {
@@ -202,10 +202,12 @@ fn name_of(path: &Path, relative: bool) -> String {
     name.unwrap_or(path.as_os_str()).display().to_string()
 }
 
-/// From 512 bytes to 2 MiB; small ones mostly, as more can happen to them in the same time.
+/// From 512 bytes to 2 MiB; small ones mostly, as more can happen to them in the same time: only with
+/// the smallest a run needs new refcount blocks.
 fn largest_cluster(random: &mut Random) -> u64 {
     match random.below(16) {
-        0..13 => 512 << random.below(8),
+        0..3 => 512,
+        3..13 => 512 << random.below(8),
         13 => 128 << 10,
         14 => 256 << 10,
         _ => 512 << 10 << random.below(3),

@@ -47,6 +47,8 @@ pub struct World {
     snapshots: BTreeMap<PathBuf, Vec<Kept>>,
     /// The dirty bitmaps of images.
     bitmaps: BTreeMap<PathBuf, Tracked>,
+    /// There has been no room in this run: bitmaps may not have been stored.
+    short_of_room: bool,
     /// Leaked clusters that the last crash has left.
     leaks: BTreeMap<PathBuf, u64>,
     model: Rc<RefCell<Model>>,
@@ -82,6 +84,7 @@ impl World {
             chain: Chain(Vec::new()),
             snapshots: BTreeMap::new(),
             bitmaps: BTreeMap::new(),
+            short_of_room: false,
             leaks: BTreeMap::new(),
             model: Rc::new(RefCell::new(Model::new(0))),
             open: plan.open,

@@ -40,6 +40,7 @@ pub struct SimFile {
     budget: Cell<u64>,
     calls: Cell<u64>,
     faults: Cell<Faults>,
+    flushes: Cell<u64>,
     failed_flushes: Cell<u64>,
     /// Blocks of 4 KiB that it can still take or grow by.
     room: Cell<u64>,
@@ -89,6 +90,7 @@ impl SimFile {
             budget: Cell::new(u64::MAX),
             calls: Cell::new(0),
             faults: Cell::default(),
+            flushes: Cell::new(0),
             failed_flushes: Cell::new(0),
             room: Cell::new(u64::MAX),
         }
@@ -150,6 +152,11 @@ impl SimFile {
     /// Writes, flushes and length changes so far.
     pub fn changes(&self) -> u64 {
         self.calls.get()
+    }
+
+    /// Flushes that have begun so far. When one begins, everything since the last one can be lost.
+    pub fn flushes(&self) -> u64 {
+        self.flushes.get()
     }
 
     /// Flushes that failed so far: what was written before them may never become durable.
@@ -218,6 +225,7 @@ impl SimFile {
     }
 
     pub(super) async fn flush(&self) -> IoResult<()> {
+        self.flushes.set(self.flushes.get() + 1);
         let covered = self.state.borrow().number_of_changes();
         self.delay().await;
         self.spend("flush", 0)?;

@@ -27,6 +27,7 @@ pub(super) struct Tracked {
 impl World {
     /// Sees to it that the top has a bitmap that records, and that no layer has one that is lost.
     pub(super) fn renew_bitmaps(&mut self) {
+        self.short_of_room = false;
         if !self.open.bitmaps {
             return;
         }
@@ -92,7 +93,7 @@ impl World {
             let bitmap = node.bitmaps().find(NAME);
             let bitmap = bitmap.unwrap_or_else(|| panic!("{}: no bitmap", path.display()));
             assert!(
-                !bitmap.is_inconsistent() || crashed || tracked.lost,
+                !bitmap.is_inconsistent() || crashed || self.short_of_room || tracked.lost,
                 "{}: an orderly end left the bitmap in use",
                 path.display()
             );

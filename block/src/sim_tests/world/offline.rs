@@ -119,8 +119,8 @@ impl Offline {
         }
     }
 
-    /// Carries `work` on until a random moment, often one shortly after it has set `mark`; its result
-    /// if it has ended by then.
+    /// Carries `work` on until a random moment, often one when a file begins to be flushed, or shortly
+    /// after it has set `mark`; its result if it has ended by then.
     pub fn run<T: 'static>(
         &self,
         work: impl Future<Output = T> + 'static,
@@ -133,18 +133,23 @@ impl Offline {
             let value = work.await;
             *slot.borrow_mut() = Some(value);
         });
-        let awaits_mark = random.one_in(2);
+        let (mut awaits_mark, mut flush) = (false, u64::MAX);
         let magnitude = random.below(14);
-        let mut polls = match random.below(4) {
+        let mut polls = match random.below(6) {
             0 => u64::MAX,
             1 => random.below(60_000),
-            _ => random.below(1 << magnitude),
+            2 => random.below(1 << magnitude),
+            3 => {
+                awaits_mark = true;
+                u64::MAX
+            }
+            _ => {
+                flush = self.folder.flushes() + 1 + random.below(12);
+                u64::MAX
+            }
         };
         let after = random.below(90);
-        if awaits_mark {
-            polls = u64::MAX;
-        }
-        while polls > 0 {
+        while polls > 0 && self.folder.flushes() < flush {
             polls -= 1;
             if awaits_mark && mark.replace(false) {
                 polls = after;

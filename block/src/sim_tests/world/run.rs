@@ -11,6 +11,8 @@ use crate::{
     sim_tests::{
         guest::{Allowed, Guest, Load, Watch},
         model::SECTOR,
+        operator::DISK,
+        oracle::{self, Chain},
     },
     storage::{Faults, SimFile},
 };
@@ -19,8 +21,8 @@ use crate::{
 const REQUESTS: u64 = 40;
 
 impl World {
-    /// Lets guests work, and an operator too, and stops at a random moment: often at one that matters, shortly
-    /// after a flush, a snapshot or the end of a merge has begun.
+    /// Lets guests work, and an operator too, and stops at a random moment: often at one that matters, when
+    /// a file begins to be flushed, or shortly after a flush, a snapshot or the end of a merge has begun.
     pub fn run(&mut self, operator: bool) {
         self.renew_bitmaps();
         self.start();
@@ -39,17 +41,22 @@ impl World {
 
     fn run_for_a_while(&mut self) {
         let mut polls = self.random.below(3000);
-        let mark = self.random.one_in(2).then(|| 1 + self.random.below(8));
+        let (mut mark, mut flush) = (u64::MAX, u64::MAX);
+        match self.random.below(3) {
+            0 => {}
+            1 => mark = 1 + self.random.below(8),
+            _ => flush = 1 + self.random.below(60),
+        }
         let after = self.random.below(90);
-        if mark.is_some() {
+        if mark.min(flush) < u64::MAX {
             polls = 20_000;
         }
-        let running = self.running.as_ref().unwrap();
-        let mut reached = false;
+        let mut flushes = 0;
         while polls > 0 {
             polls -= 1;
-            if !reached && mark.is_some_and(|mark| running.marks.get() >= mark) {
-                reached = true;
+            let running = self.running.as_ref().unwrap();
+            if running.marks.get() >= mark {
+                mark = u64::MAX;
                 polls = after;
             }
             let job = self.random.one_in(4);
@@ -59,6 +66,26 @@ impl World {
             {
                 break;
             }
+            let now = running.folder.flushes();
+            if now >= flush {
+                break;
+            }
+            if std::mem::replace(&mut flushes, now) != now && self.random.one_in(6) {
+                self.look_at_a_crash();
+            }
+        }
+    }
+
+    /// Checks what a crash would leave now, without one. When a flush begins, a rule that asked for
+    /// one before is broken if it ever is.
+    fn look_at_a_crash(&mut self) {
+        let running = self.running.as_ref().unwrap();
+        let root = running.engine.find_disk(DISK).unwrap().root();
+        let top = Chain(vec![(root.path().to_owned(), root.format())]);
+        let files = running.folder.after_crash(self.random.next());
+        // The name of a new layer may not be durable.
+        if files.contains_key(root.path()) {
+            oracle::check(&files, &top);
         }
     }
 
@@ -153,6 +180,7 @@ impl World {
     /// reason. Once there is room everything works again.
     pub fn run_on_a_full_disk(&mut self) {
         self.renew_bitmaps();
+        self.short_of_room = true;
         self.start();
         self.running().allowed.set(Allowed::NoSpace);
         let root = self.root();

@@ -70,6 +70,12 @@ impl SimFolder {
         self.files.borrow().values().cloned().collect()
     }
 
+    /// Flushes of its files that have begun so far.
+    pub fn flushes(&self) -> u64 {
+        let files = self.files.borrow();
+        files.values().map(|file| file.flushes()).sum()
+    }
+
     /// Flushes of its files that have failed so far.
     pub fn failed_flushes(&self) -> u64 {
         let files = self.files.borrow();

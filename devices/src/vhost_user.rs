@@ -1,8 +1,10 @@
 //! A virtio-blk device for somebody else's virtual machine: a vhost-user back end (QEMU's
 //! `docs/interop/vhost-user`).
 //!
-//!     front end ──messages──▶ session thread ──letters──▶ worker (device thread) ──▶ Disk
-//!     guest ──kicks──────────▶ vring thread ──letters──▶
+//! ```text
+//! front end ──messages──▶ session thread ──letters──▶ worker (device thread) ──▶ Disk
+//! guest ──kicks──────────▶ vring thread ──letters──▶
+//! ```
 //!
 //! The `vhost-user-backend` library speaks the protocol on threads of its own, one pair per
 //! connection. They touch neither rings nor disk: kicks, new memory and the ends of rings go as letters to

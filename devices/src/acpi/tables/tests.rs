@@ -112,14 +112,9 @@ fn pci_pins_share_four_inputs_above_the_isa_ones() {
     assert!(all.into_iter().all(|gsi| (16..20).contains(&gsi)));
 }
 
-/// `iasl`, where it is installed, must find nothing to complain about.
+/// `iasl` (Debian's `acpica-tools`) finds nothing to complain about.
 #[test]
 fn the_dsdt_disassembles_and_compiles_again() {
-    let Ok(version) = std::process::Command::new("iasl").arg("-v").output() else {
-        eprintln!("iasl is not installed: not checked");
-        return;
-    };
-    assert!(version.status.success());
     let folder = tempfile::tempdir().unwrap();
     let tables = Tables::build(2);
     let fadt = tables.find(b"FACP");

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::{
     DISK,
-    process::{Serve, client},
+    process::{Serve, Signal, client},
 };
 
 /// The dirty ranges that a server shows in the export's bitmap `b`.
@@ -55,7 +55,7 @@ fn a_bitmap_is_shown_while_it_records_and_stored_at_the_end() {
     write(&uri, "write -P 2 16M 64k");
     let both = [&first[..], &[(16 << 20, 64 << 10)]].concat();
     assert_eq!(dirty(&[&uri]), both);
-    again.signal("TERM");
+    again.signal(Signal::TERM);
     assert_eq!(again.wait(), Some(0));
     assert_eq!(dirty(&qemu), both);
     client("qemu-img", &["check", "-f", "qcow2", &image]);

@@ -6,7 +6,7 @@ mod process;
 
 use std::{fs, process::Command, time::Duration};
 
-use process::{Serve, client, qemu_img};
+use process::{Serve, Signal, client, qemu_img};
 
 const DISK: &str = "file=disk.qcow2,format=qcow2,id=root,discard=unmap";
 const EXPORT: &str = "type=nbd,disk=root,addr=unix:nbd.sock,writable=on";
@@ -89,7 +89,7 @@ fn a_server_is_started_and_stopped_over_the_monitor() {
     qmp.event("BLOCK_EXPORT_DELETED");
     qmp.run(r#"{"execute":"nbd-server-stop"}"#);
     assert!(!fs::exists(&socket).unwrap());
-    serve.signal("TERM");
+    serve.signal(Signal::TERM);
     assert_eq!(serve.wait(), Some(0));
 }
 
@@ -99,12 +99,12 @@ fn what_was_flushed_survives_a_kill() {
     let uri = serve.uri("root");
     fs::write(serve.path("in"), vec![0x5a; 8 << 20]).unwrap();
     client("nbdcopy", &["--flush", &serve.path("in"), &uri]);
-    serve.signal("KILL");
+    serve.signal(Signal::KILL);
     assert_eq!(serve.wait(), None);
     // The socket that the dead server left is replaced.
     let mut again = serve.again();
     client("nbdcopy", &[&uri, &again.path("out")]);
-    again.signal("INT");
+    again.signal(Signal::INT);
     assert_eq!(again.wait(), Some(0));
     let out = fs::read(again.path("out")).unwrap();
     assert!(out[..8 << 20].iter().all(|byte| *byte == 0x5a));

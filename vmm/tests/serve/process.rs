@@ -9,6 +9,9 @@ use std::{
     time::Duration,
 };
 
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+
 /// Long enough for a busy machine; a test that waits so long fails.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -100,10 +103,8 @@ impl Serve {
         qmp
     }
 
-    pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let kill = Command::new("kill").args(["-s", name, &pid]).status();
-        assert!(kill.unwrap().success());
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Waits for its end, and returns the exit code.

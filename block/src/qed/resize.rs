@@ -44,7 +44,9 @@ impl Qed {
         Ok(())
     }
 
-    /// As many entries are kept in memory as the disk needs; the file has them all.
+    /// As many entries are kept in memory as the disk needs; the file has them all. Those that are
+    /// added name nothing: a table that a crash has left there belongs to nobody, and its place may
+    /// have been given to others.
     async fn read_more_of_l1(&self, size: u64) -> IoResult<()> {
         let (offset, coverage) = {
             let header = self.header.borrow();
@@ -56,8 +58,16 @@ impl Qed {
         let bytes = self.file.read_vec(at, missing as usize * 8).await?;
         let (words, _) = bytes.as_chunks::<8>();
         let mut entries = self.l1.entries();
-        entries.extend(words.iter().map(|word| u64::from_be_bytes(*word)));
+        entries.resize(entries.len() + words.len(), 0);
         self.l1.moved(offset, entries);
+        // Durable before the header has the new size.
+        for (n, _) in words
+            .iter()
+            .enumerate()
+            .filter(|(_, word)| **word != [0; 8])
+        {
+            self.l1.set(have as usize + n, 0);
+        }
         Ok(())
     }
 

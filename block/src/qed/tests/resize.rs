@@ -25,19 +25,23 @@ impl Below for Ones {
     }
 }
 
+/// Of an image with the size before and the smallest tables.
+fn options() -> CreateOptions {
+    CreateOptions {
+        size: SIZES.0,
+        cluster_size: 4096,
+        table_clusters: 1,
+        ..CreateOptions::default()
+    }
+}
+
 /// The files that a crash after so many polls can leave.
 fn crash_after(polls: u64) -> Vec<Vec<u8>> {
     let exec = Executor::seeded(polls).unwrap();
     let sim = Rc::new(SimFile::new("image", Vec::new(), polls));
     let file = Storage::Sim(sim.clone());
     let image = exec.block_on(async move {
-        let options = CreateOptions {
-            size: SIZES.0,
-            cluster_size: 4096,
-            table_clusters: 1,
-            ..CreateOptions::default()
-        };
-        create(file.clone(), options).await.unwrap();
+        create(file.clone(), options()).await.unwrap();
         file.flush().await.unwrap();
         Qed::open(file, false, CACHE).await.unwrap()
     });
@@ -80,13 +84,7 @@ fn tables_behind_the_end_are_not_taken_for_those_of_a_disk_that_grows() {
     exec.block_on(async {
         let sim = Rc::new(SimFile::new("image", Vec::new(), 1));
         let file = Storage::Sim(sim.clone());
-        let options = CreateOptions {
-            size: SIZES.0,
-            cluster_size: 4096,
-            table_clusters: 1,
-            ..CreateOptions::default()
-        };
-        create(file.clone(), options).await.unwrap();
+        create(file.clone(), options()).await.unwrap();
         // The second L1 entry; the cluster that it names is the next that is allocated.
         file.write_vec(4096 + 8, 0x2000u64.to_le_bytes().to_vec())
             .await

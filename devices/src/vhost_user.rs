@@ -2,12 +2,12 @@
 //! `docs/interop/vhost-user`).
 //!
 //! ```text
-//! front end ──messages──▶ session thread ──letters──▶ worker (device thread) ──▶ Disk
-//! guest ──kicks──────────▶ vring thread ──letters──▶
+//! front end ──messages──▶ relay ──▶ library ──letters──▶ worker (device thread) ──▶ Disk
+//! guest ──kicks────────────────────▶ vring thread ──letters──▶
 //! ```
 //!
 //! The `vhost-user-backend` library speaks the protocol on threads of its own, one pair per
-//! connection. They touch neither rings nor disk: kicks, new memory and the ends of rings go as letters to
+//! connection, behind the session thread's relay. They touch neither rings nor disk: kicks, new memory and the ends of rings go as letters to
 //! the worker, a task on the device thread, which serves the rings as those of our own guests are
 //! served. Where the protocol promises that nothing is touched any more after a message, the
 //! thread waits until the worker has drained.
@@ -15,8 +15,10 @@
 //! One front end at a time: others wait in the socket's backlog. It is trusted as far as whoever
 //! starts it is: it hands over memory and descriptors. Its guest is not.
 
+mod channel;
 mod front;
 mod mail;
+mod relay;
 mod session;
 mod worker;
 
@@ -24,7 +26,7 @@ use std::{
     cell::{Cell, RefCell},
     io,
     rc::Rc,
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::Ordering, mpsc},
     thread::{self, JoinHandle},
 };
 
@@ -35,14 +37,16 @@ use strata_block::{
     nbd::SocketFile,
 };
 
-use self::{front::Front, session::Control, worker::Worker};
-use crate::virtio::blk::{front::Shared, service::Service};
+use self::{front::Front, relay::Entrance, session::Control, worker::Worker};
+use crate::virtio::blk::{front::Shared, layout::SECTOR, service::Service};
 
 /// The most queues that an export can have.
 pub const MAX_QUEUES: u16 = 64;
 
 /// A disk that a front end may attach. Lives on the device thread.
 pub struct Export {
+    disk: Disk,
+    shared: Arc<Shared>,
     control: Arc<Control>,
     thread: RefCell<Option<JoinHandle<()>>>,
     end: Rc<End>,
@@ -61,7 +65,7 @@ impl Export {
     /// [`MAX_QUEUES`]).
     ///
     /// # Errors
-    /// The host has no descriptors or threads left.
+    /// The host has no descriptors or threads left, or no folder for temporary files.
     pub fn start(
         exec: &Rc<Executor>,
         listening: Listening,
@@ -78,21 +82,27 @@ impl Export {
         let (mail, post_box) = mail::open(exec)?;
         let queues = queues.clamp(1, MAX_QUEUES);
         let front = Front::new(DiskInfo::clone(&info), queues, shared.clone(), mail);
-        let control = Arc::new(Control::new()?);
+        let (control, entrance) = (Arc::new(Control::new()?), Entrance::new()?);
         let Listening { socket, file } = listening;
         let (of_thread, name) = (control.clone(), format!("vhost-user {}", info.id));
         let thread = thread::Builder::new()
             .name(name)
-            .spawn(move || session::run(&socket, front, &of_thread))?;
+            .spawn(move || session::run(&socket, &entrance, front, &of_thread))?;
         let end = Rc::new(End::default());
         let ended = end.clone();
-        let worker = Worker::new(Service { disk, shared }, post_box);
+        let service = Service {
+            disk: disk.clone(),
+            shared: shared.clone(),
+        };
+        let worker = Worker::new(service, post_box);
         exec.spawn(Queue::Guest, async move {
             worker.run().await;
             ended.reached.set(true);
             ended.waiting.wake_all();
         });
         Ok(Self {
+            disk,
+            shared,
             control,
             thread: RefCell::new(Some(thread)),
             end,
@@ -119,6 +129,13 @@ impl Export {
 impl VhostUserExport for Export {
     fn in_use(&self) -> bool {
         self.control.in_use()
+    }
+
+    fn resized(&self) {
+        let sectors = self.disk.info().size / SECTOR;
+        if self.shared.sectors.swap(sectors, Ordering::AcqRel) != sectors {
+            self.control.channel.config_changed();
+        }
     }
 
     fn stop(&self) -> LocalBoxFuture<'_, ()> {

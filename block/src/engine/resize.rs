@@ -23,6 +23,7 @@ impl Engine {
         disk.set_holder(Some(HOLDER));
         let result = change_size(&disk, size).await;
         disk.set_holder(None);
+        self.tell_resized(&disk);
         result.map(|()| Reply::Done).map_err(|error| match error {
             // The command names the disk already.
             Error::Image { why, .. } => refused(why),

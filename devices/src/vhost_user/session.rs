@@ -16,10 +16,14 @@ use rustix::{
     fd::OwnedFd,
 };
 use vhost::vhost_user::{Error as Protocol, Listener};
-use vhost_user_backend::{Error, ShutdownHandle, VhostUserDaemon};
+use vhost_user_backend::{Error, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use super::front::Front;
+use super::{
+    channel::Channel,
+    front::Front,
+    relay::{Connection, Entrance},
+};
 
 /// How long to rest when a connection could not be served for want of descriptors or threads.
 const REST: Duration = Duration::from_millis(100);
@@ -29,7 +33,9 @@ pub struct Control {
     stopping: AtomicBool,
     /// Readable once the session is to end.
     stop: OwnedFd,
-    connection: Mutex<Option<ShutdownHandle>>,
+    connection: Mutex<Option<Arc<Connection>>>,
+    /// On which the front end is told what it has not asked for.
+    pub channel: Channel,
 }
 
 impl Control {
@@ -42,6 +48,7 @@ impl Control {
             stopping: AtomicBool::new(false),
             stop: eventfd(0, EventfdFlags::CLOEXEC)?,
             connection: Mutex::default(),
+            channel: Channel::default(),
         })
     }
 
@@ -57,24 +64,24 @@ impl Control {
             tracing::error!(%error, "a vhost-user session could not be told to end");
         }
         if let Some(connection) = self.connection().as_ref() {
-            connection.shutdown();
+            connection.cut();
         }
     }
 
-    fn connection(&self) -> MutexGuard<'_, Option<ShutdownHandle>> {
+    fn connection(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
         self.connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the connection that has begun, or that there is none any more.
-    fn set_connection(&self, connection: Option<ShutdownHandle>) {
+    fn set_connection(&self, connection: Option<Arc<Connection>>) {
         let mut current = self.connection();
         *current = connection;
         if self.stopping.load(Ordering::SeqCst)
             && let Some(connection) = current.as_ref()
         {
-            connection.shutdown();
+            connection.cut();
         }
     }
 
@@ -96,25 +103,37 @@ impl Control {
     }
 }
 
-/// Serves front ends until the session is to end.
-pub fn run(listener: &UnixListener, front: Arc<Front>, control: &Control) {
+/// Serves front ends until the session is to end. The library accepts them at `entrance`.
+pub fn run(listener: &UnixListener, entrance: &Entrance, front: Arc<Front>, control: &Control) {
     while control.wait(listener) {
-        if let Err(error) = serve(listener, &front, control) {
+        if let Err(error) = serve(listener, entrance, &front, control) {
             tracing::warn!(%error, "a vhost-user front end could not be served");
             thread::sleep(REST);
         }
+        control.channel.forget();
         front.reset();
         control.set_connection(None);
     }
 }
 
 /// Serves the front end that waits, until it goes.
-fn serve(listener: &UnixListener, front: &Arc<Front>, control: &Control) -> Result<(), Error> {
+fn serve(
+    listener: &UnixListener,
+    entrance: &Entrance,
+    front: &Arc<Front>,
+    control: &Control,
+) -> Result<(), Error> {
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let mut daemon = VhostUserDaemon::new("vhost-user".into(), front.clone(), memory)?;
-    let listener = listener.try_clone().map_err(Error::StartDaemon)?;
-    daemon.start(&mut Listener::from(listener))?;
-    control.set_connection(daemon.shutdown_handle());
+    let (socket, _) = listener.accept().map_err(Error::StartDaemon)?;
+    let connection = Arc::new(Connection {
+        front: socket,
+        library: entrance.connect().map_err(Error::StartDaemon)?,
+    });
+    let inner = entrance.listener().map_err(Error::StartDaemon)?;
+    daemon.start(&mut Listener::from(inner))?;
+    control.set_connection(Some(connection.clone()));
+    connection.relay(&control.channel);
     match daemon.wait() {
         // How a conversation ends when the other side goes, in the middle of a message or not.
         Err(Error::HandleRequest(

@@ -3,8 +3,8 @@
 mod machine;
 
 use std::{
-    cell::RefCell,
-    io::{Read, Write},
+    cell::{Cell, RefCell},
+    io::{ErrorKind, Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
     rc::Rc,
@@ -32,6 +32,8 @@ const DISK_LEN: u64 = 1 << 20;
 #[derive(Default)]
 struct SlowDisk {
     bytes: RefCell<Vec<u8>>,
+    /// Bytes that have been added to its size.
+    more: Cell<u64>,
     exec: RefCell<Option<Rc<Executor>>>,
     /// Requests under way.
     under_way: Arc<AtomicU32>,
@@ -72,7 +74,7 @@ impl Submit for Slowly {
     fn info(&self) -> Rc<DiskInfo> {
         Rc::new(DiskInfo {
             id: "virtio0".into(),
-            size: DISK_LEN,
+            size: DISK_LEN + self.0.more.get(),
             block_size: 512,
             read_only: false,
             discard: true,
@@ -241,4 +243,75 @@ fn an_export_ends_under_a_connected_front_end() {
     assert!(site.export.in_use());
     site.stop();
     drop(machine);
+}
+
+#[test]
+fn a_front_end_with_a_channel_is_told_of_another_size() {
+    let site = Site::new(true);
+    let mut machine = site.serve(|path| Machine::start(&path));
+    let (mut channel, theirs) = UnixStream::pair().unwrap();
+    let mut machine = site.serve(move |_| {
+        machine.give_channel(&theirs);
+        machine
+    });
+    site.export.resized();
+    channel.set_nonblocking(true).unwrap();
+    let nothing = channel.read(&mut [0]).unwrap_err();
+    assert_eq!(
+        nothing.kind(),
+        ErrorKind::WouldBlock,
+        "it has the same size"
+    );
+
+    site.disk.more.set(1 << 20);
+    site.export.resized();
+    let mut message = [0; 13];
+    assert_eq!(channel.read(&mut message).unwrap(), 12);
+    let word = |n: usize| u32::from_ne_bytes(message[n * 4..][..4].try_into().unwrap());
+    assert_eq!(word(0), 2, "VHOST_USER_BACKEND_CONFIG_CHANGE_MSG");
+    assert_eq!(word(1), 1, "version 1, no reply wanted");
+    assert_eq!(word(2), 0, "no body");
+    let mut machine = site.serve(move |_| {
+        assert_eq!(machine.capacity(), (DISK_LEN + (1 << 20)) / 512);
+        machine
+    });
+
+    // One that does not read what it is told holds nobody up.
+    for more in 1..10_000 {
+        site.disk.more.set(more * 512);
+        site.export.resized();
+    }
+    site.serve(move |_| assert_eq!(machine.read(0, 3), vec![3; 512]));
+    site.stop();
+}
+
+#[test]
+fn the_next_front_end_sees_the_size_that_the_last_one_was_not_told() {
+    let site = Site::new(true);
+    let machine = site.serve(|path| Machine::start(&path));
+    site.disk.more.set(512);
+    site.export.resized();
+    site.serve(move |path| {
+        drop(machine);
+        assert_eq!(Machine::start(&path).capacity(), DISK_LEN / 512 + 1);
+    });
+    site.stop();
+}
+
+#[test]
+fn answers_come_after_the_last_word_too() {
+    let site = Site::new(true);
+    site.serve(|path| {
+        let mut socket = UnixStream::connect(&path).unwrap();
+        // GET_FEATURES, in two pieces.
+        let message = [1u32, 1, 0].map(u32::to_ne_bytes);
+        let (first, second) = message.as_flattened().split_at(5);
+        socket.write_all(first).unwrap();
+        socket.write_all(second).unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer.len(), 20);
+    });
+    site.stop();
 }

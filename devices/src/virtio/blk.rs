@@ -6,7 +6,7 @@
 //! request that ends is returned to the ring at once, or at the end of the turn that started it.
 
 pub(crate) mod front;
-mod layout;
+pub(crate) mod layout;
 mod request;
 pub(crate) mod service;
 mod worker;

@@ -9,6 +9,7 @@ use crate::{
     api::VhostUserSpec,
     disk::Disk,
     exec::{Executor, LocalBoxFuture},
+    graph::GuestDisk,
     nbd::{self, Address},
 };
 
@@ -16,6 +17,8 @@ use crate::{
 pub trait VhostUserExport {
     /// Whether a front end is connected.
     fn in_use(&self) -> bool;
+    /// The disk may have another size now: the front end is told.
+    fn resized(&self);
     /// Cuts the front end off, finishes what is in flight and ends.
     fn stop(&self) -> LocalBoxFuture<'_, ()>;
 }
@@ -36,6 +39,17 @@ impl Engine {
     /// From now on vhost-user exports can be made, and `server` serves them.
     pub fn serve_vhost_user_with(&self, server: VhostUserServer) {
         *self.exports.vhost_user.borrow_mut() = Some(server);
+    }
+
+    /// Tells those who are served `disk` that it may have another size. NBD's protocol has no word
+    /// for it.
+    pub(in crate::engine) fn tell_resized(&self, disk: &Rc<GuestDisk>) {
+        let entries = self.exports.entries.borrow();
+        for entry in entries.iter().filter(|entry| Rc::ptr_eq(&entry.disk, disk)) {
+            if let Served::VhostUser(export) = &entry.served {
+                export.resized();
+            }
+        }
     }
 
     /// Exports a disk for another virtual machine: for start-up, as [`Engine::export_at`].

@@ -1,6 +1,6 @@
 //! A machine with one virtio-blk driver, whose device is elsewhere.
 
-use std::{path::Path, sync::atomic::Ordering};
+use std::{os::fd::AsRawFd, path::Path, sync::atomic::Ordering};
 
 use vhost::{
     VhostBackend, VhostUserMemoryRegionInfo, VringConfigData,
@@ -65,7 +65,9 @@ impl Machine {
     fn negotiate(&mut self) {
         self.front.set_owner().unwrap();
         let features = self.front.get_features().unwrap();
-        let wanted = VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::REPLY_ACK;
+        let wanted = VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::REPLY_ACK;
         let offered = self.front.get_protocol_features().unwrap();
         assert!(offered.contains(wanted));
         self.front.set_protocol_features(wanted).unwrap();
@@ -75,6 +77,13 @@ impl Machine {
         let region = self.memory.iter().next().unwrap();
         let region = VhostUserMemoryRegionInfo::from_guest_region(region).unwrap();
         self.front.set_mem_table(&[region]).unwrap();
+    }
+
+    /// Gives the device a channel to say things on.
+    pub fn give_channel(&mut self, channel: &impl AsRawFd) {
+        self.front.set_backend_request_fd(channel).unwrap();
+        // Once there is an answer to another message, this one has arrived.
+        self.capacity();
     }
 
     /// Starts a ring at this position.

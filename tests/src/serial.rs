@@ -57,6 +57,8 @@ pub struct Serial {
     pub starts: u32,
     /// What the check of earlier runs found.
     pub verified: Option<Verified>,
+    /// Bytes of the disk that the kernel last found to have another size.
+    pub new_size: Option<u64>,
     /// Whether the workload has ended well.
     pub has_passed: bool,
     /// The workload's own failure, or the kernel's.
@@ -75,6 +77,7 @@ impl Serial {
             boots: 0,
             starts: 0,
             verified: None,
+            new_size: None,
             has_passed: false,
             failure: None,
         }
@@ -105,6 +108,9 @@ impl Serial {
         if line.contains("Kernel panic") {
             self.failure = Some(line.to_owned());
         }
+        if let Some((_, text)) = line.split_once("] new size: ") {
+            self.new_size = parse_new_size(text);
+        }
         let Some(text) = checked(line) else { return };
         let (kind, rest) = text.split_once(' ').unwrap_or((text, ""));
         match kind {
@@ -130,6 +136,14 @@ fn checked(line: &str) -> Option<&str> {
     let (body, check) = line[start..].rsplit_once(" *")?;
     let sum = body.bytes().fold(0, |sum, byte| sum ^ byte);
     (check == format!("{sum:02x}")).then(|| &body["STRATA ".len()..])
+}
+
+/// What Linux says of a virtio disk: `N B-byte logical blocks (...)`.
+fn parse_new_size(text: &str) -> Option<u64> {
+    let mut words = text.split(' ');
+    let blocks: u64 = words.next()?.parse().ok()?;
+    let bytes: u64 = words.next()?.strip_suffix("-byte")?.parse().ok()?;
+    blocks.checked_mul(bytes)
 }
 
 fn parse_io(text: &str) -> Option<IoSample> {

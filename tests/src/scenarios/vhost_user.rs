@@ -12,6 +12,8 @@ use std::time::Duration;
 
 const BOOT_SECONDS: u64 = 180;
 const QUEUES: u16 = 2;
+/// What the disk grows to. Only in the end: which blocks the guest writes follows from the size.
+const NEW_SIZE: u64 = 512 << 20;
 
 /// Plays it.
 pub fn play(stage: &mut Stage) -> Outcome<()> {
@@ -20,7 +22,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     let mut history = History::default();
 
     let mut site = Site::open(stage, "first", &a)?;
-    let mut guest = site.boot(stage, "write", stage.seed, &history)?;
+    let mut guest = site.boot(stage, "first", stage.seed, &history)?;
     site.machine.wait_start(1, BOOT_SECONDS)?;
     stage.verified(
         "boot",
@@ -58,9 +60,8 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     history.add(stage.seed + 1, &site.machine.serial);
 
     stage.say("verify", "a third one, to verify every block");
-    let mut guest = site.boot(stage, "verify", 0, &history)?;
-    guest.wait(BOOT_SECONDS)?;
-    site.machine.serial.update()?;
+    let guest = site.boot(stage, "third", stage.seed + 2, &history)?;
+    site.machine.wait_start(1, BOOT_SECONDS)?;
     let verified = site.machine.serial.verified;
     let verified = verified.context("the guest did not say what it verified")?;
     ensure(verified.acknowledged > 0, || format!("{verified:?}"))?;
@@ -69,6 +70,13 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         "third machine",
         format!("{checked}: every acknowledged block is there"),
     );
+    let resize = json!({"device": "virtio0", "size": NEW_SIZE});
+    site.machine.qmp.run("block_resize", resize)?;
+    site.machine.wait_serial("the new size", 30, |serial| {
+        serial.new_size == Some(NEW_SIZE)
+    })?;
+    stage.verified("block_resize", "QEMU's guest sees the disk grow");
+    guest.power_off(60)?;
 
     site.machine
         .qmp
@@ -111,7 +119,7 @@ impl Site {
         Ok(Site { machine, socket })
     }
 
-    /// Boots a guest that verifies the history, and goes on to write or powers off.
+    /// Boots a guest that verifies the history and goes on to write.
     fn boot(
         &mut self,
         stage: &Stage,
@@ -119,12 +127,13 @@ impl Site {
         seed: u64,
         history: &History,
     ) -> Outcome<Frontend> {
-        let mode = if name == "verify" { "verify" } else { "write" };
-        let mut workload = vec![format!("mode={mode}"), format!("seed={seed}")];
+        let mut workload = vec!["mode=write".to_owned(), format!("seed={seed}")];
         workload.push("disks=vda".to_owned());
         workload.extend(history.word());
         let boot = Boot {
             workload,
+            // So that the kernel says when a disk has another size.
+            kernel: vec!["loglevel=6".to_owned()],
             ..Boot::default()
         };
         let serial = stage.logs.join(format!("{name}.serial"));

@@ -59,3 +59,15 @@ fn a_failure_in_the_guest_fails() {
     let error = Serial::follow(&path).update().unwrap_err();
     assert!(error.to_string().contains("read of vda"));
 }
+
+#[test]
+fn the_kernel_says_when_a_disk_has_another_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("serial");
+    let said = "[    9.5] virtio_blk virtio1: [vda] new size: 1048576 512-byte logical blocks \
+                (537 MB/512 MiB)\r\n";
+    std::fs::write(&path, said).unwrap();
+    let mut serial = Serial::follow(&path);
+    serial.update().unwrap();
+    assert_eq!(serial.new_size, Some(512 << 20));
+}

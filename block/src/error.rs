@@ -4,6 +4,17 @@ use std::{io, path::PathBuf};
 
 use crate::storage::Holder;
 
+/// Why a file cannot grow. Somebody may make room, so the same write is worth another try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// The file system is full, or the user's quota is used up (ENOSPC, EDQUOT).
+    #[error("no space left on the host's file system")]
+    Full,
+    /// The file has the largest size that the process or the file system may give it (EFBIG).
+    #[error("the host lets the file grow no further (ulimit -f)")]
+    SizeLimit,
+}
+
 /// An error of one guest or job request. The kind is what a device can tell its guest.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum IoError {
@@ -13,11 +24,13 @@ pub enum IoError {
     /// The disk or layer is read-only.
     #[error("the disk is read-only")]
     ReadOnly,
-    /// The file system below is full (ENOSPC).
-    #[error("{file}: no space left on the host's file system")]
+    /// There is no room for what was to be written.
+    #[error("{file}: {why}")]
     NoSpace {
         /// The file that could not grow.
         file: PathBuf,
+        /// What is in the way.
+        why: NoRoom,
     },
     /// The host answered with an I/O error.
     #[error("{file}: {what} at offset {offset}: {source}")]

@@ -229,7 +229,7 @@ impl Qcow2 {
     }
 
     /// Rule W6: what the file holds is no longer known for certain, so nothing more is written.
-    /// A full file system is no such error: the same write is tried again later.
+    /// A file that finds no room is no such error: the same write is tried again later.
     fn stop_after(&self, error: &IoError) {
         if !matches!(error, IoError::NoSpace { .. }) {
             self.stop(error);

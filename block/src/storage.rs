@@ -11,6 +11,7 @@ mod lock;
 mod nbd;
 mod ranges;
 mod sim;
+mod size_limit;
 mod vectored;
 
 use std::{
@@ -26,6 +27,7 @@ pub use holder::Holder;
 pub use lock::Access;
 pub use nbd::{DEFAULT_RECONNECT_DELAY, NbdOptions, NbdStorage, is_nbd_uri};
 pub use sim::{Content, Faults, SimFile, SimFolder};
+pub use size_limit::outlive_size_limit;
 
 use crate::{
     error::{IoError, IoResult, Result},

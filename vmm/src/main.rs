@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
+use strata_block::storage::outlive_size_limit;
 use strata_vmm::{
     cli::{Cli, Command, RunArgs},
     doctor, machine, serve,
@@ -20,6 +21,9 @@ fn main() -> ExitCode {
         .with_ansi(io::stderr().is_terminal())
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .init();
+    if let Err(error) = outlive_size_limit() {
+        tracing::warn!(%error, "a file that reaches its size limit will end the process");
+    }
     let result = match cli.command {
         Command::Run(args) => run(&args),
         Command::Serve(args) => serve::run(&args).map_err(Into::into),

@@ -7,7 +7,7 @@ use super::{
     refcount::RefcountsLocked,
     width,
 };
-use crate::error::{IoError, IoResult};
+use crate::error::{IoError, IoResult, NoRoom};
 
 /// What a search for free clusters comes to.
 enum Search {
@@ -47,6 +47,7 @@ impl Qcow2 {
             if at.0 >= g.host_limit() {
                 return Err(IoError::NoSpace {
                     file: self.file.path().to_owned(),
+                    why: NoRoom::Full,
                 });
             }
             let Some((slice, index)) = self.refcount_slice(lock, at).await? else {

@@ -8,7 +8,7 @@ use super::{
     refcount::RefcountsLocked,
     width,
 };
-use crate::error::{IoError, IoResult};
+use crate::error::{IoError, IoResult, NoRoom};
 
 /// Adjacent clusters that nobody else uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,7 @@ impl Qcow2 {
             if at.0 >= g.host_limit() {
                 return Err(IoError::NoSpace {
                     file: self.file.path().to_owned(),
+                    why: NoRoom::Full,
                 });
             }
             let Some((slice, index)) = self.refcount_slice(&lock, at).await? else {

@@ -11,7 +11,7 @@ use super::{
     width,
 };
 use crate::{
-    error::{IoError, IoResult},
+    error::{IoError, IoResult, NoRoom},
     mem::SgList,
 };
 
@@ -68,6 +68,7 @@ impl Qcow2 {
             if offset + len > entry::compressed_limit(g) {
                 return Err(IoError::NoSpace {
                     file: self.file.path().to_owned(),
+                    why: NoRoom::Full,
                 });
             }
             self.check_data(offset, len)?;

@@ -28,7 +28,7 @@ use super::{
     vectored::{self, Progress},
 };
 use crate::{
-    error::{Error, IoError, IoResult, Result},
+    error::{Error, IoError, IoResult, NoRoom, Result},
     exec::{Executor, Helpers, sync::WaitQueue, yield_now},
     mem::SgList,
 };
@@ -489,17 +489,19 @@ impl FileStorage {
 
     fn error(&self, what: &'static str, offset: u64, source: io::Error) -> IoError {
         let file = self.path.clone();
-        if source.kind() == io::ErrorKind::StorageFull
-            || source.kind() == io::ErrorKind::QuotaExceeded
-        {
-            return IoError::NoSpace { file };
-        }
-        IoError::Host {
-            file,
-            what,
-            offset,
-            source: Arc::new(source),
-        }
+        let why = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => NoRoom::Full,
+            io::ErrorKind::FileTooLarge => NoRoom::SizeLimit,
+            _ => {
+                return IoError::Host {
+                    file,
+                    what,
+                    offset,
+                    source: Arc::new(source),
+                };
+            }
+        };
+        IoError::NoSpace { file, why }
     }
 }
 

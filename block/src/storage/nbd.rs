@@ -28,7 +28,7 @@ use self::{
 };
 use super::FileExtent;
 use crate::{
-    error::{Error, IoError, IoResult, Result},
+    error::{Error, IoError, IoResult, NoRoom, Result},
     exec::{Executor, Helpers, sync::Lock},
     mem::SgList,
     nbd::proto::{CommandFlags, Transmission, command},
@@ -245,6 +245,7 @@ impl NbdStorage {
             Some(end) if end <= self.len() => Ok(()),
             _ => Err(IoError::NoSpace {
                 file: self.path.clone(),
+                why: NoRoom::Full,
             }),
         }
     }

@@ -23,7 +23,7 @@ pub(super) fn copy(
             Ok(0) => return Ok(false),
             Ok(n) => rest -= n as u64,
             Err(Errno::INTR) => {}
-            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => return Err(error.into()),
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => return Err(error.into()),
             Err(_) => return Ok(false),
         }
     }

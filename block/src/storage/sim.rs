@@ -22,7 +22,7 @@ pub use folder::SimFolder;
 
 use super::FileExtent;
 use crate::{
-    error::{IoError, IoResult},
+    error::{IoError, IoResult, NoRoom},
     exec::yield_now,
     mem::SgList,
     random,
@@ -313,7 +313,8 @@ impl SimFile {
             Ok(())
         } else {
             let file = self.path.clone();
-            Err(IoError::NoSpace { file })
+            let why = NoRoom::Full;
+            Err(IoError::NoSpace { file, why })
         }
     }
 

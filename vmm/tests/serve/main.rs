@@ -2,6 +2,7 @@
 //! `qemu-utils` and `fio`.
 
 mod bitmaps;
+mod limit;
 mod process;
 
 use std::{fs, process::Command, time::Duration};

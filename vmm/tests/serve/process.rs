@@ -10,7 +10,7 @@ use std::{
 };
 
 pub use rustix::process::Signal;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, Resource, getrlimit, kill_process, prlimit};
 
 /// Long enough for a busy machine; a test that waits so long fails.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -105,6 +105,14 @@ impl Serve {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Lets its files grow to this many bytes, or as far as they can.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let mut limit = getrlimit(Resource::Fsize);
+        limit.current = bytes.or(limit.maximum);
+        let pid = Pid::from_child(&self.child);
+        prlimit(Some(pid), Resource::Fsize, limit).unwrap();
     }
 
     /// Waits for its end, and returns the exit code.

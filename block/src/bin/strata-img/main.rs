@@ -33,6 +33,7 @@ use strata_block::{
         Format, Node,
         chain::{ImageOptions, Opener},
     },
+    storage::outlive_size_limit,
 };
 
 /// Makes, shows, checks and compares disk images.
@@ -214,6 +215,9 @@ fn main() -> ExitCode {
         return fail(&Failure::new(why));
     }
     warnings::print_all();
+    if let Err(error) = outlive_size_limit() {
+        return fail(&Failure::new(error));
+    }
     let exec = match Executor::new() {
         Ok(exec) => exec,
         Err(error) => return fail(&Failure::new(error)),

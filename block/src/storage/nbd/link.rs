@@ -15,7 +15,7 @@ use super::{
     uri::Uri,
 };
 use crate::{
-    error::{IoError, IoResult},
+    error::{IoError, IoResult, NoRoom},
     exec::{Executor, Helpers, Queue, sync::WaitQueue},
     nbd::{proto::Transmission, stream::Reader},
 };
@@ -198,8 +198,10 @@ impl Link {
     fn refused(&self, what: &'static str, call: &Call, errno: u32) -> IoError {
         let errno = i32::try_from(errno).unwrap_or(libc::EIO);
         if errno == libc::ENOSPC {
-            let file = self.name.clone();
-            return IoError::NoSpace { file };
+            return IoError::NoSpace {
+                file: self.name.clone(),
+                why: NoRoom::Full,
+            };
         }
         self.host_error(what, call.offset, io::Error::from_raw_os_error(errno))
     }

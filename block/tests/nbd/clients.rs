@@ -2,11 +2,8 @@
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
-use crate::served::{Exported, Served, run_client, try_client};
-use strata_block::{
-    api::{Cmd, OnError, Reply},
-    graph::Format,
-};
+use crate::served::{Exported, Served, fio, run_client, try_client};
+use strata_block::graph::Format;
 
 const MIB: u64 = 1 << 20;
 
@@ -425,67 +422,11 @@ for i in range(4):
 fn fio_verifies_while_a_stream_job_merges_the_chain() {
     let served = served_chain();
     let uri = served.uri("disk");
-    let slow_stream = Cmd::Stream {
-        job_id: None,
-        device: "disk".into(),
-        base: None,
-        base_node: None,
-        backing_file: None,
-        speed: 2 * MIB,
-        on_error: OnError::Report,
-        auto_finalize: true,
-        auto_dismiss: true,
-    };
-    served.on_thread(move |engine, _| {
-        engine.execute(
-            slow_stream,
-            Box::new(|reply| assert_eq!(reply, Ok(Reply::Done))),
-        );
-    });
-    let fio = |name: &str, from: &str| {
-        let (uri, name, from) = (
-            format!("--uri={uri}"),
-            format!("--name={name}"),
-            format!("--offset={from}"),
-        );
-        let args = [
-            &name,
-            "--ioengine=nbd",
-            &uri,
-            "--rw=randrw",
-            "--bs=4k-64k",
-            "--bsrange=4k-64k",
-            "--iodepth=16",
-            "--size=3M",
-            &from,
-            "--verify=crc32c",
-            "--verify_fatal=1",
-            "--verify_state_save=0",
-            "--do_verify=1",
-            "--fsync=16",
-            "--output-format=terse",
-        ];
-        run_client("fio", &args);
-    };
-    fio("during", "8M");
+    served.stream(2 * MIB);
+    fio(&uri, 8 * MIB);
     // Until the job is done.
-    loop {
-        let left = served.on_thread(|engine, _| {
-            let count = std::rc::Rc::new(std::cell::Cell::new(usize::MAX));
-            let seen = count.clone();
-            engine.execute(
-                Cmd::QueryBlockJobs,
-                Box::new(move |reply| match reply {
-                    Ok(Reply::BlockJobs(jobs)) => seen.set(jobs.len()),
-                    other => panic!("{other:?}"),
-                }),
-            );
-            count.get()
-        });
-        if left == 0 {
-            break;
-        }
-        fio("meanwhile", "12M");
+    while served.jobs() > 0 {
+        fio(&uri, 12 * MIB);
     }
     // What no client wrote is as before, and the layers below are not needed any more.
     let alone = served.path("alone.qcow2");

@@ -2,9 +2,7 @@
 //! size under its clients.
 
 use std::{
-    cell::RefCell,
     fs,
-    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,62 +11,24 @@ use std::{
     time::Duration,
 };
 
-use strata_block::api::{Cmd, OnError, Reply};
+use strata_block::api::Cmd;
 
 use crate::{
     clients::{served_chain, stop_and_check},
     hand::{Client, READ, WRITE},
-    served::{Served, run_client},
+    served::{Served, fio, run_client},
 };
 
 const MIB: u64 = 1 << 20;
 /// Below this offset nobody writes.
 const STILL: usize = 8 << 20;
 
-fn execute(served: &Served, cmd: Cmd) {
-    served.on_thread(move |engine, _| {
-        engine.execute(cmd, Box::new(|reply| assert_eq!(reply, Ok(Reply::Done))));
-    });
-}
-
-fn jobs(served: &Served) -> usize {
-    served.on_thread(|engine, _| {
-        let answer = Rc::new(RefCell::new(None));
-        let slot = answer.clone();
-        engine.execute(
-            Cmd::QueryBlockJobs,
-            Box::new(move |reply| *slot.borrow_mut() = Some(reply)),
-        );
-        match answer.take() {
-            Some(Ok(Reply::BlockJobs(jobs))) => jobs.len(),
-            other => panic!("{other:?}"),
-        }
-    })
-}
-
 /// Writes and verifies above [`STILL`] until told to stop.
 fn load(uri: String, stop: Arc<AtomicBool>) -> thread::JoinHandle<u32> {
     thread::spawn(move || {
         let mut runs = 0;
-        let uri = format!("--uri={uri}");
         while !stop.load(Ordering::SeqCst) {
-            let args = [
-                "--name=load",
-                "--ioengine=nbd",
-                &uri,
-                "--rw=randrw",
-                "--bsrange=4k-64k",
-                "--iodepth=16",
-                "--offset=8M",
-                "--size=3M",
-                "--verify=crc32c",
-                "--verify_fatal=1",
-                "--verify_state_save=0",
-                "--do_verify=1",
-                "--fsync=16",
-                "--output-format=terse",
-            ];
-            run_client("fio", &args);
+            fio(&uri, STILL as u64);
             runs += 1;
         }
         runs
@@ -82,28 +42,15 @@ fn every_client_reads_and_writes_right_while_a_merge_runs_under_load() {
     let before = served.path("before");
     run_client("nbdcopy", &[&uri, &before]);
     let expected = fs::read(&before).unwrap();
-    execute(
-        &served,
-        Cmd::Stream {
-            job_id: None,
-            device: "disk".into(),
-            base: None,
-            base_node: None,
-            backing_file: None,
-            speed: MIB / 8,
-            on_error: OnError::Report,
-            auto_finalize: true,
-            auto_dismiss: true,
-        },
-    );
+    served.stream(MIB / 8);
     let stop = Arc::new(AtomicBool::new(false));
     let writer = load(uri.clone(), stop.clone());
 
     all_clients(&served, &uri, &expected);
-    assert_eq!(jobs(&served), 1, "the merge has run all the time");
+    assert_eq!(served.jobs(), 1, "the merge has run all the time");
     let id = "disk".to_owned();
-    execute(&served, Cmd::JobSetSpeed { id, speed: 0 });
-    while jobs(&served) > 0 {
+    served.execute(Cmd::JobSetSpeed { id, speed: 0 });
+    while served.jobs() > 0 {
         thread::sleep(Duration::from_millis(20));
     }
     stop.store(true, Ordering::SeqCst);
@@ -155,7 +102,7 @@ fn a_disk_changes_its_size_under_its_clients() {
             device: device(),
             size,
         };
-        execute(&served, cmd);
+        served.execute(cmd);
         // The answer comes when it is done, which may be after the errand; then the size has changed.
         let expected = size.to_string();
         while run_client("nbdinfo", &["--size", &uri]).trim() != expected {

@@ -1,6 +1,7 @@
 //! An NBD server on a thread of its own, and programs that use it.
 
 use std::{
+    cell::RefCell,
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -11,6 +12,7 @@ use std::{
 };
 
 use strata_block::{
+    api::{Cmd, OnError, Reply},
     disk::Disk,
     engine::{DiskSpec, Engine},
     exec::Watched,
@@ -102,6 +104,44 @@ impl Served {
         self.bell.as_ref().unwrap().write_all(b"!").unwrap();
         wait.recv().unwrap()
     }
+
+    /// Has a command started that succeeds.
+    pub fn execute(&self, cmd: Cmd) {
+        self.on_thread(move |engine, _| {
+            engine.execute(cmd, Box::new(|reply| assert_eq!(reply, Ok(Reply::Done))));
+        });
+    }
+
+    /// Starts to merge the whole chain of `disk`, at this many bytes per second.
+    pub fn stream(&self, speed: u64) {
+        self.execute(Cmd::Stream {
+            job_id: None,
+            device: "disk".into(),
+            base: None,
+            base_node: None,
+            backing_file: None,
+            speed,
+            on_error: OnError::Report,
+            auto_finalize: true,
+            auto_dismiss: true,
+        });
+    }
+
+    /// How many jobs there are.
+    pub fn jobs(&self) -> usize {
+        self.on_thread(|engine, _| {
+            let answer = Rc::new(RefCell::new(None));
+            let slot = answer.clone();
+            engine.execute(
+                Cmd::QueryBlockJobs,
+                Box::new(move |reply| *slot.borrow_mut() = Some(reply)),
+            );
+            match answer.take() {
+                Some(Ok(Reply::BlockJobs(jobs))) => jobs.len(),
+                other => panic!("{other:?}"),
+            }
+        })
+    }
 }
 
 impl Drop for Served {
@@ -177,6 +217,28 @@ fn open(engine: &Rc<Engine>, folder: &Path, disk: &Exported) -> Disk {
             },
         })
         .unwrap()
+}
+
+/// Writes 3 MiB from `offset` on at random, several requests at a time, and verifies them.
+pub fn fio(uri: &str, offset: u64) {
+    let (uri, offset) = (format!("--uri={uri}"), format!("--offset={offset}"));
+    let args = [
+        "--name=load",
+        "--ioengine=nbd",
+        &uri,
+        "--rw=randrw",
+        "--bsrange=4k-64k",
+        "--iodepth=16",
+        &offset,
+        "--size=3M",
+        "--verify=crc32c",
+        "--verify_fatal=1",
+        "--verify_state_save=0",
+        "--do_verify=1",
+        "--fsync=16",
+        "--output-format=terse",
+    ];
+    run_client("fio", &args);
 }
 
 /// Runs a program that has to succeed within a minute, and returns its output.

@@ -9,7 +9,7 @@ use crate::{
     exec::Queue,
     graph::{
         GuestDisk, Node,
-        bitmaps::{self, BitmapPlan, check_consistent, check_unused},
+        bitmaps::{BitmapPlan, InLayer, check_consistent, check_unused},
     },
 };
 
@@ -58,37 +58,21 @@ impl Engine {
     }
 
     fn plan<'a>(&self, layer: &'a Rc<Node>, cmd: &BitmapCmd) -> Outcome<BitmapPlan<'a>> {
-        let change = match &cmd.change {
-            BitmapChange::Add {
-                granularity,
-                persistent,
-                disabled,
-            } => bitmaps::BitmapChange::Add {
-                granularity: *granularity,
-                persistent: *persistent,
-                disabled: *disabled,
-            },
-            BitmapChange::Remove => bitmaps::BitmapChange::Remove,
-            BitmapChange::Clear => bitmaps::BitmapChange::Clear,
-            BitmapChange::Enable => bitmaps::BitmapChange::Record(true),
-            BitmapChange::Disable => bitmaps::BitmapChange::Record(false),
-            BitmapChange::Merge(sources) => {
-                bitmaps::BitmapChange::Merge(self.sources(layer, sources)?)
-            }
-        };
+        let find = |source: &BitmapRef| self.find_source(layer, source);
+        let change = cmd.change.find_sources(find)?;
         BitmapPlan::new(layer, &cmd.node, &cmd.name, change).map_err(refused)
     }
 
-    fn sources(&self, layer: &Rc<Node>, sources: &[BitmapRef]) -> Outcome<Vec<(Rc<Node>, String)>> {
-        let find = |BitmapRef { node, name }: &BitmapRef| {
-            let Some(node) = node else {
-                return Ok((layer.clone(), name.clone()));
-            };
-            let missing = || refused(format!("Node '{node}' not found"));
-            let (_, layer) = self.find_layer(node).ok_or_else(missing)?;
-            Ok((layer, name.clone()))
+    /// A bitmap that is named beside one of `layer`.
+    fn find_source(&self, layer: &Rc<Node>, source: &BitmapRef) -> Outcome<InLayer> {
+        let layer = match &source.node {
+            None => layer.clone(),
+            Some(node) => {
+                let missing = || refused(format!("Node '{node}' not found"));
+                self.find_layer(node).ok_or_else(missing)?.1
+            }
         };
-        sources.iter().map(find).collect()
+        Ok((layer, source.name.clone()))
     }
 }
 

@@ -4,31 +4,13 @@ use std::rc::Rc;
 
 use super::Node;
 use crate::{
+    api::BitmapChange,
     bitmap::{DirtyBitmap, GRANULARITY_BITS, MAX_NAME, check_bits},
     error::IoResult,
 };
 
-/// What is to become of a bitmap.
-#[derive(Clone)]
-pub enum BitmapChange {
-    /// It is made.
-    Add {
-        /// Bytes that share a bit; the cluster size, within limits, if `None`.
-        granularity: Option<u32>,
-        /// It is stored in the image.
-        persistent: bool,
-        /// It does not record yet.
-        disabled: bool,
-    },
-    /// It goes.
-    Remove,
-    /// Nothing is dirty any more.
-    Clear,
-    /// Writes are recorded, or are no longer.
-    Record(bool),
-    /// What is dirty in these, bitmaps of layers, is dirty in it, too.
-    Merge(Vec<(Rc<Node>, String)>),
-}
+/// A bitmap, by its layer and its name.
+pub type InLayer = (Rc<Node>, String);
 
 /// A change, once everything about it has been checked.
 pub struct BitmapPlan<'a> {
@@ -66,7 +48,7 @@ impl<'a> BitmapPlan<'a> {
         node: &'a Node,
         place: &str,
         name: &str,
-        change: BitmapChange,
+        change: BitmapChange<InLayer>,
     ) -> Result<Self, String> {
         let step = match change {
             BitmapChange::Add {

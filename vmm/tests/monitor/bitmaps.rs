@@ -29,8 +29,8 @@ fn qmp_arguments_reach_the_machine() {
         ),
         ("remove", plain.to_owned(), BitmapChange::Remove),
         ("clear", plain.to_owned(), BitmapChange::Clear),
-        ("enable", plain.to_owned(), BitmapChange::Enable),
-        ("disable", plain.to_owned(), BitmapChange::Disable),
+        ("enable", plain.to_owned(), BitmapChange::Record(true)),
+        ("disable", plain.to_owned(), BitmapChange::Record(false)),
         (
             "merge",
             r#""node":"n","target":"b","bitmaps":["c",{"node":"m","name":"d"}]"#.to_owned(),

@@ -112,11 +112,11 @@ fn every_format_records_writes_zeroes_and_discards() {
         assert_eq!(bench.count("d", "off"), 0);
         assert_eq!(bench.merge("d", "off", &[(None, "b")]), "");
         assert_eq!(bench.count("d", "off"), 3 * 65536);
-        assert_eq!(bench.bitmap("d", "b", BitmapChange::Disable), "");
+        assert_eq!(bench.bitmap("d", "b", BitmapChange::Record(false)), "");
         bench.write(&disk, 0, vec![1; 512]).unwrap();
         assert_eq!(bench.count("d", "b"), 1536 + 65536);
         assert_eq!(bench.bitmap("d", "b", BitmapChange::Clear), "");
-        assert_eq!(bench.bitmap("d", "b", BitmapChange::Enable), "");
+        assert_eq!(bench.bitmap("d", "b", BitmapChange::Record(true)), "");
         bench.write(&disk, 0, vec![1; 512]).unwrap();
         assert_eq!(bench.count("d", "b"), 512);
         let names: Vec<_> = bench.bitmaps("d").into_iter().map(|b| b.name).collect();
@@ -211,7 +211,7 @@ fn persistent_bitmaps_come_back_and_are_read_only_where_the_image_is() {
     for change in [BitmapChange::Clear, BitmapChange::Remove] {
         assert_eq!(bench.bitmap("ro", "p", change), refused);
     }
-    assert_eq!(bench.bitmap("ro", "p", BitmapChange::Disable), "");
+    assert_eq!(bench.bitmap("ro", "p", BitmapChange::Record(false)), "");
     assert!(bench.bitmap("ro", "n", PERSISTENT).contains("read-only"));
     assert_eq!(bench.bitmap("ro", "n", ADD), "");
     assert_eq!(bench.merge("ro", "n", &[(None, "p")]), "");
@@ -263,7 +263,7 @@ fn a_bitmap_that_was_in_use_can_only_be_removed() {
     bench.bitmap_disk("c", &copy, Format::Qcow2, false);
     let info = &bench.bitmaps("c")[0];
     assert!(info.inconsistent && !info.recording && info.persistent);
-    for change in [BitmapChange::Clear, BitmapChange::Enable] {
+    for change in [BitmapChange::Clear, BitmapChange::Record(true)] {
         assert_eq!(
             bench.bitmap("c", "p", change),
             "Bitmap 'p' is inconsistent and cannot be used"
@@ -321,13 +321,13 @@ fn exported_bitmaps_are_busy_until_the_export_is_gone() {
     for change in [
         BitmapChange::Clear,
         BitmapChange::Remove,
-        BitmapChange::Disable,
+        BitmapChange::Record(false),
     ] {
         assert_eq!(bench.bitmap("q", "a", change), busy);
     }
     assert_eq!(bench.merge("q", "b", &[(None, "a")]), busy);
     assert!(bench.bitmaps("q")[1].busy);
-    assert_eq!(bench.bitmap("q", "b", BitmapChange::Disable), "");
+    assert_eq!(bench.bitmap("q", "b", BitmapChange::Record(false)), "");
     assert_eq!(add("f", false, &["b"]), "");
     let delete = ExportCmd::Delete {
         id: "e".to_owned(),

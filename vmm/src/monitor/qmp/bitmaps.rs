@@ -42,11 +42,11 @@ pub(super) fn clear(args: &Args, _: &mut Context<'_>) -> Started {
 }
 
 pub(super) fn enable(args: &Args, _: &mut Context<'_>) -> Started {
-    bitmap(args, BitmapChange::Enable)
+    bitmap(args, BitmapChange::Record(true))
 }
 
 pub(super) fn disable(args: &Args, _: &mut Context<'_>) -> Started {
-    bitmap(args, BitmapChange::Disable)
+    bitmap(args, BitmapChange::Record(false))
 }
 
 pub(super) fn merge(args: &Args, _: &mut Context<'_>) -> Started {

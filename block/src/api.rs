@@ -101,6 +101,11 @@ pub enum Cmd {
     Object(ObjectCmd),
     /// `query-block`, `info block`.
     QueryBlock,
+    /// `query-named-block-nodes`.
+    QueryNamedBlockNodes {
+        /// Each layer without those below it.
+        flat: bool,
+    },
     /// `query-block-jobs`, `info block-jobs`.
     QueryBlockJobs,
     /// `query-jobs`.
@@ -116,6 +121,8 @@ pub enum Reply {
     Formatted(String),
     /// `query-block`.
     Block(Vec<BlockInfo>),
+    /// `query-named-block-nodes`.
+    NamedBlockNodes(Vec<BlockDeviceInfo>),
     /// `query-block-jobs`.
     BlockJobs(Vec<BlockJobInfo>),
     /// `query-jobs`.
@@ -270,7 +277,7 @@ pub struct BlockInfo {
     pub inserted: BlockDeviceInfo,
 }
 
-/// `BlockDeviceInfo`: the top layer of a disk.
+/// `BlockDeviceInfo`: a layer, such as the top of a disk.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BlockDeviceInfo {
     /// The image's file name.

@@ -166,6 +166,9 @@ impl Engine {
             Cmd::Export(cmd) => return self.export(cmd, reply),
             Cmd::Object(cmd) => done(self.object(cmd)),
             Cmd::QueryBlock => Ok(Reply::Block(self.query_block())),
+            Cmd::QueryNamedBlockNodes { flat } => {
+                Ok(Reply::NamedBlockNodes(self.query_named_block_nodes(flat)))
+            }
             Cmd::QueryBlockJobs => Ok(Reply::BlockJobs(self.jobs.block_jobs())),
             Cmd::QueryJobs => Ok(Reply::Jobs(self.jobs.jobs())),
         };

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{Engine, bitmaps};
 use crate::{
     api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo},
-    graph::{Format, GuestDisk, Node, chain},
+    graph::{DetectZeroes, Format, GuestDisk, Node, chain},
     qcow2::Qcow2,
 };
 
@@ -18,12 +18,30 @@ impl Engine {
             .map(|disk| describe_disk(disk))
             .collect()
     }
+
+    /// `query-named-block-nodes`: every layer of every disk, in the order in which QEMU lists those
+    /// of disks that it has opened. Unless it is `flat` its length grows with the square of a
+    /// chain's.
+    pub(super) fn query_named_block_nodes(&self, flat: bool) -> Vec<BlockDeviceInfo> {
+        let mut nodes = Vec::new();
+        for disk in self.disks.borrow().iter() {
+            nodes.extend(
+                disk.root()
+                    .chain()
+                    .map(|node| describe_node(disk, &node, flat)),
+            );
+        }
+        nodes.reverse();
+        nodes
+    }
 }
 
 fn describe_disk(disk: &GuestDisk) -> BlockInfo {
     let options = disk.options();
     let root = disk.root();
-    let depth = root.chain().count() - 1;
+    let mut inserted = describe_layer(disk, &root, image_info(&root));
+    inserted.cache.writeback = !options.writethrough;
+    inserted.backing_file_depth = depth(&root);
     BlockInfo {
         device: options.id.clone(),
         qdev: (!options.device.is_empty()).then(|| options.device.clone()),
@@ -31,23 +49,51 @@ fn describe_disk(disk: &GuestDisk) -> BlockInfo {
         removable: false,
         locked: false,
         io_status: Some(disk.io_status().name().to_owned()),
-        inserted: BlockDeviceInfo {
-            file: root.path().display().to_string(),
-            node_name: root.name().to_owned(),
-            ro: !root.is_writable(),
-            drv: root.format().name().to_owned(),
-            backing_file: root.backing().map(|node| node.path().display().to_string()),
-            backing_file_depth: u32::try_from(depth).unwrap_or(u32::MAX),
-            encrypted: false,
-            detect_zeroes: options.detect_zeroes.name().to_owned(),
-            cache: CacheInfo {
-                writeback: !options.writethrough,
-                direct: options.direct,
-                no_flush: options.no_flush,
-            },
-            dirty_bitmaps: bitmaps::describe(&root),
-            image: image_info(&root),
+        inserted,
+    }
+}
+
+fn describe_node(disk: &GuestDisk, node: &Rc<Node>, flat: bool) -> BlockDeviceInfo {
+    if flat {
+        return describe_layer(disk, node, layer_info(node));
+    }
+    let mut info = describe_layer(disk, node, image_info(node));
+    info.backing_file_depth = depth(node);
+    info
+}
+
+/// Layers below.
+fn depth(node: &Rc<Node>) -> u32 {
+    u32::try_from(node.chain().count() - 1).unwrap_or(u32::MAX)
+}
+
+/// A layer of `disk`, as if nothing were below it. Writing through is a matter of the disk, not of
+/// the layer.
+fn describe_layer(disk: &GuestDisk, node: &Rc<Node>, image: ImageInfo) -> BlockDeviceInfo {
+    let options = disk.options();
+    let is_top = Rc::ptr_eq(node, &disk.root());
+    let detect_zeroes = match is_top {
+        true => options.detect_zeroes,
+        false => DetectZeroes::Off,
+    };
+    BlockDeviceInfo {
+        file: node.path().display().to_string(),
+        node_name: node.name().to_owned(),
+        ro: !node.is_writable(),
+        drv: node.format().name().to_owned(),
+        backing_file: node
+            .backing()
+            .map(|below| below.path().display().to_string()),
+        backing_file_depth: 0,
+        encrypted: false,
+        detect_zeroes: detect_zeroes.name().to_owned(),
+        cache: CacheInfo {
+            writeback: true,
+            direct: options.direct,
+            no_flush: options.no_flush,
         },
+        dirty_bitmaps: bitmaps::describe(node),
+        image,
     }
 }
 

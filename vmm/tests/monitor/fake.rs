@@ -112,6 +112,10 @@ impl Fake {
     fn block(&self, state: &mut State, cmd: Cmd) -> Result<Reply, CmdError> {
         match cmd {
             Cmd::QueryBlock => Ok(Reply::Block(disks())),
+            Cmd::QueryNamedBlockNodes { .. } => {
+                let tops = disks().into_iter().map(|disk| disk.inserted);
+                Ok(Reply::NamedBlockNodes(tops.collect()))
+            }
             Cmd::QueryBlockJobs => Ok(Reply::BlockJobs(state.jobs.clone())),
             Cmd::Export(ExportCmd::Query) => Ok(Reply::Exports(vec![ExportInfo {
                 id: "exp0".to_owned(),

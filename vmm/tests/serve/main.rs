@@ -1,8 +1,9 @@
 //! The binary's `strata serve`, from its command line to its end. Needs Debian's `libnbd-bin`,
-//! `qemu-utils` and `fio`.
+//! `qemu-utils`, `qemu-system-x86` and `fio`.
 
 mod bitmaps;
 mod limit;
+mod nodes;
 mod process;
 
 use std::{fs, process::Command, time::Duration};

@@ -193,12 +193,34 @@ pub(super) fn query_block(_: &Args, _: &mut Context<'_>) -> Started {
         Reply::Block(disks) => Some(disks),
         _ => None,
     })?;
-    Ok(step.map(|outcome| outcome.map(add_limits)))
+    let insert = |mut disks: Value| {
+        for disk in disks.as_array_mut().into_iter().flatten() {
+            if let Some(inserted) = disk.get_mut("inserted") {
+                add_limits(inserted);
+            }
+        }
+        disks
+    };
+    Ok(step.map(move |outcome| outcome.map(insert)))
+}
+
+pub(super) fn query_named_block_nodes(args: &Args, _: &mut Context<'_>) -> Started {
+    let flat = args.flag("flat", false);
+    let step = query(Cmd::QueryNamedBlockNodes { flat }, |reply| match reply {
+        Reply::NamedBlockNodes(nodes) => Some(nodes),
+        _ => None,
+    })?;
+    let insert = |mut nodes: Value| {
+        let all = nodes.as_array_mut().into_iter().flatten();
+        all.for_each(add_limits);
+        nodes
+    };
+    Ok(step.map(move |outcome| outcome.map(insert)))
 }
 
 /// `BlockDeviceInfo` has members for I/O limits and a write threshold that the schema requires;
 /// there are none here.
-fn add_limits(mut disks: Value) -> Value {
+fn add_limits(node: &mut Value) {
     let names = [
         "bps",
         "bps_rd",
@@ -208,12 +230,9 @@ fn add_limits(mut disks: Value) -> Value {
         "iops_wr",
         "write_threshold",
     ];
-    for disk in disks.as_array_mut().into_iter().flatten() {
-        if let Some(Value::Object(inserted)) = disk.get_mut("inserted") {
-            inserted.extend(names.map(|name| (name.to_owned(), json!(0))));
-        }
+    if let Value::Object(members) = node {
+        members.extend(names.map(|name| (name.to_owned(), json!(0))));
     }
-    disks
 }
 
 pub(super) fn query_block_jobs(_: &Args, _: &mut Context<'_>) -> Started {

@@ -132,6 +132,11 @@ pub(super) const COMMANDS: &[Command] = &[
         run: run::query_block,
     },
     Command {
+        name: "query-named-block-nodes",
+        params: &[optional("flat", Flag)],
+        run: run::query_named_block_nodes,
+    },
+    Command {
         name: "query-block-jobs",
         params: NONE,
         run: run::query_block_jobs,

@@ -1,7 +1,7 @@
 //! The way back: what the device tells the front end without being asked.
 
 use std::{
-    io,
+    io, mem,
     os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -23,22 +23,31 @@ struct State {
     /// It has accepted the protocol feature CONFIG.
     config: bool,
     socket: Option<OwnedFd>,
+    /// It has been told since a ring was started.
+    told: bool,
 }
 
 impl Channel {
     /// Looks at a message of the front end: at what it says of the channel. Whether that is in order
     /// the library finds out, which ends the connection if it is not.
+    ///
+    /// QEMU (7.2) does not listen while its device stands still, as that of a paused guest does; so
+    /// it is told once more when it starts a ring.
     pub fn look_at(&self, request: u32, body: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
+        let mut state = self.state();
         if request == u32::from(FrontendReq::SET_PROTOCOL_FEATURES)
             && let Ok(features) = body.try_into()
         {
             let config = VhostUserProtocolFeatures::CONFIG.bits();
-            self.state().config = u64::from_ne_bytes(features) & config != 0;
+            state.config = u64::from_ne_bytes(features) & config != 0;
         }
         if request == u32::from(FrontendReq::SET_BACKEND_REQ_FD)
             && let [socket] = descriptors
         {
-            self.state().socket = Some(socket.try_clone()?);
+            state.socket = Some(socket.try_clone()?);
+        }
+        if request == u32::from(FrontendReq::SET_VRING_KICK) && mem::take(&mut state.told) {
+            state.tell();
         }
         Ok(())
     }
@@ -51,8 +60,19 @@ impl Channel {
     /// Tells the front end to read the device configuration again
     /// (`VHOST_USER_BACKEND_CONFIG_CHANGE_MSG`). Does not wait for it.
     pub fn config_changed(&self) {
-        let state = self.state();
-        let Some(socket) = state.socket.as_ref().filter(|_| state.config) else {
+        let mut state = self.state();
+        state.told = true;
+        state.tell();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn tell(&self) {
+        let Some(socket) = self.socket.as_ref().filter(|_| self.config) else {
             return;
         };
         let body_len = 0;
@@ -64,9 +84,5 @@ impl Channel {
             Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
             Err(error) => tracing::warn!(%error, "a vhost-user front end could not be told"),
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -276,6 +276,17 @@ fn a_front_end_with_a_channel_is_told_of_another_size() {
         machine
     });
 
+    // It may not have listened: once more when it starts a ring, and then no more.
+    let mut machine = site.serve(move |_| {
+        for _ in 0..2 {
+            let base = machine.stop_ring(0);
+            machine.start_ring(0, base as u16);
+        }
+        machine.capacity();
+        machine
+    });
+    assert_eq!(channel.read(&mut [0; 25]).unwrap(), 12);
+
     // One that does not read what it is told holds nobody up.
     for more in 1..10_000 {
         site.disk.more.set(more * 512);

@@ -5,6 +5,7 @@ use crate::error::{Context, Outcome, ensure};
 use crate::frontend::Frontend;
 use crate::image::Tool;
 use crate::machine::{Boot, Machine};
+use crate::serial::Serial;
 use crate::stage::Stage;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -60,7 +61,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     history.add(stage.seed + 1, &site.machine.serial);
 
     stage.say("verify", "a third one, to verify every block");
-    let guest = site.boot(stage, "third", stage.seed + 2, &history)?;
+    let mut guest = site.boot(stage, "third", stage.seed + 2, &history)?;
     site.machine.wait_start(1, BOOT_SECONDS)?;
     let verified = site.machine.serial.verified;
     let verified = verified.context("the guest did not say what it verified")?;
@@ -70,12 +71,17 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         "third machine",
         format!("{checked}: every acknowledged block is there"),
     );
-    let resize = json!({"device": "virtio0", "size": NEW_SIZE});
-    site.machine.qmp.run("block_resize", resize)?;
-    site.machine.wait_serial("the new size", 30, |serial| {
-        serial.new_size == Some(NEW_SIZE)
-    })?;
-    stage.verified("block_resize", "QEMU's guest sees the disk grow");
+    site.resize(NEW_SIZE)?;
+    site.wait_size(NEW_SIZE)?;
+    // QEMU does not listen while its guest stands still.
+    guest.command("stop")?;
+    site.resize(2 * NEW_SIZE)?;
+    guest.command("cont")?;
+    site.wait_size(2 * NEW_SIZE)?;
+    stage.verified(
+        "block_resize",
+        "QEMU's guest sees its disk grow, also after a pause",
+    );
     guest.power_off(60)?;
 
     site.machine
@@ -117,6 +123,17 @@ impl Site {
         ];
         let machine = Machine::serve(stage, name, &options, &stage.logs.join("no-guest.serial"))?;
         Ok(Site { machine, socket })
+    }
+
+    fn resize(&mut self, size: u64) -> Outcome<()> {
+        let arguments = json!({"device": "virtio0", "size": size});
+        self.machine.qmp.run("block_resize", arguments).map(drop)
+    }
+
+    /// Waits until the guest has seen the disk's new size.
+    fn wait_size(&mut self, size: u64) -> Outcome<()> {
+        let seen = |serial: &Serial| serial.new_size == Some(size);
+        self.machine.wait_serial("the new size", 30, seen)
     }
 
     /// Boots a guest that verifies the history and goes on to write.

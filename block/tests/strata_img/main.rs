@@ -9,6 +9,7 @@ mod compare;
 mod convert;
 mod convert_ways;
 mod data_file;
+mod dd;
 mod encrypted;
 mod features;
 mod locks;

@@ -3,6 +3,8 @@
 mod bitmaps;
 mod target;
 
+pub use target::is_device;
+
 use std::{path::PathBuf, rc::Rc};
 
 use clap::Args;

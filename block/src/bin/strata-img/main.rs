@@ -8,6 +8,7 @@ mod commit;
 mod compare;
 mod convert;
 mod create;
+mod dd;
 mod everywhere;
 mod info;
 mod map;
@@ -75,6 +76,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Copy images into a new one, or into one that exists.
     Convert(convert::ConvertArgs),
+    /// Copy a range of an image into a new one.
+    Dd(dd::DdArgs),
     /// Write what an image holds into its backing file.
     Commit(commit::CommitArgs),
     /// Give an image another backing file.
@@ -240,6 +243,7 @@ fn main() -> ExitCode {
             Command::Measure(args) => measure::run(&tool, args).await,
             Command::Bench(args) => bench::run(&tool, args).await,
             Command::Convert(args) => convert::run(&tool, args).await,
+            Command::Dd(args) => dd::run(&tool, args).await,
             Command::Commit(args) => commit::run(&tool, args).await,
             Command::Rebase(args) => rebase::run(&tool, args).await,
         }

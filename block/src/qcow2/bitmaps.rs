@@ -13,7 +13,10 @@ mod load;
 mod store;
 mod table;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use serde_json::{Value, json};
 
@@ -33,6 +36,8 @@ pub(super) struct PersistentBitmaps {
     pub live: Rc<Bitmaps>,
     /// What the header names, unless it is not valid.
     directory: RefCell<Option<Directory>>,
+    /// The image may have been written to since they were loaded or stored.
+    pub unstored: Cell<bool>,
 }
 
 /// The directory as it is in the file.

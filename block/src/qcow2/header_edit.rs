@@ -37,6 +37,7 @@ impl Qcow2 {
             self.write_fields(area).await?;
         }
         self.mark_bitmaps_in_use().await?;
+        self.bitmaps.unstored.set(true);
         self.write_ready.set(true);
         Ok(())
     }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     bitmap::{Content, DirtyBitmap},
-    error::{IoResult, Result},
+    error::{Error, IoResult, Result},
     qcow2::{Qcow2, extensions::DirectoryPlace, geometry::HostRun, metadata_map::Kind},
 };
 
@@ -21,9 +21,9 @@ impl Qcow2 {
     ///
     /// # Errors
     /// There is no room for them, or the host's error: then the file goes on saying that they are
-    /// in use.
+    /// in use, and they are stored when this is called again.
     pub(in crate::qcow2) async fn store_bitmaps(&self) -> Result<()> {
-        if self.read_only || !self.write_ready.get() {
+        if self.read_only || !self.bitmaps.unstored.get() {
             return Ok(());
         }
         let mut bitmaps = self.bitmaps.live.list();
@@ -31,6 +31,9 @@ impl Qcow2 {
         if bitmaps.is_empty() && self.bitmaps.directory.borrow().is_none() {
             return Ok(());
         }
+        // Refcounts are about to change. Where they are written lazily, an earlier try may have left
+        // the image closed but for its bitmaps.
+        self.begin_write().await?;
         let mut made = Made::default();
         let result = match self.write_bitmaps(&bitmaps, &mut made).await {
             Ok(directory) => self.switch_directory(directory).await,
@@ -42,7 +45,17 @@ impl Qcow2 {
                 self.drop_references(run).await?;
             }
         }
-        result
+        result.map_err(|error| self.not_stored(&error))
+    }
+
+    fn not_stored(&self, error: &Error) -> Error {
+        Error::Image {
+            file: self.file.path().to_owned(),
+            why: format!(
+                "the dirty bitmaps could not be stored, and cannot be used unless they are later \
+                 ({error})"
+            ),
+        }
     }
 
     /// Writes the bitmaps and a directory of them to new clusters. Those that cannot be used stay
@@ -135,6 +148,7 @@ impl Qcow2 {
         self.change_area(|area| area.set_bitmaps(place), Self::stop)
             .await?;
         self.write_ready.set(false);
+        self.bitmaps.unstored.set(false);
         let old = self.bitmaps.directory.replace(new);
         for run in old.iter().flat_map(|old| self.clusters_of(old)) {
             self.metadata.remove(run);

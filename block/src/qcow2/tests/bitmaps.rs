@@ -137,6 +137,31 @@ fn storing_again_and_again_takes_no_more_space() {
 }
 
 #[test]
+fn what_found_no_room_is_stored_when_there_is_some() {
+    for (seed, lazy) in [(1, false), (2, true)] {
+        with_seed(seed, move |_, seed| async move {
+            let file = sim(seed);
+            let layer = with_bitmap(&file, 4096, 1 << 20, lazy).await;
+            layer.write(0, vec![1; 512]).await.unwrap();
+            layer.image.flush().await.unwrap();
+            file.set_room(Some(0));
+            let error = layer.image.close().await.unwrap_err().to_string();
+            assert!(
+                error.contains("dirty bitmaps could not be stored"),
+                "{error}"
+            );
+            assert!(error.contains("no space left"), "{error}");
+            file.set_room(None);
+            // Nothing is written meanwhile.
+            layer.image.close().await.unwrap();
+            let layer = open_layer(&file, SMALL_CACHE, nothing()).await;
+            assert_eq!(dirty(&bitmap(&layer, "b")), [(0, 512)]);
+            assert!(layer.image.check().await.unwrap().is_clean());
+        });
+    }
+}
+
+#[test]
 fn a_disabled_bitmap_stays_as_it_is_and_a_removed_one_leaves_nothing() {
     with_seed(6, |_, seed| async move {
         let file = sim(seed);

@@ -1,5 +1,7 @@
 //! What a disk may hold: every write that was ever sent to a sector, and when.
 
+use std::rc::Rc;
+
 /// Bytes of a sector, the unit that a write fills with its number.
 pub const SECTOR: u64 = 512;
 
@@ -30,6 +32,11 @@ pub struct Model {
     smallest: u64,
     next: u64,
     failed_flushes: u64,
+    /// Every read under way holds it.
+    reads: Rc<()>,
+    /// Sectors and their writes that were replaced while reads were under way, which may have found
+    /// them.
+    replaced: Vec<(usize, Write)>,
 }
 
 /// What a read may find.
@@ -37,6 +44,7 @@ pub struct Before {
     time: u64,
     offset: u64,
     histories: Vec<Vec<Write>>,
+    _read: Rc<()>,
 }
 
 /// A write that has been sent.
@@ -69,6 +77,8 @@ impl Model {
             smallest: size,
             next: 1,
             failed_flushes: 0,
+            reads: Rc::default(),
+            replaced: Vec::new(),
         }
     }
 
@@ -134,16 +144,32 @@ impl Model {
 
     /// The write is durable: what was there before it was sent is gone for good.
     pub fn durable(&mut self, sent: Sent) {
-        for history in self.touched(sent) {
-            history.retain(|write| write.completed >= sent.started);
+        let mut replaced = Vec::new();
+        let first = index(sent.sector);
+        for (n, history) in self.touched(sent).iter_mut().enumerate() {
+            let gone = history.extract_if(.., |write| write.completed < sent.started);
+            replaced.extend(gone.map(|write| (first + n, write)));
+        }
+        self.keep_for_reads(replaced);
+    }
+
+    /// These have been taken out of histories.
+    fn keep_for_reads(&mut self, replaced: Vec<(usize, Write)>) {
+        if Rc::strong_count(&self.reads) > 1 {
+            self.replaced.extend(replaced);
+        } else {
+            self.replaced.clear();
         }
     }
 
     /// What was acknowledged before `flush_started` is durable: older contents are impossible now.
     pub fn flushed(&mut self, flush_started: u64) {
-        for history in &mut self.sectors {
-            forget_replaced(history, flush_started, |write| !write.lost);
+        let mut replaced = Vec::new();
+        for (sector, history) in self.sectors.iter_mut().enumerate() {
+            let gone = forget_replaced(history, flush_started, |write| !write.lost);
+            replaced.extend(gone.map(|write| (sector, write)));
         }
+        self.keep_for_reads(replaced);
     }
 
     /// So many flushes of files have failed in all. A new one takes with it what had been written.
@@ -236,11 +262,12 @@ impl Model {
         let mut before = self.sectors[first..first + count].to_vec();
         before
             .iter_mut()
-            .for_each(|history| forget_replaced(history, now, |_| true));
+            .for_each(|history| drop(forget_replaced(history, now, |_| true)));
         Before {
             time: now,
             offset,
             histories: before,
+            _read: self.reads.clone(),
         }
     }
 
@@ -252,8 +279,14 @@ impl Model {
             let meanwhile = self.sectors[first + i]
                 .iter()
                 .filter(|write| write.started > before.time);
+            let replaced = self
+                .replaced
+                .iter()
+                .filter(|(sector, write)| *sector == first + i && write.started > before.time)
+                .map(|(_, write)| write);
+            let possible = old.iter().chain(meanwhile).chain(replaced);
             assert!(
-                old.iter().chain(meanwhile).any(|w| w.number == number),
+                possible.into_iter().any(|w| w.number == number),
                 "sector {} holds write {number}; possible: {old:?}",
                 first + i
             );
@@ -302,13 +335,18 @@ fn whole(index: usize, sector: &[u8]) -> u64 {
     numbers[0]
 }
 
-/// Drops the writes after which another one that `counts` was both sent and acknowledged before
+/// Takes out the writes after which another one that `counts` was both sent and acknowledged before
 /// `time`.
-fn forget_replaced(history: &mut Vec<Write>, time: u64, counts: impl Fn(&Write) -> bool) {
+fn forget_replaced(
+    history: &mut Vec<Write>,
+    time: u64,
+    counts: impl Fn(&Write) -> bool,
+) -> std::vec::IntoIter<Write> {
     let replacing = |write: &&Write| write.certain && write.completed < time && counts(write);
     let latest = history.iter().filter(replacing).map(|w| w.started).max();
-    let Some(latest) = latest else { return };
-    history.retain(|write| write.completed >= latest);
+    let latest = latest.unwrap_or(0);
+    let gone: Vec<_> = history.extract_if(.., |w| w.completed < latest).collect();
+    gone.into_iter()
 }
 
 /// What a write of `number` fills `len` bytes with.

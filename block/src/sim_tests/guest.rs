@@ -55,6 +55,12 @@ impl Watch {
         }
     }
 
+    fn refused(&self, sent: Sent) {
+        if let Self::Journal(journal) = self {
+            journal.refused(sent);
+        }
+    }
+
     fn durable(&self, sent: Sent) {
         if let Self::Journal(journal) = self {
             journal.durable(sent);
@@ -205,7 +211,10 @@ impl Guest {
         self.submit(op, offset, len, data, move |model, result| {
             match result {
                 Ok(()) => {}
-                Err(IoError::OutOfRange) => return model.refused(sent),
+                Err(IoError::OutOfRange) => {
+                    load.watch.refused(sent);
+                    return model.refused(sent);
+                }
                 Err(_) => return model.failed(sent),
             }
             load.watch.completed(sent);

@@ -23,6 +23,12 @@ pub enum Entry {
     /// The guest has been told that the write with this id is durable; the disk's top layer has
     /// that name.
     Durable(u64, String),
+    /// The guest has been told that the disk ends before the write with this id does.
+    Refused(u64),
+    /// The disk is about to get that many bytes.
+    Resizing(u64),
+    /// The disk has that many bytes.
+    Resized(u64),
     /// A flush with this number is about to be sent.
     Flushing(u64),
     /// The guest has been told that the flush is done; the disk's top layer has that name.
@@ -42,6 +48,10 @@ impl Journal {
         put(&format!("durable {} {}", sent.id, self.top()));
     }
 
+    pub fn refused(&self, sent: Sent) {
+        put(&format!("refused {}", sent.id));
+    }
+
     pub fn flushing(&self, number: u64) {
         put(&format!("flushing {number}"));
     }
@@ -57,6 +67,14 @@ impl Journal {
 
 pub fn ready() {
     put("ready");
+}
+
+pub fn resizing(size: u64) {
+    put(&format!("resizing {size}"));
+}
+
+pub fn resized(size: u64) {
+    put(&format!("resized {size}"));
 }
 
 /// Writes a line, in one call: a reader never sees half of one.
@@ -87,6 +105,9 @@ pub fn parse(line: &str) -> Option<Entry> {
     }
     let number = words.next()?.parse();
     match what {
+        "refused" => Some(Entry::Refused(number.ok()?)),
+        "resizing" => Some(Entry::Resizing(number.ok()?)),
+        "resized" => Some(Entry::Resized(number.ok()?)),
         "completed" => Some(Entry::Completed(number.ok()?)),
         "durable" => Some(Entry::Durable(number.ok()?, words.next()?.to_owned())),
         "flushing" => Some(Entry::Flushing(number.ok()?)),
@@ -119,6 +140,9 @@ impl Replay {
                 model.durable(self.under_way[&id]);
                 self.top = Some(top);
             }
+            Entry::Refused(id) => model.refused(self.under_way[&id]),
+            Entry::Resizing(size) => model.resizing(size),
+            Entry::Resized(size) => model.resized(size),
             Entry::Flushing(number) => {
                 self.flushes.insert(number, model.now());
             }

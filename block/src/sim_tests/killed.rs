@@ -43,13 +43,12 @@ const TASK: &str = "STRATA_KILLED_CHILD";
 struct Victim {
     folder: tempfile::TempDir,
     top: PathBuf,
-    size: u64,
     spots: Vec<u64>,
     model: Model,
     random: Random,
 }
 
-/// A child's task: top layer, its size, the number of its first write, a seed, and where it writes
+/// A child's task: top layer, the number of its first write, a seed, and where it writes
 /// most.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Task {
@@ -116,7 +115,6 @@ impl Victim {
         Self {
             folder,
             top,
-            size,
             spots: (0..4).map(|_| random.below(size)).collect(),
             model: Model::new(size),
             random,
@@ -169,8 +167,10 @@ impl Victim {
         let (engine, _) = open(&self.top);
         let chain = Chain::of(&engine.find_disk(DISK).unwrap().root());
         oracle::check(&files, &chain);
-        let found = read_all(&engine, self.size);
-        let before = self.model.before_read(0, self.size);
+        let size = engine.find_disk(DISK).unwrap().root().size();
+        self.model.found_size(size);
+        let found = read_all(&engine, size);
+        let before = self.model.before_read(0, size);
         self.model.check(&before, &found);
         self.model.found(&found);
         if with_qemu {
@@ -245,11 +245,12 @@ fn work(task: &Task) {
     let mut random = Random(task.seed);
     let allowed = Rc::new(Cell::new(Allowed::Nothing));
     let marks = Rc::new(Cell::new(0));
+    let model = Rc::new(RefCell::new(model));
     journal::ready();
     let load = Rc::new(Load {
         disk,
         watch: Watch::Journal(Journal(guest_disk)),
-        model: Rc::new(RefCell::new(model)),
+        model: model.clone(),
         allowed: allowed.clone(),
         marks: marks.clone(),
         spots: Rc::new(task.spots.clone()),
@@ -270,7 +271,8 @@ fn work(task: &Task) {
         next_layer: Rc::new(Cell::new(task.next_layer)),
         allowed,
         marks,
-        model: None,
+        model,
+        writes_journal: true,
         stop: Rc::default(),
     };
     engine.exec().block_on(async move { operator.work().await });

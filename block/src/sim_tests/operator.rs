@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     guest::Allowed,
+    journal,
     model::{Model, SECTOR},
     plan::{Random, path},
 };
@@ -38,8 +39,10 @@ pub struct Operator {
     pub next_layer: Rc<Cell<usize>>,
     pub allowed: Rc<Cell<Allowed>>,
     pub marks: Rc<Cell<u64>>,
-    /// Who has to know of other sizes; without, the disk keeps its size.
-    pub model: Option<Rc<RefCell<Model>>>,
+    /// Who has to know of other sizes.
+    pub model: Rc<RefCell<Model>>,
+    /// Whoever outlives this process has to know of them, too.
+    pub writes_journal: bool,
     /// No more new work.
     pub stop: Rc<Cell<bool>>,
 }
@@ -114,21 +117,29 @@ impl Operator {
 
     /// Makes the disk smaller or larger.
     async fn resize(&self) {
-        let Some(model) = &self.model else { return };
         let disk = self.engine.find_disk(DISK).unwrap();
         let size = self.new_size(&disk);
         self.marks.set(self.marks.get() + 1);
-        model.borrow_mut().resizing(size);
+        self.model.borrow_mut().resizing(size);
+        let writes_journal = self.writes_journal;
+        if writes_journal {
+            journal::resizing(size);
+        }
         let cmd = Cmd::Resize {
             device: DISK.to_owned(),
             size,
         };
-        let (allowed, model) = (self.allowed.clone(), model.clone());
+        let (allowed, model) = (self.allowed.clone(), self.model.clone());
         let (done, ended) = promise();
         // At once: guests send requests to what is new before this task goes on.
         let told = move |result| {
             match result {
-                Ok(_) => model.borrow_mut().resized(size),
+                Ok(_) => {
+                    if writes_journal {
+                        journal::resized(size);
+                    }
+                    model.borrow_mut().resized(size);
+                }
                 Err(error) if !may_fail(allowed.get(), &error) => panic!("resize: {error}"),
                 Err(_) => size_after_error(&disk, &mut model.borrow_mut()),
             }

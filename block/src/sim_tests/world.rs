@@ -210,7 +210,8 @@ impl World {
             next_layer: self.next_layer.clone(),
             allowed: allowed.clone(),
             marks: marks.clone(),
-            model: Some(self.model.clone()),
+            model: self.model.clone(),
+            writes_journal: false,
             stop: Rc::default(),
         });
         self.running = Some(Running {

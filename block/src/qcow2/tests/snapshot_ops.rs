@@ -331,6 +331,37 @@ fn a_crash_while_a_snapshot_is_deleted() {
     survives(Step::Delete);
 }
 
+/// QEMU sets COPIED flags in the tables of a snapshot when another one is deleted. They say that there
+/// is one reference until the snapshot is applied: then that is wrong.
+#[test]
+fn a_crash_while_tables_with_flags_become_the_active_ones() {
+    seeds(3, async |exec, seed| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("image.qcow2");
+        let name = interop::name(&path);
+        let options = "compat=0.10,cluster_size=1k";
+        run(
+            "qemu-img",
+            &["create", "-q", "-f", "qcow2", "-o", options, name, "80k"],
+        );
+        run("qemu-io", &["-c", "write -P 1 0 40k", name]);
+        run("qemu-img", &["snapshot", "-c", "first", name]);
+        run("qemu-img", &["snapshot", "-c", "second", name]);
+        run("qemu-io", &["-c", "write -P 2 0 60k", name]);
+        run("qemu-img", &["snapshot", "-d", "first", name]);
+        let file = sim_with(std::fs::read(&path).unwrap(), seed);
+        let layer = open_layer(&file, SMALL_CACHE, nothing()).await;
+        let work = async move { apply(&layer, "second").await };
+        for bytes in crashes_during(&exec, &file, work).await {
+            let layer = reopen(bytes, &nothing()).await;
+            let report = layer.image.check().await.unwrap();
+            let missing = |line: &String| line.ends_with("refcount=1");
+            let mut errors = report.lines.iter().filter(|line| line.starts_with("ERROR"));
+            assert!(errors.all(missing), "{report:#?}");
+        }
+    });
+}
+
 #[test]
 fn after_an_error_nothing_is_written() {
     with_seed(1, |_, seed| async move {

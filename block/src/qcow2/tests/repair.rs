@@ -211,3 +211,26 @@ fn an_unaligned_entry_in_what_may_be_data_is_left_alone() {
         assert!(file.bytes()[l2..l2 + 65536] == before);
     });
 }
+
+/// QEMU's check compares refcounts as far as the file goes, and so does ours.
+#[test]
+fn refcounts_behind_the_end_of_the_file_are_passed_over() {
+    with_seed(1, |_, seed| async move {
+        let mut bytes = image(65536);
+        let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+        let block = word(word(48));
+        let behind = block + 2 * (bytes.len().div_ceil(65536) + 3);
+        bytes[behind..behind + 2].copy_from_slice(&1u16.to_be_bytes());
+        check_bytes(&bytes, false);
+        let mut report = open(&sim_with(bytes.clone(), seed))
+            .await
+            .check()
+            .await
+            .unwrap();
+        assert!(report.is_clean(), "{report:#?}");
+        // They are leaks as soon as the file is that long.
+        bytes.resize(bytes.len().next_multiple_of(65536) + (4 << 16), 0);
+        report = open(&sim_with(bytes, seed)).await.check().await.unwrap();
+        assert_eq!((report.leaks, report.corruptions), (1, 0), "{report:#?}");
+    });
+}

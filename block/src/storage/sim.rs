@@ -121,8 +121,17 @@ impl SimFile {
         let state = self.state.borrow();
         let mut random = seed;
         let mut content = state.durable.clone();
-        // Some crashes keep nearly everything, some nearly nothing.
+        // Some crashes keep nearly everything, some nearly nothing, and some just what came last: as
+        // if the disk did the latest first.
         let keep = random::next(&mut random) % 101;
+        let all = state.unflushed.len() as u64;
+        let from = random::next(&mut random) % (4 * all + 4);
+        if from < all {
+            for change in &state.unflushed[from as usize..] {
+                change.apply(&mut content);
+            }
+            return content;
+        }
         for change in &state.unflushed {
             for part in change.parts() {
                 if random::next(&mut random) % 100 < keep {

@@ -145,6 +145,24 @@ async fn check_qed(file: Rc<SimFile>) {
     Qed::open(file, false, 1 << 16).await.unwrap();
 }
 
+/// A QED image in which something has been given a place since `before`, when it was closed, says
+/// that it has to be checked.
+pub fn check_mark(before: &Contents, after: &Contents, (path, format): &(PathBuf, Format)) {
+    // The features are at byte 16, and this is the second one's bit.
+    if *format != Format::Qed || after[path].first_sector()[16] & 2 != 0 {
+        return;
+    }
+    let named = |content: &Content| {
+        let file = Rc::new(SimFile::with_content(path, content.clone(), 0));
+        Executor::new().unwrap().block_on(async move {
+            let image = Qed::open(Storage::Sim(file), true, 1 << 16).await.unwrap();
+            image.check().await.unwrap().allocated_clusters
+        })
+    };
+    let (before, after) = (named(&before[path]), named(&after[path]));
+    assert!(after <= before, "{}: the mark is missing", path.display());
+}
+
 /// Has QEMU's tools check every layer (leaks are allowed) and compare the disk with `seen`.
 pub fn check_with_qemu(files: &Contents, chain: &Chain, seen: &[u8]) {
     let folder = tempfile::tempdir().unwrap();

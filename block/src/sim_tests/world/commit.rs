@@ -55,7 +55,7 @@ impl World {
         }
         let mark = task.committed.clone();
         let work = run(offline.opener.clone(), top.clone(), task);
-        match offline.run(work, &mark, &mut self.random) {
+        match offline.run(self, work, &mark, |_, _| ()) {
             None => {}
             Some(Ok(())) => return self.committed(&offline, above, &before),
             Some(Err(error)) => {
@@ -68,13 +68,14 @@ impl World {
         self.crash_offline(&offline);
     }
 
-    /// Lets files fail, or the base have little room.
-    fn bring_trouble(&mut self, offline: &Offline, base: usize) {
+    /// Lets files fail, or a layer have little room.
+    pub(super) fn bring_trouble(&mut self, offline: &Offline, layer: usize) {
         if self.random.one_in(2) {
             return offline.set_faults(&mut self.random);
         }
-        let file = offline.folder.file(&self.chain.0[base].0).unwrap();
-        file.set_room(Some(self.random.below(48)));
+        let file = offline.folder.file(&self.chain.0[layer].0).unwrap();
+        let most = self.random.pick(&[2, 8, 48]);
+        file.set_room(Some(self.random.below(most)));
     }
 
     /// All has gone well: the base shows the disk. The layers above it may be given up.

@@ -12,7 +12,7 @@ use crate::{
         Node,
         chain::{ImageOptions, Opener},
     },
-    sim_tests::plan::Random,
+    sim_tests::{oracle::Contents, plan::Random},
     storage::{Faults, Files, SimFolder},
 };
 
@@ -120,13 +120,17 @@ impl Offline {
     }
 
     /// Carries `work` on until a random moment, often one when a file begins to be flushed, or shortly
-    /// after it has set `mark`; its result if it has ended by then.
+    /// after it has set `mark`; its result if it has ended by then. Where files begin to be flushed
+    /// `look` now and then sees what a crash would leave: a rule that asked for a flush before is
+    /// broken there if it ever is.
     pub fn run<T: 'static>(
         &self,
+        world: &mut World,
         work: impl Future<Output = T> + 'static,
         mark: &Cell<bool>,
-        random: &mut Random,
+        look: impl Fn(&mut World, Contents),
     ) -> Option<T> {
+        let random = &mut world.random;
         let result = Rc::new(RefCell::new(None));
         let slot = result.clone();
         self.exec.spawn(Queue::Guest, async move {
@@ -149,8 +153,14 @@ impl Offline {
             }
         };
         let after = random.below(90);
+        let mut flushes = self.folder.flushes();
         while polls > 0 && self.folder.flushes() < flush {
             polls -= 1;
+            let now = self.folder.flushes();
+            if std::mem::replace(&mut flushes, now) != now && world.random.one_in(3) {
+                let left = self.folder.after_crash(world.random.next());
+                look(world, left);
+            }
             if awaits_mark && mark.replace(false) {
                 polls = after;
             }

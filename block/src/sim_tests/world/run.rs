@@ -26,6 +26,7 @@ impl World {
     pub fn run(&mut self, operator: bool) {
         self.renew_bitmaps();
         self.start();
+        self.only_guests = !operator;
         self.spawn_work(operator);
         self.run_for_a_while();
     }
@@ -70,7 +71,7 @@ impl World {
             if now >= flush {
                 break;
             }
-            if std::mem::replace(&mut flushes, now) != now && self.random.one_in(6) {
+            if std::mem::replace(&mut flushes, now) != now && self.random.one_in(4) {
                 self.look_at_a_crash();
             }
         }
@@ -86,6 +87,9 @@ impl World {
         // The name of a new layer may not be durable.
         if files.contains_key(root.path()) {
             oracle::check(&files, &top);
+            if self.only_guests {
+                oracle::check_mark(&self.files, &files, top.top());
+            }
         }
     }
 
@@ -153,27 +157,10 @@ impl World {
         self.verify();
     }
 
-    /// Rule W6: requests that write are refused, and nothing reaches the file.
     fn check_stopped(&mut self) {
-        let file = self.file_of(&self.root());
-        let before = file.changes();
         let root = self.root();
-        self.running().exec.block_on(async move {
-            let data = SgList::zeroed(SECTOR as usize);
-            for result in [
-                root.write(0, data).await,
-                root.write_zeroes(0, SECTOR, true).await,
-                root.flush().await,
-            ] {
-                let stopped = matches!(result, Err(IoError::Stopped { .. }));
-                assert!(stopped, "{result:?}");
-            }
-        });
-        assert_eq!(file.changes(), before, "something was written");
-    }
-
-    fn file_of(&self, node: &Node) -> Rc<SimFile> {
-        self.running().folder.file(node.path()).unwrap()
+        let file = self.running().folder.file(root.path()).unwrap();
+        self.running().exec.block_on(check_refuses(root, file));
     }
 
     /// Lets the top's file system be full for a while: requests fail, for want of space and no other
@@ -198,6 +185,7 @@ impl World {
         }
         self.settle();
         self.running().allowed.set(Allowed::Nothing);
+        self.short_of_room = false;
         self.spawn_guests(10);
         self.settle();
         self.verify();
@@ -225,4 +213,19 @@ impl World {
             Rc::new(guest).next();
         }
     }
+}
+
+/// Rule W6: requests that write are refused, and nothing reaches the file.
+pub(super) async fn check_refuses(node: Rc<Node>, file: Rc<SimFile>) {
+    let before = file.changes();
+    let data = SgList::zeroed(SECTOR as usize);
+    for result in [
+        node.write(0, data).await,
+        node.write_zeroes(0, SECTOR, true).await,
+        node.flush().await,
+    ] {
+        let stopped = matches!(result, Err(IoError::Stopped { .. }));
+        assert!(stopped, "{result:?}");
+    }
+    assert_eq!(file.changes(), before, "something was written");
 }

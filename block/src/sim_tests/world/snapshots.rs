@@ -7,24 +7,39 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use super::{World, offline::Offline};
+use super::{World, offline::Offline, run::check_refuses};
 use crate::{
     error::{Error, Result},
     graph::{Format, Node, chain::ImageOptions},
     qcow2::{Qcow2, Repair},
-    sim_tests::{oracle, plan::data_path},
+    sim_tests::{
+        oracle::{self, Chain, Contents},
+        plan::data_path,
+    },
 };
 
 /// Snapshots of one image at most.
 const MOST: usize = 3;
 
 /// A snapshot that an image has.
+#[derive(Clone)]
 pub(super) struct Kept {
     name: String,
     /// What the layer held by itself, with zeros where it held nothing.
     content: Vec<u8>,
     /// It is there for certain; otherwise it was being made or deleted.
     certain: bool,
+}
+
+/// How a change has ended.
+enum End {
+    Done,
+    /// Refcounts are too narrow for it.
+    Refused,
+    /// The power has to be cut; the change had been acknowledged if it is `whole`.
+    Cut {
+        whole: bool,
+    },
 }
 
 /// What is done with the snapshots of an image.
@@ -72,14 +87,14 @@ impl World {
             certain: false,
         };
         self.snapshots.entry(path.clone()).or_default().push(kept);
-        let (offline, ended) = self.carry_out(layer, Change::Create, name);
-        match ended {
-            Some(Ok(())) => self.last_of(&path).certain = true,
-            Some(Err(error)) => {
-                assert!(is_too_many(&error), "{error}");
-                self.snapshots.get_mut(&path).unwrap().pop();
+        let (offline, end) = self.carry_out(layer, Change::Create, name);
+        match end {
+            End::Done => self.last_of(&path).certain = true,
+            End::Refused => drop(self.snapshots.get_mut(&path).unwrap().pop()),
+            End::Cut { whole } => {
+                self.last_of(&path).certain = whole;
+                return self.crash_in_change(&offline, layer);
             }
-            None => return self.crash_in_change(&offline, layer),
         }
         self.end_offline(&offline);
         assert!(self.read_at_rest() == before, "the disk has changed");
@@ -95,12 +110,13 @@ impl World {
             certain: false,
             ..kept
         });
-        let (offline, ended) = self.carry_out(layer, Change::Delete, name);
-        let Some(result) = ended else {
+        let (offline, end) = self.carry_out(layer, Change::Delete, name);
+        if !matches!(end, End::Cut { whole: false }) {
+            self.snapshots.get_mut(path).unwrap().pop();
+        }
+        if let End::Cut { .. } = end {
             return self.crash_in_change(&offline, layer);
-        };
-        result.unwrap();
-        self.snapshots.get_mut(path).unwrap().pop();
+        }
         self.end_offline(&offline);
         assert!(self.read_at_rest() == before, "the disk has changed");
     }
@@ -119,21 +135,21 @@ impl World {
         };
         after.truncate(size);
         let is_after = |found: &[u8]| found.len() == size && found.starts_with(&after);
-        let (offline, ended) = self.carry_out(0, Change::Apply, name);
-        let crashed = ended.is_none();
-        let refused = matches!(ended, Some(Err(_)));
+        let (offline, end) = self.carry_out(0, Change::Apply, name);
+        let crashed = matches!(end, End::Cut { .. });
         if crashed {
             self.leave_change(&offline, 0);
         } else {
             self.end_offline(&offline);
         }
-        if let Some(Err(error)) = ended {
-            assert!(is_too_many(&error), "{error}");
-        }
         let found = self.read_at_rest();
-        let as_before = (crashed || refused) && found == before;
+        let (as_before, as_after) = (found == before, is_after(&found));
         assert!(
-            as_before || (!refused && is_after(&found)),
+            match end {
+                End::Refused => as_before,
+                End::Done | End::Cut { whole: true } => as_after,
+                End::Cut { whole: false } => as_before || as_after,
+            },
             "the disk is neither as it was nor as the snapshot"
         );
         self.model.borrow_mut().resized(found.len() as u64);
@@ -143,25 +159,70 @@ impl World {
         }
     }
 
-    /// Does it on layer `layer` until it ends or a random moment comes.
-    fn carry_out(
-        &mut self,
-        layer: usize,
-        change: Change,
-        name: String,
-    ) -> (Offline, Option<Result<()>>) {
+    /// Does it on layer `layer` until it ends or a random moment comes; perhaps with files that fail or
+    /// have no more room. A change that fails has not been made at all, and can be made when there is
+    /// no trouble any more; or the image has stopped, and a power cut shows which it was.
+    fn carry_out(&mut self, layer: usize, change: Change, name: String) -> (Offline, End) {
+        let alone = (change != Change::Apply).then(|| self.layer_alone(layer, None));
         let offline = self.offline();
         let node = offline.open_layer(self, layer, false);
+        let in_trouble = self.random.one_in(3);
+        if in_trouble {
+            self.bring_trouble(&offline, layer);
+        }
         let mark = Rc::new(Cell::new(false));
-        let reached = mark.clone();
+        let (reached, work) = (mark.clone(), (node.clone(), name.clone()));
         let work = async move {
             reached.set(true);
-            let result = run(&node, change, &name).await;
-            node.close().await?;
-            result
+            let made = run(&work.0, change, &work.1).await;
+            (made, work.0.close().await)
         };
-        let ended = offline.run(work, &mark, &mut self.random);
-        (offline, ended)
+        let look = |world: &mut Self, files| world.look_at_change(files, layer, alone.as_deref());
+        let Some((mut made, mut closed)) = offline.run(self, work, &mark, look) else {
+            return (offline, End::Cut { whole: false });
+        };
+        offline.end_trouble();
+        if in_trouble && node.is_stopped() {
+            let file = offline.folder.file(node.path()).unwrap();
+            offline.exec.block_on(check_refuses(node, file));
+            let whole = made.is_ok();
+            return (offline, End::Cut { whole });
+        }
+        if in_trouble {
+            (made, closed) = offline.exec.block_on(async move {
+                if made.is_err() {
+                    made = run(&node, change, &name).await;
+                }
+                (made, node.close().await)
+            });
+        }
+        closed.unwrap();
+        match made {
+            Ok(()) => (offline, End::Done),
+            Err(error) => {
+                assert!(is_too_many(&error), "{error}");
+                (offline, End::Refused)
+            }
+        }
+    }
+
+    /// Checks what a crash would leave of a layer, which shows `alone` by itself, if that is known.
+    fn look_at_change(&mut self, files: Contents, layer: usize, alone: Option<&[u8]>) {
+        let files = std::mem::replace(&mut self.files, files);
+        let kept = self.snapshots.clone();
+        let only = self.chain.0[layer].clone();
+        if !oracle::lacks_only_flags(&self.files, &only.0) {
+            oracle::check(&self.files, &Chain(vec![only]));
+        }
+        self.check_snapshots_of(layer);
+        if let Some(alone) = alone {
+            assert!(
+                self.layer_alone(layer, None) == alone,
+                "the layer has changed"
+            );
+        }
+        self.snapshots = kept;
+        self.files = files;
     }
 
     /// Cuts the power, and opens what is left.
@@ -216,34 +277,39 @@ impl World {
     /// Every snapshot of every layer is as it was when it was made.
     pub(super) fn check_snapshots(&mut self) {
         for layer in 0..self.chain.0.len() {
-            let (path, format) = self.chain.0[layer].clone();
-            if format != Format::Qcow2 {
-                continue;
-            }
-            let names = self.names_in(layer);
-            let mut kept = self.snapshots.remove(&path).unwrap_or_default();
-            for name in &names {
-                let known = kept.iter().any(|kept| kept.name == *name);
-                assert!(known, "{}: nobody made '{name}'", path.display());
-            }
-            kept.retain(|kept| names.contains(&kept.name) || kept.certain);
-            for kept in &mut kept {
-                let (name, path) = (&kept.name, path.display());
-                assert!(names.contains(name), "{path}: '{name}' is gone");
-                kept.certain = true;
-                let found = self.layer_alone(layer, Some(name));
-                // As much as the disk has now; what comes behind its own end is not said.
-                let differ = |(a, b): (&u8, &u8)| a != b;
-                let differs = found.iter().zip(&kept.content).position(differ);
-                assert_eq!(differs, None, "{path}: '{name}' has changed");
-            }
+            self.check_snapshots_of(layer);
+            let path = &self.chain.0[layer].0;
             if self.with_qemu {
-                for Kept { name, content, .. } in &kept {
-                    oracle::check_snapshot_with_qemu(&self.files[&path], name, content);
+                for Kept { name, content, .. } in self.snapshots.get(path).into_iter().flatten() {
+                    oracle::check_snapshot_with_qemu(&self.files[path], name, content);
                 }
             }
-            self.snapshots.insert(path, kept);
         }
+    }
+
+    fn check_snapshots_of(&mut self, layer: usize) {
+        let (path, format) = self.chain.0[layer].clone();
+        if format != Format::Qcow2 {
+            return;
+        }
+        let names = self.names_in(layer);
+        let mut kept = self.snapshots.remove(&path).unwrap_or_default();
+        for name in &names {
+            let known = kept.iter().any(|kept| kept.name == *name);
+            assert!(known, "{}: nobody made '{name}'", path.display());
+        }
+        kept.retain(|kept| names.contains(&kept.name) || kept.certain);
+        for kept in &mut kept {
+            let (name, path) = (&kept.name, path.display());
+            assert!(names.contains(name), "{path}: '{name}' is gone");
+            kept.certain = true;
+            let found = self.layer_alone(layer, Some(name));
+            // As much as the disk has now; what comes behind its own end is not said.
+            let differ = |(a, b): (&u8, &u8)| a != b;
+            let differs = found.iter().zip(&kept.content).position(differ);
+            assert_eq!(differs, None, "{path}: '{name}' has changed");
+        }
+        self.snapshots.insert(path, kept);
     }
 
     fn names_in(&mut self, layer: usize) -> Vec<String> {

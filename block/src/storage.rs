@@ -7,6 +7,7 @@ mod direct;
 mod file;
 mod files;
 mod holder;
+mod identity;
 mod lock;
 mod nbd;
 mod ranges;
@@ -15,6 +16,7 @@ mod size_limit;
 mod vectored;
 
 use std::{
+    io,
     ops::Range,
     path::{Path, PathBuf},
     rc::Rc,
@@ -24,6 +26,7 @@ use std::{
 pub use file::{FileOptions, FileStorage};
 pub use files::Files;
 pub use holder::Holder;
+pub use identity::Identity;
 pub use lock::Access;
 pub use nbd::{DEFAULT_RECONNECT_DELAY, NbdOptions, NbdStorage, is_nbd_uri};
 pub use sim::{Content, Faults, SimFile, SimFolder};
@@ -269,6 +272,19 @@ impl Storage {
             Self::File(file) => file.path(),
             Self::Nbd(export) => export.path(),
             Self::Sim(sim) => sim.path(),
+        }
+    }
+
+    /// What holds the bytes, under whatever name it was opened: what is open tells, so a file that has
+    /// been renamed or replaced meanwhile is still itself.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub fn identity(&self) -> io::Result<Identity> {
+        match self {
+            Self::File(file) => file.identity(),
+            Self::Nbd(export) => Ok(export.identity()),
+            Self::Sim(sim) => Ok(sim.identity()),
         }
     }
 

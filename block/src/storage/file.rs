@@ -22,7 +22,7 @@ use rustix::{
 };
 
 use super::{
-    Access, FileExtent, before_end, direct, holder,
+    Access, FileExtent, Identity, before_end, direct, holder,
     lock::{self, LockError},
     ranges,
     vectored::{self, Progress},
@@ -467,12 +467,12 @@ impl FileStorage {
         self.options.read_only
     }
 
-    /// Device and inode: whether two names are one file.
+    /// What is open, under whatever name.
     ///
     /// # Errors
     /// The host's error.
-    pub fn identity(&self) -> io::Result<(u64, u64)> {
-        self.file.metadata().map(|meta| (meta.dev(), meta.ino()))
+    pub fn identity(&self) -> io::Result<Identity> {
+        self.file.metadata().map(|meta| Identity::from(&meta))
     }
 
     fn grown_to(&self, end: u64) {

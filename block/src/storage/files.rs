@@ -2,13 +2,13 @@
 
 use std::{
     fs::File,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
 };
 
-use super::{FileOptions, FileStorage, SimFolder, Storage};
+use super::{FileOptions, FileStorage, Identity, SimFolder, Storage};
 use crate::{
     error::{Error, Result},
     exec::Executor,
@@ -42,6 +42,20 @@ impl Files {
                 opened.map_err(|error| explain(path, error))
             }
             Self::Sim(folder) => folder.open(path).map(Storage::Sim),
+        }
+    }
+
+    /// What `path` leads to now, as [`Identity::of`].
+    ///
+    /// # Errors
+    /// The host's error: mostly that nothing is there.
+    pub fn identity(&self, path: &Path) -> io::Result<Identity> {
+        match self {
+            Self::Host => Identity::of(path),
+            Self::Sim(folder) => folder
+                .file(path)
+                .map(|file| file.identity())
+                .ok_or_else(|| io::ErrorKind::NotFound.into()),
         }
     }
 

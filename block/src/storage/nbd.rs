@@ -26,7 +26,7 @@ use self::{
     link::Link,
     uri::Uri,
 };
-use super::FileExtent;
+use super::{FileExtent, Identity};
 use crate::{
     error::{Error, IoError, IoResult, NoRoom, Result},
     exec::{Executor, Helpers, sync::Lock},
@@ -61,6 +61,15 @@ pub struct NbdStorage {
     link: Rc<Link>,
     /// Held while a part of a block is changed, where the server takes whole blocks only.
     partial: Lock,
+}
+
+/// The identity of the export that `path` (a URI) names.
+///
+/// # Errors
+/// What is wrong with the URI.
+pub(super) fn identity_of(path: &Path) -> std::result::Result<Identity, String> {
+    let text = path.to_str().ok_or("it is not UTF-8".to_owned())?;
+    Uri::parse(text).map(|uri| uri.identity())
 }
 
 impl NbdStorage {
@@ -216,6 +225,10 @@ impl NbdStorage {
             },
             _ => unknown,
         }
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.link.uri().identity()
     }
 
     /// The URI as it was given.

@@ -12,7 +12,10 @@ mod folder;
 use std::{
     cell::{Cell, RefCell},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 pub use content::Content;
@@ -20,7 +23,7 @@ pub use faults::Faults;
 use faults::{Call, Outcome};
 pub use folder::SimFolder;
 
-use super::FileExtent;
+use super::{FileExtent, Identity};
 use crate::{
     error::{IoError, IoResult, NoRoom},
     exec::yield_now,
@@ -34,6 +37,8 @@ const SECTOR: usize = 512;
 /// A simulated file, as a [`super::Storage`].
 pub struct SimFile {
     path: PathBuf,
+    /// No other file of this process has it.
+    number: u64,
     random: Cell<u64>,
     state: RefCell<State>,
     /// Writes, flushes and length changes that still succeed; all later ones fail.
@@ -83,8 +88,10 @@ impl SimFile {
             volatile: content,
             ..State::default()
         };
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             path: path.into(),
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             random: Cell::new(seed),
             state: RefCell::new(state),
             budget: Cell::new(u64::MAX),
@@ -277,6 +284,10 @@ impl SimFile {
             len: (at.min(end) - start) as u64,
             data: !is_hole,
         }
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        Identity::Sim(self.number)
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -73,6 +73,10 @@ impl Link {
         &self.expected
     }
 
+    pub fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
     pub fn helpers(&self) -> &Rc<Helpers> {
         self.exec.helpers()
     }

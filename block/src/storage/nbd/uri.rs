@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::nbd::Address;
+use crate::{nbd::Address, storage::Identity};
 
 /// The port that IANA has reserved.
 const DEFAULT_PORT: u16 = 10809;
@@ -83,6 +83,16 @@ impl Uri {
             export,
             tls,
         })
+    }
+}
+
+impl Uri {
+    /// Which export it is, however it is reached.
+    pub fn identity(&self) -> Identity {
+        Identity::Export {
+            address: self.address.clone(),
+            name: self.export.clone(),
+        }
     }
 }
 

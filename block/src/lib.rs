@@ -22,6 +22,7 @@ pub mod random;
 pub mod rebase;
 mod stop;
 pub mod storage;
+pub mod unix_socket;
 
 #[cfg(test)]
 mod chain_tests;

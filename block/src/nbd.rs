@@ -27,7 +27,6 @@ pub(crate) mod tls;
 
 pub use address::{Address, BadAddress};
 pub use export::{Export, MAX_BITMAPS};
-pub use listener::SocketFile;
 pub(crate) use listener::listen;
 pub use server::{Server, ServerError};
 pub use tls::{TlsClient, TlsError, TlsServer};

@@ -3,6 +3,7 @@
 //! The seam between formats and what holds their bytes. A closed enum, so that a reader can go from
 //! a call to what it does.
 
+mod descriptor_limit;
 mod direct;
 mod file;
 mod files;
@@ -23,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+pub use descriptor_limit::raise_descriptor_limit;
 pub use file::{FileOptions, FileStorage};
 pub use files::Files;
 pub use holder::Holder;

@@ -34,7 +34,7 @@ use strata_block::{
     disk::{Completion, Disk, DiskInfo, Done, Request, Submit},
     engine::{Listening, VhostUserExport},
     exec::{Executor, LocalBoxFuture, Queue, sync::WaitQueue},
-    nbd::SocketFile,
+    unix_socket::SocketFile,
 };
 
 use self::{front::Front, relay::Entrance, session::Control, worker::Worker};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use strata_block::storage::outlive_size_limit;
+use strata_block::storage::{outlive_size_limit, raise_descriptor_limit};
 use strata_vmm::{
     cli::{Cli, Command, RunArgs},
     doctor, machine, serve,
@@ -23,6 +23,9 @@ fn main() -> ExitCode {
         .init();
     if let Err(error) = outlive_size_limit() {
         tracing::warn!(%error, "a file that reaches its size limit will end the process");
+    }
+    if let Err(error) = raise_descriptor_limit() {
+        tracing::warn!(%error, "long chains may need more open files than the process may have");
     }
     let result = match cli.command {
         Command::Run(args) => run(&args),

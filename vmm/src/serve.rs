@@ -15,7 +15,7 @@ use strata_block::{
     nbd::Address,
 };
 
-use self::mailbox::{Inbox, Message};
+use self::mailbox::{Handle, Inbox, Message};
 use crate::{
     cli::{
         ServeArgs,
@@ -84,9 +84,32 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     let told = notifier.clone();
     let engine = Engine::on(exec, move |event| told.notify(Notice::Block(event)));
     engine.serve_vhost_user_with(vhost_user::serve);
-    open_disks(&engine, &args.disks)?;
-    // Serves its clients until this function returns.
-    let _monitor = Monitor::start(doors, Box::new(handle), news)?;
+    let served = serve_all(args, &engine, doors, handle, news, inbox);
+    if let Ok((cause, _)) = &served {
+        notifier.notify(Notice::Shutdown(*cause));
+    }
+    // Also where the start failed: what listens already would leave its socket behind.
+    let errors = engine.shut_down();
+    served?;
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(ServeError::Closing(errors))
+    }
+}
+
+/// Opens what `args` name, and serves it until a monitor or a signal ends it. The monitor that is
+/// returned with the cause serves its clients until it is dropped.
+fn serve_all(
+    args: &ServeArgs,
+    engine: &Rc<Engine>,
+    doors: Doors,
+    handle: Handle,
+    news: Mailbox,
+    inbox: Inbox,
+) -> Result<(ShutdownCause, Monitor), ServeError> {
+    open_disks(engine, &args.disks)?;
+    let monitor = Monitor::start(doors, Box::new(handle), news)?;
     for object in &args.objects {
         let added = engine.add_tls_creds(object.id.clone(), &object.creds);
         added.map_err(|source| ServeError::Object {
@@ -95,16 +118,9 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
         })?;
     }
     for export in &args.exports {
-        start_export(&engine, export)?;
+        start_export(engine, export)?;
     }
-    let cause = serve(&engine, inbox);
-    notifier.notify(Notice::Shutdown(cause));
-    let errors = engine.shut_down();
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(ServeError::Closing(errors))
-    }
+    Ok((serve(engine, inbox), monitor))
 }
 
 /// Opens `disks`, under the names that they would have in a machine.

@@ -13,12 +13,15 @@ use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
 use super::{
     Address, Export, handshake,
-    listener::{SocketFile, listen},
+    listener::listen,
     session,
     stream::{Gone, Reader, Stream},
     tls::TlsServer,
 };
-use crate::exec::{Executor, Queue, Watched, sync::WaitQueue};
+use crate::{
+    exec::{Executor, Queue, Watched, sync::WaitQueue},
+    unix_socket::SocketFile,
+};
 
 /// Clients at a time at most; others wait in the socket's backlog.
 const MAX_CLIENTS: usize = 256;

@@ -10,6 +10,7 @@ mod convert;
 mod convert_ways;
 mod data_file;
 mod dd;
+mod descriptors;
 mod encrypted;
 mod features;
 mod locks;

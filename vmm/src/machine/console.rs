@@ -90,12 +90,12 @@ impl Console {
 }
 
 /// Names the endpoint in an error.
-fn failed(kind: &'static str, path: &Path) -> impl Fn(io::Error) -> ConsoleError {
+fn failed<E: Into<io::Error>>(kind: &'static str, path: &Path) -> impl Fn(E) -> ConsoleError {
     let path = path.to_owned();
     move |source| ConsoleError {
         kind,
         path: path.clone(),
-        source,
+        source: source.into(),
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SocketFlags;
+use strata_block::unix_socket::{self, BindError, SocketFile};
 
 use super::channel::Channel;
 use super::endpoint::Endpoint;
@@ -55,14 +54,6 @@ pub(super) struct Listener {
     _file: Option<SocketFile>,
 }
 
-/// The file that stands for a listening socket.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    /// Device and inode, so that a later file of the same name is left alone.
-    identity: (u64, u64),
-}
-
 /// Opens `endpoint`.
 pub(super) fn open(endpoint: &Endpoint) -> Result<Opened, OpenError> {
     match endpoint {
@@ -88,39 +79,16 @@ fn bind(path: &Path) -> Result<Listener, OpenError> {
         path: path.to_owned(),
         source,
     };
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(OpenError::NotASocket(path.to_owned()));
-        }
-        Ok(_) => match try_connect(path) {
-            // Left behind by a program that was killed.
-            Err(Errno::CONNREFUSED) => std::fs::remove_file(path).map_err(failed)?,
-            // With `AGAIN` somebody listens, and has many waiting.
-            Ok(()) | Err(Errno::AGAIN) => return Err(OpenError::InUse(path.to_owned())),
-            Err(error) => return Err(failed(error.into())),
-        },
-    }
-    let listener = UnixListener::bind(path).map_err(failed)?;
+    let (listener, file) = unix_socket::bind(path).map_err(|error| match error {
+        BindError::NotASocket => OpenError::NotASocket(path.to_owned()),
+        BindError::InUse => OpenError::InUse(path.to_owned()),
+        BindError::Host(source) => failed(source),
+    })?;
     listener.set_nonblocking(true).map_err(failed)?;
-    let metadata = std::fs::symlink_metadata(path).map_err(failed)?;
-    let identity = (metadata.dev(), metadata.ino());
-    let file = Some(SocketFile {
-        path: path.to_owned(),
-        identity,
-    });
     Ok(Listener {
         fd: listener.into(),
-        _file: file,
+        _file: Some(file),
     })
-}
-
-/// Connects to the socket at `path`, without waiting to be accepted.
-fn try_connect(path: &Path) -> Result<(), Errno> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 impl Listener {
@@ -138,16 +106,5 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let ours = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
-        if ours {
-            // Left behind, it would be replaced at the next start.
-            let _ = std::fs::remove_file(&self.path);
-        }
     }
 }

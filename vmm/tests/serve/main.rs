@@ -5,6 +5,7 @@ mod bitmaps;
 mod limit;
 mod nodes;
 mod process;
+mod start;
 
 use std::{fs, process::Command, time::Duration};
 

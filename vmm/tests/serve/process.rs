@@ -1,6 +1,8 @@
 //! A running `strata serve` in a folder of its own, and those who talk to it.
 
 use std::{
+    collections::BTreeSet,
+    ffi::OsString,
     io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::Path,
@@ -28,11 +30,18 @@ fn command(folder: &Path, args: &[String]) -> Command {
     command
 }
 
-fn prepared() -> tempfile::TempDir {
+/// A folder with an empty `disk.qcow2` of 64 MiB.
+pub fn prepared() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("disk.qcow2").display().to_string();
     qemu_img(&["create", "-q", "-f", "qcow2", &image, "64M"]);
     folder
+}
+
+/// What a folder holds.
+fn names(folder: &Path) -> BTreeSet<OsString> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name()).collect()
 }
 
 impl Serve {
@@ -70,12 +79,18 @@ impl Serve {
         }
     }
 
-    /// Exit code and standard error of one that has nothing to serve.
+    /// Exit code and standard error of one that has nothing to serve, and cleans up behind itself.
     pub fn refused(args: &[&str]) -> (Option<i32>, String) {
-        let folder = prepared();
+        Self::refused_in(&prepared(), args)
+    }
+
+    /// The same in a folder that [`prepared`] has made.
+    pub fn refused_in(folder: &tempfile::TempDir, args: &[&str]) -> (Option<i32>, String) {
+        let before = names(folder.path());
         let args: Vec<_> = args.iter().map(ToString::to_string).collect();
         let output = command(folder.path(), &args).output().unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(names(folder.path()), before, "{args:?}: {error}");
         (output.status.code(), error)
     }
 

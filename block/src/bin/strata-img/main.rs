@@ -34,7 +34,7 @@ use strata_block::{
         Format, Node,
         chain::{ImageOptions, Opener},
     },
-    storage::outlive_size_limit,
+    storage::{outlive_size_limit, raise_descriptor_limit},
 };
 
 /// Makes, shows, checks and compares disk images.
@@ -218,7 +218,7 @@ fn main() -> ExitCode {
         return fail(&Failure::new(why));
     }
     warnings::print_all();
-    if let Err(error) = outlive_size_limit() {
+    if let Err(error) = outlive_size_limit().and_then(|()| raise_descriptor_limit()) {
         return fail(&Failure::new(error));
     }
     let exec = match Executor::new() {

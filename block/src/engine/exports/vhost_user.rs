@@ -11,6 +11,7 @@ use crate::{
     exec::{Executor, LocalBoxFuture},
     graph::GuestDisk,
     nbd::{self, Address},
+    unix_socket::SocketFile,
 };
 
 /// A vhost-user export that is being served.
@@ -32,7 +33,7 @@ pub struct Listening {
     /// The socket.
     pub socket: UnixListener,
     /// To be kept as long as somebody listens.
-    pub file: Option<nbd::SocketFile>,
+    pub file: Option<SocketFile>,
 }
 
 impl Engine {

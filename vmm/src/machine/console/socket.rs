@@ -1,20 +1,17 @@
 //! A socket as the serial line: one client at a time; without one, output is dropped.
 
 use std::{
-    fs,
     io::{self, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-        unix::{
-            fs::FileTypeExt,
-            net::{UnixListener, UnixStream},
-        },
+        unix::net::{UnixListener, UnixStream},
     },
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
 };
 
 use rustix::event::epoll;
+use strata_block::unix_socket::{self, BindError, SocketFile};
 
 use super::output::Patient;
 
@@ -25,7 +22,8 @@ type Client = Arc<Mutex<Option<Arc<UnixStream>>>>;
 pub struct SocketSource {
     ready: OwnedFd,
     listener: UnixListener,
-    path: PathBuf,
+    /// Kept for its `Drop`.
+    _file: SocketFile,
     client: Client,
 }
 
@@ -33,22 +31,16 @@ impl SocketSource {
     /// Listens at `path`. A socket that an earlier run has left there is replaced.
     ///
     /// # Errors
-    /// The host's.
-    pub fn listen(path: &Path) -> io::Result<Self> {
-        if let Ok(metadata) = fs::symlink_metadata(path)
-            && metadata.file_type().is_socket()
-            && UnixStream::connect(path).is_err()
-        {
-            fs::remove_file(path)?;
-        }
-        let listener = UnixListener::bind(path)?;
+    /// The host's, and that the path is taken.
+    pub fn listen(path: &Path) -> Result<Self, BindError> {
+        let (listener, file) = unix_socket::bind(path)?;
         listener.set_nonblocking(true)?;
         let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         watch(&ready, listener.as_fd())?;
         Ok(Self {
             ready,
             listener,
-            path: path.to_owned(),
+            _file: file,
             client: Client::default(),
         })
     }
@@ -114,13 +106,6 @@ impl Read for SocketSource {
             }
             Ok(count) => Ok(count),
         }
-    }
-}
-
-impl Drop for SocketSource {
-    fn drop(&mut self) {
-        // Somebody may have removed it already.
-        let _ = fs::remove_file(&self.path);
     }
 }
 

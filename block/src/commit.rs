@@ -4,7 +4,7 @@
 //! moment leaves a chain that reads the same bytes, and one that is started again ends it. Other
 //! images on the same base see what was written to it: nobody can help that.
 
-use std::{path::Path, rc::Rc};
+use std::rc::Rc;
 
 use crate::{
     error::{Error, IoResult, Result},
@@ -12,7 +12,7 @@ use crate::{
     extent::ExtentKind,
     graph::{
         Node,
-        chain::{self, ImageOptions, Opener},
+        chain::{ImageOptions, Opener},
     },
     mem::SgList,
     storage::Access,
@@ -22,25 +22,6 @@ use crate::{
 const CHUNK: u64 = 1 << 20;
 /// Bytes that are zeroed at once: a raw base may have to write them.
 const ZERO_CHUNK: u64 = 64 << 20;
-
-/// Finds the layer below `top` that `name` means: as a header of the chain names it, or by its
-/// path.
-pub fn find_base(top: &Rc<Node>, name: &str) -> Option<Rc<Node>> {
-    let real = |path: &Path| path.canonicalize().ok();
-    let wanted = real(Path::new(name));
-    let mut upper = top.clone();
-    while let Some(below) = upper.backing() {
-        let named = upper.backing_name().is_some_and(|backing| {
-            let path = chain::resolve(upper.path(), &backing).ok();
-            backing.name == name || path.as_deref() == Some(Path::new(name))
-        });
-        if named || (wanted.is_some() && real(below.path()) == wanted) {
-            return Some(below);
-        }
-        upper = below;
-    }
-    None
-}
 
 /// Opens `base`, a layer below `top`, anew so that it can be written.
 ///

@@ -4,6 +4,7 @@ mod bitmaps;
 mod create;
 mod describe;
 mod exports;
+mod find;
 mod objects;
 mod resize;
 mod shutdown;
@@ -25,7 +26,7 @@ use crate::{
     error::{Error, Result},
     exec::{Executor, Queue, Turn},
     graph::{
-        DiskOptions, EventSink, Format, GuestDisk, Node,
+        DiskOptions, EventSink, Format, GuestDisk, Name, NameError, Node,
         chain::{ImageOptions, Opener},
     },
     jobs::Jobs,
@@ -108,34 +109,45 @@ impl Engine {
     /// # Errors
     /// One line on what cannot be used and why; nothing has been changed.
     pub fn open_disk(self: &Rc<Self>, spec: DiskSpec) -> Result<Disk> {
-        if let Some(name) = &spec.image.node_name {
-            let refused = |why| Error::Image {
-                file: spec.path.clone(),
-                why,
-            };
-            check_node_name(name).map_err(refused)?;
-            if self.node_name_in_use(name) {
-                return Err(refused(format!(
-                    "the node name '{name}' is another layer's"
-                )));
-            }
-        }
+        let refused = |error: NameError| Error::Image {
+            file: spec.path.clone(),
+            why: error.to_string(),
+        };
+        let names = self.opener.names();
+        let id = names.disk(&spec.disk.id).map_err(refused)?;
+        let node = match &spec.image.node_name {
+            None => names.made_up(),
+            Some(name) => names.layer(name).map_err(|error| {
+                let own = *name == spec.disk.id;
+                refused(if own {
+                    NameError::DiskLikeLayer(name.clone())
+                } else {
+                    error
+                })
+            })?,
+        };
         let engine = self.clone();
         self.exec.block_on(async move {
-            let root = engine.opener.open(&spec.path, &spec.image).await?;
+            let root = engine
+                .opener
+                .open_layer_as(node, &spec.path, &spec.image)
+                .await?;
+            engine.opener.open_below(&root, &spec.image).await?;
             refuse_empty(&root)?;
-            Ok(engine.attach(root, spec))
+            Ok(engine.attach(root, spec, id))
         })
     }
 
-    fn attach(&self, root: Rc<Node>, spec: DiskSpec) -> Disk {
+    fn attach(&self, root: Rc<Node>, spec: DiskSpec, id: Option<Name>) -> Disk {
+        let DiskSpec { image, disk, .. } = spec;
         let options = DiskOptions {
-            read_only: spec.image.read_only,
-            no_flush: spec.image.no_flush,
-            direct: spec.image.direct,
-            ..spec.disk
+            read_only: image.read_only,
+            no_flush: image.no_flush,
+            direct: image.direct,
+            ..disk
         };
-        let disk = GuestDisk::new(self.exec.clone(), self.events.clone(), root, options);
+        let (exec, events) = (self.exec.clone(), self.events.clone());
+        let disk = GuestDisk::new(exec, events, root, (options, image), id);
         self.disks.borrow_mut().push(disk.clone());
         Disk::new(disk)
     }
@@ -173,37 +185,6 @@ impl Engine {
             Cmd::QueryJobs => Ok(Reply::Jobs(self.jobs.jobs())),
         };
         reply(result);
-    }
-
-    /// The disk that a command means: by its id, or by the node name of its top layer.
-    pub(crate) fn find_disk(&self, name: &str) -> Option<Rc<GuestDisk>> {
-        let disks = self.disks.borrow();
-        let by_id = disks.iter().find(|disk| disk.options().id == name);
-        by_id
-            .or_else(|| disks.iter().find(|disk| disk.root().name() == name))
-            .cloned()
-    }
-
-    /// Whether some layer of some disk has this node name.
-    fn node_name_in_use(&self, name: &str) -> bool {
-        self.disks
-            .borrow()
-            .iter()
-            .any(|disk| disk.root().chain().any(|node| node.name() == name))
-    }
-}
-
-/// QEMU's rule for node names, which its clients rely on.
-fn check_node_name(name: &str) -> std::result::Result<(), String> {
-    let well_formed = name.len() <= 31
-        && name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-    if well_formed {
-        Ok(())
-    } else {
-        Err(format!("Invalid node-name: '{name}'"))
     }
 }
 

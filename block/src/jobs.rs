@@ -8,4 +8,4 @@ mod stride;
 
 pub(crate) use job::{Job, JobOptions};
 pub(crate) use registry::Jobs;
-pub(crate) use stream::{Stream, conclude};
+pub(crate) use stream::{NewBase, Stream, conclude};

@@ -1,6 +1,6 @@
 //! Commits.
 
-use std::rc::Rc;
+use std::{path::Path, rc::Rc};
 
 use super::support::*;
 use crate::{commit, graph::Node};
@@ -23,7 +23,8 @@ async fn chain(random: &mut u64) -> Bytes {
 }
 
 fn layer(top: &Rc<Node>, name: &str) -> Rc<Node> {
-    top.chain().find(|node| node.name() == name).unwrap()
+    let is_it = |node: &Rc<Node>| node.path() == Path::new(name);
+    top.chain().find(is_it).unwrap()
 }
 
 /// Commits `top` into the layer `base`, and empties it if that is the next one.

@@ -5,7 +5,7 @@ use std::{cell::Cell, collections::BTreeMap, future::Future, path::Path, rc::Rc}
 use crate::{
     exec::{Executor, Queue, yield_now},
     extent::ExtentKind,
-    graph::Node,
+    graph::{Names, Node},
     mem::SgList,
     qcow2::{self, Backing, CreateOptions, OpenOptions, Qcow2},
     qed::{self, Qed},
@@ -156,7 +156,7 @@ impl Files {
         let storage = Storage::Sim(self.0[name].clone());
         let (path, writable) = (Path::new(name), writable.contains(&name));
         let magic = storage.read_vec(0, 4).await.unwrap();
-        let name = name.to_owned();
+        let name = Rc::<Names>::default().made_up();
         Rc::new(if magic == *b"QED\0" {
             let image = Qed::open(storage, !writable, 1 << 16).await.unwrap();
             Node::qed(name, path, writable, image)

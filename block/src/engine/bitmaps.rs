@@ -44,19 +44,6 @@ impl Engine {
         Ok(found.ok_or_else(|| no_node(cmd))?.1)
     }
 
-    /// The layer that a command means: a disk's top, or any by its node name.
-    fn find_layer(&self, name: &str) -> Option<(Rc<GuestDisk>, Rc<Node>)> {
-        if let Some(disk) = self.find_disk(name) {
-            let root = disk.root();
-            return Some((disk, root));
-        }
-        let disks = self.disks.borrow();
-        disks.iter().find_map(|disk| {
-            let node = disk.root().chain().find(|node| node.name() == name)?;
-            Some((disk.clone(), node))
-        })
-    }
-
     fn plan<'a>(&self, layer: &'a Rc<Node>, cmd: &BitmapCmd) -> Outcome<BitmapPlan<'a>> {
         let find = |source: &BitmapRef| self.find_source(layer, source);
         let change = cmd.change.find_sources(find)?;

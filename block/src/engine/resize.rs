@@ -15,7 +15,7 @@ const HOLDER: &str = "resize";
 impl Engine {
     /// Drains the disk and changes the size of its top layer.
     pub(super) async fn resize(&self, device: &str, size: u64) -> Result<Reply, CmdError> {
-        let disk = self.find_disk(device).ok_or_else(|| no_disk(device))?;
+        let disk = self.find_top(device, || no_disk(device))?;
         check_free(&disk)?;
         if disk.options().read_only {
             return Err(refused("Image is read-only"));

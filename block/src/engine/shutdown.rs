@@ -42,6 +42,7 @@ impl Engine {
             }
             let disks = engine.disks.take();
             for disk in disks {
+                disk.give_up_name();
                 let _drained = disk.gate().drain().await;
                 for node in disk.root().chain() {
                     if let Err(error) = node.close().await {

@@ -5,10 +5,14 @@ use std::{
     rc::Rc,
 };
 
-use super::{Engine, NewImage, check_free, check_node_name, create::create_image_in, refused};
+use super::{Engine, NewImage, check_free, create::create_image_in, refused};
 use crate::{
     api::{Cmd, CmdError, Reply},
-    graph::{Format, GuestDisk, Node, chain::ImageOptions},
+    graph::{
+        Format, GuestDisk, Name, NameError, Node,
+        chain::{ImageOptions, MAX_LAYERS},
+        check_leads_to,
+    },
     qcow2::{Backing, CreateOptions},
     qed,
     storage::{Access, absolute_name},
@@ -19,7 +23,8 @@ const CLUSTER_SIZE: u64 = 65536;
 
 struct Overlay {
     path: PathBuf,
-    node_name: Option<String>,
+    /// Reserved from the beginning.
+    node_name: Name,
     existing: bool,
     format: Format,
 }
@@ -38,13 +43,14 @@ impl Engine {
         else {
             unreachable!("called for a snapshot");
         };
-        let disk = self.find_disk(&device).ok_or_else(|| no_disk(&device))?;
+        let disk = self.find_top(&device, || no_disk(&device))?;
         let path = absolute(&snapshot_file)
             .map_err(|error| refused(format!("Could not create '{snapshot_file}': {error}")))?;
-        let format = self.check_overlay(&disk, snapshot_node_name.as_deref(), &format)?;
+        let format = check_overlay(&disk, &format)?;
+        let node_name = self.reserve_node_name(snapshot_node_name.as_deref())?;
         let overlay = Overlay {
             path,
-            node_name: snapshot_node_name,
+            node_name,
             existing,
             format,
         };
@@ -54,60 +60,62 @@ impl Engine {
         result
     }
 
-    fn check_overlay(
-        &self,
-        disk: &GuestDisk,
-        node_name: Option<&str>,
-        format: &str,
-    ) -> Result<Format, CmdError> {
-        check_free(disk)?;
-        if disk.options().read_only {
-            return Err(refused(format!(
-                "Disk '{}' is read-only",
-                disk.options().id
-            )));
-        }
-        let format = match format.parse() {
-            Ok(format @ (Format::Qcow2 | Format::Qed)) => format,
-            Ok(Format::Raw) => {
-                return Err(refused("The overlay does not support backing images"));
-            }
-            Err(_) => return Err(refused(format!("Unknown driver '{format}'"))),
+    fn reserve_node_name(&self, wanted: Option<&str>) -> Result<Name, CmdError> {
+        let names = self.opener.names();
+        let Some(name) = wanted else {
+            return Ok(names.made_up());
         };
-        let Some(name) = node_name else {
-            return Ok(format);
-        };
-        check_node_name(name).map_err(refused)?;
-        if self.node_name_in_use(name) {
-            return Err(refused("New overlay node-name already in use"));
-        }
-        Ok(format)
+        names.layer(name).map_err(|error| match error {
+            NameError::Malformed(_) => refused(error.to_string()),
+            _ => refused("New overlay node-name already in use"),
+        })
     }
 
     async fn overlay(&self, disk: &Rc<GuestDisk>, overlay: Overlay) -> Result<Reply, CmdError> {
         let old = disk.root();
-        let line = if overlay.existing {
+        let (path, existing) = (overlay.path.clone(), overlay.existing);
+        let line = if existing {
             None
         } else {
-            Some(self.create_overlay(&old, &overlay).await?)
+            Some(self.create_overlay(disk, &old, &overlay).await?)
         };
-        let result = self.put_on_top(disk, &old, &overlay).await;
-        if result.is_err() && !overlay.existing {
+        let result = self.put_on_top(disk, &old, overlay).await;
+        if result.is_err() && !existing {
             // Nothing points at it, and the error that is reported says more.
-            self.opener.files().remove(&overlay.path);
+            self.opener.files().remove(&path);
         }
         result?;
         Ok(line.map_or(Reply::Done, Reply::Formatted))
     }
 
-    async fn create_overlay(&self, old: &Node, overlay: &Overlay) -> Result<String, CmdError> {
-        let path = &overlay.path;
+    /// Refuses an overlay whose header does not lead to what lies below it, or from which the chain
+    /// would not be opened again.
+    fn check_header(
+        &self,
+        disk: &GuestDisk,
+        old: &Node,
+        (path, format): (&Path, Format),
+        backing: Option<&Backing>,
+    ) -> Result<(), CmdError> {
+        let files = self.opener.files();
+        check_leads_to(files, (path, format), backing, old, disk.image_options())
+            .map_err(|error| refused(error.to_string()))
+    }
+
+    async fn create_overlay(
+        &self,
+        disk: &GuestDisk,
+        old: &Node,
+        overlay: &Overlay,
+    ) -> Result<String, CmdError> {
+        let (path, format) = (&overlay.path, overlay.format);
         let backing = Backing {
             name: absolute_name(old.path()).display().to_string(),
             format: Some(old.format().to_string()),
         };
-        let line = formatting(path, overlay.format, old.size(), &backing);
-        let image = new_image(overlay.format, old.size(), backing);
+        self.check_header(disk, old, (path, format), Some(&backing))?;
+        let line = formatting(path, format, old.size(), &backing);
+        let image = new_image(format, old.size(), backing);
         create_image_in(self.opener.files(), &self.exec, path, image)
             .await
             .map_err(|error| match error {
@@ -129,27 +137,24 @@ impl Engine {
         &self,
         disk: &Rc<GuestDisk>,
         old: &Rc<Node>,
-        overlay: &Overlay,
+        overlay: Overlay,
     ) -> Result<(), CmdError> {
+        let Overlay {
+            path,
+            node_name,
+            format,
+            ..
+        } = overlay;
         let options = ImageOptions {
-            format: Some(overlay.format),
-            read_only: false,
-            no_flush: disk.options().no_flush,
-            direct: disk.options().direct,
-            discard: disk.options().discard,
-            node_name: overlay.node_name.clone(),
-            ..ImageOptions::default()
+            format: Some(format),
+            node_name: None,
+            ..disk.image_options().clone()
         };
         let failed = |error: crate::error::Error| refused(error.to_string());
-        if old
-            .chain()
-            .any(|node| same_file(node.path(), &overlay.path))
-        {
-            return Err(refused("The overlay is already in use"));
-        }
+        self.refuse_own_layer(old, &path)?;
         let new = self
             .opener
-            .open_layer(&overlay.path, &options)
+            .open_layer_as(node_name, &path, &options)
             .await
             .map_err(failed)?;
         if new.size() != old.size() {
@@ -159,17 +164,54 @@ impl Engine {
                 old.size()
             )));
         }
+        let backing = new.backing_name();
+        self.check_header(disk, old, (&path, format), backing.as_ref())?;
         // Most of what has to be flushed is flushed while the guest goes on.
         old.flush().await.map_err(|error| failed(error.into()))?;
         let drained = disk.gate().drain().await;
         // Nothing is written to it any more, not even refcounts.
         old.settle().await.map_err(failed)?;
+        // Somebody may have been at the files meanwhile.
+        self.check_header(disk, old, (&path, format), backing.as_ref())?;
         old.set_read_only();
         new.set_backing_node(Some(old.clone()));
         disk.set_root(new);
         drop(drained);
         make_backing_file(old).await;
         Ok(())
+    }
+
+    /// Refuses an overlay that lies in the chain already.
+    fn refuse_own_layer(&self, old: &Rc<Node>, path: &Path) -> Result<(), CmdError> {
+        let identity = self.opener.files().identity(path).ok();
+        let is_it =
+            |node: Rc<Node>| identity.is_some() && node.storage().identity().ok() == identity;
+        if old.chain().any(is_it) {
+            return Err(refused("The overlay is already in use"));
+        }
+        Ok(())
+    }
+}
+
+/// The format of an overlay for a disk that can have one.
+fn check_overlay(disk: &GuestDisk, format: &str) -> Result<Format, CmdError> {
+    check_free(disk)?;
+    if disk.options().read_only {
+        return Err(refused(format!(
+            "Disk '{}' is read-only",
+            disk.options().id
+        )));
+    }
+    if disk.root().chain().count() >= MAX_LAYERS {
+        return Err(refused(format!(
+            "Disk '{}' has {MAX_LAYERS} layers: merge some of them first",
+            disk.options().id
+        )));
+    }
+    match format.parse() {
+        Ok(format @ (Format::Qcow2 | Format::Qed)) => Ok(format),
+        Ok(Format::Raw) => Err(refused("The overlay does not support backing images")),
+        Err(_) => Err(refused(format!("Unknown driver '{format}'"))),
     }
 }
 
@@ -189,13 +231,6 @@ async fn make_backing_file(old: &Node) {
 fn plain(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_owned()
-}
-
-fn same_file(a: &Path, b: &Path) -> bool {
-    match (a.canonicalize(), b.canonicalize()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
-    }
 }
 
 pub(super) fn no_disk(name: &str) -> CmdError {

@@ -5,13 +5,17 @@ use std::{
 };
 
 mod bad_input;
+mod bases;
 mod bitmaps;
 mod direct;
 mod exports;
+mod headers;
 mod live;
 mod locks;
 mod names;
+mod node_names;
 mod qed;
+mod reopen;
 mod resize;
 mod zeroes;
 

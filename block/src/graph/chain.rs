@@ -1,19 +1,18 @@
 //! Opening a chain: an image, and every image below it that the headers name.
 
 use std::{
-    cell::Cell,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
 };
 
-use super::{Format, Node, data_file, foreign, policy};
+use super::{Format, Name, Names, Node, data_file, foreign, policy};
 use crate::{
     error::{Error, Result},
     exec::Executor,
     qcow2::{self, Backing, OpenOptions, Qcow2},
     qed::Qed,
-    storage::{DEFAULT_RECONNECT_DELAY, FileOptions, Files, Storage, is_nbd_uri},
+    storage::{DEFAULT_RECONNECT_DELAY, FileOptions, Files, Identity, Storage, is_nbd_uri},
 };
 
 /// Layers in a chain at most: bounds what a made-up chain can cost.
@@ -65,7 +64,7 @@ pub struct Opener {
     files: Files,
     /// Bytes of tables that a layer keeps in memory at most.
     cache_bytes: usize,
-    next_name: Cell<u32>,
+    names: Rc<Names>,
 }
 
 impl Opener {
@@ -80,8 +79,13 @@ impl Opener {
             exec,
             files,
             cache_bytes,
-            next_name: Cell::new(100),
+            names: Rc::default(),
         }
+    }
+
+    /// The names of the nodes that it makes, and of the disks on top of them.
+    pub(crate) fn names(&self) -> &Rc<Names> {
+        &self.names
     }
 
     /// Where images are.
@@ -110,11 +114,11 @@ impl Opener {
             node_name: None,
             ..options.clone()
         };
-        let mut chain = vec![top.clone()];
+        let mut chain = vec![top.storage().identity().ok()];
         let mut upper = top.clone();
         while let Some(backing) = upper.backing_name() {
             let path = resolve(upper.path(), &backing)?;
-            refuse_loop(&chain, upper.path(), &path)?;
+            self.refuse_loop(&chain, upper.path(), &path)?;
             check_policy(upper.path(), &path, &backing, options)?;
             below.format = Some(
                 self.backing_format(&upper, &path, &backing, options)
@@ -128,7 +132,7 @@ impl Opener {
                 }
             })?;
             upper.set_backing_node(Some(node.clone()));
-            chain.push(node.clone());
+            chain.push(node.storage().identity().ok());
             upper = node;
         }
         Ok(())
@@ -139,6 +143,23 @@ impl Opener {
     /// # Errors
     /// One line on why the image cannot be used; nothing has been changed.
     pub async fn open_layer(&self, path: &Path, options: &ImageOptions) -> Result<Rc<Node>> {
+        let name = match &options.node_name {
+            None => self.names.made_up(),
+            Some(name) => self.names.layer(name).map_err(|error| Error::Image {
+                file: path.to_owned(),
+                why: error.to_string(),
+            })?,
+        };
+        self.open_layer_as(name, path, options).await
+    }
+
+    /// As [`Opener::open_layer`], with a name that has been reserved.
+    pub(crate) async fn open_layer_as(
+        &self,
+        name: Name,
+        path: &Path,
+        options: &ImageOptions,
+    ) -> Result<Rc<Node>> {
         let ImageOptions {
             read_only,
             no_flush,
@@ -183,7 +204,6 @@ impl Opener {
             file: path.to_owned(),
             why,
         })?;
-        let name = options.node_name.clone().unwrap_or_else(|| self.new_name());
         let node = match format {
             Format::Raw => Node::raw(name, file),
             Format::Qcow2 => {
@@ -212,11 +232,24 @@ impl Opener {
         Ok(Rc::new(node))
     }
 
-    /// A node name as QEMU makes them up, which its users' scripts filter out.
-    fn new_name(&self) -> String {
-        let number = self.next_name.get();
-        self.next_name.set(number + 1);
-        format!("#block{number}")
+    fn refuse_loop(&self, chain: &[Option<Identity>], upper: &Path, path: &Path) -> Result<()> {
+        let refused = |why| {
+            Err(Error::Image {
+                file: upper.to_owned(),
+                why,
+            })
+        };
+        if chain.len() >= MAX_LAYERS {
+            return refused(format!("the chain has more than {MAX_LAYERS} layers"));
+        }
+        let below = self.files.identity(path).ok();
+        if below.is_some() && chain.contains(&below) {
+            return refused(format!(
+                "its backing file '{}' is above it: a loop",
+                path.display()
+            ));
+        }
+        Ok(())
     }
 
     async fn backing_format(
@@ -329,7 +362,7 @@ fn resolve_name(upper: &Path, what: &str, name: &str) -> Result<PathBuf> {
 }
 
 /// Refuses a backing file that an image may not name.
-fn check_policy(
+pub(super) fn check_policy(
     upper: &Path,
     path: &Path,
     backing: &Backing,
@@ -342,27 +375,4 @@ fn check_policy(
         file: upper.to_owned(),
         why,
     })
-}
-
-fn refuse_loop(chain: &[Rc<Node>], upper: &Path, path: &Path) -> Result<()> {
-    let refused = |why| {
-        Err(Error::Image {
-            file: upper.to_owned(),
-            why,
-        })
-    };
-    if chain.len() >= MAX_LAYERS {
-        return refused(format!("the chain has more than {MAX_LAYERS} layers"));
-    }
-    let Ok(below) = path.canonicalize() else {
-        return Ok(());
-    };
-    let same = |node: &Rc<Node>| node.path().canonicalize().is_ok_and(|path| path == below);
-    if chain.iter().any(same) {
-        return refused(format!(
-            "its backing file '{}' is above it: a loop",
-            path.display()
-        ));
-    }
-    Ok(())
 }

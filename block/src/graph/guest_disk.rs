@@ -5,7 +5,7 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use super::{Node, inflight::Gate, survey::survey};
+use super::{Name, Node, chain::ImageOptions, inflight::Gate, survey::survey};
 use crate::{
     api::Event,
     disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
@@ -65,6 +65,10 @@ pub(crate) type EventSink = Rc<RefCell<Box<dyn FnMut(Event)>>>;
 /// A disk: its options, its top layer, and the requests under way.
 pub struct GuestDisk {
     options: DiskOptions,
+    /// How its layers are opened.
+    image: ImageOptions,
+    /// Keeps its id from others, as long as it is one of the engine's disks.
+    name: RefCell<Option<Name>>,
     info: RefCell<Rc<DiskInfo>>,
     root: RefCell<Rc<Node>>,
     gate: Gate,
@@ -114,7 +118,8 @@ impl GuestDisk {
         exec: Rc<Executor>,
         events: EventSink,
         root: Rc<Node>,
-        options: DiskOptions,
+        (options, image): (DiskOptions, ImageOptions),
+        name: Option<Name>,
     ) -> Rc<Self> {
         let info = Rc::new(DiskInfo {
             id: options.id.clone(),
@@ -129,6 +134,8 @@ impl GuestDisk {
         Rc::new_cyclic(|this| Self {
             info: RefCell::new(info),
             options,
+            image,
+            name: RefCell::new(name),
             root: RefCell::new(root),
             gate: Gate::default(),
             holder: RefCell::default(),
@@ -143,6 +150,16 @@ impl GuestDisk {
     /// What the user chose.
     pub fn options(&self) -> &DiskOptions {
         &self.options
+    }
+
+    /// How its layers are opened: so was the chain, and so it will be the next time.
+    pub(crate) fn image_options(&self) -> &ImageOptions {
+        &self.image
+    }
+
+    /// Others may have its id.
+    pub(crate) fn give_up_name(&self) {
+        self.name.take();
     }
 
     /// The top layer.

@@ -14,7 +14,7 @@ use std::{
 use read::read_chain;
 
 use super::{
-    Format,
+    Format, Name,
     inflight::{InFlight, InFlightGuard, Mode},
 };
 use crate::{
@@ -40,7 +40,7 @@ enum Driver {
 /// All I/O that may meet other I/O goes through the layer's in-flight table. Layers below the top
 /// are never written, so only the top's table is entered.
 pub struct Node {
-    name: String,
+    name: Name,
     path: PathBuf,
     driver: Driver,
     size: Cell<u64>,
@@ -52,7 +52,7 @@ pub struct Node {
 
 impl Node {
     /// A layer on `file`, whose name for people and monitors is `name`.
-    pub(super) fn raw(name: String, file: Storage) -> Self {
+    pub(super) fn raw(name: Name, file: Storage) -> Self {
         // QEMU shows a last, partial sector to the guest as a whole one.
         let size = file.len().next_multiple_of(512);
         Self::new(
@@ -64,7 +64,7 @@ impl Node {
         )
     }
 
-    pub(crate) fn qcow2(name: String, path: &Path, writable: bool, image: Qcow2) -> Self {
+    pub(crate) fn qcow2(name: Name, path: &Path, writable: bool, image: Qcow2) -> Self {
         let size = image.virtual_size();
         Self::new(
             name,
@@ -75,7 +75,7 @@ impl Node {
         )
     }
 
-    pub(crate) fn qed(name: String, path: &Path, writable: bool, image: Qed) -> Self {
+    pub(crate) fn qed(name: Name, path: &Path, writable: bool, image: Qed) -> Self {
         let size = image.virtual_size();
         Self::new(
             name,
@@ -86,7 +86,7 @@ impl Node {
         )
     }
 
-    fn new(name: String, path: PathBuf, size: u64, writable: bool, driver: Driver) -> Self {
+    fn new(name: Name, path: PathBuf, size: u64, writable: bool, driver: Driver) -> Self {
         let bitmaps = match &driver {
             Driver::Qcow2(image) => image.bitmaps().clone(),
             Driver::Raw(_) | Driver::Qed(_) => Rc::default(),
@@ -105,7 +105,7 @@ impl Node {
 
     /// The node's name in the monitor.
     pub fn name(&self) -> &str {
-        &self.name
+        self.name.as_str()
     }
 
     /// The file's name as it was opened.

@@ -42,9 +42,8 @@ pub(super) fn check(
     let Ok(real) = path.canonicalize() else {
         return Ok(());
     };
-    let own = upper.canonicalize().ok();
-    let own = own.as_deref().and_then(Path::parent);
     // The root folder would stand for everything.
+    let own = folder_of(upper);
     if own.is_some_and(|own| own != Path::new("/") && real.starts_with(own)) {
         return Ok(());
     }
@@ -61,6 +60,18 @@ pub(super) fn check(
         "its {what} '{}' {why}; if it is meant, say backing-folders={folder}",
         path.display()
     ))
+}
+
+/// The folder of an image, which is there or about to be made.
+fn folder_of(image: &Path) -> Option<PathBuf> {
+    if let Ok(real) = image.canonicalize() {
+        return real.parent().map(Path::to_owned);
+    }
+    match image.parent()? {
+        folder if folder.as_os_str().is_empty() => Path::new(".").canonicalize(),
+        folder => folder.canonicalize(),
+    }
+    .ok()
 }
 
 fn lies_in(real: &Path, folder: &Path) -> bool {

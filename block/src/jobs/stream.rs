@@ -16,9 +16,10 @@ use crate::{
     error::{Error, IoError, IoResult},
     exec::yield_now,
     extent::ExtentKind,
-    graph::Node,
+    graph::{GuestDisk, Node, check_leads_to},
     mem::SgList,
     qcow2::Backing,
+    storage::Files,
 };
 
 /// Bytes that one step looks at: passing over what is there already costs next to nothing.
@@ -28,9 +29,16 @@ const LOOK: u64 = 256 << 20;
 pub(crate) struct Stream {
     pub top: Rc<Node>,
     /// The layer that stays below; `None` if the top shall stand alone.
-    pub base: Option<Rc<Node>>,
-    /// How the header will name the base.
-    pub backing: Option<Backing>,
+    pub base: Option<NewBase>,
+    /// Where the names in headers lead.
+    pub files: Files,
+}
+
+/// What the top will lie on.
+pub(crate) struct NewBase {
+    pub node: Rc<Node>,
+    /// How the header will name it.
+    pub backing: Backing,
 }
 
 /// What a step did.
@@ -92,9 +100,29 @@ impl Stream {
     /// Whether the top lies on the base already, or on nothing.
     fn is_done(&self) -> bool {
         match (self.top.backing(), &self.base) {
-            (Some(below), Some(base)) => Rc::ptr_eq(&below, base),
+            (Some(below), Some(base)) => Rc::ptr_eq(&below, &base.node),
             (below, _) => below.is_none(),
         }
+    }
+
+    fn is_base(&self, node: &Rc<Node>) -> bool {
+        let base = self.base.as_ref();
+        base.is_some_and(|base| Rc::ptr_eq(&base.node, node))
+    }
+
+    /// Refuses a base whose name in the header would not lead to it when `disk` is opened again.
+    ///
+    /// # Errors
+    /// One line on why not.
+    pub fn check_base(&self, disk: &GuestDisk) -> Result<(), Error> {
+        let Some(NewBase { node, backing }) = &self.base else {
+            return Ok(());
+        };
+        if self.is_done() {
+            return Ok(());
+        }
+        let top = (self.top.path(), self.top.format());
+        check_leads_to(&self.files, top, Some(backing), node, disk.image_options())
     }
 
     /// Bytes to copy in one step of `stride`: less where the speed limit would turn it into a long
@@ -180,10 +208,7 @@ impl Stream {
     async fn between_exactly(&self, offset: u64, mut len: u64) -> IoResult<(u64, Between)> {
         let mut next = self.top.backing();
         while let Some(node) = next
-            && !self
-                .base
-                .as_ref()
-                .is_some_and(|base| Rc::ptr_eq(base, &node))
+            && !self.is_base(&node)
         {
             let extent = node.extent(offset, len).await?;
             len = extent.len;
@@ -211,16 +236,18 @@ impl Stream {
             return Ok(());
         }
         self.top.flush().await?;
-        self.top.write_backing_name(self.backing.clone()).await?;
-        let is_base = |node: &Rc<Node>| self.base.as_ref().is_some_and(|b| Rc::ptr_eq(b, node));
+        self.check_base(job.disk())?;
+        let backing = self.base.as_ref().map(|base| base.backing.clone());
+        self.top.write_backing_name(backing).await?;
         let between: Vec<_> = self
             .top
             .chain()
             .skip(1)
-            .take_while(|node| !is_base(node))
+            .take_while(|node| !self.is_base(node))
             .collect();
         let drained = job.disk().gate().drain().await;
-        self.top.set_backing_node(self.base.clone());
+        let base = self.base.as_ref().map(|base| base.node.clone());
+        self.top.set_backing_node(base);
         drop(drained);
         for node in between {
             // The disk does not need the layer any more, whatever closing it says.
@@ -234,7 +261,6 @@ impl Stream {
 
 /// Runs a stream from its start to its last event.
 pub(crate) async fn conclude(job: Rc<Job>, stream: Stream, jobs: Rc<Jobs>) {
-    job.set_status(JobStatus::Running);
     let result = work(&job, &stream).await;
     // The layers in between are closed before anyone is told that they are.
     drop(stream);

@@ -194,3 +194,34 @@ fn a_base_that_is_too_short_grows() {
         assert_eq!(sizes, [true; 2], "{base}");
     }
 }
+
+/// A base is named from the folder of an image above it, wherever the tool is run.
+#[test]
+fn a_base_is_named_from_the_images_folder() {
+    for base in [
+        "base",
+        "./base",
+        "../images/base",
+        "images/base",
+        "images/../images/base",
+    ] {
+        let folders = ["qemu-img", "strata-img"].map(|program| {
+            let folder = Folder::new();
+            chain(&folder, "qcow2");
+            std::fs::create_dir(folder.path("images")).unwrap();
+            for name in ["base", "mid", "top"] {
+                std::fs::rename(folder.path(name), folder.path("images").join(name)).unwrap();
+            }
+            let args = ["commit", "-f", "qcow2", "-b", base, "images/top"];
+            (folder.run(program, &args), folder)
+        });
+        let [(theirs, there), (ours, here)] = &folders;
+        assert!(ours.status.success(), "{base}: {ours:?}");
+        // Names from the working directory are ours alone.
+        if !base.starts_with("images") {
+            assert!(theirs.status.success(), "{base}: {theirs:?}");
+            let path = there.path("images/base");
+            here.qemu(&["compare", path.to_str().unwrap(), "images/base"]);
+        }
+    }
+}

@@ -6,7 +6,7 @@ use clap::Args;
 use strata_block::{
     commit,
     exec::SpeedLimit,
-    graph::{Format, chain::ImageOptions},
+    graph::{Format, NoSuchLayer, chain::ImageOptions, named_layer},
 };
 
 use crate::{Failure, Tool, cache::CacheMode, output, progress::Progress, size};
@@ -62,11 +62,12 @@ pub async fn run(tool: &Tool, args: CommitArgs) -> Result<u8, Failure> {
         .ok_or_else(|| Failure::new("Image does not have a backing file"))?;
     let base = match &args.base {
         None => next,
-        Some(name) => commit::find_base(&top, name).ok_or_else(|| {
-            Failure::new(format!(
+        Some(name) => named_layer(&top, name).map_err(|error| match error {
+            NoSuchLayer::Unknown(name) => Failure::new(format!(
                 "Did not find '{name}' in the backing chain of '{}'",
                 args.file.display()
-            ))
+            )),
+            error => Failure::new(error),
         })?,
     };
     let base = commit::open_base(&tool.opener, &top, &base, &options).await?;

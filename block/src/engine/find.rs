@@ -1,0 +1,61 @@
+//! What the names in commands mean.
+
+use std::rc::Rc;
+
+use super::{Engine, refused};
+use crate::{
+    api::CmdError,
+    graph::{GuestDisk, Node},
+};
+
+impl Engine {
+    /// The disk that a command means: by its id, or by the node name of its top layer.
+    pub(crate) fn find_disk(&self, name: &str) -> Option<Rc<GuestDisk>> {
+        let (disk, layer) = self.find_layer(name)?;
+        Rc::ptr_eq(&layer, &disk.root()).then_some(disk)
+    }
+
+    /// The layer that a command means, and its disk: the top of a disk by the disk's id, or any layer
+    /// by its node name. Disks and layers have their names from one space, so it is one at most.
+    pub(super) fn find_layer(&self, name: &str) -> Option<(Rc<GuestDisk>, Rc<Node>)> {
+        let disks = self.disks.borrow();
+        if let Some(disk) = disks.iter().find(|disk| disk.options().id == name) {
+            return Some((disk.clone(), disk.root()));
+        }
+        disks.iter().find_map(|disk| {
+            let layer = disk.root().chain().find(|node| node.name() == name)?;
+            Some((disk.clone(), layer))
+        })
+    }
+
+    /// The disk whose top layer a command means, which is to be changed. Layers below cannot be.
+    ///
+    /// # Errors
+    /// `missing` if nothing has the name; that the layer lies below another one, in QEMU's words.
+    pub(super) fn find_top(
+        &self,
+        name: &str,
+        missing: impl FnOnce() -> CmdError,
+    ) -> Result<Rc<GuestDisk>, CmdError> {
+        let (disk, layer) = self.find_layer(name).ok_or_else(missing)?;
+        check_on_top(&disk, &layer)?;
+        Ok(disk)
+    }
+}
+
+/// Refuses a layer that lies below another one.
+pub(super) fn check_on_top(disk: &GuestDisk, layer: &Rc<Node>) -> Result<(), CmdError> {
+    let root = disk.root();
+    let above = root.chain().find(|node| {
+        node.backing()
+            .is_some_and(|below| Rc::ptr_eq(&below, layer))
+    });
+    match above {
+        None => Ok(()),
+        Some(above) => Err(refused(format!(
+            "Node '{}' is busy: node is used as backing hd of '{}'",
+            layer.name(),
+            above.name()
+        ))),
+    }
+}

@@ -1,0 +1,217 @@
+//! What a header names after a snapshot or a merge is the layer that is open.
+
+use std::{fs, path::Path};
+
+use super::{
+    Bench,
+    bad_input::overlay,
+    live::{completed, qemu_img, snapshot, stream},
+};
+use crate::{
+    api::{Cmd, Event},
+    graph::Format,
+};
+
+/// `blockdev-snapshot-sync` with `mode=existing`.
+fn onto_existing(file: &Path) -> Cmd {
+    let mut cmd = snapshot("virtio0", file);
+    if let Cmd::SnapshotSync { existing, .. } = &mut cmd {
+        *existing = true;
+    }
+    cmd
+}
+
+/// An image of 1 MiB that begins with `byte`.
+fn image(bench: &Bench, name: &str, byte: u8) -> std::path::PathBuf {
+    let path = bench.path(name);
+    qemu_img(
+        &["create", "-q", "-f", "qcow2", path.to_str().unwrap()],
+        Path::new("1M"),
+    );
+    let disk = bench.open("other", &path, Some(Format::Qcow2)).unwrap();
+    bench.write(&disk, 0, vec![byte; 65536]).unwrap();
+    drop(disk);
+    assert!(bench.engine.shut_down().is_empty());
+    path
+}
+
+/// The error of a snapshot that changes nothing.
+fn refused(bench: &Bench, cmd: Cmd) -> String {
+    let error = bench.command(cmd).unwrap_err().desc;
+    assert!(!error.contains('\n'), "{error}");
+    error
+}
+
+#[test]
+fn an_overlay_that_names_something_else_is_refused() {
+    let bench = Bench::new();
+    let base = image(&bench, "base", 1);
+    let other = image(&bench, "other", 2);
+    let disk = bench.open("virtio0", &base, Some(Format::Qcow2)).unwrap();
+    let top = bench.path("top");
+    for (name, backing, format) in [
+        ("none", None, None),
+        ("other", Some("other"), Some("qcow2")),
+        ("missing", Some("missing"), Some("qcow2")),
+        ("raw", Some("base"), Some("raw")),
+        ("export", Some("nbd://localhost/base"), Some("qcow2")),
+    ] {
+        let _ = fs::remove_file(&top);
+        match backing {
+            None => {
+                qemu_img(
+                    &["create", "-q", "-f", "qcow2", top.to_str().unwrap()],
+                    Path::new("1M"),
+                );
+            }
+            Some(backing) => overlay(&top, backing, format),
+        }
+        let before = fs::read(&top).unwrap();
+        let error = refused(&bench, onto_existing(&top));
+        assert!(
+            error.contains("top") && error.contains("base"),
+            "{name}: {error}"
+        );
+        assert!(error.contains("rebase -u"), "{name}: {error}");
+        // Still there, and not changed: it was there before.
+        assert_eq!(fs::read(&top).unwrap(), before, "{name}");
+        assert_eq!(
+            bench.engine.find_disk("virtio0").unwrap().root().path(),
+            base
+        );
+        bench.write(&disk, 65536, vec![3; 512]).unwrap();
+    }
+    // By whatever name it is the same file.
+    std::os::unix::fs::symlink(&base, bench.path("link")).unwrap();
+    fs::remove_file(&top).unwrap();
+    overlay(&top, "link", Some("qcow2"));
+    bench.command(onto_existing(&top)).unwrap();
+    bench.write(&disk, 512, vec![4; 512]).unwrap();
+    let seen = bench.read(&disk, 0, 1 << 20);
+    drop(disk);
+    assert!(bench.engine.shut_down().is_empty());
+    let disk = bench.open("virtio0", &top, Some(Format::Qcow2)).unwrap();
+    assert!(bench.read(&disk, 0, 1 << 20) == seen);
+    drop(other);
+}
+
+#[test]
+fn a_disk_whose_file_has_another_name_now_gets_no_overlay() {
+    let bench = Bench::new();
+    let base = image(&bench, "base", 1);
+    let moved = bench.path("moved");
+    let disk = bench.open("virtio0", &base, Some(Format::Qcow2)).unwrap();
+    let top = bench.path("top");
+    fs::rename(&base, &moved).unwrap();
+    let gone = refused(&bench, snapshot("virtio0", &top));
+    assert!(
+        gone.contains("base") && gone.contains("renamed or replaced"),
+        "{gone}"
+    );
+    assert!(!top.exists());
+    fs::copy(&moved, &base).unwrap();
+    let replaced = refused(&bench, snapshot("virtio0", &top));
+    assert!(replaced.contains("renamed or replaced"), "{replaced}");
+    assert!(!top.exists());
+    fs::rename(&moved, &base).unwrap();
+    bench.command(snapshot("virtio0", &top)).unwrap();
+    drop(disk);
+}
+
+#[test]
+fn a_merge_names_the_base_that_is_open_or_fails() {
+    let bench = Bench::new();
+    let base = image(&bench, "base", 1);
+    let disk = bench.open("virtio0", &base, Some(Format::Qcow2)).unwrap();
+    for name in ["mid", "top"] {
+        bench
+            .command(snapshot("virtio0", &bench.path(name)))
+            .unwrap();
+    }
+    let seen = bench.read(&disk, 0, 1 << 20);
+    let moved = bench.path("moved");
+    fs::rename(&base, &moved).unwrap();
+    fs::copy(&moved, &base).unwrap();
+    let error = refused(&bench, stream(Some("base"), 0));
+    assert!(error.contains("renamed or replaced"), "{error}");
+    fs::rename(&moved, &base).unwrap();
+
+    // Renamed while the job is under way: it fails at its end, and the chain stays.
+    let mut cmd = stream(Some("base"), 0);
+    if let Cmd::Stream { auto_finalize, .. } = &mut cmd {
+        *auto_finalize = false;
+    }
+    bench.command(cmd).unwrap();
+    bench.until(|events| events.iter().any(|e| matches!(e, Event::JobPending { .. })));
+    fs::rename(&base, &moved).unwrap();
+    bench
+        .command(Cmd::JobFinalize {
+            id: "virtio0".to_owned(),
+        })
+        .unwrap();
+    bench.until(completed);
+    let failed = bench.events().into_iter().any(|event| {
+        matches!(event, Event::JobCompleted(_, Some(why)) if why.contains("renamed or replaced"))
+    });
+    assert!(failed);
+    fs::rename(&moved, &base).unwrap();
+    assert_eq!(
+        bench
+            .engine
+            .find_disk("virtio0")
+            .unwrap()
+            .root()
+            .chain()
+            .count(),
+        3
+    );
+    drop(disk);
+    assert!(bench.engine.shut_down().is_empty());
+    let disk = bench
+        .open("virtio0", &bench.path("top"), Some(Format::Qcow2))
+        .unwrap();
+    assert!(bench.read(&disk, 0, 1 << 20) == seen);
+}
+
+#[test]
+fn a_name_that_is_given_for_the_base_means_the_base() {
+    let bench = Bench::new();
+    let base = image(&bench, "base", 1);
+    image(&bench, "other", 2);
+    let disk = bench.open("virtio0", &base, Some(Format::Qcow2)).unwrap();
+    for name in ["mid", "top"] {
+        bench
+            .command(snapshot("virtio0", &bench.path(name)))
+            .unwrap();
+    }
+    let named = |name: &str| {
+        let mut cmd = stream(Some("base"), 0);
+        if let Cmd::Stream { backing_file, .. } = &mut cmd {
+            *backing_file = Some(name.to_owned());
+        }
+        cmd
+    };
+    for name in ["other", "nosuch", "nbd://localhost/base"] {
+        let error = refused(&bench, named(name));
+        assert!(error.contains(name) && error.contains("base"), "{error}");
+    }
+    bench.command(named("./base")).unwrap();
+    bench.until(completed);
+    let seen = bench.read(&disk, 0, 1 << 20);
+    drop(disk);
+    assert!(bench.engine.shut_down().is_empty());
+    let disk = bench
+        .open("virtio0", &bench.path("top"), Some(Format::Qcow2))
+        .unwrap();
+    assert!(bench.read(&disk, 0, 1 << 20) == seen);
+    assert_eq!(
+        bench
+            .engine
+            .find_disk("virtio0")
+            .unwrap()
+            .root()
+            .chain()
+            .count(),
+        2
+    );
+}

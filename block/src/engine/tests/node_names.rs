@@ -1,0 +1,183 @@
+//! Disks and nodes have their names from one space: what a command names is one thing.
+
+use std::{cell::RefCell, path::Path, rc::Rc};
+
+use super::{
+    Bench,
+    live::{completed, snapshot, stream},
+};
+use crate::{
+    api::{Cmd, CmdError, Reply},
+    disk::Disk,
+    engine::DiskSpec,
+    graph::{DiskOptions, Format, chain::ImageOptions},
+};
+
+fn open(bench: &Bench, path: &Path, id: &str, node_name: &str) -> Result<Disk, String> {
+    let opened = bench.engine.open_disk(DiskSpec {
+        path: path.to_owned(),
+        image: ImageOptions {
+            format: Some(Format::Qcow2),
+            node_name: (!node_name.is_empty()).then(|| node_name.to_owned()),
+            ..ImageOptions::default()
+        },
+        disk: DiskOptions {
+            id: id.to_owned(),
+            ..DiskOptions::default()
+        },
+    });
+    opened.map_err(|error| error.to_string())
+}
+
+fn named_snapshot(bench: &Bench, device: &str, file: &str, name: &str) -> Cmd {
+    let mut cmd = snapshot(device, &bench.path(file));
+    if let Cmd::SnapshotSync {
+        snapshot_node_name, ..
+    } = &mut cmd
+    {
+        *snapshot_node_name = Some(name.to_owned());
+    }
+    cmd
+}
+
+/// Two disks, `d1` and `d2`.
+fn two_disks(bench: &Bench) -> (Disk, Disk) {
+    let d1 = open(bench, &bench.create("1"), "d1", "").unwrap();
+    let d2 = open(bench, &bench.create("2"), "d2", "n2").unwrap();
+    (d1, d2)
+}
+
+#[test]
+fn an_overlay_does_not_take_the_name_of_a_disk() {
+    let bench = Bench::new();
+    let (d1, d2) = two_disks(&bench);
+    for name in ["d1", "d2", "n2"] {
+        let refused = bench.command(named_snapshot(&bench, "d1", "overlay", name));
+        assert_eq!(
+            refused.unwrap_err().desc,
+            "New overlay node-name already in use",
+            "{name}"
+        );
+        assert!(!bench.path("overlay").exists(), "{name}");
+    }
+    let resize = Cmd::Resize {
+        device: "d2".to_owned(),
+        size: 1 << 20,
+    };
+    bench.command(resize).unwrap();
+    assert_eq!((d1.info().size, d2.info().size), (4 << 20, 1 << 20));
+}
+
+#[test]
+fn names_on_the_command_line_mean_one_thing_each() {
+    let bench = Bench::new();
+    let (one, two) = (bench.create("1"), bench.create("2"));
+    let d2 = open(&bench, &two, "d2", "n2").unwrap();
+    for (id, node_name, why) in [
+        ("d1", "d2", "node-name=d2 is conflicting with a device id"),
+        (
+            "n2",
+            "",
+            "Device name 'n2' conflicts with an existing node name",
+        ),
+        ("d2", "", "Device with id 'd2' already exists"),
+        (
+            "d1",
+            "d1",
+            "Device name 'd1' conflicts with an existing node name",
+        ),
+        ("d1", "n2", "the node name 'n2' is another layer's"),
+    ] {
+        let error = open(&bench, &one, id, node_name).err().unwrap();
+        assert!(error.contains(why), "{id} {node_name}: {error}");
+    }
+    // What was refused has left its names to others.
+    open(&bench, &one, "d1", "n1").unwrap();
+    drop(d2);
+}
+
+#[test]
+fn of_two_snapshots_at_once_one_has_the_name() {
+    let bench = Bench::new();
+    let _disks = two_disks(&bench);
+    type Answers = Vec<Result<Reply, CmdError>>;
+    let answers: Rc<RefCell<Answers>> = Rc::default();
+    for (device, file) in [("d1", "over1"), ("d2", "over2")] {
+        let answers = answers.clone();
+        bench.engine.execute(
+            named_snapshot(&bench, device, file, "same"),
+            Box::new(move |answer| answers.borrow_mut().push(answer)),
+        );
+    }
+    while answers.borrow().len() < 2 {
+        bench.engine.poll();
+    }
+    let answers = answers.take();
+    let refused: Vec<_> = answers.iter().filter_map(|a| a.as_ref().err()).collect();
+    assert_eq!(refused.len(), 1, "{answers:?}");
+    assert_eq!(refused[0].desc, "New overlay node-name already in use");
+    assert_ne!(bench.path("over1").exists(), bench.path("over2").exists());
+}
+
+#[test]
+fn a_name_is_free_again_when_its_layer_is_gone() {
+    let bench = Bench::new();
+    let disk = open(&bench, &bench.create("1"), "virtio0", "n1").unwrap();
+    for (file, name) in [("2", "n2"), ("3", "n3")] {
+        bench
+            .command(named_snapshot(&bench, "virtio0", file, name))
+            .unwrap();
+    }
+    let taken = bench.command(named_snapshot(&bench, "virtio0", "4", "n2"));
+    assert_eq!(
+        taken.unwrap_err().desc,
+        "New overlay node-name already in use"
+    );
+    // A snapshot that fails gives its name up, too.
+    let nowhere = bench.command(named_snapshot(&bench, "virtio0", "no/where", "n4"));
+    assert!(nowhere.unwrap_err().desc.contains("Could not create"));
+    bench.command(stream(None, 0)).unwrap();
+    bench.until(completed);
+    for (file, name) in [("4", "n2"), ("5", "n1"), ("6", "n4")] {
+        bench
+            .command(named_snapshot(&bench, "virtio0", file, name))
+            .unwrap();
+    }
+    drop(disk);
+}
+
+#[test]
+fn layers_below_a_top_are_found_and_say_that_they_are_in_use() {
+    let bench = Bench::new();
+    let _disk = open(&bench, &bench.create("1"), "virtio0", "mid").unwrap();
+    bench
+        .command(named_snapshot(&bench, "virtio0", "2", "top"))
+        .unwrap();
+    let resize = Cmd::Resize {
+        device: "mid".to_owned(),
+        size: 8 << 20,
+    };
+    let busy = "Node 'mid' is busy: node is used as backing hd of 'top'";
+    assert_eq!(bench.command(resize).unwrap_err().desc, busy);
+    let again = bench.command(named_snapshot(&bench, "mid", "3", "n"));
+    assert_eq!(again.unwrap_err().desc, busy);
+    assert!(!bench.path("3").exists());
+    let into = |job: Option<&str>| {
+        let mut cmd = stream(None, 0);
+        let Cmd::Stream { job_id, device, .. } = &mut cmd else {
+            unreachable!("made here")
+        };
+        (*job_id, *device) = (job.map(str::to_owned), "mid".to_owned());
+        cmd
+    };
+    let refused = |cmd| bench.command(cmd).unwrap_err().desc;
+    assert_eq!(refused(into(None)), "Invalid job ID ''");
+    assert_eq!(refused(into(Some("job"))), busy);
+    // By the name of its top the disk is found, and the job is named after the disk.
+    let mut by_top = stream(None, 0);
+    if let Cmd::Stream { device, .. } = &mut by_top {
+        *device = "top".to_owned();
+    }
+    bench.command(by_top).unwrap();
+    bench.until(completed);
+}

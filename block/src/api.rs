@@ -7,6 +7,8 @@ mod bitmap;
 mod export;
 mod object;
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::qcow2::Snapshot;
@@ -355,9 +357,9 @@ pub struct ImageInfo {
     pub backing_filename_format: Option<String>,
     /// The refcounts may be stale, or the image was not closed cleanly.
     pub dirty_flag: bool,
-    /// The layer below.
+    /// The layer below; shared where several layers above it are described.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub backing_image: Option<Box<ImageInfo>>,
+    pub backing_image: Option<Arc<ImageInfo>>,
 }
 
 /// `SnapshotInfo`: an internal snapshot.

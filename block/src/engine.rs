@@ -16,7 +16,7 @@ use std::{cell::RefCell, collections::BTreeMap, io, os::fd::BorrowedFd, path::Pa
 #[cfg(test)]
 pub(crate) use create::create_image_in;
 pub use create::{NewImage, create_image, replace_image};
-pub use describe::image_info;
+pub use describe::layer_info;
 use exports::Exports;
 pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};
 

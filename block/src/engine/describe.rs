@@ -1,6 +1,6 @@
 //! What the monitor and `strata-img info` say of disks and images.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use super::{Engine, bitmaps};
 use crate::{
@@ -20,16 +20,12 @@ impl Engine {
     }
 
     /// `query-named-block-nodes`: every layer of every disk, in the order in which QEMU lists those
-    /// of disks that it has opened. Unless it is `flat` its length grows with the square of a
-    /// chain's.
+    /// of disks that it has opened. Each is looked at once, and describes those below it unless the
+    /// list is `flat`.
     pub(super) fn query_named_block_nodes(&self, flat: bool) -> Vec<BlockDeviceInfo> {
         let mut nodes = Vec::new();
         for disk in self.disks.borrow().iter() {
-            nodes.extend(
-                disk.root()
-                    .chain()
-                    .map(|node| describe_node(disk, &node, flat)),
-            );
+            nodes.extend(describe_chain(disk, flat));
         }
         nodes.reverse();
         nodes
@@ -53,13 +49,25 @@ fn describe_disk(disk: &GuestDisk) -> BlockInfo {
     }
 }
 
-fn describe_node(disk: &GuestDisk, node: &Rc<Node>, flat: bool) -> BlockDeviceInfo {
-    if flat {
-        return describe_layer(disk, node, layer_info(node));
+/// The layers of a disk from the top down.
+fn describe_chain(disk: &GuestDisk, flat: bool) -> Vec<BlockDeviceInfo> {
+    let layers: Vec<_> = disk.root().chain().collect();
+    let mut below: Option<Arc<ImageInfo>> = None;
+    let mut infos = Vec::with_capacity(layers.len());
+    for (depth, node) in (0..).zip(layers.iter().rev()) {
+        let mut image = layer_info(node);
+        if !flat {
+            image.backing_image = below.take();
+            below = Some(Arc::new(image.clone()));
+        }
+        let mut info = describe_layer(disk, node, image);
+        if !flat {
+            info.backing_file_depth = depth;
+        }
+        infos.push(info);
     }
-    let mut info = describe_layer(disk, node, image_info(node));
-    info.backing_file_depth = depth(node);
-    info
+    infos.reverse();
+    infos
 }
 
 /// Layers below.
@@ -97,14 +105,15 @@ fn describe_layer(disk: &GuestDisk, node: &Rc<Node>, image: ImageInfo) -> BlockD
     }
 }
 
-/// What `qemu-img info` says of a layer and, nested, of those below it.
-pub fn image_info(node: &Rc<Node>) -> ImageInfo {
+/// What is said of a layer and, nested, of those below it.
+fn image_info(node: &Rc<Node>) -> ImageInfo {
     let mut info = layer_info(node);
-    info.backing_image = node.backing().map(|below| Box::new(image_info(&below)));
+    info.backing_image = node.backing().map(|below| Arc::new(image_info(&below)));
     info
 }
 
-fn layer_info(node: &Node) -> ImageInfo {
+/// What `qemu-img info` says of a layer alone.
+pub fn layer_info(node: &Node) -> ImageInfo {
     let image = node.as_qcow2();
     let backing = node.backing_name();
     let full = backing

@@ -7,6 +7,7 @@ use std::{
 mod bad_input;
 mod bases;
 mod bitmaps;
+mod describe;
 mod direct;
 mod exports;
 mod headers;

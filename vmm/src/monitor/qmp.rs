@@ -22,7 +22,21 @@ use super::step::Step;
 use super::{COMPATIBLE_VERSION, PACKAGE};
 
 /// What a command gives: the value of `return`, or the error.
-type Outcome = Result<Value, CmdError>;
+type Outcome = Result<Returned, CmdError>;
+
+/// The value of `return`.
+#[derive(Debug)]
+enum Returned {
+    Value(Value),
+    /// As text already: it would take many times the room as a value.
+    Text(String),
+}
+
+impl From<Value> for Returned {
+    fn from(value: Value) -> Self {
+        Self::Value(value)
+    }
+}
 
 /// One client.
 #[derive(Debug)]
@@ -151,13 +165,28 @@ fn version() -> Value {
 fn response(outcome: Outcome, id: Option<Value>) -> Vec<u8> {
     let mut members = Map::new();
     match outcome {
-        Ok(value) => members.insert("return".to_owned(), value),
+        Ok(Returned::Value(value)) => members.insert("return".to_owned(), value),
+        Ok(Returned::Text(text)) => return text_response(&text, id),
         Err(CmdError { class, desc }) => {
             members.insert("error".to_owned(), json!({"class": class, "desc": desc}))
         }
     };
     members.extend(id.map(|id| ("id".to_owned(), id)));
     line(&Value::Object(members))
+}
+
+/// A response whose value is text already.
+fn text_response(value: &str, id: Option<Value>) -> Vec<u8> {
+    let mut text = String::with_capacity(value.len() + 64);
+    // `print` has the two in this order.
+    text.push_str("{\"return\": ");
+    text.push_str(value);
+    if let Some(id) = id {
+        text.push_str(", \"id\": ");
+        print(&id, &mut text);
+    }
+    text.push_str("}\r\n");
+    text.into_bytes()
 }
 
 /// One line as it goes to the client.

@@ -318,7 +318,7 @@ fn qcow2_image() -> ImageInfo {
         full_backing_filename: Some("a.raw".to_owned()),
         backing_filename: Some("a.raw".to_owned()),
         backing_filename_format: Some("raw".to_owned()),
-        backing_image: Some(Box::new(raw_image())),
+        backing_image: Some(Arc::new(raw_image())),
         ..raw_image()
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::Value;
 use strata_block::{
     api::{ImageInfo, SnapshotInfo},
-    engine::image_info,
+    engine::layer_info,
     graph::chain::ImageOptions,
     qcow2::Snapshot,
 };
@@ -39,12 +39,7 @@ pub async fn run(tool: &Tool, args: InfoArgs) -> Result<u8, Failure> {
     } else {
         tool.opener.open_layer(&args.file, &options).await?
     };
-    let mut layers = Vec::new();
-    let mut next = Some(Box::new(image_info(&top)));
-    while let Some(mut layer) = next {
-        next = layer.backing_image.take();
-        layers.push(*layer);
-    }
+    let mut layers: Vec<_> = top.chain().map(|layer| layer_info(&layer)).collect();
     let mut texts = Vec::new();
     for (layer, node) in layers.iter_mut().zip(top.chain()) {
         let snapshots = match node.as_qcow2() {

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use strata_block::api::{Cmd, CmdError, ErrorClass, OnError, Reply};
 
 use super::args::Args;
-use super::{Context, Outcome, generic, table, version};
+use super::{Context, Outcome, Returned, generic, table, version};
 use crate::monitor::hmp;
+use crate::monitor::json::print;
 use crate::monitor::machine::{Action, RunState};
 use crate::monitor::step::Step;
 
@@ -14,7 +15,7 @@ pub(super) type Started = Result<Step<Outcome>, CmdError>;
 
 /// Has the machine do something that returns nothing.
 fn act(action: Action) -> Started {
-    Ok(Step::ask(action, |result| result.map(|_| json!({}))))
+    Ok(Step::ask(action, |result| result.map(|_| json!({}).into())))
 }
 
 pub(super) fn block(cmd: Cmd) -> Started {
@@ -24,7 +25,7 @@ pub(super) fn block(cmd: Cmd) -> Started {
 /// A verb of the `job-*` family, whose answer to an unknown id differs from `block-job-*`.
 fn job(cmd: Cmd) -> Started {
     Ok(Step::ask(Action::Block(cmd), |result| match result {
-        Ok(_) => Ok(json!({})),
+        Ok(_) => Ok(json!({}).into()),
         Err(error) if error.class == ErrorClass::DeviceNotActive => Err(generic("Job not found")),
         Err(error) => Err(error),
     }))
@@ -44,7 +45,7 @@ pub(super) fn qmp_capabilities(_: &Args, context: &mut Context<'_>) -> Started {
         });
     }
     *context.negotiated = true;
-    Ok(Step::Done(Ok(json!({}))))
+    Ok(Step::Done(Ok(json!({}).into())))
 }
 
 pub(super) fn blockdev_snapshot_sync(args: &Args, _: &mut Context<'_>) -> Started {
@@ -183,39 +184,51 @@ pub(super) fn query<T: Serialize + 'static>(
     pick: fn(Reply) -> Option<Vec<T>>,
 ) -> Started {
     Ok(Step::ask(Action::Block(cmd), move |result| {
-        serde_json::to_value(pick(result?).unwrap_or_default())
-            .map_err(|error| generic(format!("The reply cannot be expressed: {error}")))
+        Ok(express(&pick(result?).unwrap_or_default())?.into())
     }))
 }
 
+fn express(reply: &impl Serialize) -> Result<Value, CmdError> {
+    serde_json::to_value(reply)
+        .map_err(|error| generic(format!("The reply cannot be expressed: {error}")))
+}
+
 pub(super) fn query_block(_: &Args, _: &mut Context<'_>) -> Started {
-    let step = query(Cmd::QueryBlock, |reply| match reply {
-        Reply::Block(disks) => Some(disks),
-        _ => None,
-    })?;
-    let insert = |mut disks: Value| {
+    Ok(Step::ask(Action::Block(Cmd::QueryBlock), |result| {
+        let Reply::Block(disks) = result? else {
+            return Ok(json!([]).into());
+        };
+        let mut disks = express(&disks)?;
         for disk in disks.as_array_mut().into_iter().flatten() {
             if let Some(inserted) = disk.get_mut("inserted") {
                 add_limits(inserted);
             }
         }
-        disks
-    };
-    Ok(step.map(move |outcome| outcome.map(insert)))
+        Ok(disks.into())
+    }))
 }
 
+/// Each layer describes those below it: printed one by one, since all of it as values would take
+/// hundreds of megabytes for a long chain.
 pub(super) fn query_named_block_nodes(args: &Args, _: &mut Context<'_>) -> Started {
     let flat = args.flag("flat", false);
-    let step = query(Cmd::QueryNamedBlockNodes { flat }, |reply| match reply {
-        Reply::NamedBlockNodes(nodes) => Some(nodes),
-        _ => None,
-    })?;
-    let insert = |mut nodes: Value| {
-        let all = nodes.as_array_mut().into_iter().flatten();
-        all.for_each(add_limits);
-        nodes
-    };
-    Ok(step.map(move |outcome| outcome.map(insert)))
+    let cmd = Cmd::QueryNamedBlockNodes { flat };
+    Ok(Step::ask(Action::Block(cmd), |result| {
+        let Reply::NamedBlockNodes(nodes) = result? else {
+            return Ok(json!([]).into());
+        };
+        let mut text = String::from("[");
+        for (index, node) in nodes.iter().enumerate() {
+            if index > 0 {
+                text.push_str(", ");
+            }
+            let mut node = express(node)?;
+            add_limits(&mut node);
+            print(&node, &mut text);
+        }
+        text.push(']');
+        Ok(Returned::Text(text))
+    }))
 }
 
 /// `BlockDeviceInfo` has members for I/O limits and a write threshold that the schema requires;
@@ -253,19 +266,19 @@ pub(super) fn query_status(_: &Args, context: &mut Context<'_>) -> Started {
     let state = context.machine.run_state();
     let running = state == RunState::Running;
     Ok(Step::Done(Ok(
-        json!({"running": running, "status": state.name()}),
+        json!({"running": running, "status": state.name()}).into(),
     )))
 }
 
 pub(super) fn query_version(_: &Args, _: &mut Context<'_>) -> Started {
-    Ok(Step::Done(Ok(version())))
+    Ok(Step::Done(Ok(version().into())))
 }
 
 pub(super) fn query_commands(_: &Args, _: &mut Context<'_>) -> Started {
     let names = table::COMMANDS
         .iter()
         .map(|command| json!({"name": command.name}));
-    Ok(Step::Done(Ok(names.collect())))
+    Ok(Step::Done(Ok(names.collect::<Value>().into())))
 }
 
 pub(super) fn stop(_: &Args, _: &mut Context<'_>) -> Started {
@@ -291,5 +304,5 @@ pub(super) fn quit(_: &Args, _: &mut Context<'_>) -> Started {
 /// `cpu-index` is accepted for the clients that always send it; no command looks at one CPU.
 pub(super) fn human_monitor_command(args: &Args, context: &mut Context<'_>) -> Started {
     let step = hmp::execute(&args.required_text("command-line"), context.machine);
-    Ok(step.map(|text| Ok(Value::String(text))))
+    Ok(step.map(|text| Ok(Value::String(text).into())))
 }

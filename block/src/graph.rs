@@ -12,6 +12,7 @@ mod named_layer;
 mod names;
 mod node;
 mod policy;
+pub mod spec;
 mod survey;
 
 pub use format::Format;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Format, Name, Names, Node, data_file, foreign, policy};
+use super::{Format, Name, Names, Node, data_file, foreign, policy, spec::ImageSpec};
 use crate::{
     error::{Error, Result},
     exec::Executor,
@@ -41,6 +41,9 @@ pub struct ImageOptions {
     pub repair: bool,
     /// Discarded clusters are given back to the host.
     pub discard: bool,
+    /// The external data file, in the place of the one that the header of the image names. That of
+    /// layers below is always their headers'.
+    pub data_file: Option<PathBuf>,
     /// The node's name; made up if absent.
     pub node_name: Option<String>,
     /// Format of backing files whose header gives none.
@@ -111,6 +114,7 @@ impl Opener {
         let mut below = ImageOptions {
             format: None,
             read_only: true,
+            data_file: None,
             node_name: None,
             ..options.clone()
         };
@@ -268,7 +272,9 @@ impl Opener {
                 .parse()
                 .map_err(|error| refused(format!("its backing file: {error}")));
         }
-        if let Some(format) = options.backing_format {
+        let named = ImageSpec::from_name(Path::new(&backing.name));
+        let format = named.ok().and_then(|spec| spec.format);
+        if let Some(format) = format.or(options.backing_format) {
             return Ok(format);
         }
         // Only for the hint: whatever others do with the file.
@@ -337,6 +343,9 @@ fn resolve_name(upper: &Path, what: &str, name: &str) -> Result<PathBuf> {
     if is_nbd_uri(Path::new(name)) {
         return Ok(PathBuf::from(name));
     }
+    if name.starts_with("json:") {
+        return resolve_json(upper, what, name);
+    }
     let protocol = name.split_once(':').is_some_and(|(scheme, _)| {
         scheme.len() > 1
             && scheme
@@ -359,6 +368,20 @@ fn resolve_name(upper: &Path, what: &str, name: &str) -> Result<PathBuf> {
         });
     }
     Ok(upper.parent().unwrap_or(Path::new("")).join(name))
+}
+
+/// The path or URI in options of block drivers, which is relative to the working directory as QEMU has
+/// it. They may say the format, too, but nothing of how the file is opened.
+fn resolve_json(upper: &Path, what: &str, name: &str) -> Result<PathBuf> {
+    let refused = |why: String| Error::Image {
+        file: upper.to_owned(),
+        why: format!("its {what} '{name}' cannot be used: {why}"),
+    };
+    let spec = ImageSpec::from_name(Path::new(name)).map_err(refused)?;
+    if spec.data_file.is_some() {
+        return Err(refused("it names a data file".into()));
+    }
+    Ok(spec.path)
 }
 
 /// Refuses a backing file that an image may not name.

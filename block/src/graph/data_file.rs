@@ -29,8 +29,21 @@ pub(super) async fn open(
     image: FileOptions,
     options: &ImageOptions,
 ) -> Result<Option<Storage>> {
+    if let Some(path) = &options.data_file
+        && DataFile::is_used_by(file).await?
+    {
+        // Whoever opens the image says so: that is not for the image to decide.
+        let data = files.open(exec, path, image, options.reconnect_delay());
+        return Ok(Some(data.await?));
+    }
     let Some(DataFile { name, .. }) = DataFile::of(file).await? else {
-        return Ok(None);
+        return match options.data_file {
+            None => Ok(None),
+            Some(_) => Err(Error::Image {
+                file: file.path().to_owned(),
+                why: "'data-file' can only be set for images with an external data file".into(),
+            }),
+        };
     };
     let refused = |why| Error::Image {
         file: file.path().to_owned(),

@@ -89,6 +89,15 @@ impl DataFile {
             })
     }
 
+    /// Whether the header of the image in `file` says that its data lies in an external data file.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub async fn is_used_by(file: &Storage) -> Result<bool> {
+        let area = read_header(file).await?;
+        Ok(area.is_ok_and(|area| area.header.geometry.external_data))
+    }
+
     pub(super) fn in_header(area: &HeaderArea) -> Option<Self> {
         let name = area.extensions.data_file()?;
         let raw = is_raw(&area.header);
@@ -103,18 +112,35 @@ impl DataFile {
     /// # Errors
     /// The name cannot be written.
     pub(super) fn write_to(&self, area: &mut HeaderArea) -> std::result::Result<(), String> {
-        if self.name.is_empty() || self.name.len() > MAX_NAME {
-            return Err(format!(
-                "the data file's name has {} bytes; it must have 1 to {MAX_NAME}",
-                self.name.len()
-            ));
+        if self.name.is_empty() {
+            return Err("the data file needs a name".into());
         }
-        area.extensions.set_data_file(&self.name);
+        Self::rename(&self.name, area)?;
         area.header.incompatible |= Incompatible::DATA_FILE;
         if self.raw {
             area.header.autoclear |= AUTOCLEAR_RAW_DATA;
         }
         Ok(())
+    }
+}
+
+impl DataFile {
+    /// Has a header name the file otherwise; nothing, for an empty name.
+    ///
+    /// # Errors
+    /// The name cannot be written.
+    pub(super) fn rename(name: &str, area: &mut HeaderArea) -> std::result::Result<(), String> {
+        if name.len() > MAX_NAME {
+            return Err(format!(
+                "the data file's name has {} bytes, more than {MAX_NAME}",
+                name.len()
+            ));
+        }
+        let name = Some(name).filter(|name| !name.is_empty());
+        area.extensions.set_data_file(name);
+        // The backing file's name may have to make room.
+        let backing = area.backing();
+        area.set_backing(backing.as_ref())
     }
 }
 
@@ -169,7 +195,12 @@ impl Qcow2 {
         &self.data
     }
 
-    /// The external data file, if the image has one.
+    /// The external data file, open, if the image has one.
+    pub fn external_data(&self) -> Option<&Storage> {
+        self.geometry.external_data.then_some(&self.data)
+    }
+
+    /// The external data file as the header names it, if the image has one.
     pub fn data_file(&self) -> Option<DataFile> {
         DataFile::in_header(&self.area.borrow())
     }

@@ -51,6 +51,13 @@ pub struct Extensions(Vec<Extension>);
 impl Extensions {
     /// The extensions of a new version 3 image.
     pub fn for_new_image() -> Self {
+        let mut list = Self::default();
+        list.add_feature_names();
+        list
+    }
+
+    /// Adds the feature name table.
+    pub fn add_feature_names(&mut self) {
         let mut data = Vec::with_capacity(FEATURES.len() * FEATURE_NAME_LEN);
         for (kind, bit, name) in FEATURES {
             let mut entry = [0; FEATURE_NAME_LEN];
@@ -59,10 +66,8 @@ impl Extensions {
             entry[2..2 + name.len()].copy_from_slice(name.as_bytes());
             data.extend_from_slice(&entry);
         }
-        Self(vec![Extension {
-            kind: FEATURE_NAMES,
-            data,
-        }])
+        let kind = FEATURE_NAMES;
+        self.0.push(Extension { kind, data });
     }
 
     /// Reads the list from `area`, the bytes between the header and the backing file's name (or
@@ -129,11 +134,14 @@ impl Extensions {
         Some(String::from_utf8_lossy(data).into_owned())
     }
 
-    /// Names the external data file. It comes first, where the header's first sector holds it.
-    pub fn set_data_file(&mut self, name: &str) {
-        let data = name.as_bytes().to_vec();
-        let kind = DATA_FILE;
-        self.0.insert(0, Extension { kind, data });
+    /// Names the external data file, or none. It comes first, where the header's first sector holds it.
+    pub fn set_data_file(&mut self, name: Option<&str>) {
+        self.0.retain(|e| e.kind != DATA_FILE);
+        if let Some(name) = name {
+            let data = name.as_bytes().to_vec();
+            let kind = DATA_FILE;
+            self.0.insert(0, Extension { kind, data });
+        }
     }
 
     /// Removes the feature name table, which is for error messages only.

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     DataFile, Qcow2,
+    data_file::is_raw,
     geometry::HostCluster,
     header::{Incompatible, LAZY_REFCOUNTS},
     width,
@@ -78,7 +79,9 @@ impl Qcow2 {
         }
         if let Some(file) = DataFile::in_header(&area) {
             say("data-file", file.name.into());
-            say("data-file-raw", file.raw.into());
+        }
+        if header.geometry.external_data {
+            say("data-file-raw", is_raw(header).into());
         }
         if !old {
             say("corrupt", has(Incompatible::CORRUPT).into());

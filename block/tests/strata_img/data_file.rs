@@ -252,7 +252,10 @@ fn names_that_are_refused() {
             "its data file '/etc/passwd' lies in a system folder; if it is meant, say backing-folders=/etc",
         ),
         ("x.qcow2", "its data file 'x.qcow2' is the image itself"),
-        ("json:{}", "its data file 'json:{}' is not a plain file"),
+        (
+            "json:{}",
+            "its data file 'json:{}' cannot be used: A block device",
+        ),
         (
             "missing",
             "its data file cannot be used: could not open 'missing'",

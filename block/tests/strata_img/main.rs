@@ -15,6 +15,7 @@ mod encrypted;
 mod features;
 mod locks;
 mod measure;
+mod names;
 mod options;
 mod preallocation;
 mod repair;

@@ -62,7 +62,10 @@ fn what_there_is_not_is_said_in_one_line() {
     let folder = Folder::new();
     folder.qemu(&["create", "-q", "a.raw", "1M"]);
     for (args, expected) in [
-        (&["info", "--image-opts", "driver=raw"][..], "--image-opts"),
+        (
+            &["info", "--image-opts", "driver=raw"][..],
+            "must be specified",
+        ),
         (&["create", "-o", "nocow=on", "b", "1M"], "'nocow' is not"),
         (
             &["create", "-o", "extent_size_hint=1M", "b", "1M"],
@@ -85,7 +88,7 @@ fn what_there_is_not_is_said_in_one_line() {
             "cannot be encrypted",
         ),
         (&["-T", "all", "info", "a.raw"], "--trace"),
-        (&["map", "--object", "secret,id=a", "a.raw"], "--object"),
+        (&["map", "--object", "iothread,id=a", "a.raw"], "--object"),
         (
             &["convert", "--target-image-opts", "a.raw", "b"],
             "image-opts",

@@ -108,8 +108,7 @@ pub async fn run(tool: &Tool, args: BenchArgs) -> Result<u8, Failure> {
         ..ImageOptions::default()
     };
     let node = tool
-        .opener
-        .open(&args.file, &tool.everywhere.of(options))
+        .open_named(&args.file, tool.everywhere.of(options))
         .await?;
     output::print(&load.describe())?;
     let start = Instant::now();

@@ -11,7 +11,7 @@ use strata_block::{
     },
 };
 
-use crate::{Failure, Reading, Tool, size};
+use crate::{Failure, Reading, Tool, everywhere, size};
 
 /// Changes a persistent dirty bitmap of a qcow2 image: one thing after the other, as the options are given.
 #[derive(Args)]
@@ -129,7 +129,10 @@ pub async fn run(tool: &Tool, args: BitmapArgs) -> Result<u8, Failure> {
                 force_share: false,
                 direct: false,
             };
-            tool.open(path, &reading).await?
+            // Never a list of options, as for the reference.
+            let options = tool.everywhere.of(reading.options());
+            let (path, options) = everywhere::named(path, options)?;
+            tool.opener.open(&path, &options).await?
         }
     };
     for action in &args.actions.0 {

@@ -79,7 +79,7 @@ pub async fn run(tool: &Tool, args: CheckArgs) -> Result<u8, Failure> {
         direct: cache.direct,
         ..args.reading.options()
     };
-    let node = tool.opener.open_layer(&args.file, &options).await?;
+    let node = tool.open_named_layer(&args.file, options).await?;
     let repair = args.repair.map(Repair::from);
     let mut report = check(&node, repair).await?;
     if report.leaks_fixed + report.corruptions_fixed > 0 {

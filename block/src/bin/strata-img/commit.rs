@@ -56,7 +56,7 @@ pub async fn run(tool: &Tool, args: CommitArgs) -> Result<u8, Failure> {
         discard: true,
         ..ImageOptions::default()
     });
-    let top = tool.opener.open(&args.file, &options).await?;
+    let top = tool.open_named(&args.file, options.clone()).await?;
     let next = top
         .backing()
         .ok_or_else(|| Failure::new("Image does not have a backing file"))?;

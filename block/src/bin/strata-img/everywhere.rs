@@ -1,9 +1,14 @@
 //! Options that every command takes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use strata_block::graph::{Format, chain::ImageOptions};
+use strata_block::{
+    error::{Error, Result},
+    graph::{Format, chain::ImageOptions, spec::ImageSpec},
+};
+
+use crate::object;
 
 #[derive(Args)]
 #[command(next_help_heading = "Backing files")]
@@ -16,9 +21,16 @@ pub struct Options {
     backing_format: Option<Format>,
     #[arg(short = 'T', long, hide = true, value_name = "PATTERN")]
     trace: Option<String>,
-    #[arg(long, global = true, hide = true, value_name = "OBJECT")]
-    object: Option<String>,
-    #[arg(long, global = true, hide = true)]
+    /// Something that images may need: only a secret (secret,id=ID,data=...|file=...) is known, and none needs one
+    #[arg(
+        long = "object",
+        global = true,
+        value_name = "OBJECT",
+        help_heading = "Images"
+    )]
+    objects: Vec<String>,
+    /// Images are given as options of block drivers (driver=qcow2,file.filename=...), not by their names
+    #[arg(long, global = true, help_heading = "Images")]
     image_opts: bool,
     #[arg(long, global = true, hide = true)]
     target_image_opts: bool,
@@ -36,19 +48,43 @@ impl Options {
         }
     }
 
-    /// Why the command cannot be run, if one of `qemu-img`'s options asks for what there is not.
-    pub fn refused(&self) -> Option<&'static str> {
-        if self.trace.is_some() {
-            return Some("--trace is not supported: leave it out");
-        }
-        if self.object.is_some() {
-            return Some("--object is not supported: images cannot be encrypted");
-        }
-        if self.image_opts || self.target_image_opts {
-            return Some(
-                "--image-opts is not supported: give the image as a file name or an NBD URI, and its format with -f",
-            );
-        }
-        None
+    /// The path or URI of the image that `name` means, and how it is opened that would otherwise be
+    /// with `options`.
+    pub fn named(&self, name: &Path, options: ImageOptions) -> Result<(PathBuf, ImageOptions)> {
+        spec(name, self.image_opts, options)
     }
+
+    /// Why the command cannot be run, if one of `qemu-img`'s options asks for what there is not.
+    pub fn refused(&self) -> Option<String> {
+        if self.trace.is_some() {
+            return Some("--trace is not supported: leave it out".to_owned());
+        }
+        if self.target_image_opts {
+            let why = "--target-image-opts is not supported: give the target as a file name or an NBD URI, and its format with -O";
+            return Some(why.to_owned());
+        }
+        self.objects
+            .iter()
+            .find_map(|object| object::refused(object))
+    }
+}
+
+/// The image that is called `name`, which may be a list of options.
+fn spec(name: &Path, is_list: bool, options: ImageOptions) -> Result<(PathBuf, ImageOptions)> {
+    let spec = match is_list {
+        false => ImageSpec::from_name(name),
+        true => ImageSpec::from_options(&name.to_string_lossy()),
+    };
+    let refused = |why| Error::Image {
+        file: name.to_owned(),
+        why,
+    };
+    let spec = spec.map_err(refused)?;
+    let options = spec.with(options).map_err(refused)?;
+    Ok((spec.path, options))
+}
+
+/// As [`Options::named`], where a name is never a list of options.
+pub fn named(name: &Path, options: ImageOptions) -> Result<(PathBuf, ImageOptions)> {
+    spec(name, false, options)
 }

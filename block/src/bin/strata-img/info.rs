@@ -35,9 +35,9 @@ pub async fn run(tool: &Tool, args: InfoArgs) -> Result<u8, Failure> {
         ..args.reading.options()
     });
     let top = if args.backing_chain {
-        tool.opener.open(&args.file, &options).await?
+        tool.open_named(&args.file, options).await?
     } else {
-        tool.opener.open_layer(&args.file, &options).await?
+        tool.open_named_layer(&args.file, options).await?
     };
     let mut layers: Vec<_> = top.chain().map(|layer| layer_info(&layer)).collect();
     let mut texts = Vec::new();

@@ -13,6 +13,7 @@ mod everywhere;
 mod info;
 mod map;
 mod measure;
+mod object;
 mod output;
 mod progress;
 mod rebase;
@@ -151,7 +152,19 @@ impl Tool {
     /// Opens an image and everything below it, for reading.
     async fn open(&self, path: &Path, reading: &Reading) -> Result<Rc<Node>> {
         let options = self.everywhere.of(reading.options());
-        self.opener.open(path, &options).await
+        self.open_named(path, options).await
+    }
+
+    /// Opens the image that a name on the command line means, and everything below it.
+    async fn open_named(&self, name: &Path, options: ImageOptions) -> Result<Rc<Node>> {
+        let (path, options) = self.everywhere.named(name, options)?;
+        self.opener.open(&path, &options).await
+    }
+
+    /// As [`Tool::open_named`], without what lies below.
+    async fn open_named_layer(&self, name: &Path, options: ImageOptions) -> Result<Rc<Node>> {
+        let (path, options) = self.everywhere.named(name, options)?;
+        self.opener.open_layer(&path, &options).await
     }
 
     /// Opens an image and everything below it, to change it.
@@ -166,7 +179,7 @@ impl Tool {
             discard: true,
             ..ImageOptions::default()
         };
-        Ok(self.opener.open(path, &self.everywhere.of(options)).await?)
+        Ok(self.open_named(path, self.everywhere.of(options)).await?)
     }
 
     /// The format of an image that is going to be written: what the user has said.
@@ -184,7 +197,11 @@ impl Tool {
             header_only: true,
             ..ImageOptions::default()
         };
-        let found = self.opener.open_layer(path, &options).await?.format();
+        let (path, options) = self.everywhere.named(path, options)?;
+        if let Some(format) = options.format {
+            return Ok(format);
+        }
+        let found = self.opener.open_layer(&path, &options).await?.format();
         Err(Failure::new(format!(
             "'{}': the format is never guessed for an image that is written; it looks like {found}: add -f {found}",
             path.display()
@@ -193,7 +210,7 @@ impl Tool {
 
     /// Opens one image, for reading.
     async fn open_layer(&self, path: &Path, reading: &Reading) -> Result<Rc<Node>> {
-        self.opener.open_layer(path, &reading.options()).await
+        self.open_named_layer(path, reading.options()).await
     }
 }
 

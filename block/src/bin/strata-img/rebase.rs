@@ -72,7 +72,7 @@ pub async fn run(tool: &Tool, args: RebaseArgs) -> Result<u8, Failure> {
         discard: true,
         ..ImageOptions::default()
     };
-    let top = tool.opener.open_layer(&args.file, &options).await?;
+    let top = tool.open_named_layer(&args.file, options).await?;
     let progress = Progress::new(args.progress && !args.quiet, STEP);
     if !args.header_only {
         copy(tool, &args, below, &top, backing.as_ref(), &progress).await?;

@@ -48,7 +48,7 @@ pub async fn run(tool: &Tool, args: SnapshotArgs) -> Result<u8, Failure> {
         discard: true,
         ..ImageOptions::default()
     };
-    let node = tool.opener.open_layer(&args.file, &options).await?;
+    let node = tool.open_named_layer(&args.file, options).await?;
     let Some(image) = node.as_qcow2() else {
         return Ok(0);
     };

@@ -1,0 +1,130 @@
+//! What images can be called, beside `qemu-img`.
+
+use crate::{Folder, same_output::assert_same, text};
+
+fn folder() -> Folder {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-q", "-f", "qcow2", "base.qcow2", "1M"]);
+    let backing = ["-b", "base.qcow2", "-F", "qcow2"];
+    let create = ["create", "-q", "-f", "qcow2", "c.qcow2"];
+    folder.qemu(&[&create[..4], &backing, &create[4..]].concat());
+    folder.qemu_io("c.qcow2", &["write -P 1 0 64k"]);
+    std::fs::copy(folder.path("c.qcow2"), folder.path("a:b.qcow2")).unwrap();
+    folder
+}
+
+#[test]
+fn the_same_is_said_of_an_image_by_other_names() {
+    let folder = folder();
+    let names: [&[&str]; 6] = [
+        &[
+            "json:{\"driver\": \"qcow2\", \"file\": {\"driver\": \"file\", \"filename\": \"c.qcow2\"}}",
+        ],
+        &["json:{'file.filename': 'c.qcow2', 'driver': 'qcow2'}"],
+        &["file:a:b.qcow2"],
+        &[
+            "--image-opts",
+            "driver=qcow2,file.driver=file,file.filename=c.qcow2",
+        ],
+        &[
+            "--image-opts",
+            "driver=qcow2,file.filename=c.qcow2,file.node-name=x,read-only=on",
+        ],
+        &["--image-opts", "driver=raw,file.filename=c.qcow2"],
+    ];
+    for name in names {
+        for command in ["map", "check", "measure -O raw"] {
+            let command: Vec<&str> = command.split(' ').collect();
+            if name.len() == 2 && name[1].starts_with("driver=raw") && command == ["check"] {
+                continue;
+            }
+            assert_same(&folder, &[&command[..], name].concat());
+        }
+        let with_list = [&["compare"], name].concat();
+        let second = *name.last().unwrap();
+        assert_same(&folder, &[&with_list[..], &[second]].concat());
+    }
+}
+
+#[test]
+fn images_are_written_by_their_options_without_f() {
+    let folder = folder();
+    let listed = ["--image-opts", "driver=qcow2,file.filename=c.qcow2"];
+    folder.ok("strata-img", &[&["resize"], &listed[..], &["2M"]].concat());
+    folder.ok(
+        "strata-img",
+        &[&["snapshot", "-c", "s"], &listed[..]].concat(),
+    );
+    folder.ok(
+        "strata-img",
+        &[&["bitmap", "--add"], &listed[..], &["b"]].concat(),
+    );
+    let json = "json:{'driver': 'qcow2', 'file.filename': 'c.qcow2'}";
+    folder.ok("strata-img", &["rebase", "-u", "-b", "", json]);
+    folder.ok("strata-img", &["check", "-r", "all", json]);
+    let info = folder.qemu(&["info", "c.qcow2"]);
+    assert!(info.contains("virtual size: 2 MiB"), "{info}");
+    assert!(!info.contains("backing file"), "{info}");
+    // A format is not guessed here either.
+    let output = folder.run(
+        "strata-img",
+        &["resize", "--image-opts", "file.filename=c.qcow2", "3M"],
+    );
+    let error = text(&output.stderr);
+    assert!(error.contains("never guessed"), "{error}");
+}
+
+#[test]
+fn a_header_may_name_its_backing_file_by_json() {
+    let folder = folder();
+    let base = folder.path("base.qcow2");
+    let json = format!(
+        "json:{{\"driver\": \"qcow2\", \"file\": {{\"driver\": \"file\", \"filename\": \"{}\"}}}}",
+        base.display()
+    );
+    let rebase = [
+        "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", &json, "c.qcow2",
+    ];
+    folder.ok("strata-img", &rebase);
+    folder.qemu(&["compare", "c.qcow2", "a:b.qcow2"].map(|name| match name {
+        "a:b.qcow2" => "./a:b.qcow2",
+        name => name,
+    }));
+    assert_same(&folder, &["map", "c.qcow2"]);
+    folder.ok("strata-img", &["compare", "c.qcow2", "./a:b.qcow2"]);
+    // Of what is not here it is said which.
+    let json = "json:{'driver': 'blkdebug', 'image': 'x'}";
+    let rebase = [
+        "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", json, "c.qcow2",
+    ];
+    folder.ok("strata-img", &rebase);
+    let output = folder.run("strata-img", &["map", "c.qcow2"]);
+    let error = text(&output.stderr);
+    assert!(error.contains("Unknown driver 'blkdebug'"), "{error}");
+}
+
+#[test]
+fn secrets_are_taken_though_nothing_needs_one() {
+    let folder = folder();
+    let secret = ["--object", "secret,id=s,data=x"];
+    folder.ok(
+        "strata-img",
+        &[&["info"], &secret[..], &["c.qcow2"]].concat(),
+    );
+    let output = folder.run(
+        "strata-img",
+        &["info", "--object", "secret,data=x", "c.qcow2"],
+    );
+    assert!(text(&output.stderr).contains("Parameter 'id' is missing"));
+    let create = [
+        "create",
+        "-f",
+        "qcow2",
+        "-o",
+        "encryption=on",
+        "e.qcow2",
+        "1M",
+    ];
+    let output = folder.run("strata-img", &[&create[..], &secret].concat());
+    assert!(text(&output.stderr).contains("cannot be encrypted"));
+}

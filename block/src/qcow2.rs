@@ -8,6 +8,7 @@
 
 mod adjacent;
 mod alloc;
+mod amend;
 mod bitmaps;
 pub(crate) mod cache;
 mod check;
@@ -48,6 +49,7 @@ mod zero;
 
 use std::cell::{Cell, RefCell};
 
+pub use amend::{Amend, amend};
 pub use check::{CheckReport, Repair};
 pub use compression::Compression;
 pub use create::{CreateOptions, Preallocation, create};

@@ -1,5 +1,6 @@
 //! [`Node`]: one layer of a chain.
 
+mod amend;
 mod offload;
 mod read;
 mod resize;

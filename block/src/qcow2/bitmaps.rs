@@ -94,6 +94,11 @@ impl Qcow2 {
         self.begin_write().await
     }
 
+    /// Whether the image keeps bitmaps.
+    pub(super) fn has_stored_bitmaps(&self) -> bool {
+        self.bitmaps.directory.borrow().is_some()
+    }
+
     /// Marks the bitmaps as in use: durable when this returns. The caller holds `header_edit`.
     pub(super) async fn mark_bitmaps_in_use(&self) -> IoResult<()> {
         let Some((offset, bytes)) = self.bitmaps.marked() else {

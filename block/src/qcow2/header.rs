@@ -190,6 +190,19 @@ impl Header {
         })
     }
 
+    /// Makes it a header of version 2 or 3. In version 2 there are no features.
+    pub fn set_version(&mut self, version: u32) {
+        self.geometry.version = version;
+        self.additional.clear();
+        if version == 2 {
+            self.incompatible = Incompatible::empty();
+            self.compatible = 0;
+            self.autoclear = 0;
+        } else {
+            self.additional.resize((V3_LEN - V3_MIN_LEN) as usize, 0);
+        }
+    }
+
     /// Bytes of the header, without extensions.
     pub fn len(&self) -> usize {
         if self.geometry.version == 2 {

@@ -8,12 +8,14 @@
 //! image next sets both right.
 
 mod apply;
+mod complete;
 mod create;
 mod delete;
 mod references;
 mod show;
 mod table;
 
+pub(super) use references::Table;
 pub use table::Snapshot;
 
 use super::{Qcow2, header::Incompatible};
@@ -32,7 +34,7 @@ impl Qcow2 {
 
     /// Before snapshots are changed: refuses what cannot have any, and sets the dirty bit in
     /// version 3. All that was written so far is durable.
-    async fn begin_snapshot_change(&self) -> Result<()> {
+    pub(super) async fn begin_snapshot_change(&self) -> Result<()> {
         let incompatible = self.area.borrow().header.incompatible;
         if incompatible.contains(Incompatible::DATA_FILE) {
             let why = "keeps its data in an external data file: it cannot have internal snapshots";
@@ -47,7 +49,7 @@ impl Qcow2 {
     }
 
     /// After snapshots were changed: everything is right again, and durable.
-    async fn end_snapshot_change(&self) -> Result<()> {
+    pub(super) async fn end_snapshot_change(&self) -> Result<()> {
         // Once for the tables, once for the refcounts of what has become free.
         self.flush().await?;
         self.flush().await?;
@@ -60,7 +62,7 @@ impl Qcow2 {
 
     /// Half-way through a change nothing more is written (rule W6): what refcounts there are has to
     /// be counted anew.
-    fn give_up<T>(&self, result: Result<T>) -> Result<T> {
+    pub(super) fn give_up<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(Error::Io(error)) = &result {
             self.stop(error);
         }

@@ -1,5 +1,6 @@
 //! Tests of whole images. Those of parts lie beside the parts.
 
+mod amend;
 mod bad_images;
 mod bitmaps;
 mod chain;

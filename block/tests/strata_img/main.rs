@@ -1,5 +1,6 @@
 //! `strata-img` beside `qemu-img`: the same options give the same output and exit codes.
 
+mod amend;
 mod bad_input;
 mod bench;
 mod bitmap;

@@ -2,6 +2,8 @@
 
 mod help;
 
+pub use help::{amend_text as amend_help, is_wanted as wants_help};
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -174,6 +176,33 @@ impl Target<'_> {
     }
 }
 
+/// Options that an image gets when it is made, for good.
+pub const CREATION_ONLY: [&str; 7] = [
+    "cluster_size",
+    "compression_type",
+    "encryption",
+    "extended_l2",
+    "extent_size_hint",
+    "nocow",
+    "preallocation",
+];
+
+/// The single options of all values of `-o`.
+///
+/// # Errors
+/// A list begins or ends with a comma.
+pub fn option_list(lists: &[String]) -> Result<Vec<String>, String> {
+    let invalid = |list: &&String| {
+        // A doubled comma belongs to a value; it needs one to belong to.
+        let trailing = list.chars().rev().take_while(|c| *c == ',').count();
+        list.is_empty() || list.starts_with(',') || !trailing.is_multiple_of(2)
+    };
+    if let Some(list) = lists.iter().find(invalid) {
+        return Err(format!("Invalid option list: {list}"));
+    }
+    Ok(lists.iter().flat_map(|list| split_options(list)).collect())
+}
+
 /// Splits at commas; a doubled comma is one within a value.
 fn split_options(list: &str) -> Vec<String> {
     let marked = list.replace(",,", "\0");
@@ -224,11 +253,8 @@ impl Wanted {
             }
             "cluster_size" => self.image.cluster_size = size::parse(value)?,
             "compat" => {
-                self.image.version = match value {
-                    "0.10" | "v2" => 2,
-                    "1.1" | "v3" => 3,
-                    _ => return Err(format!("Invalid parameter '{value}'")),
-                }
+                let unknown = || format!("Invalid parameter '{value}'");
+                self.image.version = version(value).ok_or_else(unknown)?;
             }
             "data_file" => self.data_file = Some(value.to_owned()),
             "data_file_raw" => self.data_file_raw = on_off(name, value)?,
@@ -264,7 +290,20 @@ impl Wanted {
     }
 }
 
-fn on_off(name: &str, value: &str) -> Result<bool, String> {
+/// The version of qcow2 that a value of `compat` asks for.
+pub fn version(compat: &str) -> Option<u32> {
+    match compat {
+        "0.10" | "v2" => Some(2),
+        "1.1" | "v3" => Some(3),
+        _ => None,
+    }
+}
+
+/// Reads a value that switches `name` on or off.
+///
+/// # Errors
+/// It is none.
+pub fn on_off(name: &str, value: &str) -> Result<bool, String> {
     match value {
         "on" | "yes" | "true" => Ok(true),
         "off" | "no" | "false" => Ok(false),

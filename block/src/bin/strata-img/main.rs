@@ -1,5 +1,6 @@
 //! `strata-img`: images at rest, with `qemu-img`'s options, output and exit codes.
 
+mod amend;
 mod bench;
 mod bitmap;
 mod cache;
@@ -75,6 +76,8 @@ enum Command {
     Measure(measure::MeasureArgs),
     /// Measure how fast requests to an image are.
     Bench(bench::BenchArgs),
+    /// Change options of an image.
+    Amend(amend::AmendArgs),
     /// Copy images into a new one, or into one that exists.
     Convert(convert::ConvertArgs),
     /// Copy a range of an image into a new one.
@@ -259,6 +262,7 @@ fn main() -> ExitCode {
             Command::Compare(args) => compare::run(&tool, args).await,
             Command::Measure(args) => measure::run(&tool, args).await,
             Command::Bench(args) => bench::run(&tool, args).await,
+            Command::Amend(args) => amend::run(&tool, args).await,
             Command::Convert(args) => convert::run(&tool, args).await,
             Command::Dd(args) => dd::run(&tool, args).await,
             Command::Commit(args) => commit::run(&tool, args).await,

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// An L2 table that is not in the cache, or need not be.
-pub(super) struct Table {
+pub(in crate::qcow2) struct Table {
     pub host: HostCluster,
     pub entries: Vec<Entry>,
 }
@@ -26,7 +26,7 @@ pub(super) enum Raised {
 
 impl Qcow2 {
     /// Reads the L2 table that an L1 entry names, if it names one, from the file.
-    pub(super) async fn read_table(&self, raw: u64) -> IoResult<Option<Table>> {
+    pub(in crate::qcow2) async fn read_table(&self, raw: u64) -> IoResult<Option<Table>> {
         let g = &self.geometry;
         let table = entry::decode_l1(raw, g).map_err(|why| self.corrupt(why))?;
         let Some(table) = table else { return Ok(None) };

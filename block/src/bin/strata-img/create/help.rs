@@ -77,12 +77,43 @@ pub fn is_wanted(options: &[String]) -> bool {
     parts.any(|option| option == "help" || option == "?")
 }
 
+/// Options of qcow2 that can be changed later.
+const AMENDABLE: [&str; 8] = [
+    "backing_file",
+    "backing_fmt",
+    "compat",
+    "data_file",
+    "data_file_raw",
+    "lazy_refcounts",
+    "refcount_bits",
+    "size",
+];
+
+/// The options of images of `format` that can be changed later; `None` if there are none.
+pub fn amend_text(format: Format) -> Option<String> {
+    if format != Format::Qcow2 {
+        return None;
+    }
+    let mut text = format!("Amend options for '{format}':\n");
+    for (option, formats, what) in OPTIONS {
+        let (name, _) = option.split_once('=')?;
+        if formats.contains(&format) && AMENDABLE.contains(&name) {
+            text += &line(option, what);
+        }
+    }
+    Some(text)
+}
+
+fn line(option: &str, what: &str) -> String {
+    format!("  {option:<22} - {what}\n")
+}
+
 /// The options that images of `format` are made with.
 pub fn text(format: Format) -> String {
     let mut text = format!("Supported {format} options:\n");
     for (option, formats, what) in OPTIONS {
         if formats.contains(&format) {
-            text += &format!("  {option:<22} - {what}\n");
+            text += &line(option, what);
         }
     }
     text

@@ -12,7 +12,8 @@ pub struct Run {
 }
 
 /// `data`, which lies at `offset` of the disk, in runs of zeros and of data. Fewer than `sparse`
-/// zeros in a row count as data; with 0 all is data.
+/// zeros in a row between data count as data (those at the start or the end may have more beside
+/// them); with 0 all is data.
 pub fn of(data: &SgList, offset: u64, sparse: u64) -> Vec<Run> {
     let whole = Run {
         start: 0,
@@ -24,8 +25,9 @@ pub fn of(data: &SgList, offset: u64, sparse: u64) -> Vec<Run> {
     }
     let mut runs = Vec::new();
     for run in uniform(data, offset, block(sparse)) {
+        let at_end = run.start == 0 || run.start + run.len == data.len();
         let run = Run {
-            zero: run.zero && run.len as u64 >= sparse,
+            zero: run.zero && (at_end || run.len as u64 >= sparse),
             ..run
         };
         add(&mut runs, run);

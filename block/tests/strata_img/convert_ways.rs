@@ -201,3 +201,65 @@ fn bitmaps_that_are_out_of_date() {
     assert_eq!(kept, bitmaps(&folder, "qemu-img.out"));
     assert_eq!(kept.as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn zeros_are_left_out_where_qemu_leaves_them_out() {
+    let folder = Folder::new();
+    folder.qemu(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-o",
+        "cluster_size=1k",
+        "a",
+        "64M",
+    ]);
+    // Extents of zeros that are shorter than what -S asks for, alone and beside data.
+    folder.qemu_io(
+        "a",
+        &[
+            "write -q -P 0 0 64k",
+            "write -q -P 1 0 1k",
+            "write -q -P 1 8k 1k",
+            "write -q -P 1 17k 1k",
+            "write -q -P 0 65k 1k",
+            "write -q -P 0 100k 3k",
+            "write -q -P 1 103k 512",
+            "write -q -z 104k 1k",
+            "write -q -P 1 106k 1k",
+        ],
+    );
+    for sparse in ["512", "1k", "1536", "2560", "4k", "8k", "12k", "20k"] {
+        for more in [&[][..], &["-c"]] {
+            let maps = ["qemu-img", "strata-img"].map(|program| {
+                let fixed = [
+                    "convert",
+                    "-O",
+                    "qcow2",
+                    "-o",
+                    "cluster_size=1k",
+                    "-S",
+                    sparse,
+                ];
+                folder.ok(program, &[&fixed[..], more, &["a", "b"]].concat());
+                let map = folder.qemu(&["map", "--output=json", "b"]);
+                let map: Vec<Value> = serde_json::from_str(&map).unwrap();
+                // The pieces of data, without how they are cut.
+                let data = map.iter().filter(|extent| extent["data"] == true);
+                let extents = data.map(|extent| {
+                    let number = |name| extent[name].as_u64().unwrap();
+                    (number("start"), number("start") + number("length"))
+                });
+                extents.fold(Vec::new(), |mut all: Vec<(u64, u64)>, (start, end)| {
+                    match all.last_mut() {
+                        Some(last) if last.1 == start => last.1 = end,
+                        _ => all.push((start, end)),
+                    }
+                    all
+                })
+            });
+            assert_eq!(maps[0], maps[1], "-S {sparse} {more:?}");
+        }
+    }
+}

@@ -31,9 +31,23 @@ fn few_zeros_count_as_data() {
     // 1024 zeros, a block of data, 2560 zeros.
     assert_eq!(
         runs(&bytes, 0, 1536),
+        [(0, 1024, true), (1024, 1024, false), (2048, 2048, true)]
+    );
+    // More zeros may follow.
+    assert_eq!(
+        runs(&bytes, 0, 2560),
         [(0, 2048, false), (2048, 2048, true)]
     );
+    // Between data they are too few.
+    bytes[0] = 1;
+    assert_eq!(
+        runs(&bytes, 0, 1536),
+        [(0, 2048, false), (2048, 2048, true)]
+    );
+    bytes[4095] = 1;
     assert_eq!(runs(&bytes, 0, 2560), [(0, 4096, false)]);
+    // As if the rest were zeros, too: a piece that is all there is.
+    assert_eq!(runs(&[0; 1024], 0, 4096), [(0, 1024, true)]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `strata-img check`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -42,14 +42,54 @@ pub struct CheckArgs {
     file: PathBuf,
 }
 
-/// `ImageCheck`.
+/// `ImageCheck`, its members as `qemu-img` orders them. What is 0 is left out, but for the errors.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct ImageCheck<'a> {
-    #[serde(flatten)]
-    report: &'a CheckReport,
+    #[serde(skip_serializing_if = "is_zero")]
+    image_end_offset: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    compressed_clusters: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    total_clusters: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    corruptions: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    corruptions_fixed: u64,
+    check_errors: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    leaks: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    leaks_fixed: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    allocated_clusters: u64,
     filename: String,
     format: &'a str,
+    #[serde(skip_serializing_if = "is_zero")]
+    fragmented_clusters: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl<'a> ImageCheck<'a> {
+    fn new(report: &CheckReport, file: &Path, format: &'a str) -> Self {
+        Self {
+            image_end_offset: report.image_end_offset,
+            compressed_clusters: report.compressed_clusters,
+            total_clusters: report.total_clusters,
+            corruptions: report.corruptions,
+            corruptions_fixed: report.corruptions_fixed,
+            check_errors: report.check_errors,
+            leaks: report.leaks,
+            leaks_fixed: report.leaks_fixed,
+            allocated_clusters: report.allocated_clusters,
+            filename: file.display().to_string(),
+            format,
+            fragmented_clusters: report.fragmented_clusters,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -98,11 +138,10 @@ pub async fn run(tool: &Tool, args: CheckArgs) -> Result<u8, Failure> {
         };
     }
     match args.output {
-        Output::Json => output::print_json(&ImageCheck {
-            report: &report,
-            filename: args.file.display().to_string(),
-            format: node.format().name(),
-        })?,
+        Output::Json => {
+            let format = node.format().name();
+            output::print_json(&ImageCheck::new(&report, &args.file, format))?;
+        }
         Output::Human if args.quiet => {}
         Output::Human => output::print(&human(&report))?,
     }

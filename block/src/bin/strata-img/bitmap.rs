@@ -1,6 +1,10 @@
 //! `strata-img bitmap`.
 
-use std::{path::PathBuf, rc::Rc};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, parser::ValueSource};
 use strata_block::{
@@ -29,14 +33,14 @@ pub struct BitmapArgs {
     #[arg(short = 'F', value_name = "FMT")]
     source_format: Option<Format>,
     /// Bytes that share a bit, for --add: a power of two, 512 at least; the cluster size, from 4k to 64k, if not given
-    #[arg(short, value_name = "SIZE")]
+    #[arg(short, long, value_name = "SIZE")]
     granularity: Option<String>,
     /// Format of the image: never guessed for an image that is written
     #[arg(short = 'f', value_name = "FMT")]
     format: Option<Format>,
     /// The image, and the name of the bitmap
     #[arg(value_names = ["FILE", "BITMAP"])]
-    names: Vec<String>,
+    names: Vec<OsString>,
 }
 
 /// What is to be done, in this order.
@@ -120,6 +124,10 @@ pub async fn run(tool: &Tool, args: BitmapArgs) -> Result<u8, Failure> {
     let [file, name] = args.names.as_slice() else {
         return Err(Failure::new("Expecting filename and bitmap name"));
     };
+    let name = name
+        .to_str()
+        .ok_or_else(|| Failure::new("The name of a bitmap has to be UTF-8"))?;
+    let place = Path::new(file).display().to_string();
     let node = tool.open_for_writing(file.as_ref(), args.format).await?;
     let source = match &args.source {
         None => node.clone(),
@@ -132,12 +140,13 @@ pub async fn run(tool: &Tool, args: BitmapArgs) -> Result<u8, Failure> {
             // Never a list of options, as for the reference.
             let options = tool.everywhere.of(reading.options());
             let (path, options) = everywhere::named(path, options)?;
-            tool.opener.open(&path, &options).await?
+            // Its backing file may well be the image that is written.
+            tool.opener.open_layer(&path, &options).await?
         }
     };
     for action in &args.actions.0 {
         let change = action.change(granularity, &source);
-        change_bitmap(&node, file, name, change)
+        change_bitmap(&node, &place, name, change)
             .await
             .map_err(|why| {
                 let action = action.name();

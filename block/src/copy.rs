@@ -286,8 +286,18 @@ impl Copy {
         if self.options.sparse > 0 && data.is_zero() {
             return Ok(Content::Zeros);
         }
+        if !self.fills_clusters(piece) {
+            return Ok(Content::Plain(data));
+        }
         let packed = self.target.pack(&data).await;
         Ok(packed.map_or(Content::Plain(data), Content::Packed))
+    }
+
+    /// Whether nothing else lies in the target's clusters that a piece is for: behind the end of what
+    /// is copied, a longer target keeps what it holds.
+    fn fills_clusters(&self, piece: &Piece) -> bool {
+        let end = piece.offset + piece.len;
+        end.is_multiple_of(self.target.cluster_size()) || end >= self.target.size()
     }
 
     /// Whether the piece may be written; otherwise another worker has failed.

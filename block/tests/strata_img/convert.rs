@@ -169,7 +169,7 @@ fn into_what_is_there() {
         for name in ["ours", "theirs"] {
             let _ = std::fs::remove_file(folder.path(name));
             folder.qemu(&[&create[..], &[name, "10M"]].concat());
-            folder.ok("qemu-io", &["-f", format, "-c", "write -P 9 0 8M", name]);
+            folder.ok("qemu-io", &["-f", format, "-c", "write -P 9 0 10M", name]);
         }
         let args = ["convert", "-n", "-O", format, "top.qcow2"];
         folder.ok("strata-img", &[&args[..], &["ours"]].concat());

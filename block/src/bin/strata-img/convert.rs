@@ -258,9 +258,6 @@ impl ConvertArgs {
             Event::Lost { .. } => {}
         };
         copy(&tool.exec, sources.collect(), target.clone(), options, told).await?;
-        if self.existing && checked.sparse > 0 && options.untouched == Untouched::Unknown {
-            target::zero_rest(target, tops.iter().map(|top| top.size()).sum()).await?;
-        }
         if self.bitmaps {
             bitmaps::copy(&tops[0], target).await?;
         }

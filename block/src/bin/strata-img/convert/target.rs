@@ -8,10 +8,9 @@ use std::{
 };
 
 use strata_block::{
-    error::IoResult,
     graph::{Format, Node, chain::ImageOptions},
     qcow2::Preallocation,
-    storage::{Storage, is_nbd_uri},
+    storage::is_nbd_uri,
 };
 
 use super::{Checked, ConvertArgs};
@@ -43,15 +42,6 @@ impl Target {
 /// Whether the target is there already, whatever is done to make it.
 pub fn is_device(path: &Path) -> bool {
     is_nbd_uri(path) || fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device())
-}
-
-/// Makes what lies behind the copied `len` bytes zero; not on servers, where that may take long
-/// and the rest may be somebody else's.
-pub async fn zero_rest(target: &Node, len: u64) -> IoResult<()> {
-    if len == target.size() || matches!(target.storage(), Storage::Nbd(_)) {
-        return Ok(());
-    }
-    target.write_zeroes(len, target.size() - len, true).await
 }
 
 impl ConvertArgs {

@@ -82,9 +82,9 @@ enum Below {
 
 /// The layer below `top` that is the same file as `new`.
 fn common_layer(top: &Rc<Node>, new: &Rc<Node>) -> Option<Rc<Node>> {
-    let path = new.path().canonicalize().ok()?;
+    let wanted = new.storage().identity().ok()?;
     let mut below = top.chain().skip(1);
-    below.find(|node| node.path().canonicalize().is_ok_and(|p| p == path))
+    below.find(|node| node.storage().identity().is_ok_and(|id| id == wanted))
 }
 
 impl Rebase<'_> {

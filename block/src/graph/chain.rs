@@ -338,6 +338,27 @@ pub fn resolve_data_file(upper: &Path, name: &str) -> Result<PathBuf> {
     resolve_name(upper, "data file", name)
 }
 
+/// Refuses a name for a new header that means a file here but a protocol to QEMU, which could not open
+/// the image then: one with a colon before its first slash.
+///
+/// # Errors
+/// It is such a name; how to write it.
+pub fn check_portable(name: &str) -> std::result::Result<(), String> {
+    let before_slash = name.split('/').next().unwrap_or_default();
+    let Some((scheme, _)) = before_slash.split_once(':') else {
+        return Ok(());
+    };
+    if scheme == "file"
+        || resolve_name(Path::new(""), "", name).is_err()
+        || is_nbd_uri(Path::new(name))
+    {
+        return Ok(());
+    }
+    Err(format!(
+        "QEMU takes '{scheme}:' in '{name}' for a protocol: write './{name}'"
+    ))
+}
+
 /// As [`resolve`], for any file that the image `upper` names; messages call it `what`.
 fn resolve_name(upper: &Path, what: &str, name: &str) -> Result<PathBuf> {
     if is_nbd_uri(Path::new(name)) {

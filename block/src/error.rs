@@ -10,9 +10,15 @@ pub enum NoRoom {
     /// The file system is full, or the user's quota is used up (ENOSPC, EDQUOT).
     #[error("no space left on the host's file system")]
     Full,
-    /// The file has the largest size that the process or the file system may give it (EFBIG).
+    /// The file has the largest size that this process may give it (EFBIG, `RLIMIT_FSIZE`).
     #[error("the host lets the file grow no further (ulimit -f)")]
     SizeLimit,
+    /// The file has the largest size that its file system knows (EFBIG).
+    #[error("the host's file system has no larger files")]
+    FileSystemLimit,
+    /// What holds the bytes is a device, and ends there (ENOSPC).
+    #[error("no space left: the device ends there")]
+    Device,
 }
 
 /// An error of one guest or job request. The kind is what a device can tell its guest.

@@ -35,10 +35,13 @@ pub use sim::{Content, Faults, SimFile, SimFolder};
 pub use size_limit::outlive_size_limit;
 
 use crate::{
-    error::{IoError, IoResult, Result},
+    error::{Error, IoError, IoResult, Result},
     exec::Executor,
     mem::SgList,
 };
+
+/// Bytes at the start of a file that say which format it has.
+const FORMAT_HEAD: u64 = 512;
 
 /// The bytes of one file; cheap to clone. Offsets and lengths are bytes.
 ///
@@ -222,6 +225,50 @@ impl Storage {
             Self::Nbd(export) => export.set_len(len).await,
             Self::Sim(sim) => sim.set_len(len).await,
         }
+    }
+
+    /// Whether nobody changes its length: a device, or an export.
+    pub fn has_fixed_len(&self) -> bool {
+        match self {
+            Self::File(file) => file.is_device(),
+            Self::Nbd(_) => true,
+            Self::Sim(_) => false,
+        }
+    }
+
+    /// Gives up what lies behind the first `len` bytes, which nobody needs: the file ends there then,
+    /// unless its length is fixed.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub async fn cut_off(&self, len: u64) -> IoResult<()> {
+        if self.has_fixed_len() {
+            return Ok(());
+        }
+        self.set_len(len).await
+    }
+
+    /// Forgets what the file holds: it gets `len` bytes of zeros. What has a fixed length keeps it, and
+    /// its bytes but for the first sector, by which its format would be known.
+    ///
+    /// # Errors
+    /// It is shorter and cannot grow, which is found before anything is written; the host's error.
+    pub async fn start_over(&self, len: u64) -> Result<()> {
+        if !self.has_fixed_len() {
+            self.set_len(0).await?;
+            return Ok(self.set_len(len).await?);
+        }
+        if len > self.len() {
+            return Err(Error::Image {
+                file: self.path().to_owned(),
+                why: format!(
+                    "is too small and cannot grow: it has {} bytes, and {len} are needed",
+                    self.len()
+                ),
+            });
+        }
+        let head = self.len().min(FORMAT_HEAD);
+        Ok(self.write_zeroes(0, head, false).await?)
     }
 
     /// Locks the file for another use than so far, as [`FileStorage::lock`] does.

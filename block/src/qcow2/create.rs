@@ -48,6 +48,23 @@ impl Preallocation {
         all.into_iter().find(|mode| mode.name() == name)
     }
 
+    /// Whether this can be had in `file`: a device has all its room already, and cannot be asked for it.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub(crate) fn check_file(self, file: &Storage) -> Result<()> {
+        match self {
+            Self::Falloc | Self::Full if file.has_fixed_len() => Err(Error::Image {
+                file: file.path().to_owned(),
+                why: format!(
+                    "Preallocation mode '{}' unsupported for this non-regular file",
+                    self.name()
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Sees to it that a range of a new file, which reads as zeros, has as much of its own as this
     /// asks for.
     pub(crate) async fn reserve(self, file: &Storage, offset: u64, len: u64) -> Result<()> {
@@ -255,15 +272,16 @@ pub async fn create(file: Storage, options: CreateOptions) -> Result<()> {
     let (g, size) = options.geometry().map_err(refuse)?;
     let plan = Plan::new(&g, size, options.allocation());
     let area = header_area(&g, size, &plan, &options).map_err(refuse)?;
-    file.set_len(0).await?;
+    options.preallocation.check_file(&file)?;
+    file.start_over(plan.total << g.cluster_bits).await?;
     write_refcounts(&file, &g, &plan).await?;
     write_mapping(&file, &g, size, &plan, options.has_raw_data()).await?;
-    if plan.total << g.cluster_bits > file.len() {
-        file.set_len(plan.total << g.cluster_bits).await?;
-    }
     if !g.external_data {
         let data = plan.data << g.cluster_bits;
         let len = (plan.total << g.cluster_bits) - data;
+        if file.has_fixed_len() {
+            file.write_zeroes(data, len, true).await?;
+        }
         options.preallocation.reserve(&file, data, len).await?;
     }
     file.flush().await?;

@@ -232,7 +232,7 @@ impl Qcow2 {
     /// zeroes what is added, and so lengthens a raw one again.
     pub(super) async fn cut_data(&self, size: u64) -> IoResult<()> {
         if self.geometry.external_data && self.data.len() > size {
-            self.data.set_len(size).await?;
+            self.data.cut_off(size).await?;
         }
         Ok(())
     }

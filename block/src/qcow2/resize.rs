@@ -41,6 +41,7 @@ impl Qcow2 {
         below: &dyn Below,
     ) -> Result<()> {
         self.check_new_size(size)?;
+        preallocation.check_file(&self.data)?;
         self.begin_write().await?;
         let old = self.size.get();
         match size.cmp(&old) {
@@ -213,7 +214,7 @@ impl Qcow2 {
         }
         let len = g.host_offset(HostCluster(end));
         if len < whole && self.freed.is_empty() {
-            self.file.set_len(len).await?;
+            self.file.cut_off(len).await?;
         }
         Ok(())
     }

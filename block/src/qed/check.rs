@@ -218,7 +218,7 @@ impl<'a> Walk<'a> {
         let end = end.max(image.header.borrow().bytes());
         let len = image.file.len();
         if end < len {
-            image.file.set_len(end).await?;
+            image.file.cut_off(end).await?;
             image.file.flush().await?;
         }
         image.end.set(end);

@@ -57,9 +57,14 @@ pub async fn create(file: Storage, options: CreateOptions) -> Result<()> {
         .set_backing(options.backing.as_ref())
         .map_err(refused)?;
     header.check().map_err(refused)?;
-    file.set_len(0).await?;
+    if file.has_fixed_len() {
+        return Err(refused(
+            "is no regular file, and QED images can only grow at the end of one: make a qcow2 image there"
+                .to_owned(),
+        ));
+    }
     // The table is a hole, which reads as zeros: nothing is allocated.
-    file.set_len(header.l1_offset + header.table_bytes())
+    file.start_over(header.l1_offset + header.table_bytes())
         .await?;
     if let Some((offset, name)) = layout.tail {
         file.write_vec(offset, name).await?;

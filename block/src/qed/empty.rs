@@ -25,7 +25,7 @@ impl Qed {
             header.l1_offset + header.table_bytes()
         };
         if end < self.file.len() {
-            self.file.set_len(end).await?;
+            self.file.cut_off(end).await?;
         }
         self.end.set(end);
         self.flush().await

@@ -24,7 +24,7 @@ use rustix::{
 use super::{
     Access, FileExtent, Identity, before_end, direct, holder,
     lock::{self, LockError},
-    ranges,
+    ranges, size_limit,
     vectored::{self, Progress},
 };
 use crate::{
@@ -59,6 +59,8 @@ pub struct FileStorage {
     /// What it is locked for.
     access: Cell<Access>,
     len: Cell<u64>,
+    /// It is a device of the host, whose length nobody changes.
+    is_device: bool,
     helpers: Rc<Helpers>,
     nowait_works: Cell<bool>,
     flush: Flush,
@@ -146,26 +148,40 @@ impl FileStorage {
     }
 
     /// Opens a file to make a new image in it, locked for writing: one that exists, with what it
-    /// holds, or a new, empty one. Whether it is new is the second value. With `no_flush` flushes
-    /// are ignored.
+    /// holds, or a new, empty one. The second value is the path of the file if it is new: where `path`
+    /// is a symbolic link that led nowhere, that of what it leads to. With `no_flush` flushes are
+    /// ignored.
     ///
     /// # Errors
     /// As [`FileStorage::open`].
-    pub fn replace(exec: &Executor, path: &Path, no_flush: bool) -> Result<(Self, bool)> {
+    pub fn replace(
+        exec: &Executor,
+        path: &Path,
+        no_flush: bool,
+    ) -> Result<(Self, Option<PathBuf>)> {
         let options = FileOptions {
             no_flush,
             ..FileOptions::default()
         };
-        match Self::create(exec, path) {
-            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
-                Ok((Self::open(exec, path, options)?, false))
-            }
-            created => {
-                let mut file = created?;
-                file.options = options;
-                Ok((file, true))
-            }
+        let was_there = path.exists();
+        let failed = |source| Error::File {
+            what: "create",
+            file: path.to_owned(),
+            source,
+        };
+        if !was_there {
+            let made = File::options()
+                .append(true)
+                .create(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(path);
+            made.map_err(failed)?;
         }
+        let file = Self::open(exec, path, options)?;
+        // Somebody else's may have come in between.
+        let is_new = !was_there && file.is_empty();
+        let path = is_new.then(|| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
+        Ok((file, path))
     }
 
     /// Locks the file for another use than so far. Where the file system has no locks, that is
@@ -195,6 +211,7 @@ impl FileStorage {
     fn new(exec: &Executor, file: File, path: &Path, options: FileOptions) -> io::Result<Self> {
         // `metadata` says 0 for a block device; the end is where seeking gets to.
         let len = seek(&file, SeekFrom::End(0))?;
+        let is_device = file.metadata()?.file_type().is_block_device();
         let direct = match options.direct {
             true => Some(Arc::new(direct::reopen(&file, options.read_only)?)),
             false => None,
@@ -206,6 +223,7 @@ impl FileStorage {
             options,
             access: Cell::new(Access::None),
             len: Cell::new(len),
+            is_device,
             helpers: exec.helpers().clone(),
             nowait_works: Cell::new(true),
             flush: Flush::default(),
@@ -336,6 +354,8 @@ impl FileStorage {
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let work = move || fallocate(&*file, mode, inside.start, inside.end - inside.start);
         match self.helpers.run(work).await {
+            // A device frees whole sectors of its own only.
+            Err(Errno::INVAL) if self.is_device => Ok(()),
             Err(error) if error != Errno::OPNOTSUPP => {
                 Err(self.error("punch a hole", offset, error.into()))
             }
@@ -409,11 +429,32 @@ impl FileStorage {
 
     pub(super) async fn set_len(&self, len: u64) -> IoResult<()> {
         self.check_writable()?;
+        if self.is_device {
+            return self.check_fixed_len(len);
+        }
         let file = self.file.clone();
         let result = self.helpers.run(move || file.set_len(len)).await;
         result.map_err(|error| self.error("resize", len, error))?;
         self.len.set(len);
         Ok(())
+    }
+
+    fn check_fixed_len(&self, len: u64) -> IoResult<()> {
+        if len == self.len() {
+            return Ok(());
+        }
+        Err(IoError::Unsupported {
+            file: self.path.clone(),
+            what: format!(
+                "changing the size of a device, which has {} bytes,",
+                self.len()
+            ),
+        })
+    }
+
+    /// Whether it is a device, whose length nobody changes.
+    pub(super) fn is_device(&self) -> bool {
+        self.is_device
     }
 
     /// Length of the file in bytes, as far as this process knows.
@@ -490,8 +531,9 @@ impl FileStorage {
     fn error(&self, what: &'static str, offset: u64, source: io::Error) -> IoError {
         let file = self.path.clone();
         let why = match source.kind() {
+            io::ErrorKind::StorageFull if self.is_device => NoRoom::Device,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => NoRoom::Full,
-            io::ErrorKind::FileTooLarge => NoRoom::SizeLimit,
+            io::ErrorKind::FileTooLarge => size_limit::in_the_way(),
             _ => {
                 return IoError::Host {
                     file,

@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use super::{FileOptions, FileStorage, Identity, SimFolder, Storage};
+use super::{
+    DEFAULT_RECONNECT_DELAY, FileOptions, FileStorage, Identity, SimFolder, Storage, is_nbd_uri,
+};
 use crate::{
     error::{Error, Result},
     exec::Executor,
@@ -70,6 +72,37 @@ impl Files {
                 Ok(Storage::File(Rc::new(file)))
             }
             Self::Sim(folder) => folder.create(path).map(Storage::Sim),
+        }
+    }
+
+    /// Opens what `path` names to make a new image in it, as [`FileStorage::replace`] does: a file, a
+    /// device or an export.
+    ///
+    /// # Errors
+    /// One line on why it cannot be used.
+    pub async fn replace(
+        &self,
+        exec: &Rc<Executor>,
+        path: &Path,
+        no_flush: bool,
+    ) -> Result<(Storage, Option<PathBuf>)> {
+        match self {
+            Self::Host if is_nbd_uri(path) => {
+                let options = FileOptions {
+                    no_flush,
+                    ..FileOptions::default()
+                };
+                let export = Storage::open(exec, path, options, DEFAULT_RECONNECT_DELAY).await?;
+                Ok((export, None))
+            }
+            Self::Host => {
+                let (file, made) = FileStorage::replace(exec, path, no_flush)?;
+                Ok((Storage::File(Rc::new(file)), made))
+            }
+            Self::Sim(folder) => match folder.open(path) {
+                Ok(file) => Ok((Storage::Sim(file), None)),
+                Err(_) => Ok((Storage::Sim(folder.create(path)?), Some(path.to_owned()))),
+            },
         }
     }
 

@@ -41,7 +41,8 @@ pub(super) fn zero(file: &File, offset: u64, len: u64, unmap: bool) -> io::Resul
         FallocateFlags::ZERO_RANGE
     };
     match fallocate(file, mode | FallocateFlags::KEEP_SIZE, offset, len) {
-        Err(Errno::OPNOTSUPP) => write_zeros(file, offset, len),
+        // Devices zero whole sectors of their own only.
+        Err(Errno::OPNOTSUPP | Errno::INVAL) => write_zeros(file, offset, len),
         result => Ok(result?),
     }
 }

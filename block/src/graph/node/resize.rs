@@ -55,6 +55,7 @@ impl Node {
         if preallocation == Preallocation::Metadata {
             return Err(self.unknown(preallocation));
         }
+        preallocation.check_file(file)?;
         let old = file.len();
         file.set_len(size).await?;
         if size > old

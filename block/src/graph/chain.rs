@@ -348,7 +348,7 @@ pub fn check_portable(name: &str) -> std::result::Result<(), String> {
     let Some((scheme, _)) = before_slash.split_once(':') else {
         return Ok(());
     };
-    if scheme == "file"
+    if ["file", "json"].contains(&scheme)
         || resolve_name(Path::new(""), "", name).is_err()
         || is_nbd_uri(Path::new(name))
     {

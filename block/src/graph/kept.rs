@@ -104,7 +104,7 @@ impl Kept {
             None => Ok(()),
             Some((_, what)) => Err(Error::Image {
                 file: path.to_owned(),
-                why: format!("is a file of {what} itself: nothing was written; use another name"),
+                why: format!("is part of {what} itself: nothing was written; use another name"),
             }),
         }
     }

@@ -15,10 +15,12 @@ mod descriptors;
 mod device;
 mod encrypted;
 mod features;
+mod itself;
 mod locks;
 mod longer_target;
 mod measure;
 mod names;
+mod on_devices;
 mod options;
 mod preallocation;
 mod repair;
@@ -27,6 +29,7 @@ mod same_commands;
 mod same_output;
 mod server;
 mod snapshot;
+mod words;
 
 use std::{
     path::{Path, PathBuf},

@@ -3,7 +3,7 @@
 mod bitmaps;
 mod target;
 
-pub use target::is_device;
+use target::Target;
 
 use std::{path::PathBuf, rc::Rc};
 
@@ -50,7 +50,7 @@ pub struct ConvertArgs {
     #[arg(short = 'B', short_alias = 'b', value_name = "FILE")]
     backing: Option<String>,
     /// Format of the backing file
-    #[arg(short = 'F', value_name = "FMT")]
+    #[arg(short = 'F', id = "new_format", value_name = "FMT")]
     backing_format: Option<Format>,
     /// Compress the target
     #[arg(short)]
@@ -148,10 +148,9 @@ pub async fn run(tool: &Tool, args: ConvertArgs) -> Result<u8, Failure> {
         bitmaps::check(&tops[0], args.skip_broken_bitmaps)?;
     }
     let len = tops.iter().map(|top| top.size()).sum();
-    let target = args.open_target(tool, target, len, &checked).await?;
-    let result = args
-        .copy(tool, &checked, &tops, &target.node, progress)
-        .await;
+    let kept = args.kept(tool, target, &checked, &tops).await?;
+    let target = args.open_target(tool, target, len, &checked, &kept).await?;
+    let result = args.copy(tool, &checked, &tops, &target, progress).await;
     if result.is_err() {
         target.give_up().await;
     }
@@ -227,16 +226,18 @@ impl ConvertArgs {
         tool: &Tool,
         checked: &Checked,
         tops: &[Rc<Node>],
-        target: &Rc<Node>,
+        target: &Target,
         progress: Progress,
     ) -> Result<(), Failure> {
+        let untouched = self.untouched(target, checked.has_backing);
+        let target = &target.node;
         let progress = Rc::new(progress);
         let options = CopyOptions {
             requests: checked.requests,
             any_order: self.any_order,
             sparse: checked.sparse,
             compress: self.compress,
-            untouched: self.untouched(target, checked.has_backing),
+            untouched,
             offload: self.offload,
             salvage: self.salvage,
             speed: checked.speed,
@@ -267,11 +268,11 @@ impl ConvertArgs {
     }
 
     /// What the target shows before anything has been written.
-    fn untouched(&self, target: &Node, has_backing: bool) -> Untouched {
+    fn untouched(&self, target: &Target, has_backing: bool) -> Untouched {
         if has_backing {
-            return Untouched::Base(target.backing().map_or(0, |base| base.size()));
+            return Untouched::Base(target.node.backing().map_or(0, |base| base.size()));
         }
-        if self.target_is_zero || !self.existing && !target::is_device(target.path()) {
+        if self.target_is_zero || target.is_blank {
             Untouched::Zeros
         } else {
             Untouched::Unknown

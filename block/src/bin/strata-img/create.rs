@@ -1,16 +1,20 @@
 //! `strata-img create`.
 
+mod formatting;
 mod help;
 
 pub use help::{amend_text as amend_help, is_wanted as wants_help};
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use strata_block::{
     engine::{NewImage, replace_image},
     error::Error,
-    graph::{Format, chain},
+    graph::{Format, Kept, chain},
     qcow2::{Backing, Compression, CreateOptions, DataFile, Preallocation},
     qed,
 };
@@ -29,7 +33,7 @@ pub struct CreateArgs {
     #[arg(short = 'b', value_name = "FILE")]
     backing: Option<String>,
     /// Format of the backing file
-    #[arg(short = 'F', value_name = "FMT")]
+    #[arg(short = 'F', id = "new_format", value_name = "FMT")]
     backing_format: Option<Format>,
     /// Options of the format: backing_file, backing_fmt, cluster_size, compat, compression_type, data_file, data_file_raw, extended_l2, lazy_refcounts, preallocation, refcount_bits, size
     #[arg(short = 'o', value_name = "NAME=VALUE,...")]
@@ -60,9 +64,11 @@ pub struct Target<'a> {
 pub struct Wanted {
     pub size: Option<u64>,
     pub backing: Option<String>,
-    backing_format: Option<Format>,
+    pub backing_format: Option<Format>,
     data_file: Option<String>,
     data_file_raw: bool,
+    /// All options that were given: numbers in digits, the rest as it was written.
+    given: BTreeMap<String, String>,
     pub image: CreateOptions,
 }
 
@@ -102,32 +108,39 @@ pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
             return Err(failed("The image size must be specified only once".into()));
         }
     }
-    if !args.unsafe_backing {
-        look_at_backing(tool, file, &mut wanted).await?;
-    } else if wanted.backing.is_some() && wanted.backing_format.is_none() {
-        return Err(failed(
-            "Backing file specified without backing format: say -F FMT".into(),
-        ));
-    }
+    let kept = if args.unsafe_backing {
+        if wanted.backing.is_some() && wanted.backing_format.is_none() {
+            return Err(failed(
+                "Backing file specified without backing format: say -F FMT".into(),
+            ));
+        }
+        named_backing(tool, file, &wanted).await
+    } else {
+        look_at_backing(tool, file, &mut wanted).await?
+    };
     wanted.image.size = wanted
         .size
         .ok_or_else(|| failed("Image creation needs a size parameter".into()))?;
     if !args.quiet {
-        output::print(&formatting(file, args.format, &wanted.image))?;
+        let size = wanted.image.size.to_string();
+        wanted.given.insert("size".to_owned(), size);
+        output::print(&formatting::line(file, args.format, &wanted.given))?;
     }
-    let made = make(tool, file, args.format, wanted.image, true).await;
+    let made = make(tool, file, args.format, wanted.image, true, &kept).await;
     made.map_err(failed)?;
     Ok(0)
 }
 
-/// Makes an image; says whether the file is new, or why it could not be made.
+/// Makes an image, not in any of the `kept` files; returns the path of its file if that is new, or
+/// why it could not be made.
 pub async fn make(
     tool: &Tool,
     file: &Path,
     format: Format,
     image: CreateOptions,
     durable: bool,
-) -> Result<bool, String> {
+    kept: &Kept,
+) -> Result<Option<PathBuf>, String> {
     let image = match format {
         Format::Qcow2 => NewImage::Qcow2(image),
         Format::Qed => NewImage::Qed(qed(image)),
@@ -136,7 +149,7 @@ pub async fn make(
             preallocation: image.preallocation,
         },
     };
-    let made = replace_image(&tool.exec, file, image, durable).await;
+    let made = replace_image(&tool.exec, file, image, durable, kept).await;
     made.map_err(|error| match error {
         Error::Image { why, .. } => why,
         error => error.to_string(),
@@ -152,12 +165,16 @@ impl Target<'_> {
             backing_format: self.backing_format,
             data_file: None,
             data_file_raw: false,
+            given: BTreeMap::new(),
             image: CreateOptions::default(),
         };
         for option in self.options.iter().flat_map(|list| split_options(list)) {
             wanted.set(&option, self.format)?;
         }
         wanted.name_data_file()?;
+        wanted.repeat("backing_file", wanted.backing.clone());
+        let format = wanted.backing_format.map(|format| format.to_string());
+        wanted.repeat("backing_fmt", format);
         let Some(name) = wanted.backing.clone() else {
             if wanted.backing_format.is_some() {
                 return Err("Backing format cannot be used without backing file".into());
@@ -170,6 +187,7 @@ impl Target<'_> {
                 self.format
             ));
         }
+        chain::check_portable(&name)?;
         let format = wanted.backing_format.map(|format| format.name().to_owned());
         wanted.image.backing = Some(Backing { name, format });
         Ok(wanted)
@@ -213,8 +231,16 @@ fn split_options(list: &str) -> Vec<String> {
 }
 
 impl Wanted {
+    fn repeat(&mut self, name: &str, value: Option<String>) {
+        self.given
+            .extend(value.map(|value| (name.to_owned(), value)));
+    }
+
     fn name_data_file(&mut self) -> Result<(), String> {
         let raw = self.data_file_raw;
+        self.data_file
+            .as_deref()
+            .map_or(Ok(()), chain::check_portable)?;
         self.image.data_file = self.data_file.take().map(|name| DataFile { name, raw });
         if raw && self.image.data_file.is_none() {
             return Err("data-file-raw requires data-file".into());
@@ -225,33 +251,40 @@ impl Wanted {
     fn set(&mut self, option: &str, format: Format) -> Result<(), String> {
         // What is switched on needs no value.
         let (name, value) = option.split_once('=').unwrap_or((option, "on"));
-        if name == "encryption" && value != "off" || name.starts_with("encrypt.") {
+        if name == "encryption" && on_off(name, value)? || name.starts_with("encrypt.") {
             return Err(format!("'{name}': images cannot be encrypted"));
         }
-        if ["nocow", "extent_size_hint"].contains(&name) {
+        if name == "extent_size_hint" || name == "nocow" && on_off(name, value)? {
             return Err(format!("'{name}' is not supported: leave it out"));
         }
-        let known = match format {
-            Format::Qcow2 => true,
-            Format::Raw => matches!(name, "size" | "preallocation"),
-            Format::Qed => {
-                matches!(
-                    name,
-                    "size" | "backing_file" | "backing_fmt" | "cluster_size"
-                )
-            }
-        };
+        let known = matches!(name, "size" | "nocow")
+            || match format {
+                Format::Qcow2 => true,
+                Format::Raw => name == "preallocation",
+                Format::Qed => {
+                    matches!(name, "backing_file" | "backing_fmt" | "cluster_size")
+                        || option == "preallocation=off"
+                }
+            };
         if !known {
             return Err(format!("Invalid parameter '{name}'"));
         }
+        let mut shown = value.to_owned();
+        let mut number = || -> Result<u64, String> {
+            let number = size::parse(value)?;
+            shown = number.to_string();
+            Ok(number)
+        };
         match name {
-            "size" => self.size = Some(size::parse(value)?),
+            "size" => self.size = Some(number()?),
+            // Off, as always.
+            "encryption" | "nocow" => {}
             "backing_file" => self.backing = Some(value.to_owned()),
             "backing_fmt" => {
                 let format = value.parse::<Format>().map_err(|error| error.to_string())?;
                 self.backing_format = Some(format);
             }
-            "cluster_size" => self.image.cluster_size = size::parse(value)?,
+            "cluster_size" => self.image.cluster_size = number()?,
             "compat" => {
                 let unknown = || format!("Invalid parameter '{value}'");
                 self.image.version = version(value).ok_or_else(unknown)?;
@@ -260,9 +293,9 @@ impl Wanted {
             "data_file_raw" => self.data_file_raw = on_off(name, value)?,
             "lazy_refcounts" => self.image.lazy_refcounts = on_off(name, value)?,
             "refcount_bits" => {
-                self.image.refcount_bits = value
-                    .parse()
-                    .map_err(|_| format!("Parameter '{name}' expects a number"))?;
+                let bits = number().ok().and_then(|bits| u32::try_from(bits).ok());
+                self.image.refcount_bits =
+                    bits.ok_or_else(|| format!("Parameter '{name}' expects a number"))?;
             }
             "preallocation" => {
                 let mode = Preallocation::parse(value)
@@ -286,6 +319,7 @@ impl Wanted {
             }
             _ => return Err(format!("Invalid parameter '{name}'")),
         }
+        self.repeat(name, Some(shown));
         Ok(())
     }
 }
@@ -311,10 +345,15 @@ pub fn on_off(name: &str, value: &str) -> Result<bool, String> {
     }
 }
 
-/// A look at the backing file: for its size, and to see that it can be used.
-async fn look_at_backing(tool: &Tool, file: &Path, wanted: &mut Wanted) -> Result<(), Failure> {
+/// What the new image's backing file is called where it must not be written.
+pub const BACKING: &str = "its backing file";
+
+/// A look at the backing file: for its size, and to see that it can be used. It stays open while
+/// the image is made.
+async fn look_at_backing(tool: &Tool, file: &Path, wanted: &mut Wanted) -> Result<Kept, Failure> {
+    let mut kept = Kept::default();
     let Some(backing) = &wanted.image.backing else {
-        return Ok(());
+        return Ok(kept);
     };
     let failed = |why: String| Failure::new(format!("{}: {why}", file.display()));
     let path = chain::resolve(file, backing)?;
@@ -334,7 +373,20 @@ async fn look_at_backing(tool: &Tool, file: &Path, wanted: &mut Wanted) -> Resul
         )));
     }
     wanted.size = wanted.size.or(Some(node.size()));
-    Ok(())
+    kept.keep(BACKING, &node)?;
+    Ok(kept)
+}
+
+/// The backing file that is not looked at is not written either.
+async fn named_backing(tool: &Tool, file: &Path, wanted: &Wanted) -> Kept {
+    let mut kept = Kept::default();
+    if let Some(backing) = &wanted.image.backing
+        && let Ok(path) = chain::resolve(file, backing)
+    {
+        let format = wanted.backing_format;
+        kept.keep_named(BACKING, &tool.opener, &path, format).await;
+    }
+    kept
 }
 
 /// What of the options means something for QED.
@@ -345,65 +397,4 @@ fn qed(image: CreateOptions) -> qed::CreateOptions {
         backing: image.backing,
         ..Default::default()
     }
-}
-
-/// The line that `qemu-img create` prints.
-fn formatting(path: &Path, format: Format, image: &CreateOptions) -> String {
-    let start = format!("Formatting '{}', fmt={format}", path.display());
-    let preallocation = match image.preallocation {
-        Preallocation::Off => String::new(),
-        other => format!(" preallocation={}", other.name()),
-    };
-    if format == Format::Raw {
-        return format!("{start} size={}{preallocation}\n", image.size);
-    }
-    if format == Format::Qed {
-        let backing = image.backing.as_ref().map(|backing| {
-            let format = backing
-                .format
-                .as_deref()
-                .map(|f| format!(" backing_fmt={f}"));
-            format!(
-                " backing_file={}{}",
-                backing.name,
-                format.unwrap_or_default()
-            )
-        });
-        let (size, backing) = (image.size, backing.unwrap_or_default());
-        let cluster_size = image.cluster_size;
-        return format!("{start} size={size}{backing} cluster_size={cluster_size}\n");
-    }
-    let on_off = |on| if on { "on" } else { "off" };
-    let compression = match image.compression {
-        Compression::Deflate => "zlib",
-        Compression::Zstd => "zstd",
-    };
-    let mut line = format!(
-        "{start} cluster_size={} extended_l2={}{preallocation} compression_type={} size={}",
-        image.cluster_size,
-        on_off(image.extended_l2),
-        compression,
-        image.size
-    );
-    if image.version == 2 {
-        line += " compat=0.10";
-    }
-    if let Some(backing) = &image.backing {
-        line += &format!(" backing_file={}", backing.name);
-        let format = backing
-            .format
-            .iter()
-            .map(|format| format!(" backing_fmt={format}"));
-        line.extend(format);
-    }
-    if let Some(file) = &image.data_file {
-        line += &format!(" data_file={}", file.name);
-        line += if file.raw { " data_file_raw=on" } else { "" };
-    }
-    line += &format!(
-        " lazy_refcounts={} refcount_bits={}\n",
-        on_off(image.lazy_refcounts),
-        image.refcount_bits
-    );
-    line
 }

@@ -1,19 +1,21 @@
 //! `strata-img dd`.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs,
     ops::Range,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use clap::Args;
 use strata_block::{
-    graph::{Format, Node, chain::ImageOptions},
+    graph::{Format, Kept, Node, chain::ImageOptions},
     mem::SgList,
 };
 
-use crate::{Failure, Reading, Tool, convert::is_device, create, size};
+use crate::{Failure, Reading, Tool, create, size};
 
 /// Bytes copied at once. Where the target is new, what is all zeros is left out.
 const CHUNK: u64 = 64 << 10;
@@ -34,7 +36,7 @@ pub struct DdArgs {
     target_format: Format,
     /// if=INPUT, of=OUTPUT, bs=SIZE, count=BLOCKS, skip=BLOCKS
     #[arg(value_name = "OPERAND")]
-    operands: Vec<String>,
+    operands: Vec<OsString>,
 }
 
 /// What the operands say.
@@ -48,15 +50,20 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn parse(operands: &[String]) -> Result<Self, String> {
+    fn parse(operands: &[OsString]) -> Result<Self, String> {
         let mut wanted = Self::default();
         for operand in operands {
-            let (name, value) = operand.split_once('=').unwrap_or((operand, ""));
+            let bytes = operand.as_bytes();
+            let end = bytes.iter().position(|byte| *byte == b'=');
+            let (name, file) = bytes.split_at(end.unwrap_or(bytes.len()));
+            // Only a file's name may be anything.
+            let file = OsStr::from_bytes(file.strip_prefix(b"=").unwrap_or_default());
+            let (name, value) = (&*String::from_utf8_lossy(name), &*file.to_string_lossy());
             let number =
                 || size::parse(value).map_err(|why| format!("Invalid {name} specified. {why}"));
             match name {
-                "if" => wanted.input = Some(value.into()),
-                "of" => wanted.output = Some(value.into()),
+                "if" => wanted.input = Some(file.into()),
+                "of" => wanted.output = Some(file.into()),
                 "bs" => {
                     let bytes = Some(number()?).filter(|n| (1..=i32::MAX as u64).contains(n));
                     let range = "Invalid bs specified. Must be between 1 and 2147483647.";
@@ -92,21 +99,38 @@ pub async fn run(tool: &Tool, args: DdArgs) -> Result<u8, Failure> {
         0..0
     });
     let format = args.target_format;
-    let is_there = is_device(output) && format == Format::Raw;
-    let mut is_new = false;
-    if !is_there {
-        is_new = make(tool, output, format, range.end - range.start).await?;
-    }
-    let result = write(tool, &source, range, (output, format), !is_there).await;
-    if result.is_err() && is_new {
+    let mut kept = Kept::default();
+    kept.keep("the input", &source)?;
+    let made = make(tool, output, format, range.end - range.start, &kept).await?;
+    let output = Output {
+        path: output,
+        format,
+        kept: &kept,
+    };
+    let result = write(tool, &source, range, &output).await;
+    if let (Err(_), Some(path)) = (&result, &made) {
         // The error says more than one about what is left would.
-        let _ = fs::remove_file(output);
+        let _ = fs::remove_file(path);
     }
     result.map(|()| 0)
 }
 
-/// Makes the target; whether its file is new.
-async fn make(tool: &Tool, path: &Path, format: Format, size: u64) -> Result<bool, Failure> {
+/// Where to write.
+struct Output<'a> {
+    path: &'a Path,
+    format: Format,
+    /// It is none of these.
+    kept: &'a Kept,
+}
+
+/// Makes the target; the path of its file if that is new.
+async fn make(
+    tool: &Tool,
+    path: &Path,
+    format: Format,
+    size: u64,
+    kept: &Kept,
+) -> Result<Option<PathBuf>, Failure> {
     let target = create::Target {
         format,
         options: &[],
@@ -115,7 +139,7 @@ async fn make(tool: &Tool, path: &Path, format: Format, size: u64) -> Result<boo
     };
     let mut image = target.wanted().map_err(Failure::new)?.image;
     image.size = size;
-    let made = create::make(tool, path, format, image, true).await;
+    let made = create::make(tool, path, format, image, true, kept).await;
     made.map_err(|why| {
         let file = path.display();
         Failure::new(format!(
@@ -128,15 +152,18 @@ async fn write(
     tool: &Tool,
     source: &Rc<Node>,
     range: Range<u64>,
-    (path, format): (&Path, Format),
-    fresh: bool,
+    output: &Output<'_>,
 ) -> Result<(), Failure> {
     let options = ImageOptions {
-        format: Some(format),
+        format: Some(output.format),
         discard: true,
         ..ImageOptions::default()
     };
-    let target = tool.opener.open(path, &tool.everywhere.of(options)).await?;
+    let options = tool.everywhere.of(options);
+    let target = tool.opener.open(output.path, &options).await?;
+    output.kept.check(target.storage())?;
+    // A raw device shows what it has always held.
+    let fresh = output.format != Format::Raw || !target.storage().has_fixed_len();
     let copied = copy(source, range, &target, fresh).await;
     let closed = target.close().await;
     copied?;

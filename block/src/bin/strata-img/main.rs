@@ -10,6 +10,7 @@ mod compare;
 mod convert;
 mod create;
 mod dd;
+mod drivers;
 mod everywhere;
 mod info;
 mod map;
@@ -230,7 +231,7 @@ impl Reading {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match usage::parse::<Cli>() {
         Ok(cli) => cli,
         Err(error) => return usage::report(&error, &Cli::command()),
     };

@@ -6,14 +6,14 @@ use std::rc::Rc;
 use clap::Args;
 use strata_block::{
     graph::{
-        Format, Node,
+        Format, Kept, Node,
         chain::{self, ImageOptions},
     },
     qcow2::Backing,
     rebase,
 };
 
-use crate::{Failure, Tool, cache::CacheMode, progress::Progress};
+use crate::{Failure, Tool, cache::CacheMode, drivers, progress::Progress};
 
 /// Percent between two prints of the progress.
 const STEP: f64 = 1.0;
@@ -36,9 +36,9 @@ pub struct RebaseArgs {
     /// The new backing file, as the header will name it; an empty name for none
     #[arg(short = 'b', value_name = "FILE")]
     backing: Option<String>,
-    /// Format of the new backing file
-    #[arg(short = 'F', value_name = "FMT")]
-    backing_format: Option<Format>,
+    /// Format of the new backing file; with -u any that QEMU knows
+    #[arg(short = 'F', id = "new_format", value_name = "FMT")]
+    backing_format: Option<String>,
     /// Change the header only: neither old nor new backing file is looked at
     #[arg(short = 'u')]
     header_only: bool,
@@ -73,6 +73,7 @@ pub async fn run(tool: &Tool, args: RebaseArgs) -> Result<u8, Failure> {
         ..ImageOptions::default()
     };
     let top = tool.open_named_layer(&args.file, options).await?;
+    refuse_itself(tool, &top, backing.as_ref()).await?;
     let progress = Progress::new(args.progress && !args.quiet, STEP);
     if !args.header_only {
         copy(tool, &args, below, &top, backing.as_ref(), &progress).await?;
@@ -100,11 +101,43 @@ fn new_backing(args: &RebaseArgs) -> Result<Option<Backing>, Failure> {
     };
     let format = args
         .backing_format
+        .clone()
         .ok_or_else(|| failed(args, &"backing format must be specified"))?;
+    if !args.header_only {
+        format.parse::<Format>()?;
+    } else if !drivers::is_known(&format) {
+        return Err(Failure::new(format!("Invalid format name: '{format}'")));
+    }
+    chain::check_portable(&name).map_err(|why| failed(args, &why))?;
     Ok(Some(Backing {
         name,
-        format: Some(format.name().to_owned()),
+        format: Some(format),
     }))
+}
+
+/// The format of the new backing file, if it is one that can be read here.
+fn format_of(backing: &Backing) -> Option<Format> {
+    backing.format.as_ref().and_then(|name| name.parse().ok())
+}
+
+/// An image below itself could not be opened any more.
+async fn refuse_itself(
+    tool: &Tool,
+    top: &Rc<Node>,
+    backing: Option<&Backing>,
+) -> Result<(), Failure> {
+    let Some(backing) = backing else {
+        return Ok(());
+    };
+    let Ok(path) = chain::resolve(top.path(), backing) else {
+        return Ok(());
+    };
+    let mut below = Kept::default();
+    let format = format_of(backing);
+    below
+        .keep_named("its new backing file", &tool.opener, &path, format)
+        .await;
+    Ok(below.check(top.storage())?)
 }
 
 /// Opens the old and the new chain, and writes what differs to the image.
@@ -134,7 +167,7 @@ async fn copy(
         None => None,
         Some(backing) => {
             let path = chain::resolve(top.path(), backing)?;
-            let reading = tool.everywhere.of(reading(args.backing_format));
+            let reading = tool.everywhere.of(reading(format_of(backing)));
             let node = tool.opener.open(&path, &reading).await;
             Some(node.map_err(|error| {
                 let name = &backing.name;

@@ -3,9 +3,28 @@
 use std::process::ExitCode;
 
 use clap::{
-    Command,
+    Arg, Command, Parser,
     error::{ContextKind, ContextValue, Error, ErrorKind},
 };
+
+/// Reads the command line. The value of an option is what stands behind it, whatever it begins with.
+///
+/// # Errors
+/// What of it makes no sense, or the help that it asks for.
+pub fn parse<T: Parser>() -> Result<T, Error> {
+    let takes_anything = |arg: Arg| {
+        let is_option = !arg.is_positional() && arg.get_action().takes_values();
+        // Those without values count where they stand.
+        let has_value = is_option && arg.get_num_args().is_none_or(|count| count.takes_values());
+        let anything = has_value || arg.is_allow_hyphen_values_set();
+        arg.allow_hyphen_values(anything)
+    };
+    let mut command = T::command()
+        .mut_args(takes_anything)
+        .mut_subcommands(|command| command.mut_args(takes_anything));
+    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    T::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
 
 /// Prints what `error` says, also where it is the help that was asked for; the exit code for it.
 pub fn report(error: &Error, tool: &Command) -> ExitCode {
@@ -14,7 +33,10 @@ pub fn report(error: &Error, tool: &Command) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let command = std::env::args().find(|arg| tool.find_subcommand(arg).is_some());
+    let command = std::env::args_os().find_map(|arg| {
+        let name = arg.into_string().ok()?;
+        tool.find_subcommand(&name).is_some().then_some(name)
+    });
     let help = match &command {
         Some(command) => format!("strata-img {command} --help"),
         None => "strata-img --help".to_owned(),

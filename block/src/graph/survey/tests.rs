@@ -22,7 +22,7 @@ fn raw(path: &Path, clusters: u64, data_at: u64) {
         .unwrap();
 }
 
-async fn overlay(exec: &Executor, path: &Path, below: &str, format: &str) {
+async fn overlay(exec: &Rc<Executor>, path: &Path, below: &str, format: &str) {
     let options = CreateOptions {
         size: 8 * CLUSTER,
         backing: Some(Backing {

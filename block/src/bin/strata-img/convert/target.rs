@@ -2,20 +2,21 @@
 
 use std::{
     fs,
-    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use strata_block::{
-    graph::{Format, Node, chain::ImageOptions},
+    graph::{
+        Format, Kept, Node,
+        chain::{self, ImageOptions},
+    },
     qcow2::Preallocation,
-    storage::is_nbd_uri,
 };
 
 use super::{Checked, ConvertArgs};
 use crate::{
-    Failure, Tool,
+    Failure, Reading, Tool,
     cache::CacheMode,
     create::{self, Wanted},
 };
@@ -23,6 +24,8 @@ use crate::{
 /// A target that is being written.
 pub struct Target {
     pub node: Rc<Node>,
+    /// It has been made, and shows nothing but zeros.
+    pub is_blank: bool,
     /// The file that has been made for it.
     made: Option<PathBuf>,
 }
@@ -39,12 +42,35 @@ impl Target {
     }
 }
 
-/// Whether the target is there already, whatever is done to make it.
-pub fn is_device(path: &Path) -> bool {
-    is_nbd_uri(path) || fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device())
-}
-
 impl ConvertArgs {
+    /// The files that the target must not be: those of the sources, and those that it is to lie on.
+    pub(super) async fn kept(
+        &self,
+        tool: &Tool,
+        target: &Path,
+        checked: &Checked,
+        tops: &[Rc<Node>],
+    ) -> Result<Kept, Failure> {
+        let mut kept = Kept::default();
+        for top in tops {
+            kept.keep("a source of the copy", top)?;
+        }
+        let wanted = &checked.wanted.image;
+        if let (Some(backing), false) = (&wanted.backing, self.existing) {
+            let path = chain::resolve(target, backing)?;
+            let reading = Reading {
+                format: checked.wanted.backing_format,
+                force_share: false,
+                direct: false,
+            };
+            let reading = tool.everywhere.of(reading.options());
+            let below = tool.opener.open(&path, &reading).await;
+            let below = below.map_err(|error| self.failed_to_make(target, &error.to_string()))?;
+            kept.keep(create::BACKING, &below)?;
+        }
+        Ok(kept)
+    }
+
     /// Makes the target, unless it is there already, and opens it for writing `len` bytes.
     pub(super) async fn open_target(
         &self,
@@ -52,18 +78,27 @@ impl ConvertArgs {
         path: &Path,
         len: u64,
         checked: &Checked,
+        kept: &Kept,
     ) -> Result<Target, Failure> {
         let mut made = None;
-        let is_there = self.existing || is_device(path) && self.target_format == Format::Raw;
-        if !is_there {
-            made = self.make_target(tool, path, len, checked).await?;
+        if self.existing {
+            kept.check_path(path)?;
+        } else {
+            made = self.make_target(tool, path, len, checked, kept).await?;
         }
-        let opened = self.open(tool, path, len, checked.cache).await;
+        let opened = self.open(tool, path, len, checked.cache, kept).await;
         if let (Err(_), Some(path)) = (&opened, &made) {
             let _ = fs::remove_file(path);
         }
         let node = opened?;
-        Ok(Target { node, made })
+        // A raw device shows what it has always held.
+        let is_device = node.format() == Format::Raw && node.storage().has_fixed_len();
+        let is_blank = !self.existing && !is_device;
+        Ok(Target {
+            node,
+            is_blank,
+            made,
+        })
     }
 
     async fn open(
@@ -72,6 +107,7 @@ impl ConvertArgs {
         path: &Path,
         len: u64,
         cache: CacheMode,
+        kept: &Kept,
     ) -> Result<Rc<Node>, Failure> {
         let options = ImageOptions {
             format: Some(self.target_format),
@@ -81,6 +117,8 @@ impl ConvertArgs {
             ..ImageOptions::default()
         };
         let node = tool.opener.open(path, &tool.everywhere.of(options)).await?;
+        kept.check(node.storage())?;
+        kept.check(node.data_storage())?;
         if node.size() < len {
             return Err(Failure::new("output file is smaller than input file"));
         }
@@ -109,22 +147,24 @@ impl ConvertArgs {
         Ok(wanted)
     }
 
-    /// Makes the target's image; its file's name if that is new.
+    /// Makes the target's image; the path of its file if that is new.
     async fn make_target(
         &self,
         tool: &Tool,
         path: &Path,
         len: u64,
         checked: &Checked,
+        kept: &Kept,
     ) -> Result<Option<PathBuf>, Failure> {
         let durable = !checked.cache.no_flush;
         let mut image = checked.wanted.image.clone();
         image.size = len;
-        let made = create::make(tool, path, self.target_format, image, durable).await;
-        let is_new = made.map_err(|why| {
-            let (file, format) = (path.display(), self.target_format);
-            Failure::new(format!("{file}: error while converting {format}: {why}"))
-        })?;
-        Ok(is_new.then(|| path.to_owned()))
+        let made = create::make(tool, path, self.target_format, image, durable, kept).await;
+        made.map_err(|why| self.failed_to_make(path, &why))
+    }
+
+    fn failed_to_make(&self, path: &Path, why: &str) -> Failure {
+        let (file, format) = (path.display(), self.target_format);
+        Failure::new(format!("{file}: error while converting {format}: {why}"))
     }
 }

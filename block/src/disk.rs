@@ -36,9 +36,9 @@ pub enum Op {
 pub struct Request {
     /// What to do.
     pub op: Op,
-    /// Byte offset on the disk; a multiple of [`DiskInfo::block_size`].
+    /// Byte offset on the disk; a multiple of [`Disk::block_size`].
     pub offset: u64,
-    /// Bytes; a multiple of [`DiskInfo::block_size`]. For reads and writes equal to `data.len()`, for a flush 0.
+    /// Bytes; a multiple of [`Disk::block_size`]. For reads and writes equal to `data.len()`, for a flush 0.
     pub len: u64,
     /// Where the bytes go to or come from; empty for everything but reads and writes.
     pub data: SgList,
@@ -75,7 +75,8 @@ pub type ExtentsDone = Box<dyn FnOnce(IoResult<Vec<DiskExtent>>)>;
 
 /// Carries requests out. The image stack implements it; tests of devices have doubles.
 pub trait Submit {
-    /// Starts `request`. `done` may be called before this returns.
+    /// Starts `request`. `done` may be called before this returns. Only what is behind a
+    /// [`Disk::by_bytes`] gets requests that are no multiples of the block size.
     fn submit(&self, request: Request, done: Done);
     /// The disk as it is now; a resize changes it.
     fn info(&self) -> Rc<DiskInfo>;
@@ -92,20 +93,46 @@ pub trait Submit {
 
 /// A disk as devices see it. Cheap to clone; lives on the device thread.
 #[derive(Clone)]
-pub struct Disk(Rc<dyn Submit>);
+pub struct Disk {
+    backend: Rc<dyn Submit>,
+    /// Requests may begin and end at any byte.
+    any_byte: bool,
+}
 
 impl Disk {
     /// A disk whose requests `backend` carries out.
     pub fn new(backend: Rc<dyn Submit>) -> Self {
-        Self(backend)
+        Self {
+            backend,
+            any_byte: false,
+        }
+    }
+
+    /// The same disk for a front end that counts in bytes: requests may begin and end anywhere.
+    /// The backend has to take those.
+    pub fn by_bytes(self) -> Self {
+        Self {
+            any_byte: true,
+            ..self
+        }
+    }
+
+    /// Offsets and lengths of requests are multiples of so many bytes: [`DiskInfo::block_size`] for
+    /// devices, 1 for who counts in bytes.
+    pub fn block_size(&self) -> u32 {
+        if self.any_byte {
+            1
+        } else {
+            self.info().block_size
+        }
     }
 
     /// Starts `request` after checking it against the disk's size, block size and read-only
     /// state, so that nothing below has to. `done` is called exactly once, on this thread, perhaps
     /// before this returns; its error is what the guest should be told.
     pub fn submit(&self, request: Request, done: impl FnOnce(Completion) + 'static) {
-        match self.info().admit(&request) {
-            Ok(()) => self.0.submit(request, Box::new(done)),
+        match self.info().admit(&request, self.block_size()) {
+            Ok(()) => self.backend.submit(request, Box::new(done)),
             Err(error) => done(Err(error)),
         }
     }
@@ -135,7 +162,8 @@ impl Disk {
     ) {
         match offset.checked_add(len) {
             Some(end) if len > 0 && end <= self.info().size => {
-                self.0.extents(offset, len, max.max(1), Box::new(done));
+                self.backend
+                    .extents(offset, len, max.max(1), Box::new(done));
             }
             _ => done(Err(IoError::OutOfRange)),
         }
@@ -143,14 +171,14 @@ impl Disk {
 
     /// The disk as it is now.
     pub fn info(&self) -> Rc<DiskInfo> {
-        self.0.info()
+        self.backend.info()
     }
 }
 
 impl DiskInfo {
-    /// Whether `request` may be carried out at all.
-    fn admit(&self, request: &Request) -> Completion {
-        let block = u64::from(self.block_size);
+    /// Whether `request` may be carried out at all. `block_size` is the front end's.
+    fn admit(&self, request: &Request, block_size: u32) -> Completion {
+        let block = u64::from(block_size);
         let end = request
             .offset
             .checked_add(request.len)

@@ -85,7 +85,7 @@ pub fn run(input: &[u8]) {
             let export = Export {
                 name: name.to_owned(),
                 description: Some("fuzzed".to_owned()),
-                disk: Disk::new(Rc::new(Memory(RefCell::new(vec![0x11; SIZE])))),
+                disk: Disk::new(Rc::new(Memory(RefCell::new(vec![0x11; SIZE])))).by_bytes(),
                 writable,
                 bitmaps: vec![Rc::new(bitmap).hold()],
             };

@@ -273,7 +273,7 @@ impl Engine {
         let export = server.add(Export {
             name,
             description: spec.description,
-            disk: Disk::new(disk.clone()),
+            disk: Disk::new(disk.clone()).by_bytes(),
             writable: spec.writable,
             bitmaps,
         })?;

@@ -5,12 +5,15 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use super::{Name, Node, chain::ImageOptions, inflight::Gate, survey::survey};
+use super::{
+    Name, Node, chain::ImageOptions, inflight::Gate, node::whole_sectors, survey::survey,
+};
 use crate::{
     api::Event,
     disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
     error::{IoError, IoResult},
     exec::{Executor, Queue, yield_now},
+    mem::SgList,
 };
 
 /// What a user may choose for a disk beyond its image.
@@ -123,7 +126,7 @@ impl GuestDisk {
     ) -> Rc<Self> {
         let info = Rc::new(DiskInfo {
             id: options.id.clone(),
-            size: root.size(),
+            size: whole_size(&root),
             block_size: 512,
             read_only: options.read_only,
             discard: options.discard,
@@ -181,7 +184,7 @@ impl GuestDisk {
     /// The top layer has another size now. The disk is drained.
     pub(crate) fn size_changed(&self) {
         let mut info = DiskInfo::clone(&self.info());
-        info.size = self.root().size();
+        info.size = whole_size(&self.root());
         *self.info.borrow_mut() = Rc::new(info);
     }
 
@@ -236,11 +239,12 @@ impl GuestDisk {
             Op::Write { .. } if self.detects_zeroes() && data.is_zero() => {
                 // The guest may have changed its memory since the look: then it asked for either.
                 let unmap = unmap && self.options.detect_zeroes == DetectZeroes::Unmap;
-                root.write_zeroes(offset, len, unmap).await?;
+                self.write_zeroes(root, offset, len, unmap).await?;
             }
-            Op::Write { .. } => root.write(offset, data).await?,
+            Op::Write { .. } => root.write_bytes(offset, data).await?,
             Op::Discard if unmap => {
-                for (offset, len) in pieces(offset, len) {
+                let (start, end) = whole_sectors(offset, len);
+                for (offset, len) in pieces(start, end.saturating_sub(start)) {
                     root.discard(offset, len).await?;
                     yield_now().await;
                 }
@@ -248,14 +252,37 @@ impl GuestDisk {
             // A hint that the user does not want followed.
             Op::Discard => return Ok(()),
             Op::WriteZeroes { unmap: may } => {
-                for (offset, len) in pieces(offset, len) {
-                    root.write_zeroes(offset, len, may && unmap).await?;
-                    yield_now().await;
-                }
+                self.write_zeroes(root, offset, len, may && unmap).await?;
             }
         }
         if self.options.writethrough || op == (Op::Write { fua: true }) {
             root.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn write_zeroes(
+        &self,
+        root: &Rc<Node>,
+        offset: u64,
+        len: u64,
+        unmap: bool,
+    ) -> IoResult<()> {
+        let end = offset + len;
+        let (mut start, mut stop) = whole_sectors(offset, len);
+        if start >= stop {
+            // Within a sector, or on both sides of where two meet.
+            (start, stop) = (end, end);
+        }
+        // Less than two sectors before and less than one behind.
+        for (at, len) in [(offset, start - offset), (stop, end - stop)] {
+            if len > 0 {
+                root.write_bytes(at, SgList::zeroed(len as usize)).await?;
+            }
+        }
+        for (offset, len) in pieces(start, stop - start) {
+            root.write_zeroes(offset, len, unmap).await?;
+            yield_now().await;
         }
         Ok(())
     }
@@ -277,6 +304,12 @@ impl GuestDisk {
         };
         (self.events.borrow_mut())(event);
     }
+}
+
+/// Bytes of the disk that lies on `root`: whole sectors. (A header may say otherwise; QEMU cuts the
+/// rest off, too.)
+fn whole_size(root: &Node) -> u64 {
+    root.size() - root.size() % 512
 }
 
 /// Bytes that one step of a discard or zeroing covers: a guest may ask for a whole disk at once.

@@ -1,6 +1,7 @@
 //! [`Node`]: one layer of a chain.
 
 mod amend;
+mod any_byte;
 mod offload;
 mod read;
 mod resize;
@@ -12,6 +13,7 @@ use std::{
     rc::Rc,
 };
 
+pub(super) use any_byte::whole_sectors;
 use read::read_chain;
 
 use super::{
@@ -331,6 +333,11 @@ impl Node {
             .in_flight
             .enter(range(offset, data.len() as u64)?, Mode::Shared)
             .await;
+        self.write_entered(offset, data).await
+    }
+
+    /// As [`Node::write`], for who has entered the range.
+    async fn write_entered(&self, offset: u64, data: SgList) -> IoResult<()> {
         let _recorded = self.record(offset, data.len() as u64);
         match &self.driver {
             Driver::Raw(file) => file.write(offset, data).await,

@@ -16,8 +16,12 @@ const MAX_LOOKS: usize = 8192;
 /// Looks after which other tasks get their turn.
 const LOOKS_PER_STEP: usize = 64;
 
+/// Bytes of a sector. Extents end where sectors do, or clients that count in sectors stumble.
+const SECTOR: u64 = 512;
+
 /// What the chain from `top` down holds from `offset` on: at most `max` extents (at least 1), which
-/// together cover `len` bytes (at least 1) or fewer. Neighbours differ.
+/// together cover `len` bytes (at least 1) or fewer. Neighbours differ. All but the last end at a
+/// multiple of 512 bytes.
 ///
 /// # Errors
 /// An I/O error on a layer's tables, or that they are corrupt.
@@ -30,7 +34,7 @@ pub(super) async fn survey(
     let mut extents: Vec<DiskExtent> = Vec::new();
     let (mut done, mut looks) = (0, 0);
     while done < len && looks < MAX_LOOKS {
-        let next = at(top, offset + done, len - done, &mut looks).await?;
+        let next = sectors_at(top, offset + done, len - done, &mut looks).await?;
         done += next.len;
         let full = extents.len() == max;
         match extents.last_mut() {
@@ -42,6 +46,34 @@ pub(super) async fn survey(
         }
     }
     Ok(extents)
+}
+
+/// The first extent of the range, in whole sectors. Where layers end within a sector, that is data
+/// if any of it is.
+async fn sectors_at(
+    top: &Rc<Node>,
+    offset: u64,
+    len: u64,
+    looks: &mut usize,
+) -> IoResult<DiskExtent> {
+    let mut found = at(top, offset, len, looks).await?;
+    let beyond = (offset + found.len) % SECTOR;
+    if beyond > 0 && beyond < found.len && found.len < len {
+        found.len -= beyond;
+        return Ok(found);
+    }
+    let sector_end = offset - offset % SECTOR + SECTOR;
+    let most = len.min(sector_end - offset);
+    while found.len < most {
+        let next = at(top, offset + found.len, most - found.len, looks).await?;
+        found.len += next.len;
+        found.zero &= next.zero;
+        found.depth = match (found.depth, next.depth) {
+            (0, depth) | (depth, 0) => depth,
+            (one, other) => one.min(other),
+        };
+    }
+    Ok(found)
 }
 
 /// The first extent of the range.

@@ -9,7 +9,7 @@ pub struct Export {
     pub name: String,
     /// For people who list the exports.
     pub description: Option<String>,
-    /// The disk.
+    /// The disk: made by [`Disk::by_bytes`] where its backend takes that, as most clients like it.
     pub disk: Disk,
     /// Clients may write, unless the disk itself is read-only.
     pub writable: bool,
@@ -51,7 +51,7 @@ impl Export {
         let info = self.disk.info();
         Limits {
             size: info.size,
-            block: u64::from(info.block_size),
+            block: u64::from(self.disk.block_size()),
             read_only: self.read_only(),
             structured,
             contexts,

@@ -345,7 +345,7 @@ impl<'a> Negotiation<'a> {
 
 /// Minimum, preferred and maximum ("Size constraints").
 fn block_sizes(export: &Export) -> Vec<u8> {
-    let minimum = export.disk.info().block_size;
+    let minimum = export.disk.block_size();
     let sizes = [minimum, PREFERRED_BLOCK.max(minimum), MAX_PAYLOAD];
     sizes.iter().flat_map(|size| size.to_be_bytes()).collect()
 }

@@ -14,9 +14,9 @@ use std::{
 use strata_block::api::Cmd;
 
 use crate::{
-    clients::{served_chain, stop_and_check},
+    clients::served_chain,
     hand::{Client, READ, WRITE},
-    served::{Served, fio, run_client},
+    served::{Served, fio, run_client, stop_and_check},
 };
 
 const MIB: u64 = 1 << 20;

@@ -10,6 +10,7 @@ mod extended;
 mod hand;
 mod liar;
 mod load;
+mod odd;
 mod proxy;
 mod rude;
 mod served;

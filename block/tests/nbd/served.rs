@@ -18,6 +18,7 @@ use strata_block::{
     exec::Watched,
     graph::{DiskOptions, Format, chain::ImageOptions},
     nbd::{Address, Export, Server, TlsServer},
+    storage::is_nbd_uri,
 };
 
 /// What a test asks of the server's thread.
@@ -167,7 +168,7 @@ fn run(
         .map(|disk| Export {
             name: disk.id.to_owned(),
             description: None,
-            disk: open(&engine, &folder, &disk),
+            disk: open(&engine, &folder, &disk).by_bytes(),
             writable: disk.writable,
             bitmaps: Vec::new(),
         })
@@ -203,7 +204,10 @@ fn run(
 fn open(engine: &Rc<Engine>, folder: &Path, disk: &Exported) -> Disk {
     engine
         .open_disk(DiskSpec {
-            path: folder.join(disk.file),
+            path: match is_nbd_uri(disk.file.as_ref()) {
+                true => disk.file.into(),
+                false => folder.join(disk.file),
+            },
             image: ImageOptions {
                 format: Some(disk.format),
                 read_only: !disk.writable,
@@ -217,6 +221,25 @@ fn open(engine: &Rc<Engine>, folder: &Path, disk: &Exported) -> Disk {
             },
         })
         .unwrap()
+}
+
+/// Bytes that differ everywhere, the same for the same seed.
+pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let words = std::iter::repeat_with(move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.flatten().take(len).collect()
+}
+
+/// Stops the server and has `qemu-img` check an image that it has served.
+pub fn stop_and_check(served: Served, image: &str) {
+    let folder = served.stop();
+    let image = folder.path().join(image).display().to_string();
+    run_client("qemu-img", &["check", "-f", "qcow2", &image]);
 }
 
 /// Writes 3 MiB from `offset` on at random, several requests at a time, and verifies them.

@@ -23,6 +23,8 @@ pub struct Helpers {
     source: Arc<Mutex<Receiver<Work>>>,
     threads: RefCell<Vec<JoinHandle<()>>>,
     under_way: std::rc::Rc<Cell<usize>>,
+    /// Bytes of a thread's stack, if not as many as usual.
+    stack: Option<usize>,
 }
 
 impl Default for Helpers {
@@ -33,6 +35,7 @@ impl Default for Helpers {
             source: Arc::new(Mutex::new(receiver)),
             threads: RefCell::default(),
             under_way: std::rc::Rc::default(),
+            stack: None,
         }
     }
 }
@@ -44,7 +47,16 @@ struct Slot<T> {
 }
 
 impl Helpers {
-    /// Runs `work` on a helper thread. It starts at once, also if the future is not polled, and
+    /// Helpers whose threads cannot start.
+    #[cfg(test)]
+    pub fn without_threads() -> Self {
+        let mut helpers = Self::default();
+        helpers.stack = Some(1 << 60);
+        helpers
+    }
+
+    /// Runs `work` on a helper thread; on this one where the host has no thread to give: late is
+    /// better than never. It starts at once, also if the future is not polled, and
     /// runs to its end, also if the future is dropped: it owns all that it touches.
     pub fn run<T: Send + 'static>(
         &self,
@@ -56,7 +68,7 @@ impl Helpers {
         }));
         let result = slot.clone();
         self.under_way.set(self.under_way.get() + 1);
-        self.start_thread_if_needed();
+        let somebody = self.start_thread_if_needed();
         let work: Work = Box::new(move || {
             let value = work();
             let mut slot = result.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,13 +77,16 @@ impl Helpers {
                 waker.wake();
             }
         });
-        let queue = self.queue.borrow();
-        let sent = queue.as_ref().map(|queue| queue.send(work));
-        assert!(
-            matches!(sent, Some(Ok(()))),
-            "the pool lives as long as its executor"
-        );
-        drop(queue);
+        if somebody {
+            let queue = self.queue.borrow();
+            let sent = queue.as_ref().map(|queue| queue.send(work));
+            assert!(
+                matches!(sent, Some(Ok(()))),
+                "the pool lives as long as its executor"
+            );
+        } else {
+            work();
+        }
         let under_way = self.under_way.clone();
         std::future::poll_fn(move |cx| {
             let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,31 +103,31 @@ impl Helpers {
         })
     }
 
-    fn start_thread_if_needed(&self) {
+    /// Whether there is a thread at all then.
+    fn start_thread_if_needed(&self) -> bool {
         let mut threads = self.threads.borrow_mut();
         if threads.len() >= MAX_THREADS || threads.len() >= self.under_way.get() {
-            return;
+            return true;
         }
         let source = self.source.clone();
-        let thread = std::thread::Builder::new()
-            .name("strata-helper".into())
-            .spawn(move || {
-                loop {
-                    let work = source.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    match work {
-                        Ok(work) => work(),
-                        Err(_) => return,
-                    }
+        let mut thread = std::thread::Builder::new().name("strata-helper".into());
+        if let Some(stack) = self.stack {
+            thread = thread.stack_size(stack);
+        }
+        let thread = thread.spawn(move || {
+            loop {
+                let work = source.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                match work {
+                    Ok(work) => work(),
+                    Err(_) => return,
                 }
-            });
+            }
+        });
         match thread {
             Ok(thread) => threads.push(thread),
-            // With at least one helper the work is done, only later.
-            Err(error) => assert!(
-                !threads.is_empty(),
-                "could not start a helper thread: {error}"
-            ),
+            Err(error) => tracing::warn!(%error, "could not start a helper thread"),
         }
+        !threads.is_empty()
     }
 }
 

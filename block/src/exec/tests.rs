@@ -111,3 +111,12 @@ fn a_seed_repeats_an_order_and_another_changes_it() {
     assert_eq!(order(1), order(1));
     assert!((2..10).any(|seed| order(seed) != order(1)));
 }
+
+#[test]
+fn without_a_thread_helpers_work_here() {
+    let exec = Executor::new().unwrap();
+    let here = std::thread::current().id();
+    let helpers = super::Helpers::without_threads();
+    let there = exec.block_on(async move { helpers.run(|| std::thread::current().id()).await });
+    assert_eq!(there, here);
+}

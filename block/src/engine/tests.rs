@@ -10,6 +10,7 @@ mod bitmaps;
 mod describe;
 mod direct;
 mod exports;
+mod fair;
 mod headers;
 mod live;
 mod locks;

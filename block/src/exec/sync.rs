@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     future::Future,
     rc::Rc,
     task::{Poll, Waker},
@@ -68,6 +69,83 @@ impl Drop for LockGuard<'_> {
     fn drop(&mut self) {
         self.0.held.set(false);
         self.0.free.wake_all();
+    }
+}
+
+/// So much of something that is shared, in order of arrival: who wants much is not overtaken for
+/// ever, and what is given back wakes only those that it is enough for.
+pub struct Budget {
+    total: u64,
+    left: Cell<u64>,
+    waiting: RefCell<VecDeque<Rc<Wish>>>,
+}
+
+/// What somebody waits for.
+struct Wish {
+    amount: u64,
+    granted: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Budget {
+    /// All of `total` is there.
+    pub fn new(total: u64) -> Self {
+        Self {
+            total,
+            left: Cell::new(total),
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// Whether `amount` can be had without waiting.
+    pub fn has(&self, amount: u64) -> bool {
+        self.waiting.borrow().is_empty() && amount.min(self.total) <= self.left.get()
+    }
+
+    /// Whether somebody waits for more than there is.
+    pub fn is_short(&self) -> bool {
+        !self.waiting.borrow().is_empty()
+    }
+
+    /// Waits for `amount`, or for all there is if that is more. It has to be given back.
+    pub async fn take(&self, amount: u64) -> u64 {
+        let amount = amount.min(self.total);
+        if self.has(amount) {
+            self.left.set(self.left.get() - amount);
+            return amount;
+        }
+        let wish = Rc::new(Wish {
+            amount,
+            granted: Cell::default(),
+            waker: RefCell::default(),
+        });
+        self.waiting.borrow_mut().push_back(wish.clone());
+        std::future::poll_fn(|cx| {
+            if wish.granted.get() {
+                return Poll::Ready(());
+            }
+            *wish.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        amount
+    }
+
+    /// Gives back what was taken.
+    pub fn give_back(&self, amount: u64) {
+        self.left.set(self.left.get() + amount);
+        let mut waiting = self.waiting.borrow_mut();
+        while let Some(first) = waiting
+            .front()
+            .filter(|wish| wish.amount <= self.left.get())
+        {
+            self.left.set(self.left.get() - first.amount);
+            first.granted.set(true);
+            if let Some(waker) = first.waker.take() {
+                waker.wake();
+            }
+            waiting.pop_front();
+        }
     }
 }
 

@@ -120,3 +120,32 @@ fn without_a_thread_helpers_work_here() {
     let there = exec.block_on(async move { helpers.run(|| std::thread::current().id()).await });
     assert_eq!(there, here);
 }
+
+#[test]
+fn a_budget_is_shared_in_order_of_arrival() {
+    let exec = Executor::new().unwrap();
+    let budget = Rc::new(super::sync::Budget::new(10));
+    let log = Rc::new(RefCell::new(Vec::new()));
+    for (who, amount) in [("a", 6), ("b", 7), ("c", 1), ("d", 100)] {
+        let (budget, log) = (budget.clone(), log.clone());
+        exec.spawn(Queue::Guest, async move {
+            let got = budget.take(amount).await;
+            log.borrow_mut().push((who, got));
+        });
+    }
+    let settle = || while exec.poll().more_work_now {};
+    settle();
+    // "c" would fit beside "a", but does not overtake "b".
+    assert_eq!(log.take(), [("a", 6)]);
+    assert!(budget.is_short());
+    budget.give_back(6);
+    settle();
+    assert_eq!(log.take(), [("b", 7), ("c", 1)]);
+    budget.give_back(7);
+    settle();
+    assert!(log.borrow().is_empty());
+    budget.give_back(1);
+    settle();
+    assert_eq!(log.take(), [("d", 10)], "all there is");
+    assert!(!budget.is_short());
+}

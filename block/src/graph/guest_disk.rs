@@ -6,13 +6,13 @@ use std::{
 };
 
 use super::{
-    Name, Node, chain::ImageOptions, inflight::Gate, node::whole_sectors, survey::survey,
+    Format, Name, Node, chain::ImageOptions, inflight::Gate, node::whole_sectors, survey::survey,
 };
 use crate::{
     api::Event,
     disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
     error::{IoError, IoResult},
-    exec::{Executor, Queue, yield_now},
+    exec::{Executor, Queue, sync::Budget, yield_now},
     mem::SgList,
 };
 
@@ -75,6 +75,8 @@ pub struct GuestDisk {
     info: RefCell<Rc<DiskInfo>>,
     root: RefCell<Rc<Node>>,
     gate: Gate,
+    /// What its requests may work on at a time.
+    work: Budget,
     /// The job or command that holds the disk, if one does.
     holder: RefCell<Option<&'static str>>,
     io_status: Cell<IoStatus>,
@@ -141,6 +143,7 @@ impl GuestDisk {
             name: RefCell::new(name),
             root: RefCell::new(root),
             gate: Gate::default(),
+            work: Budget::new(WORK),
             holder: RefCell::default(),
             io_status: Cell::default(),
             requests: Cell::default(),
@@ -211,6 +214,7 @@ impl GuestDisk {
     async fn carry_out(&self, request: Request) -> Completion {
         self.requests.set(self.requests.get() + 1);
         let _pass = self.gate.enter().await;
+        let _share = self.share(&request).await;
         if request.offset + request.len > self.info().size {
             // The disk has shrunk while the request waited.
             return Err(IoError::OutOfRange);
@@ -225,6 +229,19 @@ impl GuestDisk {
         result
     }
 
+    /// Waits for the request's part of the work.
+    async fn share(&self, request: &Request) -> Share<'_> {
+        let cost = match request.op {
+            Op::Read | Op::Write { .. } => request.len.clamp(SHORT, LONG),
+            Op::Discard | Op::WriteZeroes { .. } => 4 * LONG,
+            Op::Flush => SHORT,
+        };
+        Share {
+            of: &self.work,
+            amount: self.work.take(cost).await,
+        }
+    }
+
     async fn dispatch(&self, root: &Rc<Node>, request: Request) -> IoResult<()> {
         let Request {
             op,
@@ -236,15 +253,16 @@ impl GuestDisk {
         match op {
             Op::Read => return root.read(offset, data).await,
             Op::Flush => return root.flush().await,
-            Op::Write { .. } if self.detects_zeroes() && data.is_zero() => {
+            Op::Write { .. } if self.detects_zeroes() && is_zero(&data).await => {
                 // The guest may have changed its memory since the look: then it asked for either.
                 let unmap = unmap && self.options.detect_zeroes == DetectZeroes::Unmap;
                 self.write_zeroes(root, offset, len, unmap).await?;
             }
-            Op::Write { .. } => root.write_bytes(offset, data).await?,
+            Op::Write { .. } => write(root, offset, &data).await?,
             Op::Discard if unmap => {
                 let (start, end) = whole_sectors(offset, len);
-                for (offset, len) in pieces(start, end.saturating_sub(start)) {
+                let len = end.saturating_sub(start);
+                for (offset, len) in pieces(start, len, zeroing_step(root)) {
                     root.discard(offset, len).await?;
                     yield_now().await;
                 }
@@ -280,7 +298,7 @@ impl GuestDisk {
                 root.write_bytes(at, SgList::zeroed(len as usize)).await?;
             }
         }
-        for (offset, len) in pieces(start, stop - start) {
+        for (offset, len) in pieces(start, stop - start, zeroing_step(root)) {
             root.write_zeroes(offset, len, unmap).await?;
             yield_now().await;
         }
@@ -312,17 +330,84 @@ fn whole_size(root: &Node) -> u64 {
     root.size() - root.size() % 512
 }
 
-/// Bytes that one step of a discard or zeroing covers: a guest may ask for a whole disk at once.
+/// Bytes that a disk's requests work on at a time at most, each counted for the piece that it works
+/// on. Other disks' requests, which may have come later, wait no longer than that takes.
+const WORK: u64 = 16 << 20;
+
+/// What a short request counts for.
+const SHORT: u64 = 32 << 10;
+
+/// What a long one counts for: it takes its turn piece by piece.
+const LONG: u64 = 1 << 20;
+
+/// A request's part of the work that its disk may do.
+struct Share<'a> {
+    of: &'a Budget,
+    amount: u64,
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.of.give_back(self.amount);
+    }
+}
+
+/// Clusters that one step of a change covers, and bytes at most: a guest may ask for a whole disk at
+/// once.
+const CLUSTERS: u64 = 512;
 const ZEROING_STEP: u64 = 64 << 20;
+const WRITING_STEP: u64 = 1 << 20;
+
+/// Bytes of one step on this layer. (In a raw one they are given up in one call, elsewhere.)
+fn zeroing_step(node: &Node) -> u64 {
+    match node.format() {
+        Format::Raw => ZEROING_STEP,
+        Format::Qcow2 | Format::Qed => ZEROING_STEP.min(CLUSTERS * node.granularity()),
+    }
+}
+
+/// Writes step by step. Clusters are not cut.
+async fn write(root: &Rc<Node>, offset: u64, data: &SgList) -> IoResult<()> {
+    let cluster = root.granularity();
+    let step = match root.format() {
+        Format::Raw => WRITING_STEP,
+        Format::Qcow2 | Format::Qed => WRITING_STEP.min(CLUSTERS * cluster).max(cluster),
+    };
+    for (at, len) in pieces(offset, data.len() as u64, step) {
+        if at > offset {
+            yield_now().await;
+        }
+        let piece = data.slice((at - offset) as usize, len as usize);
+        root.write_bytes(at, piece).await?;
+    }
+    Ok(())
+}
+
+/// Bytes that are looked at for zeros in one go.
+const LOOK_STEP: usize = 1 << 20;
+
+/// Whether all of it is zeros. Others get their turn meanwhile.
+async fn is_zero(data: &SgList) -> bool {
+    let mut done = 0;
+    while done < data.len() {
+        let len = LOOK_STEP.min(data.len() - done);
+        if !data.is_zero_at(done, len) {
+            return false;
+        }
+        done += len;
+        if done < data.len() {
+            yield_now().await;
+        }
+    }
+    true
+}
 
 /// A range cut into steps, at multiples of the step.
-fn pieces(offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+fn pieces(offset: u64, len: u64, step: u64) -> impl Iterator<Item = (u64, u64)> {
     let end = offset.saturating_add(len);
     let next = move |&(start, len): &(u64, u64)| {
         let start = start + len;
-        let stop = (start / ZEROING_STEP + 1)
-            .saturating_mul(ZEROING_STEP)
-            .min(end);
+        let stop = (start / step + 1).saturating_mul(step).min(end);
         (start < end).then(|| (start, stop - start))
     };
     std::iter::successors(next(&(offset, 0)), next)

@@ -36,6 +36,8 @@ pub struct Shared {
     pub sectors: AtomicU64,
     /// Writes may complete before they are durable.
     pub writeback: AtomicBool,
+    /// The driver knows how long a segment may be.
+    pub knows_size_max: AtomicBool,
 }
 
 impl Shared {
@@ -44,11 +46,14 @@ impl Shared {
         Self {
             sectors: AtomicU64::new(info.size / layout::SECTOR),
             writeback: AtomicBool::new(true),
+            knows_size_max: AtomicBool::new(false),
         }
     }
 
     /// The driver has accepted `features`: one that cannot flush needs every write to be durable.
     pub fn negotiated(&self, features: u64) {
+        let knows = has(features, VIRTIO_BLK_F_SIZE_MAX);
+        self.knows_size_max.store(knows, Ordering::Release);
         if !has(features, VIRTIO_BLK_F_FLUSH) {
             self.writeback.store(false, Ordering::Release);
         }
@@ -57,6 +62,7 @@ impl Shared {
     /// As after power-on.
     pub fn reset(&self) {
         self.writeback.store(true, Ordering::Release);
+        self.knows_size_max.store(false, Ordering::Release);
     }
 
     /// The driver reads device configuration at `offset`; what lies behind its end stays as it is.
@@ -87,6 +93,7 @@ impl Shared {
 pub fn offered(info: &DiskInfo, queues: u16) -> u64 {
     let when = |condition: bool, bit: u32| u64::from(condition) << bit;
     RING_FEATURES
+        | 1 << VIRTIO_BLK_F_SIZE_MAX
         | 1 << VIRTIO_BLK_F_SEG_MAX
         | 1 << VIRTIO_BLK_F_BLK_SIZE
         | 1 << VIRTIO_BLK_F_FLUSH

@@ -8,6 +8,8 @@ pub const SECTOR: u64 = 512;
 pub const LEN: usize = 60;
 /// Offset of `writeback`.
 pub const WRITEBACK: usize = 32;
+/// Bytes in one segment of a read or write: `size_max`. With `seg_max` it bounds a request.
+pub const MAX_SEGMENT: u32 = 1 << 20;
 /// Segments in one discard or write-zeroes request.
 pub const MAX_RANGES: usize = 32;
 /// Sectors in one segment of those: 1 GiB.
@@ -18,6 +20,7 @@ pub fn image(info: &DiskInfo, sectors: u64, queues: u16, writeback: bool) -> [u8
     let mut image = [0; LEN];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &sectors.to_le_bytes());
+    put(8, &MAX_SEGMENT.to_le_bytes());
     // Header and status take two descriptors of a chain.
     put(12, &(u32::from(super::QUEUE_SIZE) - 2).to_le_bytes());
     put(20, &info.block_size.to_le_bytes());

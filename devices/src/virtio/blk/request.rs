@@ -65,13 +65,15 @@ impl Incoming {
         })
     }
 
-    /// Reads the header and whatever else says what to do.
+    /// Reads the header and whatever else says what to do. A segment of data has `max_segment` bytes
+    /// at most.
     ///
     /// # Errors
     /// The status to answer with at once.
     pub fn work(
         self,
         fua: bool,
+        max_segment: u32,
         memory: &GuestMemoryMmap,
         list: impl Fn(&Pieces) -> Option<SgList>,
     ) -> Result<Work, Status> {
@@ -99,7 +101,8 @@ impl Incoming {
             }
             _ => return Err(Status::Unsupported),
         };
-        if data.is_empty() || !unused.is_empty() {
+        let too_long = data.as_slice().iter().any(|piece| piece.1 > max_segment);
+        if data.is_empty() || !unused.is_empty() || too_long {
             return Err(Status::IoError);
         }
         let list = list(&data).ok_or(Status::IoError)?;

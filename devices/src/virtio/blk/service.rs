@@ -15,6 +15,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{
     front::Shared,
+    layout::MAX_SEGMENT,
     request::{Incoming, Status, Work, whole_disk_flush},
 };
 use crate::{
@@ -63,7 +64,9 @@ impl Service {
         };
         let fua = !self.shared.writeback.load(Ordering::Acquire);
         let list = |pieces: &Pieces| guest_list(&memory, pieces.as_slice());
-        match incoming.work(fua, &memory, list) {
+        let bounded = self.shared.knows_size_max.load(Ordering::Acquire);
+        let most = if bounded { MAX_SEGMENT } else { u32::MAX };
+        match incoming.work(fua, most, &memory, list) {
             Ok(Work::Submit(requests)) => self.submit(requests, fua, reply),
             Ok(Work::Identify(pieces)) => self.identify(&pieces, reply),
             Err(status) => reply.send(status),

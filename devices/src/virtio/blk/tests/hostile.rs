@@ -236,3 +236,22 @@ fn a_ring_that_breaks_lets_what_is_in_flight_end() {
     driver.run();
     assert_eq!(driver.status(), 0);
 }
+
+#[test]
+fn a_segment_is_as_long_as_the_driver_was_told_at_most() {
+    let large = || strata_block::disk::DiskInfo {
+        size: 2 << 20,
+        ..info()
+    };
+    const MOST: u32 = 1 << 20;
+    let mut driver = Driver::with(large(), 1, ALL);
+    assert_eq!(driver.read_sectors(0, MOST), (0, MOST + 1));
+    assert_eq!(driver.write_sectors(0, MOST), (0, 1));
+    driver.disk.take_log();
+    assert_eq!(driver.read_sectors(0, MOST + 512).0, 1);
+    assert_eq!(driver.write_sectors(0, MOST + 512).0, 1);
+    assert_eq!(driver.disk.take_log(), []);
+    // One that has not looked at the limit does not know.
+    let mut driver = Driver::with(large(), 1, ALL & !(1 << VIRTIO_BLK_F_SIZE_MAX));
+    assert_eq!(driver.read_sectors(0, MOST + 512), (0, MOST + 513));
+}

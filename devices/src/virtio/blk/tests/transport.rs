@@ -63,6 +63,7 @@ fn device_configuration_describes_the_disk() {
         driver.mmio_read::<1>(at)[0]
     });
     assert_eq!(config[0..8], (0x10_0000u64 / 512).to_le_bytes());
+    assert_eq!(config[8..12], (1u32 << 20).to_le_bytes(), "size_max");
     assert_eq!(config[12..16], 254u32.to_le_bytes(), "seg_max");
     assert_eq!(config[20..24], 512u32.to_le_bytes(), "blk_size");
     assert_eq!(config[24..32], [0, 0, 1, 0, 0, 0, 0, 0], "topology");

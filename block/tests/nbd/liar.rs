@@ -62,13 +62,22 @@ fn answer(stream: &UnixStream, option: [u8; 4], kind: u32, data: &[u8]) -> Optio
 
 /// A whole handshake, with structured replies if `structured`.
 fn shake_hands(stream: &UnixStream, structured: bool) -> Option<()> {
+    enter(stream, structured, SIZE)
+}
+
+/// A whole handshake that promises so many bytes.
+fn announce(stream: &UnixStream, size: u64) -> Option<()> {
+    enter(stream, false, size)
+}
+
+fn enter(stream: &UnixStream, structured: bool, size: u64) -> Option<()> {
     greet(stream)?;
     loop {
         let option = option(stream)?;
         match option[3] {
             8 if structured => answer(stream, option, 1, &[])?,
             7 => {
-                let export = [&[0, 0][..], &SIZE.to_be_bytes(), &[0, 1]].concat();
+                let export = [&[0, 0][..], &size.to_be_bytes(), &[0, 1]].concat();
                 answer(stream, option, 3, &export)?;
                 return answer(stream, option, 1, &[]);
             }
@@ -80,7 +89,9 @@ fn shake_hands(stream: &UnixStream, structured: bool) -> Option<()> {
 #[test]
 fn in_the_handshake() {
     let bench = Bench::new();
-    let cases: [(&str, Script, &str); 6] = [
+    let cases: [(&str, Script, &str); 8] = [
+        ("largest", |s| announce(&s, u64::MAX), "2^63 bytes or more"),
+        ("large", |s| announce(&s, 1 << 63), "2^63 bytes or more"),
         ("silence", |_| Some(()), "closed by the other side"),
         (
             "garbage",

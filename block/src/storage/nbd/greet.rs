@@ -35,6 +35,9 @@ const MAX_REPLY: u32 = 64 << 10;
 /// Replies to one option at most.
 const MAX_REPLIES: usize = 64;
 
+/// Bytes of an export at most: as of a file. Offsets and sums of them fit with room to spare.
+const MAX_SIZE: u64 = i64::MAX as u64;
+
 /// Silence after which the host asks whether the server is still there, and how often it asks.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_PROBES: u32 = 3;
@@ -180,6 +183,9 @@ async fn negotiate(stream: &Stream, reader: &mut Reader, uri: &Uri) -> Result<Fa
         allocation,
     };
     options.go(export, &mut facts).await?;
+    if facts.size > MAX_SIZE {
+        return Err(Violation("an export of 2^63 bytes or more").into());
+    }
     if !facts.minimum.is_power_of_two() || facts.maximum < facts.minimum {
         return Err(Violation("block sizes that make no sense").into());
     }

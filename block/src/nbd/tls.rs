@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, Read, Write},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -138,9 +138,23 @@ type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 fn identity(dir: &Path, whose: &str) -> Result<Identity, TlsError> {
     let chain = certificates(&dir.join(format!("{whose}-cert.pem")))?;
     let file = dir.join(format!("{whose}-key.pem"));
+    warn_of_readers(&file);
     let key = PrivateKeyDer::from_pem_file(&file);
     let key = key.map_err(|source| TlsError::File { file, source })?;
     Ok((chain, key))
+}
+
+/// Says so in the log if everybody on the host may read a private key. It is used all the same, as
+/// other programs use it.
+fn warn_of_readers(key: &Path) {
+    if readable_by_all(key) {
+        let file = key.display();
+        tracing::warn!(%file, "everybody on this host can read the private key: take the right away (chmod o-r), and make a new one");
+    }
+}
+
+fn readable_by_all(file: &Path) -> bool {
+    std::fs::metadata(file).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0)
 }
 
 fn roots(dir: &Path) -> Result<RootCertStore, TlsError> {

@@ -260,6 +260,16 @@ impl SgList {
     }
 }
 
+/// Gives memory that has been freed back to the host, which the allocator of the C library keeps
+/// otherwise. May take some milliseconds.
+pub fn give_back_to_host() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: only touches memory that has been freed; any thread may call it.
+        unsafe { libc::malloc_trim(0) };
+    }
+}
+
 impl fmt::Debug for SgList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -1,5 +1,7 @@
 //! The server: a listening socket, its exports and its clients.
 
+mod memory;
+
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -9,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
+use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown, sockopt};
 
 use super::{
     Address, Export, handshake,
@@ -19,15 +21,21 @@ use super::{
     tls::TlsServer,
 };
 use crate::{
-    exec::{Executor, Queue, Watched, sync::WaitQueue},
+    exec::{
+        Executor, Queue, Watched,
+        sync::{Budget, WaitQueue},
+    },
     unix_socket::SocketFile,
 };
 
-/// Clients at a time at most; others wait in the socket's backlog.
+/// Clients at a time at most; one more has been accepted and waits, others are in the socket's backlog.
 const MAX_CLIENTS: usize = 256;
 
-/// A client that has not chosen an export by then is let go.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
+/// A client that has not chosen an export by then is let go. (QEMU's servers give as much.)
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
+/// The same where somebody waits for its place.
+const CROWDED_TIME: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 2000 });
 
 /// A client that has not read its last replies by then is let go.
 const GRACE: Duration = Duration::from_secs(2);
@@ -73,6 +81,10 @@ pub struct Server {
     exports: RefCell<Vec<Rc<Export>>>,
     clients: RefCell<BTreeMap<u64, Rc<Client>>>,
     next_client: Cell<u64>,
+    /// For the requests of all clients.
+    memory: Budget,
+    /// Somebody looks for clients that keep memory from others.
+    watching: Cell<bool>,
     closing: Cell<bool>,
     changed: WaitQueue,
 }
@@ -80,8 +92,14 @@ pub struct Server {
 /// A connected client.
 pub(super) struct Client {
     pub stream: Rc<Stream>,
+    since: Instant,
+    /// Somebody has waited for its place.
+    hurried: Cell<bool>,
     /// What it has chosen.
     export: RefCell<Option<Rc<Export>>>,
+    /// Bytes of memory that its requests take, and have taken at most.
+    pub held: Cell<u64>,
+    pub most: Cell<u64>,
     closing: Cell<bool>,
 }
 
@@ -124,11 +142,17 @@ impl Server {
             exports: RefCell::default(),
             clients: RefCell::default(),
             next_client: Cell::default(),
+            memory: Budget::new(memory::TOTAL),
+            watching: Cell::default(),
             closing: Cell::default(),
             changed: WaitQueue::default(),
         });
         exec.spawn(Queue::Guest, server.clone().accept_clients());
         Ok(server)
+    }
+
+    pub(super) fn exec(&self) -> &Rc<Executor> {
+        &self.exec
     }
 
     /// Where it listens, with the port that the host chose in place of 0.
@@ -258,20 +282,23 @@ impl Server {
 
     async fn accept_clients(self: Rc<Self>) {
         while !self.closing.get() {
-            if self.clients.borrow().len() >= self.max_clients {
-                self.changed.wait().await;
-                continue;
-            }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let accepted = self
                 .socket
                 .readable(|socket| Ok(accept_with(socket, flags)?));
-            let accepted = accepted
-                .await
-                .and_then(|socket| Stream::new(&self.exec, socket));
+            let accepted = accepted.await.and_then(|socket| {
+                notice_death(&socket);
+                Stream::new(&self.exec, socket)
+            });
             match accepted {
                 _ if self.closing.get() => break,
-                Ok(stream) => self.admit(stream),
+                Ok(stream) => {
+                    self.wait_for_place().await;
+                    if self.closing.get() {
+                        break;
+                    }
+                    self.admit(stream);
+                }
                 Err(error) => {
                     tracing::warn!(address = %self.address, %error, "a client could not connect");
                     self.exec.sleep_until(Instant::now() + ACCEPT_REST).await;
@@ -280,18 +307,35 @@ impl Server {
         }
     }
 
+    /// Somebody has come: waits until there is a place. Those who have not chosen an export have to
+    /// hurry then.
+    async fn wait_for_place(&self) {
+        while self.clients.borrow().len() >= self.max_clients && !self.closing.get() {
+            let clients: Vec<_> = self.clients.borrow().values().cloned().collect();
+            for client in clients
+                .iter()
+                .filter(|client| !client.hurried.replace(true))
+            {
+                self.break_off_at(client, client.since + CROWDED_TIME, Client::is_choosing);
+            }
+            self.changed.wait().await;
+        }
+    }
+
     fn admit(self: &Rc<Self>, stream: Rc<Stream>) {
         let id = self.next_client.get();
         self.next_client.set(id + 1);
         let client = Rc::new(Client {
             stream,
+            since: Instant::now(),
+            hurried: Cell::default(),
             export: RefCell::default(),
+            held: Cell::default(),
+            most: Cell::default(),
             closing: Cell::default(),
         });
         self.clients.borrow_mut().insert(id, client.clone());
-        self.break_off_at(&client, Instant::now() + HANDSHAKE_TIME, |client| {
-            client.export.borrow().is_none()
-        });
+        self.break_off_at(&client, client.since + HANDSHAKE_TIME, Client::is_choosing);
         let server = self.clone();
         self.exec.spawn(Queue::Guest, async move {
             match server.serve(&client).await {
@@ -299,11 +343,12 @@ impl Server {
                 Err(error) => tracing::info!(id, %error, "an NBD client's connection has ended"),
             }
             server.clients.borrow_mut().remove(&id);
+            server.tidy_up(client.most.get());
             server.changed.wake_all();
         });
     }
 
-    async fn serve(&self, client: &Client) -> Result<(), Gone> {
+    async fn serve(self: &Rc<Self>, client: &Rc<Client>) -> Result<(), Gone> {
         let mut reader = Reader::new(client.stream.clone());
         let negotiated = handshake::negotiate(self, &client.stream, &mut reader).await?;
         let Some(terms) = negotiated else {
@@ -319,11 +364,24 @@ impl Server {
             // Removed while the client was being told about it.
             return Ok(());
         }
-        session::run(&self.exec, client, reader, terms).await
+        session::run(self, client, reader, terms).await
     }
 }
 
+/// Has the host look after a minute of silence whether the other side is still there: one that died
+/// without a word keeps its place no longer. (Fails on a Unix socket, which needs none of it.)
+fn notice_death(socket: &OwnedFd) {
+    let _ = sockopt::set_tcp_keepidle(socket, Duration::from_secs(60));
+    let _ = sockopt::set_tcp_keepintvl(socket, Duration::from_secs(10));
+    let _ = sockopt::set_tcp_keepcnt(socket, 6);
+}
+
 impl Client {
+    /// Whether it has not chosen an export yet.
+    fn is_choosing(&self) -> bool {
+        self.export.borrow().is_none()
+    }
+
     /// No more requests are to be taken from it.
     pub fn is_closing(&self) -> bool {
         self.closing.get()

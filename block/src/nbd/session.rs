@@ -12,7 +12,7 @@ use super::{
     proto::{MAX_PAYLOAD, command},
     reply::{Pieces, Question, Style},
     request::{Command, EXTENDED_HEADER_LEN, HEADER_LEN, Header},
-    server::Client,
+    server::{Client, Server},
     stream::{Gone, Reader, Stream},
 };
 use crate::exec::{Executor, Queue, sync::WaitQueue};
@@ -27,11 +27,12 @@ const MAX_BYTES: u64 = MAX_PAYLOAD as u64;
 const REPLIES_AT_ONCE: usize = 16;
 
 pub(super) struct Session {
+    server: Rc<Server>,
+    client: Rc<Client>,
     stream: Rc<Stream>,
     terms: Terms,
     replies: RefCell<VecDeque<Reply>>,
     requests: Cell<usize>,
-    bytes: Cell<u64>,
     /// Nothing more is received.
     ending: Cell<bool>,
     /// Nothing more can be sent.
@@ -56,7 +57,9 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let session = &self.session;
         session.requests.set(session.requests.get() - 1);
-        session.bytes.set(session.bytes.get() - self.bytes);
+        let held = &session.client.held;
+        held.set(held.get() - self.bytes);
+        session.server.give_memory_back(self.bytes);
         session.changed.wake_all();
     }
 }
@@ -66,22 +69,24 @@ impl Drop for Permit {
 /// # Errors
 /// Why the connection ended, if not in good order.
 pub(super) async fn run(
-    exec: &Rc<Executor>,
-    client: &Client,
+    server: &Rc<Server>,
+    client: &Rc<Client>,
     mut reader: Reader,
     terms: Terms,
 ) -> Result<(), Gone> {
     let session = Rc::new(Session {
+        server: server.clone(),
+        client: client.clone(),
         stream: client.stream.clone(),
         terms,
         replies: RefCell::default(),
         requests: Cell::default(),
-        bytes: Cell::default(),
         ending: Cell::default(),
         broken: Cell::default(),
         over: Cell::default(),
         changed: WaitQueue::default(),
     });
+    let exec = server.exec();
     exec.spawn(Queue::Guest, session.clone().send_replies());
     let result = session.receive(exec, client, &mut reader).await;
     session.ending.set(true);
@@ -125,7 +130,9 @@ impl Session {
             match header.command(&limits, extended) {
                 Ok(command) => {
                     permit.add(command.cost(contexts.len())).await;
+                    self.stream.expect_bytes(true);
                     let payload = reader.take(header.payload as usize).await?;
+                    self.stream.expect_bytes(false);
                     let work = self.clone().work(question, command, payload, permit);
                     exec.spawn(Queue::Guest, work);
                 }
@@ -209,14 +216,18 @@ impl Session {
 }
 
 impl Permit {
-    /// Waits until the request may take `bytes` of memory, at most [`MAX_BYTES`].
+    /// Waits until the request may take `bytes` of memory, at most [`MAX_BYTES`]: of what the client
+    /// may hold, and then of what the server has.
     async fn add(&mut self, bytes: u64) {
         let session = &self.session;
-        while session.bytes.get() + bytes > MAX_BYTES {
+        let Client { held, most, .. } = &*session.client;
+        while held.get() + bytes > MAX_BYTES {
             session.changed.wait().await;
         }
-        session.bytes.set(session.bytes.get() + bytes);
-        self.bytes = bytes;
+        // Less than the server has at all.
+        self.bytes = session.server.take_memory(bytes).await;
+        held.set(held.get() + self.bytes);
+        most.set(most.get().max(held.get()));
     }
 }
 

@@ -1,10 +1,11 @@
 //! A connection: bytes in, bytes out, without ever blocking the thread.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io::{self, ErrorKind, IoSlice, Read, Write},
     os::fd::OwnedFd,
     rc::Rc,
+    time::{Duration, Instant},
 };
 
 use rustix::net::{
@@ -46,6 +47,10 @@ pub(crate) struct Stream {
     socket: Watched<OwnedFd>,
     /// Once it has been started. What is encrypted or decrypted here is so without an await.
     tls: RefCell<Option<Connection>>,
+    /// Since when the other side has taken nothing of what is being sent.
+    sending: Cell<Option<Instant>>,
+    /// Since when the other side has sent nothing of what it owes.
+    receiving: Cell<Option<Instant>>,
 }
 
 impl Stream {
@@ -61,6 +66,8 @@ impl Stream {
         Ok(Rc::new(Self {
             socket: Watched::new(exec, socket)?,
             tls: RefCell::default(),
+            sending: Cell::default(),
+            receiving: Cell::default(),
         }))
     }
 
@@ -96,7 +103,10 @@ impl Stream {
     async fn send_encrypted(&self) -> io::Result<()> {
         while self.with_tls(|tls| tls.wants_write()) {
             let send = |socket: &OwnedFd| self.with_tls(|tls| tls.write_tls(&mut Socket(socket)));
-            self.socket.writable(send).await?;
+            self.sending.set(Some(Instant::now()));
+            let sent = self.socket.writable(send).await;
+            self.sending.set(None);
+            sent?;
         }
         Ok(())
     }
@@ -120,6 +130,18 @@ impl Stream {
         decrypted.map_err(|error| io::Error::new(ErrorKind::InvalidData, error).into())
     }
 
+    /// For how long the other side has neither taken what is sent to it nor sent what it owes.
+    pub fn still_for(&self) -> Duration {
+        let since = |moment: Instant| moment.elapsed();
+        let sending = self.sending.get().map_or(Duration::ZERO, since);
+        sending.max(self.receiving.get().map_or(Duration::ZERO, since))
+    }
+
+    /// The other side owes bytes from now on, or none any more.
+    pub fn expect_bytes(&self, expected: bool) {
+        self.receiving.set(expected.then(Instant::now));
+    }
+
     /// Sends all of `pieces`, one after the other.
     ///
     /// # Errors
@@ -134,8 +156,10 @@ impl Stream {
         while !rest.is_empty() {
             let some = &rest[..rest.len().min(MAX_PIECES)];
             let send = |socket: &OwnedFd| send_some(socket, some);
-            let sent = self.socket.writable(send).await?;
-            IoSlice::advance_slices(&mut rest, sent);
+            self.sending.set(Some(Instant::now()));
+            let sent = self.socket.writable(send).await;
+            self.sending.set(None);
+            IoSlice::advance_slices(&mut rest, sent?);
         }
         Ok(())
     }
@@ -166,6 +190,7 @@ impl Stream {
     }
 
     async fn receive(&self, into: &mut [u8]) -> Result<usize, Gone> {
+        self.expect_bytes(self.receiving.get().is_some());
         while self.is_encrypted() {
             match self.with_tls(|tls| tls.reader().read(into)) {
                 Ok(0) => return Err(Gone::Closed),

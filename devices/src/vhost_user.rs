@@ -12,12 +12,15 @@
 //! served. Where the protocol promises that nothing is touched any more after a message, the
 //! thread waits until the worker has drained.
 //!
+//! A front end that takes its memory away loses its connection ([`missing`]).
+//!
 //! One front end at a time: others wait in the socket's backlog. It is trusted as far as whoever
 //! starts it is: it hands over memory and descriptors. Its guest is not.
 
 mod channel;
 mod front;
 mod mail;
+mod missing;
 mod relay;
 mod session;
 mod worker;
@@ -81,7 +84,7 @@ impl Export {
         let shared = Arc::new(Shared::new(&info));
         let (mail, post_box) = mail::open(exec)?;
         let queues = queues.clamp(1, MAX_QUEUES);
-        let front = Front::new(DiskInfo::clone(&info), queues, shared.clone(), mail);
+        let front = Front::new(DiskInfo::clone(&info), queues, shared.clone(), mail)?;
         let (control, entrance) = (Arc::new(Control::new()?), Entrance::new()?);
         let Listening { socket, file } = listening;
         let (of_thread, name) = (control.clone(), format!("vhost-user {}", info.id));

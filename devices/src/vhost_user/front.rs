@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -9,23 +10,27 @@ use std::{
     },
 };
 
+use rustix::event::{EventfdFlags, eventfd};
 use strata_block::disk::DiskInfo;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VringMutex, VringT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::{
     epoll::EventSet,
-    event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier},
+    event::{EventConsumer, EventNotifier},
 };
 
 use super::{
     mail::{Letter, Mail},
-    wait,
+    missing, wait,
 };
 use crate::virtio::blk::{
     QUEUE_SIZE,
     front::{Shared, offered},
 };
+
+/// The event that ends the thread on which kicks arrive: no queue has this number.
+pub const END: u64 = u16::MAX as u64;
 
 /// One export's side of the conversation; the same for all its connections.
 pub struct Front {
@@ -37,14 +42,26 @@ pub struct Front {
     /// Whose last kick the worker has not seen yet: a driver that kicks without end must not fill the
     /// worker's post box.
     kicked: Vec<Arc<AtomicBool>>,
+    /// Readable when a part of the front end's memory is missing.
+    lost: Arc<OwnedFd>,
     /// What has been kicked since the front end came.
     vrings: Mutex<Vec<VringMutex>>,
 }
 
 impl Front {
     /// For the disk that `info` describes.
-    pub fn new(info: DiskInfo, queues: u16, shared: Arc<Shared>, mail: Mail) -> Arc<Self> {
-        Arc::new(Self {
+    ///
+    /// # Errors
+    /// The host has no descriptors left.
+    pub fn new(
+        info: DiskInfo,
+        queues: u16,
+        shared: Arc<Shared>,
+        mail: Mail,
+    ) -> io::Result<Arc<Self>> {
+        let lost = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Arc::new(Self {
+            lost: Arc::new(lost),
             info,
             queues,
             shared,
@@ -52,7 +69,7 @@ impl Front {
             features: AtomicU64::new(0),
             kicked: (0..queues).map(|_| Arc::default()).collect(),
             vrings: Mutex::default(),
-        })
+        }))
     }
 
     /// Drains and forgets all rings: as before the front end came.
@@ -63,6 +80,16 @@ impl Front {
         self.vrings().clear();
         self.shared.reset();
         self.features.store(0, Ordering::Release);
+    }
+
+    /// Readable when a part of the front end's memory is missing; with `again`, only if another one is
+    /// from now on.
+    pub fn lost(&self, again: bool) -> &OwnedFd {
+        if again {
+            // That there was nothing to read is as well.
+            let _ = rustix::io::read(&self.lost, &mut [0; 8]);
+        }
+        &self.lost
     }
 
     fn vrings(&self) -> std::sync::MutexGuard<'_, Vec<VringMutex>> {
@@ -122,6 +149,7 @@ impl VhostUserBackend for Front {
     fn update_memory(&self, memory: GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
         let (done, answer) = channel();
         let memory = memory.memory().into_inner();
+        missing::watch(&memory, &self.lost)?;
         self.mail.send(Letter::Memory(memory, done));
         wait(&answer);
         Ok(())
@@ -132,10 +160,10 @@ impl VhostUserBackend for Front {
         vec![u64::MAX]
     }
 
+    /// The library (`vhost-user-backend` 0.24) never closes the descriptor that it gets here. So the
+    /// thread ends by [`END`].
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
-        let pair = new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC);
-        pair.map_err(|error| tracing::error!(%error, "no eventfd for a vhost-user session"))
-            .ok()
+        None
     }
 
     fn stop_vring(&self, queue: u32) -> io::Result<()> {
@@ -159,6 +187,9 @@ impl VhostUserBackend for Front {
         vrings: &[VringMutex],
         _thread: usize,
     ) -> io::Result<()> {
+        if u64::from(event) == END {
+            return Err(io::Error::other("the session is over"));
+        }
         let index = usize::from(event);
         let (Some(vring), Some(kicked)) = (vrings.get(index), self.kicked.get(index)) else {
             return Ok(());

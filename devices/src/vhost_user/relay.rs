@@ -13,19 +13,20 @@ use std::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
+    time::{Duration, Instant},
 };
 
 use rustix::{
     cmsg_space,
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{CWD, Mode, OFlags, openat},
-    io::retry_on_intr,
+    io::{Errno, retry_on_intr},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
     },
 };
-use vhost::vhost_user::message::MAX_ATTACHED_FD_ENTRIES;
+use vhost::vhost_user::message::{FrontendReq, MAX_ATTACHED_FD_ENTRIES};
 
 use super::channel::Channel;
 
@@ -33,6 +34,18 @@ use super::channel::Channel;
 const HEADER: usize = 12;
 /// Bytes of a body. The library ends a connection on whose header more is announced.
 const MAX_BODY: usize = 4096;
+
+/// A front end that has just come has to say SET_OWNER within so much time, and the rest of a message
+/// whose beginning it has said. One that owns the device may be silent for as long as it likes: so is
+/// one whose guest has not found the disk yet.
+const SILENCE: Duration = Duration::from_millis(if cfg!(test) { 700 } else { 30_000 });
+
+fn silent() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        "the front end has said nothing for too long",
+    )
+}
 
 /// A socket where the library listens and nobody else can knock: it has no name.
 pub struct Entrance {
@@ -81,10 +94,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Passes on what is said, until one side goes; at the end both are cut off.
-    pub fn relay(&self, channel: &Channel) {
-        if let Err(error) = self.pass_on(channel) {
-            tracing::debug!(%error, "a vhost-user connection has ended");
+    /// Passes on what is said, until one side goes, the front end says nothing for [`SILENCE`] where it
+    /// has to, or `lost` becomes readable: its memory is missing. At the end both are cut off.
+    pub fn relay(&self, channel: &Channel, lost: &OwnedFd) {
+        match self.pass_on(channel, lost) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(error) => tracing::warn!(%error, "a vhost-user connection has been ended"),
+            Ok(()) => {}
         }
         self.cut();
     }
@@ -97,13 +113,24 @@ impl Connection {
         }
     }
 
-    fn pass_on(&self, channel: &Channel) -> io::Result<()> {
+    fn pass_on(&self, channel: &Channel, lost: &OwnedFd) -> io::Result<()> {
         let mut answers = [0; MAX_BODY];
+        // Until then it has to own us, or somebody else may want to.
+        let mut deadline = Some(Instant::now() + SILENCE);
+        self.front.set_read_timeout(Some(SILENCE))?;
+        self.front.set_write_timeout(Some(SILENCE))?;
         loop {
-            let ready = |socket| PollFd::from_borrowed_fd(socket, PollFlags::IN);
-            let mut sockets = [ready(self.front.as_fd()), ready(self.library.as_fd())];
-            retry_on_intr(|| poll(&mut sockets, None))?;
-            let [from_front, from_library] = sockets.map(|socket| !socket.revents().is_empty());
+            let ready = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+            let mut fds = [self.front.as_fd(), self.library.as_fd(), lost.as_fd()].map(ready);
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+            if retry_on_intr(|| poll(&mut fds, timeout.as_ref()))? == 0 {
+                return Err(silent());
+            }
+            let [from_front, from_library, is_lost] = fds.map(|fd| !fd.revents().is_empty());
+            if is_lost {
+                return Err(io::Error::other("the front end has taken its memory away"));
+            }
             if from_library {
                 match (&self.library).read(&mut answers)? {
                     0 => return Ok(()),
@@ -115,6 +142,9 @@ impl Connection {
                     return self.finish();
                 };
                 message.show(channel)?;
+                if message.word(0) == Some(FrontendReq::SET_OWNER.into()) {
+                    deadline = None;
+                }
                 message.send(&self.library)?;
             }
         }
@@ -160,7 +190,11 @@ impl Message {
             let received = retry_on_intr(|| {
                 let piece = &mut [IoSliceMut::new(&mut self.bytes[have..])];
                 recvmsg(socket, piece, &mut control, RecvFlags::CMSG_CLOEXEC)
-            })?;
+            });
+            let received = match received {
+                Err(Errno::AGAIN) => return Err(silent()),
+                received => received?,
+            };
             for item in control.drain() {
                 if let RecvAncillaryMessage::ScmRights(descriptors) = item {
                     self.descriptors.extend(descriptors);

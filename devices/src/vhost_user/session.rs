@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    os::{fd::AsFd, unix::net::UnixListener},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixListener,
+    },
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,10 +21,11 @@ use rustix::{
 use vhost::vhost_user::{Error as Protocol, Listener};
 use vhost_user_backend::{Error, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
 
 use super::{
     channel::Channel,
-    front::Front,
+    front::{END, Front},
     relay::{Connection, Entrance},
 };
 
@@ -116,6 +120,29 @@ pub fn run(listener: &UnixListener, entrance: &Entrance, front: Arc<Front>, cont
     }
 }
 
+/// Ends the thread on which kicks arrive, for which the daemon waits when it is dropped.
+struct End<'a>(&'a OwnedFd);
+
+impl<'a> End<'a> {
+    /// To be dropped before `daemon`, and `event` after it: one that is closed is not seen any more.
+    ///
+    /// # Errors
+    /// The host cannot watch the event.
+    fn new(event: &'a OwnedFd, daemon: &VhostUserDaemon<Arc<Front>>) -> io::Result<Self> {
+        for handler in daemon.get_epoll_handlers() {
+            handler.register_listener(event.as_raw_fd(), EventSet::IN, END)?;
+        }
+        Ok(Self(event))
+    }
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        let told = rustix::io::write(self.0, &1u64.to_ne_bytes());
+        told.expect("the counter of a new eventfd has room");
+    }
+}
+
 /// Serves the front end that waits, until it goes.
 fn serve(
     listener: &UnixListener,
@@ -124,7 +151,17 @@ fn serve(
     control: &Control,
 ) -> Result<(), Error> {
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+    let end =
+        eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| Error::StartDaemon(error.into()))?;
     let mut daemon = VhostUserDaemon::new("vhost-user".into(), front.clone(), memory)?;
+    let _end = match End::new(&end, &daemon) {
+        Ok(end) => end,
+        Err(error) => {
+            // There is no other way to end its thread, for which it would wait.
+            std::mem::forget(daemon);
+            return Err(Error::StartDaemon(error));
+        }
+    };
     let (socket, _) = listener.accept().map_err(Error::StartDaemon)?;
     let connection = Arc::new(Connection {
         front: socket,
@@ -133,7 +170,7 @@ fn serve(
     let inner = entrance.listener().map_err(Error::StartDaemon)?;
     daemon.start(&mut Listener::from(inner))?;
     control.set_connection(Some(connection.clone()));
-    connection.relay(&control.channel);
+    connection.relay(&control.channel, front.lost(true));
     match daemon.wait() {
         // How a conversation ends when the other side goes, in the middle of a message or not.
         Err(Error::HandleRequest(

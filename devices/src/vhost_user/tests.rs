@@ -326,3 +326,62 @@ fn answers_come_after_the_last_word_too() {
     });
     site.stop();
 }
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn connections_leave_no_descriptors_behind() {
+    let site = Site::new(true);
+    let connect = |path: PathBuf| {
+        for _ in 0..200 {
+            let mut socket = UnixStream::connect(&path).unwrap();
+            let _ = socket.shutdown(std::net::Shutdown::Write);
+            let _ = socket.read_to_end(&mut Vec::new());
+        }
+    };
+    let before = descriptors();
+    site.serve(connect);
+    let left = descriptors().saturating_sub(before);
+    // Tests on other threads open some, too.
+    assert!(left < 100, "{left} more than before");
+    site.stop();
+}
+
+#[test]
+fn a_front_end_that_takes_its_memory_away_loses_its_connection_only() {
+    let site = Site::new(true);
+    for _ in 0..3 {
+        site.serve(|path| Machine::start(&path).take_memory_away());
+        // In the middle of requests, too.
+        site.serve(|path| {
+            let mut machine = Machine::start(&path);
+            for sector in 0..20 {
+                machine.send_read(0, sector);
+            }
+            machine.take_memory_away();
+        });
+    }
+    site.serve(|path| {
+        let mut machine = Machine::start(&path);
+        assert_eq!(machine.read(1, 7), vec![7; 512]);
+    });
+    site.stop();
+}
+
+#[test]
+fn a_front_end_that_says_nothing_loses_its_place() {
+    let site = Site::new(true);
+    site.serve(|path| {
+        let silent = UnixStream::connect(&path).unwrap();
+        let mut halting = UnixStream::connect(&path).unwrap();
+        halting.write_all(&[1, 0]).unwrap();
+        let mut machine = Machine::start(&path);
+        // One that owns the device may be silent.
+        thread::sleep(Duration::from_millis(1500));
+        assert_eq!(machine.read(0, 7), vec![7; 512]);
+        drop((silent, halting));
+    });
+    site.stop();
+}

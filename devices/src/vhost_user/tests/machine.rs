@@ -1,6 +1,6 @@
 //! A machine with one virtio-blk driver, whose device is elsewhere.
 
-use std::{os::fd::AsRawFd, path::Path, sync::atomic::Ordering};
+use std::{fs::File, os::fd::AsRawFd, path::Path, sync::atomic::Ordering};
 
 use vhost::{
     VhostBackend, VhostUserMemoryRegionInfo, VringConfigData,
@@ -30,6 +30,7 @@ const UNTOUCHED: u8 = 0xa5;
 /// The machine.
 pub struct Machine {
     memory: GuestMemoryMmap,
+    file: File,
     front: Frontend,
     kicks: [EventFd; 2],
     calls: [EventFd; 2],
@@ -41,6 +42,7 @@ impl Machine {
     pub fn start(path: &Path) -> Self {
         let file = tempfile::tempfile().unwrap();
         file.set_len(MEMORY as u64).unwrap();
+        let kept = file.try_clone().unwrap();
         let memory = GuestMemoryMmap::from_ranges_with_files([(
             GuestAddress(0),
             MEMORY,
@@ -54,6 +56,7 @@ impl Machine {
             calls: [event(), event()],
             next: [0; 2],
             memory,
+            file: kept,
         };
         machine.negotiate();
         for queue in 0..2 {
@@ -109,6 +112,16 @@ impl Machine {
             .set_vring_kick(queue, &self.kicks[queue])
             .unwrap();
         self.front.set_vring_enable(queue, true).unwrap();
+    }
+
+    /// Takes all of the memory away, kicks, and waits until the device has had enough.
+    pub fn take_memory_away(self) {
+        self.file.set_len(0).unwrap();
+        self.kicks[0].write(1).unwrap();
+        // Asks until there is no answer.
+        while self.front.get_features().is_ok() {
+            std::thread::yield_now();
+        }
     }
 
     /// Stops a ring; where it stopped.

@@ -76,14 +76,35 @@ impl Router {
         self.vm.fd.set_gsi_routing(&table).map_err(to_io)
     }
 
-    /// Changes the route of `gsi`.
-    fn set_route(&self, gsi: u32, message: Option<MsiMessage>) -> io::Result<()> {
+    /// Routes `gsi` to `message`.
+    fn set_route(&self, gsi: u32, message: MsiMessage) -> io::Result<()> {
         let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
-        match message {
-            Some(message) => messages.routes.insert(gsi, message),
-            None => messages.routes.remove(&gsi),
-        };
-        self.apply(&messages.routes)
+        messages.set(gsi, message, |routes| self.apply(routes))
+    }
+}
+
+impl Messages {
+    /// Routes `gsi` to `message`; `apply` hands the table to the kernel. That takes it as a whole, and
+    /// waits until no processor uses the old one: it only gets one that differs.
+    fn set(
+        &mut self,
+        gsi: u32,
+        message: MsiMessage,
+        apply: impl FnOnce(&BTreeMap<u32, MsiMessage>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let before = self.routes.insert(gsi, message);
+        if before == Some(message) {
+            return Ok(());
+        }
+        let applied = apply(&self.routes);
+        if applied.is_err() {
+            // As the kernel still has it.
+            match before {
+                Some(before) => self.routes.insert(gsi, before),
+                None => self.routes.remove(&gsi),
+            };
+        }
+        applied
     }
 }
 
@@ -241,9 +262,15 @@ impl Vector {
 
 impl MsiVector for Vector {
     fn route(&self, message: Option<MsiMessage>) -> io::Result<()> {
-        // The route first: a signal that is already in the eventfd goes out as soon as the kernel listens.
-        self.router.set_route(self.gsi, message)?;
-        self.connect(message.is_some())
+        match message {
+            // The route first: a signal that is already in the eventfd goes out as soon as the kernel listens.
+            Some(message) => {
+                self.router.set_route(self.gsi, message)?;
+                self.connect(true)
+            }
+            // The route stays, and nothing takes it: guests mask a vector and unmask it as it was.
+            None => self.connect(false),
+        }
     }
 
     fn eventfd(&self) -> &EventFd {

@@ -61,3 +61,43 @@ fn a_shared_wire_is_high_while_anyone_holds_it() {
     // Nothing is driven where a device repeats itself.
     assert_eq!(levels, [true, true, true, false, true]);
 }
+
+#[test]
+fn the_kernel_gets_a_table_only_where_it_differs() {
+    let message = |data| MsiMessage {
+        address: 0xfee0_0000,
+        data,
+    };
+    let mut messages = Messages::default();
+    let mut tables = Vec::new();
+    for (gsi, data) in [(24, 1), (24, 1), (25, 2), (24, 1), (25, 3), (25, 3)] {
+        let apply = |routes: &BTreeMap<_, _>| {
+            tables.push(routes.clone());
+            Ok(())
+        };
+        messages.set(gsi, message(data), apply).unwrap();
+    }
+    let table = |routes: &[(u32, u32)]| {
+        let routes = routes.iter().map(|&(gsi, data)| (gsi, message(data)));
+        routes.collect::<BTreeMap<_, _>>()
+    };
+    let expected = [
+        table(&[(24, 1)]),
+        table(&[(24, 1), (25, 2)]),
+        table(&[(24, 1), (25, 3)]),
+    ];
+    assert_eq!(tables, expected);
+    // What the kernel has refused is not there, and is tried again.
+    let mut tries = 0;
+    for _ in 0..2 {
+        let refuse = |_: &BTreeMap<_, _>| {
+            tries += 1;
+            Err(io::Error::other("no"))
+        };
+        messages.set(26, message(4), refuse).unwrap_err();
+        messages
+            .set(24, message(1), |_| panic!("unchanged"))
+            .unwrap();
+    }
+    assert_eq!((tries, messages.routes.len()), (2, 2));
+}

@@ -50,6 +50,17 @@ pub enum IoError {
         /// The host's error.
         source: std::sync::Arc<io::Error>,
     },
+    /// A flush has failed, this one or an earlier one since the file was opened, for whatever reason.
+    #[error(
+        "{file}: flush: {source}; what was written since the last flush may be lost, and no flush \
+         succeeds until the file is opened again"
+    )]
+    Lost {
+        /// The file that the flush was for.
+        file: PathBuf,
+        /// Why the first one failed.
+        source: std::sync::Arc<io::Error>,
+    },
     /// The image's metadata contradicts itself; nothing was written.
     #[error("{file}: corrupt image: {what}")]
     Corrupt {

@@ -10,11 +10,15 @@ mod files;
 mod holder;
 mod identity;
 mod lock;
+#[cfg(test)]
+pub(crate) mod lossy;
+mod lost;
 mod nbd;
 mod ranges;
 mod sim;
 mod size_limit;
 mod vectored;
+mod watch;
 
 use std::{
     io,
@@ -196,8 +200,9 @@ impl Storage {
     /// Makes every completed write durable (fdatasync).
     ///
     /// # Errors
-    /// The host's error. Writes since the last flush may then be lost; that cannot be undone by
-    /// flushing again.
+    /// [`IoError::Lost`], whatever the host's error was, also for want of room: writes since the last
+    /// flush may be lost then. That cannot be undone by flushing again, so from then on all flushes
+    /// fail, whoever asks for them.
     pub async fn flush(&self) -> IoResult<()> {
         match self {
             Self::File(file) => file.flush().await,
@@ -207,7 +212,8 @@ impl Storage {
     }
 
     /// Asks the host to bring what has been written to disk, and waits until what it was asked for
-    /// the last time is there: keeps the next [`Storage::flush`] short. Makes nothing durable.
+    /// the last time is there: keeps the next [`Storage::flush`] short. Makes nothing durable. If
+    /// something is lost, the next flush fails.
     pub async fn write_back(&self) {
         match self {
             Self::File(file) => file.write_back().await,

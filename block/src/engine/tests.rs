@@ -14,6 +14,7 @@ mod fair;
 mod headers;
 mod live;
 mod locks;
+mod lossy;
 mod names;
 mod node_names;
 mod qed;

@@ -213,6 +213,7 @@ fn refusal(error: &IoError) -> Refusal {
         IoError::NoSpace { .. } => (Errno::NoSpace, "no space left on the server"),
         IoError::Cancelled => (Errno::Shutdown, "the server is shutting down"),
         IoError::Unsupported { .. } => (Errno::Io, "the image does not support this"),
+        IoError::Lost { .. } => (Errno::Io, "a flush has failed: writes may be lost"),
         IoError::Host { .. } | IoError::Corrupt { .. } | IoError::Stopped { .. } => {
             (Errno::Io, "an I/O error on the server")
         }

@@ -14,7 +14,6 @@ use crate::{
     error::IoError,
     mem::SgList,
     random,
-    storage::SimFolder,
 };
 
 /// Which errors a guest may see.
@@ -36,8 +35,8 @@ impl Allowed {
 
 /// Who else looks on.
 pub enum Watch {
-    /// The files, whose failed flushes take back what was acknowledged.
-    Files(Rc<SimFolder>),
+    /// Nobody: the files are this process's own.
+    Nobody,
     /// A journal of what is sent and what is acknowledged, for who outlives this process.
     Journal(Journal),
 }
@@ -158,13 +157,7 @@ impl Guest {
             {
                 self.load.allowed.get().check(error);
             }
-            {
-                let mut model = self.load.model.borrow_mut();
-                if let Watch::Files(files) = &self.load.watch {
-                    model.failed_flushes(files.failed_flushes());
-                }
-                end(&mut model, result);
-            }
+            end(&mut self.load.model.borrow_mut(), result);
             self.next();
         });
     }

@@ -17,8 +17,6 @@ struct Write {
     completed: u64,
     /// Whether it certainly replaces what was there (a discard need not, nor one that failed).
     certain: bool,
-    /// A flush failed since: no later one says that it is durable.
-    lost: bool,
 }
 
 /// The history of a disk's sectors, on a clock that ticks with every event.
@@ -31,7 +29,6 @@ pub struct Model {
     /// Fewest bytes that the disk has had.
     smallest: u64,
     next: u64,
-    failed_flushes: u64,
     /// Every read under way holds it.
     reads: Rc<()>,
     /// Sectors and their writes that were replaced while reads were under way, which may have found
@@ -76,7 +73,6 @@ impl Model {
             sizes: vec![size],
             smallest: size,
             next: 1,
-            failed_flushes: 0,
             reads: Rc::default(),
             replaced: Vec::new(),
         }
@@ -106,7 +102,6 @@ impl Model {
                 started: sent.started,
                 completed: u64::MAX,
                 certain: kind != Kind::Discarded,
-                lost: false,
             });
         }
         sent
@@ -163,28 +158,19 @@ impl Model {
     }
 
     /// What was acknowledged before `flush_started` is durable: older contents are impossible now.
+    /// That holds also after a flush that failed: one that succeeds later says that nothing is lost.
     pub fn flushed(&mut self, flush_started: u64) {
         let mut replaced = Vec::new();
         for (sector, history) in self.sectors.iter_mut().enumerate() {
-            let gone = forget_replaced(history, flush_started, |write| !write.lost);
+            let gone = forget_replaced(history, flush_started);
             replaced.extend(gone.map(|write| (sector, write)));
         }
         self.keep_for_reads(replaced);
     }
 
-    /// So many flushes of files have failed in all. A new one takes with it what had been written.
-    pub fn failed_flushes(&mut self, count: u64) {
-        if std::mem::replace(&mut self.failed_flushes, count) != count {
-            for write in self.sectors.iter_mut().flatten() {
-                write.lost = true;
-            }
-        }
-    }
-
     /// After a crash each content that was possible is one that may have stayed.
     pub fn crashed(&mut self) {
         let now = self.now();
-        self.failed_flushes = 0;
         for write in self.sectors.iter_mut().flatten() {
             *write = Write {
                 started: now,
@@ -262,7 +248,7 @@ impl Model {
         let mut before = self.sectors[first..first + count].to_vec();
         before
             .iter_mut()
-            .for_each(|history| drop(forget_replaced(history, now, |_| true)));
+            .for_each(|history| drop(forget_replaced(history, now)));
         Before {
             time: now,
             offset,
@@ -307,7 +293,6 @@ fn zeros(time: u64) -> Write {
         started: time,
         completed: time,
         certain: true,
-        lost: false,
     }
 }
 
@@ -335,14 +320,9 @@ fn whole(index: usize, sector: &[u8]) -> u64 {
     numbers[0]
 }
 
-/// Takes out the writes after which another one that `counts` was both sent and acknowledged before
-/// `time`.
-fn forget_replaced(
-    history: &mut Vec<Write>,
-    time: u64,
-    counts: impl Fn(&Write) -> bool,
-) -> std::vec::IntoIter<Write> {
-    let replacing = |write: &&Write| write.certain && write.completed < time && counts(write);
+/// Takes out the writes after which another one was both sent and acknowledged before `time`.
+fn forget_replaced(history: &mut Vec<Write>, time: u64) -> std::vec::IntoIter<Write> {
+    let replacing = |write: &&Write| write.certain && write.completed < time;
     let latest = history.iter().filter(replacing).map(|w| w.started).max();
     let latest = latest.unwrap_or(0);
     let gone: Vec<_> = history.extract_if(.., |w| w.completed < latest).collect();

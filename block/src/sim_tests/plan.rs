@@ -7,6 +7,7 @@ use crate::{
     graph::{DetectZeroes, Format},
     qcow2::{self, Backing, DataFile, Preallocation},
     qed, random,
+    storage::Faults,
 };
 
 /// A seed's numbers.
@@ -29,6 +30,20 @@ impl Random {
 
     pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize].clone()
+    }
+}
+
+impl Random {
+    /// How often calls fail in a bad time.
+    pub fn faults(&mut self) -> Faults {
+        let mut rate = || self.pick(&[0, 0, 5, 20, 100]);
+        Faults {
+            read: rate(),
+            write: rate(),
+            flush: rate(),
+            write_back: rate(),
+            other: rate(),
+        }
     }
 }
 

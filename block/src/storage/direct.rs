@@ -9,12 +9,10 @@ use std::{
     fs::{File, OpenOptions},
     io,
     ops::Range,
-    os::{
-        fd::AsRawFd,
-        unix::fs::{FileExt, OpenOptionsExt},
-    },
+    os::unix::fs::{FileExt, OpenOptionsExt},
 };
 
+use super::watch;
 use crate::mem::SgList;
 
 /// Bytes of a block: as much as any host's file system or disk asks for, and a page, so that no
@@ -26,11 +24,9 @@ const BLOCK: u64 = 4096;
 /// # Errors
 /// The file system cannot do it; the host's error otherwise, also where there is no `/proc`.
 pub(super) fn reopen(file: &File, read_only: bool) -> io::Result<File> {
-    // By its descriptor: its name may mean another file by now.
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let mut options = OpenOptions::new();
     options.read(true).write(!read_only);
-    let opened = options.custom_flags(libc::O_DIRECT).open(path);
+    let opened = watch::reopen(file, options.custom_flags(libc::O_DIRECT));
     opened.map_err(|error| match error.raw_os_error() {
         Some(libc::EINVAL) => io::Error::new(
             io::ErrorKind::Unsupported,

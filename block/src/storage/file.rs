@@ -24,8 +24,10 @@ use rustix::{
 use super::{
     Access, FileExtent, Identity, before_end, direct, holder,
     lock::{self, LockError},
+    lost::Lost,
     ranges, size_limit,
     vectored::{self, Progress},
+    watch::Watch,
 };
 use crate::{
     error::{Error, IoError, IoResult, NoRoom, Result},
@@ -64,6 +66,9 @@ pub struct FileStorage {
     helpers: Rc<Helpers>,
     nowait_works: Cell<bool>,
     flush: Flush,
+    /// `None` where nothing is written, or the host cannot open the file again.
+    watch: Option<Arc<Watch>>,
+    lost: Lost,
 }
 
 /// Flushes that overlap share one fdatasync where they may.
@@ -216,8 +221,14 @@ impl FileStorage {
             true => Some(Arc::new(direct::reopen(&file, options.read_only)?)),
             false => None,
         };
+        let watch = match options.read_only {
+            true => None,
+            false => Watch::open(&file).map(Arc::new),
+        };
         Ok(Self {
             direct,
+            watch,
+            lost: Lost::default(),
             file: Arc::new(file),
             path: path.to_owned(),
             options,
@@ -395,10 +406,13 @@ impl FileStorage {
     }
 
     /// A caller joins an fdatasync only if that has not started yet: one under way may have passed
-    /// over the caller's pages already.
+    /// over the caller's pages already. An fdatasync that has failed is the last one.
     pub(super) async fn flush(&self) -> IoResult<()> {
-        if self.options.no_flush || self.options.read_only {
+        if self.options.read_only {
             return Ok(());
+        }
+        if self.options.no_flush {
+            return self.look_for_losses();
         }
         let wanted = self.flush.next.get();
         while self.flush.running.get() {
@@ -409,22 +423,38 @@ impl FileStorage {
                 return result.clone();
             }
         }
+        self.lost.check()?;
         self.flush.running.set(true);
         let number = self.flush.next.get();
         self.flush.next.set(number + 1);
-        let file = self.file.clone();
-        let result = self.helpers.run(move || file.sync_data()).await;
-        let result = result.map_err(|error| self.error("flush", 0, error));
+        let (file, watch) = (self.file.clone(), self.watch.clone());
+        let work = move || {
+            file.sync_data()?;
+            watch.map_or(Ok(()), |watch| watch.ask())
+        };
+        let result = self.lost.note(&self.path, self.helpers.run(work).await);
         self.flush.running.set(false);
         *self.flush.last.borrow_mut() = Some((number, result.clone()));
         self.flush.ended.wake_all();
         result
     }
 
-    /// An error shows again when the flush meets it.
+    /// An error makes the next flush fail.
     pub(super) async fn write_back(&self) {
+        // Where nobody watches, the call would take an error away from an fdatasync that is under way.
+        if self.watch.is_none() {
+            return;
+        }
         let file = self.file.clone();
-        self.helpers.run(move || vectored::write_back(&file)).await;
+        let result = self.helpers.run(move || vectored::write_back(&file)).await;
+        // It has been logged, and is told to whoever flushes.
+        let _ = self.lost.note(&self.path, result);
+    }
+
+    /// What the host has met so far of its own accord.
+    fn look_for_losses(&self) -> IoResult<()> {
+        let result = self.watch.as_ref().map_or(Ok(()), |watch| watch.ask());
+        self.lost.note(&self.path, result)
     }
 
     pub(super) async fn set_len(&self, len: u64) -> IoResult<()> {

@@ -4,26 +4,33 @@
 //! later still. A crash keeps what was durable and an arbitrary part of what was done since, torn at
 //! 512 bytes. Calls can be made to fail ([`Faults`]), and the disk to be full
 //! ([`SimFile::set_room`]).
+//!
+//! As with Linux, what cannot be brought to disk is forgotten, and every open file is told so once: by
+//! the flush that failed, or by the first one after the write-back that did, for whatever reason.
 
+mod change;
 mod content;
 mod faults;
 mod folder;
 
 use std::{
     cell::{Cell, RefCell},
+    io,
     path::{Path, PathBuf},
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use change::Change;
 pub use content::Content;
 pub use faults::Faults;
 use faults::{Call, Outcome};
 pub use folder::SimFolder;
 
-use super::{FileExtent, Identity};
+use super::{FileExtent, Identity, lost::Lost};
 use crate::{
     error::{IoError, IoResult, NoRoom},
     exec::yield_now,
@@ -34,8 +41,16 @@ use crate::{
 /// What a disk writes as a whole.
 const SECTOR: usize = 512;
 
-/// A simulated file, as a [`super::Storage`].
+/// An open simulated file, as a [`super::Storage`].
 pub struct SimFile {
+    inode: Rc<Inode>,
+    /// Losses that this open file has been told of.
+    told: Cell<u64>,
+    lost: Lost,
+}
+
+/// The file, for all who have it open.
+struct Inode {
     path: PathBuf,
     /// No other file of this process has it.
     number: u64,
@@ -46,9 +61,22 @@ pub struct SimFile {
     calls: Cell<u64>,
     faults: Cell<Faults>,
     flushes: Cell<u64>,
-    failed_flushes: Cell<u64>,
+    losses: Cell<Losses>,
     /// Blocks of 4 KiB that it can still take or grow by.
     room: Cell<u64>,
+    /// Flushes until the one that finds no room.
+    full_at_flush: Cell<Option<u64>>,
+}
+
+/// What could not be brought to disk.
+#[derive(Clone, Copy, Default)]
+struct Losses {
+    /// How often.
+    count: u64,
+    /// The last error.
+    error: i32,
+    /// Somebody has been told of the last one.
+    told: bool,
 }
 
 #[derive(Default)]
@@ -59,20 +87,6 @@ struct State {
     unflushed: Vec<Change>,
     /// Changes that were unflushed once and are not any more.
     settled: usize,
-}
-
-#[derive(Clone)]
-enum Change {
-    Write {
-        offset: usize,
-        bytes: Vec<u8>,
-    },
-    Zero {
-        offset: usize,
-        len: usize,
-        hole: bool,
-    },
-    SetLen(usize),
 }
 
 impl SimFile {
@@ -89,7 +103,7 @@ impl SimFile {
             ..State::default()
         };
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self {
+        let inode = Inode {
             path: path.into(),
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             random: Cell::new(seed),
@@ -98,14 +112,30 @@ impl SimFile {
             calls: Cell::new(0),
             faults: Cell::default(),
             flushes: Cell::new(0),
-            failed_flushes: Cell::new(0),
+            losses: Cell::default(),
             room: Cell::new(u64::MAX),
+            full_at_flush: Cell::new(None),
+        };
+        Self::open(Rc::new(inode))
+    }
+
+    /// The same file, opened once more: it is told of what is lost from now on, and of what was lost
+    /// before and nobody has been told of.
+    pub fn open_again(&self) -> Self {
+        Self::open(self.inode.clone())
+    }
+
+    fn open(inode: Rc<Inode>) -> Self {
+        Self {
+            told: Cell::new(inode.losses.get().known()),
+            inode,
+            lost: Lost::default(),
         }
     }
 
     /// The bytes as a reader sees them now.
     pub fn bytes(&self) -> Vec<u8> {
-        self.state.borrow().volatile.to_vec()
+        self.inode.state.borrow().volatile.to_vec()
     }
 
     /// The bytes that certainly survive a crash now.
@@ -115,7 +145,7 @@ impl SimFile {
 
     /// What certainly survives a crash now.
     pub fn durable(&self) -> Content {
-        self.state.borrow().durable.clone()
+        self.inode.state.borrow().durable.clone()
     }
 
     /// One of the contents that a crash now can leave, chosen by `seed`.
@@ -125,7 +155,7 @@ impl SimFile {
 
     /// As [`SimFile::crash`], without a copy of all bytes.
     pub fn after_crash(&self, seed: u64) -> Content {
-        let state = self.state.borrow();
+        let state = self.inode.state.borrow();
         let mut random = seed;
         let mut content = state.durable.clone();
         // Some crashes keep nearly everything, some nearly nothing, and some just what came last: as
@@ -151,40 +181,46 @@ impl SimFile {
 
     /// Lets `calls` more writes, flushes and length changes succeed and fails all that follow.
     pub fn fail_after(&self, calls: u64) {
-        self.budget.set(calls);
+        self.inode.budget.set(calls);
     }
 
     /// Lets calls fail from now on as `faults` says.
     pub fn set_faults(&self, faults: Faults) {
-        self.faults.set(faults);
+        self.inode.faults.set(faults);
     }
 
     /// Lets the file take, or grow by, at most so many more blocks of 4 KiB; `None` ends the limit.
     /// Writes that need more write as much as there is room for and fail.
     pub fn set_room(&self, blocks: Option<u64>) {
-        self.room.set(blocks.unwrap_or(u64::MAX));
+        self.inode.room.set(blocks.unwrap_or(u64::MAX));
+    }
+
+    /// Lets the flush after `count` more find no room, as where the host allocates late: it fails, and
+    /// what it was to make durable is lost, or not. `None`: no flush any more.
+    pub fn fill_up_at_flush(&self, count: Option<u64>) {
+        self.inode.full_at_flush.set(count);
     }
 
     /// Writes, flushes and length changes so far.
     pub fn changes(&self) -> u64 {
-        self.calls.get()
+        self.inode.calls.get()
     }
 
     /// Flushes that have begun so far. When one begins, everything since the last one can be lost.
     pub fn flushes(&self) -> u64 {
-        self.flushes.get()
+        self.inode.flushes.get()
     }
 
-    /// Flushes that failed so far: what was written before them may never become durable.
-    pub fn failed_flushes(&self) -> u64 {
-        self.failed_flushes.get()
+    /// Times so far that something could not be brought to disk and was forgotten.
+    pub fn losses(&self) -> u64 {
+        self.inode.losses.get().count
     }
 
     pub(super) async fn read(&self, offset: u64, data: SgList) -> IoResult<()> {
         self.delay().await;
         let mut bytes = vec![0; data.len()];
         let start = index(offset)?;
-        self.state.borrow().volatile.read(start, &mut bytes);
+        self.inode.state.borrow().volatile.read(start, &mut bytes);
         if let Outcome::Fails(random) = self.outcome(Call::Read) {
             // As much as had been read by then.
             let len = index(random % (data.len() as u64 + 1))?;
@@ -198,18 +234,24 @@ impl SimFile {
 
     pub(super) async fn write(&self, offset: u64, data: SgList) -> IoResult<()> {
         self.delay().await;
-        self.spend("write", offset)?;
+        self.spend()
+            .map_err(|error| self.failed("write", offset, error))?;
         let bytes = data.to_vec();
         let change = Change::Write {
             offset: index(offset)?,
             bytes,
         };
-        self.change(change, "write", Call::Write).await
+        let result = self.change(change, "write", Call::Write).await;
+        if let Outcome::Fails(random) = self.outcome(Call::WriteBack) {
+            self.inode.lose(error_of(random), random);
+        }
+        result
     }
 
     pub(super) async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> IoResult<()> {
         self.delay().await;
-        self.spend("write zeroes", offset)?;
+        self.spend()
+            .map_err(|error| self.failed("write zeroes", offset, error))?;
         let change = Change::Zero {
             offset: index(offset)?,
             len: index(len)?,
@@ -224,7 +266,8 @@ impl SimFile {
         if len == 0 {
             return Ok(());
         }
-        self.spend("punch a hole", offset)?;
+        self.spend()
+            .map_err(|error| self.failed("punch a hole", offset, error))?;
         let change = Change::Zero {
             offset: index(offset)?,
             len: index(len)?,
@@ -235,38 +278,52 @@ impl SimFile {
 
     pub(super) async fn set_len(&self, len: u64) -> IoResult<()> {
         self.delay().await;
-        self.spend("resize", len)?;
+        self.spend()
+            .map_err(|error| self.failed("resize", len, error))?;
         self.change(Change::SetLen(index(len)?), "resize", Call::Other)
             .await
     }
 
     pub(super) async fn flush(&self) -> IoResult<()> {
-        self.flushes.set(self.flushes.get() + 1);
-        let covered = self.state.borrow().number_of_changes();
+        self.lost.check()?;
+        let result = self.sync_data().await;
+        self.lost.note(&self.inode.path, result)
+    }
+
+    /// As the host's fdatasync: what was lost is told once.
+    async fn sync_data(&self) -> io::Result<()> {
+        self.inode.flushes.set(self.inode.flushes.get() + 1);
+        let covered = self.inode.state.borrow().number_of_changes();
         self.delay().await;
-        self.spend("flush", 0)?;
+        self.spend()?;
         self.delay().await;
-        if let Outcome::Fails(random) = self.outcome(Call::Flush) {
-            self.lose(random);
-            return Err(self.error("flush", 0));
+        if self.inode.is_full_at_flush() {
+            self.inode.lose(libc::ENOSPC, self.random());
+        } else if let Outcome::Fails(random) = self.outcome(Call::Flush) {
+            self.inode.lose(error_of(random), random);
+        } else {
+            self.inode.settle(covered);
         }
-        let mut state = self.state.borrow_mut();
-        // Another flush may have ended meanwhile and taken some of them.
-        let covered = covered.saturating_sub(state.settled);
-        let changes: Vec<_> = state.unflushed.drain(..covered).collect();
-        state.settled += covered;
-        for change in changes {
-            change.apply(&mut state.durable);
+        self.take_loss()
+    }
+
+    /// Tells of what has been lost since the last time.
+    fn take_loss(&self) -> io::Result<()> {
+        let losses = self.inode.losses.get();
+        if self.told.replace(losses.count) == losses.count {
+            return Ok(());
         }
-        Ok(())
+        let told = true;
+        self.inode.losses.set(Losses { told, ..losses });
+        Err(io::Error::from_raw_os_error(losses.error))
     }
 
     pub(super) fn len(&self) -> u64 {
-        self.state.borrow().volatile.len() as u64
+        self.inode.state.borrow().volatile.len() as u64
     }
 
     pub(super) fn extent(&self, offset: u64, len: u64) -> FileExtent {
-        let volatile = &self.state.borrow().volatile;
+        let volatile = &self.inode.state.borrow().volatile;
         let hole = FileExtent { len, data: false };
         let Ok(start) = usize::try_from(offset) else {
             return hole;
@@ -287,11 +344,11 @@ impl SimFile {
     }
 
     pub(super) fn identity(&self) -> Identity {
-        Identity::Sim(self.number)
+        Identity::Sim(self.inode.number)
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        &self.inode.path
     }
 
     /// Makes a change in the file, in two steps where a seed says so, or in part where it fails.
@@ -323,7 +380,7 @@ impl SimFile {
     }
 
     fn apply(&self, change: Change) -> IoResult<()> {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.inode.state.borrow_mut();
         let (fitting, all) = self.fitting(&state.volatile, change);
         if let Some(change) = fitting {
             change.apply(&mut state.volatile);
@@ -332,7 +389,7 @@ impl SimFile {
         if all {
             Ok(())
         } else {
-            let file = self.path.clone();
+            let file = self.inode.path.clone();
             let why = NoRoom::Full;
             Err(IoError::NoSpace { file, why })
         }
@@ -340,7 +397,7 @@ impl SimFile {
 
     /// As much of a change as there is room for, and whether that is all of it.
     fn fitting(&self, volatile: &Content, change: Change) -> (Option<Change>, bool) {
-        let room = self.room.get();
+        let room = self.inode.room.get();
         if room == u64::MAX {
             return (Some(change), true);
         }
@@ -353,7 +410,7 @@ impl SimFile {
             let Some(left) = room.checked_sub(grown(end)) else {
                 return (None, false);
             };
-            self.room.set(left);
+            self.inode.room.set(left);
             return (Some(change), true);
         };
         let first = offset / content::BLOCK * content::BLOCK;
@@ -365,7 +422,7 @@ impl SimFile {
                 continue;
             }
             if left == 0 {
-                self.room.set(0);
+                self.inode.room.set(0);
                 let offset = *offset;
                 let bytes = bytes[..block.saturating_sub(offset)].to_vec();
                 let some = !bytes.is_empty();
@@ -373,26 +430,12 @@ impl SimFile {
             }
             left -= 1;
         }
-        self.room.set(left);
+        self.inode.room.set(left);
         (Some(change), true)
     }
 
-    /// A flush has failed: of what was to be flushed some is durable, and what is not will never
-    /// be. Readers find all of it, until a crash.
-    fn lose(&self, mut random: u64) {
-        self.failed_flushes.set(self.failed_flushes.get() + 1);
-        let mut state = self.state.borrow_mut();
-        let changes = std::mem::take(&mut state.unflushed);
-        state.settled += changes.len();
-        for part in changes.iter().flat_map(Change::parts) {
-            if random::next(&mut random).is_multiple_of(2) {
-                part.apply(&mut state.durable);
-            }
-        }
-    }
-
     fn outcome(&self, call: Call) -> Outcome {
-        let faults = self.faults.get();
+        let faults = self.inode.faults.get();
         if faults == Faults::default() {
             return Outcome::Succeeds;
         }
@@ -400,9 +443,9 @@ impl SimFile {
     }
 
     fn random(&self) -> u64 {
-        let mut random = self.random.get();
+        let mut random = self.inode.random.get();
         let number = random::next(&mut random);
-        self.random.set(random);
+        self.inode.random.set(random);
         number
     }
 
@@ -413,24 +456,74 @@ impl SimFile {
         }
     }
 
-    fn spend(&self, what: &'static str, offset: u64) -> IoResult<()> {
-        self.calls.set(self.calls.get() + 1);
-        match self.budget.get().checked_sub(1) {
+    fn spend(&self) -> io::Result<()> {
+        self.inode.calls.set(self.inode.calls.get() + 1);
+        match self.inode.budget.get().checked_sub(1) {
             Some(rest) => {
-                self.budget.set(rest);
+                self.inode.budget.set(rest);
                 Ok(())
             }
-            None => Err(self.error(what, offset)),
+            None => Err(io::Error::from_raw_os_error(libc::EIO)),
         }
     }
 
     fn error(&self, what: &'static str, offset: u64) -> IoError {
-        let source = Arc::new(std::io::Error::from_raw_os_error(libc::EIO));
+        self.failed(what, offset, io::Error::from_raw_os_error(libc::EIO))
+    }
+
+    fn failed(&self, what: &'static str, offset: u64, error: io::Error) -> IoError {
         IoError::Host {
-            file: self.path.clone(),
+            file: self.inode.path.clone(),
             what,
             offset,
-            source,
+            source: Arc::new(error),
+        }
+    }
+}
+
+impl Losses {
+    /// How many whoever opens the file now knows of.
+    fn known(self) -> u64 {
+        self.count - u64::from(self.count > 0 && !self.told)
+    }
+}
+
+impl Inode {
+    /// Of what is not durable some becomes so, and what does not will never be. Readers find all of
+    /// it, until a crash.
+    fn lose(&self, error: i32, mut random: u64) {
+        self.losses.set(Losses {
+            count: self.losses.get().count + 1,
+            error,
+            told: false,
+        });
+        let mut state = self.state.borrow_mut();
+        let changes = std::mem::take(&mut state.unflushed);
+        state.settled += changes.len();
+        for part in changes.iter().flat_map(Change::parts) {
+            if random::next(&mut random).is_multiple_of(2) {
+                part.apply(&mut state.durable);
+            }
+        }
+    }
+
+    /// Whether this flush is the one that was to find no room.
+    fn is_full_at_flush(&self) -> bool {
+        let left = self.full_at_flush.get();
+        let next = left.and_then(|left| left.checked_sub(1));
+        self.full_at_flush.set(next);
+        left == Some(0)
+    }
+
+    /// The first `covered` of all changes become durable.
+    fn settle(&self, covered: usize) {
+        let mut state = self.state.borrow_mut();
+        // Another flush may have ended meanwhile and taken some of them.
+        let covered = covered.saturating_sub(state.settled);
+        let changes: Vec<_> = state.unflushed.drain(..covered).collect();
+        state.settled += covered;
+        for change in changes {
+            change.apply(&mut state.durable);
         }
     }
 }
@@ -441,70 +534,12 @@ impl State {
     }
 }
 
-impl Change {
-    fn offset(&self) -> usize {
-        match self {
-            Self::Write { offset, .. } | Self::Zero { offset, .. } | Self::SetLen(offset) => {
-                *offset
-            }
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Write { bytes, .. } => bytes.len(),
-            Self::Zero { len, .. } => *len,
-            Self::SetLen(_) => 0,
-        }
-    }
-
-    fn apply(&self, content: &mut Content) {
-        match self {
-            Self::Write { offset, bytes } => content.write(*offset, bytes),
-            Self::Zero { offset, len, hole } => content.zero(*offset, *len, *hole),
-            Self::SetLen(len) => content.set_len(*len),
-        }
-    }
-
-    /// The `len` bytes from byte `at` of the change on; all of a length change.
-    fn part(&self, at: usize, len: usize) -> Self {
-        match self {
-            Self::Write { offset, bytes } => Self::Write {
-                offset: offset + at,
-                bytes: bytes[at..at + len].to_vec(),
-            },
-            Self::Zero { offset, hole, .. } => Self::Zero {
-                offset: offset + at,
-                len,
-                hole: *hole,
-            },
-            Self::SetLen(len) => Self::SetLen(*len),
-        }
-    }
-
-    /// The parts that a disk writes as a whole.
-    fn parts(&self) -> impl Iterator<Item = Self> {
-        let (offset, end) = (self.offset(), self.len());
-        let mut at = 0;
-        let mut first = true;
-        std::iter::from_fn(move || {
-            let len = (SECTOR - (offset + at) % SECTOR).min(end - at);
-            let part = (first || len != 0).then(|| self.part(at, len));
-            first = false;
-            at += len;
-            part
-        })
-    }
-
-    /// The change in two steps, if it is one that can be `cut`.
-    fn halves(self, cut: bool) -> (Self, Option<Self>) {
-        let (offset, len) = (self.offset(), self.len());
-        let middle = (offset + len / 2).next_multiple_of(SECTOR) - offset;
-        if !cut || middle >= len {
-            return (self, None);
-        }
-        let second = self.part(middle, len - middle);
-        (self.part(0, middle), Some(second))
+/// Why bytes cannot be brought to disk. Where the host allocates late there may be no room.
+fn error_of(mut random: u64) -> i32 {
+    match random::next(&mut random) % 4 {
+        0 => libc::ENOSPC,
+        1 => libc::EDQUOT,
+        _ => libc::EIO,
     }
 }
 

@@ -65,10 +65,35 @@ pub(super) fn write(file: &File, offset: u64, data: &SgList) -> io::Result<()> {
 }
 
 /// Waits for the write-back that is under way and starts one of everything that is dirty now.
-pub(super) fn write_back(file: &File) {
+///
+/// # Errors
+/// Something could not be written back. This call takes the error: the next fdatasync of the same
+/// open file knows nothing of it any more.
+pub(super) fn write_back(file: &File) -> io::Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE;
+    sync_range(file, 0, 0, flags)
+}
+
+/// Whether write-back of the file has failed since the last call for this open file. Does not wait.
+///
+/// # Errors
+/// It has.
+pub(super) fn take_write_back_error(file: &File) -> io::Result<()> {
+    // Behind all that a file can have: there is nothing to wait for.
+    sync_range(file, 1 << 62, 1, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
+}
+
+fn sync_range(file: &File, offset: i64, len: i64, flags: u32) -> io::Result<()> {
     // SAFETY: the call touches no memory of this process.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
+    if unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // Such a file, or such a kernel, does not have the call: it has seen nothing, then.
+        Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL | libc::ESPIPE) => Ok(()),
+        _ => Err(error),
+    }
 }
 
 fn transfer(

@@ -3,6 +3,9 @@
 
 mod bitmaps;
 mod limit;
+#[path = "../../../block/src/storage/lossy.rs"]
+mod lossy;
+mod lossy_device;
 mod nodes;
 mod process;
 mod start;

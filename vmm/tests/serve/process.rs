@@ -167,10 +167,15 @@ impl Qmp {
         }
     }
 
-    /// Waits for an event.
-    pub fn event(&mut self, name: &str) {
+    /// Waits for an event, and returns its line.
+    pub fn event(&mut self, name: &str) -> String {
         let wanted = format!(r#""event": "{name}""#);
-        while !self.line().contains(&wanted) {}
+        loop {
+            let line = self.line();
+            if line.contains(&wanted) {
+                return line;
+            }
+        }
     }
 }
 

@@ -98,23 +98,22 @@ impl Offline {
 
     /// Lets files fail now and then.
     pub fn set_faults(&self, random: &mut Random) {
-        let mut rate = || random.pick(&[0, 0, 5, 20, 100]);
-        let faults = Faults {
-            read: rate(),
-            write: rate(),
-            flush: rate(),
-            other: rate(),
-        };
-        self.folder
-            .files()
-            .iter()
-            .for_each(|file| file.set_faults(faults));
+        let faults = random.faults();
+        let one = random.one_in(3);
+        for file in self.folder.files() {
+            if one {
+                file.fill_up_at_flush(Some(random.below(12)));
+            } else {
+                file.set_faults(faults);
+            }
+        }
     }
 
     /// Lets files have what they need again.
     pub fn end_trouble(&self) {
         for file in self.folder.files() {
             file.set_faults(Faults::default());
+            file.fill_up_at_flush(None);
             file.set_room(None);
         }
     }

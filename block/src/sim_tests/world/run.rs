@@ -122,25 +122,28 @@ impl World {
     }
 
     /// Lets files fail for a while. Then an image that has stopped writes nothing more but can be
-    /// read, and one that has not goes on as if nothing had been.
+    /// read, one that has lost something is never flushed again, and any other goes on as if nothing
+    /// had been.
     pub fn run_with_faults(&mut self) {
         self.renew_bitmaps();
         self.start();
         self.running().allowed.set(Allowed::Anything);
-        let mut rate = || self.random.pick(&[0, 0, 5, 20, 100]);
-        let faults = Faults {
-            read: rate(),
-            write: rate(),
-            flush: rate(),
-            other: rate(),
-        };
+        let faults = self.random.faults();
         self.spawn_work(true);
+        // Or one flush finds no room, and all else goes well: so that nothing but that flush is in the way
+        // of what goes on as if nothing had been.
+        let one = self.random.one_in(3);
         for file in self.running().folder.files() {
-            file.set_faults(faults);
+            if one {
+                file.fill_up_at_flush(Some(self.random.below(25)));
+            } else {
+                file.set_faults(faults);
+            }
         }
         self.run_for_a_while();
         for file in self.running().folder.files() {
             file.set_faults(Faults::default());
+            file.fill_up_at_flush(None);
         }
         if self.random.one_in(2) {
             return;
@@ -149,6 +152,8 @@ impl World {
         self.verify();
         if self.root().is_stopped() {
             self.check_stopped();
+        } else if self.has_losses() {
+            self.check_lost();
         } else {
             self.running().allowed.set(Allowed::Nothing);
             self.spawn_guests(10);
@@ -161,6 +166,28 @@ impl World {
         let root = self.root();
         let file = self.running().folder.file(root.path()).unwrap();
         self.running().exec.block_on(check_refuses(root, file));
+    }
+
+    /// Whether something of the top could not be brought to disk.
+    fn has_losses(&self) -> bool {
+        let (root, folder) = (self.root(), &self.running().folder);
+        [root.storage(), root.data_storage()]
+            .into_iter()
+            .any(|storage| folder.file(storage.path()).unwrap().losses() > 0)
+    }
+
+    /// Nobody's flush succeeds any more.
+    fn check_lost(&mut self) {
+        let root = self.root();
+        for _ in 0..2 {
+            let top = root.clone();
+            let result = self
+                .running()
+                .exec
+                .block_on(async move { top.flush().await });
+            let refused = matches!(result, Err(IoError::Lost { .. } | IoError::Stopped { .. }));
+            assert!(refused, "{result:?}");
+        }
     }
 
     /// Lets the top's file system be full for a while: requests fail, for want of space and no other
@@ -197,7 +224,7 @@ impl World {
         let running = self.running.as_ref().unwrap();
         let load = Rc::new(Load {
             disk: running.disk.clone(),
-            watch: Watch::Files(running.folder.clone()),
+            watch: Watch::Nobody,
             model: self.model.clone(),
             allowed: running.allowed.clone(),
             marks: running.marks.clone(),

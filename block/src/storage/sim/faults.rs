@@ -1,8 +1,8 @@
 //! Which calls of a simulated file fail.
 
 /// How often calls fail, of a thousand of each kind. A read that fails has filled some of its buffer;
-/// a write that fails is short or torn; after a flush that fails, what it was to make durable is
-/// lost, or not.
+/// a write that fails is short or torn; after a flush or a write-back that fails, what was not durable
+/// is lost, or not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Faults {
     /// Reads.
@@ -11,6 +11,8 @@ pub struct Faults {
     pub write: u32,
     /// Flushes.
     pub flush: u32,
+    /// Write-back after a write, of which whoever flushes next is told.
+    pub write_back: u32,
     /// Zeroing, hole punching, and changes of the length.
     pub other: u32,
 }
@@ -24,6 +26,8 @@ pub(super) enum Call {
     Write,
     /// A flush.
     Flush,
+    /// A write-back.
+    WriteBack,
     /// Zeroing, hole punching, a change of the length.
     Other,
 }
@@ -41,6 +45,7 @@ impl Faults {
             Call::Read => self.read,
             Call::Write => self.write,
             Call::Flush => self.flush,
+            Call::WriteBack => self.write_back,
             Call::Other => self.other,
         };
         if random % 1000 < u64::from(of_thousand) {

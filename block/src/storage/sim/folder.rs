@@ -76,15 +76,9 @@ impl SimFolder {
         files.values().map(|file| file.flushes()).sum()
     }
 
-    /// Flushes of its files that have failed so far.
-    pub fn failed_flushes(&self) -> u64 {
-        let files = self.files.borrow();
-        files.values().map(|file| file.failed_flushes()).sum()
-    }
-
     pub(in crate::storage) fn open(&self, path: &Path) -> Result<Rc<SimFile>> {
-        self.file(path)
-            .ok_or_else(|| failed("open", path, io::ErrorKind::NotFound))
+        let file = self.file(path).map(|file| Rc::new(file.open_again()));
+        file.ok_or_else(|| failed("open", path, io::ErrorKind::NotFound))
     }
 
     pub(in crate::storage) fn create(&self, path: &Path) -> Result<Rc<SimFile>> {
@@ -92,7 +86,7 @@ impl SimFolder {
             return Err(failed("create", path, io::ErrorKind::AlreadyExists));
         }
         self.unsynced.borrow_mut().insert(path.to_owned());
-        Ok(self.insert(path, Content::default()))
+        Ok(Rc::new(self.insert(path, Content::default()).open_again()))
     }
 
     pub(in crate::storage) fn remove(&self, path: &Path) {

@@ -1,6 +1,6 @@
 //! Tests of the simulation itself: what it may do to whoever relies on it.
 
-use std::{path::Path, rc::Rc};
+use std::{collections::BTreeSet, path::Path, rc::Rc};
 
 use super::{Faults, SimFile, SimFolder};
 use crate::{error::IoError, exec::Executor, storage::Storage};
@@ -65,26 +65,106 @@ fn a_write_that_fails_is_short_or_torn() {
     }
 }
 
+/// Writes a sector, and lets it be lost as `faults` say.
+async fn lose(sim: &SimFile, storage: &Storage, faults: Faults) {
+    sim.set_faults(faults);
+    storage.write_vec(0, vec![1; 512]).await.unwrap();
+    if faults.flush > 0 {
+        storage.flush().await.unwrap_err();
+    }
+    sim.set_faults(Faults::default());
+}
+
+const BY_A_FLUSH: Faults = Faults {
+    read: 0,
+    write: 0,
+    flush: 1000,
+    write_back: 0,
+    other: 0,
+};
+
+const BY_WRITE_BACK: Faults = Faults {
+    flush: 0,
+    write_back: 1000,
+    ..BY_A_FLUSH
+};
+
 #[test]
 fn what_a_failed_flush_has_lost_no_later_one_brings_back() {
     let lost = (0..50).filter(|&seed| {
         let (exec, sim, storage) = file_of(1, seed);
         let inner = sim.clone();
         exec.block_on(async move {
-            storage.write_vec(0, vec![1; 512]).await.unwrap();
-            inner.set_faults(Faults {
-                flush: 1000,
-                ..Faults::default()
-            });
-            storage.flush().await.unwrap_err();
-            inner.set_faults(Faults::default());
-            storage.flush().await.unwrap();
+            lose(&inner, &storage, BY_A_FLUSH).await;
+            // For somebody else, who knows of nothing.
+            let other = Storage::Sim(Rc::new(inner.open_again()));
+            other.flush().await.unwrap();
         });
-        assert_eq!(sim.failed_flushes(), 1);
+        assert_eq!(sim.losses(), 1);
         assert_eq!(sim.bytes(), [1; 512], "readers see it all the same");
         sim.durable_bytes() == [0; 512]
     });
     assert!((10..40).contains(&lost.count()));
+}
+
+#[test]
+fn every_open_file_is_told_of_a_loss_and_never_flushed_again() {
+    for faults in [BY_A_FLUSH, BY_WRITE_BACK] {
+        let (exec, sim, storage) = file_of(1, 1);
+        exec.block_on(async move {
+            let other = Storage::Sim(Rc::new(sim.open_again()));
+            lose(&sim, &storage, faults).await;
+            for file in [&storage, &other, &storage, &other] {
+                let error = file.flush().await.unwrap_err();
+                assert!(matches!(error, IoError::Lost { .. }), "{error}");
+            }
+            let later = Storage::Sim(Rc::new(sim.open_again()));
+            later.flush().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_loss_that_nobody_knows_of_is_told_to_who_opens_the_file_next() {
+    let (exec, sim, storage) = file_of(1, 1);
+    exec.block_on(async move {
+        lose(&sim, &storage, BY_WRITE_BACK).await;
+        let later = Storage::Sim(Rc::new(sim.open_again()));
+        later.flush().await.unwrap_err();
+    });
+}
+
+#[test]
+fn losses_have_all_reasons_that_the_host_has() {
+    let reasons = (0..50).map(|seed| {
+        let (exec, sim, storage) = file_of(1, seed);
+        let error = exec.block_on(async move {
+            lose(&sim, &storage, BY_WRITE_BACK).await;
+            storage.flush().await.unwrap_err()
+        });
+        let IoError::Lost { source, .. } = error else {
+            panic!("{error}");
+        };
+        source.raw_os_error().unwrap()
+    });
+    let found: BTreeSet<_> = reasons.collect();
+    assert_eq!(found, [libc::EIO, libc::ENOSPC, libc::EDQUOT].into());
+}
+
+#[test]
+fn a_flush_may_find_no_room_and_loses_as_any_that_fails() {
+    let (exec, sim, storage) = file_of(1, 1);
+    let inner = sim.clone();
+    exec.block_on(async move {
+        inner.fill_up_at_flush(Some(1));
+        storage.flush().await.unwrap();
+        for _ in 0..2 {
+            let error = storage.flush().await.unwrap_err();
+            assert!(matches!(error, IoError::Lost { .. }), "{error}");
+            assert!(error.to_string().contains("No space left"), "{error}");
+        }
+    });
+    assert_eq!(sim.losses(), 1);
 }
 
 #[test]

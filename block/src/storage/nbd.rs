@@ -4,12 +4,15 @@
 //! those that had no answer are sent again and everything goes on. A request that has waited for
 //! as long as the user set fails, and so do all others until the server is back.
 //!
-//! A server that dies with writes that it had acknowledged and not made durable loses them, as a
-//! host that crashes does; a connection that is merely cut loses nothing.
+//! A server that dies loses writes that it had acknowledged and not made durable. They are kept here
+//! until the next flush, and sent again before anything else when it is back (to a server that has lost
+//! nothing, too: nobody can tell). So that this takes a bounded memory, the server is asked to flush
+//! now and then. A server without flushes keeps what it has acknowledged, or breaks its word.
 
 mod connection;
 mod greet;
 mod link;
+mod unflushed;
 mod uri;
 
 use std::{
@@ -87,7 +90,8 @@ impl NbdStorage {
         let uri = text
             .and_then(Uri::parse)
             .map_err(|why| refused(format!("is not a usable NBD URI: {why}")))?;
-        let link = Link::open(exec, uri, path.to_owned(), options.reconnect_delay)
+        let keeps = !options.read_only && !options.no_flush;
+        let link = Link::open(exec, uri, path.to_owned(), options.reconnect_delay, keeps)
             .await
             .map_err(|error| Error::File {
                 what: "connect to",
@@ -176,8 +180,7 @@ impl NbdStorage {
         if self.options.read_only || self.options.no_flush || !self.has(Transmission::SEND_FLUSH) {
             return Ok(());
         }
-        let (kind, flags) = (command::FLUSH, CommandFlags::empty());
-        self.send("flush", kind, flags, 0, 0, SgList::empty()).await
+        self.link.flush().await
     }
 
     pub(super) async fn set_len(&self, len: u64) -> IoResult<()> {

@@ -224,3 +224,127 @@ fn merge_through_cuts(bench: &Bench, server: &Server, bytes: Vec<u8>) {
     expected[2 * MIB as usize..][..4096].fill(8);
     assert!(fs::read(&copy).unwrap() == expected);
 }
+
+/// A server in front of `disk.raw` that keeps what it is sent to itself until it is flushed. It may
+/// refuse writes.
+fn forgetful(bench: &Bench, refuses: bool) -> Server {
+    let file = bench.path("disk.raw").display().to_string();
+    let rate = if refuses { "100%" } else { "0%" };
+    let rate = format!("error-pwrite-rate={rate}");
+    let filters = ["--filter=error", "--filter=cache"];
+    let what = ["file", &file, "error-pwrite=ENOSPC", &rate];
+    Server::nbdkit(&bench.path("sock"), &[filters.as_slice(), &what].concat())
+}
+
+fn flush(bench: &Bench, disk: &Disk) -> Result<(), IoError> {
+    bench.run(disk, Op::Flush, 0, 0, SgList::empty())
+}
+
+#[test]
+fn what_a_server_had_only_acknowledged_when_it_died_is_sent_again() {
+    let bench = Bench::new();
+    fs::write(bench.path("disk.raw"), vec![0; MIB as usize]).unwrap();
+    let server = forgetful(&bench, false);
+    let disk = bench.open(&server.uri(), Format::Raw, 60).unwrap();
+    let mut expected = vec![0; MIB as usize];
+    let mut write = |offset: usize, byte: u8, len: usize| {
+        expected[offset..offset + len].fill(byte);
+        let bytes = vec![byte; len];
+        bench.write(&disk, offset as u64, bytes).unwrap();
+        expected.clone()
+    };
+    write(0, 1, 65536);
+    flush(&bench, &disk).unwrap();
+    write(4096, 2, 65536);
+    // Later ones win.
+    write(8192, 3, 8192);
+    let mut all = write(12288, 4, 512);
+    let zeroes = Op::WriteZeroes { unmap: true };
+    bench.run(&disk, zeroes, 0, 2048, SgList::empty()).unwrap();
+    all[..2048].fill(0);
+    drop(server);
+    let kept = fs::read(bench.path("disk.raw")).unwrap();
+    assert!(kept != all, "the server has lost nothing");
+    let again = forgetful(&bench, false);
+    assert!(bench.read(&disk, 0, MIB).unwrap() == all);
+    // And once more, as nothing has been flushed yet.
+    drop(again);
+    let again = forgetful(&bench, false);
+    flush(&bench, &disk).unwrap();
+    drop(again);
+    assert!(fs::read(bench.path("disk.raw")).unwrap() == all);
+}
+
+#[test]
+fn what_is_kept_for_a_server_that_dies_is_bounded() {
+    let bench = Bench::new();
+    let size = 80 * MIB;
+    fs::write(bench.path("disk.raw"), vec![0; size as usize]).unwrap();
+    let server = forgetful(&bench, false);
+    let disk = bench.open(&server.uri(), Format::Raw, 60).unwrap();
+    for n in 0..80 {
+        let bytes = vec![n as u8 + 1; MIB as usize];
+        bench.write(&disk, n * MIB, bytes).unwrap();
+    }
+    drop(server);
+    // Nobody has flushed, but most is there.
+    let kept = fs::read(bench.path("disk.raw")).unwrap();
+    assert_eq!(kept[40 * MIB as usize], 41);
+    let again = forgetful(&bench, false);
+    flush(&bench, &disk).unwrap();
+    drop(again);
+    let kept = fs::read(bench.path("disk.raw")).unwrap();
+    for (n, part) in kept.chunks(MIB as usize).enumerate() {
+        assert!(part.iter().all(|byte| *byte == n as u8 + 1), "MiB {n}");
+    }
+}
+
+#[test]
+fn what_cannot_be_sent_again_fails_every_later_flush() {
+    let bench = Bench::new();
+    fs::write(bench.path("disk.raw"), vec![0; MIB as usize]).unwrap();
+    let server = forgetful(&bench, false);
+    let disk = bench.open(&server.uri(), Format::Raw, 60).unwrap();
+    bench.write(&disk, 0, vec![1; 4096]).unwrap();
+    drop(server);
+    let refuses = forgetful(&bench, true);
+    for _ in 0..2 {
+        let result = flush(&bench, &disk);
+        assert!(matches!(result, Err(IoError::Lost { .. })), "{result:?}");
+    }
+    drop(refuses);
+    let again = forgetful(&bench, false);
+    assert!(flush(&bench, &disk).is_err());
+    // Only who opens it anew may go on.
+    drop(disk);
+    let other = Bench::new();
+    let disk = other.open(&again.uri(), Format::Raw, 5).unwrap();
+    flush(&other, &disk).unwrap();
+}
+
+#[test]
+fn a_flush_that_a_server_refuses_is_not_forgotten() {
+    let bench = Bench::new();
+    let mark = bench.path("refused");
+    let script = format!(
+        "flush=if [ -e {0} ]; then exit 0; fi; touch {0}; echo ENOSPC >&2; exit 1",
+        mark.display()
+    );
+    let args = [
+        "eval",
+        "get_size=echo 1M",
+        "pread=head -c $3 /dev/zero",
+        "pwrite=cat >/dev/null",
+        "can_write=exit 0",
+        "can_flush=exit 0",
+        &script,
+    ];
+    let server = Server::nbdkit(&bench.path("sock"), &args);
+    let disk = bench.open(&server.uri(), Format::Raw, 5).unwrap();
+    bench.write(&disk, 0, vec![1; 4096]).unwrap();
+    for _ in 0..2 {
+        let result = flush(&bench, &disk);
+        assert!(matches!(result, Err(IoError::Lost { .. })), "{result:?}");
+    }
+    assert!(mark.exists(), "the server was not asked");
+}

@@ -8,7 +8,7 @@ use std::{
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::greet::Facts;
+use super::{greet::Facts, unflushed::Unflushed};
 use crate::{
     exec::sync::{Lock, WaitQueue},
     mem::SgList,
@@ -39,6 +39,19 @@ pub(super) struct Call {
     pub data: SgList,
 }
 
+impl Call {
+    /// Whether it changes what the export holds.
+    pub fn is_change(&self) -> bool {
+        matches!(self.kind, command::WRITE | command::WRITE_ZEROES)
+    }
+
+    /// The same with data of its own, so that it can be sent again when the guest has gone on.
+    pub fn owned(self) -> Self {
+        let data = SgList::from_vec(self.data.to_vec());
+        Self { data, ..self }
+    }
+}
+
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -57,6 +70,8 @@ pub(super) struct Connection {
     /// Held while a request is being sent: its header and its payload belong together.
     sending: Lock,
     over: Cell<bool>,
+    /// Where what has changed the export is kept; `None` where flushes mean nothing.
+    unflushed: Option<Rc<Unflushed>>,
 }
 
 /// A request that waits for its reply.
@@ -73,7 +88,7 @@ struct Pending {
 
 impl Connection {
     /// A connection past its handshake.
-    pub fn new(stream: Rc<Stream>, facts: Facts) -> Rc<Self> {
+    pub fn new(stream: Rc<Stream>, facts: Facts, unflushed: Option<Rc<Unflushed>>) -> Rc<Self> {
         Rc::new(Self {
             facts,
             stream,
@@ -81,7 +96,13 @@ impl Connection {
             next_cookie: Cell::new(1),
             sending: Lock::default(),
             over: Cell::new(false),
+            unflushed,
         })
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        self.over.get()
     }
 
     /// Sends a request and waits for its reply; the status too, for `BLOCK_STATUS`.
@@ -230,6 +251,11 @@ impl Connection {
             None => Outcome::Done,
         };
         self.pending.borrow_mut().remove(&cookie);
+        if let (Some(unflushed), Outcome::Done) = (&self.unflushed, outcome)
+            && pending.call.is_change()
+        {
+            unflushed.add(pending.call.clone());
+        }
         pending.end(outcome);
         Ok(())
     }

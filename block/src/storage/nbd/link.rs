@@ -12,12 +12,21 @@ use std::{
 use super::{
     connection::{Call, Connection, Outcome},
     greet::{ConnectError, Facts, connect},
+    unflushed::Unflushed,
     uri::Uri,
 };
 use crate::{
     error::{IoError, IoResult, NoRoom},
-    exec::{Executor, Helpers, Queue, sync::WaitQueue},
-    nbd::{proto::Transmission, stream::Reader},
+    exec::{
+        Executor, Helpers, Queue,
+        sync::{Lock, WaitQueue},
+    },
+    mem::SgList,
+    nbd::{
+        proto::{CommandFlags, Transmission, command},
+        stream::Reader,
+    },
+    storage::lost::Lost,
 };
 
 /// Pauses between attempts to connect: from the first to the longest.
@@ -35,6 +44,11 @@ pub(super) struct Link {
     patience: Duration,
     state: RefCell<State>,
     changed: WaitQueue,
+    /// What has to be sent again to a server that comes back; `None` where flushes mean nothing.
+    unflushed: Option<Rc<Unflushed>>,
+    /// Held by who makes room there.
+    relieving: Lock,
+    lost: Lost,
 }
 
 enum State {
@@ -43,7 +57,8 @@ enum State {
 }
 
 impl Link {
-    /// Connects once.
+    /// Connects once. With `keeps`, what a server that goes away could lose is sent to it again when
+    /// it is back.
     ///
     /// # Errors
     /// Why that could not be.
@@ -52,9 +67,12 @@ impl Link {
         uri: Uri,
         name: PathBuf,
         patience: Duration,
+        keeps: bool,
     ) -> Result<Rc<Self>, ConnectError> {
         let (stream, reader, facts) = connect(exec, &uri).await?;
-        let connection = Connection::new(stream, facts.clone());
+        let keeps = keeps && facts.flags.contains(Transmission::SEND_FLUSH);
+        let unflushed = keeps.then(Rc::default);
+        let connection = Connection::new(stream, facts.clone(), unflushed.clone());
         let link = Rc::new(Self {
             exec: exec.clone(),
             uri,
@@ -63,6 +81,9 @@ impl Link {
             patience,
             state: RefCell::new(State::Up(connection.clone())),
             changed: WaitQueue::default(),
+            unflushed,
+            relieving: Lock::default(),
+            lost: Lost::default(),
         });
         link.attend(connection, reader);
         Ok(link)
@@ -86,11 +107,74 @@ impl Link {
     /// # Errors
     /// What the server says, or that it did not come back in time.
     pub async fn call(&self, what: &'static str, call: Call) -> IoResult<Option<(u32, u32)>> {
+        if !call.is_change() || self.unflushed.is_none() {
+            return self.carry_out(what, call).await;
+        }
+        let call = call.owned();
+        self.relieve().await?;
+        self.carry_out(what, call).await
+    }
+
+    /// Has the server make durable all that it has acknowledged.
+    ///
+    /// # Errors
+    /// It could not, now or before ([`IoError::Lost`]), or it did not come back in time.
+    pub async fn flush(&self) -> IoResult<()> {
+        self.lost.check()?;
+        let call = Call {
+            kind: command::FLUSH,
+            flags: CommandFlags::empty(),
+            offset: 0,
+            len: 0,
+            data: SgList::empty(),
+        };
+        self.carry_out("flush", call).await?;
+        self.lost.check()
+    }
+
+    /// Sees to it that there is room for what the server may still lose.
+    async fn relieve(&self) -> IoResult<()> {
+        let is_full = || self.unflushed.as_ref().is_some_and(|kept| kept.is_full());
+        if !is_full() {
+            return Ok(());
+        }
+        let _held = self.relieving.lock().await;
+        match self.flush().await {
+            // Whoever flushes is told. There is nothing to be kept any more.
+            Err(IoError::Lost { .. }) => {
+                self.forget_all();
+                Ok(())
+            }
+            result if is_full() => result,
+            _ => Ok(()),
+        }
+    }
+
+    fn forget_all(&self) {
+        if let Some(unflushed) = &self.unflushed {
+            unflushed.forget(unflushed.count());
+        }
+    }
+
+    async fn carry_out(&self, what: &'static str, call: Call) -> IoResult<Option<(u32, u32)>> {
         let mut first_loss = None;
         loop {
             let connection = self.connection(what, call.offset, first_loss).await?;
+            let covered = self.unflushed.as_ref().map(|kept| kept.count());
             match connection.call(call.clone()).await {
-                (Outcome::Done, status) => return Ok(status),
+                (Outcome::Done, status) => {
+                    if let (Some(unflushed), Some(covered)) = (&self.unflushed, covered)
+                        && call.kind == command::FLUSH
+                    {
+                        unflushed.forget(covered);
+                    }
+                    return Ok(status);
+                }
+                (Outcome::Failed(errno), _)
+                    if call.kind == command::FLUSH && !is_leaving(errno) =>
+                {
+                    return self.flush_refused(errno).map(|()| None);
+                }
                 (Outcome::Failed(errno), _) => return Err(self.refused(what, &call, errno)),
                 (Outcome::Lost, _) => {
                     first_loss.get_or_insert_with(Instant::now);
@@ -98,6 +182,13 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// The server may have lost what it had acknowledged.
+    fn flush_refused(&self, errno: u32) -> IoResult<()> {
+        let errno = i32::try_from(errno).unwrap_or(libc::EIO);
+        let error = io::Error::from_raw_os_error(errno);
+        self.lost.note(&self.name, Err(error))
     }
 
     /// Waits for a connection.
@@ -130,10 +221,15 @@ impl Link {
         let link = Rc::downgrade(self);
         self.exec.spawn(Queue::Guest, async move {
             let why = connection.receive(reader).await;
-            if let Some(link) = link.upgrade() {
+            // One that is not in use yet is looked after by who has made it.
+            if let Some(link) = link.upgrade().filter(|link| link.uses(&connection)) {
                 link.lost(why.to_string());
             }
         });
+    }
+
+    fn uses(&self, connection: &Rc<Connection>) -> bool {
+        matches!(&*self.state.borrow(), State::Up(used) if Rc::ptr_eq(used, connection))
     }
 
     fn lost(self: &Rc<Self>, why: String) {
@@ -161,12 +257,16 @@ impl Link {
         let why = match connect(&self.exec, &self.uri).await {
             Ok((stream, reader, facts)) => match self.mismatch(&facts) {
                 None => {
-                    let connection = Connection::new(stream, facts);
-                    *self.state.borrow_mut() = State::Up(connection.clone());
-                    self.attend(connection, reader);
-                    self.changed.wake_all();
-                    tracing::warn!(export = %self.name.display(), "the NBD server is back");
-                    return true;
+                    let connection = Connection::new(stream, facts, self.unflushed.clone());
+                    self.attend(connection.clone(), reader);
+                    self.send_again(&connection).await;
+                    if !connection.is_over() {
+                        *self.state.borrow_mut() = State::Up(connection);
+                        self.changed.wake_all();
+                        tracing::warn!(export = %self.name.display(), "the NBD server is back");
+                        return true;
+                    }
+                    "the connection was lost again".to_owned()
                 }
                 Some(why) => {
                     tracing::error!(export = %self.name.display(), %why, "not used again");
@@ -180,6 +280,31 @@ impl Link {
             *last = why;
         }
         false
+    }
+
+    /// Gives a server that is back what it may have lost: one call after the other, as later ones may
+    /// have replaced what earlier ones wrote. Nothing else is sent to it before.
+    async fn send_again(&self, connection: &Connection) {
+        let Some(unflushed) = &self.unflushed else {
+            return;
+        };
+        let mut calls = unflushed.take();
+        while let Some(call) = calls.front() {
+            let mut again = call.clone();
+            // Not only where that is fast: readers have seen the zeros.
+            again.flags.remove(CommandFlags::FAST_ZERO);
+            match connection.call(again).await.0 {
+                // It is kept again.
+                Outcome::Done => {}
+                Outcome::Failed(errno) => {
+                    // Whoever flushes is told.
+                    let _ = self.flush_refused(errno);
+                }
+                Outcome::Lost => break,
+            }
+            calls.pop_front();
+        }
+        calls.into_iter().for_each(|call| unflushed.add(call));
     }
 
     /// Why what has come back is not what has gone.
@@ -231,6 +356,11 @@ impl Drop for Link {
             connection.leave();
         }
     }
+}
+
+/// Whether the server only says that it is about to go: what it has not made durable is kept here.
+fn is_leaving(errno: u32) -> bool {
+    i32::try_from(errno) == Ok(libc::ESHUTDOWN)
 }
 
 /// Tries until the link is up again or not wanted any more.

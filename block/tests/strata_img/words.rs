@@ -525,3 +525,40 @@ fn a_file_system_has_a_limit_of_its_own() {
         assert!(!said.contains("ulimit"), "{said}");
     }
 }
+
+#[test]
+fn a_target_may_be_called_a_file() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("s"), vec![1; 1 << 20]).unwrap();
+    folder.qemu(&["create", "-q", "-f", "qcow2", "base", "1M"]);
+    for command in [
+        "create -f qcow2 file:a:b 1M",
+        "create -f raw file:a:b 1M",
+        "create -f qcow2 -b base -F qcow2 file:a:b",
+        "convert -O qcow2 s file:a:b",
+        "convert -n -O raw s file:s2",
+        "dd if=s of=file:a:b",
+    ] {
+        let args: Vec<&str> = command.split(' ').collect();
+        std::fs::write(folder.path("s2"), vec![2; 1 << 20]).unwrap();
+        let [theirs, ours] = PROGRAMS.map(|program| {
+            let _ = std::fs::remove_file(folder.path("a:b"));
+            let said = folder.ok(program, &args);
+            let made = std::fs::metadata(folder.path("a:b"))
+                .map(|meta| meta.len())
+                .ok();
+            assert!(!folder.path("file:a:b").exists(), "{program} {command}");
+            (
+                said,
+                made.is_some(),
+                std::fs::read(folder.path("s2")).unwrap(),
+            )
+        });
+        assert!(theirs == ours, "{command}");
+    }
+    let made_over = folder.run("strata-img", &["convert", "s", "file:s"]);
+    assert!(
+        text(&made_over.stderr).contains("is part of a source"),
+        "{made_over:?}"
+    );
+}

@@ -17,6 +17,7 @@ use crate::{
     Failure, Reading, Tool,
     cache::CacheMode,
     create::{self, Wanted},
+    everywhere,
     progress::Progress,
     size,
     source::SnapshotParam,
@@ -128,7 +129,7 @@ pub async fn run(tool: &Tool, args: ConvertArgs) -> Result<u8, Failure> {
     let checked = args.check().map_err(Failure::new)?;
     let progress = Progress::new(args.progress && !args.quiet, STEP);
     let (target, sources) = match args.files.split_last() {
-        Some((target, sources)) if !sources.is_empty() => (target, sources),
+        Some((target, sources)) if !sources.is_empty() => (everywhere::target(target), sources),
         _ => return Err(Failure::new("Must specify image file name")),
     };
     let reading = Reading {

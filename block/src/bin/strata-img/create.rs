@@ -19,7 +19,7 @@ use strata_block::{
     qed,
 };
 
-use crate::{Failure, Reading, Tool, output, size};
+use crate::{Failure, Reading, Tool, everywhere, output, size};
 
 #[derive(Args)]
 #[command(
@@ -114,9 +114,9 @@ pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
                 "Backing file specified without backing format: say -F FMT".into(),
             ));
         }
-        named_backing(tool, file, &wanted).await
+        named_backing(tool, everywhere::target(file), &wanted).await
     } else {
-        look_at_backing(tool, file, &mut wanted).await?
+        look_at_backing(tool, everywhere::target(file), &mut wanted).await?
     };
     wanted.image.size = wanted
         .size
@@ -126,7 +126,8 @@ pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
         wanted.given.insert("size".to_owned(), size);
         output::print(&formatting::line(file, args.format, &wanted.given))?;
     }
-    let made = make(tool, file, args.format, wanted.image, true, &kept).await;
+    let path = everywhere::target(file);
+    let made = make(tool, path, args.format, wanted.image, true, &kept).await;
     made.map_err(failed)?;
     Ok(0)
 }

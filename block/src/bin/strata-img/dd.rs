@@ -15,7 +15,7 @@ use strata_block::{
     mem::SgList,
 };
 
-use crate::{Failure, Reading, Tool, create, size};
+use crate::{Failure, Reading, Tool, create, everywhere, size};
 
 /// Bytes copied at once. Where the target is new, what is all zeros is left out.
 const CHUNK: u64 = 64 << 10;
@@ -92,6 +92,7 @@ pub async fn run(tool: &Tool, args: DdArgs) -> Result<u8, Failure> {
     let (Some(input), Some(output)) = (&wanted.input, &wanted.output) else {
         return Err(Failure::new("Must specify both input and output files"));
     };
+    let output = everywhere::target(output);
     let source = tool.open(input, &args.reading).await?;
     let range = wanted.range(source.size()).unwrap_or_else(|| {
         let input = input.display();

@@ -1,6 +1,10 @@
 //! Options that every command takes.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use strata_block::{
@@ -87,4 +91,10 @@ fn spec(name: &Path, is_list: bool, options: ImageOptions) -> Result<(PathBuf, I
 /// As [`Options::named`], where a name is never a list of options.
 pub fn named(name: &Path, options: ImageOptions) -> Result<(PathBuf, ImageOptions)> {
     spec(name, false, options)
+}
+
+/// The path of an image that is made, by its name on the command line: `file:NAME` is the file NAME.
+pub fn target(name: &Path) -> &Path {
+    let plain = name.as_os_str().as_bytes().strip_prefix(b"file:");
+    plain.map_or(name, |plain| Path::new(OsStr::from_bytes(plain)))
 }

@@ -123,6 +123,12 @@ pub enum Error {
         /// Who holds a lock against it, if the system can tell.
         holder: Option<Holder>,
     },
+    /// A backing file lies above the image that names it (the text is QEMU's).
+    #[error("Backing file '{file}' creates an infinite loop.")]
+    Loop {
+        /// The backing file.
+        file: PathBuf,
+    },
     /// An I/O error while reading or writing metadata.
     #[error(transparent)]
     Io(#[from] IoError),

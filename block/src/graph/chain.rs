@@ -248,10 +248,9 @@ impl Opener {
         }
         let below = self.files.identity(path).ok();
         if below.is_some() && chain.contains(&below) {
-            return refused(format!(
-                "its backing file '{}' is above it: a loop",
-                path.display()
-            ));
+            return Err(Error::Loop {
+                file: path.to_owned(),
+            });
         }
         Ok(())
     }

@@ -231,7 +231,10 @@ fn an_image_is_not_put_on_itself() {
         let output = folder.run("strata-img", &args);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{command}: {said}");
-        assert!(said.contains("a loop"), "{command}: {said}");
+        assert!(
+            said.contains("creates an infinite loop"),
+            "{command}: {said}"
+        );
     }
 }
 

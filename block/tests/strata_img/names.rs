@@ -28,7 +28,7 @@ fn the_same_is_said_of_an_image_by_other_names() {
         ],
         &[
             "--image-opts",
-            "driver=qcow2,file.filename=c.qcow2,file.node-name=x,read-only=on",
+            "driver=qcow2,file.filename=c.qcow2,file.aio=threads,read-only=on",
         ],
         &["--image-opts", "driver=raw,file.filename=c.qcow2"],
     ];
@@ -127,4 +127,44 @@ fn secrets_are_taken_though_nothing_needs_one() {
     ];
     let output = folder.run("strata-img", &[&create[..], &secret].concat());
     assert!(text(&output.stderr).contains("cannot be encrypted"));
+}
+
+#[test]
+fn a_header_may_name_any_format_for_others() {
+    let folder = folder();
+    let rebase = [
+        "rebase",
+        "-f",
+        "qcow2",
+        "-b",
+        "base.qcow2",
+        "-F",
+        "host_device",
+    ];
+    folder.ok("strata-img", &[&rebase[..], &["-u", "c.qcow2"]].concat());
+    let info = folder.qemu(&["info", "c.qcow2"]);
+    assert!(info.contains("backing file format: host_device"), "{info}");
+    let output = folder.run("strata-img", &[&rebase[..], &["c.qcow2"]].concat());
+    let error = text(&output.stderr);
+    assert!(
+        error.contains("unknown image format 'host_device'"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_loop_is_told_in_the_same_words() {
+    let folder = folder();
+    let rebase = [
+        "rebase", "-u", "-f", "qcow2", "-b", "c.qcow2", "-F", "qcow2",
+    ];
+    folder.qemu(&[&rebase[..], &["base.qcow2"]].concat());
+    for image in ["c.qcow2", "base.qcow2"] {
+        let said = |program| {
+            let output = folder.run(program, &["info", "--backing-chain", image]);
+            let error = text(&output.stderr).replace("strata-img", "qemu-img");
+            (output.status.code(), error)
+        };
+        assert_eq!(said("qemu-img"), said("strata-img"));
+    }
 }

@@ -268,6 +268,7 @@ fn work(task: &Task) {
         engine: engine.clone(),
         random: RefCell::new(random),
         folder: task.top.parent().unwrap().to_owned(),
+        simulated: None,
         next_layer: Rc::new(Cell::new(task.next_layer)),
         allowed,
         marks,

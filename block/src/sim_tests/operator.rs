@@ -1,5 +1,7 @@
 //! Whoever sits at the monitor: snapshots, merges, other sizes, and changes of mind.
 
+mod meddle;
+
 use std::{
     cell::{Cell, RefCell},
     path::PathBuf,
@@ -16,7 +18,8 @@ use crate::{
     api::{BlockJobInfo, Cmd, CmdError, OnError, Reply},
     engine::Engine,
     exec::{sync::promise, yield_now},
-    graph::{Format, GuestDisk},
+    graph::{Format, GuestDisk, Node},
+    storage::SimFolder,
 };
 
 /// The disk's name.
@@ -35,6 +38,8 @@ pub struct Operator {
     pub random: RefCell<Random>,
     /// Where new layers are made.
     pub folder: PathBuf,
+    /// The files, where they are simulated.
+    pub simulated: Option<Rc<SimFolder>>,
     /// Number of the next layer.
     pub next_layer: Rc<Cell<usize>>,
     pub allowed: Rc<Cell<Allowed>>,
@@ -102,6 +107,14 @@ impl Operator {
             return;
         }
         self.marks.set(self.marks.get() + 1);
+        let done = match self.below(8) {
+            0 => self.work_on_what_is_away().await,
+            1 | 2 => self.snapshot_onto_existing().await,
+            _ => false,
+        };
+        if done {
+            return;
+        }
         let layer = self.next_layer.get();
         self.next_layer.set(layer + 1);
         let format = if self.below(3) == 0 { "qed" } else { "qcow2" };
@@ -174,12 +187,16 @@ impl Operator {
             return;
         }
         let base = below.get(self.below(below.len() as u64 + 2) as usize);
+        self.must(self.merge_onto(base)).await;
+    }
+
+    fn merge_onto(&self, base: Option<&Rc<Node>>) -> Cmd {
         let on_error = match self.below(3) {
             0 => OnError::Report,
             1 => OnError::Enospc,
             _ => OnError::Stop,
         };
-        self.must(Cmd::Stream {
+        Cmd::Stream {
             job_id: Some(JOB.to_owned()),
             device: DISK.to_owned(),
             base: None,
@@ -189,8 +206,7 @@ impl Operator {
             on_error,
             auto_finalize: self.below(2) == 0,
             auto_dismiss: true,
-        })
-        .await;
+        }
     }
 
     /// Pauses, resumes, finalizes or cancels. The job may have come too far for it.

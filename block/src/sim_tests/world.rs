@@ -210,6 +210,7 @@ impl World {
             engine: engine.clone(),
             random: RefCell::new(Random(self.random.next())),
             folder: PathBuf::from(FOLDER),
+            simulated: Some(folder.clone()),
             next_layer: self.next_layer.clone(),
             allowed: allowed.clone(),
             marks: marks.clone(),

@@ -55,7 +55,7 @@ impl Files {
         match self {
             Self::Host => Identity::of(path),
             Self::Sim(folder) => folder
-                .file(path)
+                .find(path)
                 .map(|file| file.identity())
                 .ok_or_else(|| io::ErrorKind::NotFound.into()),
         }

@@ -20,6 +20,8 @@ pub struct SimFolder {
     files: RefCell<BTreeMap<PathBuf, Rc<SimFile>>>,
     /// Files whose name a crash may forget.
     unsynced: RefCell<BTreeSet<PathBuf>>,
+    /// Names that lead to other files for now.
+    diverted: RefCell<BTreeMap<PathBuf, Rc<SimFile>>>,
     random: Cell<u64>,
 }
 
@@ -29,6 +31,7 @@ impl SimFolder {
         let folder = Self {
             files: RefCell::default(),
             unsynced: RefCell::default(),
+            diverted: RefCell::default(),
             random: Cell::new(seed),
         };
         for (path, content) in contents {
@@ -40,6 +43,24 @@ impl SimFolder {
     /// The file at `path`.
     pub fn file(&self, path: &Path) -> Option<Rc<SimFile>> {
         self.files.borrow().get(path).cloned()
+    }
+
+    /// As if somebody had put another file in the place of the one at `path`, which stays open where it
+    /// is. A crash finds the old one there.
+    pub fn divert(&self, path: &Path) {
+        let other = Rc::new(SimFile::with_content(path, Content::default(), 0));
+        self.diverted.borrow_mut().insert(path.to_owned(), other);
+    }
+
+    /// Undoes [`SimFolder::divert`].
+    pub fn put_back(&self, path: &Path) {
+        self.diverted.borrow_mut().remove(path);
+    }
+
+    /// What a name leads to now.
+    pub(in crate::storage) fn find(&self, path: &Path) -> Option<Rc<SimFile>> {
+        let diverted = self.diverted.borrow().get(path).cloned();
+        diverted.or_else(|| self.file(path))
     }
 
     /// All that is certainly durable now.
@@ -77,12 +98,12 @@ impl SimFolder {
     }
 
     pub(in crate::storage) fn open(&self, path: &Path) -> Result<Rc<SimFile>> {
-        let file = self.file(path).map(|file| Rc::new(file.open_again()));
+        let file = self.find(path).map(|file| Rc::new(file.open_again()));
         file.ok_or_else(|| failed("open", path, io::ErrorKind::NotFound))
     }
 
     pub(in crate::storage) fn create(&self, path: &Path) -> Result<Rc<SimFile>> {
-        if self.file(path).is_some() {
+        if self.find(path).is_some() {
             return Err(failed("create", path, io::ErrorKind::AlreadyExists));
         }
         self.unsynced.borrow_mut().insert(path.to_owned());

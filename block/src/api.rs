@@ -114,6 +114,20 @@ pub enum Cmd {
     QueryJobs,
 }
 
+impl Cmd {
+    /// Whether the command changes nothing.
+    pub fn only_asks(&self) -> bool {
+        matches!(
+            self,
+            Self::QueryBlock
+                | Self::QueryNamedBlockNodes { .. }
+                | Self::QueryBlockJobs
+                | Self::QueryJobs
+                | Self::Export(ExportCmd::Query)
+        )
+    }
+}
+
 /// What a command answers.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
@@ -262,7 +276,7 @@ pub struct JobInfo {
 pub struct BlockInfo {
     /// The disk's id.
     pub device: String,
-    /// Where it is attached (`virtio-blk-pci`, `ide-hd`), for `info block`.
+    /// Where it is attached: the path of the device, as QEMU names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qdev: Option<String>,
     /// Always `"unknown"`, as QEMU says it.

@@ -11,7 +11,14 @@ mod shutdown;
 mod snapshot;
 mod stream;
 
-use std::{cell::RefCell, collections::BTreeMap, io, os::fd::BorrowedFd, path::PathBuf, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    io,
+    os::fd::BorrowedFd,
+    path::PathBuf,
+    rc::Rc,
+};
 
 #[cfg(test)]
 pub(crate) use create::create_image_in;
@@ -53,6 +60,8 @@ pub struct Engine {
     opener: Opener,
     disks: RefCell<Vec<Rc<GuestDisk>>>,
     jobs: Rc<Jobs>,
+    /// Everything comes to its end: nothing new begins.
+    ending: Cell<bool>,
     exports: Exports,
     tls_creds: RefCell<BTreeMap<String, TlsServer>>,
     events: EventSink,
@@ -83,6 +92,7 @@ impl Engine {
             exec,
             disks: RefCell::default(),
             jobs: Rc::default(),
+            ending: Cell::new(false),
             exports: Exports::default(),
             tls_creds: RefCell::default(),
             events: Rc::new(RefCell::new(Box::new(events))),
@@ -154,6 +164,9 @@ impl Engine {
 
     /// Carries out a command. `reply` may be called before this returns, or much later.
     pub fn execute(self: &Rc<Self>, cmd: Cmd, reply: ReplyTo) {
+        if self.ending.get() && !cmd.only_asks() {
+            return reply(Err(refused("The disks are being closed")));
+        }
         let done = |result: std::result::Result<(), CmdError>| result.map(|()| Reply::Done);
         let result = match cmd {
             Cmd::SnapshotSync { .. } => {

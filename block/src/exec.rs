@@ -18,7 +18,7 @@ use std::{
     future::Future,
     io,
     os::fd::{BorrowedFd, OwnedFd},
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -30,6 +30,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 pub use helpers::Helpers;
 pub(crate) use rate::Rate;
 pub use rate::SpeedLimit;
+use sync::WaitQueue;
 pub use task::Queue;
 use task::{ReadyQueues, Task, TaskId, TaskWaker};
 use timer::Timers;
@@ -66,6 +67,9 @@ pub struct Executor {
     helpers: Rc<Helpers>,
     /// Runs by a seed, and must not depend on the clock.
     simulated: bool,
+    /// Nobody waits for what has gone away any more.
+    gave_up: Cell<bool>,
+    giving_up: WaitQueue,
     longest_job_poll: Cell<Duration>,
 }
 
@@ -97,6 +101,8 @@ impl Executor {
             reactor: Rc::new(Reactor::new(&wake)?),
             helpers: Rc::new(Helpers::default()),
             simulated: seed.is_some(),
+            gave_up: Cell::new(false),
+            giving_up: WaitQueue::default(),
             longest_job_poll: Cell::default(),
             wake,
         }))
@@ -205,6 +211,31 @@ impl Executor {
                 self.wait(turn.next_deadline);
             }
         }
+    }
+
+    /// From now on nobody waits for a peer (a server) that has gone away to come back.
+    pub fn give_up_on_peers(&self) {
+        self.gave_up.set(true);
+        self.giving_up.wake_all();
+    }
+
+    /// Whether nobody waits for such a peer any more.
+    pub(crate) fn has_given_up(&self) -> bool {
+        self.gave_up.get()
+    }
+
+    /// Ends at `deadline`, or a little later, or when nobody is to wait any more.
+    pub(crate) async fn wait_for_peer_until(&self, deadline: Instant) {
+        let sleep = pin!(self.sleep_until(deadline));
+        let gave_up = pin!(self.giving_up.wait());
+        let (mut sleep, mut gave_up) = (sleep, gave_up);
+        std::future::poll_fn(|cx| {
+            if self.has_given_up() || gave_up.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().poll(cx)
+        })
+        .await;
     }
 
     /// Ends at `deadline`, or a little later.

@@ -113,7 +113,7 @@ pub struct RunArgs {
 )]
 pub struct ServeArgs {
     /// A disk, as key=value,...; may be given several times.
-    #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parse, required = true)]
+    #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parse)]
     pub disks: Vec<DiskOption>,
     /// Credentials for TLS, as tls-creds-x509,key=value,...; may be given several times.
     #[arg(long = "object", value_name = "TYPE,KEY=VALUE,...", value_parser = object::parse)]

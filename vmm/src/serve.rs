@@ -11,7 +11,7 @@ use std::{io, rc::Rc};
 use strata_block::{
     api::{CmdError, ErrorClass, Reply},
     engine::Engine,
-    exec::Executor,
+    exec::{Executor, Queue},
     nbd::Address,
 };
 
@@ -84,9 +84,14 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     let told = notifier.clone();
     let engine = Engine::on(exec, move |event| told.notify(Notice::Block(event)));
     engine.serve_vhost_user_with(vhost_user::serve);
-    let served = serve_all(args, &engine, doors, handle, news, inbox);
-    if let Ok((cause, _)) = &served {
-        notifier.notify(Notice::Shutdown(*cause));
+    let inbox = Rc::new(inbox);
+    let mut served = serve_all(args, &engine, doors, handle, news, inbox.clone());
+    if let Ok((end, _)) = &mut served {
+        notifier.notify(Notice::Shutdown(end.cause));
+        if let Some(answer) = end.answer.take() {
+            answer.send(Ok(Reply::Done));
+        }
+        attend_to_the_end(&engine, inbox);
     }
     // Also where the start failed: what listens already would leave its socket behind.
     let errors = engine.shut_down();
@@ -98,6 +103,13 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     }
 }
 
+/// Why nothing is served any more.
+struct End {
+    cause: ShutdownCause,
+    /// Whoever has asked for it, to be answered once it has been told.
+    answer: Option<Answer>,
+}
+
 /// Opens what `args` name, and serves it until a monitor or a signal ends it. The monitor that is
 /// returned with the cause serves its clients until it is dropped.
 fn serve_all(
@@ -106,8 +118,8 @@ fn serve_all(
     doors: Doors,
     handle: Handle,
     news: Mailbox,
-    inbox: Inbox,
-) -> Result<(ShutdownCause, Monitor), ServeError> {
+    inbox: Rc<Inbox>,
+) -> Result<(End, Monitor), ServeError> {
     open_disks(engine, &args.disks)?;
     let monitor = Monitor::start(doors, Box::new(handle), news)?;
     for object in &args.objects {
@@ -128,7 +140,8 @@ fn open_disks(engine: &Rc<Engine>, disks: &[DiskOption]) -> Result<(), DiskError
     let mut numbering = Numbering::default();
     let mut ids = Vec::new();
     for option in disks {
-        let id = numbering.place(option).id;
+        let place = numbering.place(option);
+        let id = place.id.clone();
         if ids.contains(&id) {
             return Err(DiskError::NameTaken(id));
         }
@@ -138,7 +151,7 @@ fn open_disks(engine: &Rc<Engine>, disks: &[DiskOption]) -> Result<(), DiskError
             interface,
             ..option.clone()
         };
-        let opened = engine.open_disk(spec(&option, id.clone()));
+        let opened = engine.open_disk(spec(&option, &place));
         opened.map_err(|source| DiskError::Open {
             id: id.clone(),
             source,
@@ -203,21 +216,42 @@ fn escape(text: &str) -> String {
 }
 
 /// Does what monitors ask for until one of them, or a signal, ends it.
-fn serve(engine: &Rc<Engine>, inbox: Inbox) -> ShutdownCause {
+fn serve(engine: &Rc<Engine>, inbox: Rc<Inbox>) -> End {
     let exec = engine.exec().clone();
     let engine = engine.clone();
     exec.block_on(async move {
         loop {
             match inbox.next().await {
-                Message::Signal => return ShutdownCause::Signal,
+                Message::Signal => {
+                    let (cause, answer) = (ShutdownCause::Signal, None);
+                    return End { cause, answer };
+                }
                 Message::Action(Action::Quit, answer) => {
-                    answer.send(Ok(Reply::Done));
-                    return ShutdownCause::Quit;
+                    let (cause, answer) = (ShutdownCause::Quit, Some(answer));
+                    return End { cause, answer };
                 }
                 Message::Action(action, answer) => act(&engine, action, answer),
             }
         }
     })
+}
+
+/// Answers monitors while everything comes to its end. Who asks for it once more does not want to wait
+/// for servers that have gone.
+fn attend_to_the_end(engine: &Rc<Engine>, inbox: Rc<Inbox>) {
+    let attended = engine.clone();
+    engine.exec().spawn(Queue::Guest, async move {
+        loop {
+            match inbox.next().await {
+                Message::Signal => attended.give_up_on_servers(),
+                Message::Action(Action::Quit, answer) => {
+                    attended.give_up_on_servers();
+                    answer.send(Ok(Reply::Done));
+                }
+                Message::Action(action, answer) => act(&attended, action, answer),
+            }
+        }
+    });
 }
 
 fn act(engine: &Rc<Engine>, action: Action, answer: Answer) {

@@ -1,12 +1,9 @@
 //! Coming to rest: for a stopped machine, and for good.
 
-use std::{cell::RefCell, rc::Rc};
+use std::rc::Rc;
 
 use super::Engine;
-use crate::{
-    error::Error,
-    exec::{Queue, yield_now},
-};
+use crate::{error::Error, exec::Queue};
 
 impl Engine {
     /// Waits until no guest request is under way and makes everything durable; then calls `done`
@@ -26,31 +23,48 @@ impl Engine {
         });
     }
 
+    /// Forgets the I/O errors that disks and jobs have met: the machine goes on (`cont`).
+    pub fn reset_io_status(&self) {
+        let disks = self.disks.borrow();
+        disks.iter().for_each(|disk| disk.reset_io_status());
+        self.jobs.reset_io_status();
+    }
+
+    /// Waits for no server any more that is gone: what waits for one fails now. For whoever has asked
+    /// twice for an end.
+    pub fn give_up_on_servers(&self) {
+        self.exec.give_up_on_peers();
+    }
+
     /// Sends the exports' clients away, ends all jobs (each chain stays as far as its job has come), drains, flushes and closes
-    /// every disk. Blocks, and returns what went wrong on the way.
+    /// every disk; then calls `done` with what went wrong on the way.
+    pub fn begin_to_shut_down(self: &Rc<Self>, done: impl FnOnce(Vec<Error>) + 'static) {
+        let engine = self.clone();
+        self.exec.spawn(Queue::Guest, async move {
+            done(engine.shut_down_now().await);
+        });
+    }
+
+    /// As [`Engine::begin_to_shut_down`], but blocks, and returns what went wrong.
     pub fn shut_down(self: &Rc<Self>) -> Vec<Error> {
         let engine = self.clone();
-        let errors = Rc::new(RefCell::new(Vec::new()));
-        let found = errors.clone();
-        self.exec.block_on(async move {
-            engine.stop_exports().await;
-            while !engine.jobs.unfinished().is_empty() {
-                for job in engine.jobs.unfinished() {
-                    job.cancel();
-                }
-                yield_now().await;
+        self.exec
+            .block_on(async move { engine.shut_down_now().await })
+    }
+
+    async fn shut_down_now(self: Rc<Self>) -> Vec<Error> {
+        self.ending.set(true);
+        let mut errors = Vec::new();
+        self.stop_exports().await;
+        self.jobs.end_all().await;
+        for disk in self.disks.take() {
+            disk.give_up_name();
+            let _drained = disk.gate().drain().await;
+            for node in disk.root().chain() {
+                errors.extend(node.close().await.err());
             }
-            let disks = engine.disks.take();
-            for disk in disks {
-                disk.give_up_name();
-                let _drained = disk.gate().drain().await;
-                for node in disk.root().chain() {
-                    if let Err(error) = node.close().await {
-                        found.borrow_mut().push(error);
-                    }
-                }
-            }
-        });
-        errors.take()
+        }
+        self.ending.set(false);
+        errors
     }
 }

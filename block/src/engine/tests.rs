@@ -9,6 +9,7 @@ mod bases;
 mod bitmaps;
 mod describe;
 mod direct;
+mod ends;
 mod exports;
 mod fair;
 mod headers;

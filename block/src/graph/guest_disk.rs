@@ -196,6 +196,11 @@ impl GuestDisk {
         self.io_status.get()
     }
 
+    /// Forgets how they have fared.
+    pub(crate) fn reset_io_status(&self) {
+        self.io_status.set(IoStatus::Ok);
+    }
+
     /// What holds the disk, so that no other job or snapshot may touch it.
     pub(crate) fn holder(&self) -> Option<&'static str> {
         *self.holder.borrow()

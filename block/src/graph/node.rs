@@ -449,6 +449,28 @@ impl Node {
         }
     }
 
+    /// Whether zeros take no room in this layer, however many: an entry of a table for each cluster.
+    pub(crate) fn has_zero_clusters(&self) -> bool {
+        match &self.driver {
+            Driver::Raw(_) => false,
+            Driver::Qcow2(image) => image.version() > 2,
+            Driver::Qed(_) => true,
+        }
+    }
+
+    /// As [`Node::write_if_unallocated`], for zeros.
+    ///
+    /// # Errors
+    /// As [`Node::write`].
+    pub(crate) async fn zero_if_unallocated(&self, offset: u64, len: u64) -> IoResult<()> {
+        self.check_writable()?;
+        match &self.driver {
+            Driver::Raw(_) => Ok(()),
+            Driver::Qcow2(image) => image.zero_if_unallocated(offset, len, self).await,
+            Driver::Qed(image) => image.zero_if_unallocated(offset, len, self).await,
+        }
+    }
+
     /// Makes everything that has been written durable.
     ///
     /// # Errors

@@ -144,6 +144,10 @@ impl Job {
         self.changed.wake_all();
     }
 
+    pub fn reset_io_status(&self) {
+        self.io_status.set(IoStatus::Ok);
+    }
+
     pub fn cancel(&self) {
         self.cancelled.set(true);
         self.changed.wake_all();

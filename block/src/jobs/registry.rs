@@ -3,12 +3,17 @@
 use std::{cell::RefCell, rc::Rc};
 
 use super::Job;
-use crate::api::{BlockJobInfo, CmdError, ErrorClass, JobInfo, JobStatus};
+use crate::{
+    api::{BlockJobInfo, CmdError, ErrorClass, JobInfo, JobStatus},
+    exec::sync::WaitQueue,
+};
 
 /// Every job that has not been dismissed.
 #[derive(Default)]
 pub(crate) struct Jobs {
     jobs: RefCell<Vec<Rc<Job>>>,
+    /// One has ended.
+    ended: WaitQueue,
 }
 
 /// What a client can ask of a job (`JobVerb`).
@@ -91,6 +96,31 @@ impl Jobs {
             .filter(|job| job.status() != JobStatus::Concluded)
             .cloned()
             .collect()
+    }
+
+    /// A job has concluded.
+    pub fn note_end(&self) {
+        self.ended.wake_all();
+    }
+
+    /// Cancels every job, and waits until none is at work. No new ones are started meanwhile.
+    pub async fn end_all(&self) {
+        loop {
+            let unfinished = self.unfinished();
+            if unfinished.is_empty() {
+                return;
+            }
+            unfinished.iter().for_each(|job| job.cancel());
+            self.ended.wait().await;
+        }
+    }
+
+    /// Forgets the errors that jobs have met so far.
+    pub fn reset_io_status(&self) {
+        self.jobs
+            .borrow()
+            .iter()
+            .for_each(|job| job.reset_io_status());
     }
 
     fn find(&self, id: &str, verb: Verb) -> Result<Rc<Job>, CmdError> {

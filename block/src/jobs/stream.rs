@@ -25,6 +25,9 @@ use crate::{
 /// Bytes that one step looks at: passing over what is there already costs next to nothing.
 const LOOK: u64 = 256 << 20;
 
+/// Clusters that one step makes zero: an entry in a table for each.
+const ZERO_CLUSTERS: u64 = 1024;
+
 /// A stream, as the command that started it has resolved it.
 pub(crate) struct Stream {
     pub top: Rc<Node>,
@@ -158,6 +161,15 @@ impl Stream {
         if let Between::Nothing = between {
             return Ok(Step { len, copied: 0 });
         }
+        let write = |error| ("write", error);
+        if matches!(between, Between::Zero) && self.top.has_zero_clusters() {
+            let len = len.min(ZERO_CLUSTERS * self.top.cluster_size());
+            let _held = self.top.enter_exclusive(offset, len).await.map_err(write)?;
+            let zeroed = self.top.zero_if_unallocated(offset, len).await;
+            zeroed.map_err(write)?;
+            // Nothing was copied: the speed limit is for bytes.
+            return Ok(Step { len, copied: 0 });
+        }
         let len = len.min(chunk);
         let data = buffer.slice(0, usize::try_from(len).unwrap_or(usize::MAX));
         match between {
@@ -166,7 +178,6 @@ impl Stream {
         }
         // The layers below do not change, so they were read before the range is held: the guest
         // waits for the write only. What it has written meanwhile is not overwritten.
-        let write = |error| ("write", error);
         let _held = self.top.enter_exclusive(offset, len).await.map_err(write)?;
         self.top
             .write_if_unallocated(offset, data)
@@ -278,6 +289,7 @@ pub(crate) async fn conclude(job: Rc<Job>, stream: Stream, jobs: Rc<Jobs>) {
         job.emit(Event::JobCompleted(job.end(), job.error()));
     }
     job.set_status(JobStatus::Concluded);
+    jobs.note_end();
     if job.options().auto_dismiss {
         jobs.remove(&job);
     }

@@ -92,6 +92,33 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// As [`Qcow2::write_if_unallocated`], for zeros.
+    ///
+    /// # Errors
+    /// As [`Qcow2::write`].
+    pub async fn zero_if_unallocated(
+        &self,
+        offset: u64,
+        len: u64,
+        below: &dyn Below,
+    ) -> IoResult<()> {
+        self.check_range(offset, len)?;
+        self.begin_write().await?;
+        let _operation = self.freed.operation();
+        let mut done = 0;
+        while done < len {
+            let at = offset + done;
+            let run = self.lookup(at, len - done).await?;
+            done += match run.mapping {
+                Mapping::Unallocated { .. } => {
+                    self.write_zero_part(run, at, run.len, below).await?
+                }
+                _ => run.len,
+            };
+        }
+        Ok(())
+    }
+
     /// Bytes from the start of `data` in subclusters that are all zeros, or none of which is.
     fn uniform_part(&self, at: u64, data: &SgList) -> (usize, bool) {
         // 2 MiB at most.

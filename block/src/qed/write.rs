@@ -69,6 +69,30 @@ impl Qed {
         Ok(())
     }
 
+    /// As [`Qed::write_if_unallocated`], for zeros.
+    ///
+    /// # Errors
+    /// As [`Qed::write`].
+    pub async fn zero_if_unallocated(
+        &self,
+        offset: u64,
+        len: u64,
+        below: &dyn Below,
+    ) -> IoResult<()> {
+        self.check_range(offset, len)?;
+        self.begin_write()?;
+        let mut done = 0;
+        while done < len {
+            let at = offset + done;
+            let run = self.lookup(at, len - done).await?;
+            done += match run.mapping {
+                Mapping::Unallocated => self.zero_unallocated(at, run.len, below).await?,
+                _ => run.len,
+            };
+        }
+        Ok(())
+    }
+
     pub(super) fn begin_write(&self) -> IoResult<()> {
         if self.read_only {
             return Err(IoError::ReadOnly);

@@ -2,7 +2,7 @@
 //! on, reset or end.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     os::fd::{AsRawFd, BorrowedFd, RawFd},
     rc::Rc,
     sync::Arc,
@@ -74,12 +74,17 @@ struct End {
     cause: ShutdownCause,
     /// What went wrong, if it did.
     failure: Option<String>,
+    /// Whoever has asked for it, to be answered once it is told.
+    answer: Option<Answer>,
 }
 
 impl From<ShutdownCause> for End {
     fn from(cause: ShutdownCause) -> Self {
-        let failure = None;
-        Self { cause, failure }
+        Self {
+            cause,
+            failure: None,
+            answer: None,
+        }
     }
 }
 
@@ -130,9 +135,10 @@ impl Control {
             Message::Guest(GuestEvent::Reset) => self.reset(true)?,
             Message::Guest(GuestEvent::PowerOff) => return Ok(Some(ShutdownCause::Guest.into())),
             Message::Guest(GuestEvent::Broken(why)) => {
-                let failure = Some(why);
-                let cause = ShutdownCause::HostError;
-                return Ok(Some(End { cause, failure }));
+                return Ok(Some(End {
+                    failure: Some(why),
+                    ..ShutdownCause::HostError.into()
+                }));
             }
             Message::Leave => return Ok(Some(ShutdownCause::Quit.into())),
             Message::Signal => return Ok(Some(ShutdownCause::Signal.into())),
@@ -142,29 +148,42 @@ impl Control {
 
     /// Does what a monitor asks.
     fn act(&mut self, action: Action, answer: Answer) -> Result<Option<End>, RunError> {
-        let mut end = None;
         match action {
             Action::Block(command) => {
-                let resizes = matches!(command, Cmd::Resize { .. });
-                let workers = resizes.then(|| self.parts.workers.clone());
-                let reply = move |result: Result<Reply, CmdError>| {
-                    workers.iter().flatten().for_each(Worker::resized);
-                    answer.send(result);
-                };
-                self.parts.engine.execute(command, Box::new(reply));
+                self.execute(command, answer);
                 return Ok(None);
             }
             Action::Stop => self.stop()?,
-            Action::Cont => self.resume(),
+            Action::Cont => {
+                self.parts.engine.reset_io_status();
+                self.resume();
+            }
             Action::SystemReset => self.reset(false)?,
             Action::SystemPowerdown => {
                 self.parts.board.press_power_button();
                 self.parts.notifier.notify(Notice::Powerdown);
             }
-            Action::Quit => end = Some(ShutdownCause::Quit.into()),
+            Action::Quit => {
+                return Ok(Some(End {
+                    answer: Some(answer),
+                    ..ShutdownCause::Quit.into()
+                }));
+            }
         }
         answer.send(Ok(Reply::Done));
-        Ok(end)
+        Ok(None)
+    }
+
+    /// Has the block layer carry out a command.
+    fn execute(&mut self, command: Cmd, answer: Answer) {
+        let resizes = matches!(command, Cmd::Resize { .. });
+        let workers = resizes.then(|| self.parts.workers.clone());
+        let reply = move |result: Result<Reply, CmdError>| {
+            workers.iter().flatten().for_each(Worker::resized);
+            answer.send(result);
+        };
+        self.parts.engine.execute(command, Box::new(reply));
+        self.turn.more_work_now = true;
     }
 
     /// Lets the vCPUs and the disks' devices run.
@@ -209,11 +228,34 @@ impl Control {
             }
             finished.set(true);
         });
+        self.wait_for(&done)
+    }
+
+    /// Runs the loop until the block layer has done something. Monitors' questions about disks are
+    /// answered meanwhile; who wants an end now does not want to wait for servers that have gone.
+    fn wait_for(&mut self, done: &Cell<bool>) -> Result<(), RunError> {
         self.turn.more_work_now = true;
         while !done.get() {
             self.turn()?;
+            self.answer_meanwhile();
         }
         Ok(())
+    }
+
+    /// Takes those messages that need not wait for what is under way. The others stay, in order.
+    fn answer_meanwhile(&mut self) {
+        let mut later = Vec::new();
+        while let Some(message) = self.parts.inbox.next() {
+            match message {
+                Message::Action(Action::Block(command), answer) => self.execute(command, answer),
+                Message::Action(Action::Quit, _) | Message::Signal | Message::Leave => {
+                    self.parts.engine.give_up_on_servers();
+                    later.push(message);
+                }
+                message => later.push(message),
+            }
+        }
+        self.parts.inbox.keep(later);
     }
 
     /// Runs the loop until no worker has a request under way.
@@ -223,6 +265,7 @@ impl Control {
         self.turn()?;
         while !self.parts.workers.iter().all(Worker::is_idle) {
             self.turn()?;
+            self.answer_meanwhile();
         }
         Ok(())
     }
@@ -253,8 +296,18 @@ impl Control {
     fn end(mut self, end: End) -> Result<(), RunError> {
         self.parts.state.set(RunState::Shutdown);
         self.parts.notifier.notify(Notice::Shutdown(end.cause));
+        if let Some(answer) = end.answer {
+            answer.send(Ok(Reply::Done));
+        }
         self.settle()?;
-        let errors = self.parts.engine.shut_down();
+        let (done, errors) = (Rc::new(Cell::new(false)), Rc::new(RefCell::default()));
+        let (finished, found) = (Rc::clone(&done), Rc::clone(&errors));
+        self.parts.engine.begin_to_shut_down(move |errors| {
+            found.replace(errors);
+            finished.set(true);
+        });
+        self.wait_for(&done)?;
+        let errors: Vec<_> = errors.take();
         match end.failure {
             Some(why) => Err(RunError::Guest(why)),
             None if errors.is_empty() => Ok(()),

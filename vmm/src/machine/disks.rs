@@ -19,7 +19,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::{board::Board, vcpus::Buses};
 use crate::{
-    cli::disk::{Cache, DiskOption, Interface, Numbering},
+    cli::disk::{Cache, DiskOption, Interface, Numbering, Place},
     kvm::irq::{KvmPciHost, Router},
 };
 
@@ -155,7 +155,7 @@ pub fn attach(
             return Err(DiskError::NameTaken(place.id));
         }
         let disk = engine
-            .open_disk(spec(option, place.id.clone()))
+            .open_disk(spec(option, &place))
             .map_err(|source| DiskError::Open {
                 id: place.id.clone(),
                 source,
@@ -177,7 +177,7 @@ pub fn attach(
 }
 
 /// What the block layer needs to know.
-pub fn spec(option: &DiskOption, id: String) -> DiskSpec {
+pub fn spec(option: &DiskOption, place: &Place) -> DiskSpec {
     let mut spec = DiskSpec {
         path: option.file.clone(),
         ..Default::default()
@@ -192,8 +192,8 @@ pub fn spec(option: &DiskOption, id: String) -> DiskSpec {
     spec.image.reconnect_delay = option.reconnect_delay;
     spec.image.node_name = option.node_name.clone();
     spec.disk = DiskOptions {
-        id,
-        device: device_name(option.interface).into(),
+        id: place.id.clone(),
+        device: device_path(option.interface, place.index),
         serial: option.serial.clone(),
         writethrough: option.cache == Cache::Writethrough,
         discard: option.discard,
@@ -203,12 +203,13 @@ pub fn spec(option: &DiskOption, id: String) -> DiskSpec {
     spec
 }
 
-/// The device's name in QEMU, for `info block`.
-fn device_name(interface: Interface) -> &'static str {
+/// The path that QEMU gives the `index`-th device of its kind (`qdev`), for `query-block` and
+/// `info block`; empty for none.
+fn device_path(interface: Interface, index: usize) -> String {
     match interface {
-        Interface::Virtio => "virtio-blk-pci",
-        Interface::Ide => "ide-hd",
-        Interface::None => "",
+        Interface::Virtio => format!("/machine/peripheral-anon/device[{index}]/virtio-backend"),
+        Interface::Ide => format!("/machine/unattached/device[{index}]"),
+        Interface::None => String::new(),
     }
 }
 

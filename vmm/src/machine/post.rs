@@ -98,6 +98,13 @@ impl Inbox {
         kept.or_else(|| self.receiver.try_recv().ok())
     }
 
+    /// Puts back what has been taken and is not yet done with.
+    pub fn keep(&mut self, messages: Vec<Message>) {
+        for message in messages.into_iter().rev() {
+            self.kept.push_front(message);
+        }
+    }
+
     /// Drops resets that the guest has asked for so far. Guests ask several times, because on real
     /// hardware not every way works, and go on asking until they are parked.
     pub fn forget_resets(&mut self) {

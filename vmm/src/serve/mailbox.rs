@@ -82,7 +82,7 @@ impl Inbox {
     /// Waits for the next message.
     pub async fn next(&self) -> Message {
         loop {
-            if self.signalled.load(Ordering::Acquire) {
+            if self.signalled.swap(false, Ordering::AcqRel) {
                 return Message::Signal;
             }
             if let Ok((action, answer)) = self.receiver.try_recv() {

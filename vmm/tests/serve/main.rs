@@ -2,6 +2,7 @@
 //! `qemu-utils`, `qemu-system-x86` and `fio`.
 
 mod bitmaps;
+mod ends;
 mod limit;
 #[path = "../../../block/src/storage/lossy.rs"]
 mod lossy;

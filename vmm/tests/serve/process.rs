@@ -167,6 +167,18 @@ impl Qmp {
         }
     }
 
+    /// Runs a command, and returns all that comes up to its answer.
+    pub fn up_to_answer(&mut self, command: &str) -> Vec<String> {
+        self.0.get_mut().write_all(command.as_bytes()).unwrap();
+        let mut lines = Vec::new();
+        loop {
+            lines.push(self.line());
+            if lines.last().unwrap().starts_with(r#"{"return""#) {
+                return lines;
+            }
+        }
+    }
+
     /// Waits for an event, and returns its line.
     pub fn event(&mut self, name: &str) -> String {
         let wanted = format!(r#""event": "{name}""#);

@@ -200,7 +200,8 @@ impl Link {
     ) -> IoResult<Rc<Connection>> {
         loop {
             let now = Instant::now();
-            let given_up = |since: Instant| now >= since + self.patience;
+            let given_up =
+                |since: Instant| now >= since + self.patience || self.exec.has_given_up();
             match &*self.state.borrow() {
                 State::Down { since, why } if given_up(*since) => {
                     return Err(self.failed(what, offset, why));
@@ -245,7 +246,7 @@ impl Link {
             .spawn(Queue::Guest, reconnect(exec.clone(), link.clone()));
         // Those who wait have to look again when their patience ends.
         self.exec.spawn(Queue::Guest, async move {
-            exec.sleep_until(end).await;
+            exec.wait_for_peer_until(end).await;
             if let Some(link) = link.upgrade() {
                 link.changed.wake_all();
             }

@@ -263,3 +263,27 @@ fn zeros_are_left_out_where_qemu_leaves_them_out() {
         }
     }
 }
+
+/// With -n the target says itself what its backing file is.
+#[test]
+fn the_backing_format_is_asked_for_only_where_it_is_written() {
+    let folder = Folder::new();
+    for name in ["a.qcow2", "base.qcow2", "new.qcow2"] {
+        folder.qemu(&["create", "-q", "-f", "qcow2", name, "1M"]);
+    }
+    folder.qemu_io("a.qcow2", &["write -P 3 0 64k"]);
+    let cases: [&[&str]; 3] = [
+        &["-n", "-B", "base.qcow2", "a.qcow2", "new.qcow2"],
+        &["-B", "base.qcow2", "a.qcow2", "new.qcow2"],
+        &["-B", "base.qcow2", "a.qcow2", "a.qcow2", "new.qcow2"],
+    ];
+    for case in cases {
+        let convert = [&["convert", "-O", "qcow2"], case].concat();
+        let said = |program| {
+            let output = folder.run(program, &convert);
+            let error = text(&output.stderr).replace("strata-img", "qemu-img");
+            (output.status.code(), error)
+        };
+        assert_eq!(said("qemu-img"), said("strata-img"), "{convert:?}");
+    }
+}

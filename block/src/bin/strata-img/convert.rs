@@ -180,6 +180,10 @@ impl ConvertArgs {
         if self.files.len() > 2 && has_backing {
             return Err("Having a backing file for the target makes no sense when concatenating multiple input images".into());
         }
+        let backing = wanted.image.backing.as_ref();
+        if !self.existing && backing.is_some_and(|backing| backing.format.is_none()) {
+            return Err("Use of backing file requires explicit backing format".into());
+        }
         if self.compress && self.target_format != Format::Qcow2 {
             return Err("Compression not supported for this file format".into());
         }

@@ -134,10 +134,6 @@ impl ConvertArgs {
             backing_format: self.backing_format,
         };
         let wanted = target.wanted()?;
-        let backing = wanted.image.backing.as_ref();
-        if backing.is_some_and(|backing| backing.format.is_none()) {
-            return Err("Use of backing file requires explicit backing format".into());
-        }
         if self.compress && wanted.image.data_file.is_some() {
             return Err("Compression not supported with an external data file".into());
         }

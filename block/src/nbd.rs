@@ -7,8 +7,8 @@
 //!
 //! Memory is bounded: a client has at most 64 requests under way or answered and not yet sent,
 //! which take 32 MiB at most, and buffers of 8 KiB; beyond that nothing is received from it until
-//! it has read its replies. All clients of a server together have 256 MiB; while others wait for that, a
-//! client that holds some and has not taken or sent a byte for 10 seconds is disconnected. TLS adds its
+//! it has read its replies. Each has 256 KiB to itself, and all clients of a server share 192 MiB; while
+//! others wait for that, a client that holds some and has not taken or sent a byte for 5 seconds is disconnected. TLS adds its
 //! buffers: at most 64 KiB out and one record in. A server has at most 256 clients. Idle ones cost their 8 KiB. A client
 //! that has not chosen an export after 10 seconds is disconnected, or after 2 where others wait for
 //! its place. One that has may be idle for as long as it likes.

@@ -23,6 +23,9 @@ const MAX_REQUESTS: usize = 64;
 /// Bytes that they may take: one request of the maximum size always fits.
 const MAX_BYTES: u64 = MAX_PAYLOAD as u64;
 
+/// Bytes that a client has to itself: short requests do not wait for other clients' long ones.
+const OWN: u64 = 256 << 10;
+
 /// Replies sent in one go at most.
 const REPLIES_AT_ONCE: usize = 16;
 
@@ -46,6 +49,8 @@ pub(super) struct Session {
 struct Permit {
     session: Rc<Session>,
     bytes: u64,
+    /// Those of them that the server's clients share.
+    shared: u64,
 }
 
 struct Reply {
@@ -59,7 +64,7 @@ impl Drop for Permit {
         session.requests.set(session.requests.get() - 1);
         let held = &session.client.held;
         held.set(held.get() - self.bytes);
-        session.server.give_memory_back(self.bytes);
+        session.server.give_memory_back(self.shared);
         session.changed.wake_all();
     }
 }
@@ -211,6 +216,7 @@ impl Session {
         Permit {
             session: self.clone(),
             bytes: 0,
+            shared: 0,
         }
     }
 }
@@ -224,9 +230,12 @@ impl Permit {
         while held.get() + bytes > MAX_BYTES {
             session.changed.wait().await;
         }
-        // Less than the server has at all.
-        self.bytes = session.server.take_memory(bytes).await;
-        held.set(held.get() + self.bytes);
+        if held.get() + bytes > OWN {
+            // Less than the server has at all.
+            self.shared = session.server.take_memory(bytes).await;
+        }
+        self.bytes = bytes;
+        held.set(held.get() + bytes);
         most.set(most.get().max(held.get()));
     }
 }

@@ -8,12 +8,13 @@ use std::{
 use super::Server;
 use crate::{exec::Queue, mem};
 
-/// Bytes that the requests of all clients may take: several of the maximum size.
-pub(super) const TOTAL: u64 = 256 << 20;
+/// Bytes that the requests of all clients may take beyond what each has to itself (256 KiB): several
+/// of the maximum size.
+pub(super) const TOTAL: u64 = 192 << 20;
 
 /// While others wait for memory, a client that holds some and has neither taken a byte of its replies
 /// nor sent one of its request for so long is sent away.
-const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5000 });
 
 /// How often clients are looked at while memory is short.
 const LOOK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 1000 });

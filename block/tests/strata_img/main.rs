@@ -18,6 +18,10 @@ mod features;
 mod itself;
 mod locks;
 mod longer_target;
+#[path = "../../src/storage/lossy.rs"]
+#[allow(dead_code)] // Of what it offers these tests need a part.
+mod lossy;
+mod lossy_target;
 mod measure;
 mod names;
 mod on_devices;

@@ -84,7 +84,7 @@ fn what_a_snapshot_is_told_the_guests_flush_is_told_too() {
 
 /// A merge of 16 MiB into a top on a device that cannot store two of them.
 fn merge_onto_a_lossy_device(bench: &Bench) -> Option<(LossyDevice, Disk)> {
-    let mut device = LossyDevice::new(32, 8..10)?;
+    let mut device = LossyDevice::new(32, 3..5)?;
     let base = bench.path("A");
     std::fs::write(&base, vec![1; 16 << 20]).unwrap();
     let disk = bench.open("virtio0", &base, Some(Format::Raw)).unwrap();

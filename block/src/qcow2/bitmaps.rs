@@ -105,9 +105,9 @@ impl Qcow2 {
             return Ok(());
         };
         let result = async {
-            self.file.flush().await?;
+            self.flush_file().await?;
             self.file.write_vec(offset, bytes).await?;
-            self.file.flush().await
+            self.flush_file().await
         };
         let result = result.await;
         if let Err(error) = &result {

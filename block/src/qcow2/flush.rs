@@ -191,8 +191,8 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// An fdatasync that fails may have lost writes for good, whatever its error.
-    async fn flush_file(&self) -> IoResult<()> {
+    /// An fdatasync that fails may have lost writes for good, whatever its error (rule W6).
+    pub(super) async fn flush_file(&self) -> IoResult<()> {
         self.flush_of(&self.file).await
     }
 

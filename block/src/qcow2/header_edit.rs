@@ -112,18 +112,18 @@ impl Qcow2 {
         let layout = area.layout();
         if let Some((offset, bytes)) = layout.tail {
             self.file.write_vec(offset, bytes).await?;
-            self.file.flush().await?;
+            self.flush_file().await?;
         }
         self.file.write_vec(0, layout.head).await?;
-        self.file.flush().await
+        self.flush_file().await
     }
 
     /// Writes changed fields of the header. The caller holds `header_edit`.
     pub(super) async fn write_fields(&self, area: HeaderArea) -> IoResult<()> {
         let result = async {
-            self.file.flush().await?;
+            self.flush_file().await?;
             self.file.write_vec(0, area.header.to_bytes()).await?;
-            self.file.flush().await
+            self.flush_file().await
         }
         .await;
         if let Err(error) = &result {

@@ -11,6 +11,7 @@ mod extended;
 mod interop;
 mod lazy;
 mod model;
+mod no_room;
 mod order;
 mod refusals;
 mod repair;

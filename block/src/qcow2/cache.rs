@@ -40,8 +40,17 @@ impl Slice {
 /// What the cache has under an offset.
 enum Place {
     /// Being read from the file.
-    Loading(Rc<WaitQueue>),
+    Loading(Rc<Load>),
     Here(Rc<Slice>),
+}
+
+/// A slice that is being read from the file.
+#[derive(Default)]
+struct Load {
+    ended: WaitQueue,
+    /// Set where the table has been given up meanwhile: then it never gets a place in the cache, and
+    /// whoever waited for it is given what it said when they asked.
+    result: RefCell<Option<Rc<Slice>>>,
 }
 
 /// Slices of one kind, by their offset in the file.
@@ -89,26 +98,36 @@ impl TableCache {
                     slice.last_used.set(self.tick());
                     return Ok(slice.clone());
                 }
-                Some(Place::Loading(queue)) => Some(queue.clone()),
+                Some(Place::Loading(load)) => Some(load.clone()),
                 None => None,
             };
-            match waiting {
-                Some(queue) => queue.wait().await,
-                None => return self.load(offset).await,
+            let Some(load) = waiting else {
+                return self.load(offset).await;
+            };
+            load.ended.wait().await;
+            if let Some(slice) = load.result.borrow().clone() {
+                return Ok(slice);
             }
         }
     }
 
     async fn load(&self, offset: u64) -> IoResult<Rc<Slice>> {
-        let queue = Rc::new(WaitQueue::default());
-        let loading = Place::Loading(queue.clone());
+        let load = Rc::new(Load::default());
+        let loading = Place::Loading(load.clone());
         self.places.borrow_mut().insert(offset, loading);
         let read = self.file.read_vec(offset, self.slice_bytes).await;
-        queue.wake_all();
+        load.ended.wake_all();
+        // Otherwise the table has been given up, and there may be another one in its place.
+        let kept = matches!(
+            self.places.borrow().get(&offset),
+            Some(Place::Loading(present)) if Rc::ptr_eq(present, &load)
+        );
         let bytes = match read {
             Ok(bytes) => bytes,
             Err(error) => {
-                self.places.borrow_mut().remove(&offset);
+                if kept {
+                    self.places.borrow_mut().remove(&offset);
+                }
                 return Err(error);
             }
         };
@@ -119,6 +138,10 @@ impl TableCache {
             writing: Cell::new(false),
             last_used: Cell::new(self.tick()),
         });
+        if !kept {
+            *load.result.borrow_mut() = Some(slice.clone());
+            return Ok(slice);
+        }
         let here = Place::Here(slice.clone());
         self.places.borrow_mut().insert(offset, here);
         self.evict();
@@ -150,8 +173,8 @@ impl TableCache {
         self.dirty.get() > 0
     }
 
-    /// Forgets the slices of a table that is no longer used. None of them is dirty: tables are
-    /// only given up once they have stopped changing.
+    /// Forgets the slices of a table that is no longer used, also those that are being read. None of
+    /// them is dirty: tables are only given up once they have stopped changing.
     pub fn forget(&self, offset: u64, len: u64) {
         self.places.borrow_mut().retain(|&at, place| {
             let keep = !(offset..offset + len).contains(&at);

@@ -68,9 +68,12 @@ impl Qcow2 {
         };
         let new = self.allocate(1).await?.run;
         if let Err(error) = self.fill_table(new.first, old).await {
-            self.drop_references(new).await?;
+            self.give_back(new).await;
             return Err(error);
         }
+        // Its place may have been a table's before, of which somebody has read a piece late.
+        let g = &self.geometry;
+        self.l2.forget(g.host_offset(new.first), g.cluster_size());
         self.note_metadata(new, Kind::L2)?;
         self.l1
             .set(index, entry::encode_l1(new.first, &self.geometry));

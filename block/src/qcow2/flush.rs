@@ -15,7 +15,7 @@
 //! With lazy refcounts step 1 leaves out the blocks' changes. The dirty bit, durable before the
 //! first of them, says that refcounts have to be counted anew after a crash.
 
-use std::cell::Cell;
+use std::{cell::Cell, iter};
 
 use super::{
     Qcow2, cache::CacheBatch, geometry::HostRun, metadata_map::Kind, root_table::RootBatch,
@@ -255,15 +255,27 @@ impl Qcow2 {
 
     /// Rule W3: gives up clusters whose entries are cleared on disk and that nobody reads or
     /// writes any more.
+    ///
+    /// # Errors
+    /// Refcounts cannot be read or written. What is left waits for the next flush.
     async fn release_freed(&self) -> IoResult<()> {
-        for run in self.freed.take_releasable() {
-            self.stop_packing(run);
-            if self.discard {
-                self.punch_unshared(run).await?;
+        let mut runs = self.freed.take_releasable().into_iter();
+        while let Some(mut run) = runs.next() {
+            if let Err(error) = self.release(&mut run).await {
+                self.freed.wait_again(iter::once(run).chain(runs));
+                return Err(error);
             }
-            self.drop_references(run).await?;
         }
         Ok(())
+    }
+
+    /// Gives up a run, from which the clusters are taken that have been given up.
+    async fn release(&self, run: &mut HostRun) -> IoResult<()> {
+        self.stop_packing(*run);
+        if self.discard {
+            self.punch_unshared(*run).await?;
+        }
+        self.drop_each_reference(run).await
     }
 
     /// Gives the space of those clusters back to the host that have no other reference than the

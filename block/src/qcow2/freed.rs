@@ -93,6 +93,13 @@ impl Freed {
         free
     }
 
+    /// Runs that nobody can be using could not be given up; they are taken again with the next ones.
+    pub fn wait_again(&self, runs: impl IntoIterator<Item = HostRun>) {
+        let runs = runs.into_iter().filter(|run| run.count > 0);
+        let waiting = runs.map(|run| Waiting { run, unknown_to: 0 });
+        self.settled.borrow_mut().extend(waiting);
+    }
+
     /// Whether anything waits to be freed.
     pub fn is_empty(&self) -> bool {
         self.pending.borrow().is_empty() && self.settled.borrow().is_empty()

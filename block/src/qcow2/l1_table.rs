@@ -46,7 +46,7 @@ impl Qcow2 {
         self.metadata.remove(gone);
         if let Err(error) = result {
             // After an error of the header nothing is written, and this neither.
-            self.drop_references(to).await?;
+            self.give_back(to).await;
             return Err(error);
         }
         self.l1.moved(g.host_offset(to.first), entries);

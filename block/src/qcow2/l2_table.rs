@@ -79,7 +79,6 @@ impl Qcow2 {
             .set(index, entry::encode_l1(new.first, &self.geometry));
         if let Some(old) = old {
             let old = HostRun::one(old.host);
-            let g = &self.geometry;
             self.metadata.remove(old);
             self.l2.forget(g.host_offset(old.first), g.cluster_size());
             self.freed.push(old);

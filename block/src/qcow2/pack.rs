@@ -83,7 +83,7 @@ impl Qcow2 {
         .await;
         if written.is_err() {
             self.packing.set(None);
-            self.drop_references(run).await?;
+            self.give_back(run).await;
         }
         written
     }

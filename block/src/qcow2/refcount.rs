@@ -108,9 +108,25 @@ impl Qcow2 {
 
     /// Drops one reference to each cluster of the run; those left without any may be allocated
     /// again at once.
-    pub(super) async fn drop_references(&self, run: HostRun) -> IoResult<()> {
+    pub(super) async fn drop_references(&self, mut run: HostRun) -> IoResult<()> {
+        self.drop_each_reference(&mut run).await
+    }
+
+    /// Lets go of clusters that have been allocated for something that failed. What cannot be let go
+    /// of now waits for the next flush: the caller has an error of its own to tell.
+    pub(super) async fn give_back(&self, mut run: HostRun) {
+        if let Err(error) = self.drop_each_reference(&mut run).await {
+            tracing::warn!(%error, "clusters that are not used cannot be freed yet");
+            self.freed.wait_again([run]);
+        }
+    }
+
+    /// As [`Qcow2::drop_references`]. The clusters whose reference is dropped are taken from the run, so
+    /// that after an error it is what is left.
+    pub(super) async fn drop_each_reference(&self, run: &mut HostRun) -> IoResult<()> {
         let lock = self.refcounts.lock().await;
-        for cluster in (run.first.0..run.end().0).map(HostCluster) {
+        while run.count > 0 {
+            let cluster = run.first;
             let found = self.refcount_slice(&lock, cluster).await?;
             let order = self.geometry.refcount_order;
             let count = found.as_ref().map_or(0, |(slice, index)| {
@@ -132,6 +148,10 @@ impl Qcow2 {
                 // Other compressed clusters may lie there soon.
                 self.unpacked.clear();
             }
+            *run = HostRun {
+                first: cluster.plus(1),
+                count: run.count - 1,
+            };
         }
         Ok(())
     }

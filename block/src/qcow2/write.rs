@@ -188,7 +188,7 @@ impl Qcow2 {
         }
         .await;
         if written.is_err() && !target.kept {
-            self.drop_references(target.run).await?;
+            self.give_back(target.run).await;
         }
         written.map(|()| len)
     }

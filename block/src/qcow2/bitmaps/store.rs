@@ -42,7 +42,7 @@ impl Qcow2 {
         if result.is_err() && !self.is_stopped() {
             for run in made.0 {
                 self.metadata.remove(run);
-                self.drop_references(run).await?;
+                self.give_back(run).await;
             }
         }
         result.map_err(|error| self.not_stored(&error))

@@ -8,6 +8,7 @@ use crate::{
     error::Result,
     exec::LocalBoxFuture,
     qcow2::{Backing, CreateOptions},
+    storage::Faults,
 };
 
 /// A change that flushes several times.
@@ -124,5 +125,38 @@ fn while_the_image_is_marked() {
             layer.write(8192, vec![4; 512]).await?;
             layer.image.close().await
         })
+    });
+}
+
+/// A reference that could not be dropped is dropped later, and so are those that wait behind it.
+#[test]
+fn clusters_whose_refcounts_cannot_be_read_are_freed_by_a_later_flush() {
+    seeds(4, async |_, seed| {
+        let file = sim(seed);
+        let options = CreateOptions {
+            size: 1024 * KIB,
+            refcount_bits: 64,
+            ..options()
+        };
+        let layer = new_layer(&file, options, SMALL_CACHE, nothing()).await;
+        layer.write(0, vec![1; 1 << 20]).await.unwrap();
+        layer.image.close().await.unwrap();
+        layer
+            .image
+            .discard(0, 700 * KIB, &*layer.below)
+            .await
+            .unwrap();
+        for reads in [1000, 300, 100] {
+            file.set_faults(Faults {
+                read: reads,
+                ..Faults::default()
+            });
+            let _ = layer.image.flush().await;
+        }
+        file.set_faults(Faults::default());
+        layer.image.flush().await.unwrap();
+        layer.image.close().await.unwrap();
+        let report = layer.image.check().await.unwrap();
+        assert!(report.is_clean(), "{:?}", report.lines);
     });
 }

@@ -39,8 +39,10 @@ pub struct Qed {
     read_only: bool,
     l1: RootTable,
     l2: TableCache,
-    /// Where the next cluster goes. Nothing has been written there or behind it.
+    /// Where the next cluster goes. Nothing names what lies there or behind it.
     end: Cell<u64>,
+    /// Something may lie there, of a request that failed.
+    overhang: Cell<bool>,
     /// Held while clusters are allocated and named.
     allocating: Lock,
     flushes: Flushes,
@@ -89,6 +91,13 @@ impl Qed {
 
     fn check_running(&self) -> IoResult<()> {
         self.stopped.check(&self.file)
+    }
+
+    /// Rule W6, after a write. A file that finds no room has not lost anything.
+    fn stop_after(&self, error: &IoError) {
+        if !matches!(error, IoError::NoSpace { .. }) {
+            self.stop(error);
+        }
     }
 
     fn stop(&self, error: &IoError) {

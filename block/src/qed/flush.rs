@@ -2,9 +2,12 @@
 
 use std::cell::Cell;
 
-use super::{Qed, header::Features};
+use super::{
+    Qed,
+    header::{Features, Header},
+};
 use crate::{
-    error::{Error, IoError, IoResult, Result},
+    error::{Error, IoResult, Result},
     exec::sync::Lock,
     qcow2::Backing,
 };
@@ -48,19 +51,31 @@ impl Qed {
     /// As [`Qed::flush`].
     pub async fn close(&self) -> Result<()> {
         self.flush().await?;
+        if self.overhang.get() {
+            self.cut_overhang().await?;
+        }
         if !self.read_only && self.is_dirty() {
             self.mark_clean().await?;
         }
         Ok(())
     }
 
+    /// Gives back what requests that failed have left behind the last cluster.
+    async fn cut_overhang(&self) -> IoResult<()> {
+        let _guard = self.allocating.lock().await;
+        if self.end.get() < self.file.len() {
+            self.file.cut_off(self.end.get()).await?;
+            self.flush_file().await?;
+        }
+        self.overhang.set(false);
+        Ok(())
+    }
+
     /// Clears `NEED_CHECK`; all that it stands for is durable.
     pub(super) async fn mark_clean(&self) -> IoResult<()> {
-        self.header
-            .borrow_mut()
-            .features
-            .remove(Features::NEED_CHECK);
-        self.write_header().await?;
+        let mut header = self.header.borrow().clone();
+        header.features.remove(Features::NEED_CHECK);
+        self.write_header(header).await?;
         self.flush_file().await
     }
 
@@ -94,17 +109,14 @@ impl Qed {
             Err(error) => {
                 self.l2.restore(&l2);
                 self.l1.restore(l1);
-                // A full file system is no lasting error: the same write is tried again.
-                if !matches!(error, IoError::NoSpace { .. }) {
-                    self.stop(error);
-                }
+                self.stop_after(error);
             }
         }
         result
     }
 
-    /// An fdatasync that fails may have lost writes for good.
-    async fn flush_file(&self) -> IoResult<()> {
+    /// An fdatasync that fails may have lost writes for good, whatever its error (rule W6).
+    pub(super) async fn flush_file(&self) -> IoResult<()> {
         let result = self.file.flush().await;
         if let Err(error) = &result {
             self.stop(error);
@@ -112,12 +124,18 @@ impl Qed {
         result
     }
 
-    /// Writes the header's fields.
-    pub(super) async fn write_header(&self) -> IoResult<()> {
-        let bytes = self.header.borrow().to_bytes();
-        let result = self.file.write_vec(0, bytes).await;
+    /// Writes the header's fields. After an error the ones in memory are the old ones, as in the file
+    /// if there was no room.
+    pub(super) async fn write_header(&self, header: Header) -> IoResult<()> {
+        self.write_metadata(0, header.to_bytes()).await?;
+        *self.header.borrow_mut() = header;
+        Ok(())
+    }
+
+    async fn write_metadata(&self, offset: u64, bytes: Vec<u8>) -> IoResult<()> {
+        let result = self.file.write_vec(offset, bytes).await;
         if let Err(error) = &result {
-            self.stop(error);
+            self.stop_after(error);
         }
         result
     }
@@ -139,10 +157,10 @@ impl Qed {
             why,
         })?;
         if let Some((offset, name)) = layout.tail {
-            self.file.write_vec(offset, name).await?;
+            self.write_metadata(offset, name).await?;
             self.flush_file().await?;
         }
-        self.file.write_vec(0, layout.head).await?;
+        self.write_metadata(0, layout.head).await?;
         *self.header.borrow_mut() = header;
         // What the header can say: the format only where it is raw.
         *self.backing.borrow_mut() = backing.map(|backing| Backing {

@@ -48,6 +48,7 @@ impl Qed {
             l2: TableCache::new(file.clone(), SLICE, cache_bytes),
             l1,
             end: Cell::new(len.next_multiple_of(header.cluster_size)),
+            overhang: Cell::new(false),
             file,
             backing: RefCell::new(backing),
             header: RefCell::new(header),
@@ -67,10 +68,11 @@ impl Qed {
         if self.is_dirty() {
             self.put_right().await?;
         }
-        if self.header.borrow().autoclear != 0 {
-            self.header.borrow_mut().autoclear = 0;
-            self.write_header().await?;
-            self.file.flush().await?;
+        let mut header = self.header.borrow().clone();
+        if header.autoclear != 0 {
+            header.autoclear = 0;
+            self.write_header(header).await?;
+            self.flush_file().await?;
         }
         Ok(())
     }

@@ -80,11 +80,8 @@ impl Qed {
             .await?;
         self.flush().await?;
         let _guard = self.allocating.lock().await;
-        self.write_header().await?;
-        let result = self.file.flush().await;
-        if let Err(error) = &result {
-            self.stop(error);
-        }
-        result
+        let header = self.header.borrow().clone();
+        self.write_header(header).await?;
+        self.flush_file().await
     }
 }

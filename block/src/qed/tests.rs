@@ -1,4 +1,5 @@
 mod bad_images;
+mod no_room;
 mod resize;
 
 use std::{cell::Cell, path::Path, process::Command, rc::Rc};

@@ -134,12 +134,15 @@ impl Qed {
         let start = at - at % cluster_size;
         let behind = end.next_multiple_of(cluster_size) - end;
         let place = |guest: u64| host + (guest - start);
-        self.fill(run.mapping, start, place(start), at - start, below)
-            .await?;
-        self.file.write(place(at), data.clone()).await?;
-        self.fill(run.mapping, end, place(end), behind, below)
-            .await?;
-        let slice = self.slice(table, first).await?;
+        let written = async {
+            self.fill(run.mapping, start, place(start), at - start, below)
+                .await?;
+            self.file.write(place(at), data.clone()).await?;
+            self.fill(run.mapping, end, place(end), behind, below)
+                .await?;
+            self.slice(table, first).await
+        };
+        let slice = self.named_or_taken_back(host, written.await)?;
         for n in 0..count {
             let index = (first % SLICE_ENTRIES + n) as usize;
             let entry = host + n * cluster_size;
@@ -148,7 +151,16 @@ impl Qed {
         Ok(data.len())
     }
 
-    /// Takes `len` bytes at the end of the file. Beyond that it reads as zeros.
+    /// Lets go of what was allocated last, from `host` on, if what was to be done with it has failed.
+    fn named_or_taken_back<T>(&self, host: u64, result: IoResult<T>) -> IoResult<T> {
+        if result.is_err() {
+            self.end.set(host);
+            self.overhang.set(true);
+        }
+        result
+    }
+
+    /// Takes `len` bytes at the end of the file, whatever they read as.
     pub(super) fn allocate(&self, len: u64) -> u64 {
         let host = self.end.get();
         self.end.set(host + len);
@@ -198,7 +210,8 @@ impl Qed {
             return Ok(table);
         }
         let table = self.allocate(bytes);
-        self.file.write_zeroes(table, bytes, true).await?;
+        let zeroed = self.file.write_zeroes(table, bytes, true).await;
+        self.named_or_taken_back(table, zeroed)?;
         self.l1.set(index, table.swap_bytes());
         Ok(table)
     }
@@ -209,10 +222,8 @@ impl Qed {
         if self.is_dirty() {
             return Ok(());
         }
-        self.header
-            .borrow_mut()
-            .features
-            .insert(Features::NEED_CHECK);
-        self.write_header().await
+        let mut header = self.header.borrow().clone();
+        header.features.insert(Features::NEED_CHECK);
+        self.write_header(header).await
     }
 }

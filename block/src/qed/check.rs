@@ -49,6 +49,8 @@ struct Walk<'a> {
     report: CheckReport,
     /// Entries that name no place are cleared, in the file.
     repair: bool,
+    /// L1 entries behind the disk's end are cleared, too: a crash has left them when the disk grew.
+    opening: bool,
     /// A cluster that is named twice.
     twice: Option<u64>,
 }
@@ -59,7 +61,7 @@ impl Qed {
     /// # Errors
     /// The file cannot be read.
     pub async fn check(&self) -> IoResult<CheckReport> {
-        Ok(Walk::run(self, false).await?.report)
+        Ok(Walk::new(self, false).run().await?.report)
     }
 
     /// Checks the image and repairs it in its file, which can be written although the image has been
@@ -68,7 +70,7 @@ impl Qed {
     /// # Errors
     /// The file cannot be read or written. A repair that stops can be tried again.
     pub async fn repair(&self, what: Repair) -> IoResult<CheckReport> {
-        let mut walk = Walk::run(self, what == Repair::All).await?;
+        let mut walk = Walk::new(self, what == Repair::All).run().await?;
         if walk.report.corruptions == 0 {
             self.file.flush().await?;
             walk.report.leaks_fixed = walk.cut_end().await?;
@@ -85,7 +87,11 @@ impl Qed {
     /// # Errors
     /// Two entries name one cluster; the host's error.
     pub(super) async fn put_right(&self) -> Result<()> {
-        let walk = Walk::run(self, true).await?;
+        let walk = Walk {
+            opening: true,
+            ..Walk::new(self, true)
+        };
+        let walk = walk.run().await?;
         if let Some(cluster) = walk.twice {
             let why = format!(
                 "is corrupt: the cluster at {cluster:#x} is named twice; copy what can be read \
@@ -103,45 +109,98 @@ impl Qed {
 }
 
 impl<'a> Walk<'a> {
-    async fn run(image: &'a Qed, repair: bool) -> IoResult<Self> {
-        let (l1_offset, table_bytes, first, clusters) = {
-            let header = image.header.borrow();
-            let clusters = header.image_size.div_ceil(header.cluster_size);
-            let first = header.header_clusters;
-            (header.l1_offset, header.table_bytes(), first, clusters)
-        };
-        let mut walk = Self {
+    fn new(image: &'a Qed, repair: bool) -> Self {
+        let header = image.header.borrow();
+        Self {
             image,
             used: Used::default(),
             report: CheckReport {
-                total_clusters: clusters,
+                total_clusters: header.image_size.div_ceil(header.cluster_size),
                 ..CheckReport::default()
             },
             repair,
+            opening: false,
             twice: None,
+        }
+    }
+
+    async fn run(mut self) -> IoResult<Self> {
+        let image = self.image;
+        let (l1_offset, table_bytes, first) = {
+            let header = image.header.borrow();
+            (
+                header.l1_offset,
+                header.table_bytes(),
+                header.header_clusters,
+            )
         };
-        walk.note(l1_offset, table_bytes);
+        self.note(l1_offset, table_bytes);
         for index in 0..image.l1.len() {
             let table = image.l1.get(index).swap_bytes();
-            if table == 0 {
-                continue;
-            }
-            if !image.is_valid_table(table) {
-                walk.report.found(
-                    repair,
-                    &format!("L1 entry {index} names no table: {table:#x}"),
-                );
-                walk.clear(l1_offset, index as u64).await?;
-                if repair {
-                    image.l1.set(index, 0);
-                }
-            } else if walk.note(table, table_bytes) {
-                walk.table(table, table_bytes).await?;
-            }
+            self.l1_entry(index as u64, table).await?;
         }
+        self.behind_the_end().await?;
         let file_clusters = image.file.len().div_ceil(image.cluster_size());
-        walk.report.leaks = file_clusters.saturating_sub(first + walk.used.count);
-        Ok(walk)
+        self.report.leaks = file_clusters.saturating_sub(first + self.used.count);
+        Ok(self)
+    }
+
+    /// Goes through the L1 entries that the disk is too small for. What they name is in use all the
+    /// same, as QEMU has it; those that a crash has left name what may be somebody else's by now.
+    async fn behind_the_end(&mut self) -> IoResult<()> {
+        let image = self.image;
+        let (l1_offset, end) = {
+            let header = image.header.borrow();
+            (header.l1_offset, header.l1_offset + header.table_bytes())
+        };
+        let mut at = l1_offset + image.l1.len() as u64 * 8;
+        while at < end {
+            let len = CHUNK.min(end - at);
+            let part = image.file.extent(at, len).await;
+            let len = part.len.next_multiple_of(8).min(len);
+            if part.data {
+                let entries = image.file.read_vec(at, len as usize).await?;
+                let (entries, _) = entries.as_chunks::<8>();
+                for (n, entry) in (0..).zip(entries) {
+                    let index = (at - l1_offset) / 8 + n;
+                    let table = u64::from_le_bytes(*entry);
+                    if self.opening && table != 0 {
+                        self.clear(l1_offset, index).await?;
+                    } else {
+                        self.l1_entry(index, table).await?;
+                    }
+                }
+            }
+            at += len;
+            yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// An entry of L1, which may name a table.
+    async fn l1_entry(&mut self, index: u64, table: u64) -> IoResult<()> {
+        let image = self.image;
+        let (l1_offset, table_bytes) = {
+            let header = image.header.borrow();
+            (header.l1_offset, header.table_bytes())
+        };
+        if table == 0 {
+            return Ok(());
+        }
+        if image.is_valid_table(table) {
+            if self.note(table, table_bytes) {
+                self.table(table, table_bytes).await?;
+            }
+            return Ok(());
+        }
+        let what = format!("L1 entry {index} names no table: {table:#x}");
+        self.report.found(self.repair, &what);
+        self.clear(l1_offset, index).await?;
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        if self.repair && index < image.l1.len() {
+            image.l1.set(index, 0);
+        }
+        Ok(())
     }
 
     async fn table(&mut self, table: u64, bytes: u64) -> IoResult<()> {

@@ -229,3 +229,39 @@ fn qed_is_repaired() {
         ],
     );
 }
+
+/// L1 entries behind the disk's end are looked at as the others are.
+#[test]
+fn qed_is_checked_behind_the_end_of_the_disk() {
+    let same = |folder: &Folder| {
+        let ours = check_qed(folder, "strata-img", &[]);
+        assert_eq!(check_qed(folder, "qemu-img", &[]), ours);
+        ours.0
+    };
+    let l1 = |folder: &Folder| folder.peek("a", 40).swap_bytes() as usize;
+    let (folder, _) = qed();
+    let at = l1(&folder) + 5 * 8;
+    folder.poke("a", at, &(1u64 << 40).to_le_bytes());
+    assert_eq!(same(&folder), Some(2));
+    let (code, report) = check_qed(&folder, "strata-img", &["-r", "all"]);
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(report["corruptions-fixed"], 1);
+    assert_eq!(same(&folder), Some(0));
+    // The table that another entry names, too.
+    let table = folder.peek("a", l1(&folder));
+    folder.poke("a", at, &table.to_be_bytes());
+    assert_eq!(same(&folder), Some(2));
+    // One of its own: it is in use.
+    let end = std::fs::metadata(folder.path("a")).unwrap().len();
+    let mut bytes = std::fs::read(folder.path("a")).unwrap();
+    bytes.resize(bytes.len() + (256 << 10), 0);
+    std::fs::write(folder.path("a"), bytes).unwrap();
+    folder.poke("a", at, &end.to_le_bytes());
+    assert_eq!(same(&folder), Some(0));
+    // A crash leaves such entries; whoever opens the image then gives their tables back.
+    folder.poke("a", 16, &[2]);
+    folder.ok("strata-img", &["resize", "-f", "qed", "a", "4M"]);
+    assert_eq!(same(&folder), Some(0));
+    assert_eq!(std::fs::metadata(folder.path("a")).unwrap().len(), end);
+    assert_eq!(folder.peek("a", at), 0);
+}

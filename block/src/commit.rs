@@ -64,6 +64,7 @@ pub async fn commit(
 ) -> Result<()> {
     let size = top.size();
     if base.size() < size {
+        blank_raw_data(base, size).await?;
         base.resize(size).await?;
     }
     let buffer = SgList::zeroed(CHUNK as usize);
@@ -78,6 +79,21 @@ pub async fn commit(
         yield_now().await;
     }
     base.settle().await
+}
+
+/// Where `base` is going to grow, the chain shows zeros: also where a raw external data file holds
+/// something, which its image shows as soon as it is as large.
+async fn blank_raw_data(base: &Node, size: u64) -> IoResult<()> {
+    let Some(image) = base.as_qcow2() else {
+        return Ok(());
+    };
+    let data = image.data_storage();
+    let end = data.len().min(size);
+    if image.data_file().is_some_and(|data| data.raw) && base.size() < end {
+        data.write_zeroes(base.size(), end - base.size(), true)
+            .await?;
+    }
+    Ok(())
 }
 
 /// A part of the disk that is done. Bytes.

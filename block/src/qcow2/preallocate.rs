@@ -11,7 +11,8 @@ use crate::{error::Result, exec::yield_now};
 
 impl Qcow2 {
     /// Gives each cluster of a range, which reads as zeros and which the header does not count to the
-    /// disk yet, a place that reads as zeros. Nothing else uses the image meanwhile.
+    /// disk yet, a place that reads as zeros. A raw external data file keeps what it holds there, and
+    /// has the disk's length already. Nothing else uses the image meanwhile.
     ///
     /// # Errors
     /// The host's error. What has its place by then keeps it.
@@ -48,15 +49,16 @@ impl Qcow2 {
         let count = g.clusters_for(len.min(g.slice_end(at) - at));
         let run = self.zeroed_clusters(first, count).await?;
         let (offset, len) = (g.host_offset(run.first), run.count * g.cluster_size());
-        let room = self.room(offset, len);
-        if let Err(error) = preallocation.reserve(&self.data, offset, room).await {
-            if !g.external_data {
-                self.drop_references(run).await?;
+        if !self.has_raw_data() {
+            if let Err(error) = preallocation.reserve(&self.data, offset, len).await {
+                if !g.external_data {
+                    self.give_back(run).await;
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
-        if self.data.len() < offset + room {
-            self.data.set_len(offset + room).await?;
+            if self.data.len() < offset + len {
+                self.data.set_len(offset + len).await?;
+            }
         }
         for n in 0..run.count {
             let (index, host) = (g.index_in_slice(first.plus(n)), run.first.plus(n));
@@ -73,16 +75,8 @@ impl Qcow2 {
         Ok(len)
     }
 
-    /// What of `len` bytes, whole clusters, can be written: a raw external data file has no more bytes
-    /// than the disk.
-    fn room(&self, offset: u64, len: u64) -> u64 {
-        match self.has_raw_data() {
-            true => len.min(self.size.get().saturating_sub(offset)),
-            false => len,
-        }
-    }
-
-    /// Clusters in the data's file that read as zeros, for up to `count` of the disk's.
+    /// Clusters in the data's file that read as zeros, but for a raw one, for up to `count` of the
+    /// disk's.
     async fn zeroed_clusters(&self, first: GuestCluster, count: u64) -> Result<HostRun> {
         let g = &self.geometry;
         let (run, fresh) = if g.external_data {
@@ -92,11 +86,10 @@ impl Qcow2 {
             (allocated.run, allocated.fresh)
         };
         let (offset, len) = (g.host_offset(run.first), run.count * g.cluster_size());
-        if !fresh && offset < self.data.len() {
-            let zeroed = self.data.write_zeroes(offset, self.room(offset, len), true);
-            let zeroed = zeroed.await;
+        if !fresh && !self.has_raw_data() && offset < self.data.len() {
+            let zeroed = self.data.write_zeroes(offset, len, true).await;
             if zeroed.is_err() && !g.external_data {
-                self.drop_references(run).await?;
+                self.give_back(run).await;
             }
             zeroed?;
         }

@@ -21,7 +21,8 @@ pub(super) const TABLES_PER_FLUSH: usize = 64;
 
 impl Qcow2 {
     /// Changes the size of the disk to `size` bytes. What is added reads as zeros, whatever lies
-    /// below; what lies behind a smaller end is given up. Nothing else uses the image meanwhile.
+    /// below, or as what a raw external data file holds there; what lies behind a smaller end is given
+    /// up. Nothing else uses the image meanwhile.
     ///
     /// # Errors
     /// The size is not a multiple of 512, or too large for the clusters; the image is of version 2
@@ -86,7 +87,12 @@ impl Qcow2 {
         self.grow_l1(self.geometry.l1_entries(size)).await?;
         self.size.set(size);
         let result = async {
-            self.blank(old..size, below).await?;
+            if self.has_raw_data() {
+                // Whatever it holds behind the old end is what it shows: nothing lies below.
+                self.lengthen_raw_data(size, preallocation).await?;
+            } else {
+                self.blank(old..size, below).await?;
+            }
             // Readers of a raw data file go by the tables, which name all of it.
             if preallocation != Preallocation::Off || self.has_raw_data() {
                 self.preallocate(old..size, preallocation).await?;
@@ -98,6 +104,15 @@ impl Qcow2 {
             self.size.set(old);
         }
         result
+    }
+
+    async fn lengthen_raw_data(&self, size: u64, preallocation: Preallocation) -> Result<()> {
+        let len = self.data.len();
+        if len < size {
+            self.data.set_len(size).await?;
+            preallocation.reserve(&self.data, len, size - len).await?;
+        }
+        Ok(())
     }
 
     /// Makes a range behind the old end read as zeros: it may hold what was there before the disk

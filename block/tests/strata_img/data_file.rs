@@ -306,3 +306,80 @@ fn a_data_file_follows_the_size() {
         }
     }
 }
+
+/// What a raw data file holds behind the disk's end is what the disk shows once it is larger, as with
+/// QEMU.
+#[test]
+fn a_raw_data_file_keeps_what_it_holds_when_the_disk_grows() {
+    for (len, size) in [
+        (1 << 20, "1M"),
+        (3 << 20, "2M"),
+        (3 << 20, "2500k"),
+        (8 << 20, "2M"),
+    ] {
+        for preallocation in ["off", "metadata", "falloc", "full"] {
+            let folder = Folder::new();
+            for name in ["q", "s"] {
+                let options = format!("data_file={name}.raw,data_file_raw=on");
+                let image = format!("{name}.qcow2");
+                folder.qemu(&["create", "-q", "-f", "qcow2", "-o", &options, &image, size]);
+                std::fs::write(folder.path(&format!("{name}.raw")), vec![7; len]).unwrap();
+            }
+            let mode = format!("--preallocation={preallocation}");
+            folder.qemu(&["resize", "-q", "-f", "qcow2", &mode, "q.qcow2", "5M"]);
+            folder.ok(
+                "strata-img",
+                &["resize", "-q", "-f", "qcow2", &mode, "s.qcow2", "5M"],
+            );
+            let case = format!("{size} {len} {preallocation}");
+            assert!(
+                read(&folder.path("q.raw")) == read(&folder.path("s.raw")),
+                "{case}"
+            );
+            assert_eq!(read(&folder.path("s.raw"))[..len], vec![7; len], "{case}");
+            folder.qemu(&[
+                "compare", "-f", "qcow2", "-F", "qcow2", "q.qcow2", "s.qcow2",
+            ]);
+            folder.qemu(&["check", "-q", "-f", "qcow2", "s.qcow2"]);
+        }
+    }
+}
+
+/// But a commit makes the base show what the chain showed.
+#[test]
+fn a_commit_into_a_shorter_raw_data_file_leaves_zeros() {
+    let folder = Folder::new();
+    let options = "data_file=d.raw,data_file_raw=on";
+    folder.qemu(&[
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-o",
+        options,
+        "base.qcow2",
+        "1M",
+    ]);
+    std::fs::write(folder.path("d.raw"), vec![7; 3 << 20]).unwrap();
+    let over = [
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        "base.qcow2",
+        "-F",
+        "qcow2",
+        "top.qcow2",
+        "2M",
+    ];
+    folder.qemu(&over);
+    folder.qemu_io("top.qcow2", &["write -P 9 1500k 64k"]);
+    folder.qemu(&["convert", "-f", "qcow2", "-O", "raw", "top.qcow2", "before"]);
+    folder.ok("strata-img", &["commit", "-q", "-f", "qcow2", "top.qcow2"]);
+    for image in ["base.qcow2", "top.qcow2"] {
+        folder.qemu(&["compare", "-f", "raw", "-F", "qcow2", "before", image]);
+    }
+    // What lies behind the disk's new end is not the disk's.
+    assert_eq!(read(&folder.path("d.raw"))[2 << 20..], vec![7; 1 << 20]);
+}

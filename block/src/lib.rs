@@ -20,6 +20,7 @@ pub mod qcow2;
 pub mod qed;
 pub mod random;
 pub mod rebase;
+mod size;
 mod stop;
 pub mod storage;
 pub mod unix_socket;

@@ -6,11 +6,11 @@ use std::{
 };
 
 use crate::{
-    error::{Error, IoError, Result},
+    error::{Error, Result},
     exec::Executor,
     graph::{Kept, chain},
     qcow2::{self, CreateOptions, Preallocation},
-    qed,
+    qed, size,
     storage::{Files, Storage},
 };
 
@@ -212,9 +212,10 @@ async fn fill(exec: &Rc<Executor>, way: Way<'_>, place: &Place, image: NewImage)
             preallocation,
         } => {
             preallocation.check_file(file)?;
-            let size = size
-                .checked_next_multiple_of(512)
-                .ok_or(IoError::OutOfRange)?;
+            let size = size::in_sectors(size).map_err(|why| Error::Image {
+                file: file.path().to_owned(),
+                why,
+            })?;
             file.start_over(size).await?;
             preallocation.reserve(file, 0, size).await?;
         }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    size,
     storage::Storage,
 };
 
@@ -179,10 +180,7 @@ impl CreateOptions {
             2 => {}
             other => return Err(format!("qcow2 version {other} is not supported")),
         }
-        let size = self
-            .size
-            .checked_next_multiple_of(512)
-            .ok_or("the disk size is too large")?;
+        let size = size::in_sectors(self.size)?;
         let geometry = Geometry {
             version: self.version,
             cluster_bits: bits,

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     error::{Error, IoResult, Result},
     exec::yield_now,
+    size,
 };
 
 /// L2 tables that are emptied between two flushes: bounds how many clusters wait to be freed.
@@ -58,6 +59,8 @@ impl Qcow2 {
         let g = &self.geometry;
         let why = if !size.is_multiple_of(512) {
             "The new size must be a multiple of 512".into()
+        } else if let Err(why) = size::in_sectors(size) {
+            why
         } else if size > g.max_size() {
             format!(
                 "a disk of {size} bytes is too large for clusters of {} bytes (at most {} bytes)",

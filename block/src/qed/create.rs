@@ -4,6 +4,7 @@ use super::header::{Features, Header};
 use crate::{
     error::{Error, Result},
     qcow2::Backing,
+    size,
     storage::Storage,
 };
 
@@ -42,6 +43,7 @@ pub async fn create(file: Storage, options: CreateOptions) -> Result<()> {
         file: file.path().to_owned(),
         why,
     };
+    let size = size::in_sectors(options.size).map_err(refused)?;
     let mut header = Header {
         cluster_size: options.cluster_size,
         table_clusters: options.table_clusters,
@@ -50,13 +52,22 @@ pub async fn create(file: Storage, options: CreateOptions) -> Result<()> {
         compatible: 0,
         autoclear: 0,
         l1_offset: options.cluster_size,
-        image_size: options.size.saturating_add(511) / 512 * 512,
+        image_size: 0,
         name: (0, 0),
     };
+    header.check().map_err(refused)?;
+    if size > header.max_size() {
+        return Err(refused(format!(
+            "a disk of {size} bytes is too large for clusters of {} bytes and tables of {} (at most {} bytes)",
+            options.cluster_size,
+            options.table_clusters,
+            header.max_size(),
+        )));
+    }
+    header.image_size = size;
     let layout = header
         .set_backing(options.backing.as_ref())
         .map_err(refused)?;
-    header.check().map_err(refused)?;
     if file.has_fixed_len() {
         return Err(refused(
             "is no regular file, and QED images can only grow at the end of one: make a qcow2 image there"

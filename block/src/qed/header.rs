@@ -57,6 +57,12 @@ impl Header {
         self.table_entries() * self.cluster_size
     }
 
+    /// Bytes of the largest disk that the tables can stand for.
+    pub fn max_size(&self) -> u64 {
+        let limit = self.l2_coverage().saturating_mul(self.table_entries());
+        limit.min(i64::MAX as u64)
+    }
+
     /// Bytes that no table or data may lie in.
     pub fn bytes(&self) -> u64 {
         self.header_clusters * self.cluster_size
@@ -117,9 +123,8 @@ impl Header {
                 self.l1_offset
             ));
         }
-        let limit = u128::from(self.l2_coverage()) * u128::from(self.table_entries());
         let size = self.image_size;
-        if !size.is_multiple_of(512) || size > i64::MAX as u64 || u128::from(size) > limit {
+        if !size.is_multiple_of(512) || size > self.max_size() {
             return Err(format!("shows {size} bytes, which its tables do not allow"));
         }
         let (offset, len) = self.name;

@@ -148,3 +148,75 @@ fn what_is_added_is_preallocated_as_by_qemu() {
         folder.qemu(&[&["compare"], &args[..]].concat());
     }
 }
+
+/// Blocks that count nothing are in the way of a shorter file.
+#[test]
+fn a_smaller_disk_needs_no_empty_refcount_blocks() {
+    for (cluster, bits) in [(512, 64), (512, 16), (4096, 64)] {
+        let folder = Folder::new();
+        let options = format!("cluster_size={cluster},refcount_bits={bits}");
+        let create = ["create", "-q", "-f", "qcow2", "-o", &options];
+        folder.qemu(&[&create[..], &["a", "4M"]].concat());
+        folder.qemu_io("a", &["write -P 1 0 4M"]);
+        std::fs::copy(folder.path("a"), folder.path("q")).unwrap();
+        folder.qemu(&["resize", "-q", "-f", "qcow2", "--shrink", "q", "8k"]);
+        folder.ok(
+            "strata-img",
+            &["resize", "-q", "-f", "qcow2", "--shrink", "a", "8k"],
+        );
+        folder.qemu(&["check", "-q", "-f", "qcow2", "a"]);
+        let table = folder.peek("a", 48) as usize;
+        let clusters = (folder.peek("a", 56) >> 32) as usize;
+        let bytes = std::fs::read(folder.path("a")).unwrap();
+        for at in (table..table + clusters * cluster).step_by(8) {
+            let block = folder.peek("a", at) as usize;
+            if block != 0 {
+                let block = &bytes[block..block + cluster];
+                assert!(block.iter().any(|byte| *byte != 0), "{options}");
+            }
+        }
+        let len = |name| std::fs::metadata(folder.path(name)).unwrap().len();
+        assert!(len("a") <= len("q"), "{} {}", len("a"), len("q"));
+        // It can grow again.
+        folder.ok("strata-img", &["resize", "-q", "-f", "qcow2", "a", "4M"]);
+        folder.qemu_io(
+            "a",
+            &["read -P 1 0 8k", "read -P 0 8k 4088k", "write -P 2 0 4M"],
+        );
+        folder.qemu(&["check", "-q", "-f", "qcow2", "a"]);
+    }
+}
+
+#[test]
+fn no_disk_has_more_bytes_than_others_can_count() {
+    let folder = Folder::new();
+    for format in ["raw", "qcow2", "qed"] {
+        folder.qemu(&["create", "-q", "-f", format, "x", "1M"]);
+        for size in [
+            "9223372036854775807",
+            "9223372036854775808",
+            "18446744073709551104",
+        ] {
+            for args in [
+                &["create", "-q", "-f", format, "new", size][..],
+                &["resize", "-q", "-f", format, "x", size],
+            ] {
+                let output = folder.run("strata-img", args);
+                let said = String::from_utf8(output.stderr).unwrap();
+                assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+                let whole = size.ends_with(['4', '8']) && !size.ends_with("7");
+                assert!(
+                    said.contains("between 0 and 9223372036854775807")
+                        || (!whole && said.contains("multiple of 512"))
+                        || (format == "qed" && args[0] == "resize"),
+                    "{args:?}: {said}"
+                );
+                assert!(
+                    !said.contains("convers") && said.lines().count() == 1,
+                    "{said}"
+                );
+                assert!(!folder.path("new").exists(), "{args:?}");
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@ use super::{Driver, Node};
 use crate::{
     error::{Error, Result},
     qcow2::Preallocation,
+    size,
     storage::Storage,
 };
 
@@ -57,6 +58,8 @@ impl Node {
         }
         preallocation.check_file(file)?;
         let old = file.len();
+        // The host rounds nothing.
+        size::in_sectors(size).map_err(|why| self.refused(why))?;
         file.set_len(size).await?;
         if size > old
             && let Err(error) = preallocation.reserve(file, old, size - old).await

@@ -19,6 +19,7 @@ mod cow;
 pub mod create;
 mod data_file;
 mod empty;
+mod empty_blocks;
 mod entry;
 mod extensions;
 mod flush;

@@ -224,6 +224,7 @@ impl Qcow2 {
 
     /// Cuts off what is free at the end of the file. All tables are on disk.
     pub(super) async fn cut_file(&self) -> IoResult<()> {
+        self.drop_empty_refcount_blocks().await?;
         let g = &self.geometry;
         let whole = self.file.len();
         let mut end = g.clusters_for(whole);

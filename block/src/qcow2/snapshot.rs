@@ -32,9 +32,10 @@ impl Qcow2 {
         }
     }
 
-    /// Before snapshots are changed: refuses what cannot have any, and sets the dirty bit in
-    /// version 3. All that was written so far is durable.
-    pub(super) async fn begin_snapshot_change(&self) -> Result<()> {
+    /// Before snapshots are changed: refuses what cannot have any, and images where what one of `tables`,
+    /// L1 tables, leads to is damaged; and sets the dirty bit in version 3. All that was written so far
+    /// is durable.
+    pub(super) async fn begin_snapshot_change(&self, tables: &[&[u64]]) -> Result<()> {
         let incompatible = self.area.borrow().header.incompatible;
         if incompatible.contains(Incompatible::DATA_FILE) {
             let why = "keeps its data in an external data file: it cannot have internal snapshots";
@@ -42,6 +43,9 @@ impl Qcow2 {
         }
         self.begin_write().await?;
         self.flush().await?;
+        for l1 in tables {
+            self.check_references(l1).await?;
+        }
         if self.geometry.version > 2 {
             self.mark_dirty(true).await?;
         }

@@ -86,3 +86,32 @@ fn only_qcow2_has_snapshots() {
     );
     assert_ne!(output.status.code(), Some(0));
 }
+
+/// A damage that is in the way is found before anything is changed.
+#[test]
+fn a_snapshot_that_cannot_be_changed_leaves_the_image_as_usable_as_it_was() {
+    for options in ["compat=1.1", "compat=0.10", "lazy_refcounts=on"] {
+        let folder = Folder::new();
+        folder.qemu(&["create", "-q", "-f", "qcow2", "-o", options, "a", "1M"]);
+        folder.qemu_io("a", &["write 0 192k"]);
+        folder.qemu(&["snapshot", "-c", "old", "a"]);
+        folder.qemu_io("a", &["write 0 64k"]);
+        let l1 = folder.peek("a", 40) as usize;
+        let l2 = (folder.peek("a", l1) & 0x00ff_ffff_ffff_fe00) as usize;
+        // An offset that is not aligned.
+        folder.poke("a", l2 + 8, &(1u64 << 63 | 0x5_2a00).to_be_bytes());
+        for change in [["-c", "new"], ["-a", "old"], ["-d", "old"]] {
+            let output = folder.run("strata-img", &[&["snapshot"], &change[..], &["a"]].concat());
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains("0x52a00"), "{said}");
+            let info = folder.ok("strata-img", &["info", "a"]);
+            assert!(!info.contains("cleanly"), "{options}: {info}");
+            folder.ok("strata-img", &["resize", "-f", "qcow2", "a", "+64k"]);
+            folder.ok(
+                "strata-img",
+                &["resize", "-f", "qcow2", "--shrink", "a", "1M"],
+            );
+        }
+    }
+}

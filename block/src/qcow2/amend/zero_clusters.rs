@@ -43,7 +43,8 @@ impl Qcow2 {
                 };
                 if let Some(table) = table.filter(|t| t.entries.iter().any(is_zero)) {
                     if !begun {
-                        self.begin_snapshot_change().await?;
+                        let l1: Vec<u64> = entries.iter().copied().flatten().collect();
+                        self.begin_snapshot_change(&[&l1]).await?;
                         begun = true;
                     }
                     self.replace_in(table).await?;

@@ -37,7 +37,8 @@ impl Qcow2 {
         let needed = (g.l1_entries(size) as usize).max(l1.len());
         l1.resize(needed, 0);
         let tables = self.check_tables(&l1)?;
-        self.begin_snapshot_change().await?;
+        self.begin_snapshot_change(&[&l1, &self.l1.entries()])
+            .await?;
         let result = async {
             self.clear_flags_in_file(&l1).await?;
             if let Raised::Full(count) = self.raise_references(&l1).await? {

@@ -33,8 +33,8 @@ impl Qcow2 {
         if snapshots.len() >= MAX_SNAPSHOTS as usize {
             return Err(self.snapshot_refused("has too many internal snapshots"));
         }
-        self.begin_snapshot_change().await?;
         let l1: Vec<u64> = self.l1.entries().iter().map(|raw| raw & !COPIED).collect();
+        self.begin_snapshot_change(&[&l1]).await?;
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let size = self.virtual_size();
         let icount = 0u64;

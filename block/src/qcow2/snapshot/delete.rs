@@ -22,7 +22,9 @@ impl Qcow2 {
             first: g.host_cluster(gone.l1_offset),
             count: g.clusters_for(u64::from(gone.l1_size) * 8),
         };
-        self.begin_snapshot_change().await?;
+        // Flags of the active tables are set where references have gone.
+        self.begin_snapshot_change(&[&l1, &self.l1.entries()])
+            .await?;
         let result = async {
             // From here on nobody knows it: references may go one by one.
             self.write_snapshots(&snapshots).await?;

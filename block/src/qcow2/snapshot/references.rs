@@ -73,6 +73,30 @@ impl Qcow2 {
         runs
     }
 
+    /// Whether all that an L1 table leads to can be read and has references.
+    ///
+    /// # Errors
+    /// What is damaged; the host's error.
+    pub(super) async fn check_references(&self, l1: &[u64]) -> IoResult<()> {
+        for &raw in l1 {
+            let Some(table) = self.read_table(raw).await? else {
+                continue;
+            };
+            for cluster in clusters(&self.references(&table)) {
+                if self.refcount(cluster).await? == 0 {
+                    return Err(self.unreferenced(cluster));
+                }
+            }
+            yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn unreferenced(&self, cluster: HostCluster) -> IoError {
+        let offset = self.geometry.host_offset(cluster);
+        self.corrupt(format!("the cluster at {offset:#x} in use has refcount 0"))
+    }
+
     /// Adds a reference to all that the L1 table leads to, in memory.
     pub(super) async fn raise_references(&self, l1: &[u64]) -> IoResult<Raised> {
         let order = self.geometry.refcount_order;
@@ -88,10 +112,7 @@ impl Qcow2 {
                     slice.with(|bytes| width::get(bytes, order, *index))
                 });
                 let (Some((slice, index)), 1..) = (found, count) else {
-                    let offset = self.geometry.host_offset(cluster);
-                    return Err(
-                        self.corrupt(format!("the cluster at {offset:#x} in use has refcount 0"))
-                    );
+                    return Err(self.unreferenced(cluster));
                 };
                 if count == width::max(order) {
                     return Ok(Raised::Full(raised));

@@ -36,6 +36,8 @@ pub(super) struct PersistentBitmaps {
     pub live: Rc<Bitmaps>,
     /// What the header names, unless it is not valid.
     directory: RefCell<Option<Directory>>,
+    /// Why what the header names as valid is not.
+    fault: RefCell<Option<String>>,
     /// The image may have been written to since they were loaded or stored.
     pub unstored: Cell<bool>,
 }
@@ -136,6 +138,19 @@ impl Qcow2 {
             offset: 0,
         };
         self.area.borrow().clone().set_bitmaps(Some(somewhere))
+    }
+
+    /// What is wrong with the bitmaps that the header says are valid; in QEMU's words where the
+    /// specification knows nothing of such bitmaps.
+    pub fn bitmap_fault(&self) -> Option<String> {
+        if let Some(fault) = self.bitmaps.fault.borrow().clone() {
+            return Some(fault);
+        }
+        let directory = self.bitmaps.directory.borrow();
+        let mut stored = directory.iter().flat_map(|d| &d.stored);
+        let foreign = stored.find(|stored| stored.entry.is_foreign())?;
+        let name = foreign.entry.name.escape_debug();
+        Some(format!("Bitmap '{name}' doesn't satisfy the constraints"))
     }
 
     /// `bitmaps` of `ImageInfoSpecificQCow2`: the directory as it is in the file.

@@ -186,19 +186,30 @@ impl Extensions {
         }
     }
 
-    /// What the image itself calls an incompatible feature.
-    pub fn feature_name(&self, bit: u32) -> Option<String> {
-        let entry = self
-            .find(FEATURE_NAMES)?
-            .chunks_exact(FEATURE_NAME_LEN)
-            .find(|entry| entry[0] == 0 && u32::from(entry[1]) == bit)?;
-        let name = entry[2..].split(|&b| b == 0).next()?;
-        let printable = String::from_utf8_lossy(name);
-        Some(printable.chars().filter(|c| !c.is_control()).collect())
+    /// What the image itself calls these incompatible features, in its order; then the bits that it
+    /// has no name for. In QEMU's words.
+    pub fn feature_names(&self, mut bits: u64) -> String {
+        let mut names = Vec::new();
+        let table = self.find(FEATURE_NAMES).unwrap_or_default();
+        for entry in table.chunks_exact(FEATURE_NAME_LEN) {
+            let bit = 1u64.checked_shl(entry[1].into()).unwrap_or(0);
+            if entry[0] != 0 || bits & bit == 0 {
+                continue;
+            }
+            bits &= !bit;
+            let name = entry[2..].split(|&b| b == 0).next().unwrap_or_default();
+            let printable = String::from_utf8_lossy(name);
+            names.push(printable.chars().filter(|c| !c.is_control()).collect());
+        }
+        if bits != 0 {
+            names.push(format!("Unknown incompatible feature: {bits:x}"));
+        }
+        names.join(", ")
     }
 
+    /// Of several extensions of a kind the last counts, as with QEMU.
     fn find(&self, kind: u32) -> Option<&[u8]> {
-        let found = self.0.iter().find(|e| e.kind == kind)?;
+        let found = self.0.iter().rfind(|e| e.kind == kind)?;
         Some(&found.data)
     }
 }

@@ -185,10 +185,9 @@ fn check_readable(area: &HeaderArea) -> std::result::Result<(), String> {
     let header = &area.header;
     let unknown = header.incompatible.bits() & !Incompatible::all().bits();
     if unknown != 0 {
-        let bit = unknown.trailing_zeros();
-        let name = area.extensions.feature_name(bit).unwrap_or_default();
+        let names = area.extensions.feature_names(unknown);
         return Err(format!(
-            "uses an unknown incompatible feature (bit {bit} {name:?}): it needs a newer program"
+            "Unsupported qcow2 feature(s): {names}: it needs a newer program"
         ));
     }
     Ok(())

@@ -78,3 +78,92 @@ fn what_does_not_go_together_is_refused_in_the_same_words() {
         assert!(!folder.path("a.qcow2").exists(), "{options}");
     }
 }
+
+/// Where a header extension's data lies.
+fn extension(folder: &Folder, name: &str, kind: u32) -> usize {
+    let bytes = std::fs::read(folder.path(name)).unwrap();
+    let kind = kind.to_be_bytes();
+    let at = bytes[..4096].windows(4).position(|bytes| bytes == kind);
+    at.unwrap() + 8
+}
+
+/// What `info` says against the image: from both programs, without the name of the image.
+fn refusals(folder: &Folder, image: &str) -> [String; 2] {
+    ["qemu-img", "strata-img"].map(|program| {
+        let output = folder.run(program, &["info", "-f", "qcow2", image]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{program}: {said}");
+        said.trim_end()
+            .split_once(&format!("'{image}': "))
+            .unwrap()
+            .1
+            .to_owned()
+    })
+}
+
+#[test]
+fn every_unknown_feature_is_named() {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-q", "-f", "qcow2", "a", "1M"]);
+    let names = extension(&folder, "a", 0x6803_f857);
+    for (n, bit, name) in [(0, 20, "feature twenty"), (1, 40, "and forty")] {
+        let entry = names + n * 48;
+        folder.poke("a", entry, &[0; 48]);
+        folder.poke("a", entry, &[0, bit]);
+        folder.poke("a", entry + 2, name.as_bytes());
+    }
+    for bits in [
+        1u64 << 20,
+        1 << 40 | 1 << 20,
+        1 << 63 | 1 << 62,
+        1 << 63 | 1 << 40,
+    ] {
+        folder.poke("a", 72, &bits.to_be_bytes());
+        let [theirs, ours] = refusals(&folder, "a");
+        assert_eq!(ours, format!("{theirs}: it needs a newer program"));
+    }
+}
+
+#[test]
+fn a_bitmap_that_the_specification_does_not_have_is_refused() {
+    for (at, byte) in [(15, 0x11), (16, 2), (17, 64)] {
+        let folder = Folder::new();
+        folder.qemu(&["create", "-q", "-f", "qcow2", "a", "1M"]);
+        folder.qemu(&["bitmap", "--add", "a", "b0"]);
+        let directory = folder.peek("a", extension(&folder, "a", 0x2385_2875) + 16);
+        folder.poke("a", directory as usize + at, &[byte]);
+        let [theirs, ours] = refusals(&folder, "a");
+        assert_eq!(theirs, "Bitmap 'b0' doesn't satisfy the constraints");
+        if at < 17 {
+            assert_eq!(ours, theirs);
+        }
+        // It stands in nobody's way.
+        folder.ok(
+            "strata-img",
+            &["convert", "-f", "qcow2", "-O", "raw", "a", "raw"],
+        );
+    }
+}
+
+#[test]
+fn of_two_backing_formats_the_last_counts() {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-q", "-f", "qcow2", "base", "1M"]);
+    let over = [
+        "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "a", "1M",
+    ];
+    folder.qemu(&over);
+    let first = extension(&folder, "a", 0xe279_2aca) - 8;
+    let mut both = vec![0xe2, 0x79, 0x2a, 0xca, 0, 0, 0, 3];
+    both.extend(*b"raw\0\0\0\0\0");
+    both.extend([0xe2, 0x79, 0x2a, 0xca, 0, 0, 0, 5]);
+    both.extend(*b"qcow2\0\0\0");
+    // In the place of the feature names, in front of the backing file's name.
+    folder.poke("a", first, &both);
+    folder.poke("a", first + both.len(), &[0; 8]);
+    for output in ["--output=human", "--output=json"] {
+        assert_same(&folder, &["info", output, "a"]);
+    }
+    let info = folder.ok("strata-img", &["info", "a"]);
+    assert!(info.contains("backing file format: qcow2\n"), "{info}");
+}

@@ -43,7 +43,13 @@ pub async fn run(tool: &Tool, args: InfoArgs) -> Result<u8, Failure> {
     let mut texts = Vec::new();
     for (layer, node) in layers.iter_mut().zip(top.chain()) {
         let snapshots = match node.as_qcow2() {
-            Some(image) => image.snapshots().await?,
+            Some(image) => {
+                if let Some(why) = image.bitmap_fault() {
+                    let file = node.path().display();
+                    return Err(Failure::new(format!("'{file}': {why}")));
+                }
+                image.snapshots().await?
+            }
             None => Vec::new(),
         };
         layer.snapshots = snapshots.iter().map(SnapshotInfo::from).collect();

@@ -67,10 +67,12 @@ impl Entry {
     /// Whether the bitmap says what it means, and we know what that is.
     pub fn is_usable(&self) -> bool {
         let foreign = !self.extra.is_empty() && !self.flags.contains(Flags::EXTRA_DATA_COMPATIBLE);
-        self.kind == TRACKING
-            && Flags::all().contains(self.flags)
-            && !foreign
-            && !self.flags.contains(Flags::IN_USE)
+        !self.is_foreign() && !foreign && !self.flags.contains(Flags::IN_USE)
+    }
+
+    /// Whether this is a bitmap of a kind, or with flags, that the specification does not have.
+    pub fn is_foreign(&self) -> bool {
+        self.kind != TRACKING || !Flags::all().contains(self.flags)
     }
 
     /// Whether the directory has to say that the bitmap is in use while the disk is written.

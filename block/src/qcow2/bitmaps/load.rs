@@ -46,6 +46,9 @@ impl Qcow2 {
                 self.bitmaps.directory.replace(Some(directory));
             }
             Err(why) => {
+                if valid {
+                    self.bitmaps.fault.replace(Some(why.clone()));
+                }
                 let file = self.file.path().display();
                 tracing::warn!(
                     %file,

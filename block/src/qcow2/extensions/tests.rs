@@ -33,8 +33,27 @@ fn the_backing_format_comes_and_goes() {
 #[test]
 fn features_have_names() {
     let list = Extensions::for_new_image();
-    assert_eq!(list.feature_name(4).as_deref(), Some("extended L2 entries"));
-    assert_eq!(list.feature_name(9), None);
+    assert_eq!(list.feature_names(1 << 4), "extended L2 entries");
+    let unknown = "Unknown incompatible feature: 8000000000000200";
+    assert_eq!(list.feature_names(1 << 9 | 1 << 63), unknown);
+    let all = format!("corrupt bit, compression type, {unknown}");
+    assert_eq!(list.feature_names(1 << 9 | 1 << 63 | 0b1010), all);
+}
+
+#[test]
+fn the_last_of_several_backing_formats_counts() {
+    let extension = |name: &[u8; 5]| {
+        let mut bytes = 0xe279_2acau32.to_be_bytes().to_vec();
+        bytes.extend(5u32.to_be_bytes());
+        bytes.extend(name);
+        bytes.extend([0; 3]);
+        bytes
+    };
+    let area = [extension(b"qcow2"), extension(b"vmdk4")].concat();
+    let mut list = Extensions::parse(&area).unwrap();
+    assert_eq!(list.backing_format().as_deref(), Some("vmdk4"));
+    list.set_backing_format(None);
+    assert_eq!(list, Extensions::default());
 }
 
 #[test]

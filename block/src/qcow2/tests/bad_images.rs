@@ -92,7 +92,7 @@ const HEADER: &[Row] = &[
     ("header too short", Header(100), &[0, 0, 0, 96], Opened, "header length 96 is not valid"),
     ("header length not a multiple of 8", Header(100), &[0, 0, 0, 108], Opened, "header length 108 is not valid"),
     ("header longer than a cluster", Header(100), &[0, 0, 0x10, 8], Opened, "header length 4104 is not valid"),
-    ("unknown feature", Header(72), &[0x40, 0, 0, 0, 0, 0, 0, 0], Opened, "uses an unknown incompatible feature (bit 62 \"\"): it needs a newer program"),
+    ("unknown feature", Header(72), &[0x40, 0, 0, 0, 0, 0, 0, 0], Opened, "Unsupported qcow2 feature(s): Unknown incompatible feature: 4000000000000000: it needs a newer program"),
     ("compression type without its feature", Header(104), &[1], Opened, "compression type 1 is not supported"),
     ("compression feature without a type", Header(79), &[8], Opened, "compression type 0 is not supported"),
     ("data file without a name", Header(79), &[4], Opened, "keeps its data in an external data file, but does not say in which"),

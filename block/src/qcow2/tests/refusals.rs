@@ -68,7 +68,7 @@ fn nobody_reads_these() {
             (56, &[0, 0, 0x10, 0], "too large"),
             (79, &[4], "external data file"),
             (79, &[16], "too small for extended L2"),
-            (78, &[1], "unknown incompatible feature"),
+            (78, &[1], "Unknown incompatible feature: 100"),
         ];
         for (at, new, expected) in cases {
             refused(&poke(at, new), READ_ONLY, expected).await;

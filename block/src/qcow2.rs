@@ -58,7 +58,7 @@ pub use data_file::DataFile;
 pub use freed::Operation;
 pub use header_area::Backing;
 pub use measure::{Measured, measure};
-pub use open::OpenOptions;
+pub use open::{Damaged, OpenOptions};
 pub use pack::Packed;
 pub use snapshot::Snapshot;
 
@@ -133,6 +133,8 @@ pub struct Qcow2 {
     /// Holes are punched where clusters are freed.
     discard: bool,
     area: RefCell<HeaderArea>,
+    /// Why there is no refcount table, in an image that has been opened for a check.
+    lost_refcounts: Option<String>,
     l1: RootTable,
     l2: TableCache,
     refcounts: Refcounts,

@@ -4,7 +4,7 @@ use strata_block::{
     error::{IoResult, Result},
     extent::{Extent, ExtentKind},
     mem::SgList,
-    qcow2::{Backing, Below, CheckReport, DataFile, OpenOptions, Qcow2, Repair},
+    qcow2::{Backing, Below, CheckReport, Damaged, DataFile, OpenOptions, Qcow2, Repair},
     qed::Qed,
     storage::Storage,
 };
@@ -34,6 +34,11 @@ impl Image {
             read_only,
             cache_bytes: CACHE,
             discard: true,
+            damaged: if read_only {
+                Damaged::Repaired
+            } else {
+                Damaged::Refused
+            },
         };
         let image = match DataFile::of(&storage).await? {
             Some(_) => {

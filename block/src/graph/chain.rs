@@ -10,7 +10,7 @@ use super::{Format, Name, Names, Node, data_file, foreign, policy, spec::ImageSp
 use crate::{
     error::{Error, Result},
     exec::Executor,
-    qcow2::{self, Backing, OpenOptions, Qcow2},
+    qcow2::{self, Backing, Damaged, OpenOptions, Qcow2},
     qed::Qed,
     storage::{DEFAULT_RECONNECT_DELAY, FileOptions, Files, Identity, Storage, is_nbd_uri},
 };
@@ -39,6 +39,8 @@ pub struct ImageOptions {
     pub header_only: bool,
     /// The file can be written although the image is read-only: for a repair.
     pub repair: bool,
+    /// Tables whose absence a check reports need not be there. Only with `read_only`.
+    pub check: bool,
     /// Discarded clusters are given back to the host.
     pub discard: bool,
     /// The external data file, in the place of the one that the header of the image names. That of
@@ -216,6 +218,11 @@ impl Opener {
                     read_only,
                     cache_bytes: self.cache_bytes,
                     discard,
+                    damaged: match (options.repair, options.check) {
+                        (true, _) => Damaged::Repaired,
+                        (false, true) => Damaged::Reported,
+                        (false, false) => Damaged::Refused,
+                    },
                 };
                 let image = if options.header_only {
                     Qcow2::open_header(file).await?

@@ -11,6 +11,7 @@ mod mapping;
 mod rebuild;
 mod refcounts;
 mod repair;
+mod snapshot_table;
 mod snapshots;
 mod structure;
 
@@ -129,6 +130,7 @@ impl Qcow2 {
     /// The file cannot be read.
     pub async fn check(&self) -> IoResult<CheckReport> {
         let mut check = Check::new(self, 0..u64::MAX);
+        check.judge_snapshot_table().await?;
         check.count_all().await?;
         check.compare().await?;
         check.copied_flags(false).await?;

@@ -265,6 +265,16 @@ impl Header {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check_tables(&self, file_len: u64) -> Result<(), String> {
+        self.check_l1(file_len)?;
+        self.check_refcount_table(file_len)?;
+        self.check_snapshot_table(file_len)
+    }
+
+    /// As [`Header::check_tables`], for the L1 table: without it there is no image.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_l1(&self, file_len: u64) -> Result<(), String> {
         let g = &self.geometry;
         let l1_bytes = u64::from(self.l1_size) * 8;
         if l1_bytes > MAX_L1_BYTES {
@@ -279,6 +289,15 @@ impl Header {
         if self.l1_size > 0 {
             self.check_place("L1 table", self.l1_offset, l1_bytes, file_len)?;
         }
+        Ok(())
+    }
+
+    /// As [`Header::check_tables`], for the refcount table.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_refcount_table(&self, file_len: u64) -> Result<(), String> {
+        let g = &self.geometry;
         let table_bytes = self.refcount_table_bytes();
         if table_bytes == 0 {
             return Err("the image has no refcount table".into());
@@ -293,17 +312,32 @@ impl Header {
             self.refcount_table_offset,
             table_bytes,
             g.clusters_for(file_len) << g.cluster_bits,
-        )?;
+        )
+    }
+
+    /// As [`Header::check_tables`], for the table of internal snapshots.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_snapshot_table(&self, file_len: u64) -> Result<(), String> {
         if self.snapshots > MAX_SNAPSHOTS {
             return Err(format!(
                 "{} internal snapshots are too many",
                 self.snapshots
             ));
         }
-        if self.snapshots > 0 {
-            self.check_place("snapshot table", self.snapshots_offset, 1, file_len)?;
+        self.check_snapshot_place(file_len)
+    }
+
+    /// As [`Header::check_snapshot_table`], but for the number of snapshots.
+    ///
+    /// # Errors
+    /// The table cannot be where the header says.
+    pub fn check_snapshot_place(&self, file_len: u64) -> Result<(), String> {
+        if self.snapshots == 0 {
+            return Ok(());
         }
-        Ok(())
+        self.check_place("snapshot table", self.snapshots_offset, 1, file_len)
     }
 
     fn check_place(&self, what: &str, offset: u64, len: u64, file_len: u64) -> Result<(), String> {

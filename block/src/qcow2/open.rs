@@ -12,7 +12,7 @@ use super::{
     entry,
     flush::Flushes,
     freed::Freed,
-    geometry::{Geometry, HostCluster, HostRun},
+    geometry::{Geometry, HostCluster, HostRun, MAX_REFCOUNT_TABLE_BYTES},
     header::{Header, Incompatible, LAZY_REFCOUNTS, PROBE_LEN},
     header_area::HeaderArea,
     metadata_map::{Kind, MetadataMap},
@@ -37,6 +37,21 @@ pub struct OpenOptions {
     pub cache_bytes: usize,
     /// Give the space of freed clusters back to the host.
     pub discard: bool,
+    /// What becomes of an image without a usable refcount table or snapshot table.
+    pub damaged: Damaged,
+}
+
+/// What becomes of an image without a usable refcount table or snapshot table. All but refusing it only
+/// when it is opened `read_only`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Damaged {
+    /// It is not opened.
+    #[default]
+    Refused,
+    /// It is opened for a check, which tells of it; but not where the header is nonsense, as with QEMU.
+    Reported,
+    /// It is opened for a repair, which makes the table anew.
+    Repaired,
 }
 
 impl Default for OpenOptions {
@@ -45,6 +60,7 @@ impl Default for OpenOptions {
             read_only: false,
             cache_bytes: 4 << 20,
             discard: true,
+            damaged: Damaged::Refused,
         }
     }
 }
@@ -82,6 +98,7 @@ impl Qcow2 {
             read_only: true,
             cache_bytes: 0,
             discard: false,
+            damaged: Damaged::Refused,
         };
         Self::open_from(file, DataSource::Unread, options).await
     }
@@ -92,16 +109,16 @@ impl Qcow2 {
             file: path.clone(),
             why,
         };
-        let area = read_header(&file).await?.map_err(refuse)?;
+        let mut area = read_header(&file).await?.map_err(refuse)?;
         check_readable(&area).map_err(refuse)?;
         let readable = !matches!(source, DataSource::Unread);
         if readable && let Some(why) = encryption(&area.header) {
             return Err(refuse(why));
         }
         let data = source.resolve(&file, &area).map_err(refuse)?;
+        let lost_refcounts = check_tables(&mut area.header, file.len(), options).map_err(refuse)?;
         let header = area.header.clone();
         let compression = compression(&header).map_err(refuse)?;
-        header.check_tables(file.len()).map_err(refuse)?;
         if !options.read_only
             && let Some(why) = writing_refused(&header)
         {
@@ -116,7 +133,7 @@ impl Qcow2 {
         if !options.read_only {
             let snapshots = snapshots::read_entries(&file, &header)
                 .await?
-                .map_err(refuse)?;
+                .map_err(|why| refuse(in_need_of_repair(why)))?;
             map_metadata(&metadata, &header, &l1, &table, file.len())
                 .and_then(|()| map_snapshots(&metadata, &header, &snapshots))
                 .map_err(|why| {
@@ -140,6 +157,7 @@ impl Qcow2 {
             read_only: options.read_only,
             discard: options.discard,
             area: RefCell::new(area),
+            lost_refcounts,
             l1,
             metadata,
             claims: Claims::default(),
@@ -178,6 +196,41 @@ pub(super) async fn read_header(file: &Storage) -> Result<std::result::Result<He
     };
     let cluster = file.read_vec(0, 1 << bits).await?;
     Ok(HeaderArea::parse(&cluster))
+}
+
+/// Checks where the header has its tables. For a check the image may have no refcount table that can
+/// be read: then the header names none any more, and why is returned. The table of snapshots is left to
+/// the check.
+///
+/// # Errors
+/// What is wrong, and what to do.
+fn check_tables(
+    header: &mut Header,
+    file_len: u64,
+    options: OpenOptions,
+) -> std::result::Result<Option<String>, String> {
+    header.check_l1(file_len)?;
+    let refcounts = header.check_refcount_table(file_len);
+    let makes_sense = header.geometry.in_cluster(header.refcount_table_offset) == 0
+        && header.refcount_table_bytes() <= MAX_REFCOUNT_TABLE_BYTES;
+    match options.damaged {
+        Damaged::Refused => refcounts
+            .and(header.check_snapshot_table(file_len))
+            .map_err(in_need_of_repair)?,
+        Damaged::Reported if !makes_sense => refcounts.map_err(in_need_of_repair)?,
+        Damaged::Reported | Damaged::Repaired => {
+            if refcounts.is_err() {
+                header.refcount_table_offset = 0;
+                header.refcount_table_clusters = 0;
+            }
+            return Ok(refcounts.err());
+        }
+    }
+    Ok(None)
+}
+
+fn in_need_of_repair(why: String) -> String {
+    format!("{why}: repair it with 'strata-img check -r all'")
 }
 
 /// Features without which the content cannot be read right.

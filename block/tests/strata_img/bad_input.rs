@@ -28,7 +28,7 @@ fn images_that_cannot_be_read() {
         (
             72,
             &[0x40, 0, 0, 0, 0, 0, 0, 0],
-            "unknown incompatible feature",
+            "Unknown incompatible feature: 4000000000000000",
         ),
     ];
     for (offset, bytes, expected) in cases {

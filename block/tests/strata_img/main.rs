@@ -28,6 +28,7 @@ mod on_devices;
 mod options;
 mod preallocation;
 mod repair;
+mod repair_tables;
 mod resize;
 mod same_commands;
 mod same_output;

@@ -115,6 +115,7 @@ pub async fn run(tool: &Tool, args: CheckArgs) -> Result<u8, Failure> {
     }
     let options = ImageOptions {
         repair: args.repair.is_some(),
+        check: true,
         no_flush: cache.no_flush,
         direct: cache.direct,
         ..args.reading.options()
@@ -130,7 +131,11 @@ pub async fn run(tool: &Tool, args: CheckArgs) -> Result<u8, Failure> {
             ))?;
         }
         node.close().await?;
-        let node = tool.open_layer(&args.file, &args.reading).await?;
+        let options = ImageOptions {
+            check: true,
+            ..args.reading.options()
+        };
+        let node = tool.open_named_layer(&args.file, options).await?;
         report = CheckReport {
             leaks_fixed: leaks,
             corruptions_fixed: corruptions,

@@ -211,11 +211,6 @@ impl Tool {
             path.display()
         )))
     }
-
-    /// Opens one image, for reading.
-    async fn open_layer(&self, path: &Path, reading: &Reading) -> Result<Rc<Node>> {
-        self.open_named_layer(path, reading.options()).await
-    }
 }
 
 impl Reading {

@@ -10,6 +10,13 @@ use crate::{
 impl Check<'_> {
     /// Counts the refcount table, and the blocks that it names.
     pub(super) fn count_refcounts(&mut self) {
+        if let Some(why) = &self.image.lost_refcounts {
+            // Every cluster in use is going to be counted as one without a refcount.
+            self.report.line(format!("ERROR {why}"));
+            self.needs_refcounts = true;
+            self.needs_structure = true;
+            return;
+        }
         let entries = self.image.refcounts.table.entries();
         let offset = self.image.refcounts.table.offset();
         self.count(offset, entries.len() as u64 * 8);

@@ -50,6 +50,11 @@ impl Qcow2 {
             check.before = None;
             self.file.flush().await?;
         }
+        if what == Repair::Leaks {
+            check.judge_snapshot_table().await?;
+        } else if check.repair_snapshot_table().await? {
+            check = check.counted_anew().await?;
+        }
         let before = check.report.corruptions;
         check.count_refcounts();
         check.compare().await?;
@@ -93,6 +98,20 @@ impl Qcow2 {
             self.area.borrow_mut().header = header;
         }
         Ok(())
+    }
+}
+
+impl<'a> Check<'a> {
+    /// A count of the same image, whose snapshots have been put right; with what has been repaired so
+    /// far.
+    async fn counted_anew(self) -> IoResult<Self> {
+        let mut check = Self::new(self.image, 0..u64::MAX);
+        check.repair = self.repair;
+        check.report.corruptions_fixed = self.report.corruptions_fixed;
+        let fixed = |line: &String| line.starts_with("Repairing") || line.starts_with("Discarding");
+        check.report.lines = self.report.lines.into_iter().filter(fixed).collect();
+        check.count_mapping().await?;
+        Ok(check)
     }
 }
 
@@ -213,7 +232,12 @@ impl Check<'_> {
             .await
     }
 
-    async fn write_changed_bytes(&self, offset: u64, found: &[u8], now: &[u8]) -> IoResult<()> {
+    pub(super) async fn write_changed_bytes(
+        &self,
+        offset: u64,
+        found: &[u8],
+        now: &[u8],
+    ) -> IoResult<()> {
         let sectors = found.chunks(SECTOR).zip(now.chunks(SECTOR));
         for (n, (found, now)) in sectors.enumerate() {
             if found != now {

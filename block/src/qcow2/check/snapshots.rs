@@ -3,14 +3,19 @@
 use super::Check;
 use crate::{
     error::IoResult,
-    qcow2::{header::Header, snapshots::SnapshotEntry},
+    qcow2::{geometry::MAX_SNAPSHOTS, header::Header, snapshots::SnapshotEntry},
 };
 
 impl Check<'_> {
     /// Counts the snapshots that `header` names.
     pub(super) async fn count_snapshots(&mut self, header: &Header) -> IoResult<()> {
+        if let Err(why) = header.check_snapshot_place(self.image.file.len()) {
+            self.report.corruption(format!("ERROR {why}"));
+            self.lost_tables = true;
+            return Ok(());
+        }
         let mut at = header.snapshots_offset;
-        for index in 0..header.snapshots {
+        for index in 0..header.snapshots.min(MAX_SNAPSHOTS) {
             let Some(entry) = SnapshotEntry::read(&self.image.file, at).await? else {
                 self.report
                     .corruption(format!("ERROR snapshot {index} has no valid table entry"));
@@ -30,6 +35,17 @@ impl Check<'_> {
             self.count_l1(l1_offset, &entries, false).await?;
         }
         self.count(header.snapshots_offset, at - header.snapshots_offset);
+        Ok(())
+    }
+
+    /// Reports what is wrong with entries of the table that can be counted all the same.
+    pub(super) async fn judge_snapshot_table(&mut self) -> IoResult<()> {
+        for fault in self.image.survey_snapshots().await?.faults {
+            if !fault.uncountable {
+                self.report.corruptions += fault.count;
+                self.report.line(format!("ERROR {}", fault.what));
+            }
+        }
         Ok(())
     }
 }

@@ -27,15 +27,15 @@ pub struct Snapshot {
     pub icount: Option<u64>,
     /// Bytes of the disk, if the snapshot says it.
     pub disk_size: Option<u64>,
-    pub(super) l1_offset: u64,
-    pub(super) l1_size: u32,
+    pub(in crate::qcow2) l1_offset: u64,
+    pub(in crate::qcow2) l1_size: u32,
     /// The extra data as it is in the file; what is not known is kept.
     pub(super) extra: Vec<u8>,
 }
 
 impl Snapshot {
     /// Reads a whole entry.
-    fn parse(bytes: &[u8]) -> Self {
+    pub(in crate::qcow2) fn parse(bytes: &[u8]) -> Self {
         let be = |start: usize, len: usize| {
             let bytes = &bytes[start..start + len];
             bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
@@ -61,7 +61,17 @@ impl Snapshot {
         }
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    /// Fills in the extra data that version 3 asks for, in an entry of a program that knew of none: the
+    /// disk had `disk_size` bytes.
+    pub(in crate::qcow2) fn complete(&mut self, disk_size: u64) {
+        self.disk_size = Some(disk_size);
+        let icount = self.icount.unwrap_or(u64::MAX);
+        self.extra = [self.vm_state_size, disk_size, icount]
+            .map(u64::to_be_bytes)
+            .concat();
+    }
+
+    pub(in crate::qcow2) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend_from_slice(&self.l1_offset.to_be_bytes());
         out.extend_from_slice(&self.l1_size.to_be_bytes());

@@ -4,7 +4,7 @@
 use super::support::*;
 use crate::{
     error::Error,
-    qcow2::{CreateOptions, OpenOptions, Qcow2},
+    qcow2::{CreateOptions, Damaged, OpenOptions, Qcow2},
     storage::Storage,
 };
 
@@ -15,6 +15,7 @@ const READ_ONLY: OpenOptions = OpenOptions {
     read_only: true,
     cache_bytes: 0,
     discard: false,
+    damaged: Damaged::Refused,
 };
 
 /// What is damaged: bytes from there on, in tables that the good image names.

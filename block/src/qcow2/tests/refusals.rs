@@ -2,7 +2,7 @@
 
 use super::support::*;
 use crate::{
-    qcow2::{Backing, CreateOptions, OpenOptions, Qcow2},
+    qcow2::{Backing, CreateOptions, Damaged, OpenOptions, Qcow2},
     storage::Storage,
 };
 
@@ -10,6 +10,7 @@ const READ_ONLY: OpenOptions = OpenOptions {
     read_only: true,
     cache_bytes: 0,
     discard: false,
+    damaged: Damaged::Refused,
 };
 
 /// An image with some data, as bytes.

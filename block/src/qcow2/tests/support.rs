@@ -2,7 +2,7 @@
 
 use std::{future::Future, path::Path, process::Command, rc::Rc};
 
-use super::super::{Below, CreateOptions, Nothing, OpenOptions, Qcow2, create};
+use super::super::{Below, CreateOptions, Damaged, Nothing, OpenOptions, Qcow2, create};
 use crate::{
     error::IoResult,
     exec::{Executor, LocalBoxFuture, Queue},
@@ -121,6 +121,7 @@ pub const SMALL_CACHE: OpenOptions = OpenOptions {
     read_only: false,
     cache_bytes: 0,
     discard: true,
+    damaged: Damaged::Refused,
 };
 
 /// Makes an image in a simulated file and opens it.

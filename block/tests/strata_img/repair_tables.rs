@@ -1,0 +1,282 @@
+//! `check -r all` where the refcount table or the table of internal snapshots cannot be used.
+
+use crate::{Folder, text};
+
+/// Where header fields lie.
+const REFCOUNT_TABLE: usize = 48;
+const REFCOUNT_TABLE_CLUSTERS: usize = 56;
+const SNAPSHOTS: usize = 60;
+const SNAPSHOT_TABLE: usize = 64;
+
+/// An image with data and two internal snapshots, of which the first keeps something.
+fn image() -> Folder {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-q", "-f", "qcow2", "a", "1M"]);
+    folder.qemu_io("a", &["write -P 1 0 128k"]);
+    folder.qemu(&["snapshot", "-c", "one", "a"]);
+    folder.qemu_io("a", &["write -P 2 64k 128k"]);
+    folder.qemu(&["snapshot", "-c", "two", "a"]);
+    folder
+}
+
+/// Exit code and standard error of a check.
+fn check(folder: &Folder, program: &str, repair: &[&str]) -> (Option<i32>, String) {
+    let output = folder.run(
+        program,
+        &[&["check", "-f", "qcow2"], repair, &["a"]].concat(),
+    );
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    (output.status.code(), said)
+}
+
+/// Repairs the image; it is sound then for us and for QEMU, and the disk shows what it did. Returns what
+/// was said.
+fn repaired(folder: &Folder) -> String {
+    let (code, said) = check(folder, "strata-img", &[]);
+    if code != Some(2) {
+        assert_eq!(code, Some(1), "{said}");
+        assert!(
+            said.contains("check -r all") && said.lines().count() == 1,
+            "{said}"
+        );
+    }
+    let refused = folder.run("strata-img", &["resize", "-f", "qcow2", "a", "2M"]);
+    let refused = (refused.status.code(), text(&refused.stderr));
+    let (code, said) = check(folder, "strata-img", &["-r", "all"]);
+    assert_eq!(code, Some(0), "{said}");
+    for program in ["qemu-img", "strata-img"] {
+        let (code, said) = check(folder, program, &[]);
+        assert_eq!(code, Some(0), "{program}: {said}");
+    }
+    shows(
+        folder,
+        &[
+            "read -P 1 0 64k",
+            "read -P 2 64k 128k",
+            "read -P 0 192k 832k",
+        ],
+    );
+    folder.ok("strata-img", &["resize", "-q", "-f", "qcow2", "a", "2M"]);
+    assert_eq!(check(folder, "qemu-img", &[]).0, Some(0));
+    // Where it is no damage to whoever writes, it is only reported.
+    if refused.0 != Some(0) {
+        assert!(refused.1.contains("check -r all"), "{}", refused.1);
+    }
+    said
+}
+
+fn shows(folder: &Folder, reads: &[&str]) {
+    let mut args = vec!["-f", "qcow2"];
+    args.extend(reads.iter().flat_map(|read| ["-c", read]));
+    args.push("a");
+    let output = folder.run("qemu-io", &args);
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(!said.contains("verification failed"), "{said}");
+}
+
+/// The names in the table of snapshots, and that each can be gone back to.
+fn snapshots(folder: &Folder) -> Vec<String> {
+    let list = folder.qemu(&["snapshot", "-l", "a"]);
+    let lines = list.lines().skip(2);
+    let names: Vec<_> = lines
+        .map(|line| line.split_whitespace().nth(1).unwrap().to_owned())
+        .collect();
+    for name in &names {
+        folder.qemu(&["snapshot", "-a", name, "a"]);
+        match &name[..] {
+            "one" => shows(folder, &["read -P 1 0 128k"]),
+            _ => shows(folder, &["read -P 1 0 64k", "read -P 2 64k 128k"]),
+        }
+    }
+    names
+}
+
+#[test]
+fn a_refcount_table_is_made_where_there_is_none() {
+    let damages: [(usize, &[u8], &str); 5] = [
+        (REFCOUNT_TABLE_CLUSTERS, &[0; 4], "has no refcount table"),
+        (REFCOUNT_TABLE_CLUSTERS, &[0, 0, 4, 0], "is too large"),
+        (
+            REFCOUNT_TABLE,
+            &[0, 0, 1, 0, 0, 0, 0, 0],
+            "outside the file",
+        ),
+        (REFCOUNT_TABLE + 6, &[2], "is not cluster-aligned"),
+        (REFCOUNT_TABLE, &[0; 8], "overlaps the header"),
+    ];
+    for (at, bytes, why) in damages {
+        let folder = image();
+        folder.poke("a", at, bytes);
+        let said = repaired(&folder);
+        assert!(
+            said.contains(&format!("ERROR the {}", why.trim_start_matches("has ")))
+                || said.contains(why),
+            "{said}"
+        );
+        assert!(said.contains("Rebuilding refcount structure"), "{said}");
+        assert_eq!(snapshots(&folder), ["one", "two"]);
+    }
+    // Giving back leaks alone would not do.
+    let folder = image();
+    folder.poke("a", REFCOUNT_TABLE_CLUSTERS, &[0; 4]);
+    let before = std::fs::read(folder.path("a")).unwrap();
+    let (code, said) = check(&folder, "strata-img", &["-r", "leaks"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(before == std::fs::read(folder.path("a")).unwrap());
+}
+
+/// Replaces the table of snapshots, in place, by what `change` makes of its entries.
+fn change_table(folder: &Folder, change: impl Fn(usize, &mut Vec<u8>, &mut Vec<u8>)) {
+    let table = folder.peek("a", SNAPSHOT_TABLE) as usize;
+    let bytes = std::fs::read(folder.path("a")).unwrap();
+    let be = |at: usize, len: usize| {
+        let bytes = &bytes[at..at + len];
+        bytes.iter().fold(0, |n, &byte| n << 8 | usize::from(byte))
+    };
+    let (mut at, mut new) = (table, Vec::new());
+    for index in 0..be(SNAPSHOTS, 4) {
+        let extra_end = at + 40 + be(at + 36, 4);
+        let end = extra_end + be(at + 12, 2) + be(at + 14, 2);
+        let mut fixed = bytes[at..at + 40].to_vec();
+        let mut extra = bytes[at + 40..extra_end].to_vec();
+        change(index, &mut fixed, &mut extra);
+        fixed[36..].copy_from_slice(&(extra.len() as u32).to_be_bytes());
+        new.extend([&fixed[..], &extra, &bytes[extra_end..end]].concat());
+        new.resize(new.len().next_multiple_of(8), 0);
+        at = end.next_multiple_of(8);
+    }
+    new.resize(new.len().max(at - table), 0);
+    // The file may end with the old table.
+    let mut bytes = bytes;
+    bytes.resize(bytes.len().max(table + new.len()), 0);
+    std::fs::write(folder.path("a"), &bytes).unwrap();
+    folder.poke("a", table, &new);
+}
+
+/// How many errors a repair found and put right.
+fn fixed(said: &str) -> (&str, &str) {
+    let number = |what: &str| {
+        let line = said.lines().find(|line| line.ends_with(what));
+        line.unwrap_or_else(|| panic!("{said}"))
+            .split_whitespace()
+            .next()
+            .unwrap()
+    };
+    (number("leaked clusters"), number("corruptions"))
+}
+
+#[test]
+fn old_entries_are_completed_and_long_ones_cut() {
+    for (len, what) in [
+        (0, "Repairing snapshot table entry 1 is incomplete"),
+        (8, "Repairing snapshot table entry 0 is incomplete"),
+        (
+            1100,
+            "Discarding too much extra metadata in snapshot table entry 1 (1100 > 1024)",
+        ),
+    ] {
+        let folder = image();
+        change_table(&folder, |_, _, extra| extra.resize(len, 0));
+        std::fs::copy(folder.path("a"), folder.path("b")).unwrap();
+        let theirs = folder.run("qemu-img", &["check", "-f", "qcow2", "-r", "all", "b"]);
+        let said = repaired(&folder);
+        assert!(said.contains(what), "{said}");
+        assert_eq!(fixed(&text(&theirs.stdout)), fixed(&said));
+        let list = |name| folder.qemu(&["snapshot", "-l", name]);
+        let (ours, theirs) = (list("a"), list("b"));
+        assert_eq!(ours, theirs.replace(": b", ": a"));
+        assert_eq!(snapshots(&folder), ["one", "two"]);
+    }
+}
+
+#[test]
+fn what_is_reported_is_put_right_with_all_only() {
+    let folder = image();
+    change_table(&folder, |_, _, extra| extra.clear());
+    let before = std::fs::read(folder.path("a")).unwrap();
+    for repair in [&[][..], &["-r", "leaks"]] {
+        let (code, said) = check(&folder, "strata-img", repair);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(
+            said.contains("ERROR snapshot table entry 0 is incomplete"),
+            "{said}"
+        );
+        assert!(before == std::fs::read(folder.path("a")).unwrap());
+    }
+}
+
+#[test]
+fn snapshots_that_lead_nowhere_are_dropped() {
+    let l1 = |bytes: [u8; 8]| {
+        move |folder: &Folder| {
+            change_table(folder, |index, fixed, _| {
+                if index == 0 {
+                    fixed[..8].copy_from_slice(&bytes);
+                }
+            });
+        }
+    };
+    let header = |at: usize, bytes: Vec<u8>| move |folder: &Folder| folder.poke("a", at, &bytes);
+    let word = |n: u64| n.to_be_bytes();
+    let damages: [(Box<dyn Fn(&Folder)>, &str, &[&str]); 8] = [
+        (
+            Box::new(l1(word(0x123))),
+            "Discarding snapshot table entry 0, whose L1 table at 0x123 is not valid",
+            &["two"],
+        ),
+        (
+            Box::new(l1(word(1 << 40))),
+            "Discarding snapshot table entry 0",
+            &["two"],
+        ),
+        (
+            Box::new(header(SNAPSHOT_TABLE, word(1 << 40).to_vec())),
+            "Discarding 2 overhanging snapshots",
+            &[],
+        ),
+        (
+            Box::new(header(SNAPSHOT_TABLE, word(8).to_vec())),
+            "Discarding 2 overhanging snapshots",
+            &[],
+        ),
+        // More than there can be; behind the second one the table ends with the file.
+        (
+            Box::new(header(SNAPSHOTS, vec![0, 1, 0, 3])),
+            "Discarding 3 overhanging snapshots (there can be 65536)",
+            &["one", "two"],
+        ),
+        (
+            Box::new(header(SNAPSHOTS, vec![0, 0, 0, 3])),
+            "Discarding 1 overhanging snapshots (snapshot table is too big)",
+            &["one", "two"],
+        ),
+        (
+            Box::new(|folder: &Folder| {
+                let table = folder.peek("a", SNAPSHOT_TABLE) as usize;
+                folder.poke("a", table, &[0xff; 100]);
+            }),
+            "Discarding 2 overhanging snapshots (snapshot table is too big)",
+            &[],
+        ),
+        (
+            Box::new(|folder: &Folder| {
+                let table = folder.peek("a", SNAPSHOT_TABLE) as usize;
+                let first = 40 + 24 + 4;
+                folder.poke(
+                    "a",
+                    table + usize::next_multiple_of(first, 8) + 36,
+                    &[0xff; 4],
+                );
+            }),
+            "Discarding 1 overhanging snapshots (snapshot table is too big)",
+            &["one"],
+        ),
+    ];
+    for (damage, what, left) in damages {
+        let folder = image();
+        damage(&folder);
+        let said = repaired(&folder);
+        assert!(said.contains(what), "{said}");
+        assert_eq!(snapshots(&folder), left, "{what}");
+    }
+}

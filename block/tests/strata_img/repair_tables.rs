@@ -205,6 +205,9 @@ fn what_is_reported_is_put_right_with_all_only() {
     }
 }
 
+/// A change of an image.
+type Damage = Box<dyn Fn(&Folder)>;
+
 #[test]
 fn snapshots_that_lead_nowhere_are_dropped() {
     let l1 = |bytes: [u8; 8]| {
@@ -218,7 +221,7 @@ fn snapshots_that_lead_nowhere_are_dropped() {
     };
     let header = |at: usize, bytes: Vec<u8>| move |folder: &Folder| folder.poke("a", at, &bytes);
     let word = |n: u64| n.to_be_bytes();
-    let damages: [(Box<dyn Fn(&Folder)>, &str, &[&str]); 8] = [
+    let damages: [(Damage, &str, &[&str]); 8] = [
         (
             Box::new(l1(word(0x123))),
             "Discarding snapshot table entry 0, whose L1 table at 0x123 is not valid",

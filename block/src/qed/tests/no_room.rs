@@ -124,10 +124,13 @@ fn a_header_without_room_is_written_later() {
     }
 }
 
+/// A change that flushes several times.
+type Change = fn(Rc<Qed>) -> LocalBoxFuture<'static, crate::error::Result<()>>;
+
 /// A flush that fails may have lost writes, whatever its error.
 #[test]
 fn a_flush_without_room_stops_the_image() {
-    let changes: [fn(Rc<Qed>) -> LocalBoxFuture<'static, crate::error::Result<()>>; 3] = [
+    let changes: [Change; 3] = [
         |image| Box::pin(async move { image.set_backing(named(700)).await }),
         |image| Box::pin(async move { image.resize(12 << 20, &Nothing).await }),
         |image| {

@@ -57,6 +57,7 @@ pub use create::{CreateOptions, Preallocation, create};
 pub use data_file::DataFile;
 pub use freed::Operation;
 pub use header_area::Backing;
+pub(crate) use header_area::file_name;
 pub use measure::{Measured, measure};
 pub use open::{Damaged, OpenOptions};
 pub use pack::Packed;

@@ -66,7 +66,7 @@ async fn edit(files: &Files) {
 
 fn named(name: &str, format: &str) -> Option<Backing> {
     Some(Backing {
-        name: name.to_owned(),
+        name: name.into(),
         format: Some(format.to_owned()),
     })
 }

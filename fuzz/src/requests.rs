@@ -160,7 +160,7 @@ impl Case {
         let size = (u64::from(self.sectors) * 512).min(MAX_SIZE);
         let below = self.below_sectors.map_or(0, |n| u64::from(n) * 512);
         let backing = (below > 0).then(|| Backing {
-            name: "below".to_owned(),
+            name: "below".into(),
             format: Some("raw".to_owned()),
         });
         let files = files(&[]);
@@ -190,7 +190,7 @@ impl Case {
                 };
                 options.backing = backing;
                 options.data_file = data_file.map(|raw| DataFile {
-                    name: "data".to_owned(),
+                    name: "data".into(),
                     raw,
                 });
                 qcow2::create(storage, options).await.ok()?;
@@ -372,7 +372,10 @@ impl Subject {
             "b".to_owned()
         };
         let format = Some("raw".to_owned());
-        let backing = (!self.below.is_empty()).then_some(Backing { name, format });
+        let backing = (!self.below.is_empty()).then_some(Backing {
+            name: name.into(),
+            format,
+        });
         // A name may be too long for a small cluster.
         let _ = self.image.set_backing(backing).await;
     }

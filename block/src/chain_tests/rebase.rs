@@ -1,5 +1,7 @@
 //! Rebases.
 
+use std::ffi::OsStr;
+
 use super::support::*;
 use crate::{qcow2::Backing, rebase};
 
@@ -38,7 +40,7 @@ async fn run(files: &Files, new: Option<&str>) {
         .await
         .unwrap();
     let name = new.map(|name| Backing {
-        name: name.to_owned(),
+        name: name.into(),
         format: Some("qcow2".to_owned()),
     });
     rebase::change_backing(&top, name).await.unwrap();
@@ -60,7 +62,8 @@ fn a_power_cut_during_a_rebase_changes_no_byte() {
 async fn assert_rebased(files: &Files, new: Option<&str>, expected: &[u8]) {
     files.check().await;
     let top = files.open("top", &[]).await;
-    assert_eq!(top.backing_name().map(|b| b.name).as_deref(), new);
+    let named = top.backing_name().map(|b| b.name);
+    assert_eq!(named.as_deref(), new.map(OsStr::new));
     assert_shows(&top, expected).await;
 }
 

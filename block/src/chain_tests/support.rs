@@ -52,7 +52,7 @@ pub async fn create(bytes: &mut Bytes, name: &str, kind: Kind, size: u64, backin
     let file = Rc::new(SimFile::new(name, Vec::new(), 0));
     let storage = Storage::Sim(file.clone());
     let backing = backing.map(|name| Backing {
-        name: name.to_owned(),
+        name: name.into(),
         format: None,
     });
     match kind {
@@ -145,7 +145,9 @@ impl Files {
         let node = self.open_layer(top, writable).await;
         let mut upper = node.clone();
         while let Some(backing) = upper.backing_name() {
-            let below = self.open_layer(&backing.name, writable).await;
+            let below = self
+                .open_layer(backing.name.to_str().unwrap(), writable)
+                .await;
             upper.set_backing_node(Some(below.clone()));
             upper = below;
         }

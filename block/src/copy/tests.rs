@@ -62,7 +62,7 @@ impl Folder {
     /// Makes an image, with another one below it if that is named.
     async fn create(&self, name: &str, format: Format, below: Option<&str>) -> Rc<Node> {
         let backing = below.map(|name| Backing {
-            name: name.to_owned(),
+            name: name.into(),
             format: Some("qcow2".to_owned()),
         });
         let image = match format {

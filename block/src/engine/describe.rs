@@ -130,7 +130,7 @@ pub fn layer_info(node: &Node) -> ImageInfo {
         format_specific: image.map(Qcow2::format_specific),
         full_backing_filename: full.map(|path| path.display().to_string()),
         backing_filename_format: backing.as_ref().and_then(|backing| backing.format.clone()),
-        backing_filename: backing.map(|backing| backing.name),
+        backing_filename: backing.map(|backing| backing.name.display().to_string()),
         dirty_flag: node.is_dirty(),
         backing_image: None,
     }

@@ -110,7 +110,7 @@ impl Engine {
     ) -> Result<String, CmdError> {
         let (path, format) = (&overlay.path, overlay.format);
         let backing = Backing {
-            name: absolute_name(old.path()).display().to_string(),
+            name: absolute_name(old.path()).into_os_string(),
             format: Some(old.format().to_string()),
         };
         self.check_header(disk, old, (path, format), Some(&backing))?;
@@ -258,7 +258,7 @@ fn new_image(format: Format, size: u64, backing: Backing) -> NewImage {
 
 /// The line that QEMU prints when it makes an image.
 fn formatting(path: &Path, format: Format, size: u64, backing: &Backing) -> String {
-    let (path, name) = (path.display(), &backing.name);
+    let (path, name) = (path.display(), backing.name.display());
     let backing_format = backing.format.as_deref().unwrap_or_default();
     let backing = format!("backing_file={name} backing_fmt={backing_format}");
     match format {

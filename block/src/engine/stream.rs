@@ -59,7 +59,7 @@ impl Engine {
             backing: match backing_file {
                 None => name_for(&top, &base),
                 Some(name) => Backing {
-                    name,
+                    name: name.into(),
                     format: Some(base.format().to_string()),
                 },
             },

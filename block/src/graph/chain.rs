@@ -1,6 +1,8 @@
 //! Opening a chain: an image, and every image below it that the headers name.
 
 use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -303,7 +305,8 @@ impl Opener {
             "its header names the backing file '{}' without a format, and a format is never \
              guessed; it looks like {looks_like}: say backing-format={looks_like}, or write it \
              into the header with 'strata-img rebase -u -b {} -F {looks_like}'",
-            backing.name, backing.name
+            backing.name.display(),
+            backing.name.display()
         )))
     }
 }
@@ -340,7 +343,7 @@ pub fn resolve(upper: &Path, backing: &Backing) -> Result<PathBuf> {
 ///
 /// # Errors
 /// As [`resolve`].
-pub fn resolve_data_file(upper: &Path, name: &str) -> Result<PathBuf> {
+pub fn resolve_data_file(upper: &Path, name: &OsStr) -> Result<PathBuf> {
     resolve_name(upper, "data file", name)
 }
 
@@ -349,8 +352,9 @@ pub fn resolve_data_file(upper: &Path, name: &str) -> Result<PathBuf> {
 ///
 /// # Errors
 /// It is such a name; how to write it.
-pub fn check_portable(name: &str) -> std::result::Result<(), String> {
-    let before_slash = name.split('/').next().unwrap_or_default();
+pub fn check_portable(name: &OsStr) -> std::result::Result<(), String> {
+    let text = name.to_string_lossy();
+    let before_slash = text.split('/').next().unwrap_or_default();
     let Some((scheme, _)) = before_slash.split_once(':') else {
         return Ok(());
     };
@@ -361,34 +365,36 @@ pub fn check_portable(name: &str) -> std::result::Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "QEMU takes '{scheme}:' in '{name}' for a protocol: write './{name}'"
+        "QEMU takes '{scheme}:' in '{text}' for a protocol: write './{text}'"
     ))
 }
 
 /// As [`resolve`], for any file that the image `upper` names; messages call it `what`.
-fn resolve_name(upper: &Path, what: &str, name: &str) -> Result<PathBuf> {
+fn resolve_name(upper: &Path, what: &str, name: &OsStr) -> Result<PathBuf> {
+    let text = name.to_string_lossy();
     if is_nbd_uri(Path::new(name)) {
         return Ok(PathBuf::from(name));
     }
-    if name.starts_with("json:") {
+    if text.starts_with("json:") {
         return resolve_json(upper, what, name);
     }
-    let protocol = name.split_once(':').is_some_and(|(scheme, _)| {
+    let protocol = text.split_once(':').is_some_and(|(scheme, _)| {
         scheme.len() > 1
             && scheme
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
     });
-    if protocol && !name.starts_with("file:") {
-        let why = format!("its {what} '{name}' is not a plain file");
+    if protocol && !text.starts_with("file:") {
+        let why = format!("its {what} '{text}' is not a plain file");
         return Err(Error::Image {
             file: upper.to_owned(),
             why,
         });
     }
-    let name = name.strip_prefix("file:").unwrap_or(name);
+    let plain = name.as_bytes().strip_prefix(b"file:");
+    let name = plain.map_or(name, OsStr::from_bytes);
     if is_nbd_uri(upper) && !Path::new(name).is_absolute() {
-        let why = format!("its {what} '{name}' is relative, and there is no folder around");
+        let why = format!("its {what} '{text}' is relative, and there is no folder around");
         return Err(Error::Image {
             file: upper.to_owned(),
             why,
@@ -399,10 +405,10 @@ fn resolve_name(upper: &Path, what: &str, name: &str) -> Result<PathBuf> {
 
 /// The path or URI in options of block drivers, which is relative to the working directory as QEMU has
 /// it. They may say the format, too, but nothing of how the file is opened.
-fn resolve_json(upper: &Path, what: &str, name: &str) -> Result<PathBuf> {
+fn resolve_json(upper: &Path, what: &str, name: &OsStr) -> Result<PathBuf> {
     let refused = |why: String| Error::Image {
         file: upper.to_owned(),
-        why: format!("its {what} '{name}' cannot be used: {why}"),
+        why: format!("its {what} '{}' cannot be used: {why}", name.display()),
     };
     let spec = ImageSpec::from_name(Path::new(name)).map_err(refused)?;
     if spec.data_file.is_some() {

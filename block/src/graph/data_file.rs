@@ -53,7 +53,8 @@ pub(super) async fn open(
     let named = files.identity(&path).ok();
     if named.is_some() && named == file.identity().ok() {
         return Err(refused(format!(
-            "its data file '{name}' is the image itself"
+            "its data file '{}' is the image itself",
+            name.display()
         )));
     }
     // It is a raw file: whatever it holds would be shown.

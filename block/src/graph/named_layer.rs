@@ -2,6 +2,7 @@
 //! meant.
 
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf, absolute},
     rc::Rc,
 };
@@ -34,7 +35,11 @@ pub enum NoSuchLayer {
 ///
 /// # Errors
 /// There is none, or more than one.
-pub fn named_layer(top: &Rc<Node>, name: &str) -> std::result::Result<Rc<Node>, NoSuchLayer> {
+pub fn named_layer(
+    top: &Rc<Node>,
+    name: impl AsRef<OsStr>,
+) -> std::result::Result<Rc<Node>, NoSuchLayer> {
+    let name = name.as_ref();
     let layers: Vec<_> = top.chain().collect();
     let pairs = || layers.iter().zip(&layers[1..]);
     let written = pairs().find(|(upper, _)| {
@@ -58,7 +63,7 @@ pub fn named_layer(top: &Rc<Node>, name: &str) -> std::result::Result<Rc<Node>, 
     let mut elsewhere = from_others.chain(here);
     let by_file =
         || elsewhere.find_map(|path| layers[1..].iter().find(|layer| leads_to(&path, layer)));
-    let by_name = || layers[1..].iter().find(|layer| layer.name() == name);
+    let by_name = || layers[1..].iter().find(|layer| name == layer.name());
     let exact = by_folder.map(|(_, layer)| layer).or_else(by_file);
     if let Some(layer) = exact.or_else(by_name) {
         return Ok(layer.clone());
@@ -67,10 +72,11 @@ pub fn named_layer(top: &Rc<Node>, name: &str) -> std::result::Result<Rc<Node>, 
         let path = layer.path();
         path.file_name().is_some_and(|n| n == name) || path.file_stem().is_some_and(|n| n == name)
     });
+    let shown = || name.display().to_string();
     match (alike.next(), alike.next()) {
         (Some(layer), None) => Ok(layer.clone()),
-        (Some(_), Some(_)) => Err(NoSuchLayer::Ambiguous(name.to_owned())),
-        _ => Err(NoSuchLayer::Unknown(name.to_owned())),
+        (Some(_), Some(_)) => Err(NoSuchLayer::Ambiguous(shown())),
+        _ => Err(NoSuchLayer::Unknown(shown())),
     }
 }
 
@@ -97,7 +103,7 @@ pub(crate) fn name_for(top: &Rc<Node>, base: &Rc<Node>) -> Backing {
         (same_folder || anywhere).then_some(name)
     });
     Backing {
-        name: written.unwrap_or_else(|| absolute_name(base.path()).display().to_string()),
+        name: written.unwrap_or_else(|| absolute_name(base.path()).into_os_string()),
         format: Some(base.format().to_string()),
     }
 }
@@ -136,7 +142,7 @@ pub(crate) fn check_leads_to(
     let path = chain::resolve(upper, backing)?;
     let named = files.identity(&path).ok();
     if named.is_none() || named != layer.storage().identity().ok() {
-        let name = &backing.name;
+        let name = backing.name.display();
         return Err(refused(
             if absolute_name(&path) == absolute_name(layer.path()) {
                 format!(

@@ -10,6 +10,8 @@ mod refcount_width;
 mod version;
 mod zero_clusters;
 
+use std::ffi::OsString;
+
 use super::{
     DataFile, OpenOptions, Qcow2,
     header::{AUTOCLEAR_RAW_DATA, LAZY_REFCOUNTS},
@@ -35,11 +37,11 @@ pub struct Amend {
     pub lazy_refcounts: Option<bool>,
     /// How the header names the external data file; nothing for an empty name: then whoever opens
     /// the image has to say where it is.
-    pub data_file: Option<String>,
+    pub data_file: Option<OsString>,
     /// Whether the external data file is an image of the disk in itself: that can only be given up.
     pub data_file_raw: Option<bool>,
     /// The backing file's name: it has to be the one that there is.
-    pub backing: Option<String>,
+    pub backing: Option<OsString>,
     /// The backing file's format: the same.
     pub backing_format: Option<String>,
     /// Bytes of the disk.

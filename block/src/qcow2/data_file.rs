@@ -8,6 +8,8 @@
 //! A raw external file is an image of the disk in itself. So whatever changes the disk changes the
 //! file; the tables only ever say where data is.
 
+use std::ffi::{OsStr, OsString};
+
 use super::{
     Qcow2,
     geometry::{Geometry, GuestCluster, HostCluster, HostRun},
@@ -28,7 +30,7 @@ const MAX_NAME: usize = MAX_BACKING_NAME;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataFile {
     /// Its name: absolute, or relative to the image's folder.
-    pub name: String,
+    pub name: OsString,
     /// It is a raw image of the disk, whatever the tables say.
     pub raw: bool,
 }
@@ -59,6 +61,7 @@ impl DataSource {
             Self::External(_) => Err("has no external data file".into()),
             Self::Own if external => Err(match area.extensions.data_file() {
                 Some(name) => {
+                    let name = name.display();
                     format!("keeps its data in the file '{name}', which has not been opened")
                 }
                 None => unnamed(),
@@ -129,7 +132,7 @@ impl DataFile {
     ///
     /// # Errors
     /// The name cannot be written.
-    pub(super) fn rename(name: &str, area: &mut HeaderArea) -> std::result::Result<(), String> {
+    pub(super) fn rename(name: &OsStr, area: &mut HeaderArea) -> std::result::Result<(), String> {
         if name.len() > MAX_NAME {
             return Err(format!(
                 "the data file's name has {} bytes, more than {MAX_NAME}",

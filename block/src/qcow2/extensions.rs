@@ -1,6 +1,11 @@
 //! Header extensions (specification, "Header extensions"). Those that are not understood are kept
 //! byte for byte.
 
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+};
+
 /// Ends the list.
 const END: u32 = 0;
 /// Format of the backing file.
@@ -129,13 +134,13 @@ impl Extensions {
     }
 
     /// Name of the external data file, if the image names one.
-    pub fn data_file(&self) -> Option<String> {
+    pub fn data_file(&self) -> Option<OsString> {
         let data = self.find(DATA_FILE)?;
-        Some(String::from_utf8_lossy(data).into_owned())
+        Some(OsStr::from_bytes(data).to_owned())
     }
 
     /// Names the external data file, or none. It comes first, where the header's first sector holds it.
-    pub fn set_data_file(&mut self, name: Option<&str>) {
+    pub fn set_data_file(&mut self, name: Option<&OsStr>) {
         self.0.retain(|e| e.kind != DATA_FILE);
         if let Some(name) = name {
             let data = name.as_bytes().to_vec();

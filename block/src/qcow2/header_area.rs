@@ -4,6 +4,11 @@
 //! both the old and the new bytes behind it: the extensions stay within the first sector, the
 //! feature name table is given up where they do not fit, and a new name never lies on the old one.
 
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+};
+
 use super::{
     extensions::{DirectoryPlace, Extensions},
     header::{AUTOCLEAR_BITMAPS, Header, MAX_BACKING_NAME},
@@ -15,8 +20,8 @@ const SECTOR: usize = 512;
 /// The backing file, as the header names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backing {
-    /// Its name: absolute, or relative to the image's folder.
-    pub name: String,
+    /// Its name, as the bytes that it is to the host: absolute, or relative to the image's folder.
+    pub name: OsString,
     /// Its format, if the image says it.
     pub format: Option<String>,
 }
@@ -29,7 +34,7 @@ pub struct HeaderArea {
     /// The extensions.
     pub extensions: Extensions,
     /// The backing file's name.
-    pub backing_name: Option<String>,
+    pub backing_name: Option<OsString>,
 }
 
 /// The bytes to write for a change: first what lies behind the first sector, then that.
@@ -81,7 +86,7 @@ impl HeaderArea {
         let old = self.header.backing;
         let format = backing.and_then(|b| b.format.as_deref());
         let name = backing.map(|b| b.name.clone());
-        let name_len = name.as_ref().map_or(0, String::len);
+        let name_len = name.as_ref().map_or(0, |name| name.len());
         if name_len > MAX_BACKING_NAME {
             return Err(format!(
                 "the backing file's name has {name_len} bytes, more than {MAX_BACKING_NAME}"
@@ -153,7 +158,7 @@ impl HeaderArea {
 }
 
 /// Reads the backing file's name, and says where it starts.
-fn backing_name(cluster: &[u8], offset: u64, len: u32) -> Result<(usize, String), String> {
+fn backing_name(cluster: &[u8], offset: u64, len: u32) -> Result<(usize, OsString), String> {
     let len = len as usize;
     if len > MAX_BACKING_NAME {
         return Err(format!(
@@ -164,11 +169,18 @@ fn backing_name(cluster: &[u8], offset: u64, len: u32) -> Result<(usize, String)
         .ok()
         .and_then(|start| cluster.get(start..start.checked_add(len)?))
         .ok_or("the backing file's name lies outside the header cluster")?;
-    let name = std::str::from_utf8(bytes)
-        .ok()
-        .filter(|name| !name.is_empty() && !name.contains('\0'))
-        .ok_or("the backing file's name is not valid UTF-8 text")?;
-    Ok((offset as usize, name.to_owned()))
+    Ok((offset as usize, file_name(bytes)?))
+}
+
+/// The name that these bytes of a header give a file.
+///
+/// # Errors
+/// No file can have it.
+pub fn file_name(bytes: &[u8]) -> Result<OsString, String> {
+    if bytes.is_empty() || bytes.contains(&0) {
+        return Err("the backing file's name is none that a file can have".into());
+    }
+    Ok(OsStr::from_bytes(bytes).to_owned())
 }
 
 /// Finds room for a name of `len` bytes behind `end` that does not lie on the old one, except in the

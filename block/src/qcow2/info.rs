@@ -78,7 +78,7 @@ impl Qcow2 {
             say("encrypt", json!({ "format": format }));
         }
         if let Some(file) = DataFile::in_header(&area) {
-            say("data-file", file.name.into());
+            say("data-file", file.name.display().to_string().into());
         }
         if header.geometry.external_data {
             say("data-file-raw", is_raw(header).into());

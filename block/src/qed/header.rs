@@ -1,5 +1,7 @@
 //! The header, at the start of the file.
 
+use std::os::unix::ffi::OsStrExt;
+
 use bitflags::bitflags;
 
 use crate::qcow2::Backing;

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     exec::sync::Lock,
-    qcow2::{Backing, cache::TableCache, root_table::RootTable},
+    qcow2::{Backing, cache::TableCache, file_name, root_table::RootTable},
     stop::Stop,
     storage::Storage,
 };
@@ -87,16 +87,12 @@ async fn read_backing(
     }
     let (offset, len) = header.name;
     let bytes = file.read_vec(offset.into(), len as usize).await?;
-    let name = String::from_utf8(bytes)
-        .ok()
-        .filter(|name| !name.is_empty() && !name.contains('\0'));
+    let name = file_name(&bytes);
     let raw = header.features.contains(Features::BACKING_FORMAT_NO_PROBE);
-    Ok(name
-        .map(|name| {
-            Some(Backing {
-                name,
-                format: raw.then(|| "raw".to_owned()),
-            })
+    Ok(name.map(|name| {
+        Some(Backing {
+            name,
+            format: raw.then(|| "raw".to_owned()),
         })
-        .ok_or_else(|| "the backing file's name is not valid UTF-8 text".to_owned()))
+    }))
 }

@@ -304,7 +304,7 @@ fn backing_names_come_and_go_in_the_header() {
             let name = "x".repeat(len);
             let storage = file(&exec, &path);
             let wanted = Backing {
-                name: name.clone(),
+                name: name.clone().into(),
                 format: Some(format.to_owned()),
             };
             exec.block_on(async move {
@@ -324,7 +324,7 @@ fn backing_names_come_and_go_in_the_header() {
     exec.block_on(async move {
         let image = Qed::open(storage, false, CACHE).await.unwrap();
         let long = Backing {
-            name: "x".repeat(1024),
+            name: "x".repeat(1024).into(),
             format: None,
         };
         assert!(image.set_backing(Some(long)).await.is_err());

@@ -133,7 +133,7 @@ impl Plan {
 
     fn layer(&self, path: PathBuf, size: u64, random: &mut Random) -> Layer {
         let backing = self.layers.last().map(|below| Backing {
-            name: name_of(&below.path, random.one_in(2)),
+            name: name_of(&below.path, random.one_in(2)).into(),
             format: Some(below.format.to_string()),
         });
         let format = match random.below(8) {
@@ -174,7 +174,7 @@ impl Plan {
             _ => 1 << random.pick(&[4, 4, 0, 1, 2, 3, 5, 6]),
         };
         let data_file = (version == 3 && random.one_in(8)).then(|| DataFile {
-            name: name_of(&data_path(path), random.one_in(2)),
+            name: name_of(&data_path(path), random.one_in(2)).into(),
             raw: backing.is_none() && random.one_in(2),
         });
         qcow2::CreateOptions {

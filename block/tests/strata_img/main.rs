@@ -1,6 +1,7 @@
 //! `strata-img` beside `qemu-img`: the same options give the same output and exit codes.
 
 mod amend;
+mod any_name;
 mod bad_input;
 mod bench;
 mod bitmap;

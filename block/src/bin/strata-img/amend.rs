@@ -1,6 +1,9 @@
 //! `strata-img amend`.
 
-use std::path::PathBuf;
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+};
 
 use clap::Args;
 use strata_block::{error::Error, graph::Format, graph::chain::ImageOptions, qcow2::Amend};
@@ -9,7 +12,7 @@ use crate::{
     Failure, Tool,
     cache::CacheMode,
     create::{self, CREATION_ONLY},
-    output,
+    option_list, output,
     progress::Progress,
     size,
 };
@@ -28,7 +31,7 @@ pub struct AmendArgs {
     format: Option<Format>,
     /// What is changed: backing_file and backing_fmt (only to what they are), compat, data_file, data_file_raw, lazy_refcounts, refcount_bits, size
     #[arg(short = 'o', value_name = "NAME=VALUE,...")]
-    options: Vec<String>,
+    options: Vec<OsString>,
     /// Cache mode: unsafe does not wait for the host's disk
     #[arg(short = 't', value_name = "CACHE", default_value = "writeback")]
     cache: String,
@@ -50,8 +53,8 @@ pub async fn run(tool: &Tool, args: AmendArgs) -> Result<u8, Failure> {
     if args.options.is_empty() {
         return Err(Failure::new("Must specify options (-o)"));
     }
-    let options = create::option_list(&args.options).map_err(Failure::new)?;
-    let wants_help = create::wants_help(&args.options);
+    let options = option_list::checked(&args.options).map_err(Failure::new)?;
+    let wants_help = option_list::asks_for_help(&args.options);
     let progress = Progress::new(args.progress && !args.quiet, STEP);
     if let Some(format) = args.format.filter(|_| wants_help) {
         return help(format);
@@ -99,26 +102,26 @@ fn help(format: Format) -> Result<u8, Failure> {
 }
 
 /// Reads the options.
-fn changes(options: &[String]) -> Result<Amend, String> {
+fn changes(options: &[OsString]) -> Result<Amend, String> {
     let mut changes = Amend::default();
     for option in options {
-        // What is switched on needs no value.
-        let (name, value) = option.split_once('=').unwrap_or((option, "on"));
-        set(&mut changes, name, value)?;
+        let (name, value) = option_list::name_and_value(option);
+        set(&mut changes, &name, value)?;
     }
     Ok(changes)
 }
 
-fn set(changes: &mut Amend, name: &str, value: &str) -> Result<(), String> {
+fn set(changes: &mut Amend, name: &str, file: &OsStr) -> Result<(), String> {
+    let value = &*file.to_string_lossy();
     match name {
-        "backing_file" => changes.backing = Some(value.to_owned()),
+        "backing_file" => changes.backing = Some(file.to_owned()),
         "backing_fmt" => changes.backing_format = Some(value.to_owned()),
         "compat" => {
             let version = create::version(value);
             let unknown = || format!("Unknown compatibility level {value}");
             changes.version = Some(version.ok_or_else(unknown)?);
         }
-        "data_file" => changes.data_file = Some(value.to_owned()),
+        "data_file" => changes.data_file = Some(file.to_owned()),
         "data_file_raw" => changes.data_file_raw = Some(create::on_off(name, value)?),
         "lazy_refcounts" => changes.lazy_refcounts = Some(create::on_off(name, value)?),
         "refcount_bits" => {

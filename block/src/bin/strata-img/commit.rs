@@ -1,6 +1,6 @@
 //! `strata-img commit`.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::Args;
 use strata_block::{
@@ -28,7 +28,7 @@ pub struct CommitArgs {
     cache: String,
     /// Commit down into this layer of the chain instead of the next one; implies -d
     #[arg(short = 'b', value_name = "BASE")]
-    base: Option<String>,
+    base: Option<OsString>,
     /// Bytes to copy a second at most; 0 for no limit
     #[arg(short = 'r', value_name = "RATE")]
     limit: Option<String>,

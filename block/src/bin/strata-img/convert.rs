@@ -5,7 +5,7 @@ mod target;
 
 use target::Target;
 
-use std::{path::PathBuf, rc::Rc};
+use std::{ffi::OsString, path::PathBuf, rc::Rc};
 
 use clap::Args;
 use strata_block::{
@@ -46,10 +46,10 @@ pub struct ConvertArgs {
     target_format: Format,
     /// Options of the target's format, as for create
     #[arg(short = 'o', value_name = "NAME=VALUE,...")]
-    options: Vec<String>,
+    options: Vec<OsString>,
     /// Backing file of the target: only what the source holds above its own is copied
     #[arg(short = 'B', short_alias = 'b', value_name = "FILE")]
-    backing: Option<String>,
+    backing: Option<OsString>,
     /// Format of the backing file
     #[arg(short = 'F', id = "new_format", value_name = "FMT")]
     backing_format: Option<Format>,

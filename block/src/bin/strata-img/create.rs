@@ -3,10 +3,11 @@
 mod formatting;
 mod help;
 
-pub use help::{amend_text as amend_help, is_wanted as wants_help};
+pub use help::amend_text as amend_help;
 
 use std::{
     collections::BTreeMap,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
 };
 
@@ -19,7 +20,7 @@ use strata_block::{
     qed,
 };
 
-use crate::{Failure, Reading, Tool, everywhere, output, size};
+use crate::{Failure, Reading, Tool, everywhere, option_list, output, size};
 
 #[derive(Args)]
 #[command(
@@ -31,13 +32,13 @@ pub struct CreateArgs {
     format: Format,
     /// Backing file
     #[arg(short = 'b', value_name = "FILE")]
-    backing: Option<String>,
+    backing: Option<OsString>,
     /// Format of the backing file
     #[arg(short = 'F', id = "new_format", value_name = "FMT")]
     backing_format: Option<Format>,
     /// Options of the format: backing_file, backing_fmt, cluster_size, compat, compression_type, data_file, data_file_raw, extended_l2, lazy_refcounts, preallocation, refcount_bits, size
     #[arg(short = 'o', value_name = "NAME=VALUE,...")]
-    options: Vec<String>,
+    options: Vec<OsString>,
     /// Do not look at the backing file
     #[arg(short = 'u')]
     unsafe_backing: bool,
@@ -55,17 +56,17 @@ pub struct CreateArgs {
 pub struct Target<'a> {
     pub format: Format,
     /// Values of `-o`.
-    pub options: &'a [String],
-    pub backing: Option<String>,
+    pub options: &'a [OsString],
+    pub backing: Option<OsString>,
     pub backing_format: Option<Format>,
 }
 
 /// What `-o` and the other options ask for.
 pub struct Wanted {
     pub size: Option<u64>,
-    pub backing: Option<String>,
+    pub backing: Option<OsString>,
     pub backing_format: Option<Format>,
-    data_file: Option<String>,
+    data_file: Option<OsString>,
     data_file_raw: bool,
     /// All options that were given: numbers in digits, the rest as it was written.
     given: BTreeMap<String, String>,
@@ -73,8 +74,8 @@ pub struct Wanted {
 }
 
 /// Prints the options of a format if that is what `-o` asks for; whether it is.
-pub fn print_help(format: Format, options: &[String]) -> Result<bool, Failure> {
-    let wanted = help::is_wanted(options);
+pub fn print_help(format: Format, options: &[OsString]) -> Result<bool, Failure> {
+    let wanted = option_list::asks_for_help(options);
     if wanted {
         output::print(&help::text(format))?;
     }
@@ -169,11 +170,13 @@ impl Target<'_> {
             given: BTreeMap::new(),
             image: CreateOptions::default(),
         };
-        for option in self.options.iter().flat_map(|list| split_options(list)) {
+        for option in option_list::split(self.options) {
             wanted.set(&option, self.format)?;
         }
         wanted.name_data_file()?;
-        wanted.repeat("backing_file", wanted.backing.clone());
+        let backing = wanted.backing.as_ref();
+        let backing = backing.map(|name| name.display().to_string());
+        wanted.repeat("backing_file", backing);
         let format = wanted.backing_format.map(|format| format.to_string());
         wanted.repeat("backing_fmt", format);
         let Some(name) = wanted.backing.clone() else {
@@ -206,31 +209,6 @@ pub const CREATION_ONLY: [&str; 7] = [
     "preallocation",
 ];
 
-/// The single options of all values of `-o`.
-///
-/// # Errors
-/// A list begins or ends with a comma.
-pub fn option_list(lists: &[String]) -> Result<Vec<String>, String> {
-    let invalid = |list: &&String| {
-        // A doubled comma belongs to a value; it needs one to belong to.
-        let trailing = list.chars().rev().take_while(|c| *c == ',').count();
-        list.is_empty() || list.starts_with(',') || !trailing.is_multiple_of(2)
-    };
-    if let Some(list) = lists.iter().find(invalid) {
-        return Err(format!("Invalid option list: {list}"));
-    }
-    Ok(lists.iter().flat_map(|list| split_options(list)).collect())
-}
-
-/// Splits at commas; a doubled comma is one within a value.
-fn split_options(list: &str) -> Vec<String> {
-    let marked = list.replace(",,", "\0");
-    marked
-        .split(',')
-        .map(|part| part.replace('\0', ","))
-        .collect()
-}
-
 impl Wanted {
     fn repeat(&mut self, name: &str, value: Option<String>) {
         self.given
@@ -249,9 +227,9 @@ impl Wanted {
         Ok(())
     }
 
-    fn set(&mut self, option: &str, format: Format) -> Result<(), String> {
-        // What is switched on needs no value.
-        let (name, value) = option.split_once('=').unwrap_or((option, "on"));
+    fn set(&mut self, option: &OsStr, format: Format) -> Result<(), String> {
+        let (name, file) = option_list::name_and_value(option);
+        let (name, value) = (&*name, &*file.to_string_lossy());
         if name == "encryption" && on_off(name, value)? || name.starts_with("encrypt.") {
             return Err(format!("'{name}': images cannot be encrypted"));
         }
@@ -280,7 +258,7 @@ impl Wanted {
             "size" => self.size = Some(number()?),
             // Off, as always.
             "encryption" | "nocow" => {}
-            "backing_file" => self.backing = Some(value.to_owned()),
+            "backing_file" => self.backing = Some(file.to_owned()),
             "backing_fmt" => {
                 let format = value.parse::<Format>().map_err(|error| error.to_string())?;
                 self.backing_format = Some(format);
@@ -290,7 +268,7 @@ impl Wanted {
                 let unknown = || format!("Invalid parameter '{value}'");
                 self.image.version = version(value).ok_or_else(unknown)?;
             }
-            "data_file" => self.data_file = Some(value.to_owned()),
+            "data_file" => self.data_file = Some(file.to_owned()),
             "data_file_raw" => self.data_file_raw = on_off(name, value)?,
             "lazy_refcounts" => self.image.lazy_refcounts = on_off(name, value)?,
             "refcount_bits" => {

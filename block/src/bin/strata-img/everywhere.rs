@@ -1,7 +1,7 @@
 //! Options that every command takes.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
@@ -19,7 +19,7 @@ use crate::object;
 pub struct Options {
     /// Folders in which backing files may lie, besides that of the image that names them
     #[arg(long, global = true, value_name = "DIR:DIR")]
-    backing_folders: Option<String>,
+    backing_folders: Option<OsString>,
     /// Format of backing files whose header gives none
     #[arg(long, global = true, value_name = "FMT")]
     backing_format: Option<Format>,
@@ -44,7 +44,12 @@ impl Options {
     /// Adds how backing files are opened.
     pub fn of(&self, options: ImageOptions) -> ImageOptions {
         let folders = self.backing_folders.as_deref();
-        let folders = folders.map(|list| list.split(':').map(PathBuf::from).collect());
+        let folders = folders.map(|list| {
+            let folders = list.as_bytes().split(|byte| *byte == b':');
+            folders
+                .map(|folder| PathBuf::from(OsStr::from_bytes(folder)))
+                .collect()
+        });
         ImageOptions {
             backing_folders: folders.or(options.backing_folders),
             backing_format: self.backing_format.or(options.backing_format),

@@ -16,6 +16,7 @@ mod info;
 mod map;
 mod measure;
 mod object;
+mod option_list;
 mod output;
 mod progress;
 mod rebase;

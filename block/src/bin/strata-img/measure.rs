@@ -1,6 +1,6 @@
 //! `strata-img measure`.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -26,7 +26,7 @@ pub struct MeasureArgs {
     target_format: Format,
     /// Options of the new image, as for create
     #[arg(short = 'o', value_name = "NAME=VALUE,...")]
-    options: Vec<String>,
+    options: Vec<OsString>,
     /// Size of the new image's disk, which is empty
     #[arg(long, value_name = "SIZE")]
     size: Option<String>,

@@ -1,7 +1,6 @@
 //! `strata-img rebase`.
 
-use std::path::PathBuf;
-use std::rc::Rc;
+use std::{ffi::OsString, path::PathBuf, rc::Rc};
 
 use clap::Args;
 use strata_block::{
@@ -35,7 +34,7 @@ pub struct RebaseArgs {
     source_cache: String,
     /// The new backing file, as the header will name it; an empty name for none
     #[arg(short = 'b', value_name = "FILE")]
-    backing: Option<String>,
+    backing: Option<OsString>,
     /// Format of the new backing file; with -u any that QEMU knows
     #[arg(short = 'F', id = "new_format", value_name = "FMT")]
     backing_format: Option<String>,
@@ -88,7 +87,7 @@ pub async fn run(tool: &Tool, args: RebaseArgs) -> Result<u8, Failure> {
 }
 
 fn failed(args: &RebaseArgs, why: &impl std::fmt::Display) -> Failure {
-    let name = args.backing.as_deref().unwrap_or_default();
+    let name = args.backing.as_deref().unwrap_or_default().display();
     Failure::new(format!(
         "Could not change the backing file to '{name}': {why}"
     ))
@@ -160,7 +159,8 @@ async fn copy(
         .open_below(top, &tool.everywhere.of(reading(None)))
         .await
         .map_err(|error| {
-            let name = top.backing_name().map_or_else(String::new, |b| b.name);
+            let name = top.backing_name().map_or_else(OsString::new, |b| b.name);
+            let name = name.display();
             Failure::new(format!("Could not open old backing file '{name}': {error}"))
         })?;
     let new = match backing {
@@ -170,7 +170,7 @@ async fn copy(
             let reading = tool.everywhere.of(reading(format_of(backing)));
             let node = tool.opener.open(&path, &reading).await;
             Some(node.map_err(|error| {
-                let name = &backing.name;
+                let name = backing.name.display();
                 Failure::new(format!("Could not open new backing file '{name}': {error}"))
             })?)
         }

@@ -2,7 +2,9 @@
 //! is made.
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -234,4 +236,29 @@ fn a_merge_that_would_leave_a_chain_that_does_not_open_is_refused() {
     assert!(bench.engine.shut_down().is_empty());
     let disk = open(&bench, &top, Format::Qcow2, None).unwrap();
     assert!(bench.read(&disk, 0, 100_352) == seen);
+}
+
+#[test]
+fn a_disk_whose_name_is_no_text() {
+    let bench = Bench::new();
+    let here = bench.folder.path().join(OsStr::from_bytes(b"h\xff"));
+    fs::create_dir(&here).unwrap();
+    let disk = here.join(OsStr::from_bytes(b"d\xfe"));
+    fs::copy(bench.create("made"), &disk).unwrap();
+    let (mid, top) = (bench.path("mid"), bench.path("top"));
+    for (below, above) in [(&disk, &mid), (&mid, &top)] {
+        let format = Format::Qcow2;
+        assert!(snapshot_and_start_again(&bench, below, format, None, above));
+    }
+    // A merge names the base in the header of the top.
+    let opened = open(&bench, &top, Format::Qcow2, None).unwrap();
+    let root = || bench.engine.find_disk("virtio0").unwrap().root();
+    let base = root().chain().last().unwrap();
+    bench.command(stream(Some(base.name()), 0)).unwrap();
+    bench.until(completed);
+    let named = root().backing_name().unwrap().name;
+    assert_eq!(named, disk.as_os_str());
+    drop((opened, base));
+    assert!(bench.engine.shut_down().is_empty());
+    open(&bench, &top, Format::Qcow2, None).unwrap();
 }

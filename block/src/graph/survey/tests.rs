@@ -26,7 +26,7 @@ async fn overlay(exec: &Rc<Executor>, path: &Path, below: &str, format: &str) {
     let options = CreateOptions {
         size: 8 * CLUSTER,
         backing: Some(Backing {
-            name: below.to_owned(),
+            name: below.into(),
             format: Some(format.to_owned()),
         }),
         ..Default::default()

@@ -1,3 +1,5 @@
+use std::os::unix::ffi::OsStrExt;
+
 use super::*;
 use crate::qcow2::geometry::Geometry;
 
@@ -81,8 +83,17 @@ fn names_that_make_no_sense_are_refused() {
     write(&mut cluster, &image.layout());
     let (offset, _) = image.header.backing.unwrap();
     let mut wrong = cluster.clone();
+    wrong[offset as usize] = 0;
+    let said = HeaderArea::parse(&wrong).unwrap_err();
+    assert!(said.contains("none that a file can have"));
+    // Names are bytes.
     wrong[offset as usize] = 0xff;
-    assert!(HeaderArea::parse(&wrong).unwrap_err().contains("UTF-8"));
+    let read = HeaderArea::parse(&wrong).unwrap();
+    let name = read.backing().unwrap().name;
+    assert_eq!(name.as_bytes(), b"\xffase");
+    let mut again = vec![0; 4096];
+    write(&mut again, &read.layout());
+    assert_eq!(again, wrong);
     let mut wrong = cluster.clone();
     wrong[8..16].copy_from_slice(&u64::MAX.to_be_bytes());
     assert!(HeaderArea::parse(&wrong).unwrap_err().contains("outside"));

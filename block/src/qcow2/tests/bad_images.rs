@@ -87,7 +87,7 @@ const HEADER: &[Row] = &[
     ("backing name out of the header", Header(8), &[0, 0, 0, 0, 0, 0, 0x0f, 0xff, 0, 0, 0, 2], Opened, "the backing file's name lies outside the header cluster"),
     ("backing name that wraps", Header(8), &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 2], Opened, "the backing file's name lies outside the header cluster"),
     ("backing name in the fields", Header(8), &[0, 0, 0, 0, 0, 0, 0, 21, 0, 0, 0, 1], Opened, "the backing file's name"),
-    ("backing name without text", Header(8), &[0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 4], Opened, "the backing file's name is not valid UTF-8 text"),
+    ("backing name with zeros", Header(8), &[0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 4], Opened, "the backing file's name is none that a file can have"),
     ("refcounts too wide", Header(96), &[0, 0, 0, 7], Opened, "refcount width 2^7 bits is not valid"),
     ("refcount order that no shift can take", Header(96), &[0xff; 4], Opened, "refcount width 2^4294967295 bits is not valid"),
     ("header too short", Header(100), &[0, 0, 0, 96], Opened, "header length 96 is not valid"),

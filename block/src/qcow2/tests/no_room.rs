@@ -65,7 +65,7 @@ fn while_the_header_gets_another_backing_file() {
     stops_at_any_flush(options, |layer| {
         Box::pin(async move {
             let backing = Backing {
-                name: "x".repeat(700),
+                name: "x".repeat(700).into(),
                 format: Some("raw".into()),
             };
             layer.image.set_backing(Some(backing)).await

@@ -186,7 +186,7 @@ fn unknown_extensions_survive_a_new_backing_file() {
         let file = sim_with(bytes, 1);
         let layer = open_layer(&file, SMALL_CACHE, nothing()).await;
         let backing = Backing {
-            name: "x".repeat(900),
+            name: "x".repeat(900).into(),
             format: Some("raw".into()),
         };
         layer
@@ -199,7 +199,7 @@ fn unknown_extensions_survive_a_new_backing_file() {
         let kept = file.bytes();
         assert!(kept[..512].windows(16).any(|w| w == &extension[..16]));
         let too_long = Backing {
-            name: "x".repeat(1024),
+            name: "x".repeat(1024).into(),
             format: None,
         };
         let before = file.bytes();
@@ -219,7 +219,7 @@ fn a_name_that_does_not_fit_small_clusters_is_refused() {
         let layer = new_layer(&file, options, SMALL_CACHE, nothing()).await;
         let named = |n| {
             Some(Backing {
-                name: "y".repeat(n),
+                name: "y".repeat(n).into(),
                 format: Some("qcow2".into()),
             })
         };

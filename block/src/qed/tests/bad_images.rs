@@ -51,7 +51,7 @@ const REFUSED: &[Row] = &[
     ("backing name too long", Header(56), &[64, 0, 0, 0, 0, 4, 0, 0], "has a backing file's name that is too long or lies outside the header"),
     ("backing name out of the header", Header(56), &[0xff, 0x0f, 0, 0, 2, 0, 0, 0], "has a backing file's name that is too long or lies outside the header"),
     ("backing name that wraps", Header(56), &[0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0], "has a backing file's name that is too long or lies outside the header"),
-    ("backing name without text", Header(56), &[0, 1, 0, 0, 4, 0, 0, 0], "the backing file's name is not valid UTF-8 text"),
+    ("backing name with zeros", Header(56), &[0, 1, 0, 0, 4, 0, 0, 0], "the backing file's name is none that a file can have"),
 ];
 
 #[rustfmt::skip]

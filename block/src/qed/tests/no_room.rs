@@ -70,7 +70,7 @@ fn a_disk_that_stays_full_leaves_no_leaks() {
 
 fn named(len: usize) -> Option<Backing> {
     Some(Backing {
-        name: "x".repeat(len),
+        name: "x".repeat(len).into(),
         format: None,
     })
 }

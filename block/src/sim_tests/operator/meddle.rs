@@ -101,7 +101,10 @@ impl Operator {
             layer.format()
         };
         let format = Some(format.to_string());
-        Backing { name, format }
+        Backing {
+            name: name.into(),
+            format,
+        }
     }
 
     fn new_layer(&self) -> std::path::PathBuf {

@@ -71,12 +71,6 @@ const OPTIONS: [(&str, &[Format], &str); 13] = [
     ),
 ];
 
-/// Whether a list of options asks for the list of them.
-pub fn is_wanted(options: &[String]) -> bool {
-    let mut parts = options.iter().flat_map(|list| list.split(','));
-    parts.any(|option| option == "help" || option == "?")
-}
-
 /// Options of qcow2 that can be changed later.
 const AMENDABLE: [&str; 8] = [
     "backing_file",

@@ -21,10 +21,7 @@ impl Qcow2 {
         }
         for snapshot in snapshots.iter_mut().filter(|snapshot| is_short(snapshot)) {
             let size = snapshot.disk_size.unwrap_or(self.virtual_size());
-            snapshot.disk_size = Some(size);
-            snapshot.extra = [snapshot.vm_state_size, size]
-                .map(u64::to_be_bytes)
-                .concat();
+            snapshot.complete(size);
         }
         Ok(self.write_snapshots(&snapshots).await?)
     }

@@ -4,6 +4,7 @@
 //! serialised types are those of QEMU's QAPI schema (`qapi/block-core.json`, `qapi/job.json`).
 
 mod bitmap;
+mod disk_name;
 mod export;
 mod object;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 use crate::qcow2::Snapshot;
 
 pub use bitmap::{BitmapChange, BitmapCmd, BitmapInfo, BitmapRef};
+pub use disk_name::DiskName;
 pub use export::{ExportCmd, ExportInfo, ExportType, VhostUserSpec, Writable};
 pub use object::{ObjectCmd, TlsCreds};
 
@@ -22,8 +24,8 @@ pub use object::{ObjectCmd, TlsCreds};
 pub enum Cmd {
     /// `blockdev-snapshot-sync`, `snapshot_blkdev`: put a new overlay on top of a disk.
     SnapshotSync {
-        /// The disk (`device`) or node (`node-name`).
-        device: String,
+        /// The disk.
+        device: DiskName,
         /// The overlay's path on the host.
         snapshot_file: String,
         /// Node name for the overlay.
@@ -35,8 +37,8 @@ pub enum Cmd {
     },
     /// `block_resize`: another size for a disk.
     Resize {
-        /// The disk, or the node name of its top layer.
-        device: String,
+        /// The disk.
+        device: DiskName,
         /// Bytes.
         size: u64,
     },

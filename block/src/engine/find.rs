@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{Engine, refused};
 use crate::{
-    api::CmdError,
+    api::{CmdError, DiskName},
     graph::{GuestDisk, Node},
 };
 
@@ -31,13 +31,10 @@ impl Engine {
     /// The disk whose top layer a command means, which is to be changed. Layers below cannot be.
     ///
     /// # Errors
-    /// `missing` if nothing has the name; that the layer lies below another one, in QEMU's words.
-    pub(super) fn find_top(
-        &self,
-        name: &str,
-        missing: impl FnOnce() -> CmdError,
-    ) -> Result<Rc<GuestDisk>, CmdError> {
-        let (disk, layer) = self.find_layer(name).ok_or_else(missing)?;
+    /// Nothing has the name; the layer lies below another one. In QEMU's words.
+    pub(super) fn find_top(&self, name: &DiskName) -> Result<Rc<GuestDisk>, CmdError> {
+        let found = name.names().find_map(|name| self.find_layer(name));
+        let (disk, layer) = found.ok_or_else(|| refused(format!("Cannot find {name}")))?;
         check_on_top(&disk, &layer)?;
         Ok(disk)
     }

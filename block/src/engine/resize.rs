@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use super::{Engine, check_free, refused, snapshot::no_disk};
+use super::{Engine, check_free, refused};
 use crate::{
-    api::{CmdError, Reply},
+    api::{CmdError, DiskName, Reply},
     error::Error,
     graph::GuestDisk,
 };
@@ -14,8 +14,8 @@ const HOLDER: &str = "resize";
 
 impl Engine {
     /// Drains the disk and changes the size of its top layer.
-    pub(super) async fn resize(&self, device: &str, size: u64) -> Result<Reply, CmdError> {
-        let disk = self.find_top(device, || no_disk(device))?;
+    pub(super) async fn resize(&self, device: &DiskName, size: u64) -> Result<Reply, CmdError> {
+        let disk = self.find_top(device)?;
         check_free(&disk)?;
         if disk.options().read_only {
             return Err(refused("Image is read-only"));

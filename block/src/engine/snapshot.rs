@@ -43,7 +43,7 @@ impl Engine {
         else {
             unreachable!("called for a snapshot");
         };
-        let disk = self.find_top(&device, || no_disk(&device))?;
+        let disk = self.find_top(&device)?;
         let path = absolute(&snapshot_file)
             .map_err(|error| refused(format!("Could not create '{snapshot_file}': {error}")))?;
         let format = check_overlay(&disk, &format)?;
@@ -231,10 +231,6 @@ async fn make_backing_file(old: &Node) {
 fn plain(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_owned()
-}
-
-pub(super) fn no_disk(name: &str) -> CmdError {
-    refused(format!("Cannot find device='{name}' nor node-name=''"))
 }
 
 /// What is made for an overlay of `size` bytes.

@@ -219,7 +219,7 @@ fn a_writable_disk_without_a_format_is_refused_with_what_it_looks_like() {
 fn unknown_disks_and_jobs_are_named_in_qemus_words() {
     let bench = Bench::new();
     let snapshot = Cmd::SnapshotSync {
-        device: "nosuch".to_owned(),
+        device: "nosuch".into(),
         snapshot_file: "x".to_owned(),
         snapshot_node_name: None,
         format: "qcow2".to_owned(),

@@ -119,7 +119,7 @@ impl Operator {
         self.next_layer.set(layer + 1);
         let format = if self.below(3) == 0 { "qed" } else { "qcow2" };
         self.must(Cmd::SnapshotSync {
-            device: DISK.to_owned(),
+            device: DISK.into(),
             snapshot_file: path(&self.folder, layer).display().to_string(),
             snapshot_node_name: None,
             format: format.to_owned(),
@@ -139,7 +139,7 @@ impl Operator {
             journal::resizing(size);
         }
         let cmd = Cmd::Resize {
-            device: DISK.to_owned(),
+            device: DISK.into(),
             size,
         };
         let (allowed, model) = (self.allowed.clone(), self.model.clone());

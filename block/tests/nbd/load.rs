@@ -96,10 +96,9 @@ fn a_disk_changes_its_size_under_its_clients() {
     let served = served_chain();
     let uri = served.uri("disk");
     let mut client = Client::attached(&served);
-    let device = || "disk".to_owned();
     let resize = |size| {
         let cmd = Cmd::Resize {
-            device: device(),
+            device: "disk".into(),
             size,
         };
         served.execute(cmd);

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 use strata_block::api::{
-    BlockDeviceInfo, BlockInfo, BlockJobInfo, CacheInfo, Cmd, CmdError, ErrorClass, Event,
-    ExportCmd, ExportInfo, ExportType, ImageInfo, JobEnd, JobInfo, JobStatus, JobType, Reply,
+    BlockDeviceInfo, BlockInfo, BlockJobInfo, CacheInfo, Cmd, CmdError, DiskName, ErrorClass,
+    Event, ExportCmd, ExportInfo, ExportType, ImageInfo, JobEnd, JobInfo, JobStatus, JobType,
+    Reply,
 };
 use strata_vmm::monitor::{
     Action, Answer, Doors, Endpoint, Machine, Mailbox, Monitor, Notice, Notifier, Protocol,
@@ -135,10 +136,7 @@ impl Fake {
                 ..
             } => snapshot(&device, &snapshot_file),
             Cmd::Resize { device, size } => {
-                if !disks().iter().any(|disk| disk.device == device) {
-                    let desc = format!("Cannot find device='{device}' nor node-name=''");
-                    return Err(generic(desc));
-                }
+                find_disk(&device)?;
                 if size % 512 != 0 {
                     return Err(generic("The new size must be a multiple of 512".to_owned()));
                 }
@@ -223,12 +221,16 @@ fn wrong_verb(job: &BlockJobInfo, verb: &str) -> Result<Reply, CmdError> {
     )))
 }
 
-fn snapshot(device: &str, file: &str) -> Result<Reply, CmdError> {
-    if !disks().iter().any(|disk| disk.device == device) {
-        return Err(generic(format!(
-            "Cannot find device='{device}' nor node-name=''"
-        )));
+fn find_disk(name: &DiskName) -> Result<(), CmdError> {
+    let is_it = |disk: &BlockInfo| name.names().any(|name| name == disk.device);
+    match disks().iter().any(is_it) {
+        true => Ok(()),
+        false => Err(generic(format!("Cannot find {name}"))),
     }
+}
+
+fn snapshot(device: &DiskName, file: &str) -> Result<Reply, CmdError> {
+    find_disk(device)?;
     if file.starts_with("/nosuch/") {
         return Err(generic(format!(
             "Could not create '{file}': No such file or directory"

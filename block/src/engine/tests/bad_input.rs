@@ -138,7 +138,7 @@ fn overlays_that_cannot_be_made() {
         .unwrap();
     let snapshot = |file: &Path, format: &str| {
         let cmd = Cmd::SnapshotSync {
-            device: "virtio0".to_owned(),
+            device: "virtio0".into(),
             snapshot_file: file.display().to_string(),
             snapshot_node_name: None,
             format: format.to_owned(),
@@ -193,7 +193,7 @@ fn node_names_that_cannot_be_used() {
     let bad = open("virtio1", "C", "#block1").err().unwrap().to_string();
     assert!(bad.contains("Invalid node-name: '#block1'"), "{bad}");
     let snapshot = |name: &str| Cmd::SnapshotSync {
-        device: "virtio0".to_owned(),
+        device: "virtio0".into(),
         snapshot_file: bench.path("overlay").display().to_string(),
         snapshot_node_name: Some(name.to_owned()),
         format: "qcow2".to_owned(),

@@ -226,7 +226,7 @@ fn a_snapshot_stores_the_bitmaps_of_the_old_top() {
     assert_eq!(bench.bitmap("q", "p", PERSISTENT), "");
     bench.write(&disk, 0, vec![1; 512]).unwrap();
     let snapshot = Cmd::SnapshotSync {
-        device: "q".to_owned(),
+        device: "q".into(),
         snapshot_file: bench.path("over").to_str().unwrap().to_owned(),
         snapshot_node_name: None,
         format: "qcow2".to_owned(),

@@ -12,7 +12,7 @@ use crate::{
 
 pub(super) fn snapshot(device: &str, file: &Path) -> Cmd {
     Cmd::SnapshotSync {
-        device: device.to_owned(),
+        device: device.into(),
         snapshot_file: file.display().to_string(),
         snapshot_node_name: None,
         format: "qcow2".to_owned(),

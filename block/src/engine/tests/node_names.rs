@@ -7,7 +7,7 @@ use super::{
     live::{completed, snapshot, stream},
 };
 use crate::{
-    api::{Cmd, CmdError, Reply},
+    api::{Cmd, CmdError, DiskName, Reply},
     disk::Disk,
     engine::DiskSpec,
     graph::{DiskOptions, Format, chain::ImageOptions},
@@ -61,7 +61,7 @@ fn an_overlay_does_not_take_the_name_of_a_disk() {
         assert!(!bench.path("overlay").exists(), "{name}");
     }
     let resize = Cmd::Resize {
-        device: "d2".to_owned(),
+        device: "d2".into(),
         size: 1 << 20,
     };
     bench.command(resize).unwrap();
@@ -147,6 +147,44 @@ fn a_name_is_free_again_when_its_layer_is_gone() {
 }
 
 #[test]
+fn what_there_is_not_is_told_as_it_was_named() {
+    let bench = Bench::new();
+    let (d1, d2) = two_disks(&bench);
+    for (device, node_name, said) in [
+        (Some("x"), None, "device='x' nor node-name=''"),
+        (None, Some("x"), "device='' nor node-name='x'"),
+        (Some("x"), Some("y"), "device='x' nor node-name='y'"),
+    ] {
+        let name = DiskName {
+            device: device.map(str::to_owned),
+            node_name: node_name.map(str::to_owned),
+        };
+        let resize = Cmd::Resize {
+            device: name.clone(),
+            size: 1 << 20,
+        };
+        let mut overlay = named_snapshot(&bench, "", "overlay", "n");
+        if let Cmd::SnapshotSync { device, .. } = &mut overlay {
+            *device = name;
+        }
+        for cmd in [resize, overlay] {
+            let error = bench.command(cmd).unwrap_err();
+            assert_eq!(error.desc, format!("Cannot find {said}"));
+        }
+    }
+    // Where there is no such disk the node name counts.
+    let resize = Cmd::Resize {
+        device: DiskName {
+            device: Some("x".to_owned()),
+            node_name: Some("n2".to_owned()),
+        },
+        size: 1 << 20,
+    };
+    bench.command(resize).unwrap();
+    assert_eq!((d1.info().size, d2.info().size), (4 << 20, 1 << 20));
+}
+
+#[test]
 fn layers_below_a_top_are_found_and_say_that_they_are_in_use() {
     let bench = Bench::new();
     let _disk = open(&bench, &bench.create("1"), "virtio0", "mid").unwrap();
@@ -154,7 +192,7 @@ fn layers_below_a_top_are_found_and_say_that_they_are_in_use() {
         .command(named_snapshot(&bench, "virtio0", "2", "top"))
         .unwrap();
     let resize = Cmd::Resize {
-        device: "mid".to_owned(),
+        device: "mid".into(),
         size: 8 << 20,
     };
     let busy = "Node 'mid' is busy: node is used as backing hd of 'top'";

@@ -15,7 +15,7 @@ use crate::{
 
 fn snapshot(bench: &Bench, file: &Path, format: &str) -> String {
     let cmd = Cmd::SnapshotSync {
-        device: "virtio0".to_owned(),
+        device: "virtio0".into(),
         snapshot_file: file.display().to_string(),
         snapshot_node_name: None,
         format: format.to_owned(),

@@ -18,7 +18,7 @@ use crate::{
 
 fn resize(device: &str, size: u64) -> Cmd {
     Cmd::Resize {
-        device: device.to_owned(),
+        device: device.into(),
         size,
     }
 }

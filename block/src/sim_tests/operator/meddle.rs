@@ -116,7 +116,7 @@ impl Operator {
 
 fn snapshot(layer: &std::path::Path, format: Format, existing: bool) -> Cmd {
     Cmd::SnapshotSync {
-        device: DISK.to_owned(),
+        device: DISK.into(),
         snapshot_file: layer.display().to_string(),
         snapshot_node_name: None,
         format: format.to_string(),

@@ -43,7 +43,7 @@ pub(super) fn block_stream(args: &Args, _: &dyn Machine) -> Step<String> {
 
 pub(super) fn block_resize(args: &Args, _: &dyn Machine) -> Step<String> {
     block(Cmd::Resize {
-        device: args.required_text("device"),
+        device: args.required_text("device").as_str().into(),
         size: args.size("size").unwrap_or(0),
     })
 }
@@ -80,7 +80,7 @@ pub(super) fn snapshot_blkdev(args: &Args, _: &dyn Machine) -> Step<String> {
         return Step::Done("Error: Parameter 'snapshot-file' is missing\n".to_owned());
     };
     block(Cmd::SnapshotSync {
-        device: args.required_text("device"),
+        device: args.required_text("device").as_str().into(),
         snapshot_file,
         snapshot_node_name: None,
         format: args.text("format").unwrap_or_else(|| "qcow2".to_owned()),

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use strata_block::api::{Cmd, CmdError, ErrorClass, OnError, Reply};
+use strata_block::api::{Cmd, CmdError, DiskName, ErrorClass, OnError, Reply};
 
 use super::args::Args;
 use super::{Context, Outcome, Returned, generic, table, version};
@@ -48,15 +48,24 @@ pub(super) fn qmp_capabilities(_: &Args, context: &mut Context<'_>) -> Started {
     Ok(Step::Done(Ok(json!({}).into())))
 }
 
+/// What `device` and `node-name` call a disk by.
+fn disk_name(args: &Args) -> Result<DiskName, CmdError> {
+    let name = DiskName {
+        device: args.text("device"),
+        node_name: args.text("node-name"),
+    };
+    if name.names().next().is_none() {
+        return Err(generic(format!("Cannot find {name}")));
+    }
+    Ok(name)
+}
+
 pub(super) fn blockdev_snapshot_sync(args: &Args, _: &mut Context<'_>) -> Started {
     let snapshot_node_name = args.text("snapshot-node-name");
-    let device = match (args.text("device"), args.text("node-name")) {
-        (None, None) => return Err(generic("Cannot find device='' nor node-name=''")),
-        (_, Some(_)) if snapshot_node_name.is_none() => {
-            return Err(generic("New overlay node-name missing"));
-        }
-        (Some(name), _) | (None, Some(name)) => name,
-    };
+    let device = disk_name(args)?;
+    if device.node_name.is_some() && snapshot_node_name.is_none() {
+        return Err(generic("New overlay node-name missing"));
+    }
     block(Cmd::SnapshotSync {
         device,
         snapshot_file: args.required_text("snapshot-file"),
@@ -67,10 +76,7 @@ pub(super) fn blockdev_snapshot_sync(args: &Args, _: &mut Context<'_>) -> Starte
 }
 
 pub(super) fn block_resize(args: &Args, _: &mut Context<'_>) -> Started {
-    let device = match (args.text("device"), args.text("node-name")) {
-        (None, None) => return Err(generic("Cannot find device='' nor node-name=''")),
-        (Some(name), _) | (None, Some(name)) => name,
-    };
+    let device = disk_name(args)?;
     let size = u64::try_from(args.integer("size").unwrap_or(-1))
         .map_err(|_| generic("Parameter 'size' expects a >0 size"))?;
     block(Cmd::Resize { device, size })

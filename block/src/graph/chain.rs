@@ -417,6 +417,15 @@ fn resolve_json(upper: &Path, what: &str, name: &OsStr) -> Result<PathBuf> {
     Ok(spec.path)
 }
 
+/// Whether the image `upper`, opened with `options`, may name `backing` in its header: where not, it would not open
+/// again (`docs/BACKING-FILES.md`). What is not there is not looked at.
+///
+/// # Errors
+/// Why not, and which option would allow it; as [`resolve`].
+pub fn check_allowed(upper: &Path, backing: &Backing, options: &ImageOptions) -> Result<()> {
+    check_policy(upper, &resolve(upper, backing)?, backing, options)
+}
+
 /// Refuses a backing file that an image may not name.
 pub(super) fn check_policy(
     upper: &Path,

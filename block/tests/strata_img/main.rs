@@ -28,6 +28,7 @@ mod names;
 mod on_devices;
 mod options;
 mod preallocation;
+mod rebase;
 mod repair;
 mod repair_tables;
 mod resize;

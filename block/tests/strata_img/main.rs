@@ -36,6 +36,7 @@ mod same_commands;
 mod same_output;
 mod server;
 mod snapshot;
+mod target_opts;
 mod words;
 
 use std::{

@@ -91,7 +91,7 @@ fn what_there_is_not_is_said_in_one_line() {
         (&["map", "--object", "iothread,id=a", "a.raw"], "--object"),
         (
             &["convert", "--target-image-opts", "a.raw", "b"],
-            "image-opts",
+            "requires use of -n",
         ),
     ] {
         let output = folder.run("strata-img", args);

@@ -41,9 +41,9 @@ pub struct ConvertArgs {
     /// Format of the sources (raw, qcow2, qed); guessed if not given
     #[arg(short = 'f', value_name = "FMT")]
     format: Option<Format>,
-    /// Format of the target
-    #[arg(short = 'O', value_name = "FMT", default_value = "raw")]
-    target_format: Format,
+    /// Format of the target [default: raw]
+    #[arg(short = 'O', value_name = "FMT")]
+    target_format: Option<Format>,
     /// Options of the target's format, as for create
     #[arg(short = 'o', value_name = "NAME=VALUE,...")]
     options: Vec<OsString>,
@@ -83,6 +83,9 @@ pub struct ConvertArgs {
     /// Write to a target that exists already
     #[arg(short = 'n')]
     existing: bool,
+    /// The target is given as options of block drivers (driver=qcow2,file.filename=...), with -n
+    #[arg(long)]
+    target_image_opts: bool,
     /// The target is known to read as zeros (with -n)
     #[arg(long)]
     target_is_zero: bool,
@@ -123,7 +126,7 @@ struct Checked {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: ConvertArgs) -> Result<u8, Failure> {
-    if create::print_help(args.target_format, &args.options)? {
+    if create::print_help(args.target_format(), &args.options)? {
         return Ok(0);
     }
     let checked = args.check().map_err(Failure::new)?;
@@ -159,6 +162,10 @@ pub async fn run(tool: &Tool, args: ConvertArgs) -> Result<u8, Failure> {
 }
 
 impl ConvertArgs {
+    fn target_format(&self) -> Format {
+        self.target_format.unwrap_or(Format::Raw)
+    }
+
     fn check(&self) -> Result<Checked, String> {
         let wanted = self.wanted()?;
         let has_backing = wanted.backing.is_some();
@@ -174,6 +181,12 @@ impl ConvertArgs {
         if self.target_is_zero && !self.existing {
             return Err("--target-is-zero requires use of -n flag".into());
         }
+        if self.target_image_opts && !self.existing {
+            return Err("--target-image-opts requires use of -n flag".into());
+        }
+        if self.target_image_opts && self.target_format.is_some() {
+            return Err("--image-opts and --format are mutually exclusive".into());
+        }
         if self.existing && !self.options.is_empty() {
             return Err("-o has no effect when skipping image creation".into());
         }
@@ -184,7 +197,7 @@ impl ConvertArgs {
         if !self.existing && backing.is_some_and(|backing| backing.format.is_none()) {
             return Err("Use of backing file requires explicit backing format".into());
         }
-        if self.compress && self.target_format != Format::Qcow2 {
+        if self.compress && !self.target_image_opts && self.target_format() != Format::Qcow2 {
             return Err("Compression not supported for this file format".into());
         }
         if self.target_is_zero && has_backing {

@@ -8,6 +8,7 @@ pub use help::amend_text as amend_help;
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -20,7 +21,7 @@ use strata_block::{
     qed,
 };
 
-use crate::{Failure, Reading, Tool, everywhere, option_list, output, size};
+use crate::{Failure, Reading, Tool, drivers, everywhere, option_list, output, size};
 
 #[derive(Args)]
 #[command(
@@ -33,9 +34,9 @@ pub struct CreateArgs {
     /// Backing file
     #[arg(short = 'b', value_name = "FILE")]
     backing: Option<OsString>,
-    /// Format of the backing file
+    /// Format of the backing file; with -u any that QEMU knows
     #[arg(short = 'F', id = "new_format", value_name = "FMT")]
-    backing_format: Option<Format>,
+    backing_format: Option<String>,
     /// Options of the format: backing_file, backing_fmt, cluster_size, compat, compression_type, data_file, data_file_raw, extended_l2, lazy_refcounts, preallocation, refcount_bits, size
     #[arg(short = 'o', value_name = "NAME=VALUE,...")]
     options: Vec<OsString>,
@@ -58,14 +59,16 @@ pub struct Target<'a> {
     /// Values of `-o`.
     pub options: &'a [OsString],
     pub backing: Option<OsString>,
-    pub backing_format: Option<Format>,
+    pub backing_format: Option<String>,
+    /// The backing file's format need not be one that can be read here.
+    pub any_backing_format: bool,
 }
 
 /// What `-o` and the other options ask for.
 pub struct Wanted {
     pub size: Option<u64>,
     pub backing: Option<OsString>,
-    pub backing_format: Option<Format>,
+    backing_format: Option<String>,
     data_file: Option<OsString>,
     data_file_raw: bool,
     /// All options that were given: numbers in digits, the rest as it was written.
@@ -101,6 +104,7 @@ pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
         options: &args.options,
         backing: args.backing.clone(),
         backing_format: args.backing_format,
+        any_backing_format: args.unsafe_backing,
     };
     let mut wanted = target.wanted().map_err(failed)?;
     if let Some(text) = &args.size {
@@ -143,6 +147,9 @@ pub async fn make(
     durable: bool,
     kept: &Kept,
 ) -> Result<Option<PathBuf>, String> {
+    if file.as_os_str().as_bytes().starts_with(b"json:") {
+        return Err("Unknown protocol 'json'".into());
+    }
     let image = match format {
         Format::Qcow2 => NewImage::Qcow2(image),
         Format::Qed => NewImage::Qed(qed(image)),
@@ -164,7 +171,7 @@ impl Target<'_> {
         let mut wanted = Wanted {
             size: None,
             backing: self.backing.clone(),
-            backing_format: self.backing_format,
+            backing_format: self.backing_format.clone(),
             data_file: None,
             data_file_raw: false,
             given: BTreeMap::new(),
@@ -177,8 +184,18 @@ impl Target<'_> {
         let backing = wanted.backing.as_ref();
         let backing = backing.map(|name| name.display().to_string());
         wanted.repeat("backing_file", backing);
-        let format = wanted.backing_format.map(|format| format.to_string());
-        wanted.repeat("backing_fmt", format);
+        if let Some(format) = &wanted.backing_format {
+            if !self.any_backing_format {
+                format
+                    .parse::<Format>()
+                    .map_err(|error| error.to_string())?;
+            } else if !drivers::is_known(format) {
+                return Err(format!(
+                    "Parameter 'backing-fmt' does not accept value '{format}'"
+                ));
+            }
+        }
+        wanted.repeat("backing_fmt", wanted.backing_format.clone());
         let Some(name) = wanted.backing.clone() else {
             if wanted.backing_format.is_some() {
                 return Err("Backing format cannot be used without backing file".into());
@@ -192,7 +209,7 @@ impl Target<'_> {
             ));
         }
         chain::check_portable(&name)?;
-        let format = wanted.backing_format.map(|format| format.name().to_owned());
+        let format = wanted.backing_format.clone();
         wanted.image.backing = Some(Backing { name, format });
         Ok(wanted)
     }
@@ -210,6 +227,11 @@ pub const CREATION_ONLY: [&str; 7] = [
 ];
 
 impl Wanted {
+    /// The backing file's format, if it is one that can be read here.
+    pub fn backing_format(&self) -> Option<Format> {
+        self.backing_format.as_ref()?.parse().ok()
+    }
+
     fn repeat(&mut self, name: &str, value: Option<String>) {
         self.given
             .extend(value.map(|value| (name.to_owned(), value)));
@@ -259,10 +281,7 @@ impl Wanted {
             // Off, as always.
             "encryption" | "nocow" => {}
             "backing_file" => self.backing = Some(file.to_owned()),
-            "backing_fmt" => {
-                let format = value.parse::<Format>().map_err(|error| error.to_string())?;
-                self.backing_format = Some(format);
-            }
+            "backing_fmt" => self.backing_format = Some(value.to_owned()),
             "cluster_size" => self.image.cluster_size = number()?,
             "compat" => {
                 let unknown = || format!("Invalid parameter '{value}'");
@@ -337,7 +356,7 @@ async fn look_at_backing(tool: &Tool, file: &Path, wanted: &mut Wanted) -> Resul
     let failed = |why: String| Failure::new(format!("{}: {why}", file.display()));
     let path = chain::resolve(file, backing)?;
     let reading = Reading {
-        format: wanted.backing_format,
+        format: wanted.backing_format(),
         force_share: false,
         direct: false,
     };
@@ -362,7 +381,7 @@ async fn named_backing(tool: &Tool, file: &Path, wanted: &Wanted) -> Kept {
     if let Some(backing) = &wanted.image.backing
         && let Ok(path) = chain::resolve(file, backing)
     {
-        let format = wanted.backing_format;
+        let format = wanted.backing_format();
         kept.keep_named(BACKING, &tool.opener, &path, format).await;
     }
     kept

@@ -137,6 +137,7 @@ async fn make(
         options: &[],
         backing: None,
         backing_format: None,
+        any_backing_format: false,
     };
     let mut image = target.wanted().map_err(Failure::new)?.image;
     image.size = size;

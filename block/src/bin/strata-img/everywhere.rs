@@ -36,8 +36,6 @@ pub struct Options {
     /// Images are given as options of block drivers (driver=qcow2,file.filename=...), not by their names
     #[arg(long, global = true, help_heading = "Images")]
     image_opts: bool,
-    #[arg(long, global = true, hide = true)]
-    target_image_opts: bool,
 }
 
 impl Options {
@@ -68,18 +66,14 @@ impl Options {
         if self.trace.is_some() {
             return Some("--trace is not supported: leave it out".to_owned());
         }
-        if self.target_image_opts {
-            let why = "--target-image-opts is not supported: give the target as a file name or an NBD URI, and its format with -O";
-            return Some(why.to_owned());
-        }
         self.objects
             .iter()
             .find_map(|object| object::refused(object))
     }
 }
 
-/// The image that is called `name`, which may be a list of options.
-fn spec(name: &Path, is_list: bool, options: ImageOptions) -> Result<(PathBuf, ImageOptions)> {
+/// As [`Options::named`], where `is_list` says whether the name is a list of options.
+pub fn spec(name: &Path, is_list: bool, options: ImageOptions) -> Result<(PathBuf, ImageOptions)> {
     let spec = match is_list {
         false => ImageSpec::from_name(name),
         true => ImageSpec::from_options(&name.to_string_lossy()),

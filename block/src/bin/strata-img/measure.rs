@@ -61,6 +61,7 @@ pub async fn run(tool: &Tool, args: MeasureArgs) -> Result<u8, Failure> {
         options: &args.options,
         backing: None,
         backing_format: None,
+        any_backing_format: false,
     };
     let mut image = target.wanted().map_err(Failure::new)?.image;
     let measured = if let Some(file) = args.files.first() {

@@ -17,8 +17,8 @@ use strata_block::{
 use super::{Checked, ConvertArgs};
 use crate::{
     Failure, Reading, Tool,
-    cache::CacheMode,
     create::{self, Wanted},
+    everywhere,
 };
 
 /// A target that is being written.
@@ -59,7 +59,7 @@ impl ConvertArgs {
         if let (Some(backing), false) = (&wanted.backing, self.existing) {
             let path = chain::resolve(target, backing)?;
             let reading = Reading {
-                format: checked.wanted.backing_format,
+                format: checked.wanted.backing_format(),
                 force_share: false,
                 direct: false,
             };
@@ -81,12 +81,25 @@ impl ConvertArgs {
         kept: &Kept,
     ) -> Result<Target, Failure> {
         let mut made = None;
+        let mut options = ImageOptions {
+            format: Some(self.target_format()).filter(|_| !self.target_image_opts),
+            no_flush: checked.cache.no_flush,
+            direct: checked.cache.direct,
+            discard: true,
+            ..ImageOptions::default()
+        };
+        let mut path = path.to_owned();
         if self.existing {
-            kept.check_path(path)?;
+            (path, options) = everywhere::spec(&path, self.target_image_opts, options)?;
+            if options.read_only {
+                let name = path.display();
+                return Err(Failure::new(format!("'{name}': Block node is read-only")));
+            }
+            kept.check_path(&path)?;
         } else {
-            made = self.make_target(tool, path, len, checked, kept).await?;
+            made = self.make_target(tool, &path, len, checked, kept).await?;
         }
-        let opened = self.open(tool, path, len, checked.cache, kept).await;
+        let opened = self.open(tool, &path, len, options, kept).await;
         if let (Err(_), Some(path)) = (&opened, &made) {
             let _ = fs::remove_file(path);
         }
@@ -106,16 +119,9 @@ impl ConvertArgs {
         tool: &Tool,
         path: &Path,
         len: u64,
-        cache: CacheMode,
+        options: ImageOptions,
         kept: &Kept,
     ) -> Result<Rc<Node>, Failure> {
-        let options = ImageOptions {
-            format: Some(self.target_format),
-            no_flush: cache.no_flush,
-            direct: cache.direct,
-            discard: true,
-            ..ImageOptions::default()
-        };
         let node = tool.opener.open(path, &tool.everywhere.of(options)).await?;
         kept.check(node.storage())?;
         kept.check(node.data_storage())?;
@@ -128,10 +134,11 @@ impl ConvertArgs {
     /// What the options ask for, if that goes together.
     pub(super) fn wanted(&self) -> Result<Wanted, String> {
         let target = create::Target {
-            format: self.target_format,
+            format: self.target_format(),
             options: &self.options,
             backing: self.backing.clone(),
-            backing_format: self.backing_format,
+            backing_format: self.backing_format.map(|format| format.to_string()),
+            any_backing_format: false,
         };
         let wanted = target.wanted()?;
         if self.compress && wanted.image.data_file.is_some() {
@@ -155,12 +162,12 @@ impl ConvertArgs {
         let durable = !checked.cache.no_flush;
         let mut image = checked.wanted.image.clone();
         image.size = len;
-        let made = create::make(tool, path, self.target_format, image, durable, kept).await;
+        let made = create::make(tool, path, self.target_format(), image, durable, kept).await;
         made.map_err(|why| self.failed_to_make(path, &why))
     }
 
     fn failed_to_make(&self, path: &Path, why: &str) -> Failure {
-        let (file, format) = (path.display(), self.target_format);
+        let (file, format) = (path.display(), self.target_format());
         Failure::new(format!("{file}: error while converting {format}: {why}"))
     }
 }

@@ -342,17 +342,17 @@ fn is_too_many(error: &Error) -> bool {
     error.to_string().contains("refcounts have")
 }
 
-async fn id_of(image: &Qcow2, name: &str) -> String {
-    let snapshots = image.snapshots().await.unwrap();
+async fn id_of(image: &Qcow2, name: &str) -> Result<String> {
+    let snapshots = image.snapshots().await?;
     let found = snapshots.into_iter().find(|s| s.name == name);
-    found.expect("it was there").id
+    Ok(found.expect("it was there").id)
 }
 
 async fn run(node: &Node, change: Change, name: &str) -> Result<()> {
     let image = node.as_qcow2().expect("chosen for it");
     match change {
         Change::Create => image.create_snapshot(name, UNIX_EPOCH).await,
-        Change::Apply => image.apply_snapshot(&id_of(image, name).await).await,
-        Change::Delete => image.delete_snapshot(&id_of(image, name).await).await,
+        Change::Apply => image.apply_snapshot(&id_of(image, name).await?).await,
+        Change::Delete => image.delete_snapshot(&id_of(image, name).await?).await,
     }
 }

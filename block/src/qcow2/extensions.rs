@@ -196,7 +196,11 @@ impl Extensions {
     pub fn feature_names(&self, mut bits: u64) -> String {
         let mut names = Vec::new();
         let table = self.find(FEATURE_NAMES).unwrap_or_default();
-        for entry in table.chunks_exact(FEATURE_NAME_LEN) {
+        for entry in table.chunks(FEATURE_NAME_LEN) {
+            // The last one may be cut short.
+            if entry.len() < 3 {
+                continue;
+            }
             let bit = 1u64.checked_shl(entry[1].into()).unwrap_or(0);
             if entry[0] != 0 || bits & bit == 0 {
                 continue;

@@ -38,6 +38,12 @@ fn features_have_names() {
     assert_eq!(list.feature_names(1 << 9 | 1 << 63), unknown);
     let all = format!("corrupt bit, compression type, {unknown}");
     assert_eq!(list.feature_names(1 << 9 | 1 << 63 | 0b1010), all);
+    // The last name of a table may be cut short.
+    let mut area = 0x6803_f857_u32.to_be_bytes().to_vec();
+    area.extend(8_u32.to_be_bytes());
+    area.extend(b"\x00\x3fnovel\0");
+    let list = Extensions::parse(&area).unwrap();
+    assert_eq!(list.feature_names(1 << 63), "novel");
 }
 
 #[test]

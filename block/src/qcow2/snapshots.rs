@@ -52,8 +52,11 @@ impl SnapshotEntry {
 
     /// Whether the L1 table lies where one can: behind the header and within a file of `file_len`
     /// bytes, whose last cluster may be cut short. (Otherwise a few bytes of a hostile image could
-    /// make us read gigabytes of nothing.)
+    /// make us read gigabytes of nothing.) One without entries, of a disk without bytes, lies nowhere.
     pub fn has_valid_l1(&self, geometry: &Geometry, file_len: u64) -> bool {
+        if self.l1_size == 0 {
+            return geometry.in_cluster(self.l1_offset) == 0;
+        }
         let file_end = file_len.next_multiple_of(geometry.cluster_size());
         let end = self.l1_offset.checked_add(self.l1_bytes());
         self.l1_bytes() <= MAX_L1_BYTES

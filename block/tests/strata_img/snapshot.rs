@@ -114,3 +114,26 @@ fn a_snapshot_that_cannot_be_changed_leaves_the_image_as_usable_as_it_was() {
         }
     }
 }
+
+/// QEMU gives the L1 table of such a snapshot no place.
+#[test]
+fn snapshots_of_a_disk_without_bytes() {
+    let folder = Folder::new();
+    folder.qemu(&["create", "-q", "-f", "qcow2", "a", "0"]);
+    folder.qemu(&["snapshot", "-c", "theirs", "a"]);
+    folder.ok("strata-img", &["snapshot", "-c", "ours", "a"]);
+    folder.ok("strata-img", &["check", "-q", "a"]);
+    folder.ok("strata-img", &["resize", "-q", "-f", "qcow2", "a", "1M"]);
+    folder.qemu_io("a", &["write -P 1 0 1M"]);
+    for name in ["theirs", "ours"] {
+        folder.ok("strata-img", &["snapshot", "-a", name, "a"]);
+        folder.qemu(&["check", "-q", "a"]);
+        assert!(
+            folder
+                .ok("strata-img", &["info", "a"])
+                .contains("virtual size: 0 B")
+        );
+        folder.ok("strata-img", &["snapshot", "-d", name, "a"]);
+        folder.qemu(&["check", "-q", "a"]);
+    }
+}

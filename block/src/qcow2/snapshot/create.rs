@@ -60,8 +60,11 @@ impl Qcow2 {
                 self.end_snapshot_change().await?;
                 return Ok(false);
             }
-            let table = self.write_snapshot_l1(&l1).await?;
-            snapshot.l1_offset = self.geometry.host_offset(table.first);
+            // A disk without bytes has none.
+            if !l1.is_empty() {
+                let table = self.write_snapshot_l1(&l1).await?;
+                snapshot.l1_offset = self.geometry.host_offset(table.first);
+            }
             snapshots.push(snapshot);
             self.write_snapshots(&snapshots).await?;
             self.end_snapshot_change().await?;
@@ -76,7 +79,7 @@ impl Qcow2 {
 
     async fn write_snapshot_l1(&self, l1: &[u64]) -> Result<HostRun> {
         let g = &self.geometry;
-        let count = g.clusters_for(l1.len() as u64 * 8).max(1);
+        let count = g.clusters_for(l1.len() as u64 * 8);
         let run = self.allocate_adjacent(count).await?;
         self.note_metadata(run, Kind::SnapshotL1)?;
         let mut bytes: Vec<u8> = l1.iter().flat_map(|raw| raw.to_be_bytes()).collect();

@@ -12,6 +12,7 @@ fn is_valid(offset: u64, entries: u32) -> bool {
     };
     let entry = SnapshotEntry {
         len: 64,
+        extra_len: 0,
         l1_offset: offset,
         l1_size: entries,
     };
@@ -29,4 +30,6 @@ fn a_snapshots_l1_table_lies_behind_the_header_and_within_the_file() {
     assert!(!is_valid(520, 1), "not at a cluster");
     assert!(!is_valid(u64::MAX - 511, 64), "wraps");
     assert!(!is_valid(512, u32::MAX));
+    assert!(is_valid(0, 0), "of a disk without bytes");
+    assert!(!is_valid(8, 0), "not at a cluster");
 }

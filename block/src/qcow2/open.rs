@@ -229,7 +229,7 @@ fn check_tables(
     Ok(None)
 }
 
-fn in_need_of_repair(why: String) -> String {
+pub(super) fn in_need_of_repair(why: String) -> String {
     format!("{why}: repair it with 'strata-img check -r all'")
 }
 
@@ -344,13 +344,13 @@ fn map_metadata(
 fn map_snapshots(
     map: &MetadataMap,
     header: &Header,
-    snapshots: &[SnapshotEntry],
+    snapshots: &[(u64, SnapshotEntry)],
 ) -> std::result::Result<(), String> {
     let g = &header.geometry;
     let add = |offset, bytes, kind| note_table(map, g, offset, bytes, kind);
-    let table_bytes = snapshots.iter().map(|snapshot| snapshot.len).sum();
+    let table_bytes = snapshots.iter().map(|(_, snapshot)| snapshot.len).sum();
     add(header.snapshots_offset, table_bytes, Kind::SnapshotTable)?;
-    for snapshot in snapshots {
+    for (_, snapshot) in snapshots {
         add(snapshot.l1_offset, snapshot.l1_bytes(), Kind::SnapshotL1)?;
     }
     Ok(())

@@ -1,21 +1,25 @@
 //! The table of internal snapshots (specification, "Snapshots").
 
 use super::{
-    geometry::{Geometry, MAX_L1_BYTES},
+    geometry::{Geometry, MAX_L1_BYTES, MAX_SNAPSHOTS},
     header::Header,
 };
 use crate::{error::IoResult, storage::Storage};
 
 /// Bytes of an entry before its extra data, id and name.
 const FIXED: usize = 40;
-/// Bytes of an entry at most: extra data, id and name have limits of their own in QEMU, too.
-const MAX_ENTRY: u64 = FIXED as u64 + 1024 + 2 * 65536;
+/// Bytes of extra data at most, as QEMU has it.
+pub const MAX_EXTRA: u64 = 1024;
+/// Bytes of a table at most, as QEMU has it.
+pub const MAX_TABLE: u64 = 1024 * MAX_SNAPSHOTS as u64;
 
 /// An entry of the table, as far as it says where things are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotEntry {
     /// Bytes of the entry, with padding.
     pub len: u64,
+    /// Bytes of extra data in it.
+    pub extra_len: u64,
     /// Where the snapshot's L1 table starts.
     pub l1_offset: u64,
     /// Entries of that table.
@@ -23,11 +27,13 @@ pub struct SnapshotEntry {
 }
 
 impl SnapshotEntry {
-    /// Reads the entry at `at`; `None` if there is no valid one.
+    /// Reads the entry that lies `done` bytes behind the start of the table; `None` if that is behind
+    /// the end of the file, or the table gets too big.
     ///
     /// # Errors
     /// The host's error.
-    pub async fn read(file: &Storage, at: u64) -> IoResult<Option<Self>> {
+    pub async fn read(file: &Storage, table: u64, done: u64) -> IoResult<Option<Self>> {
+        let at = table + done;
         if at >= file.len() {
             return Ok(None);
         }
@@ -36,13 +42,15 @@ impl SnapshotEntry {
             let bytes = &fixed[start..start + len];
             bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
         };
-        let len = FIXED as u64 + be(36, 4) + be(12, 2) + be(14, 2);
+        let extra_len = be(36, 4);
+        let len = FIXED as u64 + extra_len + be(12, 2) + be(14, 2);
         let entry = Self {
             len: len.next_multiple_of(8),
+            extra_len,
             l1_offset: be(0, 8),
             l1_size: be(8, 4) as u32,
         };
-        Ok((len <= MAX_ENTRY).then_some(entry))
+        Ok((done + entry.len <= MAX_TABLE).then_some(entry))
     }
 
     /// Bytes of the snapshot's L1 table.
@@ -66,24 +74,30 @@ impl SnapshotEntry {
     }
 }
 
-/// All entries that the header names, for an image that is to be written.
+/// All entries that the header names, with where they lie in the table.
 ///
 /// # Errors
 /// The inner error says what is wrong with the table, the outer is the host's.
 pub async fn read_entries(
     file: &Storage,
     header: &Header,
-) -> IoResult<Result<Vec<SnapshotEntry>, String>> {
+) -> IoResult<Result<Vec<(u64, SnapshotEntry)>, String>> {
     let mut entries = Vec::new();
-    let mut at = header.snapshots_offset;
+    let mut done = 0;
     for index in 0..header.snapshots {
-        match SnapshotEntry::read(file, at).await? {
-            Some(entry) if entry.has_valid_l1(&header.geometry, file.len()) => {
-                at += entry.len;
-                entries.push(entry);
-            }
-            _ => return Ok(Err(format!("internal snapshot {index} is not valid"))),
+        let Some(entry) = SnapshotEntry::read(file, header.snapshots_offset, done).await? else {
+            return Ok(Err("snapshot table is too big".into()));
+        };
+        if !entry.has_valid_l1(&header.geometry, file.len()) {
+            return Ok(Err(format!("internal snapshot {index} is not valid")));
         }
+        if entry.extra_len > MAX_EXTRA {
+            return Ok(Err(format!(
+                "too much extra metadata in snapshot table entry {index}"
+            )));
+        }
+        entries.push((done, entry));
+        done += entry.len;
     }
     Ok(Ok(entries))
 }

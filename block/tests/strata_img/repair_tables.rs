@@ -1,6 +1,6 @@
 //! `check -r all` where the refcount table or the table of internal snapshots cannot be used.
 
-use crate::{Folder, text};
+use crate::{Folder, same_output::assert_same, text};
 
 /// Where header fields lie.
 const REFCOUNT_TABLE: usize = 48;
@@ -282,4 +282,83 @@ fn snapshots_that_lead_nowhere_are_dropped() {
         assert!(said.contains(what), "{said}");
         assert_eq!(snapshots(&folder), left, "{what}");
     }
+}
+
+/// What `info` and a command that writes say of the image.
+fn refused(folder: &Folder) -> [String; 2] {
+    let info: &[&str] = &["info", "a"];
+    [info, &["resize", "-f", "qcow2", "a", "2M"]].map(|command| {
+        let output = folder.run("strata-img", command);
+        assert_eq!(output.status.code(), Some(1), "{command:?}");
+        text(&output.stderr)
+    })
+}
+
+/// Extra data as long as all of an entry may be, which leads behind the end of the file: the snapshot
+/// loses its name, and nothing else.
+#[test]
+fn extra_data_that_hides_what_follows_is_cut() {
+    let folder = image();
+    let first = 40 + 24 + 4_usize;
+    let second = folder.peek("a", SNAPSHOT_TABLE) as usize + first.next_multiple_of(8);
+    folder.poke("a", second + 36, &[0, 1, 0, 0]);
+    for said in refused(&folder) {
+        let what = "too much extra metadata in snapshot table entry 1";
+        assert!(
+            said.contains(what) && said.contains("check -r all"),
+            "{said}"
+        );
+    }
+    std::fs::copy(folder.path("a"), folder.path("b")).unwrap();
+    folder.run(
+        "qemu-img",
+        &["check", "-q", "-f", "qcow2", "-r", "all", "b"],
+    );
+    let said = repaired(&folder);
+    let what = "Discarding too much extra metadata in snapshot table entry 1 (65536 > 1024)";
+    assert!(said.contains(what), "{said}");
+    let list = |name| folder.qemu(&["snapshot", "-l", name]);
+    assert_eq!(list("a").lines().count(), 4);
+    assert_eq!(list("a"), list("b"));
+}
+
+/// More than 64 MiB: QEMU opens no such image.
+#[test]
+fn a_table_that_is_too_big_is_cut() {
+    const COUNT: usize = 508;
+    let folder = image();
+    let table = 1 << 20;
+    let mut fixed = [0; 40];
+    fixed[12..16].fill(0xff);
+    fixed[36..].copy_from_slice(&1024_u32.to_be_bytes());
+    let len = usize::next_multiple_of(40 + 1024 + 2 * 65535, 8);
+    let file = std::fs::File::options().write(true).open(folder.path("a"));
+    let file = file.unwrap();
+    file.set_len((table + COUNT * len) as u64).unwrap();
+    for n in 0..COUNT {
+        std::os::unix::fs::FileExt::write_all_at(&file, &fixed, (table + n * len) as u64).unwrap();
+    }
+    folder.poke("a", SNAPSHOT_TABLE, &(table as u64).to_be_bytes());
+    folder.poke("a", SNAPSHOTS, &(COUNT as u32).to_be_bytes());
+    for said in refused(&folder) {
+        let what = "snapshot table is too big";
+        assert!(
+            said.contains(what) && said.contains("check -r all"),
+            "{said}"
+        );
+    }
+    std::fs::copy(folder.path("a"), folder.path("b")).unwrap();
+    folder.run(
+        "qemu-img",
+        &["check", "-q", "-f", "qcow2", "-r", "all", "b"],
+    );
+    let (code, said) = check(&folder, "strata-img", &["-r", "all"]);
+    assert_eq!(code, Some(0), "{said}");
+    let what = "Discarding 1 overhanging snapshots (snapshot table is too big)";
+    assert!(said.contains(what), "{said}");
+    assert_eq!(check(&folder, "qemu-img", &[]).0, Some(0));
+    let count = |name| folder.peek(name, SNAPSHOTS) >> 32;
+    assert_eq!(count("a"), COUNT as u64 - 1);
+    assert_eq!(count("a"), count("b"));
+    assert_same(&folder, &["snapshot", "-l", "a"]);
 }

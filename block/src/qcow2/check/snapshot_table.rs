@@ -9,19 +9,19 @@ use crate::{
     qcow2::{
         Qcow2, Snapshot,
         geometry::{HostCluster, HostRun, MAX_SNAPSHOTS},
-        snapshots::SnapshotEntry,
+        snapshots::{MAX_EXTRA, MAX_TABLE, SnapshotEntry},
         width,
     },
 };
 
 /// Bytes of an entry before its extra data, id and name.
 const FIXED: u64 = 40;
-/// Bytes of extra data at most, as QEMU has it.
-const MAX_EXTRA: u64 = 1024;
 /// Bytes of extra data at least, in version 3 (specification, "Snapshots").
 const MIN_EXTRA: u64 = 16;
-/// Bytes of a table at most, as QEMU has it.
-const MAX_TABLE: u64 = 1024 * MAX_SNAPSHOTS as u64;
+/// Bytes of extra data in an entry that has been completed.
+const COMPLETE_EXTRA: u64 = 24;
+/// Bytes that a table which is too big is followed for.
+const MAX_FOLLOWED: u64 = i32::MAX as u64;
 
 /// Something that is wrong with the table.
 pub(super) struct Fault {
@@ -42,6 +42,8 @@ pub(super) struct Survey {
     kept: Vec<Snapshot>,
     /// Bytes of the table.
     len: u64,
+    /// Bytes that its entries take once they are put right.
+    right_len: u64,
 }
 
 /// What one entry turned out to be.
@@ -49,6 +51,7 @@ enum Found {
     Entry {
         snapshot: Snapshot,
         len: u64,
+        right_len: u64,
     },
     /// It is not an entry, and so there is no way to the next one.
     End,
@@ -87,8 +90,13 @@ impl Qcow2 {
         for index in 0..count {
             let at = header.snapshots_offset + survey.len;
             match self.survey_entry(&mut survey, index, at).await? {
-                Found::Entry { snapshot, len } => {
+                Found::Entry {
+                    snapshot,
+                    len,
+                    right_len,
+                } => {
                     survey.len += len;
+                    survey.right_len += right_len;
                     self.keep_or_drop(&mut survey, index, snapshot);
                 }
                 Found::End => {
@@ -108,7 +116,7 @@ impl Qcow2 {
     /// Reads the entry at `at`, with extra data as it should be.
     async fn survey_entry(&self, survey: &mut Survey, index: u32, at: u64) -> IoResult<Found> {
         let end = self.file.len();
-        if survey.len > MAX_TABLE || at >= end {
+        if at >= end {
             return Ok(Found::End);
         }
         let mut fixed = self.file.read_vec(at, FIXED as usize).await?;
@@ -118,11 +126,18 @@ impl Qcow2 {
         };
         let (names, extra_len) = (be(12, 2) + be(14, 2), be(36, 4));
         let len = (FIXED + extra_len + names).next_multiple_of(8);
-        // The last cluster of the file may be cut short.
-        if at + len > end.next_multiple_of(self.geometry.cluster_size()) {
+        let extra = extra_len.min(MAX_EXTRA);
+        let right_extra = if self.geometry.version > 2 && extra_len < MIN_EXTRA {
+            COMPLETE_EXTRA
+        } else {
+            extra
+        };
+        let right_len = (FIXED + right_extra + names).next_multiple_of(8);
+        if survey.right_len + right_len > MAX_TABLE || survey.len + len > MAX_FOLLOWED {
             return Ok(Found::End);
         }
-        let extra = extra_len.min(MAX_EXTRA);
+        // What would lie behind the end of the file reads as zeros: better a snapshot without a name
+        // than none.
         fixed[36..].copy_from_slice(&(extra as u32).to_be_bytes());
         let behind = self.file.read_vec(at + FIXED, extra as usize).await?;
         let names_at = at + FIXED + extra_len;
@@ -139,12 +154,17 @@ impl Qcow2 {
             let what = format!("snapshot table entry {index} is incomplete");
             survey.fault(what.clone(), format!("Repairing {what}"));
         }
-        Ok(Found::Entry { snapshot, len })
+        Ok(Found::Entry {
+            snapshot,
+            len,
+            right_len,
+        })
     }
 
     fn keep_or_drop(&self, survey: &mut Survey, index: u32, snapshot: Snapshot) {
         let entry = SnapshotEntry {
             len: 0,
+            extra_len: 0,
             l1_offset: snapshot.l1_offset,
             l1_size: snapshot.l1_size,
         };
@@ -189,7 +209,7 @@ impl Check<'_> {
         let mut header = image.area.borrow().header.clone();
         let old = HostRun {
             first: g.host_cluster(header.snapshots_offset),
-            count: g.clusters_for(survey.len),
+            count: g.clusters_for(survey.len.min(image.file.len())),
         };
         header.snapshots = survey.kept.len() as u32;
         header.snapshots_offset = 0;

@@ -14,15 +14,16 @@ impl Check<'_> {
             self.lost_tables = true;
             return Ok(());
         }
-        let mut at = header.snapshots_offset;
+        let table = header.snapshots_offset;
+        let mut done = 0;
         for index in 0..header.snapshots.min(MAX_SNAPSHOTS) {
-            let Some(entry) = SnapshotEntry::read(&self.image.file, at).await? else {
+            let Some(entry) = SnapshotEntry::read(&self.image.file, table, done).await? else {
                 self.report
                     .corruption(format!("ERROR snapshot {index} has no valid table entry"));
                 self.lost_tables = true;
                 break;
             };
-            at += entry.len;
+            done += entry.len;
             let l1_offset = entry.l1_offset;
             if !entry.has_valid_l1(&self.image.geometry, self.image.file.len()) {
                 self.report.corruption(format!(
@@ -34,7 +35,7 @@ impl Check<'_> {
             let entries = self.read_entries(l1_offset, entry.l1_size as usize).await;
             self.count_l1(l1_offset, &entries, false).await?;
         }
-        self.count(header.snapshots_offset, at - header.snapshots_offset);
+        self.count(table, done);
         Ok(())
     }
 

@@ -19,6 +19,7 @@ impl Qcow2 {
         }
         let entry = SnapshotEntry {
             len: 0,
+            extra_len: 0,
             l1_offset: snapshot.l1_offset,
             l1_size: snapshot.l1_size,
         };

@@ -3,7 +3,12 @@
 use crate::{
     error::{IoResult, Result},
     qcow2::{
-        Qcow2, geometry::HostRun, header::Header, metadata_map::Kind, snapshots::SnapshotEntry,
+        Qcow2,
+        geometry::HostRun,
+        header::Header,
+        metadata_map::Kind,
+        open::in_need_of_repair,
+        snapshots::{self, SnapshotEntry},
     },
 };
 
@@ -45,7 +50,9 @@ impl Snapshot {
         let id = FIXED + extra_len;
         let extra = |at: usize| (extra_len >= at + 8).then(|| be(FIXED + at, 8));
         let text = |from: usize, len: usize| {
-            String::from_utf8_lossy(&bytes[from..from + len]).into_owned()
+            // To QEMU they are strings of C.
+            let text = bytes[from..from + len].split(|&byte| byte == 0).next();
+            String::from_utf8_lossy(text.unwrap_or_default()).into_owned()
         };
         Self {
             id: text(id, id_len),
@@ -98,22 +105,22 @@ impl Qcow2 {
     /// # Errors
     /// The table cannot be read, or is not valid.
     pub async fn snapshots(&self) -> Result<Vec<Snapshot>> {
-        let header = self.area.borrow().header.clone();
+        let (header, entries) = self.snapshot_entries().await?;
         let mut snapshots = Vec::new();
-        let mut at = header.snapshots_offset;
-        for index in 0..header.snapshots {
-            let entry = SnapshotEntry::read(&self.file, at).await?;
-            let Some(entry) = entry.filter(|e| e.has_valid_l1(&self.geometry, self.file.len()))
-            else {
-                return Err(
-                    self.snapshot_refused(format!("internal snapshot {index} is not valid"))
-                );
-            };
+        for (at, entry) in entries {
+            let at = header.snapshots_offset + at;
             let bytes = self.file.read_vec(at, entry.len as usize).await?;
             snapshots.push(Snapshot::parse(&bytes));
-            at += entry.len;
         }
         Ok(snapshots)
+    }
+
+    /// The entries of the table, as far as they say where things are, and the header that names them.
+    async fn snapshot_entries(&self) -> Result<(Header, Vec<(u64, SnapshotEntry)>)> {
+        let header = self.area.borrow().header.clone();
+        let entries = snapshots::read_entries(&self.file, &header).await?;
+        let entries = entries.map_err(|why| self.snapshot_refused(in_need_of_repair(why)))?;
+        Ok((header, entries))
     }
 
     /// Puts a table of `snapshots` in the place of the present one, in new clusters: durable, with
@@ -147,21 +154,13 @@ impl Qcow2 {
 
     /// The clusters of the present table.
     async fn snapshot_table(&self) -> IoResult<HostRun> {
-        let Header {
-            snapshots,
-            snapshots_offset,
-            ..
-        } = self.area.borrow().header.clone();
-        let mut at = snapshots_offset;
-        for _ in 0..snapshots {
-            match SnapshotEntry::read(&self.file, at).await? {
-                Some(entry) => at += entry.len,
-                None => return Err(self.corrupt("the snapshot table is not valid")),
-            }
-        }
+        let header = self.area.borrow().header.clone();
+        let entries = snapshots::read_entries(&self.file, &header).await?;
+        let entries = entries.map_err(|why| self.corrupt(why))?;
+        let len = entries.iter().map(|(_, entry)| entry.len).sum();
         Ok(HostRun {
-            first: self.geometry.host_cluster(snapshots_offset),
-            count: self.geometry.clusters_for(at - snapshots_offset),
+            first: self.geometry.host_cluster(header.snapshots_offset),
+            count: self.geometry.clusters_for(len),
         })
     }
 }

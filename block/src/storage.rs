@@ -7,6 +7,7 @@ mod descriptor_limit;
 mod direct;
 mod file;
 mod files;
+mod hints;
 mod holder;
 mod identity;
 mod lock;
@@ -31,6 +32,7 @@ use std::{
 pub use descriptor_limit::raise_descriptor_limit;
 pub use file::{FileOptions, FileStorage};
 pub use files::Files;
+pub use hints::FileHints;
 pub use holder::Holder;
 pub use identity::Identity;
 pub use lock::Access;
@@ -252,6 +254,21 @@ impl Storage {
             return Ok(());
         }
         self.set_len(len).await
+    }
+
+    /// Forgets what the file holds, and tells its file system how it is to be stored from now on.
+    ///
+    /// # Errors
+    /// As [`Storage::start_over`].
+    pub async fn give_hints(&self, hints: FileHints) -> Result<()> {
+        match self {
+            Self::File(file) if !hints.is_empty() && !self.has_fixed_len() => {
+                self.start_over(0).await?;
+                file.give_hints(hints);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Forgets what the file holds: it gets `len` bytes of zeros. What has a fixed length keeps it, and

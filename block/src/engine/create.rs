@@ -11,7 +11,7 @@ use crate::{
     graph::{Kept, chain},
     qcow2::{self, CreateOptions, Preallocation},
     qed, size,
-    storage::{Files, Storage},
+    storage::{FileHints, Files, Storage},
 };
 
 /// A new image's format, and how it is made.
@@ -44,6 +44,7 @@ struct Way<'a> {
     replace: Option<&'a Kept>,
     /// What has been made, and its name, survive a crash of the host from now on.
     durable: bool,
+    hints: FileHints,
 }
 
 /// Makes an image in a new file, and makes the file and its name durable.
@@ -69,6 +70,7 @@ pub(crate) async fn create_image_in(
         files,
         replace: None,
         durable: true,
+        hints: FileHints::default(),
     };
     make(exec, way, path, image).await.map(|_| ())
 }
@@ -76,7 +78,8 @@ pub(crate) async fn create_image_in(
 /// As [`create_image`], but in a file, a device or an export that may exist: what that holds is lost,
 /// unless the options are refused, others use it or it is one of the `kept` ones. So it is with an
 /// external data file. Returns the path of the image's file if that is new.
-/// What has been made is durable only if `durable` asks for that: it takes its time.
+/// What has been made is durable only if `durable` asks for that: it takes its time. Files are stored as the
+/// `hints` say, where their file system can do that.
 ///
 /// # Errors
 /// One line on what failed; no new file is left behind then.
@@ -86,11 +89,13 @@ pub async fn replace_image(
     image: impl Into<NewImage>,
     durable: bool,
     kept: &Kept,
+    hints: FileHints,
 ) -> Result<Option<PathBuf>> {
     let way = Way {
         files: &Files::Host,
         replace: Some(kept),
         durable,
+        hints,
     };
     make(exec, way, path, image.into()).await
 }
@@ -172,6 +177,7 @@ async fn with_data_file(
     refuse_same(way, &place.file, &data.path)?;
     let data_place = way.place(exec, &data.path).await?;
     let result = async {
+        data_place.file.give_hints(way.hints).await?;
         fill_data_file(&data_place.file, data).await?;
         way.sync_folder(exec, &data_place).await?;
         fill(exec, way, place, image).await
@@ -206,6 +212,7 @@ async fn fill_data_file(file: &Storage, data: &NewDataFile) -> Result<()> {
 
 async fn fill(exec: &Rc<Executor>, way: Way<'_>, place: &Place, image: NewImage) -> Result<()> {
     let file = &place.file;
+    file.give_hints(way.hints).await?;
     match image {
         NewImage::Raw {
             size,

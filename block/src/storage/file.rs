@@ -22,7 +22,7 @@ use rustix::{
 };
 
 use super::{
-    Access, FileExtent, Identity, before_end, direct, holder,
+    Access, FileExtent, FileHints, Identity, before_end, direct, holder,
     lock::{self, LockError},
     lost::Lost,
     ranges, size_limit,
@@ -187,6 +187,11 @@ impl FileStorage {
         let is_new = !was_there && file.is_empty();
         let path = is_new.then(|| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
         Ok((file, path))
+    }
+
+    /// Tells the file system how the file, which is empty, is to be stored.
+    pub(super) fn give_hints(&self, hints: FileHints) {
+        hints.give(&self.file);
     }
 
     /// Locks the file for another use than so far. Where the file system has no locks, that is

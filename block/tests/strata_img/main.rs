@@ -16,6 +16,7 @@ mod descriptors;
 mod device;
 mod encrypted;
 mod features;
+mod hints;
 mod itself;
 mod locks;
 mod longer_target;

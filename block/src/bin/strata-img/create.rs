@@ -19,6 +19,7 @@ use strata_block::{
     graph::{Format, Kept, chain},
     qcow2::{Backing, Compression, CreateOptions, DataFile, Preallocation},
     qed,
+    storage::FileHints,
 };
 
 use crate::{Failure, Reading, Tool, drivers, everywhere, option_list, output, size};
@@ -37,7 +38,7 @@ pub struct CreateArgs {
     /// Format of the backing file; with -u any that QEMU knows
     #[arg(short = 'F', id = "new_format", value_name = "FMT")]
     backing_format: Option<String>,
-    /// Options of the format: backing_file, backing_fmt, cluster_size, compat, compression_type, data_file, data_file_raw, extended_l2, lazy_refcounts, preallocation, refcount_bits, size
+    /// Options of the format: backing_file, backing_fmt, cluster_size, compat, compression_type, data_file, data_file_raw, extended_l2, extent_size_hint, lazy_refcounts, nocow, preallocation, refcount_bits, size
     #[arg(short = 'o', value_name = "NAME=VALUE,...")]
     options: Vec<OsString>,
     /// Do not look at the backing file
@@ -71,6 +72,7 @@ pub struct Wanted {
     backing_format: Option<String>,
     data_file: Option<OsString>,
     data_file_raw: bool,
+    pub hints: FileHints,
     /// All options that were given: numbers in digits, the rest as it was written.
     given: BTreeMap<String, String>,
     pub image: CreateOptions,
@@ -132,7 +134,16 @@ pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
         output::print(&formatting::line(file, args.format, &wanted.given))?;
     }
     let path = everywhere::target(file);
-    let made = make(tool, path, args.format, wanted.image, true, &kept).await;
+    let made = make(
+        tool,
+        path,
+        args.format,
+        wanted.image,
+        true,
+        &kept,
+        wanted.hints,
+    )
+    .await;
     made.map_err(failed)?;
     Ok(0)
 }
@@ -146,6 +157,7 @@ pub async fn make(
     image: CreateOptions,
     durable: bool,
     kept: &Kept,
+    hints: FileHints,
 ) -> Result<Option<PathBuf>, String> {
     if file.as_os_str().as_bytes().starts_with(b"json:") {
         return Err("Unknown protocol 'json'".into());
@@ -158,7 +170,7 @@ pub async fn make(
             preallocation: image.preallocation,
         },
     };
-    let made = replace_image(&tool.exec, file, image, durable, kept).await;
+    let made = replace_image(&tool.exec, file, image, durable, kept, hints).await;
     made.map_err(|error| match error {
         Error::Image { why, .. } => why,
         error => error.to_string(),
@@ -174,6 +186,7 @@ impl Target<'_> {
             backing_format: self.backing_format.clone(),
             data_file: None,
             data_file_raw: false,
+            hints: FileHints::default(),
             given: BTreeMap::new(),
             image: CreateOptions::default(),
         };
@@ -255,10 +268,7 @@ impl Wanted {
         if name == "encryption" && on_off(name, value)? || name.starts_with("encrypt.") {
             return Err(format!("'{name}': images cannot be encrypted"));
         }
-        if name == "extent_size_hint" || name == "nocow" && on_off(name, value)? {
-            return Err(format!("'{name}' is not supported: leave it out"));
-        }
-        let known = matches!(name, "size" | "nocow")
+        let known = matches!(name, "size" | "nocow" | "extent_size_hint")
             || match format {
                 Format::Qcow2 => true,
                 Format::Raw => name == "preallocation",
@@ -279,7 +289,12 @@ impl Wanted {
         match name {
             "size" => self.size = Some(number()?),
             // Off, as always.
-            "encryption" | "nocow" => {}
+            "encryption" => {}
+            "nocow" => self.hints.no_cow = on_off(name, value)?,
+            "extent_size_hint" => {
+                let bytes = u32::try_from(number()?);
+                self.hints.extent_size = bytes.map_err(|_| "Extent size hint is too large")?;
+            }
             "backing_file" => self.backing = Some(file.to_owned()),
             "backing_fmt" => self.backing_format = Some(value.to_owned()),
             "cluster_size" => self.image.cluster_size = number()?,

@@ -13,6 +13,7 @@ use clap::Args;
 use strata_block::{
     graph::{Format, Kept, Node, chain::ImageOptions},
     mem::SgList,
+    storage::FileHints,
 };
 
 use crate::{Failure, Reading, Tool, create, everywhere, size};
@@ -141,7 +142,8 @@ async fn make(
     };
     let mut image = target.wanted().map_err(Failure::new)?.image;
     image.size = size;
-    let made = create::make(tool, path, format, image, true, kept).await;
+    let hints = FileHints::default();
+    let made = create::make(tool, path, format, image, true, kept, hints).await;
     made.map_err(|why| {
         let file = path.display();
         Failure::new(format!(

@@ -45,7 +45,8 @@ impl Subscriber for Warnings {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line::default();
         event.record(&mut line);
-        eprintln!("strata-img: warning: {}{}", line.message, line.fields);
+        let message = crate::without_numbers(&line.message);
+        eprintln!("strata-img: warning: {message}{}", line.fields);
     }
 
     // Spans are not enabled.

@@ -162,7 +162,8 @@ impl ConvertArgs {
         let durable = !checked.cache.no_flush;
         let mut image = checked.wanted.image.clone();
         image.size = len;
-        let made = create::make(tool, path, self.target_format(), image, durable, kept).await;
+        let (format, hints) = (self.target_format(), checked.wanted.hints);
+        let made = create::make(tool, path, format, image, durable, kept, hints).await;
         made.map_err(|why| self.failed_to_make(path, &why))
     }
 

@@ -6,7 +6,10 @@ use strata_block::graph::Format;
 
 /// The options of each format, in the order in which `qemu-img` prints them.
 const ORDER: [(Format, &[&str]); 3] = [
-    (Format::Raw, &["size", "nocow", "preallocation"]),
+    (
+        Format::Raw,
+        &["size", "nocow", "preallocation", "extent_size_hint"],
+    ),
     (
         Format::Qcow2,
         &[
@@ -24,6 +27,7 @@ const ORDER: [(Format, &[&str]); 3] = [
             "lazy_refcounts",
             "refcount_bits",
             "nocow",
+            "extent_size_hint",
         ],
     ),
     (
@@ -35,6 +39,7 @@ const ORDER: [(Format, &[&str]); 3] = [
             "cluster_size",
             "nocow",
             "preallocation",
+            "extent_size_hint",
         ],
     ),
 ];

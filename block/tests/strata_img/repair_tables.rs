@@ -362,3 +362,22 @@ fn a_table_that_is_too_big_is_cut() {
     assert_eq!(count("a"), count("b"));
     assert_same(&folder, &["snapshot", "-l", "a"]);
 }
+
+#[test]
+fn snapshots_without_a_table_are_named() {
+    // Offset and number of entries: not aligned, too many.
+    for (at, bytes) in [(6, [2]), (8, [0x10])] {
+        let folder = image();
+        let table = folder.peek("a", SNAPSHOT_TABLE) as usize;
+        folder.poke("a", table + at, &bytes);
+        let (theirs, ours) = ["qemu-img", "strata-img"]
+            .map(|program| check(&folder, program, &[]))
+            .into();
+        let line = |said: &str| {
+            let line = said.lines().find(|line| line.starts_with("ERROR snapshot"));
+            line.map(str::to_owned)
+        };
+        assert!(line(&theirs.1).is_some(), "{theirs:?}");
+        assert_eq!(line(&theirs.1), line(&ours.1));
+    }
+}

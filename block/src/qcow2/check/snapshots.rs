@@ -3,7 +3,12 @@
 use super::Check;
 use crate::{
     error::IoResult,
-    qcow2::{geometry::MAX_SNAPSHOTS, header::Header, snapshots::SnapshotEntry},
+    qcow2::{
+        Snapshot,
+        geometry::{MAX_L1_BYTES, MAX_SNAPSHOTS},
+        header::Header,
+        snapshots::SnapshotEntry,
+    },
 };
 
 impl Check<'_> {
@@ -23,12 +28,11 @@ impl Check<'_> {
                 self.lost_tables = true;
                 break;
             };
+            let at = table + done;
             done += entry.len;
             let l1_offset = entry.l1_offset;
             if !entry.has_valid_l1(&self.image.geometry, self.image.file.len()) {
-                self.report.corruption(format!(
-                    "ERROR snapshot {index} l1_offset={l1_offset:#x}: L1 table is not valid"
-                ));
+                self.invalid_l1(at, &entry).await?;
                 self.lost_tables = true;
                 continue;
             }
@@ -36,6 +40,26 @@ impl Check<'_> {
             self.count_l1(l1_offset, &entries, false).await?;
         }
         self.count(table, done);
+        Ok(())
+    }
+
+    /// Reports the entry at `at`, whose L1 table lies where none can.
+    async fn invalid_l1(&mut self, at: u64, entry: &SnapshotEntry) -> IoResult<()> {
+        let bytes = self.image.file.read_vec(at, entry.len as usize).await?;
+        let snapshot = Snapshot::parse(&bytes);
+        let who = format!("{} ({})", snapshot.id, snapshot.name);
+        let who: String = who.chars().filter(|c| !c.is_control()).collect();
+        let offset = entry.l1_offset;
+        let why = if self.image.geometry.in_cluster(offset) != 0 {
+            format!("l1_offset={offset:#x}: L1 table is not cluster aligned")
+        } else if entry.l1_bytes() > MAX_L1_BYTES {
+            format!("l1_size={:#x}: L1 table is too large", entry.l1_size)
+        } else {
+            format!("l1_offset={offset:#x}: L1 table lies outside the file")
+        };
+        self.report.corruption(format!(
+            "ERROR snapshot {who} {why}; snapshot table entry corrupted"
+        ));
         Ok(())
     }
 

@@ -190,7 +190,7 @@ impl CreateOptions {
         };
         if size > geometry.max_size() {
             return Err(format!(
-                "a disk of {size} bytes is too large for clusters of {} bytes (at most {} bytes): use larger clusters",
+                "The image size is too large for file format 'qcow2' (try using a larger cluster size): {size} bytes, but clusters of {} bytes allow {}",
                 self.cluster_size,
                 geometry.max_size()
             ));

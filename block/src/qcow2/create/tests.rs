@@ -65,7 +65,7 @@ fn wrong_options_are_told_apart() {
     assert!(why(options(1 << 20, 1000)).contains("power of two"));
     assert!(why(options(1 << 20, 4 << 20)).contains("2048k"));
     assert!(why(options(u64::MAX, 65536)).contains("too large"));
-    assert!(why(options(1 << 40, 512)).contains("use larger clusters"));
+    assert!(why(options(1 << 40, 512)).contains("try using a larger cluster size"));
     let old = CreateOptions {
         version: 2,
         ..options(1 << 20, 65536)

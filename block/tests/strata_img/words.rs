@@ -75,6 +75,29 @@ fn formatting_repeats_what_was_given() {
 }
 
 #[test]
+fn a_backing_file_has_a_name() {
+    let folder = Folder::new();
+    let image = ["a", "1M"];
+    for options in [
+        &["-f", "qcow2", "-F", "raw", "-b", ""][..],
+        &["-f", "qcow2", "-F", "raw", "-b", "", "-u"],
+        &["-f", "qed", "-b", ""],
+        &["-f", "qcow2", "-o", "backing_file=,backing_fmt=raw"],
+        &["-f", "raw", "-b", ""],
+    ] {
+        let [theirs, ours] = both(&folder, &[&["create"], options, &image].concat());
+        assert_eq!((theirs.0, &theirs.2), (Some(1), &ours.2), "{options:?}");
+        assert_eq!(ours.0, Some(1), "{options:?}");
+        assert!(!folder.path("a").exists(), "{options:?}");
+    }
+    folder.ok("strata-img", &["create", "-q", "source", "1M"]);
+    let convert = [
+        "convert", "-O", "qcow2", "-F", "raw", "-B", "", "source", "a",
+    ];
+    assert_eq!(both(&folder, &convert)[1].0, Some(1));
+}
+
+#[test]
 fn sizes_are_read_as_by_qemu() {
     let folder = Folder::new();
     folder.qemu(&["create", "-q", "-f", "qcow2", "a", "1M"]);

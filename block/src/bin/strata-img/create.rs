@@ -221,6 +221,9 @@ impl Target<'_> {
                 self.format
             ));
         }
+        if name.is_empty() {
+            return Err("Expected backing file name, got empty string".into());
+        }
         chain::check_portable(&name)?;
         let format = wanted.backing_format.clone();
         wanted.image.backing = Some(Backing { name, format });
@@ -299,7 +302,7 @@ impl Wanted {
             "backing_fmt" => self.backing_format = Some(value.to_owned()),
             "cluster_size" => self.image.cluster_size = number()?,
             "compat" => {
-                let unknown = || format!("Invalid parameter '{value}'");
+                let unknown = || format!("Parameter '{name}' does not accept value '{value}'");
                 self.image.version = version(value).ok_or_else(unknown)?;
             }
             "data_file" => self.data_file = Some(file.to_owned()),

@@ -126,3 +126,34 @@ fn images_that_cannot_have_bitmaps() {
         assert!(said.contains(why) && said.lines().count() == 1, "{said}");
     }
 }
+
+/// Where a cluster of 2 MiB holds a table of 8 bytes, only those are written.
+#[test]
+fn tables_of_bitmaps_take_no_more_room_than_with_qemu() {
+    let folder = Folder::new();
+    let sizes = ["qemu-img", "strata-img"].map(|program| {
+        let create = [
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            "cluster_size=2M",
+            "a",
+            "1G",
+        ];
+        folder.ok(program, &create);
+        for name in ["one", "two"] {
+            folder.ok(program, &["bitmap", "-f", "qcow2", "--add", "a", name]);
+        }
+        folder.qemu(&["check", "-q", "a"]);
+        let file = std::fs::metadata(folder.path("a")).unwrap();
+        (
+            file.len(),
+            std::os::unix::fs::MetadataExt::blocks(&file) * 512,
+        )
+    });
+    let [theirs, ours] = sizes;
+    assert_eq!(theirs.0, ours.0);
+    assert!(ours.1 <= theirs.1 + (1 << 16), "{theirs:?} {ours:?}");
+}

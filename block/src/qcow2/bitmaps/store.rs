@@ -121,10 +121,11 @@ impl Qcow2 {
         })
     }
 
-    /// Writes `bytes` to new, adjacent clusters, and says where.
+    /// Writes `bytes` to new, adjacent clusters, and says where. What is behind them in the last cluster
+    /// is nobody's.
     async fn write_new_clusters(
         &self,
-        mut bytes: Vec<u8>,
+        bytes: Vec<u8>,
         kind: Kind,
         made: &mut Made,
     ) -> IoResult<u64> {
@@ -134,7 +135,6 @@ impl Qcow2 {
             .await?;
         made.0.push(run);
         self.note_metadata(run, kind)?;
-        bytes.resize(run.count as usize * g.cluster_len(), 0);
         let offset = g.host_offset(run.first);
         self.file.write_vec(offset, bytes).await?;
         Ok(offset)

@@ -381,3 +381,40 @@ fn snapshots_without_a_table_are_named() {
         assert_eq!(line(&theirs.1), line(&ours.1));
     }
 }
+
+#[test]
+fn refcounts_that_are_too_narrow_become_wider_first() {
+    let folder = Folder::new();
+    let create = [
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-o",
+        "refcount_bits=1",
+        "a",
+        "1M",
+    ];
+    folder.qemu(&create);
+    folder.qemu_io("a", &["write -P 1 0 64k"]);
+    // A second entry for the same cluster.
+    let l1 = folder.peek("a", 40) as usize;
+    let l2 = (folder.peek("a", l1) & !(1 << 63)) as usize;
+    let entry = folder.peek("a", l2);
+    folder.poke("a", l2 + 8, &entry.to_be_bytes());
+    let advice = "amend -o refcount_bits=16";
+    for repair in [&[][..], &["-r", "all"]] {
+        let (code, said) = check(&folder, "strata-img", repair);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(advice), "{said}");
+    }
+    folder.ok(
+        "strata-img",
+        &["amend", "-f", "qcow2", "-o", "refcount_bits=16", "a"],
+    );
+    let (code, said) = check(&folder, "strata-img", &["-r", "all"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains(advice), "{said}");
+    assert_eq!(check(&folder, "qemu-img", &[]).0, Some(0));
+    shows(&folder, &["read -P 1 0 128k", "read -P 0 128k 896k"]);
+}

@@ -119,9 +119,19 @@ impl Check<'_> {
         }
         if refcount < references {
             self.needs_refcounts |= refcount == 0;
-            self.report.corruption(format!(
-                "ERROR cluster {cluster} refcount={refcount} reference={references}"
-            ));
+            let mut what =
+                format!("ERROR cluster {cluster} refcount={refcount} reference={references}");
+            let order = self.image.geometry.refcount_order;
+            if references > width::max(order) {
+                // No repair can count it; with wider refcounts the next one can.
+                what += &format!(
+                    " (refcounts of {} bits are too narrow: use 'strata-img amend -o refcount_bits={}' \
+                     first)",
+                    1 << order,
+                    (1u64 << order).max(8) * 2
+                );
+            }
+            self.report.corruption(what);
         } else if refcount > references {
             self.report.leaks += 1;
             self.report.line(format!(

@@ -213,22 +213,35 @@ impl Model {
         std::mem::replace(&mut self.smallest, self.sizes[0])
     }
 
-    /// Bytes that the disk may have after a crash.
-    pub fn possible_sizes(&self) -> Vec<u64> {
-        self.sizes.clone()
-    }
-
     /// The disk has `size` bytes, durably. What lay behind a smaller end is gone for good, and what
     /// is added is zeros.
     pub fn resized(&mut self, size: u64) {
-        let now = self.now();
         self.sizes = vec![size];
+        self.end_at(size, true);
+    }
+
+    /// The disk has `size` bytes, but after a crash it may have another size that was asked for, and
+    /// behind a smaller end what lay there.
+    pub fn perhaps_resized(&mut self, size: u64) {
+        // The present size comes first.
+        self.sizes.insert(0, size);
+        self.end_at(size, false);
+    }
+
+    /// Behind `size` there are zeros; for certain, or what lay there.
+    fn end_at(&mut self, size: u64, certain: bool) {
+        let now = self.now();
         self.smallest = self.smallest.min(size);
         let end = index(size / SECTOR);
         for history in self.sectors.iter_mut().skip(end) {
-            // Those that wait will be refused, or the disk grows before.
-            history.retain(|write| write.completed == u64::MAX);
-            history.push(zeros(now));
+            if certain {
+                // Those that wait will be refused, or the disk grows before.
+                history.retain(|write| write.completed == u64::MAX);
+            }
+            history.push(Write {
+                certain,
+                ..zeros(now)
+            });
         }
         let count = self.sectors.len().max(end);
         self.sectors.resize_with(count, || vec![zeros(now)]);

@@ -250,9 +250,9 @@ fn may_fail(allowed: Allowed, error: &CmdError) -> bool {
 /// A resize has failed. The disk shows its old size or its new one, and the file may have either.
 fn size_after_error(disk: &GuestDisk, model: &mut Model) {
     let root = disk.root();
-    let possible = model.possible_sizes();
-    model.resized(root.size());
     if root.is_stopped() || root.format() == Format::Raw {
-        possible.into_iter().for_each(|size| model.resizing(size));
+        model.perhaps_resized(root.size());
+    } else {
+        model.resized(root.size());
     }
 }

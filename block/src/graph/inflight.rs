@@ -64,6 +64,12 @@ impl InFlight {
         guard
     }
 
+    /// Entries that wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.waiting.get()
+    }
+
     fn may_go(&self, ticket: u64) -> bool {
         let entries = self.entries.borrow();
         let entry = &entries[&ticket];

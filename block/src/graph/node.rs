@@ -541,6 +541,12 @@ impl Node {
         Ok(self.in_flight.enter(start..end, Mode::Exclusive).await)
     }
 
+    /// Requests that wait for others in the in-flight table.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.in_flight.waiting()
+    }
+
     fn check_writable(&self) -> IoResult<()> {
         if self.writable.get() {
             Ok(())

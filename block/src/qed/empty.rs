@@ -4,7 +4,7 @@ use super::Qed;
 use crate::error::IoResult;
 
 impl Qed {
-    /// Clears L1, durably, and cuts the file behind it. Nothing else uses the image meanwhile.
+    /// Clears L1, also behind the disk's end, durably, and cuts the file behind it. Nothing else uses the image meanwhile.
     ///
     /// # Errors
     /// The host's error.
@@ -19,11 +19,19 @@ impl Qed {
                 self.l2.forget(table, bytes);
             }
         }
-        self.flush().await?;
-        let end = {
+        let (behind, end) = {
             let header = self.header.borrow();
-            header.l1_offset + header.table_bytes()
+            let of_disk = self.l1.len() as u64 * 8;
+            (
+                header.l1_offset + of_disk,
+                header.l1_offset + header.table_bytes(),
+            )
         };
+        // Entries behind the disk's end are not read, but what they name is about to be used anew.
+        if behind < end {
+            self.file.write_zeroes(behind, end - behind, false).await?;
+        }
+        self.flush().await?;
         if end < self.file.len() {
             self.file.cut_off(end).await?;
         }

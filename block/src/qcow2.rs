@@ -6,62 +6,29 @@
 //! slices, once the data they point to has been written; `flush.rs` writes them back in the order
 //! that rules W1 to W4 ask for.
 
-mod adjacent;
-mod alloc;
-mod amend;
-mod bitmaps;
+mod admin;
 pub(crate) mod cache;
-mod check;
-mod claims;
-mod compression;
-mod copied;
-mod cow;
-pub mod create;
-mod data_file;
-mod empty;
-mod empty_blocks;
-mod entry;
-mod extensions;
-mod flush;
-mod freed;
-mod geometry;
-mod header;
-mod header_area;
-mod header_edit;
-mod info;
-mod l1_table;
-mod l2_table;
-mod mapping;
-mod measure;
-mod metadata_map;
-mod open;
-mod pack;
-mod preallocate;
-mod read;
-mod refcount;
-mod resize;
+mod data;
+mod layout;
+mod order;
 pub(crate) mod root_table;
-mod snapshot;
-mod snapshots;
-mod unpacked;
-mod width;
-mod write;
-mod zero;
+mod space;
+mod tables;
 
 use std::cell::{Cell, RefCell};
 
-pub use amend::{Amend, amend};
-pub use check::{CheckReport, Repair};
-pub use compression::Compression;
-pub use create::{CreateOptions, Preallocation, create};
-pub use data_file::DataFile;
-pub use freed::Operation;
-pub use header_area::Backing;
-pub(crate) use header_area::file_name;
-pub use measure::{Measured, measure};
-pub use open::{Damaged, OpenOptions};
-pub use pack::Packed;
-pub use snapshot::Snapshot;
+pub use admin::{
+    amend::{Amend, amend},
+    check::{CheckReport, Repair},
+    create::{CreateOptions, Preallocation, create},
+    measure::{Measured, measure},
+    open::{Damaged, OpenOptions},
+    snapshot::Snapshot,
+};
+pub use data::{compression::Compression, data_file::DataFile, pack::Packed};
+pub use layout::header_area::Backing;
+pub(crate) use layout::header_area::file_name;
+pub use space::freed::Operation;
 
 use crate::{
     error::{IoError, IoResult},
@@ -70,17 +37,13 @@ use crate::{
     stop::Stop,
     storage::Storage,
 };
-use bitmaps::PersistentBitmaps;
+use admin::bitmaps::PersistentBitmaps;
 use cache::TableCache;
-use claims::Claims;
-use flush::Flushes;
-use freed::Freed;
-use geometry::Geometry;
-use header_area::HeaderArea;
-use metadata_map::MetadataMap;
-use refcount::Refcounts;
+use data::{claims::Claims, unpacked::Unpacked};
+use layout::{geometry::Geometry, header, header_area::HeaderArea};
+use order::flush::Flushes;
 use root_table::RootTable;
-use unpacked::Unpacked;
+use space::{freed::Freed, metadata_map::MetadataMap, refcount::Refcounts};
 
 /// Bytes of the shortest header, that of version 2.
 pub const SHORTEST_HEADER: u64 = header::V2_LEN as u64;

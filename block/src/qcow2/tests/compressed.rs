@@ -4,7 +4,7 @@ use super::{interop, order::*, support::*};
 use crate::{
     error::IoError,
     mem::SgList,
-    qcow2::{Below, CreateOptions, Qcow2, entry::Mapping},
+    qcow2::{Below, CreateOptions, Qcow2, layout::entry::Mapping},
 };
 
 const KINDS: [&str; 2] = ["zlib", "zstd"];

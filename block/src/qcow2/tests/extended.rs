@@ -6,7 +6,12 @@ use std::{
     rc::Rc,
 };
 
-use super::{compressed::compressible, interop, interop::name, snapshots, support::*};
+use super::{
+    compressed::compressible,
+    interop::{self, name},
+    snapshots,
+    support::*,
+};
 use crate::{
     mem::SgList,
     qcow2::{Backing, CreateOptions, Preallocation, create},

@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc};
 use super::support::*;
 use crate::{
     exec::{Executor, Queue, yield_now},
-    qcow2::{OpenOptions, Qcow2, Repair, check::CheckReport},
+    qcow2::{CheckReport, OpenOptions, Qcow2, Repair},
     storage::{SimFile, Storage},
 };
 

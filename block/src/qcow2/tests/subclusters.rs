@@ -9,7 +9,10 @@ use crate::{
     exec::LocalBoxFuture,
     extent::ExtentKind,
     mem::SgList,
-    qcow2::{Below, CreateOptions, Preallocation, entry::Mapping, geometry::HostCluster},
+    qcow2::{
+        Below, CreateOptions, Preallocation,
+        layout::{entry::Mapping, geometry::HostCluster},
+    },
     storage::SimFile,
 };
 

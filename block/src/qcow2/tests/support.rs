@@ -2,12 +2,12 @@
 
 use std::{future::Future, path::Path, process::Command, rc::Rc};
 
-use super::super::{Below, CreateOptions, Damaged, Nothing, OpenOptions, Qcow2, create};
 use crate::{
     error::IoResult,
     exec::{Executor, LocalBoxFuture, Queue},
     extent::ExtentKind,
     mem::SgList,
+    qcow2::{Below, CreateOptions, Damaged, Nothing, OpenOptions, Qcow2, create},
     random,
     storage::{FileOptions, FileStorage, SimFile, Storage},
 };

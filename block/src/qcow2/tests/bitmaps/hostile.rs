@@ -1,7 +1,7 @@
 //! Bitmaps that contradict themselves: the image can be used, they cannot.
 
 use super::*;
-use crate::qcow2::{Qcow2, header::AUTOCLEAR_BITMAPS};
+use crate::qcow2::{Qcow2, layout::header::AUTOCLEAR_BITMAPS};
 
 /// Offsets in a file: of the extension's data, the directory, the table, the bits.
 struct Places {

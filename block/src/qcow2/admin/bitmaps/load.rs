@@ -1,0 +1,204 @@
+//! Reading the directory and the bitmaps when an image is opened.
+//!
+//! An image whose bitmaps contradict themselves can be used all the same: its bitmaps cannot. They
+//! are lost with the first write, which clears the autoclear bit that calls them valid.
+
+use super::{
+    Directory, Stored,
+    directory::{self, Entry, MAX_BITMAPS, MAX_DIRECTORY},
+    table::{self, Part},
+};
+use crate::{
+    bitmap::{Bits, DirtyBitmap},
+    error::IoResult,
+    qcow2::{
+        Qcow2,
+        layout::{extensions::DirectoryPlace, geometry::HostRun, header::AUTOCLEAR_BITMAPS},
+        space::metadata_map::Kind,
+    },
+};
+
+/// Bits of all bitmaps together at most: few bytes of a file can stand for many bits that are set.
+/// In memory they take 200 MB at most, beside what the file holds of them bit by bit.
+const MAX_BITS: u64 = 1 << 37;
+
+/// What is wrong with the bitmaps, beside errors of the host.
+type Judged<T> = std::result::Result<T, String>;
+
+impl Qcow2 {
+    /// Loads what the header says is valid.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub(in crate::qcow2) async fn load_bitmaps(&self) -> IoResult<()> {
+        let (valid, place) = {
+            let area = self.area.borrow();
+            let valid = area.header.autoclear & AUTOCLEAR_BITMAPS != 0;
+            (valid, area.extensions.bitmap_directory())
+        };
+        let Some(place) = place else { return Ok(()) };
+        let judged = if valid {
+            self.read_bitmaps(place).await?
+        } else {
+            Err("the image was written by a program that does not know them".to_owned())
+        };
+        match judged {
+            Ok(directory) => {
+                self.bitmaps.directory.replace(Some(directory));
+            }
+            Err(why) => {
+                if valid {
+                    self.bitmaps.fault.replace(Some(why.clone()));
+                }
+                let file = self.file.path().display();
+                tracing::warn!(
+                    %file,
+                    "the dirty bitmaps cannot be used, and are given up when the image is written \
+                     to ({why}): 'strata-img check -r leaks' frees their space"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_bitmaps(&self, place: Judged<DirectoryPlace>) -> IoResult<Judged<Directory>> {
+        let mut loader = Loader {
+            image: self,
+            noted: Vec::new(),
+            bitmaps: Vec::new(),
+            bits: 0,
+        };
+        let judged = match place {
+            Ok(place) => loader.directory(place).await?,
+            Err(why) => Err(why),
+        };
+        if judged.is_ok() {
+            loader
+                .bitmaps
+                .into_iter()
+                .for_each(|b| self.bitmaps.live.add(b));
+        } else {
+            loader
+                .noted
+                .iter()
+                .for_each(|run| self.metadata.remove(*run));
+        }
+        Ok(judged)
+    }
+}
+
+/// Bitmaps being loaded.
+struct Loader<'a> {
+    image: &'a Qcow2,
+    /// Clusters that were found to be theirs.
+    noted: Vec<HostRun>,
+    bitmaps: Vec<DirtyBitmap>,
+    /// Bits of all of them.
+    bits: u64,
+}
+
+impl Loader<'_> {
+    async fn directory(&mut self, place: DirectoryPlace) -> IoResult<Judged<Directory>> {
+        let g = &self.image.geometry;
+        let DirectoryPlace { offset, len, count } = place;
+        if len > MAX_DIRECTORY || count > MAX_BITMAPS || count == 0 {
+            let why = format!("a directory of {len} bytes for {count} bitmaps is not valid");
+            return Ok(Err(why));
+        }
+        if let Err(why) = self.note(offset, len, Kind::BitmapDirectory) {
+            return Ok(Err(why));
+        }
+        // At most 64 MiB, and within the file.
+        let bytes = self.image.file.read_vec(offset, len as usize).await?;
+        let entries = match directory::parse(&bytes, count, g) {
+            Ok(entries) => entries,
+            Err(why) => return Ok(Err(why)),
+        };
+        let mut stored = Vec::new();
+        for entry in entries {
+            match self.entry(entry).await? {
+                Ok(entry) => stored.push(entry),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        Ok(Ok(Directory { place, stored }))
+    }
+
+    /// Reads a bitmap's table, and what it holds if it can be used.
+    async fn entry(&mut self, entry: Entry) -> IoResult<Judged<Stored>> {
+        let image = self.image;
+        let first = self.noted.len();
+        let bytes = u64::from(entry.table_len) * 8;
+        if let Err(why) = self.note(entry.table, bytes, Kind::BitmapTable) {
+            return Ok(Err(why));
+        }
+        // At most 8 MiB, and within the file.
+        let table = image.file.read_vec(entry.table, bytes as usize).await?;
+        let parts = match table::parse(&table, &image.geometry) {
+            Ok(parts) => parts,
+            Err(why) => return Ok(Err(why)),
+        };
+        for part in &parts {
+            if let Part::Data(offset) = *part
+                && let Err(why) = self.note(offset, 1, Kind::BitmapData)
+            {
+                return Ok(Err(why));
+            }
+        }
+        let bits = u32::from(entry.granularity_bits);
+        if entry.is_usable() {
+            let bitmap = DirtyBitmap::new(entry.name.clone(), bits, image.virtual_size(), true);
+            let len = bitmap.bits().borrow().total();
+            if table::len(len, &image.geometry) != u64::from(entry.table_len) {
+                let why = format!("bitmap '{}' has a table of a wrong size", entry.name);
+                return Ok(Err(why));
+            }
+            self.bits += len;
+            if self.bits > MAX_BITS {
+                return Ok(Err(format!("the bitmaps have more than {MAX_BITS} bits")));
+            }
+            let loaded = self.read_bits(&parts, len).await?;
+            *bitmap.bits().borrow_mut() = loaded;
+            bitmap.set_recording(entry.flags.contains(directory::Flags::AUTO));
+            self.bitmaps.push(bitmap);
+        } else {
+            let name = entry.name.clone();
+            self.bitmaps.push(DirtyBitmap::inconsistent(name, bits));
+        }
+        let clusters = self.noted[first..].to_vec();
+        Ok(Ok(Stored { entry, clusters }))
+    }
+
+    async fn read_bits(&self, parts: &[Part], len: u64) -> IoResult<Bits> {
+        let cluster = self.image.geometry.cluster_len();
+        let mut bits = Bits::new(len);
+        for (n, part) in parts.iter().enumerate() {
+            let at = n as u64 * cluster as u64 * 8;
+            match *part {
+                Part::Zeros => {}
+                Part::Ones => bits.set(at..at + cluster as u64 * 8),
+                Part::Data(offset) => {
+                    bits.load(at, &self.image.file.read_vec(offset, cluster).await?);
+                }
+            }
+        }
+        Ok(bits)
+    }
+
+    /// Notes that `len` bytes at `offset` of the file are a part of the bitmaps.
+    fn note(&mut self, offset: u64, len: u64, kind: Kind) -> Judged<()> {
+        let g = &self.image.geometry;
+        let end = offset.checked_add(len);
+        if g.in_cluster(offset) != 0 || end.is_none_or(|end| end > self.image.file.len()) {
+            return Err(format!("{kind} at {offset:#x} lies where none can be"));
+        }
+        let run = HostRun {
+            first: g.host_cluster(offset),
+            count: g.clusters_for(len),
+        };
+        let overlap = |found| format!("{kind} at {offset:#x} overlaps {found}");
+        self.image.metadata.insert(run, kind).map_err(overlap)?;
+        self.noted.push(run);
+        Ok(())
+    }
+}

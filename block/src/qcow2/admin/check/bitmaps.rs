@@ -1,0 +1,66 @@
+//! Counting persistent bitmaps, while the header says that they are valid: their directory, their
+//! tables and the clusters of these.
+
+use super::Check;
+use crate::{
+    error::IoResult,
+    qcow2::{
+        admin::bitmaps::MAX_DIRECTORY,
+        layout::{
+            entry::OFFSET_MASK,
+            extensions::DirectoryPlace,
+            header::{AUTOCLEAR_BITMAPS, Header},
+        },
+    },
+};
+
+/// Bytes of a directory entry before extra data and name.
+const FIXED: usize = 24;
+/// Entries of a bitmap's table at most.
+const MAX_TABLE: u32 = 0x800_0000 / 8;
+
+impl Check<'_> {
+    /// Counts the bitmaps that the header extension names.
+    pub(super) async fn count_bitmaps(&mut self, header: &Header) -> IoResult<()> {
+        if header.autoclear & AUTOCLEAR_BITMAPS == 0 {
+            return Ok(());
+        }
+        let place = self.image.area.borrow().extensions.bitmap_directory();
+        let place = place.and_then(Result::ok);
+        let Some(DirectoryPlace { offset, len, .. }) = place.filter(|p| p.len <= MAX_DIRECTORY)
+        else {
+            self.report
+                .corruption("ERROR the bitmaps extension is missing or not valid".into());
+            return Ok(());
+        };
+        self.count(offset, len);
+        let directory = self.image.file.read_vec(offset, len as usize).await?;
+        let mut rest = &directory[..];
+        while rest.len() >= FIXED {
+            let be = |start: usize, len: usize| {
+                let bytes = &rest[start..start + len];
+                bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
+            };
+            let (table, entries) = (be(0, 8), be(8, 4) as u32);
+            let len = FIXED + be(18, 2) as usize + be(20, 4) as usize;
+            self.count_bitmap(table, entries).await;
+            rest = &rest[len.next_multiple_of(8).min(rest.len())..];
+        }
+        Ok(())
+    }
+
+    async fn count_bitmap(&mut self, table: u64, entries: u32) {
+        if entries > MAX_TABLE || table >= self.image.file.len() {
+            self.report
+                .corruption(format!("ERROR bitmap table at {table:#x} is not valid"));
+            return;
+        }
+        self.count(table, u64::from(entries) * 8);
+        let cluster_size = self.image.geometry.cluster_size();
+        for raw in self.read_entries(table, entries as usize).await {
+            if raw & OFFSET_MASK != 0 {
+                self.count(raw & OFFSET_MASK, cluster_size);
+            }
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! Opening an image: everything that can be judged without walking the tables.
+
+use std::cell::{Cell, RefCell};
+
+use crate::{
+    error::{Error, Result},
+    exec::sync::Lock,
+    qcow2::{
+        Qcow2,
+        admin::bitmaps::PersistentBitmaps,
+        cache::TableCache,
+        data::{
+            claims::Claims,
+            compression::Compression,
+            data_file::{DataSource, is_raw},
+            unpacked::Unpacked,
+        },
+        layout::{
+            entry,
+            geometry::{Geometry, HostCluster, HostRun, MAX_HOST_BITS, MAX_REFCOUNT_TABLE_BYTES},
+            header::{Header, Incompatible, LAZY_REFCOUNTS, PROBE_LEN},
+            header_area::HeaderArea,
+            snapshots::{self, SnapshotEntry},
+        },
+        order::flush::Flushes,
+        root_table::RootTable,
+        space::{
+            freed::Freed,
+            metadata_map::{Kind, MetadataMap},
+            refcount::Refcounts,
+        },
+    },
+    stop::Stop,
+    storage::Storage,
+};
+
+/// How an image is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Writes are refused, and so are no images that could only not be written.
+    pub read_only: bool,
+    /// Budget in bytes for cached L2 slices and refcount blocks together.
+    pub cache_bytes: usize,
+    /// Give the space of freed clusters back to the host.
+    pub discard: bool,
+    /// What becomes of an image without a usable refcount table or snapshot table.
+    pub damaged: Damaged,
+}
+
+/// What becomes of an image without a usable refcount table or snapshot table. All but refusing it only
+/// when it is opened `read_only`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Damaged {
+    /// It is not opened.
+    #[default]
+    Refused,
+    /// It is opened for a check, which tells of it; but not where the header is nonsense, as with QEMU.
+    Reported,
+    /// It is opened for a repair, which makes the table anew.
+    Repaired,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            cache_bytes: 4 << 20,
+            discard: true,
+            damaged: Damaged::Refused,
+        }
+    }
+}
+
+impl Qcow2 {
+    /// Opens the image in `file`. Nothing is written, unless the image was not closed cleanly and
+    /// is opened for writing: then its refcounts are counted anew.
+    ///
+    /// # Errors
+    /// What is wrong with it, or which feature it uses that is not supported, in one line.
+    pub async fn open(file: Storage, options: OpenOptions) -> Result<Self> {
+        Self::open_from(file, DataSource::Own, options).await
+    }
+
+    /// Opens the image in `file`, whose header says that its data lies in an external data file
+    /// ([`DataFile::of`]), which is `data`.
+    ///
+    /// # Errors
+    /// As [`Qcow2::open`].
+    pub async fn open_with_data(
+        file: Storage,
+        data: Storage,
+        options: OpenOptions,
+    ) -> Result<Self> {
+        Self::open_from(file, DataSource::External(data), options).await
+    }
+
+    /// Opens the image in `file` for what its header says. Guest data cannot be read, so an
+    /// encrypted image may be looked at, too.
+    ///
+    /// # Errors
+    /// As [`Qcow2::open`].
+    pub async fn open_header(file: Storage) -> Result<Self> {
+        let options = OpenOptions {
+            read_only: true,
+            cache_bytes: 0,
+            discard: false,
+            damaged: Damaged::Refused,
+        };
+        Self::open_from(file, DataSource::Unread, options).await
+    }
+
+    async fn open_from(file: Storage, source: DataSource, options: OpenOptions) -> Result<Self> {
+        let path = file.path().to_owned();
+        let refuse = |why: String| Error::Image {
+            file: path.clone(),
+            why,
+        };
+        let mut area = read_header(&file).await?.map_err(refuse)?;
+        check_readable(&area).map_err(refuse)?;
+        let readable = !matches!(source, DataSource::Unread);
+        if readable && let Some(why) = encryption(&area.header) {
+            return Err(refuse(why));
+        }
+        let data = source.resolve(&file, &area).map_err(refuse)?;
+        let lost_refcounts = check_tables(&mut area.header, file.len(), options).map_err(refuse)?;
+        let header = area.header.clone();
+        let compression = compression(&header).map_err(refuse)?;
+        if !options.read_only
+            && let Some(why) = writing_refused(&header)
+        {
+            return Err(refuse(why));
+        }
+        let geometry = header.geometry;
+        let l1_len = header.l1_size as usize;
+        let l1 = RootTable::load(&file, header.l1_offset, l1_len).await?;
+        let table_len = (header.refcount_table_bytes() / 8) as usize;
+        let table = RootTable::load(&file, header.refcount_table_offset, table_len).await?;
+        let metadata = MetadataMap::default();
+        if !options.read_only {
+            let snapshots = snapshots::read_entries(&file, &header)
+                .await?
+                .map_err(|why| refuse(in_need_of_repair(why)))?;
+            map_metadata(&metadata, &header, &l1, &table, file.len())
+                .and_then(|()| map_snapshots(&metadata, &header, &snapshots))
+                .map_err(|why| {
+                    refuse(format!("{why}: the image is corrupt and cannot be written"))
+                })?;
+        }
+        let cache = |share| TableCache::new(file.clone(), geometry.slice_bytes(), share);
+        let refcount_share = options.cache_bytes / 4;
+        let image = Self {
+            l2: cache(options.cache_bytes - refcount_share),
+            refcounts: Refcounts::new(
+                table,
+                cache(refcount_share),
+                geometry.clusters_for(file.len()),
+            ),
+            file,
+            data,
+            readable,
+            geometry,
+            size: Cell::new(header.size),
+            read_only: options.read_only,
+            discard: options.discard,
+            area: RefCell::new(area),
+            lost_refcounts,
+            l1,
+            metadata,
+            claims: Claims::default(),
+            freed: Freed::default(),
+            compression,
+            unpacked: Unpacked::default(),
+            unpacking: Lock::default(),
+            packing: Cell::new(None),
+            flushes: Flushes::default(),
+            bitmaps: PersistentBitmaps::default(),
+            lazy: header.compatible & LAZY_REFCOUNTS != 0,
+            linking: Lock::default(),
+            header_edit: Lock::default(),
+            write_ready: Cell::new(false),
+            stopped: Stop::default(),
+        };
+        image.load_bitmaps().await?;
+        if !options.read_only && image.is_dirty() {
+            image.rebuild_refcounts().await?;
+        }
+        Ok(image)
+    }
+
+    /// Why an image that could be opened for reading cannot be written, and what to do.
+    pub fn writing_refused(&self) -> Option<String> {
+        writing_refused(&self.area.borrow().header)
+    }
+}
+
+/// Reads and parses the first cluster. The inner error is one of the image, the outer the host's.
+pub(in crate::qcow2) async fn read_header(
+    file: &Storage,
+) -> Result<std::result::Result<HeaderArea, String>> {
+    let start = file.read_vec(0, PROBE_LEN).await?;
+    let bits = match Header::probe(&start) {
+        Ok(bits) => bits,
+        Err(why) => return Ok(Err(why)),
+    };
+    let cluster = file.read_vec(0, 1 << bits).await?;
+    Ok(HeaderArea::parse(&cluster))
+}
+
+/// Checks where the header has its tables. For a check the image may have no refcount table that can
+/// be read: then the header names none any more, and why is returned. The table of snapshots is left to
+/// the check.
+///
+/// # Errors
+/// What is wrong, and what to do.
+fn check_tables(
+    header: &mut Header,
+    file_len: u64,
+    options: OpenOptions,
+) -> std::result::Result<Option<String>, String> {
+    header.check_l1(file_len)?;
+    let refcounts = header.check_refcount_table(file_len);
+    let makes_sense = header.geometry.in_cluster(header.refcount_table_offset) == 0
+        && header.refcount_table_bytes() <= MAX_REFCOUNT_TABLE_BYTES;
+    match options.damaged {
+        Damaged::Refused => refcounts
+            .and(header.check_snapshot_table(file_len))
+            .map_err(in_need_of_repair)?,
+        Damaged::Reported if !makes_sense => refcounts.map_err(in_need_of_repair)?,
+        Damaged::Reported | Damaged::Repaired => {
+            if refcounts.is_err() {
+                header.refcount_table_offset = 0;
+                header.refcount_table_clusters = 0;
+            }
+            return Ok(refcounts.err());
+        }
+    }
+    Ok(None)
+}
+
+pub(in crate::qcow2) fn in_need_of_repair(why: String) -> String {
+    format!("{why}: repair it with 'strata-img check -r all'")
+}
+
+/// Features without which the content cannot be read right.
+fn check_readable(area: &HeaderArea) -> std::result::Result<(), String> {
+    let header = &area.header;
+    let unknown = header.incompatible.bits() & !Incompatible::all().bits();
+    if unknown != 0 {
+        let names = area.extensions.feature_names(unknown);
+        return Err(format!(
+            "Unsupported qcow2 feature(s): {names}: it needs a newer program"
+        ));
+    }
+    Ok(())
+}
+
+/// Why the data of an encrypted image cannot be read, and what to do.
+fn encryption(header: &Header) -> Option<String> {
+    let how = match header.crypt_method {
+        0 => return None,
+        1 => "AES (the old encryption of qcow2)".to_owned(),
+        2 => "LUKS".to_owned(),
+        other => format!("an unknown method ({other})"),
+    };
+    Some(format!(
+        "is encrypted with {how}, which is not supported: make an image that is not encrypted of \
+         it with 'qemu-img convert'"
+    ))
+}
+
+/// How clusters are compressed. A type other than deflate needs its feature bit, and the bit such
+/// a type (specification, "compression_type").
+fn compression(header: &Header) -> std::result::Result<Compression, String> {
+    let other_compression = header.incompatible.contains(Incompatible::COMPRESSION);
+    match (other_compression, header.compression_type()) {
+        (false, 0) => Ok(Compression::Deflate),
+        (true, 1) => Ok(Compression::Zstd),
+        (_, kind) => Err(format!("compression type {kind} is not supported")),
+    }
+}
+
+fn writing_refused(header: &Header) -> Option<String> {
+    let bits = header.incompatible;
+    let why = if bits.contains(Incompatible::CORRUPT) {
+        "is marked corrupt and cannot be written: repair it with 'strata-img check -r all' first"
+    } else if is_raw(header) && header.backing.is_some() {
+        "has a backing file and a raw external data file, which cannot both be right: it cannot be written"
+    } else if header.geometry.external_data && header.snapshots > 0 {
+        "has internal snapshots and an external data file, which does not keep their data: it cannot be written"
+    } else {
+        return None;
+    };
+    Some(why.into())
+}
+
+/// Notes that `bytes` of a table lie at `offset` of the file.
+fn note_table(
+    map: &MetadataMap,
+    geometry: &Geometry,
+    offset: u64,
+    bytes: u64,
+    kind: Kind,
+) -> std::result::Result<(), String> {
+    let run = HostRun {
+        first: geometry.host_cluster(offset),
+        count: geometry.clusters_for(bytes),
+    };
+    map.insert(run, kind)
+        .map_err(|found| format!("{kind} at {offset:#x} overlaps {found}"))
+}
+
+/// Notes where all metadata lies, and finds tables that lie on each other.
+fn map_metadata(
+    map: &MetadataMap,
+    header: &Header,
+    l1: &RootTable,
+    refcount_table: &RootTable,
+    file_len: u64,
+) -> std::result::Result<(), String> {
+    let g = &header.geometry;
+    let add = |offset, bytes, kind| note_table(map, g, offset, bytes, kind);
+    let inside = |offset: u64, kind: Kind| {
+        if offset < file_len {
+            Ok(offset)
+        } else {
+            Err(format!("{kind} at {offset:#x} lies outside the file"))
+        }
+    };
+    add(0, 1, Kind::Header)?;
+    add(header.l1_offset, l1.len() as u64 * 8, Kind::L1)?;
+    add(
+        header.refcount_table_offset,
+        header.refcount_table_bytes(),
+        Kind::RefcountTable,
+    )?;
+    for raw in l1.entries() {
+        if let Some(table) = entry::decode_l1(raw, g)? {
+            add(inside(g.host_offset(table.host), Kind::L2)?, 1, Kind::L2)?;
+        }
+    }
+    for raw in refcount_table.entries() {
+        if let Some(block) = refcount_block(raw, g)? {
+            let offset = inside(g.host_offset(block), Kind::RefcountBlock)?;
+            add(offset, 1, Kind::RefcountBlock)?;
+        }
+    }
+    Ok(())
+}
+
+/// Notes where the tables of internal snapshots lie. Their L2 tables and data have refcounts above
+/// one, or no entry of the active tables.
+fn map_snapshots(
+    map: &MetadataMap,
+    header: &Header,
+    snapshots: &[(u64, SnapshotEntry)],
+) -> std::result::Result<(), String> {
+    let g = &header.geometry;
+    let add = |offset, bytes, kind| note_table(map, g, offset, bytes, kind);
+    let table_bytes = snapshots.iter().map(|(_, snapshot)| snapshot.len).sum();
+    add(header.snapshots_offset, table_bytes, Kind::SnapshotTable)?;
+    for (_, snapshot) in snapshots {
+        add(snapshot.l1_offset, snapshot.l1_bytes(), Kind::SnapshotL1)?;
+    }
+    Ok(())
+}
+
+/// Reads an entry of the refcount table; `None` if there is no block.
+///
+/// # Errors
+/// What is wrong with it.
+pub(in crate::qcow2) fn refcount_block(
+    raw: u64,
+    geometry: &Geometry,
+) -> std::result::Result<Option<HostCluster>, String> {
+    if raw == 0 {
+        return Ok(None);
+    }
+    if raw & 0x1ff != 0 {
+        return Err(format!(
+            "refcount table entry {raw:#x} has reserved bits set"
+        ));
+    }
+    if geometry.in_cluster(raw) != 0 || raw >> MAX_HOST_BITS != 0 {
+        return Err(format!("refcount block offset {raw:#x} is not valid"));
+    }
+    Ok(Some(geometry.host_cluster(raw)))
+}

@@ -1,0 +1,242 @@
+//! Changing the size of the disk.
+//!
+//! The header's size is what counts, and it changes last when the disk grows, first when it
+//! shrinks: so after a crash the disk has its old size and content, or the new size. What a disk that
+//! was being shrunk still holds behind its end is no error; growing zeroes it.
+
+use std::{cmp::Ordering, ops::Range};
+
+use crate::{
+    error::{Error, IoResult, Result},
+    exec::yield_now,
+    qcow2::{
+        Below, Nothing, Preallocation, Qcow2,
+        layout::{
+            entry::{Entry, TableRef},
+            geometry::{GuestCluster, HostCluster, HostRun},
+        },
+    },
+    size,
+};
+
+/// L2 tables that are emptied between two flushes: bounds how many clusters wait to be freed.
+pub(in crate::qcow2) const TABLES_PER_FLUSH: usize = 64;
+
+impl Qcow2 {
+    /// Changes the size of the disk to `size` bytes. What is added reads as zeros, whatever lies
+    /// below, or as what a raw external data file holds there; what lies behind a smaller end is given
+    /// up. Nothing else uses the image meanwhile.
+    ///
+    /// # Errors
+    /// The size is not a multiple of 512, or too large for the clusters; the image is of version 2
+    /// and has internal snapshots, whose size it could not tell then; the host's error.
+    pub async fn resize(&self, size: u64, below: &dyn Below) -> Result<()> {
+        self.resize_with(size, Preallocation::Off, below).await
+    }
+
+    /// As [`Qcow2::resize`]; the clusters that are added get places at once.
+    ///
+    /// # Errors
+    /// As [`Qcow2::resize`].
+    pub async fn resize_with(
+        &self,
+        size: u64,
+        preallocation: Preallocation,
+        below: &dyn Below,
+    ) -> Result<()> {
+        self.check_new_size(size)?;
+        preallocation.check_file(&self.data)?;
+        self.begin_write().await?;
+        let old = self.size.get();
+        match size.cmp(&old) {
+            Ordering::Less => self.shrink(old, size).await?,
+            Ordering::Equal => {}
+            Ordering::Greater => self.grow(old, size, preallocation, below).await?,
+        }
+        self.bitmaps().resize(size);
+        Ok(())
+    }
+
+    fn check_new_size(&self, size: u64) -> Result<()> {
+        let g = &self.geometry;
+        let why = if !size.is_multiple_of(512) {
+            "The new size must be a multiple of 512".into()
+        } else if let Err(why) = size::in_sectors(size) {
+            why
+        } else if size > g.max_size() {
+            format!(
+                "a disk of {size} bytes is too large for clusters of {} bytes (at most {} bytes)",
+                g.cluster_size(),
+                g.max_size()
+            )
+        } else if g.version == 2 && self.area.borrow().header.snapshots > 0 {
+            "Can't resize a v2 image which has snapshots".into()
+        } else if let Err(why) = self.bitmaps().check_resize(size) {
+            why
+        } else {
+            return Ok(());
+        };
+        Err(Error::Image {
+            file: self.file.path().to_owned(),
+            why,
+        })
+    }
+
+    async fn grow(
+        &self,
+        old: u64,
+        size: u64,
+        preallocation: Preallocation,
+        below: &dyn Below,
+    ) -> Result<()> {
+        self.grow_l1(self.geometry.l1_entries(size)).await?;
+        self.size.set(size);
+        let result = async {
+            if self.has_raw_data() {
+                // Whatever it holds behind the old end is what it shows: nothing lies below.
+                self.lengthen_raw_data(size, preallocation).await?;
+            } else {
+                self.blank(old..size, below).await?;
+            }
+            // Readers of a raw data file go by the tables, which name all of it.
+            if preallocation != Preallocation::Off || self.has_raw_data() {
+                self.preallocate(old..size, preallocation).await?;
+            }
+            Ok(self.write_size(size).await?)
+        }
+        .await;
+        if result.is_err() {
+            self.size.set(old);
+        }
+        result
+    }
+
+    async fn lengthen_raw_data(&self, size: u64, preallocation: Preallocation) -> Result<()> {
+        let len = self.data.len();
+        if len < size {
+            self.data.set_len(size).await?;
+            preallocation.reserve(&self.data, len, size - len).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a range behind the old end read as zeros: it may hold what was there before the disk
+    /// was shrunk, and a longer layer below may show through.
+    async fn blank(&self, range: Range<u64>, below: &dyn Below) -> IoResult<()> {
+        let Range { start, end } = range;
+        // To a cluster's end, so that no cluster is filled from two sides.
+        let shown = below.visible_len().min(end);
+        let shown = shown.next_multiple_of(self.geometry.cluster_size());
+        let shown = shown.clamp(start, end);
+        self.write_zeroes(start, shown - start, true, below).await?;
+        self.write_zeroes(shown, end - shown, true, &Nothing).await
+    }
+
+    /// Writes the size to the header, after all else (rule W5).
+    async fn write_size(&self, size: u64) -> IoResult<()> {
+        self.flush().await?;
+        let _edit = self.header_edit.lock().await;
+        let mut area = self.area.borrow().clone();
+        area.header.size = size;
+        self.write_fields(area).await
+    }
+
+    async fn shrink(&self, old: u64, size: u64) -> IoResult<()> {
+        self.write_size(size).await?;
+        self.size.set(size);
+        let g = &self.geometry;
+        let (mut at, end) = (g.clusters_for(size), g.clusters_for(old));
+        let mut emptied = 0;
+        while at < end {
+            let table_end = (at / g.l2_entries() + 1) * g.l2_entries();
+            emptied += usize::from(self.empty_table(at..table_end).await?);
+            if emptied == TABLES_PER_FLUSH {
+                emptied = 0;
+                self.flush().await?;
+            }
+            at = table_end;
+            yield_now().await;
+        }
+        // Once for the tables, once for the refcounts of what has become free.
+        self.flush().await?;
+        self.flush().await?;
+        self.cut_data(size).await?;
+        self.cut_file().await
+    }
+
+    /// Gives up the disk's clusters from the first one to the end of their L2 table, and with the
+    /// first one of a table the table. Returns whether there was one.
+    async fn empty_table(&self, clusters: Range<u64>) -> IoResult<bool> {
+        let g = &self.geometry;
+        let index = g.l1_index(GuestCluster(clusters.start));
+        let Some(table) = self.l1_entry(index)? else {
+            return Ok(false);
+        };
+        if clusters.start.is_multiple_of(g.l2_entries()) {
+            self.drop_table(index, table).await?;
+        } else {
+            self.empty_entries(clusters).await?;
+        }
+        Ok(true)
+    }
+
+    async fn empty_entries(&self, clusters: Range<u64>) -> IoResult<()> {
+        let g = &self.geometry;
+        let mut at = clusters.start;
+        while at < clusters.end {
+            let slice = self.l2_slice_for_write(GuestCluster(at)).await?;
+            let first = g.index_in_slice(GuestCluster(at));
+            for index in first..g.slice_entries() as usize {
+                let old = self.l2_entry(&slice, index);
+                let old = old.map_err(|why| self.corrupt(why))?;
+                if old != Entry::UNALLOCATED {
+                    self.set_l2_entry(&slice, index, Entry::UNALLOCATED);
+                    self.let_go(old, None);
+                }
+            }
+            at += (g.slice_entries() as usize - first) as u64;
+        }
+        Ok(())
+    }
+
+    /// Takes an L2 table out of L1. What it names has one reference less then, also where snapshots
+    /// share the table.
+    pub(in crate::qcow2) async fn drop_table(&self, index: usize, table: TableRef) -> IoResult<()> {
+        let g = &self.geometry;
+        let _linking = self.linking.lock().await;
+        let offset = g.host_offset(table.host);
+        let mut named = Vec::new();
+        for start in (0..g.cluster_size()).step_by(g.slice_bytes() as usize) {
+            let slice = self.l2.get(offset + start).await?;
+            for n in 0..g.slice_entries() as usize {
+                let entry = self.l2_entry(&slice, n);
+                named.push(entry.map_err(|why| self.corrupt(why))?);
+            }
+        }
+        self.l1.set(index, 0);
+        let table = HostRun::one(table.host);
+        self.metadata.remove(table);
+        self.l2.forget(offset, g.cluster_size());
+        self.freed.push(table);
+        for entry in named {
+            self.let_go(entry, None);
+        }
+        Ok(())
+    }
+
+    /// Cuts off what is free at the end of the file. All tables are on disk.
+    pub(in crate::qcow2) async fn cut_file(&self) -> IoResult<()> {
+        self.drop_empty_refcount_blocks().await?;
+        let g = &self.geometry;
+        let whole = self.file.len();
+        let mut end = g.clusters_for(whole);
+        while end > 0 && self.refcount(HostCluster(end - 1)).await? == 0 {
+            end -= 1;
+        }
+        let len = g.host_offset(HostCluster(end));
+        if len < whole && self.freed.is_empty() {
+            self.file.cut_off(len).await?;
+        }
+        Ok(())
+    }
+}

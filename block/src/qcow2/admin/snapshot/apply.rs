@@ -1,0 +1,136 @@
+//! Applying a snapshot: the disk becomes again what it was.
+
+use std::collections::BTreeSet;
+
+use super::references::Raised;
+use crate::{
+    error::{IoResult, Result},
+    qcow2::{
+        Qcow2,
+        layout::{
+            entry::{self, COPIED, Entry},
+            geometry::{HostCluster, HostRun},
+        },
+        space::metadata_map::Kind,
+    },
+};
+
+impl Qcow2 {
+    /// Gives the disk the content and the size of the snapshot with the id `id`; what it held is
+    /// given up. Durable when this returns; a crash leaves the disk as it was, or as the snapshot.
+    /// Nothing else uses the image meanwhile.
+    ///
+    /// # Errors
+    /// There is no such snapshot, or its tables are not valid; refcounts are too narrow; the host's
+    /// error.
+    pub async fn apply_snapshot(&self, id: &str) -> Result<()> {
+        let snapshots = self.snapshots().await?;
+        let found = snapshots.into_iter().find(|snapshot| snapshot.id == id);
+        let found = found.ok_or_else(|| self.snapshot_refused(format!("no snapshot '{id}'")))?;
+        let g = &self.geometry;
+        let size = found.disk_size.unwrap_or(self.size.get());
+        if size > g.max_size() || !size.is_multiple_of(512) {
+            return Err(
+                self.snapshot_refused(format!("the snapshot's disk of {size} bytes is not valid"))
+            );
+        }
+        let l1 = self.read_l1(found.l1_offset, found.l1_size).await?;
+        let mut l1: Vec<u64> = l1.into_iter().map(|raw| raw & !COPIED).collect();
+        let needed = (g.l1_entries(size) as usize).max(l1.len());
+        l1.resize(needed, 0);
+        let tables = self.check_tables(&l1)?;
+        self.begin_snapshot_change(&[&l1, &self.l1.entries()])
+            .await?;
+        let result = async {
+            self.clear_flags_in_file(&l1).await?;
+            if let Raised::Full(count) = self.raise_references(&l1).await? {
+                self.lower_references(&l1, count).await?;
+                self.end_snapshot_change().await?;
+                return Ok(false);
+            }
+            self.become_snapshot(l1, tables, size).await?;
+            self.end_snapshot_change().await?;
+            Ok(true)
+        }
+        .await;
+        match self.give_up(result)? {
+            true => Ok(()),
+            false => Err(self.too_many_references().into()),
+        }
+    }
+
+    /// The L2 tables of an L1 table that is to become the active one: each named once, and none
+    /// where other metadata lies.
+    fn check_tables(&self, l1: &[u64]) -> IoResult<BTreeSet<HostCluster>> {
+        let mut tables = BTreeSet::new();
+        for &raw in l1 {
+            let table = entry::decode_l1(raw, &self.geometry).map_err(|why| self.corrupt(why))?;
+            let Some(table) = table else { continue };
+            let other = self
+                .metadata
+                .at(table.host)
+                .filter(|&kind| kind != Kind::L2);
+            if other.is_some() || !tables.insert(table.host) {
+                return Err(self.corrupt(format!("L1 entry {raw:#x} of a snapshot is not valid")));
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Clears COPIED flags in the L2 tables of a snapshot, where nobody looks at them: in the
+    /// active ones they would say that there is one reference. Durable with the next flush.
+    async fn clear_flags_in_file(&self, l1: &[u64]) -> IoResult<()> {
+        let g = &self.geometry;
+        for &raw in l1 {
+            let Some(table) = self.read_table(raw).await? else {
+                continue;
+            };
+            let flagged = |entry: &Entry| entry.host().is_some_and(|(_, copied)| copied);
+            if !table.entries.iter().any(flagged) {
+                continue;
+            }
+            let mut bytes = Vec::with_capacity(g.cluster_len());
+            for entry in table.entries {
+                let raw = entry::encode_l2(entry, g);
+                let flag = if flagged(&entry) { COPIED } else { 0 };
+                bytes.extend((raw.descriptor & !flag).to_be_bytes());
+                if g.extended_l2 {
+                    bytes.extend(raw.bitmap.to_be_bytes());
+                }
+            }
+            let offset = g.host_offset(table.host);
+            self.file.write_vec(offset, bytes).await?;
+            self.l2.forget(offset, g.cluster_size());
+        }
+        Ok(())
+    }
+
+    /// Changes the active L1 table and the size at one moment, then lets go of what was before.
+    async fn become_snapshot(
+        &self,
+        l1: Vec<u64>,
+        tables: BTreeSet<HostCluster>,
+        size: u64,
+    ) -> IoResult<()> {
+        let g = &self.geometry;
+        let linking = self.linking.lock().await;
+        let old_l1 = self.l1.entries();
+        let old = self.replace_l1(l1, |header| header.size = size).await?;
+        self.size.set(size);
+        drop(linking);
+        self.freed.push(old);
+        for &raw in &old_l1 {
+            let table = entry::decode_l1(raw, g).map_err(|why| self.corrupt(why))?;
+            if let Some(table) = table {
+                self.metadata.remove(HostRun::one(table.host));
+                self.l2.forget(g.host_offset(table.host), g.cluster_size());
+            }
+        }
+        for table in tables {
+            self.note_metadata(HostRun::one(table), Kind::L2)?;
+        }
+        self.bitmaps().resize(size);
+        drop(self.bitmaps().record(0, size));
+        self.free_references(&old_l1).await
+    }
+}

@@ -1,0 +1,39 @@
+//! Deleting a snapshot.
+
+use crate::{
+    error::Result,
+    qcow2::{Qcow2, layout::geometry::HostRun},
+};
+
+impl Qcow2 {
+    /// Deletes the snapshot with the id `id`, and gives up what only it needs; durable when this
+    /// returns. Nothing else uses the image meanwhile.
+    ///
+    /// # Errors
+    /// There is no such snapshot; the host's error.
+    pub async fn delete_snapshot(&self, id: &str) -> Result<()> {
+        let mut snapshots = self.snapshots().await?;
+        let index = snapshots.iter().position(|snapshot| snapshot.id == id);
+        let index = index.ok_or_else(|| self.snapshot_refused(format!("no snapshot '{id}'")))?;
+        let gone = snapshots.remove(index);
+        let g = &self.geometry;
+        let l1 = self.read_l1(gone.l1_offset, gone.l1_size).await?;
+        let table = HostRun {
+            first: g.host_cluster(gone.l1_offset),
+            count: g.clusters_for(u64::from(gone.l1_size) * 8),
+        };
+        // Flags of the active tables are set where references have gone.
+        self.begin_snapshot_change(&[&l1, &self.l1.entries()])
+            .await?;
+        let result = async {
+            // From here on nobody knows it: references may go one by one.
+            self.write_snapshots(&snapshots).await?;
+            self.free_references(&l1).await?;
+            self.metadata.remove(table);
+            self.freed.push(table);
+            self.end_snapshot_change().await
+        }
+        .await;
+        self.give_up(result)
+    }
+}

@@ -1,0 +1,35 @@
+//! Reading the disk as a snapshot keeps it.
+
+use super::Snapshot;
+use crate::{
+    error::Result,
+    qcow2::{Qcow2, layout::snapshots::SnapshotEntry, root_table::RootTable},
+};
+
+impl Qcow2 {
+    /// From now on the image shows what `snapshot` keeps; the size of the disk stays that of now, with
+    /// nothing behind the end of a snapshot that is shorter. Comes before the first read of an image
+    /// that is opened read-only.
+    ///
+    /// # Errors
+    /// The image may be written to; the snapshot's table lies where none can; the host's error.
+    pub async fn show_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
+        if !self.read_only {
+            return Err(self.snapshot_refused("is open for writing: a snapshot cannot be shown"));
+        }
+        let entry = SnapshotEntry {
+            len: 0,
+            extra_len: 0,
+            l1_offset: snapshot.l1_offset,
+            l1_size: snapshot.l1_size,
+        };
+        if !entry.has_valid_l1(&self.geometry, self.file.len()) {
+            return Err(self.snapshot_refused("the snapshot's L1 table is not valid"));
+        }
+        let (offset, len) = (snapshot.l1_offset, snapshot.l1_size as usize);
+        let mut entries = RootTable::load(&self.file, offset, len).await?.entries();
+        entries.resize(entries.len().max(self.l1.len()), 0);
+        self.l1.moved(offset, entries);
+        Ok(())
+    }
+}

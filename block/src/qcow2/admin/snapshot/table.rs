@@ -1,0 +1,168 @@
+//! The table of snapshots (specification, "Snapshots"): reading and writing whole entries.
+
+use crate::{
+    error::{IoResult, Result},
+    qcow2::{
+        Qcow2,
+        admin::open::in_need_of_repair,
+        layout::{
+            geometry::HostRun,
+            header::Header,
+            snapshots::{self, SnapshotEntry},
+        },
+        space::metadata_map::Kind,
+    },
+};
+
+/// Bytes of an entry before its extra data, id and name.
+const FIXED: usize = 40;
+
+/// One snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its id: a number, as QEMU and we give them.
+    pub id: String,
+    /// Its name. Several may have the same.
+    pub name: String,
+    /// When it was made: seconds since 1970, and nanoseconds.
+    pub date: (u32, u32),
+    /// How long the machine had run, in nanoseconds; 0 without one.
+    pub vm_clock_nsec: u64,
+    /// Bytes of machine state that are kept with it.
+    pub vm_state_size: u64,
+    /// Instructions that the machine had run, where they were counted.
+    pub icount: Option<u64>,
+    /// Bytes of the disk, if the snapshot says it.
+    pub disk_size: Option<u64>,
+    pub(in crate::qcow2) l1_offset: u64,
+    pub(in crate::qcow2) l1_size: u32,
+    /// The extra data as it is in the file; what is not known is kept.
+    pub(super) extra: Vec<u8>,
+}
+
+impl Snapshot {
+    /// Reads a whole entry.
+    pub(in crate::qcow2) fn parse(bytes: &[u8]) -> Self {
+        let be = |start: usize, len: usize| {
+            let bytes = &bytes[start..start + len];
+            bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
+        };
+        let (id_len, name_len) = (be(12, 2) as usize, be(14, 2) as usize);
+        let extra_len = be(36, 4) as usize;
+        let id = FIXED + extra_len;
+        let extra = |at: usize| (extra_len >= at + 8).then(|| be(FIXED + at, 8));
+        let text = |from: usize, len: usize| {
+            // To QEMU they are strings of C.
+            let text = bytes[from..from + len].split(|&byte| byte == 0).next();
+            String::from_utf8_lossy(text.unwrap_or_default()).into_owned()
+        };
+        Self {
+            id: text(id, id_len),
+            name: text(id + id_len, name_len),
+            date: (be(16, 4) as u32, be(20, 4) as u32),
+            vm_clock_nsec: be(24, 8),
+            vm_state_size: extra(0).unwrap_or_else(|| be(32, 4)),
+            icount: extra(16).filter(|&icount| icount != u64::MAX),
+            disk_size: extra(8),
+            l1_offset: be(0, 8),
+            l1_size: be(8, 4) as u32,
+            extra: bytes[FIXED..FIXED + extra_len].to_vec(),
+        }
+    }
+
+    /// Fills in the extra data that version 3 asks for, in an entry of a program that knew of none: the
+    /// disk had `disk_size` bytes.
+    pub(in crate::qcow2) fn complete(&mut self, disk_size: u64) {
+        self.disk_size = Some(disk_size);
+        let icount = self.icount.unwrap_or(u64::MAX);
+        self.extra = [self.vm_state_size, disk_size, icount]
+            .map(u64::to_be_bytes)
+            .concat();
+    }
+
+    pub(in crate::qcow2) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend_from_slice(&self.l1_offset.to_be_bytes());
+        out.extend_from_slice(&self.l1_size.to_be_bytes());
+        // Names came from 16-bit lengths, or were checked.
+        out.extend_from_slice(&(self.id.len() as u16).to_be_bytes());
+        out.extend_from_slice(&(self.name.len() as u16).to_be_bytes());
+        out.extend_from_slice(&self.date.0.to_be_bytes());
+        out.extend_from_slice(&self.date.1.to_be_bytes());
+        out.extend_from_slice(&self.vm_clock_nsec.to_be_bytes());
+        let short = u32::try_from(self.vm_state_size).unwrap_or(u32::MAX);
+        out.extend_from_slice(&short.to_be_bytes());
+        out.extend_from_slice(&(self.extra.len() as u32).to_be_bytes());
+        out.extend_from_slice(&self.extra);
+        out.extend_from_slice(self.id.as_bytes());
+        out.extend_from_slice(self.name.as_bytes());
+        out.resize(out.len().next_multiple_of(8), 0);
+        out
+    }
+}
+
+impl Qcow2 {
+    /// The internal snapshots, in the order of the table.
+    ///
+    /// # Errors
+    /// The table cannot be read, or is not valid.
+    pub async fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let (header, entries) = self.snapshot_entries().await?;
+        let mut snapshots = Vec::new();
+        for (at, entry) in entries {
+            let at = header.snapshots_offset + at;
+            let bytes = self.file.read_vec(at, entry.len as usize).await?;
+            snapshots.push(Snapshot::parse(&bytes));
+        }
+        Ok(snapshots)
+    }
+
+    /// The entries of the table, as far as they say where things are, and the header that names them.
+    async fn snapshot_entries(&self) -> Result<(Header, Vec<(u64, SnapshotEntry)>)> {
+        let header = self.area.borrow().header.clone();
+        let entries = snapshots::read_entries(&self.file, &header).await?;
+        let entries = entries.map_err(|why| self.snapshot_refused(in_need_of_repair(why)))?;
+        Ok((header, entries))
+    }
+
+    /// Puts a table of `snapshots` in the place of the present one, in new clusters: durable, with
+    /// all else, before the header names it (rules W4 and W5).
+    pub(super) async fn write_snapshots(&self, snapshots: &[Snapshot]) -> IoResult<()> {
+        let g = &self.geometry;
+        let old = self.snapshot_table().await?;
+        let bytes: Vec<u8> = snapshots.iter().flat_map(Snapshot::to_bytes).collect();
+        let mut offset = 0;
+        if !bytes.is_empty() {
+            let run = self
+                .allocate_adjacent(g.clusters_for(bytes.len() as u64))
+                .await?;
+            self.note_metadata(run, Kind::SnapshotTable)?;
+            offset = g.host_offset(run.first);
+            let mut whole = bytes;
+            whole.resize((run.count * g.cluster_size()) as usize, 0);
+            self.file.write_vec(offset, whole).await?;
+        }
+        self.flush().await?;
+        let edit = self.header_edit.lock().await;
+        let mut area = self.area.borrow().clone();
+        area.header.snapshots = snapshots.len() as u32;
+        area.header.snapshots_offset = offset;
+        self.write_fields(area).await?;
+        drop(edit);
+        self.metadata.remove(old);
+        self.freed.push(old);
+        Ok(())
+    }
+
+    /// The clusters of the present table.
+    async fn snapshot_table(&self) -> IoResult<HostRun> {
+        let header = self.area.borrow().header.clone();
+        let entries = snapshots::read_entries(&self.file, &header).await?;
+        let entries = entries.map_err(|why| self.corrupt(why))?;
+        let len = entries.iter().map(|(_, entry)| entry.len).sum();
+        Ok(HostRun {
+            first: self.geometry.host_cluster(header.snapshots_offset),
+            count: self.geometry.clusters_for(len),
+        })
+    }
+}

@@ -1,0 +1,9 @@
+//! What the bytes of an image mean: header, tables, entries. Nothing here reads or writes a file.
+
+pub(in crate::qcow2) mod entry;
+pub(in crate::qcow2) mod extensions;
+pub(in crate::qcow2) mod geometry;
+pub(in crate::qcow2) mod header;
+pub(in crate::qcow2) mod header_area;
+pub(in crate::qcow2) mod snapshots;
+pub(in crate::qcow2) mod width;

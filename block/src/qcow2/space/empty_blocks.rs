@@ -1,0 +1,77 @@
+//! Refcount blocks that count nothing any more, once the image needs less of its file.
+
+use crate::{
+    error::IoResult,
+    qcow2::{
+        Qcow2,
+        admin::open::refcount_block,
+        layout::{
+            geometry::{HostCluster, HostRun},
+            width,
+        },
+    },
+};
+
+impl Qcow2 {
+    /// Takes blocks that count nothing, or nothing but themselves, out of the refcount table, and
+    /// gives their places up. All tables are on disk, and nothing else uses the image meanwhile.
+    pub(in crate::qcow2) async fn drop_empty_refcount_blocks(&self) -> IoResult<()> {
+        // A block that was counted by another one may have been the last that this counts.
+        while self.drop_those_empty_now().await? {
+            // Once for the table, once for the refcounts of what has become free.
+            self.flush().await?;
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether there were any.
+    async fn drop_those_empty_now(&self) -> IoResult<bool> {
+        let g = &self.geometry;
+        let mut dropped = false;
+        for index in 0..self.refcounts.table.len() {
+            let raw = self.refcounts.table.get(index);
+            let block = refcount_block(raw, g).map_err(|why| self.corrupt(why))?;
+            let Some(block) = block else { continue };
+            let counts_itself = block.0 / g.refcounts_per_block() == index as u64;
+            if !self.counts_nothing_else(block, counts_itself).await? {
+                continue;
+            }
+            self.refcounts.table.set(index, 0);
+            self.metadata.remove(HostRun::one(block));
+            let offset = g.host_offset(block);
+            self.refcounts.blocks.forget(offset, g.cluster_size());
+            if counts_itself {
+                // Without a block its refcount is 0. Nobody takes its place before the table is on
+                // disk: nothing is allocated until then.
+                let next = &self.refcounts.next;
+                next.set(next.get().min(block.0));
+            } else {
+                self.freed.push(HostRun::one(block));
+            }
+            dropped = true;
+        }
+        Ok(dropped)
+    }
+
+    /// Whether all refcounts in a block are 0, but for its own if it `counts_itself`.
+    async fn counts_nothing_else(&self, block: HostCluster, counts_itself: bool) -> IoResult<bool> {
+        let g = &self.geometry;
+        let _lock = self.refcounts.lock().await;
+        let own = counts_itself.then_some(block.0 % g.refcounts_per_block());
+        for start in (0..g.refcounts_per_block()).step_by(g.refcounts_per_slice() as usize) {
+            let at = start / g.refcounts_per_slice() * g.slice_bytes();
+            let slice = self.refcounts.blocks.get(g.host_offset(block) + at).await?;
+            let empty = slice.with(|bytes| {
+                (0..g.refcounts_per_slice()).all(|n| {
+                    let count = width::get(bytes, g.refcount_order, n as usize);
+                    count == 0 || (own == Some(start + n) && count == 1)
+                })
+            });
+            if !empty {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

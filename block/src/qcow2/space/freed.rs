@@ -1,0 +1,116 @@
+//! Host clusters whose last use has ended, on their way to being used again (rule W3).
+//!
+//! A cluster is `pending` from the moment when its table entry is cleared in memory; it has
+//! `settled` when that is on disk. It may be given away once, besides, every operation that could
+//! have looked up the old entry has ended.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+};
+
+use crate::qcow2::layout::geometry::HostRun;
+
+/// Clusters to be freed, and the operations under way.
+#[derive(Default)]
+pub struct Freed {
+    pending: RefCell<Vec<Waiting>>,
+    settled: RefCell<Vec<Waiting>>,
+    operations: RefCell<BTreeSet<u64>>,
+    next_operation: Cell<u64>,
+}
+
+/// A run of clusters, and the first operation that cannot know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    run: HostRun,
+    unknown_to: u64,
+}
+
+/// An operation that may use clusters it has looked up, until it is dropped.
+pub struct Operation<'a> {
+    freed: &'a Freed,
+    number: u64,
+}
+
+impl Freed {
+    /// Starts an operation.
+    pub fn operation(&self) -> Operation<'_> {
+        let number = self.next_operation.get();
+        self.next_operation.set(number + 1);
+        self.operations.borrow_mut().insert(number);
+        Operation {
+            freed: self,
+            number,
+        }
+    }
+
+    /// The run's table entries have been cleared in memory.
+    pub fn push(&self, run: HostRun) {
+        let unknown_to = self.next_operation.get();
+        let mut pending = self.pending.borrow_mut();
+        match pending.last_mut() {
+            // What was allocated in one piece is given back in one piece.
+            Some(last) if last.run.end() == run.first => {
+                last.run.count += run.count;
+                last.unknown_to = unknown_to;
+            }
+            _ => pending.push(Waiting { run, unknown_to }),
+        }
+    }
+
+    /// Takes what is pending when tables start being written back.
+    pub fn take_pending(&self) -> Vec<Waiting> {
+        self.pending.take()
+    }
+
+    /// The tables were not written.
+    pub fn restore(&self, runs: Vec<Waiting>) {
+        self.pending.borrow_mut().extend(runs);
+    }
+
+    /// The tables are durable.
+    pub fn settle(&self, runs: Vec<Waiting>) {
+        self.settled.borrow_mut().extend(runs);
+    }
+
+    /// Takes the runs that nobody can be using any more.
+    pub fn take_releasable(&self) -> Vec<HostRun> {
+        let oldest = self
+            .operations
+            .borrow()
+            .first()
+            .copied()
+            .unwrap_or(u64::MAX);
+        let mut free = Vec::new();
+        self.settled.borrow_mut().retain(|waiting| {
+            let keep = waiting.unknown_to > oldest;
+            if !keep {
+                free.push(waiting.run);
+            }
+            keep
+        });
+        free
+    }
+
+    /// Runs that nobody can be using could not be given up; they are taken again with the next ones.
+    pub fn wait_again(&self, runs: impl IntoIterator<Item = HostRun>) {
+        let runs = runs.into_iter().filter(|run| run.count > 0);
+        let waiting = runs.map(|run| Waiting { run, unknown_to: 0 });
+        self.settled.borrow_mut().extend(waiting);
+    }
+
+    /// Whether anything waits to be freed.
+    pub fn is_empty(&self) -> bool {
+        self.pending.borrow().is_empty() && self.settled.borrow().is_empty()
+    }
+}
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        self.freed.operations.borrow_mut().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests;

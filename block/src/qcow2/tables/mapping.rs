@@ -1,0 +1,148 @@
+//! Looking up where guest clusters are.
+
+use crate::{
+    error::IoResult,
+    extent::{Extent, ExtentKind},
+    qcow2::{
+        Qcow2,
+        cache::Slice,
+        data::data_file,
+        layout::{
+            entry::{self, Entry, Mapping},
+            geometry::{GuestCluster, HostCluster},
+        },
+    },
+};
+
+/// Subclusters with one mapping, as a look at one L2 slice finds them.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::qcow2) struct Run {
+    /// Bytes from the offset that was asked for.
+    pub len: u64,
+    /// Mapping of the first subcluster and its like in that cluster; those in the clusters that
+    /// follow have [`Mapping::following`].
+    pub mapping: Mapping,
+}
+
+impl Qcow2 {
+    /// How the disk is stored from `offset` on, for up to `len` bytes. `len` is not 0.
+    ///
+    /// # Errors
+    /// The range does not lie on the disk; the tables cannot be read or are corrupt.
+    pub async fn extent(&self, offset: u64, len: u64) -> IoResult<Extent> {
+        Ok(self.placed_extent(offset, len).await?.0)
+    }
+
+    /// As [`Qcow2::extent`], and where in the file it lies or would lie: also for what a host cluster
+    /// is kept for.
+    ///
+    /// # Errors
+    /// As [`Qcow2::extent`].
+    pub async fn placed_extent(&self, offset: u64, len: u64) -> IoResult<(Extent, Option<u64>)> {
+        self.check_range(offset, len)?;
+        let run = self.lookup(offset, len).await?;
+        let within = self.geometry.in_cluster(offset);
+        let at = |host: HostCluster| self.geometry.host_offset(host) + within;
+        let (kind, host_offset) = match run.mapping {
+            Mapping::Unallocated { host } => {
+                (ExtentKind::Unallocated, host.map(|(host, _)| at(host)))
+            }
+            Mapping::Zero { host } => (ExtentKind::Zero, host.map(|(host, _)| at(host))),
+            Mapping::Data { host, .. } => {
+                let host_offset = at(host);
+                (ExtentKind::Data { host_offset }, Some(host_offset))
+            }
+            Mapping::Compressed { .. } => (ExtentKind::Compressed, None),
+        };
+        let extent = Extent { len: run.len, kind };
+        Ok((extent, host_offset))
+    }
+
+    /// The longest run from `offset` on that one look at the tables finds. What it says holds
+    /// until the caller's next await, or for as long as claims or the caller's caller see to it.
+    pub(in crate::qcow2) async fn lookup(&self, offset: u64, len: u64) -> IoResult<Run> {
+        let g = &self.geometry;
+        let cluster = g.guest_cluster(offset);
+        let index = g.l1_index(cluster);
+        let Some(table) = self.l2_table(index)? else {
+            return Ok(self.unmapped_run(index, offset, len));
+        };
+        let slice_offset = g.host_offset(table) + g.slice_in_table(cluster);
+        let slice = self.l2.get(slice_offset).await?;
+        let first = g.index_in_slice(cluster);
+        let entry = self.entry(&slice, first, cluster)?;
+        let subcluster = g.subcluster(offset);
+        let mapping = entry.mapping(subcluster);
+        let wanted = g.clusters_for(g.in_cluster(offset) + len);
+        let most = wanted.min(g.slice_entries() - first as u64);
+        let alike = |entry: Entry, from| u64::from(entry.alike(from, g)) * g.subcluster_size();
+        // In bytes from the start of the first cluster.
+        let mut end = u64::from(subcluster) * g.subcluster_size() + alike(entry, subcluster);
+        let mut count = 1;
+        while end == count * g.cluster_size()
+            && count < most
+            && let Some(next) = mapping.following(count)
+        {
+            // A bad entry ends the run; whoever gets there is told.
+            match self.entry(&slice, first + count as usize, cluster.plus(count)) {
+                Ok(found) if found.mapping(0) == next => end += alike(found, 0),
+                _ => break,
+            }
+            count += 1;
+        }
+        let len = (end - g.in_cluster(offset)).min(len);
+        Ok(Run { len, mapping })
+    }
+
+    /// The L2 table that L1 names at `index`, if there is one.
+    fn l2_table(&self, index: usize) -> IoResult<Option<HostCluster>> {
+        let raw = self.l1.get(index);
+        let table = entry::decode_l1(raw, &self.geometry).map_err(|why| self.corrupt(why))?;
+        let Some(table) = table else { return Ok(None) };
+        if self.geometry.host_offset(table.host) >= self.file.len() {
+            return Err(self.corrupt(format!("L1 entry {raw:#x} points outside the file")));
+        }
+        Ok(Some(table.host))
+    }
+
+    /// A run without L2 tables from `offset`, in L1 entry `index`, on.
+    fn unmapped_run(&self, index: usize, offset: u64, len: u64) -> Run {
+        let coverage = self.geometry.l2_coverage();
+        let mut end = (index as u64 + 1).saturating_mul(coverage);
+        let mut next = index + 1;
+        while end - offset < len && next < self.l1.len() && self.l1.get(next) == 0 {
+            end = end.saturating_add(coverage);
+            next += 1;
+        }
+        Run {
+            len: len.min(end - offset),
+            mapping: Mapping::Unallocated { host: None },
+        }
+    }
+
+    /// Reads the L2 entry of `cluster` and checks it against the file.
+    fn entry(&self, slice: &Slice, index: usize, cluster: GuestCluster) -> IoResult<Entry> {
+        let at = self.geometry.guest_offset(cluster);
+        let wrong = |why| self.corrupt(format!("guest offset {at:#x}: {why}"));
+        let entry = self.l2_entry(slice, index).map_err(wrong)?;
+        if let Some((host, _)) = entry.host() {
+            data_file::check_place(&self.geometry, host, cluster).map_err(wrong)?;
+        }
+        let outside = match entry {
+            // Zeros lie behind the end of an external data file.
+            _ if self.geometry.external_data => false,
+            Entry::Plain {
+                host: Some((host, _)),
+                data: 1..,
+                ..
+            } => self.geometry.host_offset(host) >= self.file.len(),
+            Entry::Plain { .. } => false,
+            Entry::Compressed { offset, .. } => offset >= self.file.len(),
+        };
+        if outside {
+            let raw = self.raw_l2_entry(slice, index).descriptor;
+            return Err(wrong(format!("L2 entry {raw:#x} points outside the file")));
+        }
+        Ok(entry)
+    }
+}

@@ -15,7 +15,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     io,
-    os::fd::BorrowedFd,
+    os::fd::RawFd,
     path::PathBuf,
     rc::Rc,
 };
@@ -104,8 +104,9 @@ impl Engine {
         &self.exec
     }
 
-    /// Readable when [`Engine::poll`] has something to do that came from another thread.
-    pub fn event_fd(&self) -> BorrowedFd<'_> {
+    /// Readable when [`Engine::poll`] has something to do that came from another thread. It is open
+    /// as long as the engine lives.
+    pub fn event_fd(&self) -> RawFd {
         self.exec.event_fd()
     }
 

@@ -17,7 +17,7 @@ use std::{
     collections::HashMap,
     future::Future,
     io,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{OwnedFd, RawFd},
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -25,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 
 pub use helpers::Helpers;
 pub(crate) use rate::Rate;
@@ -109,9 +109,10 @@ impl Executor {
     }
 
     /// Readable when a task has been woken from another thread, or a descriptor that one waits for
-    /// has become ready. Watch it level-triggered; [`Executor::poll`] resets it.
-    pub fn event_fd(&self) -> BorrowedFd<'_> {
-        self.reactor.as_fd()
+    /// has become ready. Watch it level-triggered; [`Executor::poll`] resets it. It is open as long
+    /// as the executor lives.
+    pub fn event_fd(&self) -> RawFd {
+        self.reactor.as_raw_fd()
     }
 
     /// The threads for calls that would block this one.
@@ -284,15 +285,14 @@ impl Executor {
         }
     }
 
-    /// Sleeps until [`Executor::event_fd`] is readable or `deadline`.
+    /// Sleeps until a task is woken or `deadline`.
     fn wait(&self, deadline: Option<Instant>) {
-        let timeout = deadline
-            .and_then(|at| Timespec::try_from(at.saturating_duration_since(Instant::now())).ok());
-        // An interrupted or failed poll only means one more look at the queues.
-        let _ = poll(
-            &mut [PollFd::from_borrowed_fd(self.event_fd(), PollFlags::IN)],
-            timeout.as_ref(),
-        );
+        let timeout = deadline.map_or(-1, |at| {
+            let left = at.saturating_duration_since(Instant::now());
+            // Rounded up: a millisecond too early would be a turn for nothing.
+            i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+        });
+        self.reactor.wait(timeout);
     }
 }
 

@@ -4,17 +4,11 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, RawFd},
     rc::Rc,
 };
 
-use rustix::{
-    buffer::spare_capacity,
-    event::{
-        Timespec,
-        epoll::{self, CreateFlags, EventData, EventFlags},
-    },
-};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::{Executor, sync::WaitQueue};
 
@@ -29,7 +23,7 @@ const EVENTS_PER_LOOK: usize = 64;
 /// Descriptors are watched edge-triggered: one system call when they come and one when they go,
 /// none for each wait.
 pub(super) struct Reactor {
-    epoll: OwnedFd,
+    epoll: Epoll,
     entries: RefCell<HashMap<u64, Rc<Waiters>>>,
     next_key: Cell<u64>,
 }
@@ -43,43 +37,61 @@ struct Waiters {
 
 impl Reactor {
     /// A reactor that watches `wake`, whose events concern nobody but the executor.
-    pub fn new(wake: impl AsFd) -> io::Result<Self> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, wake, EventData::new_u64(WAKE), EventFlags::IN)?;
-        Ok(Self {
-            epoll,
+    pub fn new(wake: &impl AsFd) -> io::Result<Self> {
+        let reactor = Self {
+            epoll: Epoll::new()?,
             entries: RefCell::default(),
             next_key: Cell::new(WAKE + 1),
-        })
+        };
+        reactor.add(wake, EventSet::IN, WAKE)?;
+        Ok(reactor)
     }
 
     /// Readable when [`Reactor::look`] would find something, or the executor has been woken.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+    pub fn as_raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
     }
 
     /// Wakes the tasks whose descriptors have become ready.
     pub fn look(&self) {
-        if self.entries.borrow().is_empty() {
-            return;
+        if !self.entries.borrow().is_empty() {
+            self.wait(0);
         }
-        let mut events = Vec::with_capacity(EVENTS_PER_LOOK);
-        let now = Timespec::default();
-        // A failed look is made up for by the next one: what is ready stays ready.
-        let _ = epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&now));
-        for event in events {
+    }
+
+    /// Sleeps until a descriptor has become ready, the executor has been woken, or `timeout`
+    /// milliseconds are over (negative: without end), and wakes the tasks that this concerns.
+    pub fn wait(&self, timeout: i32) {
+        let mut events = [EpollEvent::default(); EVENTS_PER_LOOK];
+        // An interrupted or failed wait is made up for by the next one: what is ready stays ready.
+        let count = self.epoll.wait(timeout, &mut events).unwrap_or(0);
+        for event in &events[..count] {
             // A descriptor that went since has no entry.
-            let entry = self.entries.borrow().get(&event.data.u64()).cloned();
+            let entry = self.entries.borrow().get(&event.data()).cloned();
             let Some(waiters) = entry else { continue };
-            let flags = event.flags;
-            let broken = EventFlags::HUP | EventFlags::ERR;
-            if flags.intersects(EventFlags::IN | EventFlags::RDHUP | broken) {
+            let ready = EventSet::from_bits_truncate(event.events());
+            let broken = EventSet::HANG_UP | EventSet::ERROR;
+            if ready.intersects(EventSet::IN | EventSet::READ_HANG_UP | broken) {
                 waiters.readable.wake_all();
             }
-            if flags.intersects(EventFlags::OUT | broken) {
+            if ready.intersects(EventSet::OUT | broken) {
                 waiters.writable.wake_all();
             }
         }
+    }
+
+    fn add(&self, fd: &impl AsFd, events: EventSet, key: u64) -> io::Result<()> {
+        let fd = fd.as_fd().as_raw_fd();
+        let event = EpollEvent::new(events, key);
+        self.epoll.ctl(ControlOperation::Add, fd, event)
+    }
+
+    fn remove(&self, fd: &impl AsFd) {
+        let fd = fd.as_fd().as_raw_fd();
+        // Fails only if the descriptor is not there any more, which is what is wanted.
+        let _ = self
+            .epoll
+            .ctl(ControlOperation::Delete, fd, EpollEvent::default());
     }
 }
 
@@ -104,8 +116,8 @@ impl<F: AsFd> Watched<F> {
         let reactor = exec.reactor.clone();
         let key = reactor.next_key.get();
         reactor.next_key.set(key + 1);
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&reactor.epoll, &fd, EventData::new_u64(key), flags)?;
+        let either = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP;
+        reactor.add(&fd, either | EventSet::EDGE_TRIGGERED, key)?;
         let waiters = Rc::new(Waiters::default());
         reactor.entries.borrow_mut().insert(key, waiters.clone());
         Ok(Self {
@@ -158,8 +170,7 @@ impl<F: AsFd> Watched<F> {
 impl<F: AsFd> Drop for Watched<F> {
     fn drop(&mut self) {
         self.reactor.entries.borrow_mut().remove(&self.key);
-        // Fails only if the descriptor is not there any more, which is what is wanted.
-        let _ = epoll::delete(&self.reactor.epoll, &self.fd);
+        self.reactor.remove(&self.fd);
     }
 }
 

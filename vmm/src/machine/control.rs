@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    os::fd::{AsRawFd, RawFd},
     rc::Rc,
     sync::Arc,
     time::Instant,
@@ -346,9 +346,9 @@ impl Watch {
     }
 
     /// A file that is read after each turn and stays open as long as the loop.
-    pub fn file(file: BorrowedFd<'_>) -> Self {
+    pub fn file(file: RawFd) -> Self {
         Self {
-            file: file.as_raw_fd(),
+            file,
             counter: None,
         }
     }

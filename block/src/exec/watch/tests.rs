@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::Watched;
 use crate::exec::{Executor, Queue};
@@ -24,8 +24,12 @@ fn settle(exec: &Executor) {
 
 /// Whether an outer event loop would wake up.
 fn outer_would_wake(exec: &Executor) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(exec.event_fd(), PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec::default())).unwrap() == 1
+    let outer = Epoll::new().unwrap();
+    let event = EpollEvent::new(EventSet::IN, 0);
+    outer
+        .ctl(ControlOperation::Add, exec.event_fd(), event)
+        .unwrap();
+    outer.wait(0, &mut [event]).unwrap() == 1
 }
 
 /// Starts a task that reads one byte after another and counts them; -1 is the end.

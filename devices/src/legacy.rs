@@ -1,12 +1,14 @@
-//! The parts of a PC that are older than PCI: the serial port, the keyboard controller, the clock
-//! and the ports that reset the machine.
+//! The parts of a PC that are older than PCI: the serial port, the keyboard controller, the clock,
+//! the ports that reset the machine, and those by which a guest says how it ends.
 //!
 //! All of them are 8 bits wide, so a wider access is taken apart into accesses to consecutive
 //! ports, as the ISA bus does.
 
 use std::sync::Arc;
 
+pub mod exit_port;
 pub mod i8042;
+pub mod pvpanic;
 pub mod reset;
 pub mod rtc;
 pub mod serial;

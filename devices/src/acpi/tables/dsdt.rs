@@ -13,7 +13,7 @@ use acpi_tables::{
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use crate::{
     acpi::pm::{PmBlock, SLEEP_TYPE_S5},
-    legacy::{rtc::Rtc, serial::SerialPort},
+    legacy::{pvpanic::PvPanic, rtc::Rtc, serial::SerialPort},
     pci,
 };
 
@@ -36,7 +36,7 @@ pub fn build() -> Sdt {
     let mut aml = Vec::new();
     let s5 = Package::new(vec![&SLEEP_TYPE_S5, &SLEEP_TYPE_S5, &0u8, &0u8]);
     Name::new("_S5_".into(), &s5).to_aml_bytes(&mut aml);
-    let devices = [pci_root(), fixed_ports(), serial(), clock()];
+    let devices = [pci_root(), fixed_ports(), serial(), clock(), panic()];
     let devices: Vec<Raw> = devices.into_iter().map(Raw).collect();
     let children = devices.iter().map(|d| d as &dyn Aml).collect();
     Scope::new(Path::new("\\_SB_"), children).to_aml_bytes(&mut aml);
@@ -136,4 +136,13 @@ fn clock() -> Vec<u8> {
     let ports = IO::new(base, base, 1, Rtc::LEN as u8);
     let irq = Interrupt::new(true, true, false, false, RTC_IRQ);
     device("RTC_", "PNP0B00", 0, vec![&ports, &irq])
+}
+
+/// The panic device. Its id is no EISA id, but a string.
+fn panic() -> Vec<u8> {
+    let base = PvPanic::PORT as u16;
+    let ports = IO::new(base, base, 1, PvPanic::LEN as u8);
+    let hid = Name::new("_HID".into(), &PvPanic::ACPI_ID);
+    let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports]));
+    encode(&Device::new("PEVT".into(), vec![&hid, &crs]))
 }

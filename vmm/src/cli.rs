@@ -1,6 +1,8 @@
 //! The command line.
 
 pub mod disk;
+mod duration;
+pub mod ending;
 pub mod export;
 mod keys;
 pub mod object;
@@ -11,7 +13,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use self::{disk::DiskOption, export::ExportOption, object::ObjectOption, serial::SerialEndpoint};
+use self::{
+    disk::DiskOption, ending::EndingArgs, export::ExportOption, object::ObjectOption,
+    serial::SerialEndpoint,
+};
 use crate::{
     kvm::cpuid::MAX_CPUS,
     monitor::{Endpoint, Protocol},
@@ -56,7 +61,11 @@ pub enum Command {
                   backing-format=qcow2|raw|qed, backing-folders=DIR:DIR (where backing files may lie),\n  \
                   reconnect-delay=SECONDS\n  \
                   PATH may be an NBD export: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH.\n  \
-                  A comma inside a value is doubled."
+                  A comma inside a value is doubled.\n\n\
+                  Exit status:\n  0 the guest powered off, or was told to end (quit, SIGTERM); 1 to 99 the code that the guest gave\n  \
+                  (larger ones count as 99); 101 its kernel panicked; 102 it was reset with --no-reboot, or met a\n  \
+                  triple fault; 124 time-out; 125 strata failed; 126 KVM cannot be used; 2 wrong usage.\n  \
+                  The last line on standard error says which, and why. docs/CI.md has recipes."
 )]
 pub struct RunArgs {
     /// Kernel to boot: a bzImage (`/boot/vmlinuz-...`) or an ELF vmlinux.
@@ -94,6 +103,9 @@ pub struct RunArgs {
     /// Wait for `cont` in a monitor before the guest starts.
     #[arg(long)]
     pub paused: bool,
+    /// What ends the run.
+    #[command(flatten)]
+    pub ending: EndingArgs,
 }
 
 /// `strata serve`.

@@ -8,5 +8,6 @@ pub mod kvm;
 pub mod layout;
 pub mod machine;
 pub mod monitor;
+pub mod run_result;
 pub mod serve;
 pub mod vhost_user;

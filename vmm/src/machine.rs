@@ -8,11 +8,12 @@ mod console;
 mod control;
 pub(crate) mod disks;
 mod handle;
+pub mod outcome;
 mod post;
 mod signals;
 mod vcpus;
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Instant};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use kvm_ioctls::Kvm;
@@ -22,14 +23,16 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use self::{
     board::{Board, BoardError},
-    console::{Console, ConsoleError},
-    control::{Control, Watch},
+    console::{Console, ConsoleError, Recorded},
+    control::{Control, Rules, Watch},
     disks::{DiskError, Seats},
     handle::{Handle, State},
+    outcome::Outcome,
     post::{Inbox, Post},
     signals::Signals,
     vcpus::{Buses, Setup, VcpuError, Vcpus},
 };
+pub use self::{console::Transcript, disks::DiskReport, vcpus::VcpuReport};
 use crate::{
     boot::{BootError, BootSource},
     cli::{RunArgs, serial::SerialEndpoint},
@@ -88,6 +91,9 @@ pub enum RunError {
         /// The host's error.
         source: io::Error,
     },
+    /// The exit port.
+    #[error("--exit-port {0:#x}: another device has this port or one of the three behind it")]
+    ExitPort(u16),
     /// The event loop.
     #[error("the event loop failed: {0}")]
     Events(event_manager::Error),
@@ -104,11 +110,34 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> RunError {
     move |source| RunError::Host { what, source }
 }
 
-/// Boots a guest and returns when it has powered off, or has been told to end.
+/// How a run ended, and what the machine was doing.
+#[derive(Debug)]
+pub struct Ended {
+    /// How.
+    pub outcome: Outcome,
+    /// When the guest's kernel was entered first.
+    pub started: Option<Instant>,
+    /// When it was known that the run ends.
+    pub ended: Instant,
+    /// When the first request for a disk came.
+    pub first_request: Option<Instant>,
+    /// The vCPUs, where the outcome makes people ask.
+    pub vcpus: Vec<VcpuReport>,
+    /// The disks that devices have.
+    pub disks: Vec<DiskReport>,
+}
+
+/// Boots a guest and returns when it has powered off, or the run ends for another reason. What it
+/// prints goes to `transcript`, too. The time that a run may take has begun at `begin`.
 ///
 /// # Errors
 /// [`RunError`].
-pub fn run(args: &RunArgs, serial: &SerialEndpoint) -> Result<(), RunError> {
+pub fn run(
+    args: &RunArgs,
+    serial: &SerialEndpoint,
+    transcript: &Transcript,
+    begin: Instant,
+) -> Result<Ended, RunError> {
     let mut boot = BootSource::open(&args.kernel, args.initrd.as_deref(), &args.append)?;
     let kvm = probe::open()?;
     let (post, inbox) = Inbox::new().map_err(host("make an eventfd"))?;
@@ -117,14 +146,19 @@ pub fn run(args: &RunArgs, serial: &SerialEndpoint) -> Result<(), RunError> {
     // Before sockets of our own can take a number that `fd:N` means.
     let doors = Doors::open(&args.all_monitors())?;
     let (console, output) = Console::open(serial)?;
+    let output = Box::new(Recorded::new(output, transcript.clone(), post.clone()));
     let hurry = console.hurry();
 
     let mut hardware = Hardware::new(args, &kvm, &post, output)?;
+    if let Some(option) = args.ending.exit_port {
+        Board::add_exit_port(&mut hardware.buses, &post, option)
+            .map_err(|_| RunError::ExitPort(option.port))?;
+    }
     let told = notifier.clone();
     let engine = Engine::new(move |event| told.notify(Notice::Block(event)))
         .map_err(host("make an eventfd"))?;
     engine.serve_vhost_user_with(vhost_user::serve);
-    let workers = disks::attach(&engine, &args.disks, &mut hardware.seats(args.cpus))?;
+    let (workers, meters) = disks::attach(&engine, &args.disks, &mut hardware.seats(args.cpus))?;
     let firmware = Firmware {
         memory: hardware.memory,
         size: args.memory,
@@ -157,6 +191,7 @@ pub fn run(args: &RunArgs, serial: &SerialEndpoint) -> Result<(), RunError> {
         events: event_loop(subscribers)?,
         engine,
         workers,
+        meters,
         board: hardware.board,
         chips: ChipState::save(&hardware.vm.fd)?,
         vm: hardware.vm,
@@ -166,6 +201,12 @@ pub fn run(args: &RunArgs, serial: &SerialEndpoint) -> Result<(), RunError> {
         hurry,
         state,
         notifier,
+        transcript: transcript.clone(),
+        rules: Rules {
+            on_reset: args.ending.on_reset(),
+            on_panic: args.ending.on_panic,
+            limit: args.ending.timeout.map(|limit| (limit, begin + limit)),
+        },
     });
     control.run(args.paused)
 }

@@ -43,7 +43,7 @@ use std::thread::JoinHandle;
 pub use endpoint::{Endpoint, EndpointError};
 pub use listener::OpenError;
 pub use machine::{Action, Answer, Machine, RunState};
-pub use notice::{Mailbox, Notice, Notifier, ShutdownCause};
+pub use notice::{Mailbox, Notice, Notifier, PanicAction, ShutdownCause};
 
 /// The version of QEMU whose commands, texts and events these are.
 const COMPATIBLE_VERSION: (u32, u32, u32) = (10, 0, 2);

@@ -12,7 +12,7 @@ use strata_block::{
     api::{CmdError, ErrorClass, Reply},
     engine::Engine,
     exec::{Executor, Queue},
-    storage::nbd::wire::Address,
+    nbd::Address,
 };
 
 use self::mailbox::{Handle, Inbox, Message};

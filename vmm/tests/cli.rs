@@ -19,7 +19,8 @@ fn fails(code: i32, args: &[&str]) -> String {
 
 /// The one line of a failure.
 fn line(args: &[&str]) -> String {
-    let stderr = fails(1, args);
+    let code = if args[0] == "run" { 125 } else { 1 };
+    let stderr = fails(code, args);
     assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");
     stderr.trim_end().to_owned()
 }

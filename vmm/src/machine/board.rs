@@ -10,7 +10,9 @@ use strata_devices::{
     bus::Overlap,
     legacy::{
         Signal,
+        exit_port::ExitPort,
         i8042::I8042,
+        pvpanic::{PanicEvents, PanicSignal, PvPanic},
         reset::SystemControl,
         rtc::{MemorySize, Rtc},
         serial::{Output, SerialPort},
@@ -25,7 +27,7 @@ use super::{
     post::{GuestEvent, Post},
     vcpus::Buses,
 };
-use crate::{kvm::irq::Router, layout};
+use crate::{cli::ending::ExitPortOption, kvm::irq::Router, layout};
 
 /// Devices that are there whatever disks a machine has.
 pub struct Board {
@@ -81,6 +83,8 @@ impl Board {
         ports.insert(I8042::DATA, I8042::LEN, i8042.clone())?;
         ports.insert(Rtc::BASE, Rtc::LEN, rtc.clone())?;
         ports.insert(SerialPort::COM1, SerialPort::LEN, serial.clone())?;
+        let panic = shared(PvPanic::new(panic_signal(post)));
+        ports.insert(PvPanic::PORT, PvPanic::LEN, panic)?;
         let control = shared(SystemControl::new(Arc::clone(&reset)));
         ports.insert(SystemControl::PORT, 1, control)?;
         let config = ConfigPorts::new(Arc::clone(&pci), Box::new(move || reset()));
@@ -102,6 +106,22 @@ impl Board {
             i8042,
             rtc,
         })
+    }
+
+    /// Adds the port by which the guest ends the run.
+    ///
+    /// # Errors
+    /// Another device has it.
+    pub fn add_exit_port(
+        buses: &mut Buses,
+        post: &Post,
+        option: ExitPortOption,
+    ) -> Result<(), Overlap> {
+        let ExitPortOption { port, mapping } = option;
+        let post = post.clone();
+        let signal = move |value| post.guest(GuestEvent::Exited(mapping.code(value)));
+        let device = shared(ExitPort::new(Arc::new(signal)));
+        buses.ports.insert(port.into(), ExitPort::LEN, device)
     }
 
     /// Brings all devices into the state after power-on. No vCPU runs, and no request is under way.
@@ -139,6 +159,19 @@ fn lock<T: ?Sized>(device: &Mutex<T>) -> MutexGuard<'_, T> {
 fn signal(post: &Post, event: fn() -> GuestEvent) -> Signal {
     let post = post.clone();
     Arc::new(move || post.guest(event()))
+}
+
+/// Lets the panic device tell the machine.
+fn panic_signal(post: &Post) -> PanicSignal {
+    let post = post.clone();
+    Arc::new(move |events| {
+        if events.contains(PanicEvents::CRASH_LOADED) {
+            post.guest(GuestEvent::CrashLoaded);
+        }
+        if events.contains(PanicEvents::PANICKED) {
+            post.guest(GuestEvent::Panicked);
+        }
+    })
 }
 
 fn memory_size(memory: u64) -> MemorySize {

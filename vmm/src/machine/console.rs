@@ -3,6 +3,7 @@
 mod keyboard;
 mod output;
 mod socket;
+mod transcript;
 
 use std::{
     fs::File,
@@ -17,6 +18,7 @@ use std::{
 use event_manager::MutEventSubscriber;
 use strata_devices::legacy::serial::{Output, SerialInput, SerialPort};
 
+pub use self::transcript::{Recorded, Transcript};
 use self::{keyboard::Keyboard, output::Patient, socket::SocketSource};
 use super::post::Post;
 use crate::cli::serial::SerialEndpoint;

@@ -1,6 +1,8 @@
 //! Keeps the machine running: the device thread's loop, and what it does when told to stop, go
 //! on, reset or end.
 
+mod ending;
+
 use std::{
     cell::{Cell, RefCell},
     os::fd::{AsRawFd, RawFd},
@@ -17,19 +19,22 @@ use strata_block::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
+pub use self::ending::Rules;
+use self::ending::{End, Panics};
 use super::{
-    Firmware, RunError,
+    Ended, Firmware, RunError,
     board::Board,
-    console::Hurry,
-    disks::Worker,
+    console::{Hurry, Transcript},
+    disks::{Meter, Worker},
     handle::State,
+    outcome::{Outcome, ResetCause},
     post::{GuestEvent, Inbox, Message},
     vcpus::Vcpus,
 };
 use crate::{
     boot::BootSource,
     kvm::{raw::Vm, reset::ChipState},
-    monitor::{Action, Answer, Notice, Notifier, RunState, ShutdownCause},
+    monitor::{Action, Answer, Notice, Notifier, RunState},
 };
 
 /// What a machine consists of. Fields are dropped in order: vCPUs end before anything they use.
@@ -42,6 +47,8 @@ pub struct Parts {
     pub engine: Rc<Engine>,
     /// The disks' devices.
     pub workers: Vec<Worker>,
+    /// What is asked of the disks.
+    pub meters: Vec<Rc<Meter>>,
     /// The other devices.
     pub board: Board,
     /// The controllers in the kernel as they were at first.
@@ -60,6 +67,10 @@ pub struct Parts {
     pub state: State,
     /// Where news go.
     pub notifier: Notifier,
+    /// What the guest prints.
+    pub transcript: Transcript,
+    /// What ends the run.
+    pub rules: Rules,
 }
 
 /// The device thread.
@@ -67,25 +78,11 @@ pub struct Control {
     parts: Parts,
     /// What the block layer left behind when it was last polled.
     turn: Turn,
-}
-
-/// Why the machine ends.
-struct End {
-    cause: ShutdownCause,
-    /// What went wrong, if it did.
-    failure: Option<String>,
-    /// Whoever has asked for it, to be answered once it is told.
-    answer: Option<Answer>,
-}
-
-impl From<ShutdownCause> for End {
-    fn from(cause: ShutdownCause) -> Self {
-        Self {
-            cause,
-            failure: None,
-            answer: None,
-        }
-    }
+    panics: Panics,
+    /// The time is over, and the disks have been told not to wait for servers that have gone.
+    timed_out: bool,
+    /// When vCPUs ran first.
+    started: Option<Instant>,
 }
 
 impl Control {
@@ -95,14 +92,20 @@ impl Control {
             more_work_now: true,
             next_deadline: None,
         };
-        Self { parts, turn }
+        Self {
+            parts,
+            turn,
+            panics: Panics::default(),
+            timed_out: false,
+            started: None,
+        }
     }
 
     /// Runs it until its end, waiting for `cont` first if `paused`.
     ///
     /// # Errors
     /// The guest could not go on, or a disk could not be closed.
-    pub fn run(mut self, paused: bool) -> Result<(), RunError> {
+    pub fn run(mut self, paused: bool) -> Result<Ended, RunError> {
         if !paused {
             self.resume();
         }
@@ -114,34 +117,46 @@ impl Control {
                 // A command may have started something in the block layer.
                 self.turn.more_work_now = true;
             }
+            if let Some(end) = self.look_at_the_clock()? {
+                return self.end(end);
+            }
             self.turn()?;
         }
     }
 
     /// Waits for events, lets their subscribers act, and gives the block layer its turn.
     fn turn(&mut self) -> Result<(), RunError> {
-        match self.parts.events.run_with_timeout(timeout(&self.turn)) {
+        let alarm = self.next_alarm();
+        let timeout = timeout(&self.turn, alarm);
+        match self.parts.events.run_with_timeout(timeout) {
             Ok(_) => {}
             Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
             Err(error) => return Err(RunError::Events(error)),
         }
         self.turn = self.parts.engine.poll();
+        self.note_time_out();
         Ok(())
     }
 
     fn handle(&mut self, message: Message) -> Result<Option<End>, RunError> {
         match message {
-            Message::Action(action, answer) => return self.act(action, answer),
-            Message::Guest(GuestEvent::Reset) => self.reset(true)?,
-            Message::Guest(GuestEvent::PowerOff) => return Ok(Some(ShutdownCause::Guest.into())),
-            Message::Guest(GuestEvent::Broken(why)) => {
-                return Ok(Some(End {
-                    failure: Some(why),
-                    ..ShutdownCause::HostError.into()
-                }));
-            }
-            Message::Leave => return Ok(Some(ShutdownCause::Quit.into())),
-            Message::Signal => return Ok(Some(ShutdownCause::Signal.into())),
+            Message::Action(action, answer) => self.act(action, answer),
+            Message::Guest(event) => self.on_guest(event),
+            Message::Leave => Ok(Some(Outcome::Quit.into())),
+            Message::Signal => Ok(Some(Outcome::Signal.into())),
+        }
+    }
+
+    fn on_guest(&mut self, event: GuestEvent) -> Result<Option<End>, RunError> {
+        match event {
+            GuestEvent::Reset => return self.on_reset(ResetCause::Guest),
+            GuestEvent::TripleFault => return self.on_reset(ResetCause::TripleFault),
+            GuestEvent::PowerOff => return Ok(Some(self.unless_panicked(Outcome::PoweredOff))),
+            GuestEvent::Exited(code) => return Ok(Some(Outcome::Exited(code).into())),
+            GuestEvent::Panicked | GuestEvent::PanicEnded => return self.on_panic(),
+            GuestEvent::PanicPrinted(why) => self.panics.printed(why),
+            GuestEvent::CrashLoaded => self.parts.notifier.notify(Notice::GuestCrashLoaded),
+            GuestEvent::Broken(why) => return Ok(Some(End::failed(why))),
         }
         Ok(None)
     }
@@ -153,22 +168,21 @@ impl Control {
                 self.execute(command, answer);
                 return Ok(None);
             }
-            Action::Stop => self.stop()?,
+            Action::Stop => self.stop(RunState::Paused)?,
             Action::Cont => {
                 self.parts.engine.reset_io_status();
                 self.resume();
             }
-            Action::SystemReset => self.reset(false)?,
+            Action::SystemReset => {
+                if let Some(end) = self.on_reset(ResetCause::Monitor)? {
+                    return Ok(Some(end.answering(answer)));
+                }
+            }
             Action::SystemPowerdown => {
                 self.parts.board.press_power_button();
                 self.parts.notifier.notify(Notice::Powerdown);
             }
-            Action::Quit => {
-                return Ok(Some(End {
-                    answer: Some(answer),
-                    ..ShutdownCause::Quit.into()
-                }));
-            }
+            Action::Quit => return Ok(Some(End::from(Outcome::Quit).answering(answer))),
         }
         answer.send(Ok(Reply::Done));
         Ok(None)
@@ -199,13 +213,14 @@ impl Control {
         parts.state.set(RunState::Running);
         parts.notifier.notify(Notice::Resume);
         parts.vcpus.resume();
+        self.started.get_or_insert_with(Instant::now);
     }
 
     /// Stops them, and makes durable what the guest has written.
-    fn stop(&mut self) -> Result<(), RunError> {
+    fn stop(&mut self, state: RunState) -> Result<(), RunError> {
         if self.parts.state.get() == RunState::Running {
             self.settle()?;
-            self.parts.state.set(RunState::Paused);
+            self.parts.state.set(state);
             self.parts.notifier.notify(Notice::Stop);
         }
         Ok(())
@@ -275,6 +290,8 @@ impl Control {
         self.settle()?;
         self.parts.inbox.forget_resets();
         self.parts.board.reset();
+        self.parts.transcript.cut();
+        self.panics = Panics::default();
         // Workers must have let go of the rings in the old guest's memory before that is written.
         self.drain()?;
         let parts = &mut self.parts;
@@ -293,13 +310,29 @@ impl Control {
     }
 
     /// The orderly end: drain, flush, close.
-    fn end(mut self, end: End) -> Result<(), RunError> {
+    fn end(mut self, end: End) -> Result<Ended, RunError> {
+        let now = Instant::now();
         self.parts.state.set(RunState::Shutdown);
-        self.parts.notifier.notify(Notice::Shutdown(end.cause));
+        self.parts.notifier.notify(Notice::Shutdown(end.cause()));
         if let Some(answer) = end.answer {
             answer.send(Ok(Reply::Done));
         }
+        // Before the requests are waited for, which somebody may want to see.
+        let disks = self.parts.meters.iter().map(|meter| meter.report(now));
+        let disks = disks.collect();
+        let first_request = self
+            .parts
+            .meters
+            .iter()
+            .filter_map(|meter| meter.first())
+            .min();
         self.settle()?;
+        let explained = end.outcome.as_ref().is_ok_and(Outcome::needs_explaining);
+        let vcpus = if explained {
+            self.parts.vcpus.inspect()?
+        } else {
+            Vec::new()
+        };
         let (done, errors) = (Rc::new(Cell::new(false)), Rc::new(RefCell::default()));
         let (finished, found) = (Rc::clone(&done), Rc::clone(&errors));
         self.parts.engine.begin_to_shut_down(move |errors| {
@@ -308,17 +341,24 @@ impl Control {
         });
         self.wait_for(&done)?;
         let errors: Vec<_> = errors.take();
-        match end.failure {
-            Some(why) => Err(RunError::Guest(why)),
-            None if errors.is_empty() => Ok(()),
-            None => Err(RunError::Closing(errors)),
+        let outcome = end.outcome.map_err(RunError::Guest)?;
+        if !errors.is_empty() {
+            return Err(RunError::Closing(errors));
         }
+        Ok(Ended {
+            outcome,
+            started: self.started,
+            ended: now,
+            first_request,
+            vcpus,
+            disks,
+        })
     }
 }
 
-/// Milliseconds to wait for events; -1 for as long as it takes.
-fn timeout(turn: &Turn) -> i32 {
-    match turn.next_deadline {
+/// Milliseconds to wait for events, until `alarm` at most; -1 for as long as it takes.
+fn timeout(turn: &Turn, alarm: Option<Instant>) -> i32 {
+    match turn.next_deadline.into_iter().chain(alarm).min() {
         _ if turn.more_work_now => 0,
         None => -1,
         Some(deadline) => {

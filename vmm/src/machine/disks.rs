@@ -1,5 +1,7 @@
 //! Opens the disks and puts their devices on the PCI bus.
 
+mod meter;
+
 use std::{cell::RefCell, io, rc::Rc, sync::Arc};
 
 use event_manager::MutEventSubscriber;
@@ -17,6 +19,8 @@ use strata_devices::{
 };
 use vm_memory::GuestMemoryMmap;
 
+use self::meter::Metered;
+pub use self::meter::{DiskReport, Meter};
 use super::{board::Board, vcpus::Buses};
 use crate::{
     cli::disk::{Cache, DiskOption, Interface, Numbering, Place},
@@ -136,7 +140,7 @@ pub struct Seats<'a> {
     pub cpus: u8,
 }
 
-/// Opens `disks` in the order given and makes their devices.
+/// Opens `disks` in the order given and makes their devices, with what measures each of them.
 ///
 /// # Errors
 /// The first disk that cannot be used.
@@ -144,10 +148,10 @@ pub fn attach(
     engine: &Rc<Engine>,
     disks: &[DiskOption],
     seats: &mut Seats<'_>,
-) -> Result<Vec<Worker>, DiskError> {
+) -> Result<(Vec<Worker>, Vec<Rc<Meter>>), DiskError> {
     let mut numbering = Numbering::default();
     let mut ids: Vec<String> = Vec::new();
-    let mut workers = Vec::new();
+    let (mut workers, mut meters) = (Vec::new(), Vec::new());
     let mut ide_disks: [Option<Disk>; 4] = Default::default();
     for option in disks {
         let place = numbering.place(option);
@@ -160,6 +164,8 @@ pub fn attach(
                 id: place.id.clone(),
                 source,
             })?;
+        let meter = Meter::new(disk);
+        let disk = Disk::new(Rc::new(Metered(Rc::clone(&meter))));
         match option.interface {
             Interface::Virtio => workers.push(seats.virtio(disk, place.index)?),
             Interface::Ide => match ide_disks.get_mut(place.index) {
@@ -168,12 +174,15 @@ pub fn attach(
             },
             Interface::None => {}
         }
+        if option.interface != Interface::None {
+            meters.push(meter);
+        }
         ids.push(place.id);
     }
     if ide_disks.iter().any(Option::is_some) {
         workers.push(seats.ide(ide_disks)?);
     }
-    Ok(workers)
+    Ok((workers, meters))
 }
 
 /// What the block layer needs to know.

@@ -16,10 +16,22 @@ use crate::monitor::{Action, Answer};
 /// Something that the guest did, or that happened to it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum GuestEvent {
-    /// It resets the machine, or a vCPU met a triple fault, which does the same.
+    /// It resets the machine.
     Reset,
+    /// A vCPU met a triple fault, which resets the machine.
+    TripleFault,
     /// It powers off.
     PowerOff,
+    /// It ends the run with this code.
+    Exited(u32),
+    /// Its kernel says by the panic device that it has panicked.
+    Panicked,
+    /// The same, and another kernel takes over.
+    CrashLoaded,
+    /// Its kernel prints that it panics, and why. More lines follow.
+    PanicPrinted(String),
+    /// Its kernel prints that this was all about the panic.
+    PanicEnded,
     /// It cannot go on; one line for people.
     Broken(String),
 }
@@ -109,8 +121,13 @@ impl Inbox {
     /// hardware not every way works, and go on asking until they are parked.
     pub fn forget_resets(&mut self) {
         self.kept.extend(self.receiver.try_iter());
-        self.kept
-            .retain(|message| !matches!(message, Message::Guest(GuestEvent::Reset)));
+        self.kept.retain(|message| {
+            let event = match message {
+                Message::Guest(event) => event,
+                _ => return true,
+            };
+            !matches!(event, GuestEvent::Reset | GuestEvent::TripleFault)
+        });
     }
 }
 

@@ -1,5 +1,6 @@
 //! The vCPUs: one thread each. They run, are parked, or end, all together.
 
+mod report;
 mod thread;
 
 use std::{
@@ -13,6 +14,7 @@ use kvm_ioctls::Kvm;
 use strata_devices::bus::Bus;
 use vmm_sys_util::signal::Killable;
 
+pub use self::report::VcpuReport;
 use self::thread::VcpuThread;
 use super::post::Post;
 use crate::{
@@ -55,6 +57,10 @@ struct State {
     reset_done: usize,
     /// What went wrong in a reset.
     failure: Option<KvmError>,
+    /// Counts requests for a report; a parked thread that has seen fewer answers the last one.
+    inspections: u64,
+    /// Answers to the last request.
+    reports: Vec<Result<VcpuReport, KvmError>>,
 }
 
 struct Shared {
@@ -118,6 +124,8 @@ impl Vcpus {
                 entry: 0,
                 reset_done: 0,
                 failure: None,
+                inspections: 0,
+                reports: Vec::new(),
             }),
             changed: Condvar::new(),
         });
@@ -194,6 +202,24 @@ impl Vcpus {
             state = self.shared.wait(state);
         }
         state.failure.take().map_or(Ok(()), Err)
+    }
+
+    /// What each of them was doing, in order. They must be parked, and stay so.
+    ///
+    /// # Errors
+    /// What KVM refused.
+    pub fn inspect(&self) -> Result<Vec<VcpuReport>, KvmError> {
+        let mut state = self.shared.lock();
+        state.inspections += 1;
+        state.reports.clear();
+        self.shared.changed.notify_all();
+        while state.reports.len() < self.threads.len() {
+            state = self.shared.wait(state);
+        }
+        let reports: Result<Vec<_>, _> = state.reports.drain(..).collect();
+        let mut reports = reports?;
+        reports.sort_by_key(|report| report.index);
+        Ok(reports)
     }
 
     /// Sets what they are to do, and gets those that are in the guest out of it.

@@ -43,6 +43,8 @@ pub enum RunState {
     Running,
     /// Stopped by `stop`.
     Paused,
+    /// Stopped because the guest's kernel has panicked.
+    GuestPanicked,
     /// The guest has powered off, or the machine is being taken down.
     Shutdown,
     /// KVM gave up on a vCPU.
@@ -56,6 +58,7 @@ impl RunState {
             RunState::Prelaunch => "prelaunch",
             RunState::Running => "running",
             RunState::Paused => "paused",
+            RunState::GuestPanicked => "guest-panicked",
             RunState::Shutdown => "shutdown",
             RunState::InternalError => "internal-error",
         }

@@ -24,8 +24,23 @@ pub enum Notice {
     },
     /// `POWERDOWN`: the power button was pressed.
     Powerdown,
+    /// `GUEST_PANICKED`.
+    GuestPanicked(PanicAction),
+    /// `GUEST_CRASHLOADED`: the guest's kernel has panicked, and another one takes over.
+    GuestCrashLoaded,
     /// `SHUTDOWN`: the machine is about to end.
     Shutdown(ShutdownCause),
+}
+
+/// `GuestPanicAction`: what the machine makes of a panic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PanicAction {
+    /// The guest goes on.
+    Run,
+    /// It is stopped.
+    Pause,
+    /// The run ends.
+    Poweroff,
 }
 
 /// `ShutdownCause`, as far as it exists here.
@@ -35,6 +50,10 @@ pub enum ShutdownCause {
     Guest,
     /// The guest reset itself where a reset ends the machine.
     GuestReset,
+    /// The guest panicked where that ends the machine.
+    GuestPanic,
+    /// `system_reset` where a reset ends the machine.
+    SystemReset,
     /// `quit`.
     Quit,
     /// SIGTERM or SIGINT.

@@ -2,14 +2,12 @@
 
 use strata_block::{
     api::{BitmapRef, Cmd, ExportCmd, VhostUserSpec, Writable},
-    storage::nbd::wire::Address,
+    nbd::Address,
 };
 use strata_vmm::monitor::Action;
 
-use crate::{
-    client::{Client, PROMPT},
-    fake::Bench,
-};
+use crate::client::{Client, PROMPT};
+use crate::fake::Bench;
 
 fn unix(path: &str) -> Address {
     Address::Unix(path.into())

@@ -1,7 +1,7 @@
 use strata_block::{
     api::{BitmapRef, VhostUserSpec},
     engine::ExportSpec,
-    storage::nbd::wire::Address,
+    nbd::Address,
 };
 
 use super::{ExportOption, parse};

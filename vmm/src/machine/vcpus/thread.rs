@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Buses, Shared, Want};
+use super::{Buses, Shared, VcpuReport, Want};
 use crate::{
     kvm::{
         KvmError,
@@ -23,6 +23,13 @@ pub(super) struct VcpuThread {
     pub(super) post: Post,
 }
 
+/// How much of what its owner asks of parked vCPUs a thread has done.
+#[derive(Default)]
+struct Seen {
+    resets: u64,
+    inspections: u64,
+}
+
 /// Why a vCPU left the guest.
 enum Left {
     /// Somebody wants something else than running.
@@ -34,8 +41,8 @@ enum Left {
 impl VcpuThread {
     /// Runs and parks as it is told, until told to end.
     pub(super) fn main(mut self) {
-        let mut resets = 0;
-        while self.parked(&mut resets) == Want::Run {
+        let mut seen = Seen::default();
+        while self.parked(&mut seen) == Want::Run {
             // Tells a guest that uses KVM's clock that time has passed without it, so that its
             // watchdogs stay calm. Others refuse, and need not know.
             let _ = self.vcpu.fd.kvmclock_ctrl();
@@ -48,18 +55,24 @@ impl VcpuThread {
         }
     }
 
-    /// Waits to be told to run or to end, and carries out resets in the meantime.
-    fn parked(&self, resets: &mut u64) -> Want {
+    /// Waits to be told to run or to end; carries out resets and reports in the meantime.
+    fn parked(&self, seen: &mut Seen) -> Want {
         let mut state = self.shared.lock();
         state.parked += 1;
         self.shared.changed.notify_all();
         loop {
-            if *resets != state.resets {
-                *resets = state.resets;
+            if seen.resets != state.resets {
+                seen.resets = state.resets;
                 if let Err(error) = self.reset(state.entry) {
                     state.failure = Some(error);
                 }
                 state.reset_done += 1;
+                self.shared.changed.notify_all();
+            }
+            if seen.inspections != state.inspections {
+                seen.inspections = state.inspections;
+                let report = VcpuReport::read(self.index, &self.vcpu.fd);
+                state.reports.push(report);
                 self.shared.changed.notify_all();
             }
             match state.want {
@@ -90,7 +103,7 @@ impl VcpuThread {
                     Served::Again => {}
                     Served::Reset => {
                         tracing::info!(vcpu = self.index, "triple fault");
-                        return self.stuck(GuestEvent::Reset);
+                        return self.stuck(GuestEvent::TripleFault);
                     }
                     Served::Broken(why) => return self.broken(&why),
                 },

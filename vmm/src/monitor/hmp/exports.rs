@@ -2,11 +2,13 @@
 
 use strata_block::{
     api::{Cmd, ExportCmd, Writable},
-    storage::nbd::wire::Address,
+    nbd::Address,
 };
 
-use super::{args::Args, run::block};
-use crate::monitor::{machine::Machine, step::Step};
+use super::args::Args;
+use super::run::block;
+use crate::monitor::machine::Machine;
+use crate::monitor::step::Step;
 
 fn export(cmd: ExportCmd) -> Step<String> {
     block(Cmd::Export(cmd))

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 use strata_block::api::Event;
 
-use crate::monitor::notice::{Notice, ShutdownCause};
+use crate::monitor::notice::{Notice, PanicAction, ShutdownCause};
 
 /// The object that is sent for `notice`, which happened at `time`.
 pub(in crate::monitor) fn event(time: SystemTime, notice: &Notice) -> Value {
@@ -38,10 +38,21 @@ fn describe(notice: &Notice) -> (&'static str, Option<Value>) {
             };
             ("RESET", Some(json!({"guest": guest, "reason": reason})))
         }
+        Notice::GuestPanicked(action) => {
+            let action = match action {
+                PanicAction::Run => "run",
+                PanicAction::Pause => "pause",
+                PanicAction::Poweroff => "poweroff",
+            };
+            ("GUEST_PANICKED", Some(json!({"action": action})))
+        }
+        Notice::GuestCrashLoaded => ("GUEST_CRASHLOADED", Some(json!({"action": "run"}))),
         Notice::Shutdown(cause) => {
             let (guest, reason) = match cause {
                 ShutdownCause::Guest => (true, "guest-shutdown"),
                 ShutdownCause::GuestReset => (true, "guest-reset"),
+                ShutdownCause::GuestPanic => (true, "guest-panic"),
+                ShutdownCause::SystemReset => (false, "host-qmp-system-reset"),
                 ShutdownCause::Quit => (false, "host-qmp-quit"),
                 ShutdownCause::Signal => (false, "host-signal"),
                 ShutdownCause::HostError => (false, "host-error"),
@@ -64,7 +75,6 @@ fn describe_block(event: &Event) -> (&'static str, Value) {
             ("BLOCK_JOB_COMPLETED", data)
         }
         Event::JobCancelled(end) => ("BLOCK_JOB_CANCELLED", json!(end)),
-        Event::JobReady(end) => ("BLOCK_JOB_READY", json!(end)),
         Event::JobPending { kind, id } => ("BLOCK_JOB_PENDING", json!({"type": kind, "id": id})),
         Event::JobError {
             device,

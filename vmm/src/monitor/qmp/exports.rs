@@ -3,17 +3,14 @@
 use serde_json::Value;
 use strata_block::{
     api::{Cmd, CmdError, ExportCmd, Reply, VhostUserSpec},
-    storage::nbd::wire::Address,
+    nbd::Address,
 };
 use strata_devices::vhost_user::MAX_QUEUES;
 
-use super::{
-    Context,
-    args::Args,
-    bitmaps::references,
-    generic,
-    run::{Started, block, query},
-};
+use super::args::Args;
+use super::bitmaps::references;
+use super::run::{Started, block, query};
+use super::{Context, generic};
 
 fn export(cmd: ExportCmd) -> Started {
     block(Cmd::Export(cmd))

@@ -8,9 +8,11 @@ mod disk_name;
 mod export;
 mod object;
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::sync::Arc;
 
 use serde::Serialize;
+
+use crate::qcow2::Snapshot;
 
 pub use bitmap::{BitmapChange, BitmapCmd, BitmapInfo, BitmapRef};
 pub use disk_name::DiskName;
@@ -82,11 +84,6 @@ pub enum Cmd {
     },
     /// `block-job-resume`, `job-resume`.
     JobResume {
-        /// The job.
-        id: String,
-    },
-    /// `job-complete`: what a job that is ready has made takes its place.
-    JobComplete {
         /// The job.
         id: String,
     },
@@ -201,10 +198,6 @@ pub enum JobStatus {
     Running,
     /// Paused.
     Paused,
-    /// Working on what the guest writes; can be completed.
-    Ready,
-    /// Ready, and paused.
-    Standby,
     /// Waiting for others of its transaction.
     Waiting,
     /// Waiting for `job-finalize`.
@@ -246,7 +239,7 @@ pub struct BlockJobInfo {
     pub speed: u64,
     /// `ok`, `failed` or `nospace`.
     pub io_status: String,
-    /// Ready for `job-complete` (never, for a stream).
+    /// Ready for `block-job-complete` (never, for a stream).
     pub ready: bool,
     /// State of the job.
     pub status: JobStatus,
@@ -408,6 +401,22 @@ pub struct SnapshotInfo {
     pub icount: Option<u64>,
 }
 
+impl From<&Snapshot> for SnapshotInfo {
+    fn from(snapshot: &Snapshot) -> Self {
+        const SECOND: u64 = 1_000_000_000;
+        Self {
+            id: snapshot.id.clone(),
+            name: snapshot.name.clone(),
+            vm_state_size: snapshot.vm_state_size,
+            date_sec: snapshot.date.0,
+            date_nsec: snapshot.date.1,
+            vm_clock_sec: snapshot.vm_clock_nsec / SECOND,
+            vm_clock_nsec: snapshot.vm_clock_nsec % SECOND,
+            icount: snapshot.icount,
+        }
+    }
+}
+
 /// Something that happened; QMP clients are told. The monitor adds the time stamp.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -422,8 +431,6 @@ pub enum Event {
     JobCompleted(JobEnd, Option<String>),
     /// `BLOCK_JOB_CANCELLED`.
     JobCancelled(JobEnd),
-    /// `BLOCK_JOB_READY`: the job can be completed.
-    JobReady(JobEnd),
     /// `BLOCK_JOB_PENDING`.
     JobPending {
         /// Kind of job.
@@ -462,10 +469,7 @@ pub enum Event {
     },
 }
 
-/// Where events go: to the monitor's clients.
-pub(crate) type EventSink = Rc<RefCell<Box<dyn FnMut(Event)>>>;
-
-/// How far a block job has come: payload of the events that it is ready or has ended.
+/// Payload of the events that end a block job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JobEnd {
     /// Kind of job.

@@ -28,16 +28,16 @@ use exports::Exports;
 pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};
 
 use crate::{
-    api::{Cmd, CmdError, ErrorClass, Event, EventSink, Reply},
-    disk::{Disk, Op},
-    error::{Error, IoError, Result},
+    api::{Cmd, CmdError, ErrorClass, Event, Reply},
+    disk::Disk,
+    error::{Error, Result},
     exec::{Executor, Queue, Turn},
     graph::{
-        DiskOptions, FailedRequest, Format, GuestDisk, Name, NameError, Node,
+        DiskOptions, EventSink, Format, GuestDisk, Name, NameError, Node,
         chain::{ImageOptions, Opener},
     },
     jobs::Jobs,
-    storage::nbd::wire::TlsServer,
+    nbd::TlsServer,
 };
 
 /// Called exactly once with a command's answer, on the device thread.
@@ -157,9 +157,8 @@ impl Engine {
             direct: image.direct,
             ..disk
         };
-        let events = self.events.clone();
-        let failures = Box::new(move |failed| (events.borrow_mut())(io_error(failed)));
-        let disk = GuestDisk::new(self.exec.clone(), failures, root, (options, image), id);
+        let (exec, events) = (self.exec.clone(), self.events.clone());
+        let disk = GuestDisk::new(exec, events, root, (options, image), id);
         self.disks.borrow_mut().push(disk.clone());
         Disk::new(disk)
     }
@@ -187,7 +186,6 @@ impl Engine {
             Cmd::JobSetSpeed { id, speed } => done(self.jobs.set_speed(&id, speed)),
             Cmd::JobPause { id } => done(self.jobs.pause(&id)),
             Cmd::JobResume { id } => done(self.jobs.resume(&id)),
-            Cmd::JobComplete { id } => done(self.jobs.complete(&id)),
             Cmd::JobFinalize { id } => done(self.jobs.finalize(&id)),
             Cmd::JobDismiss { id } => done(self.jobs.dismiss(&id)),
             Cmd::Bitmap(cmd) => return self.bitmap(cmd, reply),
@@ -213,23 +211,6 @@ fn refuse_empty(root: &Node) -> Result<()> {
         });
     }
     Ok(())
-}
-
-/// `BLOCK_IO_ERROR`.
-fn io_error(failed: FailedRequest) -> Event {
-    Event::IoError {
-        device: failed.disk,
-        node_name: failed.node_name,
-        operation: if failed.op == Op::Read {
-            "read"
-        } else {
-            "write"
-        }
-        .to_owned(),
-        action: "report".to_owned(),
-        nospace: matches!(failed.error, IoError::NoSpace { .. }),
-        reason: failed.error.to_string(),
-    }
 }
 
 fn refused(desc: impl Into<String>) -> CmdError {

@@ -70,8 +70,7 @@ pub struct Executor {
     /// Nobody waits for what has gone away any more.
     gave_up: Cell<bool>,
     giving_up: WaitQueue,
-    /// The task that is being polled.
-    current: Cell<Option<TaskId>>,
+    longest_job_poll: Cell<Duration>,
 }
 
 impl Executor {
@@ -104,7 +103,7 @@ impl Executor {
             simulated: seed.is_some(),
             gave_up: Cell::new(false),
             giving_up: WaitQueue::default(),
-            current: Cell::default(),
+            longest_job_poll: Cell::default(),
             wake,
         }))
     }
@@ -129,7 +128,6 @@ impl Executor {
         let task = Task {
             future: Some(Box::pin(future)),
             waker: Waker::from(waker),
-            longest_poll: Duration::ZERO,
         };
         task.waker.wake_by_ref();
         self.tasks.borrow_mut().insert(id, task);
@@ -229,16 +227,11 @@ impl Executor {
 
     /// Ends at `deadline`, or a little later, or when nobody is to wait any more.
     pub(crate) async fn wait_for_peer_until(&self, deadline: Instant) {
-        if !self.has_given_up() {
-            self.sleep_or(deadline, self.giving_up.wait()).await;
-        }
-    }
-
-    /// Ends with `other`, or at `deadline` or a little later.
-    pub(crate) async fn sleep_or(&self, deadline: Instant, other: impl Future<Output = ()>) {
-        let (mut sleep, mut other) = (pin!(self.sleep_until(deadline)), pin!(other));
+        let sleep = pin!(self.sleep_until(deadline));
+        let gave_up = pin!(self.giving_up.wait());
+        let (mut sleep, mut gave_up) = (sleep, gave_up);
         std::future::poll_fn(|cx| {
-            if other.as_mut().poll(cx).is_ready() {
+            if self.has_given_up() || gave_up.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
             sleep.as_mut().poll(cx)
@@ -260,25 +253,18 @@ impl Executor {
         .await;
     }
 
-    /// The longest that a poll of the calling task, on the job queue, has taken since it last asked:
-    /// each task pays for itself. Always 0 outside tasks, and in simulations, which do not depend on
-    /// the clock.
-    pub fn take_longest_poll(&self) -> Duration {
-        let mut tasks = self.tasks.borrow_mut();
-        let task = self.current.get().and_then(|id| tasks.get_mut(&id));
-        task.map_or(Duration::ZERO, |task| {
-            std::mem::take(&mut task.longest_poll)
-        })
+    /// The longest time that a job's poll has taken since this was last asked. Always 0 in
+    /// simulations, which do not depend on the clock.
+    pub fn take_longest_job_poll(&self) -> Duration {
+        self.longest_job_poll.take()
     }
 
     fn poll_job(&self, id: TaskId) {
         let started = Instant::now();
         self.poll_task(id);
-        if self.simulated {
-            return;
-        }
-        if let Some(task) = self.tasks.borrow_mut().get_mut(&id) {
-            task.longest_poll = task.longest_poll.max(started.elapsed());
+        if !self.simulated {
+            let longest = self.longest_job_poll.get().max(started.elapsed());
+            self.longest_job_poll.set(longest);
         }
     }
 
@@ -288,10 +274,11 @@ impl Executor {
         else {
             return;
         };
-        let outer = self.current.replace(Some(id));
-        let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
-        self.current.set(outer);
-        if polled.is_ready() {
+        if future
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_ready()
+        {
             self.tasks.borrow_mut().remove(&id);
         } else if let Some(task) = self.tasks.borrow_mut().get_mut(&id) {
             task.future = Some(future);

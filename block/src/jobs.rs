@@ -1,13 +1,11 @@
 //! Jobs: long work on a chain, in steps between guest requests.
 
 mod job;
-mod lifecycle;
 mod pace;
 mod registry;
 mod stream;
 mod stride;
 
 pub(crate) use job::{Job, JobOptions};
-pub(crate) use lifecycle::Work;
 pub(crate) use registry::Jobs;
-pub(crate) use stream::{NewBase, Stream};
+pub(crate) use stream::{NewBase, Stream, conclude};

@@ -14,7 +14,7 @@ mod lock;
 #[cfg(test)]
 pub(crate) mod lossy;
 mod lost;
-pub mod nbd;
+mod nbd;
 mod ranges;
 mod sim;
 mod size_limit;
@@ -33,6 +33,7 @@ pub use descriptor_limit::raise_descriptor_limit;
 pub use file::{FileOptions, FileStorage};
 pub use files::Files;
 pub use hints::FileHints;
+pub use holder::Holder;
 pub use identity::Identity;
 pub use lock::Access;
 pub use nbd::{DEFAULT_RECONNECT_DELAY, NbdOptions, NbdStorage, is_nbd_uri};

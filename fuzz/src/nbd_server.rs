@@ -16,8 +16,7 @@ use strata_block::{
     error::IoError,
     exec::{Executor, Queue, Watched},
     extent::DiskExtent,
-    nbd::{Export, Server},
-    storage::nbd::wire::Address,
+    nbd::{Address, Export, Server},
 };
 
 /// Bytes of the disk: enough for reads that look for holes first.

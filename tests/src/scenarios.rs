@@ -11,6 +11,7 @@ mod intx;
 mod kill;
 mod layers;
 mod main_job;
+mod outcome;
 mod pio;
 mod vhost_user;
 
@@ -45,6 +46,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "control",
         about: "the monitor at work on a running guest: stop, hold, cancel, end, reset",
         play: control::play,
+    },
+    Scenario {
+        name: "outcome",
+        about: "how a run ended: codes, panics, resets, time-outs, and what is said of them",
+        play: outcome::play,
     },
     Scenario {
         name: "pio",

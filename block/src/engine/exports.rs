@@ -16,8 +16,7 @@ use crate::{
     disk::Disk,
     exec::Queue,
     graph::GuestDisk,
-    nbd::{Export, MAX_BITMAPS, Server, ServerError},
-    storage::nbd::wire::{Address, TlsServer},
+    nbd::{Address, Export, MAX_BITMAPS, Server, ServerError, TlsServer},
 };
 
 type Outcome<T> = Result<T, CmdError>;

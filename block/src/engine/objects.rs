@@ -3,7 +3,7 @@
 use super::{Engine, refused};
 use crate::{
     api::{CmdError, ObjectCmd, TlsCreds},
-    storage::nbd::wire::TlsServer,
+    nbd::TlsServer,
 };
 
 impl Engine {

@@ -6,15 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::lifecycle::{Ending, may_follow};
 use crate::{
-    api::{BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobStatus, JobType, OnError},
+    api::{BlockJobInfo, Event, JobEnd, JobInfo, JobStatus, JobType, OnError},
     error::{IoError, IoResult},
     exec::{Executor, Rate, sync::WaitQueue, yield_now},
-    graph::{GuestDisk, IoStatus},
+    graph::{EventSink, GuestDisk, IoStatus},
 };
 
-/// A waiting job looks up this often, to see a new speed, a cancel or what the guest has written.
+/// A waiting job looks up this often, to see a new speed or a cancel.
 const LONGEST_NAP: Duration = Duration::from_millis(100);
 
 /// As the user started it.
@@ -40,7 +39,6 @@ pub(crate) struct Job {
     paused: Cell<bool>,
     cancelled: Cell<bool>,
     finalize: Cell<bool>,
-    ending: Cell<Option<Ending>>,
     busy: Cell<bool>,
     io_status: Cell<IoStatus>,
     error: RefCell<Option<String>>,
@@ -67,7 +65,6 @@ impl Job {
             paused: Cell::new(false),
             cancelled: Cell::new(false),
             finalize: Cell::new(false),
-            ending: Cell::default(),
             busy: Cell::new(true),
             io_status: Cell::default(),
             error: RefCell::default(),
@@ -75,7 +72,7 @@ impl Job {
             events,
             exec,
         };
-        job.tell_status();
+        job.set_status(JobStatus::Created);
         job
     }
 
@@ -98,42 +95,11 @@ impl Job {
 
     /// Changes the state and tells the clients.
     pub fn set_status(&self, status: JobStatus) {
-        let before = self.status.replace(status);
-        debug_assert!(may_follow(before, status), "{before:?} to {status:?}");
-        self.tell_status();
-    }
-
-    fn tell_status(&self) {
+        self.status.set(status);
         self.emit(Event::JobStatusChange {
             id: self.options.id.clone(),
-            status: self.status.get(),
+            status,
         });
-    }
-
-    /// From now on the client may complete the job.
-    pub fn become_ready(&self) {
-        self.set_status(JobStatus::Ready);
-        self.emit(Event::JobReady(self.end()));
-    }
-
-    /// Whether the client may complete the job.
-    pub fn is_ready(&self) -> bool {
-        matches!(self.status.get(), JobStatus::Ready | JobStatus::Standby)
-    }
-
-    /// How the client has the job end, once it has said so.
-    pub fn ending(&self) -> Option<Ending> {
-        self.ending.get()
-    }
-
-    /// Has a job that is ready end so.
-    pub fn end_by(&self, ending: Ending) {
-        self.ending.set(Some(ending));
-        self.changed.wake_all();
-    }
-
-    pub fn exec(&self) -> &Rc<Executor> {
-        &self.exec
     }
 
     pub fn emit(&self, event: Event) {
@@ -221,10 +187,9 @@ impl Job {
         }
     }
 
-    /// How long the job's last steps have held the device thread in one go, at most. Called by the
-    /// job's task.
+    /// How long the last steps have held the device thread in one go, at most.
     pub fn held_the_thread(&self) -> Duration {
-        self.exec.take_longest_poll()
+        self.exec.take_longest_job_poll()
     }
 
     /// Does nothing for so long, if the guest has sent requests since the last time.
@@ -251,26 +216,11 @@ impl Job {
         if !self.paused.get() || self.cancelled.get() {
             return;
         }
-        let (paused, goes_on) = match self.is_ready() {
-            true => (JobStatus::Standby, JobStatus::Ready),
-            false => (JobStatus::Paused, JobStatus::Running),
-        };
-        self.set_status(paused);
+        self.set_status(JobStatus::Paused);
         while self.paused.get() && !self.cancelled.get() {
             self.changed.wait().await;
         }
-        self.set_status(goes_on);
-    }
-
-    /// Waits until the client wants something, or for a while.
-    pub async fn wait_for_change(&self) {
-        if self.ending.get().is_some() || self.paused.get() || self.cancelled.get() {
-            return;
-        }
-        let deadline = Instant::now() + LONGEST_NAP;
-        self.busy.set(false);
-        self.exec.sleep_or(deadline, self.changed.wait()).await;
-        self.busy.set(true);
+        self.set_status(JobStatus::Running);
     }
 
     /// Waits for `job-finalize` where the user asked to be asked.
@@ -333,7 +283,7 @@ impl Job {
         if ignore { Ok(false) } else { Err(error) }
     }
 
-    /// The payload of the events that say how far the job has come.
+    /// The payload of the events that end the job.
     pub fn end(&self) -> JobEnd {
         JobEnd {
             kind: self.options.kind,
@@ -355,7 +305,7 @@ impl Job {
             paused: self.paused.get(),
             speed: self.rate.speed(),
             io_status: self.io_status.get().name().to_owned(),
-            ready: self.is_ready(),
+            ready: false,
             status: self.status.get(),
             auto_finalize: self.options.auto_finalize,
             auto_dismiss: self.options.auto_dismiss,

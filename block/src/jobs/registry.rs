@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use super::{Job, lifecycle::Ending};
+use super::Job;
 use crate::{
     api::{BlockJobInfo, CmdError, ErrorClass, JobInfo, JobStatus},
     exec::sync::WaitQueue,
@@ -23,7 +23,6 @@ enum Verb {
     Pause,
     Resume,
     SetSpeed,
-    Complete,
     Finalize,
     Dismiss,
 }
@@ -35,7 +34,6 @@ impl Verb {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::SetSpeed => "set-speed",
-            Self::Complete => "complete",
             Self::Finalize => "finalize",
             Self::Dismiss => "dismiss",
         }
@@ -43,16 +41,12 @@ impl Verb {
 
     /// Whether a job in state `status` takes the verb (QEMU's `JobVerbTable`).
     fn fits(self, status: JobStatus) -> bool {
-        use JobStatus::{Concluded, Created, Paused, Pending, Ready, Running, Standby, Waiting};
+        use JobStatus::{Concluded, Created, Paused, Pending, Running, Waiting};
         match self {
-            Self::Cancel => matches!(
-                status,
-                Created | Running | Paused | Ready | Standby | Waiting | Pending
-            ),
+            Self::Cancel => matches!(status, Created | Running | Paused | Waiting | Pending),
             Self::Pause | Self::Resume | Self::SetSpeed => {
-                matches!(status, Created | Running | Paused | Ready | Standby)
+                matches!(status, Created | Running | Paused)
             }
-            Self::Complete => matches!(status, Ready | Standby),
             Self::Finalize => status == Pending,
             Self::Dismiss => status == Concluded,
         }
@@ -149,23 +143,14 @@ impl Jobs {
         )))
     }
 
-    /// `block-job-cancel`. A job that is ready ends well, unless it is to be ended by force.
+    /// `block-job-cancel`.
     pub fn cancel(&self, id: &str, force: bool) -> Result<(), CmdError> {
         let job = self.find(id, Verb::Cancel)?;
         if job.is_paused() && !force {
             let desc = format!("The block job for device '{id}' is currently paused");
             return Err(refused(desc));
         }
-        match job.is_ready() && !force {
-            true => job.end_by(Ending::Leave),
-            false => job.cancel(),
-        }
-        Ok(())
-    }
-
-    /// `job-complete`.
-    pub fn complete(&self, id: &str) -> Result<(), CmdError> {
-        self.find(id, Verb::Complete)?.end_by(Ending::TakeOver);
+        job.cancel();
         Ok(())
     }
 

@@ -2,10 +2,8 @@
 
 use std::{io, net::TcpListener, os::fd::OwnedFd};
 
-use crate::{
-    storage::nbd::wire::Address,
-    unix_socket::{SocketFile, bind},
-};
+use super::Address;
+use crate::unix_socket::{SocketFile, bind};
 
 /// A socket that listens.
 pub struct Listener {

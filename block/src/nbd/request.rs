@@ -2,7 +2,7 @@
 
 use zerocopy::FromBytes;
 
-use crate::storage::nbd::wire::{
+use super::{
     proto::{
         CommandFlags, EXTENDED_REQUEST_MAGIC, Errno, MAX_PAYLOAD, REQUEST_MAGIC, RequestStart,
         command,

@@ -14,7 +14,6 @@ mod greet;
 mod link;
 mod unflushed;
 mod uri;
-pub mod wire;
 
 use std::{
     io,
@@ -35,7 +34,7 @@ use crate::{
     error::{Error, IoError, IoResult, NoRoom, Result},
     exec::{Executor, Helpers, sync::Lock},
     mem::SgList,
-    storage::nbd::wire::proto::{CommandFlags, Transmission, command},
+    nbd::proto::{CommandFlags, Transmission, command},
 };
 
 /// How long requests wait for a server that is gone, where the user does not say.

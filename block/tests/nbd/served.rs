@@ -17,11 +17,8 @@ use strata_block::{
     engine::{DiskSpec, Engine},
     exec::Watched,
     graph::{DiskOptions, Format, chain::ImageOptions},
-    nbd::{Export, Server},
-    storage::{
-        is_nbd_uri,
-        nbd::wire::{Address, TlsServer},
-    },
+    nbd::{Address, Export, Server, TlsServer},
+    storage::is_nbd_uri,
 };
 
 /// What a test asks of the server's thread.

@@ -6,8 +6,10 @@
 mod boot;
 mod button;
 mod disk;
+mod ending;
 mod lane;
 mod params;
+mod port;
 mod report;
 mod stream;
 mod unit;
@@ -45,6 +47,10 @@ fn run(serial: &Arc<Serial>) -> Result<(), Failure> {
     match params.mode {
         Mode::Shell => boot::shell().map_err(Failure::Setup),
         Mode::Verify => verify::run(serial, &params),
+        Mode::Panic => ending::panic().map_err(Failure::Setup),
+        Mode::Exit => ending::exit(params.code).map_err(Failure::Setup),
+        Mode::Reset => ending::reset().map_err(Failure::Setup),
+        Mode::Hang => ending::hang().map_err(Failure::Setup),
         Mode::Write => write::run(serial, &params),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | `strata.mode=` | `shell` (the default), `write`, `verify` |
+//! | `strata.mode=` | `shell` (the default), `write`, `verify`; `panic`, `exit`, `reset`, `hang` |
+//! | `strata.code=` | what `exit` ends with, 0 to 255; 0 without it |
 //! | `strata.disks=` | the disks, by kernel name; `vda,sda` without it |
 //! | `strata.seed=` | decides every operation of this run; never the same twice in one history |
 //! | `strata.seconds=` | stop writing after so long; without it, at the power button |
@@ -22,6 +23,14 @@ pub enum Mode {
     Write,
     /// Verify what the history says and power off.
     Verify,
+    /// Make the kernel panic.
+    Panic,
+    /// End with a code, by the machine's exit port.
+    Exit,
+    /// Reset the machine.
+    Reset,
+    /// Do nothing for ever.
+    Hang,
 }
 
 /// An earlier run on the same disks.
@@ -46,6 +55,8 @@ pub struct Params {
     pub seconds: Option<Duration>,
     /// Earlier runs, oldest first.
     pub history: Vec<Run>,
+    /// What to end with.
+    pub code: u8,
 }
 
 impl Params {
@@ -64,6 +75,7 @@ impl Params {
             seed: 0,
             seconds: None,
             history: Vec::new(),
+            code: 0,
         };
         for word in line.split_ascii_whitespace() {
             let Some(word) = word.strip_prefix("strata.") else {
@@ -82,6 +94,7 @@ impl Params {
         match key {
             "mode" => self.mode = parse_mode(value)?,
             "disks" => self.disks = value.split(',').map(str::to_owned).collect(),
+            "code" => self.code = parse_number(value)?,
             "seed" => self.seed = parse_number(value)?,
             "seconds" => self.seconds = Some(Duration::from_secs(parse_number(value)?)),
             "history" => {
@@ -110,7 +123,11 @@ fn parse_mode(value: &str) -> Result<Mode, String> {
         "shell" => Ok(Mode::Shell),
         "write" => Ok(Mode::Write),
         "verify" => Ok(Mode::Verify),
-        _ => Err("expected shell, write or verify".to_owned()),
+        "panic" => Ok(Mode::Panic),
+        "exit" => Ok(Mode::Exit),
+        "reset" => Ok(Mode::Reset),
+        "hang" => Ok(Mode::Hang),
+        _ => Err("expected shell, write, verify, panic, exit, reset or hang".to_owned()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bad input: one clear line, exit status 1 (or an error of the monitor), and nothing changed.
+//! Bad input: one clear line, exit status 125 (or an error of the monitor), and nothing changed.
 
 use crate::error::{Context, Outcome, ensure};
 use crate::image::{self, Tool};
@@ -182,7 +182,7 @@ fn refused_starts(stage: &mut Stage, files: &Files) -> Outcome<()> {
         }
         let ended = program::run("strata", &args, LIMIT)?;
         let said = ended.stderr.trim_end();
-        let is_right = ended.code == Some(1)
+        let is_right = ended.code == Some(125)
             && said.lines().count() == 1
             && words.iter().all(|word| said.contains(word));
         ensure(is_right, || {

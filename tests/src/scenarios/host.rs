@@ -1,4 +1,4 @@
-//! Hosts that cannot run a guest: one clear line, exit status 1.
+//! Hosts that cannot run a guest: one clear line, exit status 126.
 
 use crate::error::{Context, Outcome, ensure};
 use crate::stage::Stage;
@@ -29,11 +29,11 @@ fn refused(stage: &mut Stage, what: &str, mut command: Command, word: &str) -> O
     let output = command.stdin(Stdio::null()).output().context(what)?;
     let said = String::from_utf8_lossy(&output.stderr);
     let said = said.trim();
-    let is_right = output.status.code() == Some(1)
+    let is_right = output.status.code() == Some(126)
         && said.lines().count() == 1
         && ["/dev/kvm", word].iter().all(|word| said.contains(word));
     ensure(is_right, || format!("{what}: {}: {said}", output.status))?;
     stage.say("refused", said);
-    stage.verified(what, "one clear line, exit status 1");
+    stage.verified(what, "one clear line, exit status 126");
     Ok(())
 }

@@ -7,9 +7,12 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, parser::ValueSource};
-use strata_block::graph::{
-    Format, Node,
-    bitmaps::{BitmapChange, BitmapPlan},
+use strata_block::{
+    api::BitmapChange,
+    graph::{
+        Format, Node,
+        bitmaps::{BitmapPlan, InLayer},
+    },
 };
 
 use crate::{Failure, Reading, Tool, everywhere, size};
@@ -158,7 +161,7 @@ async fn change_bitmap(
     node: &Node,
     place: &str,
     name: &str,
-    change: BitmapChange,
+    change: BitmapChange<InLayer>,
 ) -> Result<(), String> {
     let plan = BitmapPlan::new(node, place, name, change)?;
     plan.announce().await.map_err(|error| error.to_string())?;
@@ -211,7 +214,7 @@ impl Action {
         }
     }
 
-    fn change(&self, granularity: Option<u32>, source: &Rc<Node>) -> BitmapChange {
+    fn change(&self, granularity: Option<u32>, source: &Rc<Node>) -> BitmapChange<InLayer> {
         match self {
             Self::Add => BitmapChange::Add {
                 granularity,

@@ -10,8 +10,7 @@ use crate::{
     disk::Disk,
     exec::{Executor, LocalBoxFuture},
     graph::GuestDisk,
-    nbd,
-    storage::nbd::wire::Address,
+    nbd::{self, Address},
     unix_socket::SocketFile,
 };
 

@@ -10,7 +10,7 @@ use crate::{
     api::{Cmd, Event, ExportCmd, ExportInfo, ExportType, Reply, Writable},
     engine::{DiskSpec, ExportSpec},
     graph::{DiskOptions, Format, chain::ImageOptions},
-    storage::nbd::wire::Address,
+    nbd::Address,
 };
 
 impl Bench {

@@ -1,8 +1,5 @@
 use super::{Content, Question, Style};
-use crate::{
-    nbd::{context::Context, request::Refusal},
-    storage::nbd::wire::proto::Errno,
-};
+use crate::nbd::{context::Context, proto::Errno, request::Refusal};
 
 fn question(style: Style) -> Question {
     Question {

@@ -4,10 +4,11 @@ use std::{path::Path, rc::Rc};
 
 use super::{World, offline::Offline};
 use crate::{
+    api::BitmapChange,
     bitmap::DirtyBitmap,
     graph::{
         Format, Node,
-        bitmaps::{BitmapChange, BitmapPlan},
+        bitmaps::{BitmapPlan, InLayer},
     },
     sim_tests::model::SECTOR,
 };
@@ -57,7 +58,7 @@ impl World {
         self.chain.top().1 == Format::Qcow2 && self.files[path].first_sector()[7] == 3
     }
 
-    fn change_bitmap(&mut self, layer: usize, change: BitmapChange) {
+    fn change_bitmap(&mut self, layer: usize, change: BitmapChange<InLayer>) {
         let offline = self.offline();
         let node = offline.open_layer(self, layer, false);
         offline.exec.block_on(async move {

@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::uri::{TlsPlan, Uri};
 use crate::{
     exec::{Executor, Queue},
-    storage::nbd::wire::{
+    nbd::{
         Address, TlsClient, TlsError,
         proto::{
             Handshake, INIT_MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader,

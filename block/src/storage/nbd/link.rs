@@ -22,13 +22,11 @@ use crate::{
         sync::{Lock, WaitQueue},
     },
     mem::SgList,
-    storage::{
-        lost::Lost,
-        nbd::wire::{
-            proto::{CommandFlags, Transmission, command},
-            stream::Reader,
-        },
+    nbd::{
+        proto::{CommandFlags, Transmission, command},
+        stream::Reader,
     },
+    storage::lost::Lost,
 };
 
 /// Pauses between attempts to connect: from the first to the longest.

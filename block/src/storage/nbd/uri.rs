@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::storage::{Identity, nbd::wire::Address};
+use crate::{nbd::Address, storage::Identity};
 
 /// The port that IANA has reserved.
 const DEFAULT_PORT: u16 = 10809;

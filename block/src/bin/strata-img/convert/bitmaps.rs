@@ -3,11 +3,9 @@
 use std::rc::Rc;
 
 use strata_block::{
+    api::BitmapChange,
     bitmap::DirtyBitmap,
-    graph::{
-        Node,
-        bitmaps::{BitmapChange, BitmapPlan},
-    },
+    graph::{Node, bitmaps::BitmapPlan},
 };
 
 use crate::Failure;

@@ -11,8 +11,7 @@ use super::{Server, TOTAL};
 use crate::{
     disk::{Disk, DiskInfo, Done, Request, Submit},
     exec::{Executor, yield_now},
-    nbd::Export,
-    storage::nbd::wire::Address,
+    nbd::{Address, Export},
 };
 
 const MOST: u32 = 32 << 20;

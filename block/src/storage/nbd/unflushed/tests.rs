@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     mem::SgList,
-    storage::nbd::wire::proto::{CommandFlags, command},
+    nbd::proto::{CommandFlags, command},
 };
 
 fn write(offset: u64, len: usize) -> Call {

@@ -1,0 +1,213 @@
+//! How a run ended: the exit status, the last line on standard error, the result's file.
+
+use crate::error::{Context, Outcome, ensure};
+use crate::machine::{Boot, Machine};
+use crate::program::{self, Ended};
+use crate::stage::Stage;
+use serde_json::{Value, json};
+use std::fs;
+use std::time::Duration;
+
+/// Longest that a guest may take to boot and end, in an emulated test host with other work beside it.
+const LIMIT: Duration = Duration::from_secs(120);
+/// For a guest that hangs: the time in which others come up, and some.
+const TIMEOUT: &str = "30s";
+
+/// A guest, how it is run, and what is to come of it.
+struct Case {
+    name: &'static str,
+    /// Words for the kernel.
+    words: &'static str,
+    options: &'static [&'static str],
+    status: i32,
+    /// Outcome in the file.
+    outcome: &'static str,
+    /// What the last line says.
+    says: &'static str,
+    /// People are told what the guest was doing.
+    explained: bool,
+}
+
+const CASES: [Case; 7] = [
+    Case {
+        name: "code",
+        words: "strata.mode=exit strata.code=7",
+        options: &["--exit-port", "0xf4"],
+        status: 7,
+        outcome: "exit",
+        says: "the guest ended with code 7",
+        explained: false,
+    },
+    Case {
+        name: "code as QEMU has it",
+        words: "strata.mode=exit strata.code=16",
+        options: &["--exit-port", "0xf4,mapping=qemu"],
+        status: 33,
+        outcome: "exit",
+        says: "the guest ended with code 33",
+        explained: false,
+    },
+    Case {
+        name: "panic, told by the device",
+        words: "panic=0 strata.mode=panic",
+        options: &["--on-panic", "exit"],
+        status: 101,
+        outcome: "panic",
+        says: "the guest's kernel panicked: sysrq triggered crash",
+        explained: true,
+    },
+    Case {
+        name: "panic, then a reset",
+        words: "panic=-1 strata.mode=panic",
+        options: &["--no-reboot"],
+        status: 101,
+        outcome: "panic",
+        says: "the guest's kernel panicked: sysrq triggered crash",
+        explained: true,
+    },
+    Case {
+        name: "reset",
+        words: "strata.mode=reset",
+        options: &["--on-reset", "exit"],
+        status: 102,
+        outcome: "reset",
+        says: "the guest reset the machine",
+        explained: false,
+    },
+    Case {
+        name: "triple fault",
+        words: "reboot=t strata.mode=reset",
+        options: &["--no-reboot"],
+        status: 102,
+        outcome: "triple-fault",
+        says: "triple fault",
+        explained: false,
+    },
+    Case {
+        name: "time-out",
+        words: "strata.mode=hang",
+        options: &["--timeout", TIMEOUT, "--cpus", "2"],
+        status: 124,
+        outcome: "timeout",
+        says: "the guest had not ended after 30 s",
+        explained: true,
+    },
+];
+
+/// Plays it.
+pub fn play(stage: &mut Stage) -> Outcome<()> {
+    for case in &CASES {
+        end(stage, case)?;
+    }
+    panic_pauses(stage)?;
+    refused(stage)
+}
+
+/// Boots the test kernel; it tells what it does, also what the kernel does before there is a guest's program.
+fn run(stage: &Stage, name: &str, words: &str, options: &[&str]) -> Outcome<(Ended, Value)> {
+    let path = |name: &str| stage.images.join(name).display().to_string();
+    let result = stage.logs.join(format!("{name}.json"));
+    let result = result.display().to_string();
+    let (kernel, initrd) = (path("vmlinuz"), path("guest.img"));
+    let append = format!("console=ttyS0 {words}");
+    let mut args = vec!["run", "--kernel", &kernel, "--initrd", &initrd];
+    args.extend(["--memory", "256M", "--append", &append, "--serial", "none"]);
+    args.extend(["--result", &result]);
+    args.extend(options);
+    let ended = program::run("strata", &args, LIMIT)?;
+    let text = fs::read_to_string(&result).context(&result)?;
+    let json = serde_json::from_str(&text).context(&result)?;
+    Ok((ended, json))
+}
+
+fn end(stage: &mut Stage, case: &Case) -> Outcome<()> {
+    let (ended, json) = run(stage, case.name, case.words, case.options)?;
+    let last = ended.stderr.lines().last().unwrap_or_default();
+    let expected = [json!(case.outcome), json!(case.status)];
+    let is_right = ended.code == Some(case.status)
+        && last.starts_with("strata: ")
+        && last.contains(case.says)
+        && [&json["outcome"], &json["exit-status"]] == [&expected[0], &expected[1]]
+        && json["times"]["end"].as_f64() > json["times"]["kernel-entry"].as_f64();
+    ensure(is_right, || format!("{}: {ended:?} {json:#}", case.name))?;
+    if case.explained {
+        explained(case, &ended, &json)?;
+    } else {
+        let only_line = ended.stderr.lines().count() == 1;
+        ensure(only_line, || format!("{}: {ended:?}", case.name))?;
+    }
+    stage.say("ended", last);
+    stage.verified(case.name, format!("exit status {}", case.status));
+    Ok(())
+}
+
+/// The console's last lines and the vCPUs are told in both places.
+fn explained(case: &Case, ended: &Ended, json: &Value) -> Outcome<()> {
+    let console = json["console"].as_array().map_or(0, Vec::len);
+    let vcpus = json["vcpus"].as_array().cloned().unwrap_or_default();
+    let on_stderr = |words: &str| ended.stderr.lines().any(|line| line.contains(words));
+    let is_right = (10..=50).contains(&console)
+        && on_stderr("the last lines of the guest's console")
+        && on_stderr("strata: vCPU 0: in the kernel")
+        && !vcpus.is_empty()
+        && vcpus.iter().all(|vcpu| {
+            vcpu["rip"]
+                .as_str()
+                .is_some_and(|rip| rip.starts_with("0x"))
+        });
+    ensure(is_right, || format!("{}: {ended:?} {json:#}", case.name))?;
+    // With nothing to do all of them wait for an interrupt.
+    let halted = vcpus.iter().filter(|vcpu| vcpu["halted"] == true).count();
+    ensure(case.outcome != "timeout" || halted == 2, || {
+        format!("{}: {json:#}", case.name)
+    })
+}
+
+/// A kernel without a root file system panics before it has loaded any module: only the console tells.
+fn panic_pauses(stage: &mut Stage) -> Outcome<()> {
+    let boot = Boot {
+        kernel: vec!["rdinit=/none".to_owned()],
+        options: ["--on-panic", "pause", "--no-reboot"]
+            .map(str::to_owned)
+            .to_vec(),
+        ..Boot::default()
+    };
+    let mut machine = Machine::start(stage, "pause", &boot)?;
+    let event = machine.qmp.wait_event("GUEST_PANICKED", 0, LIMIT)?;
+    ensure(event.value["data"] == json!({"action": "pause"}), || {
+        format!("{event:?}")
+    })?;
+    machine.qmp.wait_event("STOP", 0, LIMIT)?;
+    let status = machine.qmp.run("query-status", json!({}))?;
+    ensure(
+        status["status"] == "guest-panicked" && status["running"] == false,
+        || status.to_string(),
+    )?;
+    let said = machine.hmp.run("info status")?;
+    ensure(said.contains("paused (guest-panicked)"), || said.clone())?;
+    machine.qmp.run("quit", json!({}))?;
+    stage.verified("panic, seen on the console", "paused, to be looked at");
+    Ok(())
+}
+
+/// What cannot be had is said before the guest runs.
+fn refused(stage: &mut Stage) -> Outcome<()> {
+    let kernel = stage.images.join("vmlinuz").display().to_string();
+    let cases: [(&[&str], i32, &str); 3] = [
+        (
+            &["--exit-port", "0x3f8"],
+            125,
+            "--exit-port 0x3f8: another device has this port",
+        ),
+        (&["--result", "/no/such/folder/x"], 125, "/no/such/folder/x"),
+        (&["--timeout", "never"], 2, "--timeout"),
+    ];
+    for (options, status, says) in cases {
+        let args = [&["run", "--kernel", &kernel, "--serial", "none"], options].concat();
+        let ended = program::run("strata", &args, LIMIT)?;
+        let is_right = ended.code == Some(status) && ended.stderr.contains(says);
+        ensure(is_right, || format!("{options:?}: {ended:?}"))?;
+    }
+    stage.verified("options that cannot be", "refused before the guest runs");
+    Ok(())
+}

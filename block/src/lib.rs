@@ -4,7 +4,10 @@
 //! There is no lock around the graph: see `docs/ARCHITECTURE.md`.
 
 pub mod api;
+pub mod backing;
+pub mod below;
 pub mod bitmap;
+pub mod check;
 pub mod commit;
 pub mod copy;
 pub mod disk;
@@ -20,9 +23,11 @@ pub mod qcow2;
 pub mod qed;
 pub mod random;
 pub mod rebase;
+mod root_table;
 mod size;
 mod stop;
 pub mod storage;
+mod table_cache;
 pub mod unix_socket;
 
 #[cfg(test)]

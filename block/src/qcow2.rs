@@ -7,11 +7,9 @@
 //! that rules W1 to W4 ask for.
 
 mod admin;
-pub(crate) mod cache;
 mod data;
 mod layout;
 mod order;
-pub(crate) mod root_table;
 mod space;
 mod tables;
 
@@ -19,65 +17,31 @@ use std::cell::{Cell, RefCell};
 
 pub use admin::{
     amend::{Amend, amend},
-    check::{CheckReport, Repair},
     create::{CreateOptions, Preallocation, create},
     measure::{Measured, measure},
     open::{Damaged, OpenOptions},
     snapshot::Snapshot,
 };
 pub use data::{compression::Compression, data_file::DataFile, pack::Packed};
-pub use layout::header_area::Backing;
-pub(crate) use layout::header_area::file_name;
 pub use space::freed::Operation;
 
 use crate::{
+    backing::Backing,
     error::{IoError, IoResult},
-    exec::{LocalBoxFuture, sync::Lock},
-    mem::SgList,
+    exec::sync::Lock,
+    root_table::RootTable,
     stop::Stop,
     storage::Storage,
+    table_cache::TableCache,
 };
 use admin::bitmaps::PersistentBitmaps;
-use cache::TableCache;
 use data::{claims::Claims, unpacked::Unpacked};
 use layout::{geometry::Geometry, header, header_area::HeaderArea};
 use order::flush::Flushes;
-use root_table::RootTable;
 use space::{freed::Freed, metadata_map::MetadataMap, refcount::Refcounts};
 
 /// Bytes of the shortest header, that of version 2.
 pub const SHORTEST_HEADER: u64 = header::V2_LEN as u64;
-
-/// What lies below a layer: the backing chain, with zeros past its end.
-pub trait Below {
-    /// Fills `data` with what is visible below at `offset` of the disk.
-    fn read_below(&self, offset: u64, data: SgList) -> LocalBoxFuture<'_, IoResult<()>>;
-
-    /// Whether nothing lies below: what this layer does not hold reads as zeros.
-    fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// Bytes from the start of the disk behind which everything below reads as zeros.
-    fn visible_len(&self) -> u64 {
-        if self.is_empty() { 0 } else { u64::MAX }
-    }
-}
-
-/// Below the lowest layer: nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Nothing;
-
-impl Below for Nothing {
-    fn read_below(&self, _offset: u64, data: SgList) -> LocalBoxFuture<'_, IoResult<()>> {
-        data.fill(0, data.len(), 0);
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn is_empty(&self) -> bool {
-        true
-    }
-}
 
 /// An open qcow2 image.
 ///

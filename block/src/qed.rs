@@ -22,16 +22,18 @@ use std::cell::{Cell, RefCell};
 pub use create::{CreateOptions, create};
 
 use crate::{
+    backing::Backing,
     error::{IoError, IoResult},
     exec::sync::Lock,
-    qcow2::{Backing, cache::TableCache, root_table::RootTable},
+    root_table::RootTable,
     stop::Stop,
     storage::Storage,
+    table_cache::TableCache,
 };
 use flush::Flushes;
 use header::{Features, Header};
 
-/// An open QED image. The caller keeps overlapping requests apart as for [`crate::qcow2::Qcow2`].
+/// An open QED image. The caller keeps overlapping requests apart as for qcow2.
 pub struct Qed {
     file: Storage,
     header: RefCell<Header>,

@@ -6,12 +6,12 @@
 use std::rc::Rc;
 
 use crate::{
+    backing::Backing,
     error::{Error, IoResult, Result},
     exec::yield_now,
     extent::{Extent, ExtentKind},
     graph::{Format, Node},
     mem::SgList,
-    qcow2::Backing,
 };
 
 /// Bytes that are compared at once.

@@ -1,10 +1,13 @@
 //! An image of any format on a file in memory, with nothing below it.
 
 use strata_block::{
+    backing::Backing,
+    below::Below,
+    check::{CheckReport, Repair},
     error::{IoResult, Result},
     extent::{Extent, ExtentKind},
     mem::SgList,
-    qcow2::{Backing, Below, CheckReport, Damaged, DataFile, OpenOptions, Qcow2, Repair},
+    qcow2::{Damaged, DataFile, OpenOptions, Qcow2},
     qed::Qed,
     storage::Storage,
 };

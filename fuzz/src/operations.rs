@@ -7,7 +7,7 @@ mod step;
 
 use std::collections::HashMap;
 
-use strata_block::{qcow2::Repair, storage::Storage};
+use strata_block::{check::Repair, storage::Storage};
 
 use super::{
     image::Image,

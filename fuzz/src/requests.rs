@@ -5,10 +5,12 @@ use std::{cell::RefCell, ops::Range, rc::Rc};
 
 use arbitrary::{Arbitrary, Unstructured};
 use strata_block::{
+    backing::Backing,
+    below::Below,
     error::IoResult,
     exec::{Executor, LocalBoxFuture, Queue, yield_now},
     mem::SgList,
-    qcow2::{self, Backing, Below, DataFile, Preallocation},
+    qcow2::{self, DataFile, Preallocation},
     qed,
     storage::Storage,
 };

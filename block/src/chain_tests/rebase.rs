@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 
 use super::support::*;
-use crate::{qcow2::Backing, rebase};
+use crate::{backing::Backing, rebase};
 
 /// An image `top` on `old` or on nothing, and `new`, which may lie on `old`, too.
 async fn images(random: &mut u64) -> Bytes {

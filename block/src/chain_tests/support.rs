@@ -3,11 +3,12 @@
 use std::{cell::Cell, collections::BTreeMap, future::Future, path::Path, rc::Rc};
 
 use crate::{
+    backing::Backing,
     exec::{Executor, Queue, yield_now},
     extent::ExtentKind,
     graph::{Names, Node},
     mem::SgList,
-    qcow2::{self, Backing, CreateOptions, OpenOptions, Qcow2},
+    qcow2::{self, CreateOptions, OpenOptions, Qcow2},
     qed::{self, Qed},
     random,
     storage::{SimFile, Storage},

@@ -10,6 +10,7 @@ use std::{
 
 use super::{CopyError, CopyOptions, Event, Source, Untouched, copy};
 use crate::{
+    backing::Backing,
     engine::{NewImage, create_image},
     error::IoError,
     exec::Executor,
@@ -19,8 +20,7 @@ use crate::{
         chain::{ImageOptions, Opener},
     },
     mem::SgList,
-    qcow2::Preallocation,
-    qcow2::{Backing, CreateOptions},
+    qcow2::{CreateOptions, Preallocation},
     qed, random,
 };
 

@@ -8,12 +8,13 @@ use std::{
 use super::{Engine, NewImage, check_free, create::create_image_in, refused};
 use crate::{
     api::{Cmd, CmdError, Reply},
+    backing::Backing,
     graph::{
         Format, GuestDisk, Name, NameError, Node,
         chain::{ImageOptions, MAX_LAYERS},
         check_leads_to,
     },
-    qcow2::{Backing, CreateOptions},
+    qcow2::CreateOptions,
     qed,
     storage::{Access, absolute_name},
 };

@@ -5,10 +5,10 @@ use std::rc::Rc;
 use super::{Engine, check_free, find::check_on_top, refused};
 use crate::{
     api::{Cmd, CmdError, JobStatus, JobType},
+    backing::Backing,
     exec::Queue,
     graph::{GuestDisk, Node, name_for, named_layer},
     jobs::{Job, JobOptions, NewBase, Stream, conclude},
-    qcow2::Backing,
 };
 
 /// What holds the disk while the job lasts, in QEMU's words.

@@ -12,8 +12,8 @@ use super::{
     chain::{self, ImageOptions},
 };
 use crate::{
+    backing::Backing,
     error::{Error, Result},
-    qcow2::Backing,
     storage::{Files, Identity, absolute_name, is_nbd_uri},
 };
 

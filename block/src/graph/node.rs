@@ -21,12 +21,15 @@ use super::{
     inflight::{InFlight, InFlightGuard, Mode},
 };
 use crate::{
+    backing::Backing,
+    below::Below,
     bitmap::{Bitmaps, Recorded},
+    check::{CheckReport, Repair},
     error::{IoError, IoResult, Result},
     exec::LocalBoxFuture,
     extent::{Extent, ExtentKind},
     mem::SgList,
-    qcow2::{Backing, Below, CheckReport, Packed, Qcow2, Repair},
+    qcow2::{Packed, Qcow2},
     qed::Qed,
     storage::{Access, Storage},
 };

@@ -13,12 +13,12 @@ use super::{
 };
 use crate::{
     api::{Event, JobStatus},
+    backing::Backing,
     error::{Error, IoError, IoResult},
     exec::yield_now,
     extent::ExtentKind,
     graph::{GuestDisk, Node, check_leads_to},
     mem::SgList,
-    qcow2::Backing,
     storage::Files,
 };
 

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 
 use super::{Qed, lookup::ZERO};
 use crate::{
+    check::{CheckReport, Repair},
     error::{Error, IoResult, Result},
     exec::yield_now,
-    qcow2::{CheckReport, Repair},
 };
 
 /// Bytes of a table that are read at once.

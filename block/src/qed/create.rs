@@ -2,8 +2,8 @@
 
 use super::header::{Features, Header};
 use crate::{
+    backing::Backing,
     error::{Error, Result},
-    qcow2::Backing,
     size,
     storage::Storage,
 };

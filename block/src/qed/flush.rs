@@ -7,9 +7,9 @@ use super::{
     header::{Features, Header},
 };
 use crate::{
+    backing::Backing,
     error::{Error, IoResult, Result},
     exec::sync::Lock,
-    qcow2::Backing,
 };
 
 /// Flushes of one image: one at a time, shared by those who wait for it.

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use bitflags::bitflags;
 
-use crate::qcow2::Backing;
+use crate::backing::Backing;
 
 /// Bytes of the header's fields.
 pub(super) const LEN: usize = 64;

@@ -6,7 +6,7 @@ use super::{Qed, open::SLICE};
 use crate::{
     error::IoResult,
     extent::{Extent, ExtentKind},
-    qcow2::cache::Slice,
+    table_cache::Slice,
 };
 
 /// The L2 entry of a cluster that reads as zeros.

@@ -8,11 +8,13 @@ use super::{
     header::{self, Features, Header},
 };
 use crate::{
+    backing::{Backing, file_name},
     error::{Error, Result},
     exec::sync::Lock,
-    qcow2::{Backing, cache::TableCache, file_name, root_table::RootTable},
+    root_table::RootTable,
     stop::Stop,
     storage::Storage,
+    table_cache::TableCache,
 };
 
 /// Bytes of a table that are read at once: a cluster has as many at least.

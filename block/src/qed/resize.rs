@@ -3,8 +3,8 @@
 
 use super::Qed;
 use crate::{
+    below::{Below, Nothing},
     error::{Error, IoResult, Result},
-    qcow2::{Below, Nothing},
 };
 
 impl Qed {

@@ -6,10 +6,11 @@ use std::{cell::Cell, path::Path, process::Command, rc::Rc};
 
 use super::{CreateOptions, Qed, create};
 use crate::{
+    backing::Backing,
+    below::{Below, Nothing},
     error::IoResult,
     exec::{Executor, LocalBoxFuture, Queue},
     mem::SgList,
-    qcow2::{Backing, Below, Nothing},
     random,
     storage::{Access, FileOptions, FileStorage, SimFile, Storage},
 };

@@ -7,9 +7,9 @@ use super::{
     lookup::{Mapping, Run, SLICE_ENTRIES},
 };
 use crate::{
+    below::Below,
     error::{IoError, IoResult},
     mem::SgList,
-    qcow2::Below,
 };
 
 /// Bytes of old content that are copied at once.

@@ -4,7 +4,7 @@ use super::{
     Qed,
     lookup::{Mapping, SLICE_ENTRIES, ZERO},
 };
-use crate::{error::IoResult, mem::SgList, qcow2::Below};
+use crate::{below::Below, error::IoResult, mem::SgList};
 
 /// Bytes of zeros that are written at once.
 const CHUNK: u64 = 1 << 20;

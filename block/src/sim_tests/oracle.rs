@@ -11,13 +11,14 @@ use serde_json::json;
 
 use super::plan::data_path;
 use crate::{
+    check::CheckReport,
     exec::Executor,
     graph::{
         Format, Node,
         chain::{ImageOptions, Opener},
     },
     mem::SgList,
-    qcow2::{CheckReport, Qcow2},
+    qcow2::Qcow2,
     qed::Qed,
     storage::{Content, Files, SimFile, SimFolder, Storage},
 };

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
+    backing::Backing,
     engine::NewImage,
     graph::{DetectZeroes, Format},
-    qcow2::{self, Backing, DataFile, Preallocation},
+    qcow2::{self, DataFile, Preallocation},
     qed, random,
     storage::Faults,
 };

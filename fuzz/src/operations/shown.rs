@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use strata_block::qcow2::Nothing;
+use strata_block::below::Nothing;
 
 use super::super::{image::Image, support::pattern};
 

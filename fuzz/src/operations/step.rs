@@ -3,10 +3,12 @@
 use std::{ops::Range, time::SystemTime};
 
 use strata_block::{
+    below::Nothing,
     bitmap::DirtyBitmap,
+    check::Repair,
     error::{Error, Result},
     mem::SgList,
-    qcow2::{Nothing, Qcow2, Repair},
+    qcow2::Qcow2,
 };
 
 use super::{

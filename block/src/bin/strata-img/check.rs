@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use strata_block::{
+    check::{CheckReport, Repair},
     graph::{Node, chain::ImageOptions},
-    qcow2::{CheckReport, Repair},
 };
 
 use crate::{Failure, Output, Reading, Tool, cache::CacheMode, output};

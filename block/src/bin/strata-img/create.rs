@@ -14,10 +14,11 @@ use std::{
 
 use clap::Args;
 use strata_block::{
+    backing::Backing,
     engine::{NewImage, replace_image},
     error::Error,
     graph::{Format, Kept, chain},
-    qcow2::{Backing, Compression, CreateOptions, DataFile, Preallocation},
+    qcow2::{Compression, CreateOptions, DataFile, Preallocation},
     qed,
     storage::FileHints,
 };

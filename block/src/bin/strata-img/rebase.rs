@@ -4,11 +4,11 @@ use std::{ffi::OsString, path::PathBuf, rc::Rc};
 
 use clap::Args;
 use strata_block::{
+    backing::Backing,
     graph::{
         Format, Kept, Node,
         chain::{self, ImageOptions},
     },
-    qcow2::Backing,
     rebase,
 };
 

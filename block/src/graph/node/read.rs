@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use super::{Driver, Node};
 use crate::{
+    below::Below,
     error::{IoError, IoResult},
     exec::{LocalBoxFuture, yield_now},
     extent::ExtentKind,
     mem::SgList,
-    qcow2::Below,
 };
 
 /// Bytes that one look at the layers is for, at most.

@@ -2,6 +2,7 @@ use std::{fs::File, os::unix::fs::FileExt, path::Path, rc::Rc};
 
 use super::survey;
 use crate::{
+    backing::Backing,
     engine::create_image,
     exec::Executor,
     extent::DiskExtent,
@@ -10,7 +11,7 @@ use crate::{
         chain::{ImageOptions, Opener},
     },
     mem::SgList,
-    qcow2::{Backing, CreateOptions},
+    qcow2::CreateOptions,
 };
 
 const CLUSTER: u64 = 65536;

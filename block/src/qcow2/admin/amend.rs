@@ -13,9 +13,10 @@ mod zero_clusters;
 use std::ffi::OsString;
 
 use crate::{
+    below::Below,
     error::{Error, Result},
     qcow2::{
-        Below, DataFile, OpenOptions, Qcow2,
+        DataFile, OpenOptions, Qcow2,
         layout::{
             header::{AUTOCLEAR_RAW_DATA, LAZY_REFCOUNTS},
             header_area::HeaderArea,

@@ -2,9 +2,10 @@
 //! the file; with preallocated metadata also all L2 tables and the clusters they name.
 
 use crate::{
+    backing::Backing,
     error::{Error, Result},
     qcow2::{
-        Backing, Compression, DataFile,
+        Compression, DataFile,
         layout::{
             entry::{Entry, RawEntry, encode_l1, encode_l2},
             extensions::Extensions,

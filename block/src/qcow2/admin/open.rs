@@ -8,7 +8,6 @@ use crate::{
     qcow2::{
         Qcow2,
         admin::bitmaps::PersistentBitmaps,
-        cache::TableCache,
         data::{
             claims::Claims,
             compression::Compression,
@@ -23,15 +22,16 @@ use crate::{
             snapshots::{self, SnapshotEntry},
         },
         order::flush::Flushes,
-        root_table::RootTable,
         space::{
             freed::Freed,
             metadata_map::{Kind, MetadataMap},
             refcount::Refcounts,
         },
     },
+    root_table::RootTable,
     stop::Stop,
     storage::Storage,
+    table_cache::TableCache,
 };
 
 /// How an image is opened.

@@ -7,10 +7,11 @@
 use std::{cmp::Ordering, ops::Range};
 
 use crate::{
+    below::{Below, Nothing},
     error::{Error, IoResult, Result},
     exec::yield_now,
     qcow2::{
-        Below, Nothing, Preallocation, Qcow2,
+        Preallocation, Qcow2,
         layout::{
             entry::{Entry, TableRef},
             geometry::{GuestCluster, HostCluster, HostRun},

@@ -1,11 +1,11 @@
 //! Writing data.
 
 use crate::{
+    below::Below,
     error::IoResult,
     mem::SgList,
     qcow2::{
-        Below, Qcow2,
-        cache::Slice,
+        Qcow2,
         data::{claims::Claim, data_file},
         layout::{
             entry::{Entry, Mapping},
@@ -13,6 +13,7 @@ use crate::{
         },
         tables::mapping::Run,
     },
+    table_cache::Slice,
 };
 
 /// Host clusters for a write.

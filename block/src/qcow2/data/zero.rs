@@ -1,10 +1,11 @@
 //! Zeroing and discarding.
 
 use crate::{
+    below::Below,
     error::IoResult,
     mem::SgList,
     qcow2::{
-        Below, Qcow2,
+        Qcow2,
         layout::entry::{self, Entry, Mapping},
         tables::mapping::Run,
     },

@@ -4,27 +4,18 @@
 //! both the old and the new bytes behind it: the extensions stay within the first sector, the
 //! feature name table is given up where they do not fit, and a new name never lies on the old one.
 
-use std::{
-    ffi::{OsStr, OsString},
-    os::unix::ffi::OsStrExt,
-};
+use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
-use crate::qcow2::layout::{
-    extensions::{DirectoryPlace, Extensions},
-    header::{AUTOCLEAR_BITMAPS, Header, MAX_BACKING_NAME},
+use crate::{
+    backing::{Backing, file_name},
+    qcow2::layout::{
+        extensions::{DirectoryPlace, Extensions},
+        header::{AUTOCLEAR_BITMAPS, Header, MAX_BACKING_NAME},
+    },
 };
 
 /// What a disk writes as a whole.
 const SECTOR: usize = 512;
-
-/// The backing file, as the header names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backing {
-    /// Its name, as the bytes that it is to the host: absolute, or relative to the image's folder.
-    pub name: OsString,
-    /// Its format, if the image says it.
-    pub format: Option<String>,
-}
 
 /// Content of the first cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,17 +161,6 @@ fn backing_name(cluster: &[u8], offset: u64, len: u32) -> Result<(usize, OsStrin
         .and_then(|start| cluster.get(start..start.checked_add(len)?))
         .ok_or("the backing file's name lies outside the header cluster")?;
     Ok((offset as usize, file_name(bytes)?))
-}
-
-/// The name that these bytes of a header give a file.
-///
-/// # Errors
-/// No file can have it.
-pub fn file_name(bytes: &[u8]) -> Result<OsString, String> {
-    if bytes.is_empty() || bytes.contains(&0) {
-        return Err("the backing file's name is none that a file can have".into());
-    }
-    Ok(OsStr::from_bytes(bytes).to_owned())
 }
 
 /// Finds room for a name of `len` bytes behind `end` that does not lie on the old one, except in the

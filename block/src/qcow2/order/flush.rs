@@ -21,11 +21,10 @@ use crate::{
     error::{IoResult, Result},
     exec::sync::{Lock, LockGuard},
     mem::SgList,
-    qcow2::{
-        Qcow2, cache::CacheBatch, layout::geometry::HostRun, root_table::RootBatch,
-        space::metadata_map::Kind,
-    },
+    qcow2::{Qcow2, layout::geometry::HostRun, space::metadata_map::Kind},
+    root_table::RootBatch,
     storage::Storage,
+    table_cache::CacheBatch,
 };
 
 /// Flushes of one image: one at a time, shared by those who wait for it.

@@ -1,9 +1,10 @@
 //! Changing the header of an open image (rule W5: flush, write, flush).
 
 use crate::{
+    backing::Backing,
     error::{Error, IoError, IoResult, Result},
     qcow2::{
-        Backing, Qcow2,
+        Qcow2,
         data::data_file,
         layout::{geometry::HostRun, header::Incompatible, header_area::HeaderArea},
         space::metadata_map::Kind,

@@ -8,13 +8,13 @@ use crate::{
     qcow2::{
         Qcow2,
         admin::open::refcount_block,
-        cache::{Slice, TableCache},
         layout::{
             geometry::{HostCluster, HostRun},
             width,
         },
-        root_table::RootTable,
     },
+    root_table::RootTable,
+    table_cache::{Slice, TableCache},
 };
 
 /// The refcounts of one image.

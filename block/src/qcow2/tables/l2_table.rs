@@ -6,13 +6,13 @@ use crate::{
     error::IoResult,
     qcow2::{
         Qcow2,
-        cache::Slice,
         layout::{
             entry::{self, Entry, RawEntry, TableRef},
             geometry::{GuestCluster, HostCluster, HostRun},
         },
         space::metadata_map::Kind,
     },
+    table_cache::Slice,
 };
 
 impl Qcow2 {

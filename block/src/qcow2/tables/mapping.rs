@@ -5,13 +5,13 @@ use crate::{
     extent::{Extent, ExtentKind},
     qcow2::{
         Qcow2,
-        cache::Slice,
         data::data_file,
         layout::{
             entry::{self, Entry, Mapping},
             geometry::{GuestCluster, HostCluster},
         },
     },
+    table_cache::Slice,
 };
 
 /// Subclusters with one mapping, as a look at one L2 slice finds them.

@@ -4,8 +4,9 @@ use std::{path::Path, rc::Rc, time::UNIX_EPOCH};
 
 use super::{interop, order::*, snapshots::shown, support::*};
 use crate::{
+    below::Below,
     error::{Error, Result},
-    qcow2::{Amend, Below, CreateOptions, amend},
+    qcow2::{Amend, CreateOptions, amend},
     storage::{SimFile, Storage},
 };
 

@@ -4,9 +4,11 @@ use std::rc::Rc;
 
 use super::support::*;
 use crate::{
+    backing::Backing,
+    below::Below,
     extent::ExtentKind,
     mem::SgList,
-    qcow2::{Backing, Below, CreateOptions, OpenOptions},
+    qcow2::{CreateOptions, OpenOptions},
     storage::SimFile,
 };
 

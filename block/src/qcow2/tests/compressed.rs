@@ -2,9 +2,10 @@
 
 use super::{interop, order::*, support::*};
 use crate::{
+    below::Below,
     error::IoError,
     mem::SgList,
-    qcow2::{Below, CreateOptions, Qcow2, layout::entry::Mapping},
+    qcow2::{CreateOptions, Qcow2, layout::entry::Mapping},
 };
 
 const KINDS: [&str; 2] = ["zlib", "zstd"];

@@ -5,9 +5,11 @@ use std::{cell::RefCell, rc::Rc};
 
 use super::support::*;
 use crate::{
+    backing::Backing,
+    below::Below,
     exec::{Executor, LocalBoxFuture, yield_now},
     mem::SgList,
-    qcow2::{Backing, Below, CreateOptions, DataFile, OpenOptions, create},
+    qcow2::{CreateOptions, DataFile, OpenOptions, create},
     random,
     storage::{SimFile, Storage},
 };

@@ -7,6 +7,7 @@ use super::{
     support::*,
 };
 use crate::{
+    below::Below,
     engine::create_image,
     error::Error,
     exec::Executor,
@@ -15,7 +16,7 @@ use crate::{
         chain::{ImageOptions, Opener},
     },
     mem::SgList,
-    qcow2::{Below, CreateOptions, DataFile, create},
+    qcow2::{CreateOptions, DataFile, create},
     storage::{FileOptions, FileStorage, Storage},
 };
 

@@ -13,8 +13,9 @@ use super::{
     support::*,
 };
 use crate::{
+    backing::Backing,
     mem::SgList,
-    qcow2::{Backing, CreateOptions, Preallocation, create},
+    qcow2::{CreateOptions, Preallocation, create},
     storage::{FileStorage, Storage},
 };
 

@@ -4,9 +4,10 @@ use std::{cell::RefCell, path::Path, rc::Rc};
 
 use super::support::*;
 use crate::{
+    below::Below,
     exec::{Executor, LocalBoxFuture},
     mem::SgList,
-    qcow2::{Below, CreateOptions, OpenOptions, Qcow2, create},
+    qcow2::{CreateOptions, OpenOptions, Qcow2, create},
     storage::{Access, FileStorage, Storage},
 };
 

@@ -4,7 +4,8 @@ use std::{process::Command, rc::Rc};
 
 use super::{interop, order::*, support::*};
 use crate::{
-    qcow2::{Below, CreateOptions, OpenOptions, Qcow2},
+    below::Below,
+    qcow2::{CreateOptions, OpenOptions, Qcow2},
     storage::Storage,
 };
 

@@ -4,9 +4,11 @@ use std::{cell::RefCell, rc::Rc};
 
 use super::support::*;
 use crate::{
+    backing::Backing,
+    below::Below,
     exec::{Executor, LocalBoxFuture},
     mem::SgList,
-    qcow2::{Backing, Below, CreateOptions},
+    qcow2::CreateOptions,
 };
 
 /// What an image shows, as far as it is known.

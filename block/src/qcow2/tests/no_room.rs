@@ -5,10 +5,7 @@ use std::{rc::Rc, time::UNIX_EPOCH};
 
 use super::{order::*, support::*};
 use crate::{
-    error::Result,
-    exec::LocalBoxFuture,
-    qcow2::{Backing, CreateOptions},
-    storage::Faults,
+    backing::Backing, error::Result, exec::LocalBoxFuture, qcow2::CreateOptions, storage::Faults,
 };
 
 /// A change that flushes several times.

@@ -5,10 +5,12 @@ use std::{cell::Cell, future::Future, rc::Rc};
 
 use super::support::*;
 use crate::{
+    backing::Backing,
+    below::Below,
     error::IoError,
     exec::{Executor, LocalBoxFuture, Queue, yield_now},
     mem::SgList,
-    qcow2::{Backing, Below, CreateOptions, OpenOptions},
+    qcow2::{CreateOptions, OpenOptions},
     storage::SimFile,
 };
 

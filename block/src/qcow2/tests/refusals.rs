@@ -2,7 +2,8 @@
 
 use super::support::*;
 use crate::{
-    qcow2::{Backing, CreateOptions, Damaged, OpenOptions, Qcow2},
+    backing::Backing,
+    qcow2::{CreateOptions, Damaged, OpenOptions, Qcow2},
     storage::Storage,
 };
 

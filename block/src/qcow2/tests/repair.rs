@@ -4,8 +4,9 @@ use std::{cell::Cell, rc::Rc};
 
 use super::support::*;
 use crate::{
+    check::{CheckReport, Repair},
     exec::{Executor, Queue, yield_now},
-    qcow2::{CheckReport, OpenOptions, Qcow2, Repair},
+    qcow2::{OpenOptions, Qcow2},
     storage::{SimFile, Storage},
 };
 

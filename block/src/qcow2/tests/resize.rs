@@ -4,10 +4,11 @@ use std::{path::Path, rc::Rc};
 
 use super::{interop, order::*, support::*};
 use crate::{
+    below::Below,
     bitmap::DirtyBitmap,
     exec::Executor,
     extent::ExtentKind,
-    qcow2::{Below, CreateOptions, OpenOptions, Preallocation},
+    qcow2::{CreateOptions, OpenOptions, Preallocation},
 };
 
 /// Whatever a crash left, the disk has its old or its new size, and shows what it should.

@@ -7,11 +7,7 @@ use std::{
 };
 
 use super::{interop, order::*, snapshots::shown, support::*};
-use crate::{
-    error::IoError,
-    qcow2::{Below, CreateOptions},
-    storage::Access,
-};
+use crate::{below::Below, error::IoError, qcow2::CreateOptions, storage::Access};
 
 fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(1_700_000_000_500)

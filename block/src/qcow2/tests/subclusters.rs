@@ -5,12 +5,13 @@ use std::rc::Rc;
 
 use super::{order::*, resize::resized, support::*};
 use crate::{
+    below::Below,
     error::IoError,
     exec::LocalBoxFuture,
     extent::ExtentKind,
     mem::SgList,
     qcow2::{
-        Below, CreateOptions, Preallocation,
+        CreateOptions, Preallocation,
         layout::{entry::Mapping, geometry::HostCluster},
     },
     storage::SimFile,

@@ -3,11 +3,12 @@
 use std::{future::Future, path::Path, process::Command, rc::Rc};
 
 use crate::{
+    below::{Below, Nothing},
     error::IoResult,
     exec::{Executor, LocalBoxFuture, Queue},
     extent::ExtentKind,
     mem::SgList,
-    qcow2::{Below, CreateOptions, Damaged, Nothing, OpenOptions, Qcow2, create},
+    qcow2::{CreateOptions, Damaged, OpenOptions, Qcow2, create},
     random,
     storage::{FileOptions, FileStorage, SimFile, Storage},
 };

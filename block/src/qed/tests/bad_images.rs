@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use super::CACHE;
 use crate::{
+    below::Nothing,
     error::Error,
     exec::Executor,
     mem::SgList,
-    qcow2::Nothing,
     qed::{CreateOptions, Qed, create},
     storage::{SimFile, Storage},
 };

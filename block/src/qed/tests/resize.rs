@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use super::{CACHE, CreateOptions, Qed, create, read};
 use crate::{
+    below::{Below, Nothing},
     error::IoResult,
     exec::{Executor, LocalBoxFuture, Queue},
     extent::ExtentKind,
     mem::SgList,
-    qcow2::{Below, Nothing},
     storage::{SimFile, Storage},
 };
 

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use super::{DISK, Operator};
 use crate::{
     api::Cmd,
+    backing::Backing,
     engine::{NewImage, create_image_in},
     graph::{Format, Node},
-    qcow2::{self, Backing},
-    qed,
+    qcow2, qed,
     sim_tests::{guest::Allowed, plan::path},
     storage::Files,
 };

@@ -9,9 +9,10 @@ use std::{
 
 use super::{World, offline::Offline, run::check_refuses};
 use crate::{
+    check::Repair,
     error::{Error, Result},
     graph::{Format, Node, chain::ImageOptions},
-    qcow2::{Qcow2, Repair},
+    qcow2::Qcow2,
     sim_tests::{
         oracle::{self, Chain, Contents},
         plan::data_path,

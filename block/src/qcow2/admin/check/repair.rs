@@ -5,8 +5,9 @@
 //! rely on them; at last the marks in the header. Entries are changed only where the disk shows the
 //! same bytes afterwards, or could not be read there before.
 
-use super::{Check, CheckReport};
+use super::Check;
 use crate::{
+    check::{CheckReport, Repair},
     error::IoResult,
     exec::yield_now,
     qcow2::{
@@ -21,15 +22,6 @@ use crate::{
 
 /// What is written, and compared, as one.
 const SECTOR: usize = 512;
-
-/// What a check puts right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repair {
-    /// Space that is lost; and COPIED flags, if nothing else is wrong.
-    Leaks,
-    /// Everything that can be.
-    All,
-}
 
 impl Qcow2 {
     /// Checks the image and repairs it in its file, which can be written although the image has

@@ -3,7 +3,8 @@
 use super::Snapshot;
 use crate::{
     error::Result,
-    qcow2::{Qcow2, layout::snapshots::SnapshotEntry, root_table::RootTable},
+    qcow2::{Qcow2, layout::snapshots::SnapshotEntry},
+    root_table::RootTable,
 };
 
 impl Qcow2 {

@@ -63,6 +63,9 @@ fn what_does_not_go_together_is_refused_in_the_same_words() {
         "lazy_refcounts=on,compat=0.10",
         "refcount_bits=8,compat=0.10",
         "refcount_bits=3",
+        "refcount_bits=-1",
+        "refcount_bits=128",
+        "refcount_bits=4294967296",
     ] {
         let args = [
             "create", "-q", "-f", "qcow2", "-o", options, "a.qcow2", "1M",
@@ -87,17 +90,16 @@ fn extension(folder: &Folder, name: &str, kind: u32) -> usize {
     at.unwrap() + 8
 }
 
-/// What `info` says against the image: from both programs, without the name of the image.
+/// What `info` says against the image: from both programs, which begin alike.
 fn refusals(folder: &Folder, image: &str) -> [String; 2] {
     ["qemu-img", "strata-img"].map(|program| {
         let output = folder.run(program, &["info", "-f", "qcow2", image]);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{program}: {said}");
-        said.trim_end()
-            .split_once(&format!("'{image}': "))
-            .unwrap()
-            .1
-            .to_owned()
+        let told = said.lines().last().unwrap_or_default();
+        let refused = format!("{program}: Could not open '{image}': ");
+        let why = told.strip_prefix(&refused);
+        why.unwrap_or_else(|| panic!("{said}")).to_owned()
     })
 }
 
@@ -120,7 +122,7 @@ fn every_unknown_feature_is_named() {
     ] {
         folder.poke("a", 72, &bits.to_be_bytes());
         let [theirs, ours] = refusals(&folder, "a");
-        assert_eq!(ours, format!("{theirs}: it needs a newer program"));
+        assert_eq!(ours, theirs);
     }
 }
 

@@ -30,6 +30,7 @@ mod on_devices;
 mod options;
 mod preallocation;
 mod rebase;
+mod refusals;
 mod repair;
 mod repair_tables;
 mod resize;

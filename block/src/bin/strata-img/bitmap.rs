@@ -15,7 +15,7 @@ use strata_block::{
     },
 };
 
-use crate::{Failure, Reading, Tool, everywhere, size};
+use crate::{Failure, Reading, Tool, everywhere, open_error::OpenError, size};
 
 /// Changes a persistent dirty bitmap of a qcow2 image: one thing after the other, as the options are given.
 #[derive(Args)]
@@ -141,7 +141,8 @@ pub async fn run(tool: &Tool, args: BitmapArgs) -> Result<u8, Failure> {
             let options = tool.everywhere.of(reading.options());
             let (path, options) = everywhere::named(path, options)?;
             // Its backing file may well be the image that is written.
-            tool.opener.open_layer(&path, &options).await?
+            let opened = tool.opener.open_layer(&path, &options).await;
+            opened.map_err(OpenError)?
         }
     };
     for action in &args.actions.0 {

@@ -310,9 +310,14 @@ impl Wanted {
             "data_file_raw" => self.data_file_raw = on_off(name, value)?,
             "lazy_refcounts" => self.image.lazy_refcounts = on_off(name, value)?,
             "refcount_bits" => {
-                let bits = number().ok().and_then(|bits| u32::try_from(bits).ok());
-                self.image.refcount_bits =
-                    bits.ok_or_else(|| format!("Parameter '{name}' expects a number"))?;
+                let bits = number().map(|bits| u32::try_from(bits).ok());
+                // A number that is none of bits is no width either.
+                let is_negative = value.parse::<i64>().is_ok();
+                self.image.refcount_bits = match bits {
+                    Ok(bits) => bits.unwrap_or(u32::MAX),
+                    Err(_) if is_negative => u32::MAX,
+                    Err(_) => return Err(format!("Parameter '{name}' expects a number")),
+                };
             }
             "preallocation" => {
                 let mode = Preallocation::parse(value)

@@ -16,7 +16,7 @@ use strata_block::{
     storage::FileHints,
 };
 
-use crate::{Failure, Reading, Tool, create, everywhere, size};
+use crate::{Failure, Reading, Tool, create, everywhere, open_error::OpenError, size};
 
 /// Bytes copied at once. Where the target is new, what is all zeros is left out.
 const CHUNK: u64 = 64 << 10;
@@ -164,7 +164,8 @@ async fn write(
         ..ImageOptions::default()
     };
     let options = tool.everywhere.of(options);
-    let target = tool.opener.open(output.path, &options).await?;
+    let target = tool.opener.open(output.path, &options).await;
+    let target = target.map_err(OpenError)?;
     output.kept.check(target.storage())?;
     // A raw device shows what it has always held.
     let fresh = output.format != Format::Raw || !target.storage().has_fixed_len();

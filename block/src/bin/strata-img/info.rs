@@ -46,7 +46,7 @@ pub async fn run(tool: &Tool, args: InfoArgs) -> Result<u8, Failure> {
             Some(image) => {
                 if let Some(why) = image.bitmap_fault() {
                     let file = node.path().display();
-                    return Err(Failure::new(format!("'{file}': {why}")));
+                    return Err(Failure::new(format!("Could not open '{file}': {why}")));
                 }
                 image.snapshots().await?
             }

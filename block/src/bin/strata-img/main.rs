@@ -16,6 +16,7 @@ mod info;
 mod map;
 mod measure;
 mod object;
+mod open_error;
 mod option_list;
 mod output;
 mod progress;
@@ -31,8 +32,8 @@ mod warnings;
 use std::{path::Path, process::ExitCode, rc::Rc};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use open_error::OpenError;
 use strata_block::{
-    error::Result,
     exec::Executor,
     graph::{
         Format, Node,
@@ -155,21 +156,25 @@ struct Tool {
 
 impl Tool {
     /// Opens an image and everything below it, for reading.
-    async fn open(&self, path: &Path, reading: &Reading) -> Result<Rc<Node>> {
+    async fn open(&self, path: &Path, reading: &Reading) -> Result<Rc<Node>, OpenError> {
         let options = self.everywhere.of(reading.options());
         self.open_named(path, options).await
     }
 
     /// Opens the image that a name on the command line means, and everything below it.
-    async fn open_named(&self, name: &Path, options: ImageOptions) -> Result<Rc<Node>> {
+    async fn open_named(&self, name: &Path, options: ImageOptions) -> Result<Rc<Node>, OpenError> {
         let (path, options) = self.everywhere.named(name, options)?;
-        self.opener.open(&path, &options).await
+        Ok(self.opener.open(&path, &options).await?)
     }
 
     /// As [`Tool::open_named`], without what lies below.
-    async fn open_named_layer(&self, name: &Path, options: ImageOptions) -> Result<Rc<Node>> {
+    async fn open_named_layer(
+        &self,
+        name: &Path,
+        options: ImageOptions,
+    ) -> Result<Rc<Node>, OpenError> {
         let (path, options) = self.everywhere.named(name, options)?;
-        self.opener.open_layer(&path, &options).await
+        Ok(self.opener.open_layer(&path, &options).await?)
     }
 
     /// Opens an image and everything below it, to change it.
@@ -177,7 +182,7 @@ impl Tool {
         &self,
         path: &Path,
         format: Option<Format>,
-    ) -> std::result::Result<Rc<Node>, Failure> {
+    ) -> Result<Rc<Node>, Failure> {
         let format = self.told(path, format).await?;
         let options = ImageOptions {
             format: Some(format),
@@ -188,11 +193,7 @@ impl Tool {
     }
 
     /// The format of an image that is going to be written: what the user has said.
-    async fn told(
-        &self,
-        path: &Path,
-        format: Option<Format>,
-    ) -> std::result::Result<Format, Failure> {
+    async fn told(&self, path: &Path, format: Option<Format>) -> Result<Format, Failure> {
         if let Some(format) = format {
             return Ok(format);
         }
@@ -206,7 +207,8 @@ impl Tool {
         if let Some(format) = options.format {
             return Ok(format);
         }
-        let found = self.opener.open_layer(&path, &options).await?.format();
+        let opened = self.opener.open_layer(&path, &options).await;
+        let found = opened.map_err(OpenError)?.format();
         Err(Failure::new(format!(
             "'{}': the format is never guessed for an image that is written; it looks like {found}: add -f {found}",
             path.display()

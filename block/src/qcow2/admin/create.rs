@@ -193,11 +193,10 @@ impl CreateOptions {
             external_data: self.data_file.is_some(),
         };
         if size > geometry.max_size() {
-            return Err(format!(
-                "The image size is too large for file format 'qcow2' (try using a larger cluster size): {size} bytes, but clusters of {} bytes allow {}",
-                self.cluster_size,
-                geometry.max_size()
-            ));
+            return Err(
+                "The image size is too large for file format 'qcow2' (try using a larger cluster size)"
+                    .into(),
+            );
         }
         if self.has_raw_data() && self.backing.is_some() {
             return Err("Backing file and data-file-raw cannot be used at the same time".into());

@@ -247,9 +247,7 @@ fn check_readable(area: &HeaderArea) -> std::result::Result<(), String> {
     let unknown = header.incompatible.bits() & !Incompatible::all().bits();
     if unknown != 0 {
         let names = area.extensions.feature_names(unknown);
-        return Err(format!(
-            "Unsupported qcow2 feature(s): {names}: it needs a newer program"
-        ));
+        return Err(format!("Unsupported qcow2 feature(s): {names}"));
     }
     Ok(())
 }

@@ -280,6 +280,9 @@ impl Header {
         if l1_bytes > MAX_L1_BYTES {
             return Err(format!("the L1 table of {l1_bytes} bytes is too large"));
         }
+        if self.size > g.max_size() {
+            return Err("Image is too big".into());
+        }
         if u64::from(self.l1_size) < g.l1_entries(self.size) {
             return Err(format!(
                 "the L1 table of {} entries is too small for a disk of {} bytes",

@@ -19,6 +19,7 @@ use crate::{
     Failure, Reading, Tool,
     create::{self, Wanted},
     everywhere,
+    open_error::OpenError,
 };
 
 /// A target that is being written.
@@ -122,7 +123,8 @@ impl ConvertArgs {
         options: ImageOptions,
         kept: &Kept,
     ) -> Result<Rc<Node>, Failure> {
-        let node = tool.opener.open(path, &tool.everywhere.of(options)).await?;
+        let node = tool.opener.open(path, &tool.everywhere.of(options)).await;
+        let node = node.map_err(OpenError)?;
         kept.check(node.storage())?;
         kept.check(node.data_storage())?;
         if node.size() < len {

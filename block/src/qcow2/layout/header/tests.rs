@@ -71,5 +71,5 @@ fn tables_have_to_lie_in_the_file_behind_the_header() {
     assert!(with(|h| h.refcount_table_clusters = u32::MAX).contains("too large"));
     assert!(with(|h| h.snapshots = 65537).contains("too many"));
     assert!(with(|h| h.snapshots = 1).contains("snapshot table"));
-    assert!(with(|h| h.size = u64::MAX).contains("too small"));
+    assert!(with(|h| h.size = u64::MAX).contains("Image is too big"));
 }

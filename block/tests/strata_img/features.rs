@@ -1,6 +1,6 @@
 //! Features that a header tells of: made and shown as `qemu-img` does.
 
-use crate::{Folder, same_output::assert_same, text};
+use crate::{Folder, read, same_output::assert_same, text};
 
 #[test]
 fn what_create_says_and_info_shows() {
@@ -139,11 +139,52 @@ fn a_bitmap_that_the_specification_does_not_have_is_refused() {
         if at < 17 {
             assert_eq!(ours, theirs);
         }
-        // It stands in nobody's way.
-        folder.ok(
-            "strata-img",
-            &["convert", "-f", "qcow2", "-O", "raw", "a", "raw"],
-        );
+        // What is about bitmaps refuses them; QEMU opens no such image at all.
+        for command in [
+            "bitmap -f qcow2 --add a more",
+            "bitmap -f qcow2 --clear a b0",
+            "bitmap -f qcow2 --add --merge b0 a more",
+            "bitmap -f qcow2 --add --merge b0 -b a -F qcow2 good more",
+            "convert --bitmaps -f qcow2 -O qcow2 a copy",
+            "amend -f qcow2 -o lazy_refcounts=on a",
+            "measure -f qcow2 -O qcow2 a",
+        ] {
+            folder.qemu(&["create", "-q", "-f", "qcow2", "good", "1M"]);
+            let before = [read(&folder.path("a")), read(&folder.path("good"))];
+            let args: Vec<&str> = command.split(' ').collect();
+            for (program, why) in [("qemu-img", &theirs), ("strata-img", &ours)] {
+                let output = folder.run(program, &args);
+                let said = text(&output.stderr);
+                assert_eq!(output.status.code(), Some(1), "{command}: {said}");
+                let line = format!("{program}: Could not open 'a': {why}");
+                assert_eq!(said.lines().last(), Some(&*line), "{command}");
+            }
+            assert!(!folder.path("copy").exists());
+            let after = [read(&folder.path("a")), read(&folder.path("good"))];
+            assert!(before == after, "{command}");
+        }
+        // A check finds them.
+        let checked = folder.run("strata-img", &["check", "-f", "qcow2", "a"]);
+        assert_eq!(checked.status.code(), Some(2), "{checked:?}");
+        assert!(text(&checked.stderr).contains(&format!("ERROR {ours}")));
+        // They stand in the way of nobody else, who is told.
+        for command in [
+            "convert -f qcow2 -O raw a raw",
+            "map -f qcow2 a",
+            "compare -f qcow2 -F qcow2 a a",
+        ] {
+            let args: Vec<&str> = command.split(' ').collect();
+            let output = folder.run("strata-img", &args);
+            assert!(output.status.success(), "{command}: {output:?}");
+            assert!(text(&output.stderr).contains("warning: "), "{command}");
+        }
+        // And there is a way out.
+        if at < 17 {
+            let remove = ["bitmap", "-f", "qcow2", "--remove", "a", "b0"];
+            folder.ok("strata-img", &remove);
+            folder.qemu(&["check", "-q", "a"]);
+            folder.ok("strata-img", &["check", "-q", "a"]);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which backing files an image gets: those with which it opens again.
+//! Which backing files an image gets, when it is made and later: those with which it opens again.
 
 use crate::{Folder, read, text};
 
@@ -55,4 +55,82 @@ fn a_base_that_would_not_be_opened_again_is_refused() {
         assert!(rebase(&only_there, "../there/odd").0);
         assert!(!rebase(&only_there, system).0);
     }
+}
+
+#[test]
+fn a_base_that_would_not_be_opened_is_refused_at_creation() {
+    let folder = Folder::new();
+    for name in ["here", "there"] {
+        std::fs::create_dir(folder.path(name)).unwrap();
+    }
+    let run = tempfile::tempdir_in("/run").unwrap();
+    let system = run.path().join("base");
+    for path in [
+        folder.path("here/odd"),
+        folder.path("there/odd"),
+        system.clone(),
+    ] {
+        std::fs::write(path, vec![7; 100_000]).unwrap();
+    }
+    folder.qemu(&["create", "-q", "there/even", "1M"]);
+    // Shorter than whole sectors, but with a header.
+    folder.qemu(&["create", "-q", "-f", "qcow2", "there/image", "1M"]);
+    let image = read(&folder.path("there/image"));
+    std::fs::write(folder.path("there/image"), [&image[..], &[0]].concat()).unwrap();
+    std::fs::write(folder.path("source"), vec![5; 2 << 20]).unwrap();
+    let system = system.to_str().unwrap();
+    for (format, make) in [
+        ("qcow2", "create -q -f qcow2 -F FMT -b BASE here/top"),
+        ("qcow2", "create -q -f qcow2 -F FMT -b BASE file:here/top"),
+        (
+            "qcow2",
+            "create -q -f qcow2 -o backing_fmt=FMT,backing_file=BASE here/top 1M",
+        ),
+        ("qed", "create -q -f qed -F FMT -b BASE here/top"),
+        ("qcow2", "convert -O qcow2 -F FMT -B BASE source here/top"),
+        ("qed", "convert -O qed -F FMT -B BASE source here/top"),
+    ] {
+        let make = |more: &[&str], base_format: &str, base: &str| {
+            let _ = std::fs::remove_file(folder.path("here/top"));
+            let line = make.replace("FMT", base_format).replace("BASE", base);
+            let args: Vec<&str> = line.split(' ').collect();
+            let output = folder.run("strata-img", &[&args[..], more].concat());
+            let made = folder.path("here/top").exists();
+            assert_eq!(output.status.success(), made, "{output:?}");
+            (made, text(&output.stderr))
+        };
+        let opens = |more: &[&str]| {
+            let args = ["info", "--backing-chain", "-f", format, "here/top"];
+            let output = folder.run("strata-img", &[&args[..], more].concat());
+            output.status.success()
+        };
+        for name in ["../there/odd", system] {
+            let (made, said) = make(&[], "raw", name);
+            assert!(!made, "{name}");
+            let names_it = said.contains(name) && said.contains("backing-folders=/");
+            assert!(names_it && said.lines().count() == 1, "{said}");
+            let folders = ["--backing-folders", "/"];
+            assert!(make(&folders, "raw", name).0, "{name}");
+            assert!(opens(&folders) && !opens(&[]), "{name}");
+        }
+        for (base_format, name) in [
+            ("raw", "odd"),
+            ("raw", "../there/even"),
+            ("qcow2", "../there/image"),
+        ] {
+            let (made, said) = make(&[], base_format, name);
+            assert!(made, "{name}: {said}");
+            assert!(opens(&[]), "{name}");
+        }
+        let only_there = folder.path("there");
+        let only_there = ["--backing-folders", only_there.to_str().unwrap()];
+        assert!(make(&only_there, "raw", "../there/odd").0);
+        assert!(!make(&only_there, "raw", system).0);
+    }
+    // Who does not have the backing file looked at is not asked.
+    let args = ["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b"];
+    folder.ok(
+        "strata-img",
+        &[&args[..], &[system, "here/top", "1M"]].concat(),
+    );
 }

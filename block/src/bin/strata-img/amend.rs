@@ -14,7 +14,7 @@ use crate::{
     create::{self, CREATION_ONLY},
     option_list, output,
     progress::Progress,
-    size,
+    refuse_bad_bitmaps, size,
 };
 
 /// Percent between two prints of the progress.
@@ -77,6 +77,7 @@ pub async fn run(tool: &Tool, args: AmendArgs) -> Result<u8, Failure> {
     if node.format() != Format::Qcow2 {
         return Err(unsupported(node.format()));
     }
+    refuse_bad_bitmaps(&node)?;
     let changes = changes(&options).map_err(Failure::new)?;
     let show = |done, total| progress.at(done, total);
     node.amend(&changes, &show)

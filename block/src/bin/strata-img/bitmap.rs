@@ -15,7 +15,7 @@ use strata_block::{
     },
 };
 
-use crate::{Failure, Reading, Tool, everywhere, open_error::OpenError, size};
+use crate::{Failure, Reading, Tool, everywhere, open_error::OpenError, refuse_bad_bitmaps, size};
 
 /// Changes a persistent dirty bitmap of a qcow2 image: one thing after the other, as the options are given.
 #[derive(Args)]
@@ -145,6 +145,12 @@ pub async fn run(tool: &Tool, args: BitmapArgs) -> Result<u8, Failure> {
             opened.map_err(OpenError)?
         }
     };
+    // What stands in the way can be removed.
+    let removes = |action: &Action| matches!(action, Action::Remove);
+    if !args.actions.0.iter().all(removes) {
+        refuse_bad_bitmaps(&node)?;
+        refuse_bad_bitmaps(&source)?;
+    }
     for action in &args.actions.0 {
         let change = action.change(granularity, &source);
         change_bitmap(&node, &place, name, change)

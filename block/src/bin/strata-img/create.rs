@@ -17,7 +17,10 @@ use strata_block::{
     backing::Backing,
     engine::{NewImage, replace_image},
     error::Error,
-    graph::{Format, Kept, chain},
+    graph::{
+        Format, Kept,
+        chain::{self, ImageOptions},
+    },
     qcow2::{Compression, CreateOptions, DataFile, Preallocation},
     qed,
     storage::FileHints,
@@ -172,10 +175,22 @@ pub async fn make(
         },
     };
     let made = replace_image(&tool.exec, file, image, durable, kept, hints).await;
-    made.map_err(|error| match error {
+    made.map_err(reason)
+}
+
+/// An error on the image that is being made, which the caller names.
+fn reason(error: Error) -> String {
+    match error {
         Error::Image { why, .. } => why,
         error => error.to_string(),
-    })
+    }
+}
+
+/// Refuses a backing file with which the new image `file` would not be opened: it is meant, but
+/// whoever opens the image next cannot know that from its header.
+pub fn check_allowed(tool: &Tool, file: &Path, backing: &Backing) -> Result<(), String> {
+    let options = tool.everywhere.of(ImageOptions::default());
+    chain::check_allowed(file, backing, &options).map_err(reason)
 }
 
 impl Target<'_> {
@@ -384,6 +399,9 @@ async fn look_at_backing(tool: &Tool, file: &Path, wanted: &mut Wanted) -> Resul
         force_share: false,
         direct: false,
     };
+    if backing.format.is_some() {
+        check_allowed(tool, file, backing).map_err(failed)?;
+    }
     let node = tool
         .open(&path, &reading)
         .await

@@ -11,7 +11,7 @@ use strata_block::{
     qcow2::Snapshot,
 };
 
-use crate::{Failure, Output, Reading, Tool, output, size, snapshot};
+use crate::{Failure, Output, Reading, Tool, output, refuse_bad_bitmaps, size, snapshot};
 
 #[derive(Args)]
 #[command(after_help = "Example:\n  strata-img info --backing-chain --output=json disk.qcow2")]
@@ -42,14 +42,9 @@ pub async fn run(tool: &Tool, args: InfoArgs) -> Result<u8, Failure> {
     let mut layers: Vec<_> = top.chain().map(|layer| layer_info(&layer)).collect();
     let mut texts = Vec::new();
     for (layer, node) in layers.iter_mut().zip(top.chain()) {
+        refuse_bad_bitmaps(&node)?;
         let snapshots = match node.as_qcow2() {
-            Some(image) => {
-                if let Some(why) = image.bitmap_fault() {
-                    let file = node.path().display();
-                    return Err(Failure::new(format!("Could not open '{file}': {why}")));
-                }
-                image.snapshots().await?
-            }
+            Some(image) => image.snapshots().await?,
             None => Vec::new(),
         };
         layer.snapshots = snapshots.iter().map(SnapshotInfo::from).collect();

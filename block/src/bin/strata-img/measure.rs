@@ -10,7 +10,8 @@ use strata_block::{
 };
 
 use crate::{
-    Failure, Output, Reading, Tool, create, output, size, source::SnapshotParam, status::Chain,
+    Failure, Output, Reading, Tool, create, output, refuse_bad_bitmaps, size,
+    source::SnapshotParam, status::Chain,
 };
 
 #[derive(Args)]
@@ -71,6 +72,7 @@ pub async fn run(tool: &Tool, args: MeasureArgs) -> Result<u8, Failure> {
             direct: false,
         };
         let source = tool.open(file, &reading).await?;
+        refuse_bad_bitmaps(&source)?;
         if let Some(text) = &args.snapshot {
             let snapshot = SnapshotParam::parse(text).map_err(Failure::new)?;
             snapshot.show(&source).await?;

@@ -151,9 +151,7 @@ impl Qcow2 {
         }
         let directory = self.bitmaps.directory.borrow();
         let mut stored = directory.iter().flat_map(|d| &d.stored);
-        let foreign = stored.find(|stored| stored.entry.is_foreign())?;
-        let name = foreign.entry.name.escape_debug();
-        Some(format!("Bitmap '{name}' doesn't satisfy the constraints"))
+        stored.find_map(|stored| stored.entry.fault())
     }
 
     /// `bitmaps` of `ImageInfoSpecificQCow2`: the directory as it is in the file.

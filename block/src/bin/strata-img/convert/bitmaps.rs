@@ -8,12 +8,15 @@ use strata_block::{
     graph::{Node, bitmaps::BitmapPlan},
 };
 
-use crate::Failure;
+use crate::{Failure, refuse_bad_bitmaps};
 
 /// Whether the bitmaps of `source` can be copied; with `skip` those that are out of date do not matter.
 pub fn check(source: &Node, skip: bool) -> Result<(), Failure> {
     if !has_bitmaps(source) {
         return Err(Failure::new("Source lacks bitmap support"));
+    }
+    if !skip {
+        refuse_bad_bitmaps(source)?;
     }
     for bitmap in persistent(source).filter(|bitmap| bitmap.is_inconsistent()) {
         let name = bitmap.name();

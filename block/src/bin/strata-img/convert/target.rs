@@ -58,6 +58,8 @@ impl ConvertArgs {
         }
         let wanted = &checked.wanted.image;
         if let (Some(backing), false) = (&wanted.backing, self.existing) {
+            create::check_allowed(tool, target, backing)
+                .map_err(|why| self.failed_to_make(target, &why))?;
             let path = chain::resolve(target, backing)?;
             let reading = Reading {
                 format: checked.wanted.backing_format(),

@@ -3,7 +3,7 @@
 use strata_block::graph::Format;
 
 /// Options of formats, with what they are for in the words of `qemu-img`.
-const OPTIONS: [(&str, &[Format], &str); 13] = [
+const OPTIONS: [(&str, &[Format], &str); 15] = [
     (
         "backing_file=<str>",
         &[Format::Qcow2, Format::Qed],

@@ -75,6 +75,13 @@ impl Entry {
         self.kind != TRACKING || !Flags::all().contains(self.flags)
     }
 
+    /// What is wrong with such a bitmap, in QEMU's words.
+    pub fn fault(&self) -> Option<String> {
+        let name = self.name.escape_debug();
+        let said = || format!("Bitmap '{name}' doesn't satisfy the constraints");
+        self.is_foreign().then(said)
+    }
+
     /// Whether the directory has to say that the bitmap is in use while the disk is written.
     pub fn goes_stale(&self) -> bool {
         self.is_usable() || self.flags.contains(Flags::AUTO)

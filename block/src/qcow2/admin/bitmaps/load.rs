@@ -162,6 +162,10 @@ impl Loader<'_> {
             bitmap.set_recording(entry.flags.contains(directory::Flags::AUTO));
             self.bitmaps.push(bitmap);
         } else {
+            if let Some(why) = entry.fault() {
+                let file = image.file.path().display();
+                tracing::warn!(%file, "{why}: it is not used; 'strata-img bitmap --remove' removes it");
+            }
             let name = entry.name.clone();
             self.bitmaps.push(DirtyBitmap::inconsistent(name, bits));
         }

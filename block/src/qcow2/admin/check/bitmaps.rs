@@ -33,6 +33,9 @@ impl Check<'_> {
                 .corruption("ERROR the bitmaps extension is missing or not valid".into());
             return Ok(());
         };
+        if let Some(why) = self.image.bitmap_fault() {
+            self.report.corruption(format!("ERROR {why}"));
+        }
         self.count(offset, len);
         let directory = self.image.file.read_vec(offset, len as usize).await?;
         let mut rest = &directory[..];

@@ -126,7 +126,11 @@ struct Checked {
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: ConvertArgs) -> Result<u8, Failure> {
-    if create::print_help(args.target_format(), &args.options)? {
+    let target = match args.files.split_last() {
+        Some((target, sources)) if !sources.is_empty() => Some(target.as_path()),
+        _ => None,
+    };
+    if create::print_help(args.target_format(), &args.options, target)? {
         return Ok(0);
     }
     let checked = args.check().map_err(Failure::new)?;

@@ -82,18 +82,23 @@ pub struct Wanted {
     pub image: CreateOptions,
 }
 
-/// Prints the options of a format if that is what `-o` asks for; whether it is.
-pub fn print_help(format: Format, options: &[OsString]) -> Result<bool, Failure> {
+/// Prints the options of a format if that is what `-o` asks for, with those of the file that is to be
+/// made, if it is known; whether it is.
+pub fn print_help(
+    format: Format,
+    options: &[OsString],
+    target: Option<&Path>,
+) -> Result<bool, Failure> {
     let wanted = option_list::asks_for_help(options);
     if wanted {
-        output::print(&help::text(format))?;
+        output::print(&help::text(format, target))?;
     }
     Ok(wanted)
 }
 
 /// Runs the command.
 pub async fn run(tool: &Tool, args: CreateArgs) -> Result<u8, Failure> {
-    if print_help(args.format, &args.options)? {
+    if print_help(args.format, &args.options, args.file.as_deref())? {
         return Ok(0);
     }
     let Some(file) = &args.file else {

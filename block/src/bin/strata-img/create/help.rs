@@ -1,9 +1,11 @@
 //! What `-o help` says.
 
-use strata_block::graph::Format;
+use std::path::Path;
+
+use strata_block::{graph::Format, storage::is_nbd_uri};
 
 /// Options of formats, with what they are for in the words of `qemu-img`.
-const OPTIONS: [(&str, &[Format], &str); 15] = [
+const OPTIONS: [(&str, &[Format], &str); 13] = [
     (
         "backing_file=<str>",
         &[Format::Qcow2, Format::Qed],
@@ -71,6 +73,25 @@ const OPTIONS: [(&str, &[Format], &str); 15] = [
     ),
 ];
 
+/// Options of files, for images that are made in one.
+const OF_FILES: [(&str, &[Format], &str); 3] = [
+    (
+        "extent_size_hint=<size>",
+        &[Format::Raw, Format::Qcow2, Format::Qed],
+        "Extent size hint for the image file, 0 to disable",
+    ),
+    (
+        "nocow=<bool (on/off)>",
+        &[Format::Raw, Format::Qcow2, Format::Qed],
+        "Turn off copy-on-write (valid only on btrfs)",
+    ),
+    (
+        "preallocation=<str>",
+        &[Format::Raw],
+        "Preallocation mode (allowed values: off, falloc, full)",
+    ),
+];
+
 /// Options of qcow2 that can be changed later.
 const AMENDABLE: [&str; 8] = [
     "backing_file",
@@ -102,13 +123,26 @@ fn line(option: &str, what: &str) -> String {
     format!("  {option:<22} - {what}\n")
 }
 
-/// The options that images of `format` are made with.
-pub fn text(format: Format) -> String {
-    let mut text = format!("Supported {format} options:\n");
-    for (option, formats, what) in OPTIONS {
-        if formats.contains(&format) {
-            text += &line(option, what);
-        }
+/// The options that images of `format` are made with; those of files, too, where one is named.
+pub fn text(format: Format, target: Option<&Path>) -> String {
+    let of_files = target
+        .filter(|target| !is_nbd_uri(target))
+        .map(|_| OF_FILES);
+    let mut known: Vec<_> = OPTIONS
+        .into_iter()
+        .chain(of_files.into_iter().flatten())
+        .collect();
+    known.retain(|(_, formats, _)| formats.contains(&format));
+    known.sort_by_key(|(option, ..)| *option);
+    let mut text = match target {
+        None => format!("Supported {format} options:\n"),
+        Some(_) => "Supported options:\n".to_owned(),
+    };
+    for (option, _, what) in known {
+        text += &line(option, what);
+    }
+    if target.is_none() {
+        text += "\nThe protocol level may support further options.\nSpecify the target filename to include those options.\n";
     }
     text
 }

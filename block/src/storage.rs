@@ -306,6 +306,19 @@ impl Storage {
         }
     }
 
+    /// Has a file that was opened read-only be written, too: opens it again where the host asks for
+    /// that, and locks it for writing.
+    ///
+    /// # Errors
+    /// Nobody lets it be written; others use it. It is as it was then.
+    pub fn make_writable(&self) -> Result<()> {
+        match self {
+            Self::File(file) => file.make_writable(),
+            Self::Nbd(export) => export.make_writable(),
+            Self::Sim(sim) => sim.make_writable(),
+        }
+    }
+
     /// Length of the file in bytes.
     pub fn len(&self) -> u64 {
         match self {

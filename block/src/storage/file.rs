@@ -27,7 +27,7 @@ use super::{
     lost::Lost,
     ranges, size_limit,
     vectored::{self, Progress},
-    watch::Watch,
+    watch::{self, Watch},
 };
 use crate::{
     error::{Error, IoError, IoResult, NoRoom, Result},
@@ -53,9 +53,7 @@ pub struct FileOptions {
 
 /// A file of the host, as a [`super::Storage`].
 pub struct FileStorage {
-    file: Arc<File>,
-    /// The same, for use past the page cache, if it is used so.
-    direct: Option<Arc<File>>,
+    handles: RefCell<Handles>,
     path: PathBuf,
     options: FileOptions,
     /// What it is locked for.
@@ -66,9 +64,37 @@ pub struct FileStorage {
     helpers: Rc<Helpers>,
     nowait_works: Cell<bool>,
     flush: Flush,
+    lost: Lost,
+}
+
+/// The file as it is open: others take their place when it is to be written after all.
+struct Handles {
+    file: Arc<File>,
+    /// The same, for use past the page cache, if it is used so.
+    direct: Option<Arc<File>>,
     /// `None` where nothing is written, or the host cannot open the file again.
     watch: Option<Arc<Watch>>,
-    lost: Lost,
+    /// Writes are refused.
+    read_only: bool,
+}
+
+impl Handles {
+    fn new(file: File, direct: bool, read_only: bool) -> io::Result<Self> {
+        let direct = match direct {
+            true => Some(Arc::new(direct::reopen(&file, read_only)?)),
+            false => None,
+        };
+        let watch = match read_only {
+            true => None,
+            false => Watch::open(&file).map(Arc::new),
+        };
+        Ok(Self {
+            direct,
+            watch,
+            read_only,
+            file: Arc::new(file),
+        })
+    }
 }
 
 /// Flushes that overlap share one fdatasync where they may.
@@ -191,7 +217,7 @@ impl FileStorage {
 
     /// Tells the file system how the file, which is empty, is to be stored.
     pub(super) fn give_hints(&self, hints: FileHints) {
-        hints.give(&self.file);
+        hints.give(&self.handles.borrow().file);
     }
 
     /// Locks the file for another use than so far. Where the file system has no locks, that is
@@ -200,7 +226,15 @@ impl FileStorage {
     /// # Errors
     /// [`Error::Locked`]; the locks are as they were then.
     pub fn lock(&self, access: Access) -> Result<()> {
-        match lock::change(&self.file, self.access.get(), access) {
+        let file = self.handles.borrow().file.clone();
+        self.locked(&file, lock::change(&file, self.access.get(), access))?;
+        self.access.set(access);
+        Ok(())
+    }
+
+    /// What a try to lock `file` comes to.
+    fn locked(&self, file: &File, result: std::result::Result<(), LockError>) -> Result<()> {
+        match result {
             Ok(()) => {}
             Err(LockError::Unsupported(error)) => {
                 let file = self.path.display();
@@ -210,11 +244,56 @@ impl FileStorage {
                 return Err(Error::Locked {
                     file: self.path.clone(),
                     lock,
-                    holder: holder::find(&self.file, byte),
+                    holder: holder::find(file, byte),
                 });
             }
         }
-        self.access.set(access);
+        Ok(())
+    }
+
+    /// Opens the file, which was opened read-only, for writing, too, and locks it so. It is the same
+    /// file, whatever its name leads to by now, and is never without a lock meanwhile.
+    ///
+    /// # Errors
+    /// The host does not let it be written; others use it ([`Error::Locked`]), or may be writing it
+    /// (`force_share`). It is open and locked as before then.
+    pub fn make_writable(&self) -> Result<()> {
+        if self.options.force_share {
+            return Err(Error::Image {
+                file: self.path.clone(),
+                why: "has been opened with force-share=on and cannot be written: others may be \
+                      writing it"
+                    .to_owned(),
+            });
+        }
+        let before = self.access.get();
+        self.lock(Access::Write)?;
+        let result = match self.is_read_only() {
+            true => self.reopen_for_writing(),
+            false => Ok(()),
+        };
+        if result.is_err() {
+            // That asks for less, which nobody stands against.
+            self.lock(before)?;
+        }
+        result
+    }
+
+    fn reopen_for_writing(&self) -> Result<()> {
+        let failed = |source| Error::File {
+            what: "open",
+            file: self.path.clone(),
+            source,
+        };
+        let old = self.handles.borrow().file.clone();
+        let file = watch::reopen(&old, OpenOptions::new().read(true).write(true));
+        let new = file.and_then(|file| Handles::new(file, self.options.direct, false));
+        let new = new.map_err(failed)?;
+        self.locked(
+            &new.file,
+            lock::hand_over(&old, &new.file, self.access.get()),
+        )?;
+        self.handles.replace(new);
         Ok(())
     }
 
@@ -222,19 +301,9 @@ impl FileStorage {
         // `metadata` says 0 for a block device; the end is where seeking gets to.
         let len = seek(&file, SeekFrom::End(0))?;
         let is_device = file.metadata()?.file_type().is_block_device();
-        let direct = match options.direct {
-            true => Some(Arc::new(direct::reopen(&file, options.read_only)?)),
-            false => None,
-        };
-        let watch = match options.read_only {
-            true => None,
-            false => Watch::open(&file).map(Arc::new),
-        };
         Ok(Self {
-            direct,
-            watch,
             lost: Lost::default(),
-            file: Arc::new(file),
+            handles: RefCell::new(Handles::new(file, options.direct, options.read_only)?),
             path: path.to_owned(),
             options,
             access: Cell::new(Access::None),
@@ -262,13 +331,15 @@ impl FileStorage {
 
     async fn read_piece(&self, offset: u64, data: SgList) -> IoResult<()> {
         let failed = |error| self.error("read", offset, error);
-        if let Some(file) = self.direct.clone() {
+        let direct = self.handles.borrow().direct.clone();
+        if let Some(file) = direct {
             let work = move || direct::read(&file, offset, &data);
             return self.helpers.run(work).await.map_err(failed);
         }
         let mut done = 0;
         if self.nowait_works.get() {
-            match vectored::read(&self.file, offset, &data, true) {
+            let read = vectored::read(&self.handles.borrow().file, offset, &data, true);
+            match read {
                 Ok(Progress::Done) => return Ok(()),
                 Ok(Progress::End(n)) => {
                     data.fill(n, data.len() - n, 0);
@@ -281,7 +352,7 @@ impl FileStorage {
                 Err(error) => return Err(failed(error)),
             }
         }
-        let (file, rest) = (self.file.clone(), data.slice(done, data.len() - done));
+        let (file, rest) = (self.file(), data.slice(done, data.len() - done));
         let work = move || match vectored::read(&file, offset + done as u64, &rest, false)? {
             Progress::Done | Progress::WouldBlock(_) => Ok(()),
             Progress::End(n) => {
@@ -308,7 +379,8 @@ impl FileStorage {
     }
 
     async fn write_piece(&self, offset: u64, data: SgList) -> IoResult<()> {
-        let Some(file) = self.direct.clone() else {
+        let direct = self.handles.borrow().direct.clone();
+        let Some(file) = direct else {
             return self.write_cached(offset, data).await;
         };
         let whole = direct::whole_blocks(offset, &data);
@@ -332,11 +404,11 @@ impl FileStorage {
     async fn write_cached(&self, offset: u64, data: SgList) -> IoResult<()> {
         let failed = |error| self.error("write", offset, error);
         if self.flush.running.get() {
-            let file = self.file.clone();
+            let file = self.file();
             let work = move || vectored::write(&file, offset, &data);
             self.helpers.run(work).await.map_err(failed)
         } else {
-            vectored::write(&self.file, offset, &data).map_err(failed)
+            vectored::write(&self.handles.borrow().file, offset, &data).map_err(failed)
         }
     }
 
@@ -345,7 +417,7 @@ impl FileStorage {
         self.check_writable()?;
         let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
         let inside = before_end(offset, len, self.len());
-        let (file, grow) = (self.file.clone(), end > self.len());
+        let (file, grow) = (self.file(), end > self.len());
         let work = move || {
             ranges::zero(&file, inside.start, inside.end - inside.start, unmap)?;
             // Not by setting the length: others may have written behind the range meanwhile, and
@@ -363,7 +435,7 @@ impl FileStorage {
 
     pub(super) async fn punch_hole(&self, offset: u64, len: u64) -> IoResult<()> {
         self.check_writable()?;
-        let (file, inside) = (self.file.clone(), before_end(offset, len, self.len()));
+        let (file, inside) = (self.file(), before_end(offset, len, self.len()));
         if inside.is_empty() {
             return Ok(());
         }
@@ -388,7 +460,7 @@ impl FileStorage {
     ) -> IoResult<bool> {
         self.check_writable()?;
         let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
-        let (file, source) = (self.file.clone(), source.file.clone());
+        let (file, source) = (self.file(), source.file());
         let work = move || ranges::copy(&source, from, &file, offset, len);
         let copied = self.helpers.run(work).await;
         let copied = copied.map_err(|error| self.error("copy", offset, error))?;
@@ -402,7 +474,7 @@ impl FileStorage {
         if len == 0 {
             return Ok(());
         }
-        let file = self.file.clone();
+        let file = self.file();
         let work = move || fallocate(&*file, FallocateFlags::empty(), offset, len);
         let result = self.helpers.run(work).await;
         let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
@@ -413,7 +485,7 @@ impl FileStorage {
     /// A caller joins an fdatasync only if that has not started yet: one under way may have passed
     /// over the caller's pages already. An fdatasync that has failed is the last one.
     pub(super) async fn flush(&self) -> IoResult<()> {
-        if self.options.read_only {
+        if self.is_read_only() {
             return Ok(());
         }
         if self.options.no_flush {
@@ -432,7 +504,7 @@ impl FileStorage {
         self.flush.running.set(true);
         let number = self.flush.next.get();
         self.flush.next.set(number + 1);
-        let (file, watch) = (self.file.clone(), self.watch.clone());
+        let (file, watch) = (self.file(), self.watch());
         let work = move || {
             file.sync_data()?;
             watch.map_or(Ok(()), |watch| watch.ask())
@@ -447,10 +519,10 @@ impl FileStorage {
     /// An error makes the next flush fail.
     pub(super) async fn write_back(&self) {
         // Where nobody watches, the call would take an error away from an fdatasync that is under way.
-        if self.watch.is_none() {
+        if self.watch().is_none() {
             return;
         }
-        let file = self.file.clone();
+        let file = self.file();
         let result = self.helpers.run(move || vectored::write_back(&file)).await;
         // It has been logged, and is told to whoever flushes.
         let _ = self.lost.note(&self.path, result);
@@ -458,7 +530,7 @@ impl FileStorage {
 
     /// What the host has met so far of its own accord.
     fn look_for_losses(&self) -> IoResult<()> {
-        let result = self.watch.as_ref().map_or(Ok(()), |watch| watch.ask());
+        let result = self.watch().map_or(Ok(()), |watch| watch.ask());
         self.lost.note(&self.path, result)
     }
 
@@ -467,7 +539,7 @@ impl FileStorage {
         if self.is_device {
             return self.check_fixed_len(len);
         }
-        let file = self.file.clone();
+        let file = self.file();
         let result = self.helpers.run(move || file.set_len(len)).await;
         result.map_err(|error| self.error("resize", len, error))?;
         self.len.set(len);
@@ -508,13 +580,14 @@ impl FileStorage {
         if offset >= self.len() {
             return hole;
         }
-        match seek(&*self.file, SeekFrom::Data(offset)) {
+        let file = self.file();
+        match seek(&*file, SeekFrom::Data(offset)) {
             Ok(data) if data > offset => FileExtent {
                 len: until(data),
                 data: false,
             },
             Ok(_) => {
-                let end = seek(&*self.file, SeekFrom::Hole(offset)).unwrap_or(u64::MAX);
+                let end = seek(&*file, SeekFrom::Hole(offset)).unwrap_or(u64::MAX);
                 FileExtent {
                     len: until(end),
                     data: true,
@@ -528,10 +601,8 @@ impl FileStorage {
     }
 
     pub(super) fn allocated_bytes(&self) -> Option<u64> {
-        self.file
-            .metadata()
-            .ok()
-            .map(|meta| meta.blocks().saturating_mul(512))
+        let metadata = self.file().metadata();
+        metadata.ok().map(|meta| meta.blocks().saturating_mul(512))
     }
 
     /// The file's name as it was opened.
@@ -540,7 +611,15 @@ impl FileStorage {
     }
 
     pub(super) fn is_read_only(&self) -> bool {
-        self.options.read_only
+        self.handles.borrow().read_only
+    }
+
+    fn file(&self) -> Arc<File> {
+        self.handles.borrow().file.clone()
+    }
+
+    fn watch(&self) -> Option<Arc<Watch>> {
+        self.handles.borrow().watch.clone()
     }
 
     /// What is open, under whatever name.
@@ -548,7 +627,7 @@ impl FileStorage {
     /// # Errors
     /// The host's error.
     pub fn identity(&self) -> io::Result<Identity> {
-        self.file.metadata().map(|meta| Identity::from(&meta))
+        self.file().metadata().map(|meta| Identity::from(&meta))
     }
 
     fn grown_to(&self, end: u64) {
@@ -556,7 +635,7 @@ impl FileStorage {
     }
 
     fn check_writable(&self) -> IoResult<()> {
-        if self.options.read_only {
+        if self.is_read_only() {
             Err(IoError::ReadOnly)
         } else {
             Ok(())

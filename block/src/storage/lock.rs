@@ -101,6 +101,15 @@ pub(super) fn change(file: &File, from: Access, to: Access) -> Result<(), LockEr
     result
 }
 
+/// Has `new`, the same file opened again without a lock, hold the locks of `access` that `old` holds.
+/// There is no moment without them. If that fails, `old` still has them.
+pub(super) fn hand_over(old: &File, new: &File, access: Access) -> Result<(), LockError> {
+    // `old` has asked everyone.
+    let result = take(new, Access::None, access);
+    release(if result.is_ok() { old } else { new }, Access::None, access);
+    result
+}
+
 /// Takes the locks of `to` that `from` does not have. All are shared ones: others may hold them
 /// too, unless they have locked the whole file in some way of their own.
 fn take(file: &File, from: Access, to: Access) -> Result<(), LockError> {

@@ -16,6 +16,7 @@ mod unflushed;
 mod uri;
 
 use std::{
+    cell::Cell,
     io,
     path::{Path, PathBuf},
     rc::Rc,
@@ -61,6 +62,8 @@ pub struct NbdOptions {
 pub struct NbdStorage {
     path: PathBuf,
     options: NbdOptions,
+    /// Writes are refused.
+    read_only: Cell<bool>,
     link: Rc<Link>,
     /// Held while a part of a block is changed, where the server takes whole blocks only.
     partial: Lock,
@@ -90,7 +93,7 @@ impl NbdStorage {
         let uri = text
             .and_then(Uri::parse)
             .map_err(|why| refused(format!("is not a usable NBD URI: {why}")))?;
-        let keeps = !options.read_only && !options.no_flush;
+        let keeps = !options.no_flush;
         let link = Link::open(exec, uri, path.to_owned(), options.reconnect_delay, keeps)
             .await
             .map_err(|error| Error::File {
@@ -98,16 +101,32 @@ impl NbdStorage {
                 file: path.to_owned(),
                 source: io::Error::other(error.to_string()),
             })?;
-        if !options.read_only && link.facts().flags.contains(Transmission::READ_ONLY) {
-            let why = "the server exports it read-only: say readonly=on".to_owned();
-            return Err(refused(why));
-        }
-        Ok(Self {
+        let export = Self {
             path: path.to_owned(),
+            read_only: Cell::new(true),
             options,
             link,
             partial: Lock::default(),
-        })
+        };
+        if !options.read_only {
+            export.make_writable()?;
+        }
+        Ok(export)
+    }
+
+    /// Has an export that was opened read-only be written, too.
+    ///
+    /// # Errors
+    /// The server does not let it be written.
+    pub(super) fn make_writable(&self) -> Result<()> {
+        if self.has(Transmission::READ_ONLY) {
+            return Err(Error::Image {
+                file: self.path.clone(),
+                why: "the server exports it read-only: say readonly=on".to_owned(),
+            });
+        }
+        self.read_only.set(false);
+        Ok(())
     }
 
     pub(super) async fn read(&self, offset: u64, data: SgList) -> IoResult<()> {
@@ -177,7 +196,7 @@ impl NbdStorage {
     }
 
     pub(super) async fn flush(&self) -> IoResult<()> {
-        if self.options.read_only || self.options.no_flush || !self.has(Transmission::SEND_FLUSH) {
+        if self.read_only.get() || self.options.no_flush || !self.has(Transmission::SEND_FLUSH) {
             return Ok(());
         }
         self.link.flush().await
@@ -245,7 +264,7 @@ impl NbdStorage {
     }
 
     pub(super) fn is_read_only(&self) -> bool {
-        self.options.read_only
+        self.read_only.get()
     }
 
     fn has(&self, flag: Transmission) -> bool {
@@ -254,7 +273,7 @@ impl NbdStorage {
 
     /// Whether a range may be written. An export does not grow: that is as a full disk.
     fn check(&self, offset: u64, len: u64) -> IoResult<()> {
-        if self.options.read_only {
+        if self.read_only.get() {
             return Err(IoError::ReadOnly);
         }
         match offset.checked_add(len) {

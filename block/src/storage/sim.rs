@@ -32,7 +32,7 @@ pub use folder::SimFolder;
 
 use super::{FileExtent, Identity, lost::Lost};
 use crate::{
-    error::{IoError, IoResult, NoRoom},
+    error::{Error, IoError, IoResult, NoRoom, Result},
     exec::yield_now,
     mem::SgList,
     random,
@@ -66,6 +66,8 @@ struct Inode {
     room: Cell<u64>,
     /// Flushes until the one that finds no room.
     full_at_flush: Cell<Option<u64>>,
+    /// It cannot be opened for writing.
+    write_protected: Cell<bool>,
 }
 
 /// What could not be brought to disk.
@@ -115,6 +117,7 @@ impl SimFile {
             losses: Cell::default(),
             room: Cell::new(u64::MAX),
             full_at_flush: Cell::new(None),
+            write_protected: Cell::new(false),
         };
         Self::open(Rc::new(inode))
     }
@@ -199,6 +202,23 @@ impl SimFile {
     /// what it was to make durable is lost, or not. `None`: no flush any more.
     pub fn fill_up_at_flush(&self, count: Option<u64>) {
         self.inode.full_at_flush.set(count);
+    }
+
+    /// Keeps those who have opened the file read-only from writing it ([`super::Storage::make_writable`]),
+    /// or no longer.
+    pub fn set_write_protected(&self, protected: bool) {
+        self.inode.write_protected.set(protected);
+    }
+
+    pub(super) fn make_writable(&self) -> Result<()> {
+        if self.inode.write_protected.get() {
+            return Err(Error::File {
+                what: "open",
+                file: self.inode.path.clone(),
+                source: io::ErrorKind::PermissionDenied.into(),
+            });
+        }
+        Ok(())
     }
 
     /// Writes, flushes and length changes so far.

@@ -57,7 +57,7 @@ pub struct Qcow2 {
     geometry: Geometry,
     /// Bytes of the virtual disk.
     size: Cell<u64>,
-    read_only: bool,
+    read_only: Cell<bool>,
     /// Holes are punched where clusters are freed.
     discard: bool,
     area: RefCell<HeaderArea>,
@@ -116,9 +116,9 @@ impl Qcow2 {
         self.area.borrow().backing()
     }
 
-    /// Whether the image was opened read-only.
+    /// Whether writes are refused: the image was opened so, and not prepared for writing since.
     pub fn is_read_only(&self) -> bool {
-        self.read_only
+        self.read_only.get()
     }
 
     /// The file.
@@ -133,7 +133,7 @@ impl Qcow2 {
 
     /// Keeps clusters that are looked up from now on from being given to anyone else, until the
     /// guard is dropped: for whoever reads the file where [`Qcow2::extent`] says.
-    pub fn pin(&self) -> Operation<'_> {
+    pub fn pin(&self) -> Operation {
         self.freed.operation()
     }
 

@@ -38,7 +38,7 @@ pub struct Qed {
     file: Storage,
     header: RefCell<Header>,
     backing: RefCell<Option<Backing>>,
-    read_only: bool,
+    read_only: Cell<bool>,
     l1: RootTable,
     l2: TableCache,
     /// Where the next cluster goes. Nothing names what lies there or behind it.

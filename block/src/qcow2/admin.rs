@@ -11,5 +11,6 @@ pub(in crate::qcow2) mod l1_table;
 pub(in crate::qcow2) mod measure;
 pub(in crate::qcow2) mod open;
 pub(in crate::qcow2) mod preallocate;
+pub(in crate::qcow2) mod prepare;
 pub(in crate::qcow2) mod resize;
 pub(in crate::qcow2) mod snapshot;

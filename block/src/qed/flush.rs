@@ -27,7 +27,7 @@ impl Qed {
     /// # Errors
     /// The host's error. After one of metadata the image is not written any more (rule W6).
     pub async fn flush(&self) -> IoResult<()> {
-        if self.read_only {
+        if self.read_only.get() {
             return Ok(());
         }
         self.check_running()?;
@@ -54,7 +54,7 @@ impl Qed {
         if self.overhang.get() {
             self.cut_overhang().await?;
         }
-        if !self.read_only && self.is_dirty() {
+        if !self.read_only.get() && self.is_dirty() {
             self.mark_clean().await?;
         }
         Ok(())

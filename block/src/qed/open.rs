@@ -54,7 +54,7 @@ impl Qed {
             file,
             backing: RefCell::new(backing),
             header: RefCell::new(header),
-            read_only,
+            read_only: Cell::new(read_only),
             allocating: Lock::default(),
             flushes: Flushes::default(),
             stopped: Stop::default(),
@@ -63,6 +63,20 @@ impl Qed {
             image.make_writable().await?;
         }
         Ok(image)
+    }
+
+    /// Prepares an image that was opened read-only for being written, as if it had been opened so. Its
+    /// file can be written and is kept from others. Readers may go on meanwhile.
+    ///
+    /// # Errors
+    /// Why it cannot be written; the host's error. It is read-only then, as before.
+    pub async fn prepare_writing(&self) -> Result<()> {
+        self.check_running()?;
+        if self.read_only.get() {
+            self.make_writable().await?;
+            self.read_only.set(false);
+        }
+        Ok(())
     }
 
     /// Checks an image that was not closed cleanly, and clears what only another program knows.

@@ -94,7 +94,7 @@ impl Qed {
     }
 
     pub(super) fn begin_write(&self) -> IoResult<()> {
-        if self.read_only {
+        if self.read_only.get() {
             return Err(IoError::ReadOnly);
         }
         self.check_running()

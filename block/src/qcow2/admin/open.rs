@@ -135,17 +135,10 @@ impl Qcow2 {
         let l1 = RootTable::load(&file, header.l1_offset, l1_len).await?;
         let table_len = (header.refcount_table_bytes() / 8) as usize;
         let table = RootTable::load(&file, header.refcount_table_offset, table_len).await?;
-        let metadata = MetadataMap::default();
-        if !options.read_only {
-            let snapshots = snapshots::read_entries(&file, &header)
-                .await?
-                .map_err(|why| refuse(in_need_of_repair(why)))?;
-            map_metadata(&metadata, &header, &l1, &table, file.len())
-                .and_then(|()| map_snapshots(&metadata, &header, &snapshots))
-                .map_err(|why| {
-                    refuse(format!("{why}: the image is corrupt and cannot be written"))
-                })?;
-        }
+        let metadata = match options.read_only {
+            true => MetadataMap::default(),
+            false => map_for_writing(&file, &header, &l1, &table).await?,
+        };
         let cache = |share| TableCache::new(file.clone(), geometry.slice_bytes(), share);
         let refcount_share = options.cache_bytes / 4;
         let image = Self {
@@ -160,7 +153,7 @@ impl Qcow2 {
             readable,
             geometry,
             size: Cell::new(header.size),
-            read_only: options.read_only,
+            read_only: Cell::new(options.read_only),
             discard: options.discard,
             area: RefCell::new(area),
             lost_refcounts,
@@ -277,7 +270,7 @@ fn compression(header: &Header) -> std::result::Result<Compression, String> {
     }
 }
 
-fn writing_refused(header: &Header) -> Option<String> {
+pub(super) fn writing_refused(header: &Header) -> Option<String> {
     let bits = header.incompatible;
     let why = if bits.contains(Incompatible::CORRUPT) {
         "is marked corrupt and cannot be written: repair it with 'strata-img check -r all' first"
@@ -305,6 +298,34 @@ fn note_table(
     };
     map.insert(run, kind)
         .map_err(|found| format!("{kind} at {offset:#x} overlaps {found}"))
+}
+
+/// Where all metadata of the image in `file` lies.
+///
+/// # Errors
+/// Some of it lies on other; the host's error.
+pub(super) async fn map_for_writing(
+    file: &Storage,
+    header: &Header,
+    l1: &RootTable,
+    refcount_table: &RootTable,
+) -> Result<MetadataMap> {
+    let refuse = |why: String| Error::Image {
+        file: file.path().to_owned(),
+        why,
+    };
+    let snapshots = snapshots::read_entries(file, header)
+        .await?
+        .map_err(|why| refuse(in_need_of_repair(why)))?;
+    let metadata = MetadataMap::default();
+    map_metadata(&metadata, header, l1, refcount_table, file.len())
+        .and_then(|()| map_snapshots(&metadata, header, &snapshots))
+        .map_err(|why| refuse(cannot_be_written(&why)))?;
+    Ok(metadata)
+}
+
+pub(super) fn cannot_be_written(why: &str) -> String {
+    format!("{why}: the image is corrupt and cannot be written")
 }
 
 /// Notes where all metadata lies, and finds tables that lie on each other.

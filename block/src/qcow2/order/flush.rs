@@ -58,7 +58,7 @@ impl Qcow2 {
     /// # Errors
     /// The host's error. After an error of metadata the image is not written any more (rule W6).
     pub async fn flush(&self) -> IoResult<()> {
-        if self.read_only {
+        if self.read_only.get() {
             return Ok(());
         }
         self.check_running()?;
@@ -87,11 +87,12 @@ impl Qcow2 {
         let stored = self.store_bitmaps().await;
         // What is freed by the first changes refcounts, which the second writes.
         for _ in 0..2 {
-            if !self.read_only && (self.refcounts.blocks.is_dirty() || !self.freed.is_empty()) {
+            if !self.read_only.get() && (self.refcounts.blocks.is_dirty() || !self.freed.is_empty())
+            {
                 self.flush().await?;
             }
         }
-        if !self.read_only {
+        if !self.read_only.get() {
             self.mark_dirty(false).await?;
         }
         stored

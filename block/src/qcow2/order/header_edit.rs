@@ -18,7 +18,7 @@ impl Qcow2 {
     /// # Errors
     /// The image is read-only, has stopped, or the header cannot be written.
     pub(in crate::qcow2) async fn begin_write(&self) -> IoResult<()> {
-        if self.read_only {
+        if self.read_only.get() {
             return Err(IoError::ReadOnly);
         }
         self.check_running()?;

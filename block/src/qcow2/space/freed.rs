@@ -7,6 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
+    rc::Rc,
 };
 
 use crate::qcow2::layout::geometry::HostRun;
@@ -16,8 +17,14 @@ use crate::qcow2::layout::geometry::HostRun;
 pub struct Freed {
     pending: RefCell<Vec<Waiting>>,
     settled: RefCell<Vec<Waiting>>,
-    operations: RefCell<BTreeSet<u64>>,
-    next_operation: Cell<u64>,
+    operations: Rc<Operations>,
+}
+
+/// The operations under way, by their numbers.
+#[derive(Default)]
+struct Operations {
+    running: RefCell<BTreeSet<u64>>,
+    next: Cell<u64>,
 }
 
 /// A run of clusters, and the first operation that cannot know it.
@@ -28,26 +35,24 @@ pub struct Waiting {
 }
 
 /// An operation that may use clusters it has looked up, until it is dropped.
-pub struct Operation<'a> {
-    freed: &'a Freed,
+pub struct Operation {
+    among: Rc<Operations>,
     number: u64,
 }
 
 impl Freed {
     /// Starts an operation.
-    pub fn operation(&self) -> Operation<'_> {
-        let number = self.next_operation.get();
-        self.next_operation.set(number + 1);
-        self.operations.borrow_mut().insert(number);
-        Operation {
-            freed: self,
-            number,
-        }
+    pub fn operation(&self) -> Operation {
+        let among = self.operations.clone();
+        let number = among.next.get();
+        among.next.set(number + 1);
+        among.running.borrow_mut().insert(number);
+        Operation { among, number }
     }
 
     /// The run's table entries have been cleared in memory.
     pub fn push(&self, run: HostRun) {
-        let unknown_to = self.next_operation.get();
+        let unknown_to = self.operations.next.get();
         let mut pending = self.pending.borrow_mut();
         match pending.last_mut() {
             // What was allocated in one piece is given back in one piece.
@@ -78,6 +83,7 @@ impl Freed {
     pub fn take_releasable(&self) -> Vec<HostRun> {
         let oldest = self
             .operations
+            .running
             .borrow()
             .first()
             .copied()
@@ -106,9 +112,9 @@ impl Freed {
     }
 }
 
-impl Drop for Operation<'_> {
+impl Drop for Operation {
     fn drop(&mut self) {
-        self.freed.operations.borrow_mut().remove(&self.number);
+        self.among.running.borrow_mut().remove(&self.number);
     }
 }
 

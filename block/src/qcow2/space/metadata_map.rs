@@ -72,6 +72,29 @@ impl MetadataMap {
         }
     }
 
+    /// Notes all that another map holds.
+    ///
+    /// # Errors
+    /// What of it lies on what is there already; nothing has been noted then.
+    pub fn absorb(&self, other: &Self) -> Result<(), (Kind, Kind)> {
+        let (mut map, other) = (self.0.borrow_mut(), other.0.borrow());
+        for (cluster, &kind) in other.iter() {
+            if let Some(&found) = map.get(cluster) {
+                return Err((kind, found));
+            }
+        }
+        map.extend(other.iter());
+        Ok(())
+    }
+
+    /// Forgets what [`MetadataMap::absorb`] has noted.
+    pub fn give_up(&self, other: &Self) {
+        let mut map = self.0.borrow_mut();
+        for cluster in other.0.borrow().keys() {
+            map.remove(cluster);
+        }
+    }
+
     /// Metadata within the run.
     pub fn find(&self, run: HostRun) -> Option<Kind> {
         let map = self.0.borrow();

@@ -27,7 +27,7 @@ impl Qcow2 {
     /// There is no room for them, or the host's error: then the file goes on saying that they are
     /// in use, and they are stored when this is called again.
     pub(in crate::qcow2) async fn store_bitmaps(&self) -> Result<()> {
-        if self.read_only || !self.bitmaps.unstored.get() {
+        if self.read_only.get() || !self.bitmaps.unstored.get() {
             return Ok(());
         }
         let mut bitmaps = self.bitmaps.live.list();

@@ -15,7 +15,7 @@ impl Qcow2 {
     /// # Errors
     /// The image may be written to; the snapshot's table lies where none can; the host's error.
     pub async fn show_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
-        if !self.read_only {
+        if !self.read_only.get() {
             return Err(self.snapshot_refused("is open for writing: a snapshot cannot be shown"));
         }
         let entry = SnapshotEntry {

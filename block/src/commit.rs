@@ -10,12 +10,8 @@ use crate::{
     error::{Error, IoResult, Result},
     exec::{SpeedLimit, yield_now},
     extent::ExtentKind,
-    graph::{
-        Node,
-        chain::{ImageOptions, Opener},
-    },
+    graph::Node,
     mem::SgList,
-    storage::Access,
 };
 
 /// Bytes that are copied at once.
@@ -23,35 +19,8 @@ const CHUNK: u64 = 1 << 20;
 /// Bytes that are zeroed at once: a raw base may have to write them.
 const ZERO_CHUNK: u64 = 64 << 20;
 
-/// Opens `base`, a layer below `top`, anew so that it can be written.
-///
-/// # Errors
-/// One line on why it cannot be written.
-pub async fn open_base(
-    opener: &Opener,
-    top: &Rc<Node>,
-    base: &Rc<Node>,
-    options: &ImageOptions,
-) -> Result<Rc<Node>> {
-    let upper = top
-        .chain()
-        .find(|node| node.backing().is_some_and(|below| Rc::ptr_eq(&below, base)))
-        .expect("the base lies below the top");
-    base.lock(Access::None)?;
-    let options = ImageOptions {
-        format: Some(base.format()),
-        read_only: false,
-        node_name: None,
-        ..options.clone()
-    };
-    let writable = opener.open_layer(base.path(), &options).await?;
-    writable.set_backing_node(base.backing());
-    upper.set_backing_node(Some(writable.clone()));
-    Ok(writable)
-}
-
-/// Copies what `top` and the layers between it and `base` hold into `base`, which grows if it is
-/// shorter, and makes that durable, no faster than `limit`. `progress` is told how many bytes of how
+/// Copies what `top` and the layers between it and `base` hold into `base`, which can be written
+/// ([`Node::prepare_writing`]) and grows if it is shorter, and makes that durable, no faster than `limit`. `progress` is told how many bytes of how
 /// many are done.
 ///
 /// # Errors
@@ -105,7 +74,9 @@ struct Step {
 /// Does a part of the disk.
 async fn step(top: &Rc<Node>, base: &Rc<Node>, offset: u64, buffer: &SgList) -> IoResult<Step> {
     let rest = top.size() - offset;
-    let extent = top.extent_above(Some(base), offset, rest).await?;
+    let walk = top.walk().above(Some(base));
+    // Nothing is held while the base is written: see the order of entries.
+    let extent = walk.find(offset, rest).await?.extent();
     let done = |len, copied| Ok(Step { len, copied });
     match extent.kind {
         ExtentKind::Unallocated => done(extent.len, 0),

@@ -1,6 +1,5 @@
 //! The node graph: layers, the chains that they form, and the disks on top.
 
-mod above;
 pub mod bitmaps;
 pub mod chain;
 mod data_file;
@@ -13,8 +12,10 @@ mod named_layer;
 mod names;
 mod node;
 mod policy;
+mod reading;
 pub mod spec;
 mod survey;
+mod walk;
 
 pub use format::Format;
 pub(crate) use guest_disk::EventSink;
@@ -24,3 +25,5 @@ pub use named_layer::{NoSuchLayer, named_layer};
 pub(crate) use named_layer::{check_leads_to, name_for};
 pub use names::{Name, NameError, Names};
 pub use node::Node;
+pub(crate) use reading::Reading;
+pub use walk::{Found, Walk};

@@ -9,7 +9,7 @@ use crate::{
     backing::Backing,
     error::{Error, IoResult, Result},
     exec::yield_now,
-    extent::{Extent, ExtentKind},
+    extent::ExtentKind,
     graph::{Format, Node},
     mem::SgList,
 };
@@ -114,7 +114,8 @@ impl Rebase<'_> {
         let (Some(common), Some(old)) = (&self.common, self.top.backing()) else {
             return Ok((len, false));
         };
-        let extent = old.extent_above(Some(common), offset, len).await?;
+        let walk = old.walk().above(Some(common));
+        let extent = walk.find(offset, len).await?.extent();
         let inside = offset + extent.len <= common.size();
         Ok((extent.len, extent.kind == ExtentKind::Unallocated && inside))
     }
@@ -161,9 +162,13 @@ async fn below(chain: Option<&Rc<Node>>, offset: u64, len: u64) -> IoResult<(u64
     let Some(top) = chain else {
         return Ok((len, Below::Zero));
     };
-    let Extent { len, kind } = top.extent_above(None, offset, len).await?;
-    let zero = matches!(kind, ExtentKind::Zero | ExtentKind::Unallocated);
-    Ok((len, if zero { Below::Zero } else { Below::Unknown }))
+    let found = top.walk().find(offset, len).await?;
+    let below = if found.is_zero() {
+        Below::Zero
+    } else {
+        Below::Unknown
+    };
+    Ok((found.len, below))
 }
 
 /// The ranges in which two buffers of the same length differ, in whole sectors.

@@ -126,6 +126,10 @@ impl Files {
         Self(Rc::new(bytes.iter().map(file).collect()))
     }
 
+    pub fn file(&self, name: &str) -> &SimFile {
+        &self.0[name]
+    }
+
     /// What a power cut now leaves.
     pub fn crash(&self, seed: u64) -> Bytes {
         let files = self.0.iter().enumerate();

@@ -1,13 +1,15 @@
 //! Copies that the host makes from file to file (copy_file_range), which may cost no I/O at all.
 
 use super::{Copy, Kind, Piece};
-use crate::{error::IoResult, storage::Storage};
+use crate::{error::IoResult, graph::Reading, storage::Storage};
 
 /// Where the bytes of a piece lie as they are.
 pub struct Place {
-    file: Storage,
+    pub file: Storage,
     /// Bytes.
-    offset: u64,
+    pub offset: u64,
+    /// Keeps it there.
+    pub _reading: Option<Reading>,
 }
 
 impl Copy {
@@ -16,8 +18,7 @@ impl Copy {
         if !self.offload.get() || piece.kind != Kind::Data {
             return None;
         }
-        let (file, offset) = self.plan.place(piece.offset, piece.len).await?;
-        Some(Place { file, offset })
+        self.plan.place(piece.offset, piece.len).await
     }
 
     /// Has the host copy a piece; whether it did. The first one that it cannot copy is the last one

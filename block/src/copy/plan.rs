@@ -1,14 +1,13 @@
 //! Cutting sources into pieces to copy.
 
-use std::{cell::Cell, rc::Rc};
+use std::cell::Cell;
 
-use super::{CopyError, CopyOptions, Source, Untouched};
+use super::{CopyError, CopyOptions, Source, Untouched, offload::Place};
 use crate::{
     error::IoResult,
     extent::ExtentKind,
-    graph::{Format, Node},
+    graph::{Format, Node, Walk},
     mem::SgList,
-    storage::Storage,
 };
 
 /// Bytes that one piece of zeros has at most, so that the progress can be seen.
@@ -162,25 +161,23 @@ impl Plan {
         (unit - within % unit).min(source.top.size() - within)
     }
 
-    /// The file that holds a part of the target's disk as it is, and where in it; `None` if it does
-    /// not lie in one piece, or is compressed.
-    pub async fn place(&self, offset: u64, len: u64) -> Option<(Storage, u64)> {
+    /// Where a part of the target's disk lies as it is; `None` if it does not lie in one piece, or is
+    /// compressed.
+    pub async fn place(&self, offset: u64, len: u64) -> Option<Place> {
         let (start, source) = self.source_at(offset);
         let within = offset - start;
         if within + len > source.top.size() {
             return None;
         }
-        for node in source.layers() {
-            let extent = node.extent(within, len).await.ok()?;
-            match extent.kind {
-                ExtentKind::Unallocated if extent.len >= len => {}
-                ExtentKind::Data { host_offset } if extent.len >= len => {
-                    return Some((node.data_storage().clone(), host_offset));
-                }
-                _ => return None,
-            }
+        let found = source.walk().find(within, len).await.ok()?;
+        match (found.kind, found.layer) {
+            (ExtentKind::Data { host_offset }, Some(layer)) if found.len == len => Some(Place {
+                file: layer.data_storage().clone(),
+                offset: host_offset,
+                _reading: found.reading,
+            }),
+            _ => None,
         }
-        None
     }
 
     fn source_at(&self, offset: u64) -> (u64, &Source) {
@@ -207,26 +204,19 @@ impl Plan {
 }
 
 impl Source {
-    /// The layers that are copied.
-    fn layers(&self) -> impl Iterator<Item = Rc<Node>> {
-        let is_base = |node: &Rc<Node>| {
-            let base = self.base.as_ref();
-            base.is_some_and(|base| Rc::ptr_eq(base, node))
-        };
-        self.top.chain().take_while(move |node| !is_base(node))
+    /// Looks for ranges in the layers that are copied.
+    fn walk(&self) -> Walk<'_> {
+        self.top.walk().above(self.base.as_ref())
     }
 }
 
 /// What the layers of a source above its base hold.
-async fn look(source: &Source, offset: u64, mut len: u64) -> IoResult<(u64, Kind)> {
-    for node in source.layers() {
-        let extent = node.extent(offset, len).await?;
-        len = extent.len.min(len);
-        match extent.kind {
-            ExtentKind::Unallocated => {}
-            ExtentKind::Zero => return Ok((len, Kind::Zero)),
-            ExtentKind::Data { .. } | ExtentKind::Compressed => return Ok((len, Kind::Data)),
-        }
-    }
-    Ok((len, Kind::Base))
+async fn look(source: &Source, offset: u64, len: u64) -> IoResult<(u64, Kind)> {
+    let found = source.walk().find(offset, len).await?;
+    let kind = match found.kind {
+        ExtentKind::Unallocated => Kind::Base,
+        ExtentKind::Zero => Kind::Zero,
+        ExtentKind::Data { .. } | ExtentKind::Compressed => Kind::Data,
+    };
+    Ok((found.len, kind))
 }

@@ -8,6 +8,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     ops::Range,
+    rc::Rc,
 };
 
 use crate::exec::sync::WaitQueue;
@@ -35,7 +36,10 @@ impl Entry {
 
 /// The table of one node: what is under way, and what waits for it.
 #[derive(Default)]
-pub struct InFlight {
+pub struct InFlight(Rc<Table>);
+
+#[derive(Default)]
+struct Table {
     /// By ticket: in the order of arrival.
     entries: RefCell<BTreeMap<u64, Entry>>,
     next: Cell<u64>,
@@ -47,19 +51,20 @@ pub struct InFlight {
 impl InFlight {
     /// Waits until nothing that came earlier conflicts with `mode` on the byte `range`. The entry
     /// lasts until the guard is dropped.
-    pub async fn enter(&self, range: Range<u64>, mode: Mode) -> InFlightGuard<'_> {
-        let ticket = self.next.get();
-        self.next.set(ticket + 1);
+    pub async fn enter(&self, range: Range<u64>, mode: Mode) -> InFlightGuard {
+        let table = &self.0;
+        let ticket = table.next.get();
+        table.next.set(ticket + 1);
         let entry = Entry { range, mode };
-        self.entries.borrow_mut().insert(ticket, entry);
+        table.entries.borrow_mut().insert(ticket, entry);
         let guard = InFlightGuard {
-            table: self,
+            table: table.clone(),
             ticket,
         };
-        while !self.may_go(ticket) {
-            self.waiting.set(self.waiting.get() + 1);
-            self.left.wait().await;
-            self.waiting.set(self.waiting.get() - 1);
+        while !table.may_go(ticket) {
+            table.waiting.set(table.waiting.get() + 1);
+            table.left.wait().await;
+            table.waiting.set(table.waiting.get() - 1);
         }
         guard
     }
@@ -67,9 +72,11 @@ impl InFlight {
     /// Entries that wait.
     #[cfg(test)]
     pub fn waiting(&self) -> usize {
-        self.waiting.get()
+        self.0.waiting.get()
     }
+}
 
+impl Table {
     fn may_go(&self, ticket: u64) -> bool {
         let entries = self.entries.borrow();
         let entry = &entries[&ticket];
@@ -80,12 +87,12 @@ impl InFlight {
 }
 
 /// An admitted entry.
-pub struct InFlightGuard<'a> {
-    table: &'a InFlight,
+pub struct InFlightGuard {
+    table: Rc<Table>,
     ticket: u64,
 }
 
-impl Drop for InFlightGuard<'_> {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.table.entries.borrow_mut().remove(&self.ticket);
         if self.table.waiting.get() > 0 {

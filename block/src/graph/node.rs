@@ -5,6 +5,7 @@ mod any_byte;
 mod offload;
 mod read;
 mod resize;
+mod writing;
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,6 +20,7 @@ use read::read_chain;
 use super::{
     Format, Name,
     inflight::{InFlight, InFlightGuard, Mode},
+    reading::Readers,
 };
 use crate::{
     backing::Backing,
@@ -43,8 +45,8 @@ enum Driver {
 
 /// One layer of a chain: a file, its format, and what lies below.
 ///
-/// All I/O that may meet other I/O goes through the layer's in-flight table. Layers below the top
-/// are never written, so only the top's table is entered.
+/// All I/O that may meet other I/O goes through the layer's in-flight table. Readers of a layer that
+/// takes no writes only count themselves ([`Reading`](super::Reading)).
 pub struct Node {
     name: Name,
     path: PathBuf,
@@ -53,6 +55,7 @@ pub struct Node {
     writable: Cell<bool>,
     backing: RefCell<Option<Rc<Node>>>,
     in_flight: InFlight,
+    readers: Rc<Readers>,
     bitmaps: Rc<Bitmaps>,
 }
 
@@ -105,6 +108,7 @@ impl Node {
             writable: Cell::new(writable),
             backing: RefCell::default(),
             in_flight: InFlight::default(),
+            readers: Rc::default(),
             bitmaps,
         }
     }
@@ -285,7 +289,7 @@ impl Node {
     }
 
     /// As [`Node::extent`], for reading: raw files are one piece of data, without asking the host.
-    async fn lookup(&self, offset: u64, len: u64) -> IoResult<Extent> {
+    pub(super) async fn lookup(&self, offset: u64, len: u64) -> IoResult<Extent> {
         if offset >= self.size() {
             return Ok(Extent {
                 len,
@@ -310,12 +314,8 @@ impl Node {
     /// # Errors
     /// An I/O error, or corrupt tables, of any layer that the range touches.
     pub async fn read(self: &Rc<Self>, offset: u64, data: SgList) -> IoResult<()> {
-        let _entry = self
-            .in_flight
-            .enter(range(offset, data.len() as u64)?, Mode::Shared)
-            .await;
-        let _pin = self.as_qcow2().map(Qcow2::pin);
-        read_chain(Some(self.clone()), offset, data).await
+        let _reading = self.reading(offset, data.len() as u64).await?;
+        read_chain(self.walk().with_top_held(), offset, data).await
     }
 
     /// Reads what lies below this layer at `offset`.
@@ -323,7 +323,7 @@ impl Node {
     /// # Errors
     /// As [`Node::read`].
     pub async fn read_backing(&self, offset: u64, data: SgList) -> IoResult<()> {
-        read_chain(self.backing(), offset, data).await
+        read_chain(self.walk_below(), offset, data).await
     }
 
     /// Writes the guest's bytes at `offset`.
@@ -332,10 +332,7 @@ impl Node {
     /// An I/O error; the range's content is undefined then, everything else is as it was.
     pub async fn write(&self, offset: u64, data: SgList) -> IoResult<()> {
         self.check_writable()?;
-        let _entry = self
-            .in_flight
-            .enter(range(offset, data.len() as u64)?, Mode::Shared)
-            .await;
+        let _entry = self.enter(offset, data.len() as u64, Mode::Shared).await?;
         self.write_entered(offset, data).await
     }
 
@@ -364,8 +361,9 @@ impl Node {
     /// As [`Node::write`]; `offset` is not that of a cluster.
     pub async fn write_packed(&self, offset: u64, packed: Packed) -> IoResult<()> {
         self.check_writable()?;
-        let range = range(offset, self.cluster_size())?;
-        let _entry = self.in_flight.enter(range, Mode::Shared).await;
+        let _entry = self
+            .enter(offset, self.cluster_size(), Mode::Shared)
+            .await?;
         match &self.driver {
             Driver::Raw(_) | Driver::Qed(_) => Err(IoError::Unsupported {
                 file: self.path.clone(),
@@ -534,7 +532,7 @@ impl Node {
     ///
     /// # Errors
     /// That the range wraps.
-    pub async fn enter_exclusive(&self, offset: u64, len: u64) -> IoResult<InFlightGuard<'_>> {
+    pub async fn enter_exclusive(&self, offset: u64, len: u64) -> IoResult<InFlightGuard> {
         let (range, cluster) = (range(offset, len)?, self.cluster_size());
         let start = range.start - range.start % cluster;
         let end = range
@@ -542,6 +540,16 @@ impl Node {
             .checked_next_multiple_of(cluster)
             .ok_or(IoError::OutOfRange)?;
         Ok(self.in_flight.enter(start..end, Mode::Exclusive).await)
+    }
+
+    /// Enters the in-flight table for a range of bytes.
+    pub(super) async fn enter(&self, offset: u64, len: u64, mode: Mode) -> IoResult<InFlightGuard> {
+        Ok(self.in_flight.enter(range(offset, len)?, mode).await)
+    }
+
+    /// Those who read the layer without an entry, since it takes no writes.
+    pub(super) fn readers(&self) -> &Rc<Readers> {
+        &self.readers
     }
 
     /// Requests that wait for others in the in-flight table.

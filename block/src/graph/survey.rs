@@ -2,19 +2,15 @@
 
 use std::rc::Rc;
 
-use super::Node;
-use crate::{
-    error::IoResult,
-    exec::yield_now,
-    extent::{DiskExtent, ExtentKind},
+use super::{
+    Node,
+    walk::{Turn, Walk},
 };
+use crate::{error::IoResult, extent::DiskExtent};
 
 /// Extents of layers looked at for one answer at most: a fragmented disk gets a short answer
 /// rather than a late one.
 const MAX_LOOKS: usize = 8192;
-
-/// Looks after which other tasks get their turn.
-const LOOKS_PER_STEP: usize = 64;
 
 /// Bytes of a sector. Extents end where sectors do, or clients that count in sectors stumble.
 const SECTOR: u64 = 512;
@@ -32,9 +28,9 @@ pub(super) async fn survey(
     max: usize,
 ) -> IoResult<Vec<DiskExtent>> {
     let mut extents: Vec<DiskExtent> = Vec::new();
-    let (mut done, mut looks) = (0, 0);
-    while done < len && looks < MAX_LOOKS {
-        let next = sectors_at(top, offset + done, len - done, &mut looks).await?;
+    let (walk, mut turn, mut done) = (top.walk(), Turn::default(), 0);
+    while done < len && turn.looks() < MAX_LOOKS {
+        let next = sectors_at(&walk, offset + done, len - done, &mut turn).await?;
         done += next.len;
         let full = extents.len() == max;
         match extents.last_mut() {
@@ -51,12 +47,12 @@ pub(super) async fn survey(
 /// The first extent of the range, in whole sectors. Where layers end within a sector, that is data
 /// if any of it is.
 async fn sectors_at(
-    top: &Rc<Node>,
+    walk: &Walk<'_>,
     offset: u64,
     len: u64,
-    looks: &mut usize,
+    turn: &mut Turn,
 ) -> IoResult<DiskExtent> {
-    let mut found = at(top, offset, len, looks).await?;
+    let mut found = at(walk, offset, len, turn).await?;
     let beyond = (offset + found.len) % SECTOR;
     if beyond > 0 && beyond < found.len && found.len < len {
         found.len -= beyond;
@@ -65,7 +61,7 @@ async fn sectors_at(
     let sector_end = offset - offset % SECTOR + SECTOR;
     let most = len.min(sector_end - offset);
     while found.len < most {
-        let next = at(top, offset + found.len, most - found.len, looks).await?;
+        let next = at(walk, offset + found.len, most - found.len, turn).await?;
         found.len += next.len;
         found.zero &= next.zero;
         found.depth = match (found.depth, next.depth) {
@@ -77,23 +73,13 @@ async fn sectors_at(
 }
 
 /// The first extent of the range.
-async fn at(top: &Rc<Node>, offset: u64, mut len: u64, looks: &mut usize) -> IoResult<DiskExtent> {
-    for (depth, node) in (1..).zip(top.chain()) {
-        *looks += 1;
-        if looks.is_multiple_of(LOOKS_PER_STEP) {
-            yield_now().await;
-        }
-        let extent = node.extent(offset, len).await?;
-        len = extent.len.min(len);
-        let zero = match extent.kind {
-            ExtentKind::Unallocated => continue,
-            ExtentKind::Zero => true,
-            ExtentKind::Data { .. } | ExtentKind::Compressed => false,
-        };
-        return Ok(DiskExtent { len, zero, depth });
-    }
-    let (zero, depth) = (true, 0);
-    Ok(DiskExtent { len, zero, depth })
+async fn at(walk: &Walk<'_>, offset: u64, len: u64, turn: &mut Turn) -> IoResult<DiskExtent> {
+    let found = walk.find_in(turn, offset, len).await?;
+    Ok(DiskExtent {
+        len: found.len,
+        zero: found.is_zero(),
+        depth: found.depth,
+    })
 }
 
 #[cfg(test)]

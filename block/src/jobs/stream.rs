@@ -216,24 +216,18 @@ impl Stream {
         }
     }
 
-    async fn between_exactly(&self, offset: u64, mut len: u64) -> IoResult<(u64, Between)> {
-        let mut next = self.top.backing();
-        while let Some(node) = next
-            && !self.is_base(&node)
-        {
-            let extent = node.extent(offset, len).await?;
-            len = extent.len;
-            match extent.kind {
-                ExtentKind::Unallocated => next = node.backing(),
-                // With nothing left below, what is not allocated reads as zeros anyway.
-                ExtentKind::Zero if self.base.is_none() => return Ok((len, Between::Nothing)),
-                ExtentKind::Zero => return Ok((len, Between::Zero)),
-                ExtentKind::Data { .. } | ExtentKind::Compressed => {
-                    return Ok((len, Between::Data));
-                }
-            }
-        }
-        Ok((len, Between::Nothing))
+    async fn between_exactly(&self, offset: u64, len: u64) -> IoResult<(u64, Between)> {
+        let base = self.base.as_ref().map(|base| &base.node);
+        let walk = self.top.walk_below().above(base);
+        let found = walk.find(offset, len).await?;
+        let between = match found.kind {
+            ExtentKind::Unallocated => Between::Nothing,
+            // With nothing left below, what is not allocated reads as zeros anyway.
+            ExtentKind::Zero if base.is_none() => Between::Nothing,
+            ExtentKind::Zero => Between::Zero,
+            ExtentKind::Data { .. } | ExtentKind::Compressed => Between::Data,
+        };
+        Ok((found.len, between))
     }
 
     /// Makes the base the top's backing file: first everything that the layers in between stand

@@ -56,7 +56,7 @@ pub async fn run(tool: &Tool, args: CommitArgs) -> Result<u8, Failure> {
         discard: true,
         ..ImageOptions::default()
     });
-    let top = tool.open_named(&args.file, options.clone()).await?;
+    let top = tool.open_named(&args.file, options).await?;
     let next = top
         .backing()
         .ok_or_else(|| Failure::new("Image does not have a backing file"))?;
@@ -70,7 +70,7 @@ pub async fn run(tool: &Tool, args: CommitArgs) -> Result<u8, Failure> {
             error => Failure::new(error),
         })?,
     };
-    let base = commit::open_base(&tool.opener, &top, &base, &options).await?;
+    base.prepare_writing().await?;
     let progress = Progress::new(args.progress && !args.quiet, STEP);
     let limit = SpeedLimit::new(&tool.exec, limit);
     let shown = |done, size| progress.at(done, size);

@@ -55,27 +55,24 @@ impl Chain {
     }
 
     /// What the disk holds from `offset` on, for up to `len` bytes. The range lies on the disk.
-    pub async fn status(&self, offset: u64, mut len: u64) -> IoResult<Status> {
-        for (depth, (node, preallocated)) in self.layers.iter().enumerate() {
-            let found = layer_status(node, offset, len, depth, *preallocated).await?;
-            if found.data || found.zero {
-                return Ok(found);
-            }
-            len = found.len;
-            match self.layers.get(depth + 1) {
-                Some((below, _)) if offset < below.size() => {
-                    len = len.min(below.size() - offset);
-                }
-                _ => {
-                    return Ok(Status {
-                        zero: true,
-                        len,
-                        ..found
-                    });
-                }
-            }
-        }
-        unreachable!("the lowest layer has nothing below")
+    pub async fn status(&self, offset: u64, len: u64) -> IoResult<Status> {
+        let walk = self.layers[0].0.walk();
+        let found = walk.find(offset, len).await?;
+        // What lies behind the end of a layer is not there, for QEMU: the layer above says so.
+        let reach = self
+            .layers
+            .iter()
+            .take_while(|(node, _)| offset < node.size());
+        let depth = match found.depth as usize {
+            0 => reach.count() - 1,
+            found => (found - 1).min(reach.count() - 1),
+        };
+        let (node, preallocated) = &self.layers[depth];
+        let status = layer_status(node, offset, found.len, depth, *preallocated).await?;
+        Ok(Status {
+            zero: status.zero || !status.data,
+            ..status
+        })
     }
 }
 

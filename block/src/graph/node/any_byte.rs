@@ -52,7 +52,8 @@ impl Node {
     /// What the sector at `sector` holds, with `part` in place of its bytes from `from` on.
     async fn patched(self: &Rc<Self>, sector: u64, from: usize, part: &SgList) -> IoResult<SgList> {
         let bytes = SgList::zeroed(SECTOR as usize);
-        read_chain(Some(self.clone()), sector, bytes.clone()).await?;
+        let walk = self.walk().with_top_held();
+        read_chain(walk, sector, bytes.clone()).await?;
         bytes.copy_from(from, &part.to_vec());
         Ok(bytes)
     }

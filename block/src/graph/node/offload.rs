@@ -1,6 +1,6 @@
 //! Copies that the host makes.
 
-use super::{Driver, Mode, Node, range};
+use super::{Driver, Mode, Node};
 use crate::{error::IoResult, storage::Storage};
 
 impl Node {
@@ -18,10 +18,7 @@ impl Node {
         len: u64,
     ) -> IoResult<bool> {
         self.check_writable()?;
-        let _entry = self
-            .in_flight
-            .enter(range(offset, len)?, Mode::Shared)
-            .await;
+        let _entry = self.enter(offset, len, Mode::Shared).await?;
         let _recorded = self.record(offset, len);
         match &self.driver {
             Driver::Raw(file) => file.copy_from(offset, source, from, len).await,

@@ -1,47 +1,17 @@
 //! Reading: from the layer that holds the bytes, and what lies below a layer.
 
-use std::rc::Rc;
-
 use super::{Driver, Node};
 use crate::{
     below::Below,
     error::{IoError, IoResult},
-    exec::{LocalBoxFuture, yield_now},
+    exec::LocalBoxFuture,
     extent::ExtentKind,
+    graph::walk::{Turn, Walk},
     mem::SgList,
 };
 
 /// Bytes that one look at the layers is for, at most.
 const MAX_PIECE: usize = 1 << 20;
-
-/// What a look at a layer's tables costs, in bytes that could be filled meanwhile.
-const LOOK: usize = 4096;
-
-/// What a read may do before others get their turn: fill so many bytes, or look as often as that
-/// takes.
-struct Turn(usize);
-
-impl Default for Turn {
-    fn default() -> Self {
-        Self(MAX_PIECE)
-    }
-}
-
-impl Turn {
-    async fn spend(&mut self, cost: usize) {
-        if self.0 < cost {
-            yield_now().await;
-            *self = Self::default();
-        }
-        self.0 -= cost.min(self.0);
-    }
-}
-
-/// Where a range's bytes come from once the chain has been walked.
-enum Source {
-    Layer { node: Rc<Node>, kind: ExtentKind },
-    Zero,
-}
 
 impl Node {
     /// Reads from one extent of this layer.
@@ -76,48 +46,26 @@ impl Below for Node {
     }
 }
 
-/// Reads from a chain whose top is `top`; zeros where there is none.
-pub(super) async fn read_chain(top: Option<Rc<Node>>, offset: u64, data: SgList) -> IoResult<()> {
+/// Reads what the layers of `walk` show; zeros where they say nothing.
+pub(super) async fn read_chain(walk: Walk<'_>, offset: u64, data: SgList) -> IoResult<()> {
+    let walk = walk.with_holes_as_data();
     let (mut done, mut turn) = (0, Turn::default());
     while done < data.len() {
         let at = offset + done as u64;
         let rest = (data.len() - done).min(MAX_PIECE) as u64;
-        let (len, source) = resolve(top.clone(), at, rest, &mut turn).await?;
-        let len = usize::try_from(len).map_err(|_| IoError::OutOfRange)?;
+        let found = walk.find_in(&mut turn, at, rest).await?;
+        let len = usize::try_from(found.len).map_err(|_| IoError::OutOfRange)?;
         let piece = data.slice(done, len);
-        match source {
-            Source::Zero => {
+        match &found.layer {
+            Some(layer) if found.kind != ExtentKind::Zero => {
+                layer.read_extent(found.kind, at, piece).await?;
+            }
+            _ => {
                 turn.spend(len).await;
                 piece.fill(0, len, 0);
             }
-            Source::Layer { node, kind } => node.read_extent(kind, at, piece).await?,
         }
         done += len;
     }
     Ok(())
-}
-
-/// Walks down to the layer that holds `offset`, and says for how many bytes it does.
-async fn resolve(
-    top: Option<Rc<Node>>,
-    offset: u64,
-    mut len: u64,
-    turn: &mut Turn,
-) -> IoResult<(u64, Source)> {
-    let mut next = top;
-    while let Some(node) = next {
-        turn.spend(LOOK).await;
-        let extent = node.lookup(offset, len).await?;
-        assert!(
-            (1..=len).contains(&extent.len),
-            "an extent lies within what was asked for"
-        );
-        len = extent.len;
-        match extent.kind {
-            ExtentKind::Unallocated => next = node.backing(),
-            ExtentKind::Zero => return Ok((len, Source::Zero)),
-            kind => return Ok((len, Source::Layer { node, kind })),
-        }
-    }
-    Ok((len, Source::Zero))
 }

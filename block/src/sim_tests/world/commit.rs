@@ -3,15 +3,7 @@
 use std::{cell::Cell, rc::Rc};
 
 use super::{World, offline::Offline};
-use crate::{
-    commit,
-    error::Result,
-    graph::{
-        Node,
-        chain::{ImageOptions, Opener},
-    },
-    sim_tests::oracle,
-};
+use crate::{commit, error::Result, graph::Node, sim_tests::oracle};
 
 /// What a commit is to do.
 struct Task {
@@ -19,7 +11,6 @@ struct Task {
     above: usize,
     /// Empties the top when all is in the base.
     empties: bool,
-    options: ImageOptions,
     /// Set when the base has everything.
     committed: Rc<Cell<bool>>,
 }
@@ -43,7 +34,6 @@ impl World {
             above,
             // What a layer in between holds would show again.
             empties: above == 1 && !self.random.one_in(4),
-            options: self.image_options(above, false),
             committed: Rc::default(),
         };
         self.bitmaps_miss_a_commit(above);
@@ -54,7 +44,7 @@ impl World {
             self.bring_trouble(&offline, above);
         }
         let mark = task.committed.clone();
-        let work = run(offline.opener.clone(), top.clone(), task);
+        let work = run(top.clone(), task);
         match offline.run(self, work, &mark, |_, _| ()) {
             None => {}
             Some(Ok(())) => return self.committed(&offline, above, &before),
@@ -101,9 +91,9 @@ impl World {
     }
 }
 
-async fn run(opener: Rc<Opener>, top: Rc<Node>, task: Task) -> Result<()> {
+async fn run(top: Rc<Node>, task: Task) -> Result<()> {
     let base = top.chain().nth(task.above).expect("there are more layers");
-    let base = commit::open_base(&opener, &top, &base, &task.options).await?;
+    base.prepare_writing().await?;
     commit::commit(&top, &base, None, &|_, _| {}).await?;
     task.committed.set(true);
     if task.empties {

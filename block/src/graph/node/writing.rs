@@ -1,0 +1,66 @@
+//! A layer below the top becomes writable, and read-only again.
+
+use super::{Driver, Node};
+use crate::{error::Result, graph::inflight::Mode, storage::Access};
+
+impl Node {
+    /// Makes a layer that is open read-only writable where it is: its files are opened and locked for
+    /// that, and its format is told. Readers may be at work meanwhile; when this returns, all of them
+    /// have entered what they read, so that the caller may write.
+    ///
+    /// # Errors
+    /// Its files cannot be written, or others use them; its format does not let it be written. Then
+    /// the layer is read-only, and its files are locked, as before.
+    pub async fn prepare_writing(&self) -> Result<()> {
+        if self.is_writable() {
+            return Ok(());
+        }
+        self.make_files_writable()?;
+        let prepared = match &self.driver {
+            Driver::Raw(_) => Ok(()),
+            Driver::Qcow2(image) => image.prepare_writing().await,
+            Driver::Qed(image) => image.prepare_writing().await,
+        };
+        if let Err(error) = prepared {
+            self.lock(Access::Read)?;
+            return Err(error);
+        }
+        self.writable.set(true);
+        self.readers().leave().await;
+        Ok(())
+    }
+
+    fn make_files_writable(&self) -> Result<()> {
+        let (data, file) = (self.data_storage(), self.storage());
+        data.make_writable()?;
+        let result = file.make_writable();
+        if result.is_err() {
+            data.lock(Access::Read)?;
+        }
+        result
+    }
+
+    /// The way back from [`Node::prepare_writing`]: everything is durable, and the file as its format
+    /// leaves it when it is closed; others may read it. Nobody writes to the layer any more; readers
+    /// may be at work.
+    ///
+    /// # Errors
+    /// An I/O error, as of [`Node::flush`]. Then the layer is still writable and locked for that.
+    pub async fn finish_writing(&self) -> Result<()> {
+        if !self.is_writable() {
+            return Ok(());
+        }
+        self.set_read_only();
+        // Readers that have come before may keep clusters from being given back.
+        drop(self.enter(0, u64::MAX, Mode::Exclusive).await?);
+        let mut result = self.settle().await;
+        if result.is_ok() {
+            result = self.lock(Access::Read);
+        }
+        if result.is_err() {
+            self.writable.set(true);
+            self.readers().leave().await;
+        }
+        result
+    }
+}

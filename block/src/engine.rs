@@ -37,7 +37,7 @@ use crate::{
         chain::{ImageOptions, Opener},
     },
     jobs::Jobs,
-    nbd::TlsServer,
+    storage::nbd::wire::TlsServer,
 };
 
 /// Called exactly once with a command's answer, on the device thread.

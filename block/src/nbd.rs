@@ -13,23 +13,17 @@
 //! that has not chosen an export after 10 seconds is disconnected, or after 2 where others wait for
 //! its place. One that has may be idle for as long as it likes.
 
-mod address;
 mod context;
 mod execute;
 mod export;
 mod handshake;
 mod listener;
 mod option;
-pub(crate) mod proto;
 mod reply;
 mod request;
 mod server;
 mod session;
-pub(crate) mod stream;
-pub(crate) mod tls;
 
-pub use address::{Address, BadAddress};
 pub use export::{Export, MAX_BITMAPS};
 pub(crate) use listener::listen;
 pub use server::{Server, ServerError};
-pub use tls::{TlsClient, TlsError, TlsServer};

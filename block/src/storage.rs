@@ -14,7 +14,7 @@ mod lock;
 #[cfg(test)]
 pub(crate) mod lossy;
 mod lost;
-mod nbd;
+pub mod nbd;
 mod ranges;
 mod sim;
 mod size_limit;

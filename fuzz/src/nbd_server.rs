@@ -16,7 +16,8 @@ use strata_block::{
     error::IoError,
     exec::{Executor, Queue, Watched},
     extent::DiskExtent,
-    nbd::{Address, Export, Server},
+    nbd::{Export, Server},
+    storage::nbd::wire::Address,
 };
 
 /// Bytes of the disk: enough for reads that look for holes first.

@@ -12,7 +12,7 @@ use strata_block::{
     api::{CmdError, ErrorClass, Reply},
     engine::Engine,
     exec::{Executor, Queue},
-    nbd::Address,
+    storage::nbd::wire::Address,
 };
 
 use self::mailbox::{Handle, Inbox, Message};

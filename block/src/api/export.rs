@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::BitmapRef;
-use crate::nbd::Address;
+use crate::storage::nbd::wire::Address;
 
 /// A command about the NBD server and its exports.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,7 +16,8 @@ use crate::{
     disk::Disk,
     exec::Queue,
     graph::GuestDisk,
-    nbd::{Address, Export, MAX_BITMAPS, Server, ServerError, TlsServer},
+    nbd::{Export, MAX_BITMAPS, Server, ServerError},
+    storage::nbd::wire::{Address, TlsServer},
 };
 
 type Outcome<T> = Result<T, CmdError>;

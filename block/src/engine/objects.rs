@@ -3,7 +3,7 @@
 use super::{Engine, refused};
 use crate::{
     api::{CmdError, ObjectCmd, TlsCreds},
-    nbd::TlsServer,
+    storage::nbd::wire::TlsServer,
 };
 
 impl Engine {

@@ -1,7 +1,6 @@
 //! Metadata contexts: the questions that BLOCK_STATUS answers.
 
-use super::proto::Allocation;
-use crate::extent::DiskExtent;
+use crate::{extent::DiskExtent, storage::nbd::wire::proto::Allocation};
 
 /// A metadata context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

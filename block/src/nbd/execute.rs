@@ -3,7 +3,6 @@
 use super::{
     Export,
     context::Context,
-    proto::{Errno, MAX_PAYLOAD},
     reply::{Content, Pieces, Question, Style},
     request::{Command, Refusal},
 };
@@ -13,6 +12,7 @@ use crate::{
     exec::sync::promise,
     extent::DiskExtent,
     mem::SgList,
+    storage::nbd::wire::proto::{Errno, MAX_PAYLOAD},
 };
 
 /// Reads from this length on look for holes first.

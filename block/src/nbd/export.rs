@@ -1,7 +1,7 @@
 //! An export: a disk under the name by which clients ask for it.
 
-use super::{context::Context, proto::Transmission, request::Limits};
-use crate::{bitmap::Held, disk::Disk};
+use super::{context::Context, request::Limits};
+use crate::{bitmap::Held, disk::Disk, storage::nbd::wire::proto::Transmission};
 
 /// A disk that clients may attach. One more front end on the disk, beside the devices.
 pub struct Export {

@@ -8,11 +8,13 @@ use super::{
     Export, Server,
     context::{Context, matches},
     option::{ContextRequest, InfoRequest, Malformed, export_name},
+    reply::Style,
+};
+use crate::storage::nbd::wire::{
     proto::{
         Handshake, INIT_MAGIC, MAX_PAYLOAD, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader,
         OptionReplyHeader, info, option, reply,
     },
-    reply::Style,
     stream::{Gone, Reader, Stream, Violation},
 };
 

@@ -2,8 +2,10 @@
 
 use std::{io, net::TcpListener, os::fd::OwnedFd};
 
-use super::Address;
-use crate::unix_socket::{SocketFile, bind};
+use crate::{
+    storage::nbd::wire::Address,
+    unix_socket::{SocketFile, bind},
+};
 
 /// A socket that listens.
 pub struct Listener {

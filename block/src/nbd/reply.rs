@@ -2,13 +2,10 @@
 
 use zerocopy::IntoBytes;
 
-use super::{
-    context::Context,
-    proto::{
-        ChunkHeader, EXTENDED_REPLY_MAGIC, ExtendedChunkHeader, REPLY_DONE, SIMPLE_REPLY_MAGIC,
-        STRUCTURED_REPLY_MAGIC, SimpleReply, chunk,
-    },
-    request::Refusal,
+use super::{context::Context, request::Refusal};
+use crate::storage::nbd::wire::proto::{
+    ChunkHeader, EXTENDED_REPLY_MAGIC, ExtendedChunkHeader, REPLY_DONE, SIMPLE_REPLY_MAGIC,
+    STRUCTURED_REPLY_MAGIC, SimpleReply, chunk,
 };
 
 /// Which kind of replies was negotiated.

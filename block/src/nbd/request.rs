@@ -2,7 +2,7 @@
 
 use zerocopy::FromBytes;
 
-use super::{
+use crate::storage::nbd::wire::{
     proto::{
         CommandFlags, EXTENDED_REQUEST_MAGIC, Errno, MAX_PAYLOAD, REQUEST_MAGIC, RequestStart,
         command,

@@ -13,17 +13,15 @@ use std::{
 
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown, sockopt};
 
-use super::{
-    Address, Export, handshake,
-    listener::listen,
-    session,
-    stream::{Gone, Reader, Stream},
-    tls::TlsServer,
-};
+use super::{Export, handshake, listener::listen, session};
 use crate::{
     exec::{
         Executor, Queue, Watched,
         sync::{Budget, WaitQueue},
+    },
+    storage::nbd::wire::{
+        Address, TlsServer, proto,
+        stream::{Gone, Reader, Stream},
     },
     unix_socket::SocketFile,
 };
@@ -180,7 +178,7 @@ impl Server {
     /// # Errors
     /// That its name is taken, or cannot be one.
     pub fn add(&self, export: Export) -> Result<Rc<Export>, ServerError> {
-        if export.name.len() > super::proto::MAX_STRING || export.name.contains('\0') {
+        if export.name.len() > proto::MAX_STRING || export.name.contains('\0') {
             return Err(ServerError::BadName);
         }
         let mut exports = self.exports.borrow_mut();

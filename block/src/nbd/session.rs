@@ -9,13 +9,17 @@ use std::{
 
 use super::{
     handshake::Terms,
-    proto::{MAX_PAYLOAD, command},
     reply::{Pieces, Question, Style},
     request::{Command, EXTENDED_HEADER_LEN, HEADER_LEN, Header},
     server::{Client, Server},
-    stream::{Gone, Reader, Stream},
 };
-use crate::exec::{Executor, Queue, sync::WaitQueue};
+use crate::{
+    exec::{Executor, Queue, sync::WaitQueue},
+    storage::nbd::wire::{
+        proto::{MAX_PAYLOAD, command},
+        stream::{Gone, Reader, Stream},
+    },
+};
 
 /// Requests of one client under way, or answered and not sent yet, at most.
 const MAX_REQUESTS: usize = 64;

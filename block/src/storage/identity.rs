@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::nbd::{self, is_nbd_uri};
-use crate::nbd::Address;
+use crate::storage::nbd::wire::Address;
 
 /// What holds the bytes behind a name. Two names of one file (another spelling, a symbolic or a hard
 /// link, another node of the same device) have the same.

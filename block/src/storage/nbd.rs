@@ -14,6 +14,7 @@ mod greet;
 mod link;
 mod unflushed;
 mod uri;
+pub mod wire;
 
 use std::{
     cell::Cell,
@@ -35,7 +36,7 @@ use crate::{
     error::{Error, IoError, IoResult, NoRoom, Result},
     exec::{Executor, Helpers, sync::Lock},
     mem::SgList,
-    nbd::proto::{CommandFlags, Transmission, command},
+    storage::nbd::wire::proto::{CommandFlags, Transmission, command},
 };
 
 /// How long requests wait for a server that is gone, where the user does not say.

@@ -17,8 +17,11 @@ use strata_block::{
     engine::{DiskSpec, Engine},
     exec::Watched,
     graph::{DiskOptions, Format, chain::ImageOptions},
-    nbd::{Address, Export, Server, TlsServer},
-    storage::is_nbd_uri,
+    nbd::{Export, Server},
+    storage::{
+        is_nbd_uri,
+        nbd::wire::{Address, TlsServer},
+    },
 };
 
 /// What a test asks of the server's thread.

@@ -4,7 +4,7 @@
 use strata_block::{
     api::{BitmapRef, VhostUserSpec},
     engine::ExportSpec,
-    nbd::Address,
+    storage::nbd::wire::Address,
 };
 use strata_devices::vhost_user::MAX_QUEUES;
 

@@ -1,4 +1,4 @@
-use strata_block::nbd::Address;
+use strata_block::storage::nbd::wire::Address;
 
 use super::uri;
 

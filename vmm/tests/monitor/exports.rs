@@ -2,12 +2,14 @@
 
 use strata_block::{
     api::{BitmapRef, Cmd, ExportCmd, VhostUserSpec, Writable},
-    nbd::Address,
+    storage::nbd::wire::Address,
 };
 use strata_vmm::monitor::Action;
 
-use crate::client::{Client, PROMPT};
-use crate::fake::Bench;
+use crate::{
+    client::{Client, PROMPT},
+    fake::Bench,
+};
 
 fn unix(path: &str) -> Address {
     Address::Unix(path.into())

@@ -10,7 +10,8 @@ use crate::{
     disk::Disk,
     exec::{Executor, LocalBoxFuture},
     graph::GuestDisk,
-    nbd::{self, Address},
+    nbd,
+    storage::nbd::wire::Address,
     unix_socket::SocketFile,
 };
 

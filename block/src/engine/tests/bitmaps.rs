@@ -282,7 +282,7 @@ fn exported_bitmaps_are_busy_until_the_export_is_gone() {
     for name in ["a", "b"] {
         assert_eq!(bench.bitmap("q", name, ADD), "");
     }
-    let address = crate::nbd::Address::Unix(bench.path("sock"));
+    let address = crate::storage::nbd::wire::Address::Unix(bench.path("sock"));
     let export = |cmd| {
         let result = bench.command(Cmd::Export(cmd));
         result.err().map(|error| error.desc).unwrap_or_default()

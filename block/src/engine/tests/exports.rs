@@ -10,7 +10,7 @@ use crate::{
     api::{Cmd, Event, ExportCmd, ExportInfo, ExportType, Reply, Writable},
     engine::{DiskSpec, ExportSpec},
     graph::{DiskOptions, Format, chain::ImageOptions},
-    nbd::Address,
+    storage::nbd::wire::Address,
 };
 
 impl Bench {

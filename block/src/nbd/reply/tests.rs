@@ -1,5 +1,8 @@
 use super::{Content, Question, Style};
-use crate::nbd::{context::Context, proto::Errno, request::Refusal};
+use crate::{
+    nbd::{context::Context, request::Refusal},
+    storage::nbd::wire::proto::Errno,
+};
 
 fn question(style: Style) -> Question {
     Question {

@@ -2,7 +2,9 @@ use proptest::prelude::*;
 
 use super::{Command, Header, Limits, Refusal};
 use crate::nbd::MAX_BITMAPS;
-use crate::nbd::proto::{EXTENDED_REQUEST_MAGIC, Errno, MAX_PAYLOAD, REQUEST_MAGIC, command::*};
+use crate::storage::nbd::wire::proto::{
+    EXTENDED_REQUEST_MAGIC, Errno, MAX_PAYLOAD, REQUEST_MAGIC, command::*,
+};
 
 const LIMITS: Limits = Limits {
     size: 1 << 40,

@@ -12,7 +12,7 @@ use super::{greet::Facts, unflushed::Unflushed};
 use crate::{
     exec::sync::{Lock, WaitQueue},
     mem::SgList,
-    nbd::{
+    storage::nbd::wire::{
         proto::{
             Allocation, ChunkHeader, CommandFlags, REPLY_DONE, REQUEST_MAGIC, RequestStart,
             SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, SimpleReply, chunk, command,

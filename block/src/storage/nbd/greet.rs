@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::uri::{TlsPlan, Uri};
 use crate::{
     exec::{Executor, Queue},
-    nbd::{
+    storage::nbd::wire::{
         Address, TlsClient, TlsError,
         proto::{
             Handshake, INIT_MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader,

@@ -22,11 +22,13 @@ use crate::{
         sync::{Lock, WaitQueue},
     },
     mem::SgList,
-    nbd::{
-        proto::{CommandFlags, Transmission, command},
-        stream::Reader,
+    storage::{
+        lost::Lost,
+        nbd::wire::{
+            proto::{CommandFlags, Transmission, command},
+            stream::Reader,
+        },
     },
-    storage::lost::Lost,
 };
 
 /// Pauses between attempts to connect: from the first to the longest.

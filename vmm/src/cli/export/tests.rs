@@ -1,7 +1,7 @@
 use strata_block::{
     api::{BitmapRef, VhostUserSpec},
     engine::ExportSpec,
-    nbd::Address,
+    storage::nbd::wire::Address,
 };
 
 use super::{ExportOption, parse};

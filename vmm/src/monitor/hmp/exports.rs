@@ -2,13 +2,11 @@
 
 use strata_block::{
     api::{Cmd, ExportCmd, Writable},
-    nbd::Address,
+    storage::nbd::wire::Address,
 };
 
-use super::args::Args;
-use super::run::block;
-use crate::monitor::machine::Machine;
-use crate::monitor::step::Step;
+use super::{args::Args, run::block};
+use crate::monitor::{machine::Machine, step::Step};
 
 fn export(cmd: ExportCmd) -> Step<String> {
     block(Cmd::Export(cmd))

@@ -3,14 +3,17 @@
 use serde_json::Value;
 use strata_block::{
     api::{Cmd, CmdError, ExportCmd, Reply, VhostUserSpec},
-    nbd::Address,
+    storage::nbd::wire::Address,
 };
 use strata_devices::vhost_user::MAX_QUEUES;
 
-use super::args::Args;
-use super::bitmaps::references;
-use super::run::{Started, block, query};
-use super::{Context, generic};
+use super::{
+    Context,
+    args::Args,
+    bitmaps::references,
+    generic,
+    run::{Started, block, query},
+};
 
 fn export(cmd: ExportCmd) -> Started {
     block(Cmd::Export(cmd))

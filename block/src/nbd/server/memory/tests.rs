@@ -11,7 +11,8 @@ use super::{Server, TOTAL};
 use crate::{
     disk::{Disk, DiskInfo, Done, Request, Submit},
     exec::{Executor, yield_now},
-    nbd::{Address, Export},
+    nbd::Export,
+    storage::nbd::wire::Address,
 };
 
 const MOST: u32 = 32 << 20;

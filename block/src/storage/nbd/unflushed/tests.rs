@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     mem::SgList,
-    nbd::proto::{CommandFlags, command},
+    storage::nbd::wire::proto::{CommandFlags, command},
 };
 
 fn write(offset: u64, len: usize) -> Call {

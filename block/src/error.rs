@@ -1,8 +1,6 @@
 //! Errors of the image layer: what failed, on which file, at which offset, and why.
 
-use std::{io, path::PathBuf};
-
-use crate::storage::Holder;
+use std::{fmt, io, path::PathBuf};
 
 /// Why a file cannot grow. Somebody may make room, so the same write is worth another try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -138,6 +136,24 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 /// Result of one request.
 pub type IoResult<T> = std::result::Result<T, IoError>;
+
+/// A process that holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its id.
+    pub pid: u32,
+    /// Its name (`/proc/PID/comm`).
+    pub name: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.pid == std::process::id() {
+            return f.write_str("This process");
+        }
+        write!(f, "Process {} ({})", self.pid, self.name)
+    }
+}
 
 fn held_by(holder: Option<&Holder>) -> String {
     holder.map_or_else(String::new, |holder| format!(" {holder} has it open."))

@@ -33,7 +33,6 @@ pub use descriptor_limit::raise_descriptor_limit;
 pub use file::{FileOptions, FileStorage};
 pub use files::Files;
 pub use hints::FileHints;
-pub use holder::Holder;
 pub use identity::Identity;
 pub use lock::Access;
 pub use nbd::{DEFAULT_RECONNECT_DELAY, NbdOptions, NbdStorage, is_nbd_uri};

@@ -4,32 +4,15 @@
 //! lists them with the descriptor that holds them.
 
 use std::{
-    fmt,
     fs::{self, File},
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::Path,
 };
 
+use crate::error::Holder;
+
 /// Descriptors looked at, at most: a message is not worth more.
 const MAX_LOOKS: usize = 50_000;
-
-/// A process that holds a lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// Its id.
-    pub pid: u32,
-    /// Its name (`/proc/PID/comm`).
-    pub name: String,
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.pid == std::process::id() {
-            return f.write_str("This process");
-        }
-        write!(f, "Process {} ({})", self.pid, self.name)
-    }
-}
 
 /// Finds a process that has `file` open, on another descriptor, with a lock on `byte`. Processes
 /// that may not be looked into are passed over.

@@ -8,11 +8,9 @@ mod disk_name;
 mod export;
 mod object;
 
-use std::sync::Arc;
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use serde::Serialize;
-
-use crate::qcow2::Snapshot;
 
 pub use bitmap::{BitmapChange, BitmapCmd, BitmapInfo, BitmapRef};
 pub use disk_name::DiskName;
@@ -401,22 +399,6 @@ pub struct SnapshotInfo {
     pub icount: Option<u64>,
 }
 
-impl From<&Snapshot> for SnapshotInfo {
-    fn from(snapshot: &Snapshot) -> Self {
-        const SECOND: u64 = 1_000_000_000;
-        Self {
-            id: snapshot.id.clone(),
-            name: snapshot.name.clone(),
-            vm_state_size: snapshot.vm_state_size,
-            date_sec: snapshot.date.0,
-            date_nsec: snapshot.date.1,
-            vm_clock_sec: snapshot.vm_clock_nsec / SECOND,
-            vm_clock_nsec: snapshot.vm_clock_nsec % SECOND,
-            icount: snapshot.icount,
-        }
-    }
-}
-
 /// Something that happened; QMP clients are told. The monitor adds the time stamp.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -468,6 +450,9 @@ pub enum Event {
         reason: String,
     },
 }
+
+/// Where events go: to the monitor's clients.
+pub(crate) type EventSink = Rc<RefCell<Box<dyn FnMut(Event)>>>;
 
 /// Payload of the events that end a block job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -28,12 +28,12 @@ use exports::Exports;
 pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};
 
 use crate::{
-    api::{Cmd, CmdError, ErrorClass, Event, Reply},
-    disk::Disk,
-    error::{Error, Result},
+    api::{Cmd, CmdError, ErrorClass, Event, EventSink, Reply},
+    disk::{Disk, Op},
+    error::{Error, IoError, Result},
     exec::{Executor, Queue, Turn},
     graph::{
-        DiskOptions, EventSink, Format, GuestDisk, Name, NameError, Node,
+        DiskOptions, FailedRequest, Format, GuestDisk, Name, NameError, Node,
         chain::{ImageOptions, Opener},
     },
     jobs::Jobs,
@@ -157,8 +157,9 @@ impl Engine {
             direct: image.direct,
             ..disk
         };
-        let (exec, events) = (self.exec.clone(), self.events.clone());
-        let disk = GuestDisk::new(exec, events, root, (options, image), id);
+        let events = self.events.clone();
+        let failures = Box::new(move |failed| (events.borrow_mut())(io_error(failed)));
+        let disk = GuestDisk::new(self.exec.clone(), failures, root, (options, image), id);
         self.disks.borrow_mut().push(disk.clone());
         Disk::new(disk)
     }
@@ -211,6 +212,23 @@ fn refuse_empty(root: &Node) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// `BLOCK_IO_ERROR`.
+fn io_error(failed: FailedRequest) -> Event {
+    Event::IoError {
+        device: failed.disk,
+        node_name: failed.node_name,
+        operation: if failed.op == Op::Read {
+            "read"
+        } else {
+            "write"
+        }
+        .to_owned(),
+        action: "report".to_owned(),
+        nospace: matches!(failed.error, IoError::NoSpace { .. }),
+        reason: failed.error.to_string(),
+    }
 }
 
 fn refused(desc: impl Into<String>) -> CmdError {

@@ -18,8 +18,7 @@ mod survey;
 mod walk;
 
 pub use format::Format;
-pub(crate) use guest_disk::EventSink;
-pub use guest_disk::{DetectZeroes, DiskOptions, GuestDisk, IoStatus};
+pub use guest_disk::{DetectZeroes, DiskOptions, FailedRequest, FailureSink, GuestDisk, IoStatus};
 pub use kept::Kept;
 pub use named_layer::{NoSuchLayer, named_layer};
 pub(crate) use named_layer::{check_leads_to, name_for};

@@ -22,10 +22,9 @@ pub struct BitmapCmd {
     pub change: BitmapChange,
 }
 
-/// What is to become of a bitmap. `S` says where other bitmaps are: by their layers' names in
-/// commands, later by the layers.
+/// What is to become of a bitmap.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BitmapChange<S = BitmapRef> {
+pub enum BitmapChange {
     /// `block-dirty-bitmap-add`.
     Add {
         /// Bytes that share a bit; the cluster size, within limits, if `None`.
@@ -42,36 +41,7 @@ pub enum BitmapChange<S = BitmapRef> {
     /// `block-dirty-bitmap-enable`: writes are recorded; `-disable`: they are no longer.
     Record(bool),
     /// `block-dirty-bitmap-merge`: what is dirty in others is dirty in this one, too.
-    Merge(Vec<S>),
-}
-
-impl<S> BitmapChange<S> {
-    /// The same, with what `find` makes of the other bitmaps.
-    ///
-    /// # Errors
-    /// The first that `find` has.
-    pub fn find_sources<T, E>(
-        &self,
-        find: impl Fn(&S) -> Result<T, E>,
-    ) -> Result<BitmapChange<T>, E> {
-        Ok(match self {
-            &Self::Add {
-                granularity,
-                persistent,
-                disabled,
-            } => BitmapChange::Add {
-                granularity,
-                persistent,
-                disabled,
-            },
-            Self::Remove => BitmapChange::Remove,
-            Self::Clear => BitmapChange::Clear,
-            &Self::Record(on) => BitmapChange::Record(on),
-            Self::Merge(sources) => {
-                BitmapChange::Merge(sources.iter().map(find).collect::<Result<_, _>>()?)
-            }
-        })
-    }
+    Merge(Vec<BitmapRef>),
 }
 
 /// `BlockDirtyInfo`.

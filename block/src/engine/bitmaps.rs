@@ -9,7 +9,7 @@ use crate::{
     exec::Queue,
     graph::{
         GuestDisk, Node,
-        bitmaps::{BitmapPlan, InLayer, check_consistent, check_unused},
+        bitmaps::{self, BitmapPlan, InLayer, check_consistent, check_unused},
     },
 };
 
@@ -45,9 +45,34 @@ impl Engine {
     }
 
     fn plan<'a>(&self, layer: &'a Rc<Node>, cmd: &BitmapCmd) -> Outcome<BitmapPlan<'a>> {
-        let find = |source: &BitmapRef| self.find_source(layer, source);
-        let change = cmd.change.find_sources(find)?;
+        let change = self.find_sources(layer, &cmd.change)?;
         BitmapPlan::new(layer, &cmd.node, &cmd.name, change).map_err(refused)
+    }
+
+    /// The change, with the layers that a command names.
+    fn find_sources(
+        &self,
+        layer: &Rc<Node>,
+        change: &BitmapChange,
+    ) -> Outcome<bitmaps::BitmapChange> {
+        Ok(match change {
+            &BitmapChange::Add {
+                granularity,
+                persistent,
+                disabled,
+            } => bitmaps::BitmapChange::Add {
+                granularity,
+                persistent,
+                disabled,
+            },
+            BitmapChange::Remove => bitmaps::BitmapChange::Remove,
+            BitmapChange::Clear => bitmaps::BitmapChange::Clear,
+            &BitmapChange::Record(on) => bitmaps::BitmapChange::Record(on),
+            BitmapChange::Merge(sources) => {
+                let sources = sources.iter().map(|source| self.find_source(layer, source));
+                bitmaps::BitmapChange::Merge(sources.collect::<Outcome<_>>()?)
+            }
+        })
     }
 
     /// A bitmap that is named beside one of `layer`.

@@ -4,9 +4,9 @@ use std::{rc::Rc, sync::Arc};
 
 use super::{Engine, bitmaps};
 use crate::{
-    api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo},
+    api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, SnapshotInfo},
     graph::{DetectZeroes, Format, GuestDisk, Node, chain},
-    qcow2::Qcow2,
+    qcow2::{Qcow2, Snapshot},
 };
 
 impl Engine {
@@ -133,5 +133,21 @@ pub fn layer_info(node: &Node) -> ImageInfo {
         backing_filename: backing.map(|backing| backing.name.display().to_string()),
         dirty_flag: node.is_dirty(),
         backing_image: None,
+    }
+}
+
+impl From<&Snapshot> for SnapshotInfo {
+    fn from(snapshot: &Snapshot) -> Self {
+        const SECOND: u64 = 1_000_000_000;
+        Self {
+            id: snapshot.id.clone(),
+            name: snapshot.name.clone(),
+            vm_state_size: snapshot.vm_state_size,
+            date_sec: snapshot.date.0,
+            date_nsec: snapshot.date.1,
+            vm_clock_sec: snapshot.vm_clock_nsec / SECOND,
+            vm_clock_nsec: snapshot.vm_clock_nsec % SECOND,
+            icount: snapshot.icount,
+        }
     }
 }

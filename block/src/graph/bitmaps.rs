@@ -4,13 +4,33 @@ use std::rc::Rc;
 
 use super::Node;
 use crate::{
-    api::BitmapChange,
     bitmap::{DirtyBitmap, GRANULARITY_BITS, MAX_NAME, check_bits},
     error::IoResult,
 };
 
 /// A bitmap, by its layer and its name.
 pub type InLayer = (Rc<Node>, String);
+
+/// What is to become of a bitmap.
+pub enum BitmapChange {
+    /// It is made.
+    Add {
+        /// Bytes that share a bit; the cluster size, within limits, if `None`.
+        granularity: Option<u32>,
+        /// It is stored in the image.
+        persistent: bool,
+        /// It does not record yet.
+        disabled: bool,
+    },
+    /// It goes.
+    Remove,
+    /// Nothing is dirty any more.
+    Clear,
+    /// Whether writes are recorded from now on.
+    Record(bool),
+    /// What is dirty in these is dirty in it, too.
+    Merge(Vec<InLayer>),
+}
 
 /// A change, once everything about it has been checked.
 pub struct BitmapPlan<'a> {
@@ -48,7 +68,7 @@ impl<'a> BitmapPlan<'a> {
         node: &'a Node,
         place: &str,
         name: &str,
-        change: BitmapChange<InLayer>,
+        change: BitmapChange,
     ) -> Result<Self, String> {
         let step = match change {
             BitmapChange::Add {

@@ -9,7 +9,6 @@ use super::{
     Format, Name, Node, chain::ImageOptions, inflight::Gate, node::whole_sectors, survey::survey,
 };
 use crate::{
-    api::Event,
     disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
     error::{IoError, IoResult},
     exec::{Executor, Queue, sync::Budget, yield_now},
@@ -62,8 +61,21 @@ impl DetectZeroes {
     }
 }
 
-/// Tells the monitor's clients what happened.
-pub(crate) type EventSink = Rc<RefCell<Box<dyn FnMut(Event)>>>;
+/// A guest's request that failed.
+#[derive(Debug, Clone)]
+pub struct FailedRequest {
+    /// The disk's id.
+    pub disk: String,
+    /// Name of the layer that was the top when the request came.
+    pub node_name: String,
+    /// What was asked for.
+    pub op: Op,
+    /// Why it failed.
+    pub error: IoError,
+}
+
+/// Where a disk reports requests that failed.
+pub type FailureSink = Box<dyn Fn(FailedRequest)>;
 
 /// A disk: its options, its top layer, and the requests under way.
 pub struct GuestDisk {
@@ -82,7 +94,7 @@ pub struct GuestDisk {
     io_status: Cell<IoStatus>,
     requests: Cell<u64>,
     exec: Rc<Executor>,
-    events: EventSink,
+    failures: FailureSink,
     this: Weak<GuestDisk>,
 }
 
@@ -121,7 +133,7 @@ impl GuestDisk {
     /// A disk on top of `root`.
     pub(crate) fn new(
         exec: Rc<Executor>,
-        events: EventSink,
+        failures: FailureSink,
         root: Rc<Node>,
         (options, image): (DiskOptions, ImageOptions),
         name: Option<Name>,
@@ -148,7 +160,7 @@ impl GuestDisk {
             io_status: Cell::default(),
             requests: Cell::default(),
             exec,
-            events,
+            failures,
             this: this.clone(),
         })
     }
@@ -317,15 +329,12 @@ impl GuestDisk {
     fn report(&self, op: Op, node_name: String, error: &IoError) {
         self.io_status.set(IoStatus::of(error));
         tracing::warn!(disk = %self.options.id, ?op, %error, "a guest's request failed");
-        let event = Event::IoError {
-            device: self.options.id.clone(),
+        (self.failures)(FailedRequest {
+            disk: self.options.id.clone(),
             node_name,
-            operation: if op == Op::Read { "read" } else { "write" }.to_owned(),
-            action: "report".to_owned(),
-            nospace: matches!(error, IoError::NoSpace { .. }),
-            reason: error.to_string(),
-        };
-        (self.events.borrow_mut())(event);
+            op,
+            error: error.clone(),
+        });
     }
 }
 

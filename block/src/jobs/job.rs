@@ -7,10 +7,10 @@ use std::{
 };
 
 use crate::{
-    api::{BlockJobInfo, Event, JobEnd, JobInfo, JobStatus, JobType, OnError},
+    api::{BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobStatus, JobType, OnError},
     error::{IoError, IoResult},
     exec::{Executor, Rate, sync::WaitQueue, yield_now},
-    graph::{EventSink, GuestDisk, IoStatus},
+    graph::{GuestDisk, IoStatus},
 };
 
 /// A waiting job looks up this often, to see a new speed or a cancel.

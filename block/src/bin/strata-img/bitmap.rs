@@ -7,12 +7,9 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, parser::ValueSource};
-use strata_block::{
-    api::BitmapChange,
-    graph::{
-        Format, Node,
-        bitmaps::{BitmapPlan, InLayer},
-    },
+use strata_block::graph::{
+    Format, Node,
+    bitmaps::{BitmapChange, BitmapPlan},
 };
 
 use crate::{Failure, Reading, Tool, everywhere, open_error::OpenError, refuse_bad_bitmaps, size};
@@ -168,7 +165,7 @@ async fn change_bitmap(
     node: &Node,
     place: &str,
     name: &str,
-    change: BitmapChange<InLayer>,
+    change: BitmapChange,
 ) -> Result<(), String> {
     let plan = BitmapPlan::new(node, place, name, change)?;
     plan.announce().await.map_err(|error| error.to_string())?;
@@ -221,7 +218,7 @@ impl Action {
         }
     }
 
-    fn change(&self, granularity: Option<u32>, source: &Rc<Node>) -> BitmapChange<InLayer> {
+    fn change(&self, granularity: Option<u32>, source: &Rc<Node>) -> BitmapChange {
         match self {
             Self::Add => BitmapChange::Add {
                 granularity,

@@ -4,11 +4,10 @@ use std::{path::Path, rc::Rc};
 
 use super::{World, offline::Offline};
 use crate::{
-    api::BitmapChange,
     bitmap::DirtyBitmap,
     graph::{
         Format, Node,
-        bitmaps::{BitmapPlan, InLayer},
+        bitmaps::{BitmapChange, BitmapPlan},
     },
     sim_tests::model::SECTOR,
 };
@@ -58,7 +57,7 @@ impl World {
         self.chain.top().1 == Format::Qcow2 && self.files[path].first_sector()[7] == 3
     }
 
-    fn change_bitmap(&mut self, layer: usize, change: BitmapChange<InLayer>) {
+    fn change_bitmap(&mut self, layer: usize, change: BitmapChange) {
         let offline = self.offline();
         let node = offline.open_layer(self, layer, false);
         offline.exec.block_on(async move {

@@ -3,9 +3,11 @@
 use std::rc::Rc;
 
 use strata_block::{
-    api::BitmapChange,
     bitmap::DirtyBitmap,
-    graph::{Node, bitmaps::BitmapPlan},
+    graph::{
+        Node,
+        bitmaps::{BitmapChange, BitmapPlan},
+    },
 };
 
 use crate::{Failure, refuse_bad_bitmaps};

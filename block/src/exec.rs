@@ -70,7 +70,8 @@ pub struct Executor {
     /// Nobody waits for what has gone away any more.
     gave_up: Cell<bool>,
     giving_up: WaitQueue,
-    longest_job_poll: Cell<Duration>,
+    /// The task that is being polled.
+    current: Cell<Option<TaskId>>,
 }
 
 impl Executor {
@@ -103,7 +104,7 @@ impl Executor {
             simulated: seed.is_some(),
             gave_up: Cell::new(false),
             giving_up: WaitQueue::default(),
-            longest_job_poll: Cell::default(),
+            current: Cell::default(),
             wake,
         }))
     }
@@ -128,6 +129,7 @@ impl Executor {
         let task = Task {
             future: Some(Box::pin(future)),
             waker: Waker::from(waker),
+            longest_poll: Duration::ZERO,
         };
         task.waker.wake_by_ref();
         self.tasks.borrow_mut().insert(id, task);
@@ -253,18 +255,25 @@ impl Executor {
         .await;
     }
 
-    /// The longest time that a job's poll has taken since this was last asked. Always 0 in
-    /// simulations, which do not depend on the clock.
-    pub fn take_longest_job_poll(&self) -> Duration {
-        self.longest_job_poll.take()
+    /// The longest that a poll of the calling task, on the job queue, has taken since it last asked:
+    /// each task pays for itself. Always 0 outside tasks, and in simulations, which do not depend on
+    /// the clock.
+    pub fn take_longest_poll(&self) -> Duration {
+        let mut tasks = self.tasks.borrow_mut();
+        let task = self.current.get().and_then(|id| tasks.get_mut(&id));
+        task.map_or(Duration::ZERO, |task| {
+            std::mem::take(&mut task.longest_poll)
+        })
     }
 
     fn poll_job(&self, id: TaskId) {
         let started = Instant::now();
         self.poll_task(id);
-        if !self.simulated {
-            let longest = self.longest_job_poll.get().max(started.elapsed());
-            self.longest_job_poll.set(longest);
+        if self.simulated {
+            return;
+        }
+        if let Some(task) = self.tasks.borrow_mut().get_mut(&id) {
+            task.longest_poll = task.longest_poll.max(started.elapsed());
         }
     }
 
@@ -274,11 +283,10 @@ impl Executor {
         else {
             return;
         };
-        if future
-            .as_mut()
-            .poll(&mut Context::from_waker(&waker))
-            .is_ready()
-        {
+        let outer = self.current.replace(Some(id));
+        let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+        self.current.set(outer);
+        if polled.is_ready() {
             self.tasks.borrow_mut().remove(&id);
         } else if let Some(task) = self.tasks.borrow_mut().get_mut(&id) {
             task.future = Some(future);

@@ -9,6 +9,7 @@ use std::{
     },
     task::{Wake, Waker},
     thread::ThreadId,
+    time::Duration,
 };
 
 use super::LocalBoxFuture;
@@ -28,6 +29,8 @@ pub(super) struct Task {
     /// Absent while the task is being polled.
     pub future: Option<LocalBoxFuture<'static, ()>>,
     pub waker: Waker,
+    /// The longest that a poll has taken since the task last asked.
+    pub longest_poll: Duration,
 }
 
 impl Task {

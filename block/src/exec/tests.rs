@@ -149,3 +149,29 @@ fn a_budget_is_shared_in_order_of_arrival() {
     assert_eq!(log.take(), [("d", 10)], "all there is");
     assert!(!budget.is_short());
 }
+
+#[test]
+fn a_job_pays_for_its_own_polls_only() {
+    let exec = Executor::new().unwrap();
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let long = Duration::from_millis(2);
+    let (slow, log) = (exec.clone(), seen.clone());
+    exec.spawn(Queue::Job, async move {
+        std::thread::sleep(long);
+        yield_now().await;
+        let took = slow.take_longest_poll();
+        log.borrow_mut().push(("slow", took >= long));
+        log.borrow_mut()
+            .push(("asked again", !slow.take_longest_poll().is_zero()));
+    });
+    let (quick, log) = (exec.clone(), seen.clone());
+    exec.spawn(Queue::Job, async move {
+        // Its first poll is not over, so it has held the thread for no time yet.
+        log.borrow_mut()
+            .push(("quick", !quick.take_longest_poll().is_zero()));
+    });
+    while exec.poll().more_work_now {}
+    let all = [("quick", false), ("slow", true), ("asked again", false)];
+    assert_eq!(*seen.borrow(), all);
+    assert_eq!(exec.take_longest_poll(), Duration::ZERO, "outside tasks");
+}

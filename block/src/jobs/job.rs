@@ -187,9 +187,10 @@ impl Job {
         }
     }
 
-    /// How long the last steps have held the device thread in one go, at most.
+    /// How long the job's last steps have held the device thread in one go, at most. Called by the
+    /// job's task.
     pub fn held_the_thread(&self) -> Duration {
-        self.exec.take_longest_job_poll()
+        self.exec.take_longest_poll()
     }
 
     /// Does nothing for so long, if the guest has sent requests since the last time.

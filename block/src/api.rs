@@ -85,6 +85,11 @@ pub enum Cmd {
         /// The job.
         id: String,
     },
+    /// `job-complete`: what a job that is ready has made takes its place.
+    JobComplete {
+        /// The job.
+        id: String,
+    },
     /// `job-finalize`.
     JobFinalize {
         /// The job.
@@ -196,6 +201,10 @@ pub enum JobStatus {
     Running,
     /// Paused.
     Paused,
+    /// Working on what the guest writes; can be completed.
+    Ready,
+    /// Ready, and paused.
+    Standby,
     /// Waiting for others of its transaction.
     Waiting,
     /// Waiting for `job-finalize`.
@@ -237,7 +246,7 @@ pub struct BlockJobInfo {
     pub speed: u64,
     /// `ok`, `failed` or `nospace`.
     pub io_status: String,
-    /// Ready for `block-job-complete` (never, for a stream).
+    /// Ready for `job-complete` (never, for a stream).
     pub ready: bool,
     /// State of the job.
     pub status: JobStatus,
@@ -413,6 +422,8 @@ pub enum Event {
     JobCompleted(JobEnd, Option<String>),
     /// `BLOCK_JOB_CANCELLED`.
     JobCancelled(JobEnd),
+    /// `BLOCK_JOB_READY`: the job can be completed.
+    JobReady(JobEnd),
     /// `BLOCK_JOB_PENDING`.
     JobPending {
         /// Kind of job.
@@ -454,7 +465,7 @@ pub enum Event {
 /// Where events go: to the monitor's clients.
 pub(crate) type EventSink = Rc<RefCell<Box<dyn FnMut(Event)>>>;
 
-/// Payload of the events that end a block job.
+/// How far a block job has come: payload of the events that it is ready or has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JobEnd {
     /// Kind of job.

@@ -187,6 +187,7 @@ impl Engine {
             Cmd::JobSetSpeed { id, speed } => done(self.jobs.set_speed(&id, speed)),
             Cmd::JobPause { id } => done(self.jobs.pause(&id)),
             Cmd::JobResume { id } => done(self.jobs.resume(&id)),
+            Cmd::JobComplete { id } => done(self.jobs.complete(&id)),
             Cmd::JobFinalize { id } => done(self.jobs.finalize(&id)),
             Cmd::JobDismiss { id } => done(self.jobs.dismiss(&id)),
             Cmd::Bitmap(cmd) => return self.bitmap(cmd, reply),

@@ -229,11 +229,16 @@ impl Executor {
 
     /// Ends at `deadline`, or a little later, or when nobody is to wait any more.
     pub(crate) async fn wait_for_peer_until(&self, deadline: Instant) {
-        let sleep = pin!(self.sleep_until(deadline));
-        let gave_up = pin!(self.giving_up.wait());
-        let (mut sleep, mut gave_up) = (sleep, gave_up);
+        if !self.has_given_up() {
+            self.sleep_or(deadline, self.giving_up.wait()).await;
+        }
+    }
+
+    /// Ends with `other`, or at `deadline` or a little later.
+    pub(crate) async fn sleep_or(&self, deadline: Instant, other: impl Future<Output = ()>) {
+        let (mut sleep, mut other) = (pin!(self.sleep_until(deadline)), pin!(other));
         std::future::poll_fn(|cx| {
-            if self.has_given_up() || gave_up.as_mut().poll(cx).is_ready() {
+            if other.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
             sleep.as_mut().poll(cx)

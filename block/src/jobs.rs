@@ -1,11 +1,13 @@
 //! Jobs: long work on a chain, in steps between guest requests.
 
 mod job;
+mod lifecycle;
 mod pace;
 mod registry;
 mod stream;
 mod stride;
 
 pub(crate) use job::{Job, JobOptions};
+pub(crate) use lifecycle::Work;
 pub(crate) use registry::Jobs;
-pub(crate) use stream::{NewBase, Stream, conclude};
+pub(crate) use stream::{NewBase, Stream};

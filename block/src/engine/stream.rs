@@ -4,11 +4,10 @@ use std::rc::Rc;
 
 use super::{Engine, check_free, find::check_on_top, refused};
 use crate::{
-    api::{Cmd, CmdError, JobStatus, JobType},
+    api::{Cmd, CmdError, JobType},
     backing::Backing,
-    exec::Queue,
     graph::{GuestDisk, Node, name_for, named_layer},
-    jobs::{Job, JobOptions, NewBase, Stream, conclude},
+    jobs::{Job, JobOptions, NewBase, Stream},
 };
 
 /// What holds the disk while the job lasts, in QEMU's words.
@@ -82,19 +81,10 @@ impl Engine {
             auto_finalize,
             auto_dismiss,
         };
-        let job = Rc::new(Job::new(
-            self.exec.clone(),
-            self.events.clone(),
-            disk,
-            options,
-        ));
+        let job = Job::new(self.exec.clone(), self.events.clone(), disk, options);
         // Known before the first step, so that no client sees "0 of 0 bytes".
         job.set_len(stream.len());
-        self.jobs.insert(job.clone());
-        // Before the command is answered: what the job does comes after it.
-        job.set_status(JobStatus::Running);
-        self.exec
-            .spawn(Queue::Job, conclude(job, stream, self.jobs.clone()));
+        self.jobs.start(job, stream);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::lifecycle::{Ending, may_follow};
 use crate::{
     api::{BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobStatus, JobType, OnError},
     error::{IoError, IoResult},
@@ -13,7 +14,7 @@ use crate::{
     graph::{GuestDisk, IoStatus},
 };
 
-/// A waiting job looks up this often, to see a new speed or a cancel.
+/// A waiting job looks up this often, to see a new speed, a cancel or what the guest has written.
 const LONGEST_NAP: Duration = Duration::from_millis(100);
 
 /// As the user started it.
@@ -39,6 +40,7 @@ pub(crate) struct Job {
     paused: Cell<bool>,
     cancelled: Cell<bool>,
     finalize: Cell<bool>,
+    ending: Cell<Option<Ending>>,
     busy: Cell<bool>,
     io_status: Cell<IoStatus>,
     error: RefCell<Option<String>>,
@@ -65,6 +67,7 @@ impl Job {
             paused: Cell::new(false),
             cancelled: Cell::new(false),
             finalize: Cell::new(false),
+            ending: Cell::default(),
             busy: Cell::new(true),
             io_status: Cell::default(),
             error: RefCell::default(),
@@ -72,7 +75,7 @@ impl Job {
             events,
             exec,
         };
-        job.set_status(JobStatus::Created);
+        job.tell_status();
         job
     }
 
@@ -95,11 +98,42 @@ impl Job {
 
     /// Changes the state and tells the clients.
     pub fn set_status(&self, status: JobStatus) {
-        self.status.set(status);
+        let before = self.status.replace(status);
+        debug_assert!(may_follow(before, status), "{before:?} to {status:?}");
+        self.tell_status();
+    }
+
+    fn tell_status(&self) {
         self.emit(Event::JobStatusChange {
             id: self.options.id.clone(),
-            status,
+            status: self.status.get(),
         });
+    }
+
+    /// From now on the client may complete the job.
+    pub fn become_ready(&self) {
+        self.set_status(JobStatus::Ready);
+        self.emit(Event::JobReady(self.end()));
+    }
+
+    /// Whether the client may complete the job.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.status.get(), JobStatus::Ready | JobStatus::Standby)
+    }
+
+    /// How the client has the job end, once it has said so.
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending.get()
+    }
+
+    /// Has a job that is ready end so.
+    pub fn end_by(&self, ending: Ending) {
+        self.ending.set(Some(ending));
+        self.changed.wake_all();
+    }
+
+    pub fn exec(&self) -> &Rc<Executor> {
+        &self.exec
     }
 
     pub fn emit(&self, event: Event) {
@@ -217,11 +251,26 @@ impl Job {
         if !self.paused.get() || self.cancelled.get() {
             return;
         }
-        self.set_status(JobStatus::Paused);
+        let (paused, goes_on) = match self.is_ready() {
+            true => (JobStatus::Standby, JobStatus::Ready),
+            false => (JobStatus::Paused, JobStatus::Running),
+        };
+        self.set_status(paused);
         while self.paused.get() && !self.cancelled.get() {
             self.changed.wait().await;
         }
-        self.set_status(JobStatus::Running);
+        self.set_status(goes_on);
+    }
+
+    /// Waits until the client wants something, or for a while.
+    pub async fn wait_for_change(&self) {
+        if self.ending.get().is_some() || self.paused.get() || self.cancelled.get() {
+            return;
+        }
+        let deadline = Instant::now() + LONGEST_NAP;
+        self.busy.set(false);
+        self.exec.sleep_or(deadline, self.changed.wait()).await;
+        self.busy.set(true);
     }
 
     /// Waits for `job-finalize` where the user asked to be asked.
@@ -284,7 +333,7 @@ impl Job {
         if ignore { Ok(false) } else { Err(error) }
     }
 
-    /// The payload of the events that end the job.
+    /// The payload of the events that say how far the job has come.
     pub fn end(&self) -> JobEnd {
         JobEnd {
             kind: self.options.kind,
@@ -306,7 +355,7 @@ impl Job {
             paused: self.paused.get(),
             speed: self.rate.speed(),
             io_status: self.io_status.get().name().to_owned(),
-            ready: false,
+            ready: self.is_ready(),
             status: self.status.get(),
             auto_finalize: self.options.auto_finalize,
             auto_dismiss: self.options.auto_dismiss,

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use super::Job;
+use super::{Job, lifecycle::Ending};
 use crate::{
     api::{BlockJobInfo, CmdError, ErrorClass, JobInfo, JobStatus},
     exec::sync::WaitQueue,
@@ -23,6 +23,7 @@ enum Verb {
     Pause,
     Resume,
     SetSpeed,
+    Complete,
     Finalize,
     Dismiss,
 }
@@ -34,6 +35,7 @@ impl Verb {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::SetSpeed => "set-speed",
+            Self::Complete => "complete",
             Self::Finalize => "finalize",
             Self::Dismiss => "dismiss",
         }
@@ -41,12 +43,16 @@ impl Verb {
 
     /// Whether a job in state `status` takes the verb (QEMU's `JobVerbTable`).
     fn fits(self, status: JobStatus) -> bool {
-        use JobStatus::{Concluded, Created, Paused, Pending, Running, Waiting};
+        use JobStatus::{Concluded, Created, Paused, Pending, Ready, Running, Standby, Waiting};
         match self {
-            Self::Cancel => matches!(status, Created | Running | Paused | Waiting | Pending),
+            Self::Cancel => matches!(
+                status,
+                Created | Running | Paused | Ready | Standby | Waiting | Pending
+            ),
             Self::Pause | Self::Resume | Self::SetSpeed => {
-                matches!(status, Created | Running | Paused)
+                matches!(status, Created | Running | Paused | Ready | Standby)
             }
+            Self::Complete => matches!(status, Ready | Standby),
             Self::Finalize => status == Pending,
             Self::Dismiss => status == Concluded,
         }
@@ -143,14 +149,23 @@ impl Jobs {
         )))
     }
 
-    /// `block-job-cancel`.
+    /// `block-job-cancel`. A job that is ready ends well, unless it is to be ended by force.
     pub fn cancel(&self, id: &str, force: bool) -> Result<(), CmdError> {
         let job = self.find(id, Verb::Cancel)?;
         if job.is_paused() && !force {
             let desc = format!("The block job for device '{id}' is currently paused");
             return Err(refused(desc));
         }
-        job.cancel();
+        match job.is_ready() && !force {
+            true => job.end_by(Ending::Leave),
+            false => job.cancel(),
+        }
+        Ok(())
+    }
+
+    /// `job-complete`.
+    pub fn complete(&self, id: &str) -> Result<(), CmdError> {
+        self.find(id, Verb::Complete)?.end_by(Ending::TakeOver);
         Ok(())
     }
 

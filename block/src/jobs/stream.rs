@@ -7,12 +7,11 @@
 use std::rc::Rc;
 
 use super::{
-    Job, Jobs,
+    Job, Work,
     pace::Pace,
     stride::{self, Stride},
 };
 use crate::{
-    api::{Event, JobStatus},
     backing::Backing,
     error::{Error, IoError, IoResult},
     exec::yield_now,
@@ -59,12 +58,9 @@ enum Between {
     Nothing,
 }
 
-impl Stream {
-    /// Copies everything, step by step. The graph stays as it is.
-    ///
-    /// # Errors
-    /// [`IoError::Cancelled`], or the I/O error that ended the job.
-    pub async fn run(&self, job: &Job) -> IoResult<()> {
+impl Work for Stream {
+    /// Copies everything.
+    async fn run(&self, job: &Job) -> IoResult<()> {
         if self.is_done() {
             return Ok(());
         }
@@ -95,6 +91,38 @@ impl Stream {
         Ok(())
     }
 
+    /// Makes the base the top's backing file: first everything that the layers in between stand
+    /// for becomes durable, then the header, then the graph follows. The layers in between are
+    /// closed then.
+    async fn finish(&self, job: &Job) -> Result<(), Error> {
+        if self.is_done() {
+            return Ok(());
+        }
+        self.top.flush().await?;
+        self.check_base(job.disk())?;
+        let backing = self.base.as_ref().map(|base| base.backing.clone());
+        self.top.write_backing_name(backing).await?;
+        let between: Vec<_> = self
+            .top
+            .chain()
+            .skip(1)
+            .take_while(|node| !self.is_base(node))
+            .collect();
+        let drained = job.disk().gate().drain().await;
+        let base = self.base.as_ref().map(|base| base.node.clone());
+        self.top.set_backing_node(base);
+        drop(drained);
+        for node in between {
+            // The disk does not need the layer any more, whatever closing it says.
+            if let Err(error) = node.close().await {
+                tracing::warn!(%error, "a layer that was merged did not close cleanly");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stream {
     /// Bytes to look at: 0 if there is nothing to do.
     pub fn len(&self) -> u64 {
         if self.is_done() { 0 } else { self.top.size() }
@@ -229,79 +257,4 @@ impl Stream {
         };
         Ok((found.len, between))
     }
-
-    /// Makes the base the top's backing file: first everything that the layers in between stand
-    /// for becomes durable, then the header, then the graph follows. The layers in between are
-    /// closed then.
-    ///
-    /// # Errors
-    /// The I/O error; the chain is as it was then.
-    pub async fn finish(&self, job: &Job) -> Result<(), Error> {
-        if self.is_done() {
-            return Ok(());
-        }
-        self.top.flush().await?;
-        self.check_base(job.disk())?;
-        let backing = self.base.as_ref().map(|base| base.backing.clone());
-        self.top.write_backing_name(backing).await?;
-        let between: Vec<_> = self
-            .top
-            .chain()
-            .skip(1)
-            .take_while(|node| !self.is_base(node))
-            .collect();
-        let drained = job.disk().gate().drain().await;
-        let base = self.base.as_ref().map(|base| base.node.clone());
-        self.top.set_backing_node(base);
-        drop(drained);
-        for node in between {
-            // The disk does not need the layer any more, whatever closing it says.
-            if let Err(error) = node.close().await {
-                tracing::warn!(%error, "a layer that was merged did not close cleanly");
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Runs a stream from its start to its last event.
-pub(crate) async fn conclude(job: Rc<Job>, stream: Stream, jobs: Rc<Jobs>) {
-    let result = work(&job, &stream).await;
-    // The layers in between are closed before anyone is told that they are.
-    drop(stream);
-    job.disk().set_holder(None);
-    match result {
-        Ok(()) => {}
-        Err(Error::Io(IoError::Cancelled)) if job.is_cancelled() => {
-            job.fail("Operation canceled".to_owned());
-        }
-        Err(error) => job.fail(error.to_string()),
-    }
-    if job.is_cancelled() && job.error().is_some() {
-        job.emit(Event::JobCancelled(job.end()));
-    } else {
-        job.emit(Event::JobCompleted(job.end(), job.error()));
-    }
-    job.set_status(JobStatus::Concluded);
-    jobs.note_end();
-    if job.options().auto_dismiss {
-        jobs.remove(&job);
-    }
-}
-
-async fn work(job: &Job, stream: &Stream) -> Result<(), Error> {
-    let result = async {
-        stream.run(job).await?;
-        // Errors that were ignored on the way: the layers below are still needed.
-        if job.error().is_some() {
-            return Ok(());
-        }
-        job.wait_for_finalize().await?;
-        stream.finish(job).await
-    }
-    .await;
-    if result.is_err() || job.error().is_some() {
-        job.set_status(JobStatus::Aborting);
-    }
-    result
 }

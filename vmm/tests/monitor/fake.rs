@@ -189,6 +189,7 @@ impl Fake {
                     true => Ok(Reply::Done),
                 }
             }
+            Cmd::JobComplete { id } => wrong_verb(find(state, &id)?, "complete"),
             Cmd::JobFinalize { id } => wrong_verb(find(state, &id)?, "finalize"),
             Cmd::JobDismiss { id } => wrong_verb(find(state, &id)?, "dismiss"),
         }

@@ -75,6 +75,7 @@ fn describe_block(event: &Event) -> (&'static str, Value) {
             ("BLOCK_JOB_COMPLETED", data)
         }
         Event::JobCancelled(end) => ("BLOCK_JOB_CANCELLED", json!(end)),
+        Event::JobReady(end) => ("BLOCK_JOB_READY", json!(end)),
         Event::JobPending { kind, id } => ("BLOCK_JOB_PENDING", json!({"type": kind, "id": id})),
         Event::JobError {
             device,

@@ -1,0 +1,149 @@
+//! The life of a job, whatever its kind: the states that it goes through, and the events that tell of
+//! them.
+//!
+//! A kind of job is a [`Work`]: what it copies, and how the graph follows. Everything else is here.
+
+use std::rc::Rc;
+
+use super::{Job, Jobs};
+use crate::{
+    api::{Event, JobStatus},
+    error::{Error, IoError, IoResult},
+    exec::Queue,
+};
+
+/// What one kind of job does. Each step is called at most once, but for [`Work::converge`].
+pub(crate) trait Work {
+    /// Does the work, step by step with a [`Job::checkpoint`] between them. The graph stays as it
+    /// is.
+    ///
+    /// # Errors
+    /// [`IoError::Cancelled`], or the I/O error that ends the job.
+    async fn run(&self, job: &Job) -> IoResult<()>;
+
+    /// Whether what the guest writes after [`Work::run`] makes more work: then the job becomes ready,
+    /// and goes on until the client completes or cancels it.
+    fn converges(&self) -> bool {
+        false
+    }
+
+    /// Catches up with what the guest has written since the last time.
+    ///
+    /// # Errors
+    /// As [`Work::run`].
+    async fn converge(&self, _job: &Job) -> IoResult<()> {
+        Ok(())
+    }
+
+    /// Catches up for good, once the client has said how the job is to end ([`Job::ending`]).
+    ///
+    /// # Errors
+    /// As [`Work::run`].
+    async fn complete(&self, _job: &Job) -> IoResult<()> {
+        Ok(())
+    }
+
+    /// Makes durable what has been done; then the graph follows.
+    ///
+    /// # Errors
+    /// What failed; the graph is as it was then.
+    async fn finish(&self, job: &Job) -> Result<(), Error>;
+
+    /// Gives back what the job has taken, after an error or a cancel in any step before.
+    async fn undo(&self, _job: &Job) {}
+}
+
+/// How the client has a job end that is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// `job-complete`: what the job has made takes its place in the graph.
+    TakeOver,
+    /// `block-job-cancel`: the graph stays, and what the job has made is a copy of this moment.
+    Leave,
+}
+
+/// Whether a job may go from one state into the other (QEMU's `JobSTT`).
+pub(super) fn may_follow(from: JobStatus, to: JobStatus) -> bool {
+    use JobStatus::{
+        Aborting, Concluded, Created, Null, Paused, Pending, Ready, Running, Standby, Waiting,
+    };
+    match from {
+        Created => matches!(to, Running | Aborting | Null),
+        Running => matches!(to, Paused | Ready | Waiting | Aborting),
+        Paused => to == Running,
+        Ready => matches!(to, Standby | Waiting | Aborting),
+        Standby => to == Ready,
+        Waiting => matches!(to, Pending | Aborting),
+        Pending => matches!(to, Aborting | Concluded),
+        Aborting => to == Concluded,
+        Concluded => to == Null,
+        Null => false,
+    }
+}
+
+impl Jobs {
+    /// Enters a job and lets it begin.
+    pub fn start(self: &Rc<Self>, job: Job, work: impl Work + 'static) {
+        let job = Rc::new(job);
+        self.insert(job.clone());
+        // Before the command is answered: what the job does comes after it.
+        job.set_status(JobStatus::Running);
+        let exec = job.exec().clone();
+        exec.spawn(Queue::Job, live(job, work, self.clone()));
+    }
+}
+
+/// The job from its first step to its last event.
+async fn live(job: Rc<Job>, work: impl Work, jobs: Rc<Jobs>) {
+    let result = carry_out(&job, &work).await;
+    if result.is_err() || job.error().is_some() {
+        job.set_status(JobStatus::Aborting);
+        work.undo(&job).await;
+    }
+    // What it holds is free, and layers that are not needed are closed, before anyone is told.
+    drop(work);
+    job.disk().set_holder(None);
+    match result {
+        Ok(()) => {}
+        Err(Error::Io(IoError::Cancelled)) if job.is_cancelled() => {
+            job.fail("Operation canceled".to_owned());
+        }
+        Err(error) => job.fail(error.to_string()),
+    }
+    if job.is_cancelled() && job.error().is_some() {
+        job.emit(Event::JobCancelled(job.end()));
+    } else {
+        job.emit(Event::JobCompleted(job.end(), job.error()));
+    }
+    job.set_status(JobStatus::Concluded);
+    jobs.note_end();
+    if job.options().auto_dismiss {
+        jobs.remove(&job);
+    }
+}
+
+async fn carry_out(job: &Job, work: &impl Work) -> Result<(), Error> {
+    work.run(job).await?;
+    // Errors that were ignored on the way: nothing can take over what has not been copied.
+    if job.error().is_some() {
+        return Ok(());
+    }
+    if work.converges() {
+        stay_ready(job, work).await?;
+    }
+    job.wait_for_finalize().await?;
+    work.finish(job).await
+}
+
+async fn stay_ready(job: &Job, work: &impl Work) -> IoResult<()> {
+    job.become_ready();
+    while job.ending().is_none() {
+        work.converge(job).await?;
+        job.wait_for_change().await;
+        job.checkpoint().await?;
+    }
+    work.complete(job).await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,355 @@
+use std::{cell::RefCell, rc::Rc};
+
+use super::{Ending, Work, may_follow};
+use crate::{
+    api::{CmdError, Event, EventSink, JobStatus, JobType, OnError},
+    engine::{DiskSpec, Engine},
+    error::{Error, IoError, IoResult},
+    graph::{DiskOptions, Format, chain::ImageOptions},
+    jobs::{Job, JobOptions, Jobs},
+};
+
+/// A kind of job that copies nothing, and notes what is asked of it.
+struct Script {
+    converges: bool,
+    /// Its last step does.
+    fails: bool,
+    log: Log,
+}
+
+type Log = Rc<RefCell<Vec<String>>>;
+
+impl Script {
+    fn note(&self, what: &str) {
+        self.log.borrow_mut().push(what.to_owned());
+    }
+}
+
+impl Work for Script {
+    async fn run(&self, job: &Job) -> IoResult<()> {
+        self.note("run");
+        job.set_len(7);
+        job.checkpoint().await?;
+        job.set_offset(7);
+        Ok(())
+    }
+
+    fn converges(&self) -> bool {
+        self.converges
+    }
+
+    async fn converge(&self, _job: &Job) -> IoResult<()> {
+        let again = self
+            .log
+            .borrow()
+            .last()
+            .is_some_and(|last| last == "converge");
+        if !again {
+            self.note("converge");
+        }
+        Ok(())
+    }
+
+    async fn complete(&self, job: &Job) -> IoResult<()> {
+        self.note(match job.ending().unwrap() {
+            Ending::TakeOver => "complete: take over",
+            Ending::Leave => "complete: leave",
+        });
+        Ok(())
+    }
+
+    async fn finish(&self, _job: &Job) -> Result<(), Error> {
+        self.note("finish");
+        match self.fails {
+            true => Err(IoError::OutOfRange.into()),
+            false => Ok(()),
+        }
+    }
+
+    async fn undo(&self, _job: &Job) {
+        self.note("undo");
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.note("dropped");
+    }
+}
+
+/// A job on a disk, and what is heard of it.
+struct Bench {
+    engine: Rc<Engine>,
+    jobs: Rc<Jobs>,
+    log: Log,
+    _folder: tempfile::TempDir,
+}
+
+const ID: &str = "job";
+
+impl Bench {
+    fn start(converges: bool, fails: bool, auto_finalize: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.raw");
+        std::fs::write(&path, [0; 512]).unwrap();
+        let engine = Engine::new(|_| {}).unwrap();
+        let image = ImageOptions {
+            format: Some(Format::Raw),
+            ..Default::default()
+        };
+        let disk = DiskOptions {
+            id: "virtio0".to_owned(),
+            ..Default::default()
+        };
+        engine.open_disk(DiskSpec { path, image, disk }).unwrap();
+        let bench = Self {
+            jobs: Rc::default(),
+            log: Log::default(),
+            engine,
+            _folder: folder,
+        };
+        let script = Script {
+            converges,
+            fails,
+            log: bench.log.clone(),
+        };
+        bench.jobs.start(bench.job(auto_finalize), script);
+        bench
+    }
+
+    fn job(&self, auto_finalize: bool) -> Job {
+        let log = self.log.clone();
+        let tell = move |event| log.borrow_mut().push(describe(&event));
+        let events: EventSink = Rc::new(RefCell::new(Box::new(tell)));
+        let options = JobOptions {
+            id: ID.to_owned(),
+            kind: JobType::Stream,
+            speed: 0,
+            on_error: OnError::Report,
+            auto_finalize,
+            auto_dismiss: true,
+        };
+        let disk = self.engine.find_disk("virtio0").unwrap();
+        Job::new(self.engine.exec().clone(), events, disk, options)
+    }
+
+    /// Lets it run until the last thing heard is `what`.
+    fn until(&self, what: &str) {
+        while self.log.borrow().last().is_none_or(|last| last != what) {
+            self.engine.poll();
+        }
+    }
+
+    fn heard(&self) -> Vec<String> {
+        self.log.take()
+    }
+
+    fn status(&self) -> (JobStatus, bool) {
+        let jobs = self.jobs.block_jobs();
+        (jobs[0].status, jobs[0].ready)
+    }
+}
+
+fn describe(event: &Event) -> String {
+    match event {
+        Event::JobStatusChange { status, .. } => format!("{status:?}"),
+        Event::JobReady(end) => format!("BLOCK_JOB_READY {} of {}", end.offset, end.len),
+        Event::JobCompleted(_, None) => "BLOCK_JOB_COMPLETED".to_owned(),
+        Event::JobCompleted(_, Some(why)) => format!("BLOCK_JOB_COMPLETED: {why}"),
+        Event::JobCancelled(_) => "BLOCK_JOB_CANCELLED".to_owned(),
+        Event::JobPending { .. } => "BLOCK_JOB_PENDING".to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn desc(result: Result<(), CmdError>) -> String {
+    result.unwrap_err().desc
+}
+
+#[test]
+fn a_job_that_does_not_converge_cannot_be_completed() {
+    let bench = Bench::start(false, false, false);
+    let refused = "Job 'job' in state 'running' cannot accept command verb 'complete'";
+    assert_eq!(desc(bench.jobs.complete(ID)), refused);
+    bench.until("BLOCK_JOB_PENDING");
+    assert_eq!(bench.status(), (JobStatus::Pending, false));
+    bench.jobs.finalize(ID).unwrap();
+    bench.until("Null");
+    let life = [
+        "Created",
+        "Running",
+        "run",
+        "Waiting",
+        "Pending",
+        "BLOCK_JOB_PENDING",
+        "finish",
+        "dropped",
+        "BLOCK_JOB_COMPLETED",
+        "Concluded",
+        "Null",
+    ];
+    assert_eq!(bench.heard(), life);
+    assert!(bench.jobs.jobs().is_empty());
+}
+
+#[test]
+fn a_job_that_converges_is_ready_until_its_client_completes_it() {
+    let bench = Bench::start(true, false, true);
+    bench.until("converge");
+    assert_eq!(bench.status(), (JobStatus::Ready, true));
+    bench.jobs.pause(ID).unwrap();
+    bench.until("Standby");
+    assert_eq!(bench.status(), (JobStatus::Standby, true));
+    bench.jobs.resume(ID).unwrap();
+    bench.until("converge");
+    bench.jobs.complete(ID).unwrap();
+    bench.until("Null");
+    let life = [
+        "Created",
+        "Running",
+        "run",
+        "Ready",
+        "BLOCK_JOB_READY 7 of 7",
+        "converge",
+        "Standby",
+        "Ready",
+        "converge",
+        "complete: take over",
+        "Waiting",
+        "Pending",
+        "finish",
+        "dropped",
+        "BLOCK_JOB_COMPLETED",
+        "Concluded",
+        "Null",
+    ];
+    assert_eq!(bench.heard(), life);
+}
+
+#[test]
+fn a_ready_job_that_is_cancelled_ends_well_but_by_force() {
+    let bench = Bench::start(true, false, true);
+    bench.until("converge");
+    bench.heard();
+    bench.jobs.cancel(ID, false).unwrap();
+    bench.until("Null");
+    let life = [
+        "complete: leave",
+        "Waiting",
+        "Pending",
+        "finish",
+        "dropped",
+        "BLOCK_JOB_COMPLETED",
+        "Concluded",
+        "Null",
+    ];
+    assert_eq!(bench.heard(), life);
+
+    let bench = Bench::start(true, false, true);
+    bench.until("converge");
+    bench.heard();
+    bench.jobs.cancel(ID, true).unwrap();
+    bench.until("Null");
+    let life = [
+        "Aborting",
+        "undo",
+        "dropped",
+        "BLOCK_JOB_CANCELLED",
+        "Concluded",
+        "Null",
+    ];
+    assert_eq!(bench.heard(), life);
+}
+
+#[test]
+fn a_job_that_cannot_finish_is_undone() {
+    let bench = Bench::start(false, true, true);
+    bench.until("Null");
+    let failed = format!("BLOCK_JOB_COMPLETED: {}", Error::from(IoError::OutOfRange));
+    let life = [
+        "Created",
+        "Running",
+        "run",
+        "Waiting",
+        "Pending",
+        "finish",
+        "Aborting",
+        "undo",
+        "dropped",
+        &failed,
+        "Concluded",
+        "Null",
+    ];
+    assert_eq!(bench.heard(), life);
+}
+
+#[test]
+fn a_job_cancelled_while_it_waits_for_its_client_is_undone() {
+    let bench = Bench::start(false, false, false);
+    bench.until("BLOCK_JOB_PENDING");
+    bench.heard();
+    bench.jobs.cancel(ID, false).unwrap();
+    bench.until("Null");
+    let life = [
+        "Aborting",
+        "undo",
+        "dropped",
+        "BLOCK_JOB_CANCELLED",
+        "Concluded",
+        "Null",
+    ];
+    assert_eq!(bench.heard(), life);
+}
+
+#[test]
+fn a_paused_job_is_cancelled_by_force_only() {
+    let bench = Bench::start(false, false, true);
+    bench.jobs.pause(ID).unwrap();
+    bench.until("Paused");
+    let refused = "The block job for device 'job' is currently paused";
+    assert_eq!(desc(bench.jobs.cancel(ID, false)), refused);
+    bench.jobs.cancel(ID, true).unwrap();
+    bench.until("Null");
+    let life = [
+        "Created",
+        "Running",
+        "run",
+        "Paused",
+        "Running",
+        "Aborting",
+        "undo",
+        "dropped",
+        "BLOCK_JOB_CANCELLED",
+        "Concluded",
+        "Null",
+    ];
+    assert_eq!(bench.heard(), life);
+}
+
+#[test]
+fn states_follow_each_other_as_in_qemus_table() {
+    use JobStatus::{
+        Aborting, Concluded, Created, Null, Paused, Pending, Ready, Running, Standby, Waiting,
+    };
+    let all = [
+        Created, Running, Paused, Ready, Standby, Waiting, Pending, Aborting, Concluded, Null,
+    ];
+    // From the states in this order, a line for each, to the same ones.
+    let table = [
+        ".1.....1.1",
+        "..11.1.1..",
+        ".1........",
+        "....11.1..",
+        "...1......",
+        "......11..",
+        ".......11.",
+        "........1.",
+        ".........1",
+        "..........",
+    ];
+    for (from, row) in all.iter().zip(table) {
+        for (to, cell) in all.iter().zip(row.chars()) {
+            assert_eq!(may_follow(*from, *to), cell == '1', "{from:?} to {to:?}");
+        }
+    }
+}

@@ -27,8 +27,8 @@ pub enum Entry {
     Refused(u64),
     /// The disk is about to get that many bytes.
     Resizing(u64),
-    /// The disk has that many bytes.
-    Resized(u64),
+    /// The disk has that many bytes, durably; its top layer has that name.
+    Resized(u64, String),
     /// A flush with this number is about to be sent.
     Flushing(u64),
     /// The guest has been told that the flush is done; the disk's top layer has that name.
@@ -61,7 +61,7 @@ impl Journal {
     }
 
     fn top(&self) -> String {
-        self.0.root().path().display().to_string()
+        top(&self.0)
     }
 }
 
@@ -73,8 +73,12 @@ pub fn resizing(size: u64) {
     put(&format!("resizing {size}"));
 }
 
-pub fn resized(size: u64) {
-    put(&format!("resized {size}"));
+pub fn resized(size: u64, disk: &GuestDisk) {
+    put(&format!("resized {size} {}", top(disk)));
+}
+
+fn top(disk: &GuestDisk) -> String {
+    disk.root().path().display().to_string()
 }
 
 /// Writes a line, in one call: a reader never sees half of one.
@@ -107,7 +111,7 @@ pub fn parse(line: &str) -> Option<Entry> {
     match what {
         "refused" => Some(Entry::Refused(number.ok()?)),
         "resizing" => Some(Entry::Resizing(number.ok()?)),
-        "resized" => Some(Entry::Resized(number.ok()?)),
+        "resized" => Some(Entry::Resized(number.ok()?, words.next()?.to_owned())),
         "completed" => Some(Entry::Completed(number.ok()?)),
         "durable" => Some(Entry::Durable(number.ok()?, words.next()?.to_owned())),
         "flushing" => Some(Entry::Flushing(number.ok()?)),
@@ -142,7 +146,10 @@ impl Replay {
             }
             Entry::Refused(id) => model.refused(self.under_way[&id]),
             Entry::Resizing(size) => model.resizing(size),
-            Entry::Resized(size) => model.resized(size),
+            Entry::Resized(size, top) => {
+                model.resized(size);
+                self.top = Some(top);
+            }
             Entry::Flushing(number) => {
                 self.flushes.insert(number, model.now());
             }

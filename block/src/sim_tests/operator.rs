@@ -149,7 +149,7 @@ impl Operator {
             match result {
                 Ok(_) => {
                     if writes_journal {
-                        journal::resized(size);
+                        journal::resized(size, &disk);
                     }
                     model.borrow_mut().resized(size);
                 }

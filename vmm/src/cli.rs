@@ -8,6 +8,7 @@ mod keys;
 pub mod object;
 pub mod serial;
 pub mod size;
+pub mod test;
 
 use std::path::PathBuf;
 
@@ -15,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::{
     disk::DiskOption, ending::EndingArgs, export::ExportOption, object::ObjectOption,
-    serial::SerialEndpoint,
+    serial::SerialEndpoint, test::TestArgs,
 };
 use crate::{
     kvm::cpuid::MAX_CPUS,
@@ -41,6 +42,8 @@ pub struct Cli {
 pub enum Command {
     /// Boot a guest.
     Run(Box<RunArgs>),
+    /// Run a command in a guest, and end with its exit status.
+    Test(Box<TestArgs>),
     /// Serve disks on the network, without a guest.
     Serve(ServeArgs),
     /// Say what this host can do: whether KVM is usable, which I/O engines work, what a folder's file system offers.

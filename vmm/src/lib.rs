@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod cli;
 pub mod doctor;
+pub mod guest_command;
 pub mod kick_signal;
 pub mod kvm;
 pub mod layout;

@@ -13,12 +13,15 @@ mod post;
 mod signals;
 mod vcpus;
 
-use std::{io, sync::Arc, time::Instant};
+use std::{io, os::unix::net::UnixStream, sync::Arc, time::Instant};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use kvm_ioctls::Kvm;
 use strata_block::engine::Engine;
-use strata_devices::{acpi::tables::Tables, legacy::serial::Output};
+use strata_devices::{
+    acpi::tables::Tables,
+    legacy::serial::{Output, SerialInput},
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use self::{
@@ -28,14 +31,19 @@ use self::{
     disks::{DiskError, Seats},
     handle::{Handle, State},
     outcome::Outcome,
-    post::{Inbox, Post},
+    post::Inbox,
     signals::Signals,
     vcpus::{Buses, Setup, VcpuError, Vcpus},
 };
 pub use self::{console::Transcript, disks::DiskReport, vcpus::VcpuReport};
+pub(crate) use self::{
+    console::{Patience, RawTerminal},
+    post::{GuestEvent, Post},
+};
 use crate::{
     boot::{BootError, BootSource},
     cli::{RunArgs, serial::SerialEndpoint},
+    guest_command::TestError,
     kvm::{
         self, KvmError,
         irq::Router,
@@ -97,6 +105,9 @@ pub enum RunError {
     /// The event loop.
     #[error("the event loop failed: {0}")]
     Events(event_manager::Error),
+    /// A command could not be run in a guest.
+    #[error(transparent)]
+    Command(Box<TestError>),
     /// KVM gave up on the guest. The disks have been closed in the orderly way.
     #[error("the guest cannot go on: {0}")]
     Guest(String),
@@ -108,6 +119,14 @@ pub enum RunError {
 /// Says what was tried when a host call failed.
 fn host(what: &'static str) -> impl Fn(io::Error) -> RunError {
     move |source| RunError::Host { what, source }
+}
+
+/// The host's end of the second serial port, for a guest that runs a command for us.
+pub(crate) struct CommandPort {
+    /// What the guest receives.
+    pub input: UnixStream,
+    /// Makes what takes what the guest sends.
+    pub output: Box<dyn FnOnce(Post, Patience) -> Output>,
 }
 
 /// How a run ended, and what the machine was doing.
@@ -138,6 +157,20 @@ pub fn run(
     transcript: &Transcript,
     begin: Instant,
 ) -> Result<Ended, RunError> {
+    run_with(args, serial, transcript, begin, None)
+}
+
+/// The same with a second serial port, for a guest that runs a command for us.
+///
+/// # Errors
+/// [`RunError`].
+pub(crate) fn run_with(
+    args: &RunArgs,
+    serial: &SerialEndpoint,
+    transcript: &Transcript,
+    begin: Instant,
+    command: Option<CommandPort>,
+) -> Result<Ended, RunError> {
     let mut boot = BootSource::open(&args.kernel, args.initrd.as_deref(), &args.append)?;
     let kvm = probe::open()?;
     let (post, inbox) = Inbox::new().map_err(host("make an eventfd"))?;
@@ -154,6 +187,9 @@ pub fn run(
         Board::add_exit_port(&mut hardware.buses, &post, option)
             .map_err(|_| RunError::ExitPort(option.port))?;
     }
+    let command = command
+        .map(|command| hardware.add_command_port(command, &post, console.patience()))
+        .transpose()?;
     let told = notifier.clone();
     let engine = Engine::new(move |event| told.notify(Notice::Block(event)))
         .map_err(host("make an eventfd"))?;
@@ -185,6 +221,7 @@ pub fn run(
         Box::new(Watch::file(engine.event_fd())),
     ];
     subscribers.extend(workers.iter().map(disks::Worker::subscriber));
+    subscribers.extend(command);
     subscribers.extend(console.input(Arc::clone(&hardware.board.serial), post));
     let control = Control::new(control::Parts {
         vcpus,
@@ -246,6 +283,20 @@ impl Hardware {
             buses,
             board,
         })
+    }
+
+    /// Adds the port over which a command's streams travel; what feeds it on the event loop.
+    fn add_command_port(
+        &mut self,
+        command: CommandPort,
+        post: &Post,
+        patience: Patience,
+    ) -> Result<Box<dyn MutEventSubscriber>, BoardError> {
+        let output = (command.output)(post.clone(), patience);
+        let port = self
+            .board
+            .add_command_port(&mut self.buses, &self.router, output)?;
+        Ok(Box::new(SerialInput::new(port, command.input)))
     }
 
     /// Where disks' devices are put, for a guest with `cpus` processors.

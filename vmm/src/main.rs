@@ -4,6 +4,7 @@ use std::{
     error::Error,
     fs::File,
     io::{self, IsTerminal},
+    path::Path,
     process::ExitCode,
     time::Instant,
 };
@@ -11,8 +12,8 @@ use std::{
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use strata_block::storage::{outlive_size_limit, raise_descriptor_limit};
 use strata_vmm::{
-    cli::{Cli, Command, RunArgs},
-    doctor,
+    cli::{Cli, Command, RunArgs, test::TestArgs},
+    doctor, guest_command,
     machine::{self, Transcript},
     run_result::{FAILED, RunResult},
     serve,
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Run(args) => return run(&args, begin),
+        Command::Test(args) => return test(&args, begin),
         Command::Serve(args) => serve::run(&args).map_err(Into::into),
         Command::Doctor(args) => doctor::run(&args.dir).map_err(Into::into),
     };
@@ -53,25 +55,36 @@ fn run(args: &RunArgs, begin: Instant) -> ExitCode {
         let kind = ErrorKind::ArgumentConflict;
         Cli::command().error(kind, conflict).exit()
     });
-    // Before the guest runs: nobody wants to learn of a mistyped folder after an hour.
-    let file = match args.ending.result.as_ref().map(File::create).transpose() {
-        Ok(file) => file,
-        Err(error) => return result_not_written(args, &error),
-    };
     let transcript = Transcript::default();
-    let ended = machine::run(args, &serial, &transcript, begin);
-    let result = RunResult::new(args, ended, &transcript, begin);
-    eprint!("{}", result.for_people());
-    if let Some(file) = file
-        && let Err(error) = result.write(&file)
-    {
-        return result_not_written(args, &error);
-    }
-    ExitCode::from(result.exit_status)
+    let run = || {
+        let ended = machine::run(args, &serial, &transcript, begin);
+        RunResult::new(&args.kernel, ended, &transcript, begin)
+    };
+    with_result(args.ending.result.as_deref(), run)
 }
 
-fn result_not_written(args: &RunArgs, error: &io::Error) -> ExitCode {
-    let path = args.ending.result.as_deref().unwrap_or("".as_ref());
+/// `strata test`.
+fn test(args: &TestArgs, begin: Instant) -> ExitCode {
+    with_result(args.result.as_deref(), || guest_command::run(args, begin))
+}
+
+/// Says what came of a run, also in the file that is wanted.
+fn with_result(path: Option<&Path>, run: impl FnOnce() -> RunResult) -> ExitCode {
+    // Before the guest runs: nobody wants to learn of a mistyped folder after an hour.
+    let file = match path.map(|path| File::create(path).map(|file| (path, file))) {
+        None => None,
+        Some(Ok(file)) => Some(file),
+        Some(Err(error)) => return not_written(path.unwrap_or("".as_ref()), &error),
+    };
+    let result = run();
+    eprint!("{}", result.for_people());
+    match file.map(|(path, file)| (path, result.write(&file))) {
+        Some((path, Err(error))) => not_written(path, &error),
+        _ => ExitCode::from(result.exit_status),
+    }
+}
+
+fn not_written(path: &Path, error: &io::Error) -> ExitCode {
     eprintln!(
         "strata: could not write --result {}: {error}",
         path.display()

@@ -4,16 +4,13 @@ use std::{
     fmt::Write as _,
     fs::File,
     io::{self, Write as _},
-    path::PathBuf,
+    path::Path,
     time::Instant,
 };
 
 use serde::Serialize;
 
-use crate::{
-    cli::RunArgs,
-    machine::{DiskReport, Ended, RunError, Transcript, VcpuReport, outcome::Outcome},
-};
+use crate::machine::{DiskReport, Ended, RunError, Transcript, VcpuReport, outcome::Outcome};
 
 /// Strata itself failed.
 pub const FAILED: u8 = 125;
@@ -69,7 +66,7 @@ pub struct Versions {
     /// This program.
     pub strata: &'static str,
     /// The kernel that was booted, as the command line names it.
-    pub kernel: PathBuf,
+    pub kernel: String,
     /// The host's kernel.
     pub host: String,
 }
@@ -77,7 +74,7 @@ pub struct Versions {
 impl RunResult {
     /// Puts together what is known. The run has begun at `begin`.
     pub fn new(
-        args: &RunArgs,
+        kernel: &Path,
         run: Result<Ended, RunError>,
         transcript: &Transcript,
         begin: Instant,
@@ -97,7 +94,7 @@ impl RunResult {
             console: transcript.tail(),
             versions: Versions {
                 strata: env!("CARGO_PKG_VERSION"),
-                kernel: args.kernel.clone(),
+                kernel: kernel.display().to_string(),
                 host: host_kernel(),
             },
         };
@@ -126,10 +123,33 @@ impl RunResult {
         result
     }
 
+    /// The same for a run that was there for one command.
+    pub fn of_command(
+        kernel: &Path,
+        run: Result<Ended, RunError>,
+        transcript: &Transcript,
+        begin: Instant,
+    ) -> Self {
+        let mut result = Self::new(kernel, run, transcript, begin);
+        match result.outcome {
+            "command" => result.code = Some(result.exit_status.into()),
+            // Whatever ended it, there is no status of a command.
+            "power-off" | "signal" | "quit" => {
+                result.exit_status = FAILED;
+                result.reason += " before the command had ended";
+            }
+            _ => {}
+        }
+        result
+    }
+
     /// What people read: for a panic or a time-out what the guest was doing, and always a last line
-    /// that says how the run ended.
+    /// that says how the run ended, unless a command did and has said what it had to.
     pub fn for_people(&self) -> String {
         let mut text = String::new();
+        if self.outcome == "command" {
+            return text;
+        }
         if !self.vcpus.is_empty() {
             self.explain(&mut text);
         }

@@ -27,7 +27,12 @@ fn line(args: &[&str]) -> String {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in [&["--help"][..], &["run", "--help"], &["doctor", "--help"]] {
+    for command in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["test", "--help"],
+        &["doctor", "--help"],
+    ] {
         let output = strata(command);
         assert!(output.status.success());
         let text = String::from_utf8(output.stdout).unwrap();

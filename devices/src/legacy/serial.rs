@@ -1,4 +1,4 @@
-//! COM1: a 16550A whose line is the host's standard output, a file or a socket.
+//! A 16550A whose line is the host's standard output, a file or a socket.
 //!
 //! The registers are answered on the vCPU threads ([`SerialPort`]); what people type is read on the
 //! device thread ([`SerialInput`]), never more than the receive FIFO has room for, so that pasted
@@ -65,6 +65,10 @@ impl SerialPort {
     pub const COM1: u64 = 0x3f8;
     /// Interrupt of COM1.
     pub const COM1_IRQ: u32 = 4;
+    /// First port of COM2.
+    pub const COM2: u64 = 0x2f8;
+    /// Interrupt of COM2.
+    pub const COM2_IRQ: u32 = 3;
     /// Number of ports.
     pub const LEN: u64 = 8;
 

@@ -54,6 +54,18 @@ pub struct EndingArgs {
 }
 
 impl EndingArgs {
+    /// Those of a run that is there for one command: it ends with the kernel.
+    pub fn of_command(timeout: Option<Duration>) -> Self {
+        Self {
+            on_reset: OnReset::Exit,
+            no_reboot: false,
+            on_panic: OnPanic::Exit,
+            timeout,
+            exit_port: None,
+            result: None,
+        }
+    }
+
     /// What a reset does.
     pub fn on_reset(&self) -> OnReset {
         if self.no_reboot {

@@ -35,6 +35,8 @@ pub struct Board {
     pub bars: BarAllocator,
     /// The serial port, for its input.
     pub serial: Arc<Mutex<SerialPort>>,
+    /// The second one, where a command's streams travel.
+    command: Option<Arc<Mutex<SerialPort>>>,
     pci: Arc<Mutex<PciRoot>>,
     pm: Arc<Mutex<PmBlock>>,
     i8042: Arc<Mutex<I8042>>,
@@ -101,6 +103,7 @@ impl Board {
         Ok(Self {
             bars: BarAllocator::default(),
             serial,
+            command: None,
             pci,
             pm,
             i8042,
@@ -124,13 +127,33 @@ impl Board {
         buses.ports.insert(port.into(), ExitPort::LEN, device)
     }
 
+    /// Adds the second serial port, whose output goes to `output`; the port, for its input.
+    ///
+    /// # Errors
+    /// [`BoardError`].
+    pub fn add_command_port(
+        &mut self,
+        buses: &mut Buses,
+        router: &Arc<Router>,
+        output: Output,
+    ) -> Result<Arc<Mutex<SerialPort>>, BoardError> {
+        let port = shared(SerialPort::new(router.line(SerialPort::COM2_IRQ), output)?);
+        buses
+            .ports
+            .insert(SerialPort::COM2, SerialPort::LEN, port.clone())?;
+        self.command = Some(Arc::clone(&port));
+        Ok(port)
+    }
+
     /// Brings all devices into the state after power-on. No vCPU runs, and no request is under way.
     pub fn reset(&self) {
         lock(&self.pci).reset();
         lock(&self.pm).reset();
         lock(&self.i8042).reset();
         lock(&self.rtc).reset();
-        lock(&self.serial).reset();
+        for port in [&self.serial].into_iter().chain(&self.command) {
+            lock(port).reset();
+        }
     }
 
     /// Puts a disk's controller on the PCI bus.

@@ -20,6 +20,7 @@ use strata_devices::legacy::serial::{Output, SerialInput, SerialPort};
 
 pub use self::transcript::{Recorded, Transcript};
 use self::{keyboard::Keyboard, output::Patient, socket::SocketSource};
+pub use self::{keyboard::RawTerminal, output::Patience};
 use super::post::Post;
 use crate::cli::serial::SerialEndpoint;
 
@@ -75,6 +76,11 @@ impl Console {
     /// It must not hold up a guest that is to be parked.
     pub fn hurry(&self) -> Hurry {
         Hurry(Arc::clone(&self.hurry))
+    }
+
+    /// The same for output of other ports.
+    pub fn patience(&self) -> Patience {
+        Patience(Arc::clone(&self.hurry))
     }
 
     /// What feeds `port` on the event loop, if anything does. Switches a terminal to raw mode.

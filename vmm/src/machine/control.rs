@@ -152,6 +152,11 @@ impl Control {
             GuestEvent::Reset => return self.on_reset(ResetCause::Guest),
             GuestEvent::TripleFault => return self.on_reset(ResetCause::TripleFault),
             GuestEvent::PowerOff => return Ok(Some(self.unless_panicked(Outcome::PoweredOff))),
+            GuestEvent::CommandEnded(status) => return Ok(Some(Outcome::Command(status).into())),
+            GuestEvent::ResultsLost(why) => {
+                let why = format!("the command's results could not be written: {why}");
+                return Ok(Some(End::failed(why)));
+            }
             GuestEvent::Exited(code) => return Ok(Some(Outcome::Exited(code).into())),
             GuestEvent::Panicked | GuestEvent::PanicEnded => return self.on_panic(),
             GuestEvent::PanicPrinted(why) => self.panics.printed(why),

@@ -13,6 +13,8 @@ pub enum Outcome {
     Quit,
     /// SIGTERM, SIGINT or SIGHUP.
     Signal,
+    /// The command that the guest ran has ended with this status.
+    Command(u8),
     /// The guest wrote this code to the exit port.
     Exited(u32),
     /// The guest's kernel panicked, with this reason if it told one.
@@ -42,6 +44,7 @@ impl Outcome {
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::PoweredOff | Self::Quit | Self::Signal => 0,
+            Self::Command(status) => *status,
             // At most 99, so it fits.
             Self::Exited(code) => (*code).min(LAST_CODE) as u8,
             Self::Panicked(_) => 101,
@@ -56,6 +59,7 @@ impl Outcome {
             Self::PoweredOff => "power-off",
             Self::Quit => "quit",
             Self::Signal => "signal",
+            Self::Command(_) => "command",
             Self::Exited(_) => "exit",
             Self::Panicked(_) => "panic",
             Self::Reset(ResetCause::TripleFault) => "triple-fault",
@@ -70,6 +74,7 @@ impl Outcome {
             Self::PoweredOff => "the guest powered off".into(),
             Self::Quit => "the guest was ended by quit".into(),
             Self::Signal => "the guest was ended by a signal".into(),
+            Self::Command(status) => format!("the command ended with status {status}"),
             Self::Exited(code @ 0..=LAST_CODE) => format!("the guest ended with code {code}"),
             Self::Exited(code) => {
                 format!("the guest ended with code {code} (exit status {LAST_CODE})")
@@ -95,7 +100,7 @@ impl Outcome {
     /// The reason in the event `SHUTDOWN`.
     pub fn cause(&self) -> ShutdownCause {
         match self {
-            Self::PoweredOff | Self::Exited(_) => ShutdownCause::Guest,
+            Self::PoweredOff | Self::Command(_) | Self::Exited(_) => ShutdownCause::Guest,
             Self::Quit => ShutdownCause::Quit,
             // There is no better word for a time-out.
             Self::Signal | Self::TimedOut(_) => ShutdownCause::Signal,

@@ -24,6 +24,10 @@ pub enum GuestEvent {
     PowerOff,
     /// It ends the run with this code.
     Exited(u32),
+    /// The command that it ran for us has ended with this status.
+    CommandEnded(u8),
+    /// What that left as its results could not be written; one line for people.
+    ResultsLost(String),
     /// Its kernel says by the panic device that it has panicked.
     Panicked,
     /// The same, and another kernel takes over.

@@ -16,39 +16,51 @@ const ESCAPE: u8 = 0x01;
 pub struct Keyboard {
     filter: Filter,
     post: Post,
-    /// What the terminal was like, where it is one.
-    before: Option<Termios>,
+    /// Kept for its `Drop`.
+    _raw: Option<RawTerminal>,
 }
 
 impl Keyboard {
     /// Standard input; a terminal is switched to raw mode until this is dropped.
     pub fn new(post: Post) -> Self {
-        let before = make_raw()
-            .inspect_err(|error| tracing::warn!(%error, "the terminal stays as it is"))
-            .unwrap_or_default();
+        let raw = RawTerminal::enter()
+            .inspect_err(|error| tracing::warn!(%error, "the terminal stays as it is"));
         Self {
             filter: Filter::default(),
             post,
-            before,
+            _raw: raw.ok(),
         }
     }
 }
 
-/// Switches to raw mode; the state before, if standard input is a terminal.
-fn make_raw() -> io::Result<Option<Termios>> {
-    if !io::stdin().is_terminal() {
-        return Ok(None);
-    }
-    let before = tcgetattr(io::stdin())?;
-    let mut raw = before.clone();
-    raw.make_raw();
-    // The guest's console and our own messages end lines with a line feed only.
-    raw.output_modes = before.output_modes;
-    tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
-    Ok(Some(before))
+/// This program's terminal in raw mode, until it is dropped.
+pub struct RawTerminal {
+    /// What it was like, where standard input is one.
+    before: Option<Termios>,
 }
 
-impl Drop for Keyboard {
+impl RawTerminal {
+    /// Switches to raw mode, if standard input is a terminal.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn enter() -> io::Result<Self> {
+        if !io::stdin().is_terminal() {
+            return Ok(Self { before: None });
+        }
+        let before = tcgetattr(io::stdin())?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        // The guest's console and our own messages end lines with a line feed only.
+        raw.output_modes = before.output_modes;
+        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+        Ok(Self {
+            before: Some(before),
+        })
+    }
+}
+
+impl Drop for RawTerminal {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
             // Nothing is left to be done if the terminal has gone.

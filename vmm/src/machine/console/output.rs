@@ -32,6 +32,18 @@ pub struct Patient<W> {
     hurry: Arc<AtomicBool>,
 }
 
+/// For output that goes to different places: each write waits, but not when there is a hurry.
+#[derive(Clone)]
+pub struct Patience(pub(super) Arc<AtomicBool>);
+
+impl Patience {
+    /// Writes all of it. What nobody takes, or what cannot be written, is dropped.
+    pub fn write(&self, target: &mut (impl Write + AsFd), bytes: &[u8]) {
+        let mut patient = Patient::new(target, Arc::clone(&self.0));
+        let _ = patient.write_all(bytes).and_then(|()| patient.flush());
+    }
+}
+
 impl<W: Write + AsFd> Patient<W> {
     /// Writes to `target`; `hurry` says when not to wait.
     pub fn new(target: W, hurry: Arc<AtomicBool>) -> Self {

@@ -1,0 +1,81 @@
+//! The command line of `strata test`.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use super::{
+    disk::{self, DiskOption},
+    duration, size,
+};
+use crate::kvm::cpuid::MAX_CPUS;
+
+/// `strata test`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  strata test -- uname -r\n  \
+                  strata test --kernel arch/x86/boot/bzImage --root file=debian.qcow2,format=qcow2 \\\n      \
+                  --share .:/src --timeout 5m -- make -C /src check\n\n\
+                  Without --root the command runs in an initramfs that holds busybox if the host has a static one.\n\
+                  Results that it leaves in the folder $STRATA_OUT come back by --out. 'strata-exit N' ends the guest.\n\n\
+                  Exit status: that of the command; 127 if it was not found; 101 the kernel panicked; 102 the guest was\n\
+                  reset; 124 time-out; 125 strata failed, or the guest ended before the command did; 126 KVM cannot be\n\
+                  used; 2 wrong usage.")]
+pub struct TestArgs {
+    /// Kernel to boot [default: the host's own in /boot, or the newest one there].
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// A disk, as key=value,... (as of 'strata run'); may be given several times.
+    #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parse)]
+    pub disks: Vec<DiskOption>,
+    /// The disk whose file system is the command's root, as key=value,... It comes before the others.
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = disk::parse)]
+    pub root: Option<DiskOption>,
+    /// A copy of a folder for the guest; may be given several times.
+    #[arg(long = "share", value_name = "DIR:MOUNT", value_parser = parse_share)]
+    pub shares: Vec<Share>,
+    /// Folder for the command's results.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// More words for the kernel's command line.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    pub append: String,
+    /// Guest memory, with suffix M or G (plain numbers are MiB).
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size::parse_memory)]
+    pub memory: u64,
+    /// Number of processors.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MAX_CPUS as i64))]
+    pub cpus: u8,
+    /// End after so long, counted from the start: a number with the suffix s, m or h.
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub timeout: Option<Duration>,
+    /// Write what came of it into a file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub result: Option<PathBuf>,
+    /// The command, and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// The value of `--share`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// Folder of the host.
+    pub from: PathBuf,
+    /// Absolute path in the guest.
+    pub to: String,
+}
+
+fn parse_share(text: &str) -> Result<Share, String> {
+    match text.rsplit_once(':') {
+        Some((from, to)) if !from.is_empty() && to.starts_with('/') && to.len() > 1 => Ok(Share {
+            from: from.into(),
+            to: to.to_owned(),
+        }),
+        _ => Err("expected DIR:MOUNT, where MOUNT is an absolute path in the guest".into()),
+    }
+}

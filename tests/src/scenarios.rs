@@ -5,6 +5,7 @@ use crate::stage::Stage;
 
 mod bad_input;
 mod boot;
+mod command;
 mod control;
 mod host;
 mod intx;
@@ -51,6 +52,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "outcome",
         about: "how a run ended: codes, panics, resets, time-outs, and what is said of them",
         play: outcome::play,
+    },
+    Scenario {
+        name: "command",
+        about: "strata test: commands in guests, their streams, exit status and results",
+        play: command::play,
     },
     Scenario {
         name: "pio",

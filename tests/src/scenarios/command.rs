@@ -1,0 +1,211 @@
+//! `strata test`: commands in guests that exist for them alone.
+
+use crate::error::{Context, Outcome, ensure};
+use crate::image::Tool;
+use crate::program::{self, Ended};
+use crate::stage::Stage;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Longest that a guest may take, in an emulated test host with other work beside it.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Plays it.
+pub fn play(stage: &mut Stage) -> Outcome<()> {
+    streams(stage)?;
+    input(stage)?;
+    statuses(stage)?;
+    shares_and_results(stage)?;
+    root(stage)?;
+    refused(stage)
+}
+
+fn run(stage: &Stage, options: &[&str], command: &[&str]) -> Outcome<Ended> {
+    let kernel = stage.images.join("vmlinuz").display().to_string();
+    let args = [&["test", "--kernel", &kernel], options, &["--"], command].concat();
+    program::run("strata", &args, LIMIT)
+}
+
+/// Output and errors arrive apart, whole, and without a word of the kernel's.
+fn streams(stage: &mut Stage) -> Outcome<()> {
+    let script = "seq 1 20000; echo oops >&2; printf '\\000\\001\\377'; exit 42";
+    let ended = run(stage, &[], &["sh", "-c", script])?;
+    let mut expected: String = (1..=20000).map(|number| format!("{number}\n")).collect();
+    // As the harness reads it: what is no text is marked.
+    expected += "\0\u{1}\u{fffd}";
+    let is_right = ended.code == Some(42) && ended.stdout == expected && ended.stderr == "oops\n";
+    ensure(is_right, || {
+        let end = ended.stdout.len().saturating_sub(50);
+        format!(
+            "{:?} {:?} ...{:?}",
+            ended.code,
+            ended.stderr,
+            &ended.stdout.get(end..)
+        )
+    })?;
+    stage.verified(
+        "streams",
+        format!("{} bytes, and errors apart", expected.len()),
+    );
+    Ok(())
+}
+
+/// What is typed, or piped in, arrives whole.
+fn input(stage: &mut Stage) -> Outcome<()> {
+    let kernel = stage.images.join("vmlinuz");
+    let mut command = Command::new("strata");
+    command
+        .arg("test")
+        .arg("--kernel")
+        .arg(&kernel)
+        .args(["--", "md5sum"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().context("strata test")?;
+    let bytes: Vec<u8> = (0..100_000u32)
+        .flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes())
+        .take(60_000)
+        .collect();
+    let file = stage.dir.join("typed");
+    fs::write(&file, &bytes).context("typed")?;
+    let mut pipe = child.stdin.take().context("a pipe")?;
+    pipe.write_all(&bytes).context("the pipe")?;
+    drop(pipe);
+    let output = child.wait_with_output().context("strata test")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let expected = program::run("md5sum", &[&file], LIMIT)?.stdout;
+    let sum = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
+    ensure(
+        output.status.success() && sum(&said) == sum(&expected),
+        || format!("{said} {expected}"),
+    )?;
+    stage.verified("input", "60000 bytes, and its end");
+    Ok(())
+}
+
+fn statuses(stage: &mut Stage) -> Outcome<()> {
+    let cases: [(&[&str], &[&str], i32, &str); 5] = [
+        (
+            &[],
+            &["no-such-command"],
+            127,
+            "no-such-command: command not found in the guest",
+        ),
+        (&[], &["sh", "-c", "kill -9 $$"], 137, ""),
+        (&[], &["sh", "-c", "strata-exit 5; sleep 100"], 5, ""),
+        (
+            &["--timeout", "15s"],
+            &["sleep", "1000"],
+            124,
+            "had not ended after 15 s",
+        ),
+        (
+            &[],
+            &["sh", "-c", "echo c > /proc/sysrq-trigger"],
+            101,
+            "panicked: sysrq triggered crash",
+        ),
+    ];
+    for (options, command, status, says) in cases {
+        let ended = run(stage, options, command)?;
+        let is_right = ended.code == Some(status)
+            && ended.stderr.contains(says)
+            && (!says.is_empty() || ended.stderr.is_empty());
+        ensure(is_right, || format!("{command:?}: {ended:?}"))?;
+        stage.verified(command.join(" "), format!("exit status {status}"));
+    }
+    Ok(())
+}
+
+fn shares_and_results(stage: &mut Stage) -> Outcome<()> {
+    let (shared, out) = (stage.dir.join("shared"), stage.dir.join("out"));
+    fs::create_dir_all(shared.join("below")).context("shared")?;
+    fs::write(shared.join("below/text"), "from the host\n").context("shared")?;
+    let share = format!("{}:/work/src", shared.display());
+    let out_text = out.display().to_string();
+    let script = "mkdir $STRATA_OUT/d && tr a-z A-Z < /work/src/below/text > $STRATA_OUT/d/upper && \
+                  ln -s /etc $STRATA_OUT/link";
+    let ended = run(
+        stage,
+        &["--share", &share, "--out", &out_text],
+        &["sh", "-c", script],
+    )?;
+    let upper = fs::read_to_string(out.join("d/upper")).unwrap_or_default();
+    let is_right = ended.code == Some(0)
+        && upper == "FROM THE HOST\n"
+        && ended.stderr.contains("results: link is no plain file")
+        && !out.join("link").exists();
+    ensure(is_right, || format!("{ended:?} {upper:?}"))?;
+    stage.verified("share and results", "a folder goes in, files come back");
+    Ok(())
+}
+
+/// A disk whose file system is the command's root; what it writes is on the disk afterwards.
+fn root(stage: &mut Stage) -> Outcome<()> {
+    let tree = stage.dir.join("tree");
+    for folder in ["bin", "etc", "proc", "sys", "dev", "run"] {
+        fs::create_dir_all(tree.join(folder)).context("tree")?;
+    }
+    fs::copy("/bin/busybox", tree.join("bin/busybox")).context("busybox")?;
+    std::os::unix::fs::symlink("busybox", tree.join("bin/sh")).context("busybox")?;
+    let disk = stage.dir.join("root.raw");
+    Tool::QemuImg.create(&disk, "raw", "32M")?;
+    make_ext4(&tree, &disk)?;
+    let option = format!("file={},format=raw", disk.display());
+    let script = "busybox ls / > /etc/listing; busybox df / | busybox tail -n 1; strata-exit 9";
+    let ended = run(stage, &["--root", &option], &["sh", "-c", script])?;
+    ensure(
+        ended.code == Some(9) && ended.stdout.contains("/dev/"),
+        || format!("{ended:?}"),
+    )?;
+    let again = run(
+        stage,
+        &["--root", &option],
+        &["sh", "-c", "busybox cat /etc/listing"],
+    )?;
+    ensure(
+        again.code == Some(0) && again.stdout.contains("etc\n"),
+        || format!("{again:?}"),
+    )?;
+    stage.verified("root on a disk", "ext4, written, and there the next time");
+    Ok(())
+}
+
+fn make_ext4(tree: &Path, disk: &Path) -> Outcome<()> {
+    let args = ["-q", "-t", "ext4", "-d"].map(str::to_owned).into_iter();
+    let paths = [tree, disk].map(|path| path.display().to_string());
+    let args: Vec<_> = args.chain(paths).collect();
+    let made = program::run("mke2fs", &args, LIMIT)?;
+    ensure(made.code == Some(0), || format!("{made:?}"))
+}
+
+fn refused(stage: &mut Stage) -> Outcome<()> {
+    let empty = stage.dir.join("empty.raw");
+    Tool::QemuImg.create(&empty, "raw", "1M")?;
+    let empty = format!("file={},format=raw", empty.display());
+    let cases: [(&[&str], i32, &str); 4] = [
+        (&["--root", &empty], 125, "no file system that is known"),
+        (
+            &["--root", "file=/no/such/disk,format=raw"],
+            125,
+            "/no/such/disk",
+        ),
+        (&["--share", "/no/such/folder:/src"], 125, "/no/such/folder"),
+        (&["--share", "/tmp"], 2, "--share"),
+    ];
+    for (options, status, says) in cases {
+        let ended = run(stage, options, &["true"])?;
+        let is_right = ended.code == Some(status) && ended.stderr.contains(says);
+        ensure(is_right, || format!("{options:?}: {ended:?}"))?;
+    }
+    let args = ["test", "--kernel", "/no/such/kernel", "--", "true"];
+    let ended = program::run("strata", &args, LIMIT)?;
+    ensure(
+        ended.code == Some(125) && ended.stderr.contains("/no/such/kernel"),
+        || format!("{ended:?}"),
+    )?;
+    stage.verified("bad input", "one line each");
+    Ok(())
+}

@@ -23,7 +23,8 @@ use crate::{
     monitor::{Endpoint, Protocol},
 };
 
-/// Boots guests whose disks are layered images that can be snapshotted, merged and moved while they run.
+/// Boots guests whose disks are layered images that can be snapshotted, merged and moved while they
+/// run.
 #[derive(Debug, Parser)]
 #[command(
     name = "strata",
@@ -46,7 +47,8 @@ pub enum Command {
     Test(Box<TestArgs>),
     /// Serve disks on the network, without a guest.
     Serve(ServeArgs),
-    /// Say what this host can do: whether KVM is usable, which I/O engines work, what a folder's file system offers.
+    /// Say what this host can do: whether KVM is usable, which I/O engines work, what a folder's
+    /// file system offers.
     Doctor(DoctorArgs),
 }
 
@@ -94,7 +96,8 @@ pub struct RunArgs {
     /// A disk, as key=value,...; may be given several times.
     #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parse)]
     pub disks: Vec<DiskOption>,
-    /// Where the guest's first serial port goes: stdio, none, file:PATH or unix:PATH [default: stdio, where no monitor takes it].
+    /// Where the guest's first serial port goes: stdio, none, file:PATH or unix:PATH [default:
+    /// stdio, where no monitor takes it].
     #[arg(long, value_name = "WHERE", value_parser = serial::parse)]
     pub serial: Option<SerialEndpoint>,
     /// A monitor for people (HMP): stdio, unix:PATH or fd:N; may be given several times.

@@ -47,14 +47,14 @@ pub enum TestError {
         source: io::Error,
     },
     /// The kernel lacks a driver.
-    #[error("the kernel {version} has no {module}, neither built in nor in '{}'", folder.display())]
+    #[error("the kernel {version} has no {module}, neither built in nor in '{}'", directory.display())]
     NoModule {
         /// The kernel's version.
         version: String,
         /// The module.
         module: String,
         /// Where modules were looked for.
-        folder: PathBuf,
+        directory: PathBuf,
     },
     /// No file system is known on the root disk.
     #[error("--root: no file system that is known was found on '{}' (ext2 to ext4, XFS, Btrfs, squashfs, ISO 9660)", .0.display())]

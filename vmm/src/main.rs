@@ -70,7 +70,7 @@ fn test(args: &TestArgs, begin: Instant) -> ExitCode {
 
 /// Says what came of a run, also in the file that is wanted.
 fn with_result(path: Option<&Path>, run: impl FnOnce() -> RunResult) -> ExitCode {
-    // Before the guest runs: nobody wants to learn of a mistyped folder after an hour.
+    // Before the guest runs: nobody wants to learn of a mistyped directory after an hour.
     let file = match path.map(|path| File::create(path).map(|file| (path, file))) {
         None => None,
         Some(Ok(file)) => Some(file),

@@ -1,4 +1,5 @@
-//! What came of a run: the exit status, what people read on standard error, and a file for programs.
+//! What came of a run: the exit status, what people read on standard error, and a file for
+//! programs.
 
 use std::{
     fmt::Write as _,

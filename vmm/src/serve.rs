@@ -236,8 +236,8 @@ fn serve(engine: &Rc<Engine>, inbox: Rc<Inbox>) -> End {
     })
 }
 
-/// Answers monitors while everything comes to its end. Who asks for it once more does not want to wait
-/// for servers that have gone.
+/// Answers monitors while everything comes to its end. Who asks for it once more does not want to
+/// wait for servers that have gone.
 fn attend_to_the_end(engine: &Rc<Engine>, inbox: Rc<Inbox>) {
     let attended = engine.clone();
     engine.exec().spawn(Queue::Guest, async move {

@@ -1,7 +1,8 @@
 //! The paravirtual panic device: one port through which a guest's kernel says that it has panicked.
 //!
 //! QEMU's `docs/specs/pvpanic`: a read says which events the device knows, a write reports some of
-//! them. Linux finds it in the ACPI tables under the name [`PvPanic::ACPI_ID`] (driver `pvpanic-mmio`).
+//! them. Linux finds it in the ACPI tables under the name [`PvPanic::ACPI_ID`] (driver
+//! `pvpanic-mmio`).
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! The ways for a guest to end that are no power-off, so that tests see what the machine makes of them.
+//! The ways for a guest to end that are no power-off, so that tests see what the machine makes of
+//! them.
 
 use crate::port;
 use rustix::system::{RebootCommand, reboot};

@@ -13,7 +13,8 @@ pub fn write(port: u16, value: u8) -> io::Result<()> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the instruction touches no memory of ours, and the port is allowed since the call above.
+    // SAFETY: the instruction touches no memory of ours, and the port is allowed since the call
+    // above.
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) };
     Ok(())
 }

@@ -294,7 +294,8 @@ fn refused_messages(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     Ok(())
 }
 
-/// Clients that connect and say nothing, garbage, too much, or half a line. The others notice nothing.
+/// Clients that connect and say nothing, garbage, too much, or half a line. The others notice
+/// nothing.
 fn rude_clients(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     let socket = |kind: &str| stage.dir.join(format!("paused.{kind}.sock"));
     let connect = |kind: &str| {

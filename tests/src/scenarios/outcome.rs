@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use std::fs;
 use std::time::Duration;
 
-/// Longest that a guest may take to boot and end, in an emulated test host with other work beside it.
+/// Longest that a guest may take to boot and end, in an emulated test host with other work beside
+/// it.
 const LIMIT: Duration = Duration::from_secs(120);
 /// For a guest that hangs: the time in which others come up, and some.
 const TIMEOUT: &str = "30s";
@@ -103,7 +104,8 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     refused(stage)
 }
 
-/// Boots the test kernel; it tells what it does, also what the kernel does before there is a guest's program.
+/// Boots the test kernel; it tells what it does, also what the kernel does before there is a
+/// guest's program.
 fn run(stage: &Stage, name: &str, words: &str, options: &[&str]) -> Outcome<(Ended, Value)> {
     let path = |name: &str| stage.images.join(name).display().to_string();
     let result = stage.logs.join(format!("{name}.json"));
@@ -163,7 +165,8 @@ fn explained(case: &Case, ended: &Ended, json: &Value) -> Outcome<()> {
     })
 }
 
-/// A kernel without a root file system panics before it has loaded any module: only the console tells.
+/// A kernel without a root file system panics before it has loaded any module: only the console
+/// tells.
 fn panic_pauses(stage: &mut Stage) -> Outcome<()> {
     let boot = Boot {
         kernel: vec!["rdinit=/none".to_owned()],

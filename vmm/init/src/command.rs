@@ -23,7 +23,8 @@ use crate::{EXIT_PIPE, channel::Channel, frame, plan::Plan, sys};
 pub const OUT: &str = "/run/strata/out";
 /// `strata-exit` and its like.
 const TOOLS: &str = "/run/strata/bin";
-/// Once the command has ended, its streams are done with when they have ended, or nothing has come for so long.
+/// Once the command has ended, its streams are done with when they have ended, or nothing has come
+/// for so long.
 const AFTERGLOW: Duration = Duration::from_secs(1);
 
 const NOT_FOUND: u8 = 127;

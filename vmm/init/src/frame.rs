@@ -1,7 +1,7 @@
 //! The frames in which a guest and `strata test` speak over the second serial port.
 //!
-//! A frame is one byte that says what it is, two bytes of length (little endian), and so many bytes.
-//! Both sides use this file, each its part.
+//! A frame is one byte that says what it is, two bytes of length (little endian), and so many
+//! bytes. Both sides use this file, each its part.
 #![allow(dead_code)]
 
 /// Bytes of a frame before its content.
@@ -28,7 +28,8 @@ pub const EXIT: u8 = b'x';
 /// An [`INPUT`] has been read; the next one may come. Empty.
 pub const TAKEN: u8 = b'a';
 
-/// Standard input of the command, at most [`MAX_INPUT`] bytes. From the host; all above are from the guest.
+/// Standard input of the command, at most [`MAX_INPUT`] bytes. From the host; all above are from
+/// the guest.
 pub const INPUT: u8 = b'i';
 /// Standard input has ended. Empty.
 pub const INPUT_END: u8 = b'I';

@@ -10,7 +10,8 @@ pub const PATH: &str = "/strata/plan";
 pub struct Plan {
     /// Modules to load, in order.
     pub modules: Vec<String>,
-    /// The disk whose file system is the root, by its name in `/dev`; the initramfs itself without one.
+    /// The disk whose file system is the root, by its name in `/dev`; the initramfs itself without
+    /// one.
     pub root: Option<String>,
     /// File systems to try there.
     pub file_systems: Vec<String>,

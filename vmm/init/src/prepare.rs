@@ -126,7 +126,8 @@ pub fn place_shares(shares: &[(String, String)], root: &Path) -> Result<(), Stri
 /// Makes sure that the root's file system is as good as unmounted.
 pub fn leave_root(root: &Path) {
     if root != Path::new("/") {
-        // Programs that are still there keep it from being read-only; then it is written back all the same.
+        // Programs that are still there keep it from being read-only; then it is written back all
+        // the same.
         let _ = sys::mount_at("", ROOT, "", sys::REMOUNT | sys::READ_ONLY);
     }
 }

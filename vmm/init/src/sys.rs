@@ -153,8 +153,8 @@ pub fn set_size(master: &File, rows: u16, columns: u16) -> io::Result<()> {
     check(unsafe { ioctl(master.as_raw_fd(), TIOCSWINSZ, size.as_ptr()) }.into())
 }
 
-/// Has the child begin a session of its own, with `terminal`, a descriptor that it keeps, as its terminal if there
-/// is one.
+/// Has the child begin a session of its own, with `terminal`, a descriptor that it keeps, as its
+/// terminal if there is one.
 pub fn new_session(command: &mut Command, terminal: Option<RawFd>) {
     let begin = move || {
         // SAFETY: no memory is concerned.
@@ -176,6 +176,7 @@ pub fn before_exec(
     act: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
 ) {
     // SAFETY: the caller's closure makes only system calls. This process's other threads may hold
-    // the allocator's lock when it forks, but glibc's fork leaves the allocator usable in the child.
+    // the allocator's lock when it forks, but glibc's fork leaves the allocator usable in the
+    // child.
     unsafe { command.pre_exec(act) };
 }

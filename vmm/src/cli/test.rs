@@ -16,7 +16,7 @@ use crate::kvm::cpuid::MAX_CPUS;
                   strata test --kernel arch/x86/boot/bzImage --root file=debian.qcow2,format=qcow2 \\\n      \
                   --share .:/src --timeout 5m -- make -C /src check\n\n\
                   Without --root the command runs in an initramfs that holds busybox if the host has a static one.\n\
-                  Results that it leaves in the folder $STRATA_OUT come back by --out. 'strata-exit N' ends the guest.\n\n\
+                  Results that it leaves in the directory $STRATA_OUT come back by --out. 'strata-exit N' ends the guest.\n\n\
                   Exit status: that of the command; 127 if it was not found; 101 the kernel panicked; 102 the guest was\n\
                   reset; 124 time-out; 125 strata failed, or the guest ended before the command did; 126 KVM cannot be\n\
                   used; 2 wrong usage.")]
@@ -27,13 +27,14 @@ pub struct TestArgs {
     /// A disk, as key=value,... (as of 'strata run'); may be given several times.
     #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parse)]
     pub disks: Vec<DiskOption>,
-    /// The disk whose file system is the command's root, as key=value,... It comes before the others.
+    /// The disk whose file system is the command's root, as key=value,... It comes before the
+    /// others.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = disk::parse)]
     pub root: Option<DiskOption>,
-    /// A copy of a folder for the guest; may be given several times.
+    /// A copy of a directory for the guest; may be given several times.
     #[arg(long = "share", value_name = "DIR:MOUNT", value_parser = parse_share)]
     pub shares: Vec<Share>,
-    /// Folder for the command's results.
+    /// Directory for the command's results.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// More words for the kernel's command line.
@@ -64,7 +65,7 @@ pub struct TestArgs {
 /// The value of `--share`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
-    /// Folder of the host.
+    /// Directory of the host.
     pub from: PathBuf,
     /// Absolute path in the guest.
     pub to: String,

@@ -24,7 +24,7 @@ use crate::cli::test::Share;
 /// What runs first in the guest; empty where it could not be built.
 static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/strata-init"));
 
-const FOLDER: u32 = 0o040_755;
+const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const PLAIN: u32 = 0o100_644;
 const LINK: u32 = 0o120_777;
@@ -75,7 +75,7 @@ impl Initramfs {
             modules: 0,
             shares: 0,
         };
-        for folder in [
+        for directory in [
             "bin",
             "dev",
             "proc",
@@ -87,7 +87,7 @@ impl Initramfs {
             "strata/share",
             "strata/modules",
         ] {
-            new.add(folder.as_ref(), FOLDER, b"")?;
+            new.add(directory.as_ref(), DIRECTORY, b"")?;
         }
         new.add("init".as_ref(), PROGRAM, INIT)?;
         new.add_busybox()?;
@@ -160,7 +160,7 @@ impl Initramfs {
             let content = fs::read(file).map_err(file_error("read the module", file))?;
             let name = file.file_name().unwrap_or_default();
             let place = Path::new("strata/modules").join(format!("{:03}", self.modules));
-            self.add(&place, FOLDER, b"")?;
+            self.add(&place, DIRECTORY, b"")?;
             self.add(&place.join(name), PLAIN, &content)?;
             self.plan("module", Path::new("/").join(place).join(name));
             self.modules += 1;
@@ -168,21 +168,21 @@ impl Initramfs {
         Ok(())
     }
 
-    /// Adds a copy of a folder: folders, plain files and symbolic links.
+    /// Adds a copy of a directory: directories, plain files and symbolic links.
     ///
     /// # Errors
     /// Something in it cannot be read.
     pub fn add_share(&mut self, share: &Share) -> Result<(), TestError> {
         let place = PathBuf::from(format!("strata/share/{}", self.shares));
         self.shares += 1;
-        self.add_folder(&share.from, &place)?;
+        self.add_directory(&share.from, &place)?;
         self.plan("share", format!("/{}:{}", place.display(), share.to));
         Ok(())
     }
 
-    fn add_folder(&mut self, from: &Path, to: &Path) -> Result<(), TestError> {
-        let entries = fs::read_dir(from).map_err(file_error("read the folder", from))?;
-        self.add(to, FOLDER, b"")?;
+    fn add_directory(&mut self, from: &Path, to: &Path) -> Result<(), TestError> {
+        let entries = fs::read_dir(from).map_err(file_error("read the directory", from))?;
+        self.add(to, DIRECTORY, b"")?;
         let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
         names.sort();
         for name in names {
@@ -190,7 +190,7 @@ impl Initramfs {
             let metadata = fs::symlink_metadata(&from).map_err(file_error("read", &from))?;
             let kind = metadata.file_type();
             if kind.is_dir() {
-                self.add_folder(&from, &to)?;
+                self.add_directory(&from, &to)?;
             } else if kind.is_symlink() {
                 let target = fs::read_link(&from).map_err(file_error("read", &from))?;
                 self.add(&to, LINK, target.as_os_str().as_bytes())?;

@@ -36,7 +36,7 @@ impl Kernel {
     }
 
     /// Where its modules may be: beside it, above it, or where the host has its own.
-    pub fn module_folders(&self) -> Vec<PathBuf> {
+    pub fn module_directories(&self) -> Vec<PathBuf> {
         let beside = self.path.parent().unwrap_or(Path::new("."));
         let tops = [beside.to_owned(), beside.join(".."), PathBuf::from("/")];
         let within = |top: &PathBuf| top.join("lib/modules").join(&self.version);

@@ -11,10 +11,10 @@ use super::{TestError, file_error, kernel::Kernel};
 /// What a kernel has as modules, and what is built in.
 #[derive(Debug, Default)]
 pub struct Modules {
-    /// Absent where no folder was found: then everything is taken for built in.
-    folder: Option<PathBuf>,
+    /// Absent where no directory was found: then everything is taken for built in.
+    directory: Option<PathBuf>,
     built_in: BTreeSet<String>,
-    /// By name: the file, and the files that it needs, in the folder.
+    /// By name: the file, and the files that it needs, in the directory.
     files: BTreeMap<String, (String, Vec<String>)>,
 }
 
@@ -24,19 +24,19 @@ impl Modules {
     /// # Errors
     /// It cannot be read.
     pub fn open(kernel: &Kernel) -> Result<Self, TestError> {
-        let folders = kernel.module_folders();
-        match folders
+        let directories = kernel.module_directories();
+        match directories
             .into_iter()
-            .find(|folder| folder.join("modules.dep").exists())
+            .find(|directory| directory.join("modules.dep").exists())
         {
-            Some(folder) if !kernel.version.is_empty() => Self::read(folder),
+            Some(directory) if !kernel.version.is_empty() => Self::read(directory),
             _ => Ok(Self::default()),
         }
     }
 
-    fn read(folder: PathBuf) -> Result<Self, TestError> {
+    fn read(directory: PathBuf) -> Result<Self, TestError> {
         let read = |name: &str| {
-            let path = folder.join(name);
+            let path = directory.join(name);
             fs::read_to_string(&path).map_err(file_error("read", path))
         };
         let dependencies = read("modules.dep")?;
@@ -44,16 +44,17 @@ impl Modules {
         Ok(Self {
             built_in: built_in.lines().map(name).collect(),
             files: dependencies.lines().filter_map(dependency).collect(),
-            folder: Some(folder),
+            directory: Some(directory),
         })
     }
 
-    /// The files of modules by these names and of all that they need, in the order in which they load.
+    /// The files of modules by these names and of all that they need, in the order in which they
+    /// load.
     ///
     /// # Errors
     /// One is neither there nor built in.
     pub fn needed(&self, kernel: &Kernel, names: &[&str]) -> Result<Vec<PathBuf>, TestError> {
-        let Some(folder) = &self.folder else {
+        let Some(directory) = &self.directory else {
             return Ok(Vec::new());
         };
         let mut files: Vec<&String> = Vec::new();
@@ -65,7 +66,7 @@ impl Modules {
                 return Err(TestError::NoModule {
                     version: kernel.version.clone(),
                     module: (*wanted).to_owned(),
-                    folder: folder.clone(),
+                    directory: directory.clone(),
                 });
             };
             // What is needed stands there the other way round.
@@ -75,7 +76,7 @@ impl Modules {
                 }
             }
         }
-        Ok(files.into_iter().map(|file| folder.join(file)).collect())
+        Ok(files.into_iter().map(|file| directory.join(file)).collect())
     }
 }
 
@@ -86,7 +87,7 @@ fn dependency(line: &str) -> Option<(String, (String, Vec<String>))> {
     Some((name(file), (file.to_owned(), needs)))
 }
 
-/// A module's name: its file's without folders and endings, and with underscores.
+/// A module's name: its file's without directories and endings, and with underscores.
 fn name(file: &str) -> String {
     let file = Path::new(file)
         .file_name()

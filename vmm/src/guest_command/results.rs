@@ -9,23 +9,23 @@ use std::{
 
 use super::{TestError, file_error};
 
-/// Writes them into a folder of the host. What the guest says is not trusted: no name leads out of it, and nothing that is
-/// there is followed.
+/// Writes them into a directory of the host. What the guest says is not trusted: no name leads out
+/// of it, and nothing that is there is followed.
 #[derive(Debug)]
 pub struct Results {
-    folder: PathBuf,
+    directory: PathBuf,
     file: Option<File>,
 }
 
 impl Results {
-    /// Makes the folder if it is not there.
+    /// Makes the directory if it is not there.
     ///
     /// # Errors
     /// The host's.
-    pub fn create(folder: &Path) -> Result<Self, TestError> {
-        fs::create_dir_all(folder).map_err(file_error("make the folder", folder))?;
+    pub fn create(directory: &Path) -> Result<Self, TestError> {
+        fs::create_dir_all(directory).map_err(file_error("make the directory", directory))?;
         Ok(Self {
-            folder: folder.to_owned(),
+            directory: directory.to_owned(),
             file: None,
         })
     }
@@ -38,7 +38,7 @@ impl Results {
         self.file = None;
         let path = self.place(name)?;
         match fs::create_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_folder(&path) => {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_directory(&path) => {
                 Ok(())
             }
             result => result,
@@ -78,10 +78,10 @@ impl Results {
         }
     }
 
-    /// Where a name is, if all folders on the way there are ours.
+    /// Where a name is, if all directories on the way there are ours.
     fn place(&self, name: &[u8]) -> io::Result<PathBuf> {
         let name = Path::new(std::ffi::OsStr::from_bytes(name));
-        let mut path = self.folder.clone();
+        let mut path = self.directory.clone();
         let mut components = name.components().peekable();
         if components.peek().is_none() {
             return Err(io::ErrorKind::InvalidData.into());
@@ -91,7 +91,7 @@ impl Results {
                 return Err(io::ErrorKind::InvalidData.into());
             };
             path.push(part);
-            if components.peek().is_some() && !is_folder(&path) {
+            if components.peek().is_some() && !is_directory(&path) {
                 return Err(io::ErrorKind::NotADirectory.into());
             }
         }
@@ -99,8 +99,8 @@ impl Results {
     }
 }
 
-/// Whether it is a folder itself, not a link to one.
-fn is_folder(path: &Path) -> bool {
+/// Whether it is a directory itself, not a link to one.
+fn is_directory(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
 }
 

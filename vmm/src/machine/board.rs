@@ -59,7 +59,8 @@ pub enum BoardError {
 }
 
 impl Board {
-    /// Puts the devices on `buses`. `memory` is the guest's memory in bytes, `output` the serial line.
+    /// Puts the devices on `buses`. `memory` is the guest's memory in bytes, `output` the serial
+    /// line.
     ///
     /// # Errors
     /// [`BoardError`].

@@ -232,7 +232,8 @@ impl Control {
     }
 
     /// Parks the vCPUs, and returns once no request of the guest is under way and everything is
-    /// durable. Jobs go on. A disk that cannot be flushed is reported, and keeps its error for the guest.
+    /// durable. Jobs go on. A disk that cannot be flushed is reported, and keeps its error for the
+    /// guest.
     fn settle(&mut self) -> Result<(), RunError> {
         self.parts.hurry.set(true);
         self.parts.vcpus.park();

@@ -1,8 +1,8 @@
 use super::*;
 
-fn kernel(folder: &Path) -> Kernel {
+fn kernel(directory: &Path) -> Kernel {
     Kernel {
-        path: folder.join("vmlinuz"),
+        path: directory.join("vmlinuz"),
         version: "6.1".to_owned(),
     }
 }
@@ -10,16 +10,20 @@ fn kernel(folder: &Path) -> Kernel {
 #[test]
 fn what_is_needed_comes_first_and_once() {
     let top = tempfile::tempdir().unwrap();
-    let folder = top.path().join("lib/modules/6.1");
-    fs::create_dir_all(&folder).unwrap();
+    let directory = top.path().join("lib/modules/6.1");
+    fs::create_dir_all(&directory).unwrap();
     fs::write(
-        folder.join("modules.dep"),
+        directory.join("modules.dep"),
         "kernel/virtio_pci.ko: kernel/virtio-pci-modern-dev.ko kernel/virtio.ko kernel/virtio_ring.ko\n\
          kernel/virtio_blk.ko.xz: kernel/virtio.ko kernel/virtio_ring.ko\nkernel/virtio.ko: kernel/virtio_ring.ko\n\
          kernel/virtio_ring.ko:\n",
     )
     .unwrap();
-    fs::write(folder.join("modules.builtin"), "kernel/fs/ext4/ext4.ko\n").unwrap();
+    fs::write(
+        directory.join("modules.builtin"),
+        "kernel/fs/ext4/ext4.ko\n",
+    )
+    .unwrap();
     let kernel = kernel(top.path());
     let modules = Modules::open(&kernel).unwrap();
     let files = modules
@@ -27,7 +31,7 @@ fn what_is_needed_comes_first_and_once() {
         .unwrap();
     let names: Vec<_> = files
         .iter()
-        .map(|file| file.strip_prefix(&folder).unwrap().display().to_string())
+        .map(|file| file.strip_prefix(&directory).unwrap().display().to_string())
         .collect();
     assert_eq!(
         names,

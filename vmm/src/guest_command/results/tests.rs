@@ -9,21 +9,21 @@ fn head(mode: u32, name: &str) -> Vec<u8> {
 #[test]
 fn files_come_back_with_their_content_and_mode() {
     let top = tempfile::tempdir().unwrap();
-    let folder = top.path().join("new/out");
-    let mut results = Results::create(&folder).unwrap();
+    let directory = top.path().join("new/out");
+    let mut results = Results::create(&directory).unwrap();
     results.directory(b"logs").unwrap();
     results.directory(b"logs").unwrap();
     results.file(&head(0o100_755, "logs/run.sh")).unwrap();
     results.data(b"#!/bin").unwrap();
     results.data(b"/sh\n").unwrap();
     results.file(&head(0o100_644, "empty")).unwrap();
-    let script = folder.join("logs/run.sh");
+    let script = directory.join("logs/run.sh");
     assert_eq!(fs::read(&script).unwrap(), b"#!/bin/sh\n");
     assert_eq!(
         fs::metadata(&script).unwrap().permissions().mode() & 0o700,
         0o700
     );
-    assert_eq!(fs::read(folder.join("empty")).unwrap(), b"");
+    assert_eq!(fs::read(directory.join("empty")).unwrap(), b"");
     // Once more: the new ones take their place.
     results.file(&head(0o100_644, "logs/run.sh")).unwrap();
     assert_eq!(fs::read(&script).unwrap(), b"");
@@ -32,12 +32,12 @@ fn files_come_back_with_their_content_and_mode() {
 #[test]
 fn no_name_leads_out() {
     let top = tempfile::tempdir().unwrap();
-    let folder = top.path().join("out");
-    let mut results = Results::create(&folder).unwrap();
+    let directory = top.path().join("out");
+    let mut results = Results::create(&directory).unwrap();
     fs::create_dir(top.path().join("elsewhere")).unwrap();
     fs::write(top.path().join("precious"), "x").unwrap();
-    symlink("../elsewhere", folder.join("link")).unwrap();
-    symlink("../precious", folder.join("file")).unwrap();
+    symlink("../elsewhere", directory.join("link")).unwrap();
+    symlink("../precious", directory.join("file")).unwrap();
     for name in [
         "",
         "/etc/x",

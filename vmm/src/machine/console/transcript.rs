@@ -44,7 +44,8 @@ impl Transcript {
         tail.split_off(surplus)
     }
 
-    /// When the first line ended that is not the kernel's, that is, has no time in brackets in front.
+    /// When the first line ended that is not the kernel's, that is, has no time in brackets in
+    /// front.
     pub fn first_of_user(&self) -> Option<Instant> {
         self.lock().first_of_user
     }

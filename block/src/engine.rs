@@ -33,7 +33,7 @@ use crate::{
     error::{Error, IoError, Result},
     exec::{Executor, Queue, Turn},
     graph::{
-        DiskOptions, FailedRequest, Format, GuestDisk, Name, NameError, Node,
+        Busy, DiskOptions, EditError, FailedRequest, Format, GuestDisk, Name, NameError, Node,
         chain::{ImageOptions, Opener},
     },
     jobs::Jobs,
@@ -239,14 +239,15 @@ fn refused(desc: impl Into<String>) -> CmdError {
     }
 }
 
-/// Refuses a disk that a job or a command holds.
-fn check_free(disk: &GuestDisk) -> std::result::Result<(), CmdError> {
-    match disk.holder() {
-        None => Ok(()),
-        Some(what) => Err(refused(format!(
-            "Node '{}' is busy: block device is in use by {what}",
-            disk.options().id
-        ))),
+impl From<Busy> for CmdError {
+    fn from(busy: Busy) -> Self {
+        refused(busy.to_string())
+    }
+}
+
+impl From<EditError> for CmdError {
+    fn from(error: EditError) -> Self {
+        refused(error.to_string())
     }
 }
 

@@ -1,11 +1,15 @@
 //! The node graph: layers, the chains that they form, and the disks on top.
 
+#[cfg(test)]
+mod bench;
 pub mod bitmaps;
 pub mod chain;
 mod data_file;
+mod edit;
 mod foreign;
 mod format;
 mod guest_disk;
+mod hold;
 pub mod inflight;
 mod kept;
 mod named_layer;
@@ -17,8 +21,10 @@ pub mod spec;
 mod survey;
 mod walk;
 
+pub(crate) use edit::{Edit, EditError};
 pub use format::Format;
 pub use guest_disk::{DetectZeroes, DiskOptions, FailedRequest, FailureSink, GuestDisk, IoStatus};
+pub(crate) use hold::{Busy, Hold, Purpose};
 pub use kept::Kept;
 pub use named_layer::{NoSuchLayer, named_layer};
 pub(crate) use named_layer::{check_leads_to, name_for};

@@ -2,27 +2,23 @@
 
 use std::rc::Rc;
 
-use super::{Engine, check_free, refused};
+use super::{Engine, refused};
 use crate::{
     api::{CmdError, DiskName, Reply},
     error::Error,
-    graph::GuestDisk,
+    graph::{GuestDisk, Hold, Purpose},
 };
-
-/// What holds the disk meanwhile.
-const HOLDER: &str = "resize";
 
 impl Engine {
     /// Drains the disk and changes the size of its top layer.
     pub(super) async fn resize(&self, device: &DiskName, size: u64) -> Result<Reply, CmdError> {
         let disk = self.find_top(device)?;
-        check_free(&disk)?;
+        let hold = Hold::take(&disk, [disk.root()], Purpose::Resize)?;
         if disk.options().read_only {
             return Err(refused("Image is read-only"));
         }
-        disk.set_holder(Some(HOLDER));
         let result = change_size(&disk, size).await;
-        disk.set_holder(None);
+        drop(hold);
         self.tell_resized(&disk);
         result.map(|()| Reply::Done).map_err(|error| match error {
             // The command names the disk already.

@@ -5,12 +5,12 @@ use std::{
     rc::Rc,
 };
 
-use super::{Engine, NewImage, check_free, create::create_image_in, refused};
+use super::{Engine, NewImage, create::create_image_in, refused};
 use crate::{
     api::{Cmd, CmdError, Reply},
     backing::Backing,
     graph::{
-        Format, GuestDisk, Name, NameError, Node,
+        Edit, Format, GuestDisk, Hold, Name, NameError, Node, Purpose,
         chain::{ImageOptions, MAX_LAYERS},
         check_leads_to,
     },
@@ -47,6 +47,7 @@ impl Engine {
         let disk = self.find_top(&device)?;
         let path = absolute(&snapshot_file)
             .map_err(|error| refused(format!("Could not create '{snapshot_file}': {error}")))?;
+        let hold = Hold::take(&disk, [disk.root()], Purpose::Snapshot)?;
         let format = check_overlay(&disk, &format)?;
         let node_name = self.reserve_node_name(snapshot_node_name.as_deref())?;
         let overlay = Overlay {
@@ -55,10 +56,7 @@ impl Engine {
             existing,
             format,
         };
-        disk.set_holder(Some("snapshot"));
-        let result = self.overlay(&disk, overlay).await;
-        disk.set_holder(None);
-        result
+        self.overlay(&disk, overlay, &hold).await
     }
 
     fn reserve_node_name(&self, wanted: Option<&str>) -> Result<Name, CmdError> {
@@ -72,7 +70,12 @@ impl Engine {
         })
     }
 
-    async fn overlay(&self, disk: &Rc<GuestDisk>, overlay: Overlay) -> Result<Reply, CmdError> {
+    async fn overlay(
+        &self,
+        disk: &Rc<GuestDisk>,
+        overlay: Overlay,
+        hold: &Hold,
+    ) -> Result<Reply, CmdError> {
         let old = disk.root();
         let (path, existing) = (overlay.path.clone(), overlay.existing);
         let line = if existing {
@@ -80,7 +83,7 @@ impl Engine {
         } else {
             Some(self.create_overlay(disk, &old, &overlay).await?)
         };
-        let result = self.put_on_top(disk, &old, overlay).await;
+        let result = self.put_on_top(disk, &old, overlay, hold).await;
         if result.is_err() && !existing {
             // Nothing points at it, and the error that is reported says more.
             self.opener.files().remove(&path);
@@ -139,6 +142,7 @@ impl Engine {
         disk: &Rc<GuestDisk>,
         old: &Rc<Node>,
         overlay: Overlay,
+        hold: &Hold,
     ) -> Result<(), CmdError> {
         let Overlay {
             path,
@@ -158,26 +162,19 @@ impl Engine {
             .open_layer_as(node_name, &path, &options)
             .await
             .map_err(failed)?;
-        if new.size() != old.size() {
-            return Err(refused(format!(
-                "The overlay shows {} bytes, the disk has {}",
-                new.size(),
-                old.size()
-            )));
-        }
+        hold.add(new.clone());
+        let edit = Edit::default().overlay(disk, &new, hold);
+        edit.check()?;
         let backing = new.backing_name();
         self.check_header(disk, old, (&path, format), backing.as_ref())?;
         // Most of what has to be flushed is flushed while the guest goes on.
         old.flush().await.map_err(|error| failed(error.into()))?;
-        let drained = disk.gate().drain().await;
+        let drained = edit.drain().await;
         // Nothing is written to it any more, not even refcounts.
         old.settle().await.map_err(failed)?;
         // Somebody may have been at the files meanwhile.
         self.check_header(disk, old, (&path, format), backing.as_ref())?;
-        old.set_read_only();
-        new.set_backing_node(Some(old.clone()));
-        disk.set_root(new);
-        drop(drained);
+        drained.apply()?;
         make_backing_file(old).await;
         Ok(())
     }
@@ -196,7 +193,6 @@ impl Engine {
 
 /// The format of an overlay for a disk that can have one.
 fn check_overlay(disk: &GuestDisk, format: &str) -> Result<Format, CmdError> {
-    check_free(disk)?;
     if disk.options().read_only {
         return Err(refused(format!(
             "Disk '{}' is read-only",

@@ -2,16 +2,13 @@
 
 use std::rc::Rc;
 
-use super::{Engine, check_free, find::check_on_top, refused};
+use super::{Engine, find::check_on_top, refused};
 use crate::{
     api::{Cmd, CmdError, JobType},
     backing::Backing,
-    graph::{GuestDisk, Node, name_for, named_layer},
+    graph::{GuestDisk, Hold, Node, Purpose, name_for, named_layer},
     jobs::{Job, JobOptions, NewBase, Stream},
 };
-
-/// What holds the disk while the job lasts, in QEMU's words.
-const HOLDER: &str = "block job: stream";
 
 impl Engine {
     /// Starts the job that `cmd` asks for.
@@ -46,7 +43,7 @@ impl Engine {
                 "backing file specified, but streaming the entire chain",
             ));
         }
-        check_free(&disk)?;
+        let hold = hold_down_to(&disk, base.as_ref())?;
         if disk.options().read_only {
             return Err(refused(format!(
                 "Disk '{}' is read-only",
@@ -68,11 +65,11 @@ impl Engine {
             top,
             base: below,
             files: self.opener.files().clone(),
+            hold,
         };
         stream
             .check_base(&disk)
             .map_err(|error| refused(error.to_string()))?;
-        disk.set_holder(Some(HOLDER));
         let options = JobOptions {
             id,
             kind: JobType::Stream,
@@ -87,6 +84,15 @@ impl Engine {
         self.jobs.start(job, stream);
         Ok(())
     }
+}
+
+/// Holds the top, the base and what lies between them.
+fn hold_down_to(disk: &GuestDisk, base: Option<&Rc<Node>>) -> Result<Hold, CmdError> {
+    let is_base = |node: &Rc<Node>| base.is_some_and(|base| Rc::ptr_eq(base, node));
+    let mut layers: Vec<_> = disk.root().chain().collect();
+    let place = layers.iter().position(is_base);
+    layers.truncate(place.map_or(layers.len(), |place| place + 1));
+    Ok(Hold::take(disk, layers, Purpose::Job("stream"))?)
 }
 
 /// The layer that stays, by file name or by node name.

@@ -89,8 +89,6 @@ pub struct GuestDisk {
     gate: Gate,
     /// What its requests may work on at a time.
     work: Budget,
-    /// The job or command that holds the disk, if one does.
-    holder: RefCell<Option<&'static str>>,
     io_status: Cell<IoStatus>,
     requests: Cell<u64>,
     exec: Rc<Executor>,
@@ -156,7 +154,6 @@ impl GuestDisk {
             root: RefCell::new(root),
             gate: Gate::default(),
             work: Budget::new(WORK),
-            holder: RefCell::default(),
             io_status: Cell::default(),
             requests: Cell::default(),
             exec,
@@ -211,16 +208,6 @@ impl GuestDisk {
     /// Forgets how they have fared.
     pub(crate) fn reset_io_status(&self) {
         self.io_status.set(IoStatus::Ok);
-    }
-
-    /// What holds the disk, so that no other job or snapshot may touch it.
-    pub(crate) fn holder(&self) -> Option<&'static str> {
-        *self.holder.borrow()
-    }
-
-    /// Holds the disk for `what`, or lets it go.
-    pub(crate) fn set_holder(&self, what: Option<&'static str>) {
-        *self.holder.borrow_mut() = what;
     }
 
     /// Requests that have been sent so far.

@@ -18,7 +18,7 @@ pub(super) use any_byte::whole_sectors;
 use read::read_chain;
 
 use super::{
-    Format, Name,
+    Format, Name, hold,
     inflight::{InFlight, InFlightGuard, Mode},
     reading::Readers,
 };
@@ -57,6 +57,7 @@ pub struct Node {
     in_flight: InFlight,
     readers: Rc<Readers>,
     bitmaps: Rc<Bitmaps>,
+    held: hold::Slot,
 }
 
 impl Node {
@@ -110,12 +111,18 @@ impl Node {
             in_flight: InFlight::default(),
             readers: Rc::default(),
             bitmaps,
+            held: hold::Slot::default(),
         }
     }
 
     /// The node's name in the monitor.
     pub fn name(&self) -> &str {
         self.name.as_str()
+    }
+
+    /// Where it is noted what the layer is held for.
+    pub(super) fn hold_slot(&self) -> &hold::Slot {
+        &self.held
     }
 
     /// The file's name as it was opened.

@@ -102,7 +102,6 @@ async fn live(job: Rc<Job>, work: impl Work, jobs: Rc<Jobs>) {
     }
     // What it holds is free, and layers that are not needed are closed, before anyone is told.
     drop(work);
-    job.disk().set_holder(None);
     match result {
         Ok(()) => {}
         Err(Error::Io(IoError::Cancelled)) if job.is_cancelled() => {

@@ -16,7 +16,7 @@ use crate::{
     error::{Error, IoError, IoResult},
     exec::yield_now,
     extent::ExtentKind,
-    graph::{GuestDisk, Node, check_leads_to},
+    graph::{Edit, GuestDisk, Hold, Node, check_leads_to},
     mem::SgList,
     storage::Files,
 };
@@ -34,6 +34,8 @@ pub(crate) struct Stream {
     pub base: Option<NewBase>,
     /// Where the names in headers lead.
     pub files: Files,
+    /// Keeps others from the top, the base and the layers between them.
+    pub hold: Hold,
 }
 
 /// What the top will lie on.
@@ -100,18 +102,18 @@ impl Work for Stream {
         }
         self.top.flush().await?;
         self.check_base(job.disk())?;
-        let backing = self.base.as_ref().map(|base| base.backing.clone());
+        let refused = |error| Error::Image {
+            file: self.top.path().to_owned(),
+            why: format!("{error}"),
+        };
+        let (backing, below) = match &self.base {
+            Some(base) => (Some(base.backing.clone()), Some(&base.node)),
+            None => (None, None),
+        };
+        let edit = Edit::default().backing(job.disk(), &self.top, below, &self.hold);
+        edit.check().map_err(refused)?;
         self.top.write_backing_name(backing).await?;
-        let between: Vec<_> = self
-            .top
-            .chain()
-            .skip(1)
-            .take_while(|node| !self.is_base(node))
-            .collect();
-        let drained = job.disk().gate().drain().await;
-        let base = self.base.as_ref().map(|base| base.node.clone());
-        self.top.set_backing_node(base);
-        drop(drained);
+        let between = edit.drain().await.apply().map_err(refused)?;
         for node in between {
             // The disk does not need the layer any more, whatever closing it says.
             if let Err(error) = node.close().await {
@@ -134,11 +136,6 @@ impl Stream {
             (Some(below), Some(base)) => Rc::ptr_eq(&below, &base.node),
             (below, _) => below.is_none(),
         }
-    }
-
-    fn is_base(&self, node: &Rc<Node>) -> bool {
-        let base = self.base.as_ref();
-        base.is_some_and(|base| Rc::ptr_eq(&base.node, node))
     }
 
     /// Refuses a base whose name in the header would not lead to it when `disk` is opened again.

@@ -14,7 +14,7 @@ use crate::storage::nbd::wire::Address;
 /// link, another node of the same device) have the same.
 ///
 /// Only what is open keeps its identity: a file that was removed leaves its own to others.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Identity {
     /// A file of the host.
     File {

@@ -1,7 +1,8 @@
-//! Commits and rebases of chains on simulated files, with power cuts at every moment, and layers that
-//! become writable below others.
+//! Chains of layers: commits and rebases on simulated files, with power cuts at every moment; layers
+//! that become writable below others; external data files.
 
 mod commit;
+mod data_file;
 mod rebase;
 mod support;
 mod writing;

@@ -1,7 +1,6 @@
 //! [`Engine`]: everything of the block layer that lives on one device thread.
 
 mod bitmaps;
-mod create;
 mod describe;
 mod exports;
 mod find;
@@ -20,9 +19,6 @@ use std::{
     rc::Rc,
 };
 
-#[cfg(test)]
-pub(crate) use create::create_image_in;
-pub use create::{NewImage, create_image, replace_image};
 pub use describe::layer_info;
 use exports::Exports;
 pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};

@@ -4,6 +4,7 @@
 mod bench;
 pub mod bitmaps;
 pub mod chain;
+mod create;
 mod data_file;
 mod edit;
 mod foreign;
@@ -21,6 +22,8 @@ pub mod spec;
 mod survey;
 mod walk;
 
+pub(crate) use create::create_image_in;
+pub use create::{NewImage, create_image, replace_image};
 pub(crate) use edit::{Edit, EditError};
 pub use format::Format;
 pub use guest_disk::{DetectZeroes, DiskOptions, FailedRequest, FailureSink, GuestDisk, IoStatus};

@@ -6,13 +6,13 @@ use super::support::*;
 use crate::{
     backing::Backing,
     commit,
-    engine::create_image,
     error::{Error, IoError},
     exec::{Executor, Queue, yield_now},
     extent::ExtentKind,
     graph::{
         Format, Node,
         chain::{ImageOptions, Opener},
+        create_image,
     },
     mem::SgList,
     qcow2::CreateOptions,

@@ -11,13 +11,13 @@ use std::{
 use super::{CopyError, CopyOptions, Event, Source, Untouched, copy};
 use crate::{
     backing::Backing,
-    engine::{NewImage, create_image},
     error::IoError,
     exec::Executor,
     extent::ExtentKind,
     graph::{
-        Format, Node,
+        Format, NewImage, Node,
         chain::{ImageOptions, Opener},
+        create_image,
     },
     mem::SgList,
     qcow2::{CreateOptions, Preallocation},

@@ -5,14 +5,14 @@ use std::{
     rc::Rc,
 };
 
-use super::{Engine, NewImage, create::create_image_in, refused};
+use super::{Engine, refused};
 use crate::{
     api::{Cmd, CmdError, Reply},
     backing::Backing,
     graph::{
-        Edit, Format, GuestDisk, Hold, Name, NameError, Node, Purpose,
+        Edit, Format, GuestDisk, Hold, Name, NameError, NewImage, Node, Purpose,
         chain::{ImageOptions, MAX_LAYERS},
-        check_leads_to,
+        check_leads_to, create_image_in,
     },
     qcow2::CreateOptions,
     qed,

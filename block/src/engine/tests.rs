@@ -23,12 +23,12 @@ mod reopen;
 mod resize;
 mod zeroes;
 
-use super::{DiskSpec, Engine, create_image};
+use super::{DiskSpec, Engine};
 use crate::{
     api::{Cmd, CmdError, Event, Reply},
     disk::{Disk, Op, Request},
     error::{IoError, IoResult},
-    graph::{DiskOptions, Format, chain::ImageOptions},
+    graph::{DiskOptions, Format, chain::ImageOptions, create_image},
     mem::SgList,
     qcow2::CreateOptions,
 };

@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{
     disk::Disk,
-    engine::{DiskSpec, Engine, create_image},
+    engine::{DiskSpec, Engine},
     exec::Executor,
-    graph::{DiskOptions, Format, GuestDisk, chain::ImageOptions},
+    graph::{DiskOptions, Format, GuestDisk, chain::ImageOptions, create_image},
     mem::SgList,
     storage::Content,
 };

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     backing::Backing,
-    engine::NewImage,
-    graph::{DetectZeroes, Format},
+    graph::{DetectZeroes, Format, NewImage},
     qcow2::{self, DataFile, Preallocation},
     qed, random,
     storage::Faults,

@@ -26,11 +26,12 @@ use super::{
 use crate::{
     api::{Event, JobStatus},
     disk::Disk,
-    engine::{DiskSpec, Engine, create_image_in},
+    engine::{DiskSpec, Engine},
     exec::Executor,
     graph::{
         DiskOptions, Format, GuestDisk, Node,
         chain::{ImageOptions, Opener},
+        create_image_in,
     },
     mem::SgList,
     storage::{Files, SimFolder},

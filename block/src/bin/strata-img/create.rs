@@ -15,11 +15,11 @@ use std::{
 use clap::Args;
 use strata_block::{
     backing::Backing,
-    engine::{NewImage, replace_image},
     error::Error,
     graph::{
-        Format, Kept,
+        Format, Kept, NewImage,
         chain::{self, ImageOptions},
+        replace_image,
     },
     qcow2::{Compression, CreateOptions, DataFile, Preallocation},
     qed,

@@ -5,9 +5,9 @@ use std::{cell::Cell, rc::Rc};
 use super::Bench;
 use crate::{
     disk::{Disk, Op, Request},
-    engine::{DiskSpec, create_image},
+    engine::DiskSpec,
     exec::Queue,
-    graph::{DetectZeroes, DiskOptions, Format, chain::ImageOptions},
+    graph::{DetectZeroes, DiskOptions, Format, chain::ImageOptions, create_image},
     mem::SgList,
     qcow2::CreateOptions,
 };

@@ -6,10 +6,10 @@ use super::{Bench, live::qemu_img, live::snapshot, live::stream};
 use crate::{
     api::{Cmd, Reply},
     disk::{Op, Request},
-    engine::{DiskSpec, Engine, NewImage, create::create_image_in, create_image},
+    engine::{DiskSpec, Engine},
     error::IoError,
     exec::Executor,
-    graph::{Format, chain::Opener},
+    graph::{Format, NewImage, chain::Opener, create_image, create_image_in},
     mem::SgList,
     qcow2::{CreateOptions, Preallocation},
     qed,

@@ -3,12 +3,12 @@ use std::{fs::File, os::unix::fs::FileExt, path::Path, rc::Rc};
 use super::survey;
 use crate::{
     backing::Backing,
-    engine::create_image,
     exec::Executor,
     extent::DiskExtent,
     graph::{
         Format, Node,
         chain::{ImageOptions, Opener},
+        create_image,
     },
     mem::SgList,
     qcow2::CreateOptions,

@@ -7,8 +7,7 @@ use super::{DISK, Operator};
 use crate::{
     api::Cmd,
     backing::Backing,
-    engine::{NewImage, create_image_in},
-    graph::{Format, Node},
+    graph::{Format, NewImage, Node, create_image_in},
     qcow2, qed,
     sim_tests::{guest::Allowed, plan::path},
     storage::Files,

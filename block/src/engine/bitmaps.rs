@@ -8,7 +8,7 @@ use crate::{
     bitmap::DirtyBitmap,
     exec::Queue,
     graph::{
-        GuestDisk, Node,
+        Node,
         bitmaps::{self, BitmapPlan, InLayer, check_consistent, check_unused},
     },
 };
@@ -100,7 +100,7 @@ fn no_node(cmd: &BitmapCmd) -> CmdError {
 /// it.
 pub(super) fn find_for_export(
     engine: &Engine,
-    disk: &GuestDisk,
+    top: &Rc<Node>,
     wanted: &BitmapRef,
     writable: bool,
 ) -> Outcome<Rc<DirtyBitmap>> {
@@ -112,10 +112,7 @@ pub(super) fn find_for_export(
             layer.ok_or_else(|| refused(format!("Node '{node}' not found")))?
         }
         None => {
-            let root = disk.root();
-            let found = root
-                .chain()
-                .find(|node| node.bitmaps().find(name).is_some());
+            let found = top.chain().find(|node| node.bitmaps().find(name).is_some());
             found.ok_or_else(missing)?
         }
     };

@@ -9,13 +9,13 @@ use std::{
 
 pub use vhost_user::{Listening, VhostUserExport, VhostUserServer};
 
-use super::{Engine, ReplyTo, bitmaps::find_for_export, refused};
+use super::{Engine, ReplyTo, bitmaps::find_for_export, find::check_on_top, refused};
 use crate::{
     api::{BitmapRef, CmdError, Event, ExportCmd, ExportInfo, ExportType, Reply, Writable},
     bitmap::Held,
     disk::Disk,
     exec::Queue,
-    graph::GuestDisk,
+    graph::{GuestDisk, LayerDisk, Node, check_free},
     nbd::{Export, MAX_BITMAPS, Server, ServerError},
     storage::nbd::wire::{Address, TlsServer},
 };
@@ -35,16 +35,34 @@ pub(super) struct Exports {
 }
 
 impl Exports {
+    /// The id of an export of this very layer, which lies below the top of a disk.
+    pub(super) fn of_layer(&self, layer: &Rc<Node>) -> Option<String> {
+        let entries = self.entries.borrow();
+        let is_it = |entry: &&Rc<Entry>| match &entry.what {
+            Exported::Layer(exported) => Rc::ptr_eq(exported, layer),
+            Exported::Disk(_) => false,
+        };
+        entries.iter().find(is_it).map(|entry| entry.id.clone())
+    }
+
     /// Whether there is a server of which this is true.
     pub(super) fn any_server(&self, is_it: impl Fn(&Server) -> bool) -> bool {
         self.servers.borrow().iter().any(|server| is_it(server))
     }
 }
 
+/// What is exported.
+enum Exported {
+    /// A disk, whatever lies on top.
+    Disk(Rc<GuestDisk>),
+    /// A layer below the top of a disk, which nobody writes. It stays open, with those below.
+    Layer(Rc<Node>),
+}
+
 /// One export.
 struct Entry {
     id: String,
-    disk: Rc<GuestDisk>,
+    what: Exported,
     served: Served,
     shutting_down: Cell<bool>,
 }
@@ -72,7 +90,7 @@ impl Entry {
 /// An export to be made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExportSpec {
-    /// The disk's id, or the node name of its top layer.
+    /// The disk's id, or the node name of one of its layers. Those below the top are read only.
     pub disk: String,
     /// The export's name in the monitor; what clients ask for if `None`.
     pub id: Option<String>,
@@ -156,14 +174,15 @@ impl Engine {
                 bitmap,
             } => {
                 let server = self.main_server()?;
-                let disk = self.find_exported(&device)?;
+                let (disk, layer) = self.find_exported(&device)?;
+                let is_top = Rc::ptr_eq(&disk.root(), &layer);
                 let spec = ExportSpec {
                     disk: device,
                     id: None,
                     name,
                     description,
                     // A disk that cannot be written is exported read-only, as QEMU does it.
-                    writable: writable && !disk.options().read_only,
+                    writable: writable && is_top && !disk.options().read_only,
                     bitmaps: bitmap
                         .map(|name| BitmapRef { node: None, name })
                         .into_iter()
@@ -253,33 +272,46 @@ impl Engine {
         first.ok_or_else(|| refused("NBD server not running"))
     }
 
-    fn find_exported(&self, name: &str) -> Outcome<Rc<GuestDisk>> {
+    /// The layer that a command about exports means, and its disk.
+    fn find_exported(&self, name: &str) -> Outcome<(Rc<GuestDisk>, Rc<Node>)> {
         let missing = || {
             refused(format!(
                 "Cannot find device='{name}' nor node-name='{name}'"
             ))
         };
-        self.find_disk(name).ok_or_else(missing)
+        self.find_layer(name).ok_or_else(missing)
     }
 
     fn add_export(&self, server: &Rc<Server>, spec: ExportSpec) -> Outcome<()> {
-        let disk = self.find_exported(&spec.disk)?;
-        if spec.writable {
-            check_writable(&disk, &spec.disk)?;
-        }
+        let (of, layer) = self.find_exported(&spec.disk)?;
+        let what = if Rc::ptr_eq(&of.root(), &layer) {
+            if spec.writable {
+                check_writable(&of, &spec.disk)?;
+            }
+            Exported::Disk(of)
+        } else {
+            check_layer(&of, &layer, spec.writable)?;
+            Exported::Layer(layer.clone())
+        };
         let name = spec.name.unwrap_or(spec.disk);
         let id = spec.id.unwrap_or_else(|| name.clone());
         self.check_export_id(&id, &name)?;
-        let bitmaps = self.find_bitmaps(&disk, &spec.bitmaps, spec.writable)?;
+        let bitmaps = self.find_bitmaps(&layer, &spec.bitmaps, spec.writable)?;
         let export = server.add(Export {
             name,
             description: spec.description,
-            disk: Disk::new(disk.clone()).by_bytes(),
+            disk: match &what {
+                Exported::Disk(disk) => Disk::new(disk.clone()),
+                Exported::Layer(layer) => {
+                    Disk::new(LayerDisk::new(self.exec.clone(), layer.clone()))
+                }
+            }
+            .by_bytes(),
             writable: spec.writable,
             bitmaps,
         })?;
         let server = server.clone();
-        self.enter_export(id, disk, Served::Nbd { server, export });
+        self.enter_export(id, what, Served::Nbd { server, export });
         Ok(())
     }
 
@@ -297,10 +329,10 @@ impl Engine {
         }))
     }
 
-    fn enter_export(&self, id: String, disk: Rc<GuestDisk>, served: Served) {
+    fn enter_export(&self, id: String, what: Exported, served: Served) {
         self.exports.entries.borrow_mut().push(Rc::new(Entry {
             id,
-            disk,
+            what,
             served,
             shutting_down: Cell::new(false),
         }));
@@ -309,7 +341,7 @@ impl Engine {
     /// Finds an export's bitmaps and makes them busy.
     fn find_bitmaps(
         &self,
-        disk: &GuestDisk,
+        top: &Rc<Node>,
         wanted: &[BitmapRef],
         writable: bool,
     ) -> Outcome<Vec<Held>> {
@@ -318,7 +350,7 @@ impl Engine {
             return Err(refused(desc));
         }
         let find = |wanted| {
-            let found = find_for_export(self, disk, wanted, writable);
+            let found = find_for_export(self, top, wanted, writable);
             found.map(|bitmap| bitmap.hold())
         };
         wanted.iter().map(find).collect()
@@ -385,11 +417,26 @@ impl Engine {
                 Served::Nbd { .. } => ExportType::Nbd,
                 Served::VhostUser(_) => ExportType::VhostUserBlk,
             },
-            node_name: entry.disk.root().name().to_owned(),
+            node_name: match &entry.what {
+                Exported::Disk(disk) => disk.root().name().to_owned(),
+                Exported::Layer(layer) => layer.name().to_owned(),
+            },
             shutting_down: entry.shutting_down.get(),
         };
         self.exports.entries.borrow().iter().map(describe).collect()
     }
+}
+
+/// Refuses a layer below the top of `disk` that is to be written, or that may be closed soon.
+fn check_layer(disk: &GuestDisk, layer: &Rc<Node>, writable: bool) -> Outcome<()> {
+    // Nor may one below it.
+    layer
+        .chain()
+        .try_for_each(|below| check_free(disk, &below))?;
+    if writable {
+        check_on_top(disk, layer)?;
+    }
+    Ok(())
 }
 
 /// Refuses writing where it cannot be, or where two would write without knowing of each other.

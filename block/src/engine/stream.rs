@@ -51,6 +51,7 @@ impl Engine {
             )));
         }
         let top = disk.root();
+        self.refuse_exported(&top, base.as_ref())?;
         let below = base.map(|base| NewBase {
             backing: match backing_file {
                 None => name_for(&top, &base),
@@ -93,6 +94,21 @@ fn hold_down_to(disk: &GuestDisk, base: Option<&Rc<Node>>) -> Result<Hold, CmdEr
     let place = layers.iter().position(is_base);
     layers.truncate(place.map_or(layers.len(), |place| place + 1));
     Ok(Hold::take(disk, layers, Purpose::Job("stream"))?)
+}
+
+impl Engine {
+    /// Refuses a merge of layers that somebody reads: they would be closed.
+    fn refuse_exported(&self, top: &Rc<Node>, base: Option<&Rc<Node>>) -> Result<(), CmdError> {
+        let is_base = |node: &Rc<Node>| base.is_some_and(|base| Rc::ptr_eq(base, node));
+        let mut between = top.chain().skip(1).take_while(|node| !is_base(node));
+        let exported = between.find_map(|node| Some((self.exports.of_layer(&node)?, node)));
+        exported.map_or(Ok(()), |(id, node)| {
+            Err(refused(format!(
+                "Node '{}' is busy: it is exported as '{id}': delete that export first",
+                node.name()
+            )))
+        })
+    }
 }
 
 /// The layer that stays, by file name or by node name.

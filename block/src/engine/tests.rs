@@ -10,6 +10,7 @@ mod bitmaps;
 mod describe;
 mod direct;
 mod ends;
+mod exported_layers;
 mod exports;
 mod fair;
 mod headers;

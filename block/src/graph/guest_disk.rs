@@ -327,19 +327,19 @@ impl GuestDisk {
 
 /// Bytes of the disk that lies on `root`: whole sectors. (A header may say otherwise; QEMU cuts the
 /// rest off, too.)
-fn whole_size(root: &Node) -> u64 {
+pub(super) fn whole_size(root: &Node) -> u64 {
     root.size() - root.size() % 512
 }
 
 /// Bytes that a disk's requests work on at a time at most, each counted for the piece that it works
 /// on. Other disks' requests, which may have come later, wait no longer than that takes.
-const WORK: u64 = 16 << 20;
+pub(super) const WORK: u64 = 16 << 20;
 
 /// What a short request counts for.
-const SHORT: u64 = 32 << 10;
+pub(super) const SHORT: u64 = 32 << 10;
 
 /// What a long one counts for: it takes its turn piece by piece.
-const LONG: u64 = 1 << 20;
+pub(super) const LONG: u64 = 1 << 20;
 
 /// A request's part of the work that its disk may do.
 struct Share<'a> {

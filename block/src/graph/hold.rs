@@ -94,7 +94,10 @@ impl Drop for Hold {
 }
 
 /// Refuses a layer of `disk` that is held.
-fn check_free(disk: &GuestDisk, layer: &Rc<Node>) -> Result<(), Busy> {
+///
+/// # Errors
+/// It is; for what.
+pub(crate) fn check_free(disk: &GuestDisk, layer: &Rc<Node>) -> Result<(), Busy> {
     let Some(purpose) = layer.hold_slot().0.get() else {
         return Ok(());
     };

@@ -4,7 +4,7 @@
 
 use std::{os::unix::net::UnixListener, rc::Rc};
 
-use super::{Engine, Outcome, Served, check_writable, refused};
+use super::{Engine, Entry, Exported, Outcome, Served, check_on_top, check_writable, refused};
 use crate::{
     api::VhostUserSpec,
     disk::Disk,
@@ -47,7 +47,11 @@ impl Engine {
     /// for it.
     pub(in crate::engine) fn tell_resized(&self, disk: &Rc<GuestDisk>) {
         let entries = self.exports.entries.borrow();
-        for entry in entries.iter().filter(|entry| Rc::ptr_eq(&entry.disk, disk)) {
+        let is_it = |entry: &&Rc<Entry>| match &entry.what {
+            Exported::Disk(exported) => Rc::ptr_eq(exported, disk),
+            Exported::Layer(_) => false,
+        };
+        for entry in entries.iter().filter(is_it) {
             if let Served::VhostUser(export) = &entry.served {
                 export.resized();
             }
@@ -61,7 +65,8 @@ impl Engine {
     pub fn add_vhost_user(&self, id: String, disk: &str, spec: &VhostUserSpec) -> Outcome<()> {
         let server = *self.exports.vhost_user.borrow();
         let server = server.ok_or_else(|| refused("vhost-user exports are not available"))?;
-        let guest_disk = self.find_exported(disk)?;
+        let (guest_disk, layer) = self.find_exported(disk)?;
+        check_on_top(&guest_disk, &layer)?;
         if spec.writable {
             check_writable(&guest_disk, disk)?;
         }
@@ -80,7 +85,7 @@ impl Engine {
         };
         let disk = Disk::new(guest_disk.clone());
         let export = server(&self.exec, socket, disk, spec).map_err(failed)?;
-        self.enter_export(id, guest_disk, Served::VhostUser(export));
+        self.enter_export(id, Exported::Disk(guest_disk), Served::VhostUser(export));
         Ok(())
     }
 }

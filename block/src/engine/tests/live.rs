@@ -51,7 +51,7 @@ pub(super) fn qemu_img(arguments: &[&str], file: &Path) -> String {
 
 /// A disk on [A] -> [B] -> [C] -> [D]; each layer holds a 256 KiB run of its own number, which
 /// overlaps the one below by half.
-fn chain(bench: &Bench) -> Disk {
+pub(super) fn chain(bench: &Bench) -> Disk {
     let disk = bench
         .open("virtio0", &bench.create("A"), Some(Format::Qcow2))
         .unwrap();

@@ -1,16 +1,20 @@
-//! Everything that is not a guest's request.
+//! What administers an image and is no guest's request: opening and closing, making, checking,
+//! snapshots, bitmaps on disk, the size, other options.
+//!
+//! Lies on all other parts.
 
 pub(in crate::qcow2) mod amend;
-pub(in crate::qcow2) mod bitmaps;
+mod bitmaps;
 pub(in crate::qcow2) mod check;
-pub(in crate::qcow2) mod copied;
+mod close;
+mod copied;
 pub(in crate::qcow2) mod create;
-pub(in crate::qcow2) mod empty;
-pub(in crate::qcow2) mod info;
-pub(in crate::qcow2) mod l1_table;
+mod empty;
+mod info;
 pub(in crate::qcow2) mod measure;
 pub(in crate::qcow2) mod open;
-pub(in crate::qcow2) mod preallocate;
-pub(in crate::qcow2) mod prepare;
-pub(in crate::qcow2) mod resize;
+mod preallocate;
+mod prepare;
+mod resize;
+mod set_backing;
 pub(in crate::qcow2) mod snapshot;

@@ -1,5 +1,8 @@
-//! What the bytes of an image mean: header, tables, entries. Nothing here reads or writes a file.
+//! What the bytes of an image mean: header, tables, entries. Nothing here keeps any state.
 
+pub(in crate::qcow2) mod bitmap_directory;
+pub(in crate::qcow2) mod bitmap_table;
+pub(in crate::qcow2) mod data_file;
 pub(in crate::qcow2) mod entry;
 pub(in crate::qcow2) mod extensions;
 pub(in crate::qcow2) mod geometry;

@@ -14,9 +14,10 @@ use std::ffi::OsString;
 
 use crate::{
     below::Below,
-    error::{Error, Result},
+    error::Result,
     qcow2::{
         DataFile, OpenOptions, Qcow2,
+        file::ImageFile,
         layout::{
             header::{AUTOCLEAR_RAW_DATA, LAZY_REFCOUNTS},
             header_area::HeaderArea,
@@ -95,7 +96,7 @@ pub async fn amend(
     }
     image.amend_data_file(changes).await?;
     if let Some(lazy) = changes.lazy_refcounts
-        && lazy != image.lazy
+        && lazy != image.file.is_lazy()
     {
         image.set_lazy(lazy).await?;
         image = amending.open().await?;
@@ -126,20 +127,13 @@ impl Qcow2 {
         1 << self.geometry.refcount_order
     }
 
-    fn amend_refused(&self, why: impl Into<String>) -> Error {
-        Error::Image {
-            file: self.file.path().to_owned(),
-            why: why.into(),
-        }
-    }
-
     /// Whether all that is asked for can be had.
     async fn check_amend(&self, changes: &Amend) -> Result<()> {
         let version = changes.version.unwrap_or(self.version());
         let bits = changes.refcount_bits.unwrap_or(self.refcount_bits());
         let why = self.first_obstacle(changes, version, bits);
         if let Some(why) = why {
-            return Err(self.amend_refused(why));
+            return Err(self.file.refused(why));
         }
         if bits < self.refcount_bits() {
             self.check_refcounts_fit(bits.trailing_zeros()).await?;
@@ -156,7 +150,7 @@ impl Qcow2 {
 
     fn first_obstacle(&self, changes: &Amend, version: u32, bits: u32) -> Option<&'static str> {
         let data = self.data_file();
-        let is_raw = self.has_raw_data();
+        let is_raw = self.file.has_raw_data();
         let external = self.geometry.external_data;
         let width_is_wrong = !bits.is_power_of_two() || bits > 64;
         Some(match () {
@@ -200,11 +194,11 @@ impl Qcow2 {
 
     /// Names the external data file otherwise, and says whether it is raw.
     async fn amend_data_file(&self, changes: &Amend) -> Result<()> {
-        let gives_up_raw = changes.data_file_raw == Some(false) && self.has_raw_data();
+        let gives_up_raw = changes.data_file_raw == Some(false) && self.file.has_raw_data();
         if changes.data_file.is_none() && !gives_up_raw {
             return Ok(());
         }
-        self.begin_write().await?;
+        self.file.begin_write().await?;
         let change = |area: &mut HeaderArea| {
             if gives_up_raw {
                 area.header.autoclear &= !AUTOCLEAR_RAW_DATA;
@@ -214,13 +208,15 @@ impl Qcow2 {
                 None => Ok(()),
             }
         };
-        self.change_area(change, Self::stop_after).await?;
+        self.order
+            .change_area(change, ImageFile::stop_after)
+            .await?;
         self.close().await
     }
 
     /// Allows refcounts to be written late, or no more. The image has to be opened anew then.
     async fn set_lazy(&self, lazy: bool) -> Result<()> {
-        self.begin_write().await?;
+        self.file.begin_write().await?;
         // Before they may not be late any more, none is.
         self.close().await?;
         let change = |area: &mut HeaderArea| {
@@ -228,6 +224,6 @@ impl Qcow2 {
             area.header.compatible |= if lazy { LAZY_REFCOUNTS } else { 0 };
             Ok(())
         };
-        self.change_area(change, Self::stop_after).await
+        self.order.change_area(change, ImageFile::stop_after).await
     }
 }

@@ -90,10 +90,10 @@ impl<'a> Check<'a> {
 
     /// Counts what everything but the refcounts takes.
     async fn count_mapping(&mut self) -> IoResult<()> {
-        let header = self.image.area.borrow().header.clone();
+        let header = self.image.file.header();
         let cluster_size = self.image.geometry.cluster_size();
         self.count(0, cluster_size);
-        let l1 = self.image.l1.entries();
+        let l1 = self.image.tables.l1_entries();
         self.count_l1(header.l1_offset, &l1, true).await?;
         self.count_snapshots(&header).await?;
         self.count_bitmaps(&header).await
@@ -105,7 +105,7 @@ impl<'a> Check<'a> {
             return;
         }
         let g = &self.image.geometry;
-        let file_len = self.image.file.len();
+        let file_len = self.image.file.storage().len();
         let end = offset.saturating_add(len);
         if end > file_len && end - file_len >= g.cluster_size() {
             self.report.corruption(format!(
@@ -122,7 +122,7 @@ impl<'a> Check<'a> {
 
     /// Reads a table of 64-bit entries. One that cannot be read is noted and taken as empty.
     async fn read_entries(&mut self, offset: u64, count: usize) -> Vec<u64> {
-        match self.image.file.read_vec(offset, count * 8).await {
+        match self.image.file.storage().read_vec(offset, count * 8).await {
             Ok(bytes) => {
                 let (words, _) = bytes.as_chunks::<8>();
                 words.iter().map(|word| u64::from_be_bytes(*word)).collect()

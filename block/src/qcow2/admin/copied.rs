@@ -6,7 +6,7 @@ use crate::{
     qcow2::{
         Qcow2,
         layout::{
-            entry::{self, COPIED, Entry},
+            entry::Entry,
             geometry::{GuestCluster, HostCluster},
         },
     },
@@ -41,13 +41,13 @@ impl Qcow2 {
 
     async fn set_copied_flags(&self, flags: Flags) -> IoResult<()> {
         let g = &self.geometry;
-        for index in 0..self.l1.len() {
-            let raw = self.l1.get(index);
-            let table = entry::decode_l1(raw, g).map_err(|why| self.corrupt(why))?;
-            let Some(table) = table else { continue };
+        for index in 0..self.tables.l1_len() {
+            let Some(table) = self.tables.l1_entry(index)? else {
+                continue;
+            };
             let copied = self.wanted_flag(flags, table.host).await?;
             if copied != table.copied {
-                self.l1.set(index, raw ^ COPIED);
+                self.tables.toggle_l1_copied(index);
             }
             if g.external_data {
                 continue;
@@ -63,7 +63,7 @@ impl Qcow2 {
     }
 
     async fn wanted_flag(&self, flags: Flags, host: HostCluster) -> IoResult<bool> {
-        Ok(flags == Flags::Refcount && self.refcount(host).await? == 1)
+        Ok(flags == Flags::Refcount && self.space.refcount(host).await? == 1)
     }
 
     /// Does the slice of the table in `table` that starts with the entry of `first`.
@@ -74,14 +74,10 @@ impl Qcow2 {
         first: GuestCluster,
     ) -> IoResult<()> {
         let g = &self.geometry;
-        if self.l2.is_crowded() {
-            self.write_back_tables().await?;
-        }
-        let offset = g.host_offset(table) + g.slice_in_table(first);
-        let slice = self.l2.get(offset).await?;
+        self.order.make_room().await?;
+        let slice = self.tables.slice(table, first).await?;
         for index in 0..g.slice_entries() as usize {
-            let entry = self.l2_entry(&slice, index);
-            let entry = entry.map_err(|why| self.corrupt(why))?;
+            let entry = self.tables.entry(&slice, index)?;
             let Entry::Plain {
                 host: Some((host, copied)),
                 data,
@@ -94,7 +90,7 @@ impl Qcow2 {
             if unshared != copied {
                 let host = Some((host, unshared));
                 let entry = Entry::Plain { host, data, zero };
-                self.set_l2_entry(&slice, index, entry);
+                self.tables.set_entry(&slice, index, entry);
             }
         }
         Ok(())

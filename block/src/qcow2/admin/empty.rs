@@ -3,7 +3,7 @@
 use crate::{
     error::IoResult,
     exec::yield_now,
-    qcow2::{Qcow2, admin::resize::TABLES_PER_FLUSH, layout::entry},
+    qcow2::{Qcow2, admin::resize::TABLES_PER_FLUSH},
 };
 
 impl Qcow2 {
@@ -14,15 +14,15 @@ impl Qcow2 {
     /// # Errors
     /// The host's error, or that the tables are corrupt. What is left shows the same as before.
     pub async fn make_empty(&self) -> IoResult<()> {
-        self.begin_write().await?;
+        self.file.begin_write().await?;
         // From now on no table in memory differs from the file.
         self.flush().await?;
         let mut dropped = 0;
-        for index in 0..self.l1.len() {
-            let raw = self.l1.get(index);
-            let table = entry::decode_l1(raw, &self.geometry).map_err(|why| self.corrupt(why))?;
-            let Some(table) = table else { continue };
-            self.drop_table(index, table).await?;
+        for index in 0..self.tables.l1_len() {
+            let Some(table) = self.tables.l1_entry(index)? else {
+                continue;
+            };
+            self.tables.drop_table(index, table).await?;
             dropped += 1;
             if dropped % TABLES_PER_FLUSH == 0 {
                 self.flush().await?;

@@ -6,12 +6,7 @@ use crate::{
     error::IoResult,
     qcow2::{
         DataFile, Qcow2,
-        data::data_file::is_raw,
-        layout::{
-            geometry::HostCluster,
-            header::{Incompatible, LAZY_REFCOUNTS},
-            width,
-        },
+        layout::header::{Incompatible, LAZY_REFCOUNTS},
     },
 };
 
@@ -22,36 +17,18 @@ impl Qcow2 {
     /// # Errors
     /// The refcounts cannot be read.
     pub async fn is_mostly_holes(&self) -> IoResult<bool> {
-        let Some(bytes) = self.file.allocated_bytes() else {
+        let Some(bytes) = self.file.storage().allocated_bytes() else {
             return Ok(false);
         };
         let stored = bytes >> self.geometry.cluster_bits;
         let threshold = (stored * 10 / 9).max(stored + 2);
-        let lock = self.refcounts.lock().await;
-        let (mut used, mut at) = (0, 0);
-        let order = self.geometry.refcount_order;
-        let counted = self.refcounts.table.len() as u64 * self.geometry.refcounts_per_block();
-        let end = self.geometry.clusters_for(self.file.len()).min(counted);
-        while at < end && used < threshold {
-            let cluster = HostCluster(at);
-            let Some((slice, index)) = self.refcount_slice(&lock, cluster).await? else {
-                at += self.geometry.refcounts_per_block();
-                continue;
-            };
-            let end = self.geometry.refcounts_per_slice() as usize;
-            let counts = slice.with(|bytes| {
-                let counts = (index..end).map(|i| width::get(bytes, order, i));
-                counts.filter(|count| *count > 0).count()
-            });
-            used += counts as u64;
-            at += (end - index) as u64;
-        }
-        Ok(used >= threshold)
+        let end = self.geometry.clusters_for(self.file.storage().len());
+        self.space.has_in_use(threshold, end).await
     }
 
     /// How the data is encrypted, in QEMU's words.
     pub fn encryption(&self) -> Option<&'static str> {
-        match self.area.borrow().header.crypt_method {
+        match self.file.area().header.crypt_method {
             0 => None,
             1 => Some("aes"),
             _ => Some("luks"),
@@ -60,7 +37,7 @@ impl Qcow2 {
 
     /// `ImageInfoSpecific`: version and features, with the names of QEMU's schema.
     pub fn format_specific(&self) -> Value {
-        let area = self.area.borrow();
+        let area = self.file.area();
         let header = &area.header;
         let compression = ["zlib", "zstd"][usize::from(header.compression_type() == 1)];
         let has = |bit| header.incompatible.contains(bit);
@@ -85,7 +62,7 @@ impl Qcow2 {
             say("data-file", file.name.display().to_string().into());
         }
         if header.geometry.external_data {
-            say("data-file-raw", is_raw(header).into());
+            say("data-file-raw", header.has_raw_data().into());
         }
         if !old {
             say("corrupt", has(Incompatible::CORRUPT).into());

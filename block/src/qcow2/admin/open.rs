@@ -1,38 +1,31 @@
 //! Opening an image: everything that can be judged without walking the tables.
 
-use std::cell::{Cell, RefCell};
+mod data_source;
+
+use std::rc::Rc;
 
 use crate::{
     error::{Error, Result},
-    exec::sync::Lock,
     qcow2::{
         Qcow2,
-        admin::bitmaps::PersistentBitmaps,
-        data::{
-            claims::Claims,
-            compression::Compression,
-            data_file::{DataSource, is_raw},
-            unpacked::Unpacked,
-        },
+        data::{Compression, Data, DataOptions},
+        file::ImageFile,
         layout::{
-            entry,
-            geometry::{Geometry, HostCluster, HostRun, MAX_HOST_BITS, MAX_REFCOUNT_TABLE_BYTES},
-            header::{Header, Incompatible, LAZY_REFCOUNTS, PROBE_LEN},
+            entry::{self, refcount_block},
+            geometry::{Geometry, HostRun, MAX_REFCOUNT_TABLE_BYTES},
+            header::{Header, Incompatible, PROBE_LEN},
             header_area::HeaderArea,
             snapshots::{self, SnapshotEntry},
         },
-        order::flush::Flushes,
-        space::{
-            freed::Freed,
-            metadata_map::{Kind, MetadataMap},
-            refcount::Refcounts,
-        },
+        order::Order,
+        space::{Kind, MetadataMap, Space},
+        tables::Tables,
     },
     root_table::RootTable,
-    stop::Stop,
     storage::Storage,
     table_cache::TableCache,
 };
+use data_source::DataSource;
 
 /// How an image is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,41 +130,52 @@ impl Qcow2 {
         let table = RootTable::load(&file, header.refcount_table_offset, table_len).await?;
         let metadata = match options.read_only {
             true => MetadataMap::default(),
-            false => map_for_writing(&file, &header, &l1, &table).await?,
+            false => map_for_writing(&file, &header, &l1.entries(), &table.entries()).await?,
         };
+        let locks = Rc::default();
         let cache = |share| TableCache::new(file.clone(), geometry.slice_bytes(), share);
         let refcount_share = options.cache_bytes / 4;
-        let image = Self {
-            l2: cache(options.cache_bytes - refcount_share),
-            refcounts: Refcounts::new(
-                table,
-                cache(refcount_share),
-                geometry.clusters_for(file.len()),
-            ),
-            file,
+        let l2 = cache(options.cache_bytes - refcount_share);
+        let blocks = cache(refcount_share);
+        let file = Rc::new(ImageFile::new(
+            file.clone(),
             data,
-            readable,
-            geometry,
-            size: Cell::new(header.size),
-            read_only: Cell::new(options.read_only),
-            discard: options.discard,
-            area: RefCell::new(area),
-            lost_refcounts,
-            l1,
+            area,
+            options.read_only,
+            &locks,
+        ));
+        let space = Rc::new(Space::new(
+            file.clone(),
+            table,
+            blocks,
             metadata,
-            claims: Claims::default(),
-            freed: Freed::default(),
+            options.discard,
+            &locks,
+        ));
+        let tables = Rc::new(Tables::new(file.clone(), space.clone(), l1, l2, &locks));
+        let order = Rc::new(Order::new(file.clone(), space.clone(), tables.clone()));
+        let disk = DataOptions {
+            size: header.size,
+            readable,
+            discard: options.discard,
             compression,
-            unpacked: Unpacked::default(),
-            unpacking: Lock::default(),
-            packing: Cell::new(None),
-            flushes: Flushes::default(),
-            bitmaps: PersistentBitmaps::default(),
-            lazy: header.compatible & LAZY_REFCOUNTS != 0,
-            linking: Lock::default(),
-            header_edit: Lock::default(),
-            write_ready: Cell::new(false),
-            stopped: Stop::default(),
+        };
+        let data = Data::new(
+            file.clone(),
+            space.clone(),
+            tables.clone(),
+            order.clone(),
+            disk,
+            &locks,
+        );
+        let image = Self {
+            file,
+            space,
+            tables,
+            order,
+            data,
+            geometry,
+            lost_refcounts,
         };
         image.load_bitmaps().await?;
         if !options.read_only && image.is_dirty() {
@@ -182,7 +186,7 @@ impl Qcow2 {
 
     /// Why an image that could be opened for reading cannot be written, and what to do.
     pub fn writing_refused(&self) -> Option<String> {
-        writing_refused(&self.area.borrow().header)
+        writing_refused(&self.file.area().header)
     }
 }
 
@@ -274,7 +278,7 @@ pub(super) fn writing_refused(header: &Header) -> Option<String> {
     let bits = header.incompatible;
     let why = if bits.contains(Incompatible::CORRUPT) {
         "is marked corrupt and cannot be written: repair it with 'strata-img check -r all' first"
-    } else if is_raw(header) && header.backing.is_some() {
+    } else if header.has_raw_data() && header.backing.is_some() {
         "has a backing file and a raw external data file, which cannot both be right: it cannot be written"
     } else if header.geometry.external_data && header.snapshots > 0 {
         "has internal snapshots and an external data file, which does not keep their data: it cannot be written"
@@ -300,15 +304,16 @@ fn note_table(
         .map_err(|found| format!("{kind} at {offset:#x} overlaps {found}"))
 }
 
-/// Where all metadata of the image in `file` lies.
+/// Where all metadata of the image in `file` lies, with these entries of L1 and of the refcount
+/// table.
 ///
 /// # Errors
 /// Some of it lies on other; the host's error.
 pub(super) async fn map_for_writing(
     file: &Storage,
     header: &Header,
-    l1: &RootTable,
-    refcount_table: &RootTable,
+    l1: &[u64],
+    refcount_table: &[u64],
 ) -> Result<MetadataMap> {
     let refuse = |why: String| Error::Image {
         file: file.path().to_owned(),
@@ -332,8 +337,8 @@ pub(super) fn cannot_be_written(why: &str) -> String {
 fn map_metadata(
     map: &MetadataMap,
     header: &Header,
-    l1: &RootTable,
-    refcount_table: &RootTable,
+    l1: &[u64],
+    refcount_table: &[u64],
     file_len: u64,
 ) -> std::result::Result<(), String> {
     let g = &header.geometry;
@@ -352,12 +357,12 @@ fn map_metadata(
         header.refcount_table_bytes(),
         Kind::RefcountTable,
     )?;
-    for raw in l1.entries() {
+    for &raw in l1 {
         if let Some(table) = entry::decode_l1(raw, g)? {
             add(inside(g.host_offset(table.host), Kind::L2)?, 1, Kind::L2)?;
         }
     }
-    for raw in refcount_table.entries() {
+    for &raw in refcount_table {
         if let Some(block) = refcount_block(raw, g)? {
             let offset = inside(g.host_offset(block), Kind::RefcountBlock)?;
             add(offset, 1, Kind::RefcountBlock)?;
@@ -381,26 +386,4 @@ fn map_snapshots(
         add(snapshot.l1_offset, snapshot.l1_bytes(), Kind::SnapshotL1)?;
     }
     Ok(())
-}
-
-/// Reads an entry of the refcount table; `None` if there is no block.
-///
-/// # Errors
-/// What is wrong with it.
-pub(in crate::qcow2) fn refcount_block(
-    raw: u64,
-    geometry: &Geometry,
-) -> std::result::Result<Option<HostCluster>, String> {
-    if raw == 0 {
-        return Ok(None);
-    }
-    if raw & 0x1ff != 0 {
-        return Err(format!(
-            "refcount table entry {raw:#x} has reserved bits set"
-        ));
-    }
-    if geometry.in_cluster(raw) != 0 || raw >> MAX_HOST_BITS != 0 {
-        return Err(format!("refcount block offset {raw:#x} is not valid"));
-    }
-    Ok(Some(geometry.host_cluster(raw)))
 }

@@ -7,7 +7,7 @@ use crate::{
     exec::yield_now,
     qcow2::{
         Preallocation, Qcow2,
-        data::data_file,
+        layout::data_file,
         layout::{
             entry::{Entry, Mapping},
             geometry::{GuestCluster, HostRun},
@@ -31,7 +31,7 @@ impl Qcow2 {
         // The cluster that the old end lies in is one that has been written, or not: it stays so.
         let (mut at, end) = (range.start.next_multiple_of(g.cluster_size()), range.end);
         while at < end {
-            let run = self.lookup(at, end - at).await?;
+            let run = self.tables.lookup(at, end - at).await?;
             let has_place = match run.mapping {
                 Mapping::Data { .. } | Mapping::Compressed { .. } => true,
                 Mapping::Zero { host } | Mapping::Unallocated { host } => host.is_some(),
@@ -51,32 +51,31 @@ impl Qcow2 {
     async fn place_clusters(&self, at: u64, len: u64, preallocation: Preallocation) -> Result<u64> {
         let g = &self.geometry;
         let first = g.guest_cluster(at);
-        let slice = self.l2_slice_for_write(first).await?;
+        let slice = self.order.slice_for_write(first).await?;
         let count = g.clusters_for(len.min(g.slice_end(at) - at));
         let run = self.zeroed_clusters(first, count).await?;
         let (offset, len) = (g.host_offset(run.first), run.count * g.cluster_size());
-        if !self.has_raw_data() {
-            if let Err(error) = preallocation.reserve(&self.data, offset, len).await {
+        if !self.file.has_raw_data() {
+            if let Err(error) = preallocation.reserve(self.file.data(), offset, len).await {
                 if !g.external_data {
-                    self.give_back(run).await;
+                    self.space.give_back(run).await;
                 }
                 return Err(error);
             }
-            if self.data.len() < offset + len {
-                self.data.set_len(offset + len).await?;
+            if self.file.data().len() < offset + len {
+                self.file.data().set_len(offset + len).await?;
             }
         }
         for n in 0..run.count {
             let (index, host) = (g.index_in_slice(first.plus(n)), run.first.plus(n));
-            let old = self.l2_entry(&slice, index);
-            let old = old.map_err(|why| self.corrupt(why))?;
+            let old = self.tables.entry(&slice, index)?;
             // Subclusters stay what they are until they are written, as in a new image.
-            let new = if g.extended_l2 && !self.has_raw_data() {
+            let new = if g.extended_l2 && !self.file.has_raw_data() {
                 old.with_data(host, 0, g)
             } else {
                 Entry::data(host, g)
             };
-            self.set_l2_entry(&slice, index, new);
+            self.tables.set_entry(&slice, index, new);
         }
         Ok(len)
     }
@@ -88,14 +87,14 @@ impl Qcow2 {
         let (run, fresh) = if g.external_data {
             (data_file::place(first, count), false)
         } else {
-            let allocated = self.allocate(count).await?;
+            let allocated = self.space.allocate(count).await?;
             (allocated.run, allocated.fresh)
         };
         let (offset, len) = (g.host_offset(run.first), run.count * g.cluster_size());
-        if !fresh && !self.has_raw_data() && offset < self.data.len() {
-            let zeroed = self.data.write_zeroes(offset, len, true).await;
+        if !fresh && !self.file.has_raw_data() && offset < self.file.data().len() {
+            let zeroed = self.file.data().write_zeroes(offset, len, true).await;
             if zeroed.is_err() && !g.external_data {
-                self.give_back(run).await;
+                self.space.give_back(run).await;
             }
             zeroed?;
         }

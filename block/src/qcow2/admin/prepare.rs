@@ -1,10 +1,7 @@
 //! An open image that was not to be written becomes writable.
 
 use super::open::{cannot_be_written, in_need_of_repair, map_for_writing, writing_refused};
-use crate::{
-    error::{Error, Result},
-    qcow2::Qcow2,
-};
+use crate::{error::Result, qcow2::Qcow2};
 
 impl Qcow2 {
     /// Prepares an image that was opened read-only for being written, as if it had been opened so.
@@ -16,40 +13,39 @@ impl Qcow2 {
     /// # Errors
     /// Why it cannot be written, and what to do; the host's error. It is read-only then, as before.
     pub async fn prepare_writing(&self) -> Result<()> {
-        self.check_running()?;
-        if !self.read_only.get() {
+        self.file.check_running()?;
+        if !self.is_read_only() {
             return Ok(());
         }
-        let header = self.area.borrow().header.clone();
-        let refuse = |why: String| Error::Image {
-            file: self.file.path().to_owned(),
-            why,
-        };
-        if !self.readable {
-            return Err(refuse("has been opened for its header only".to_owned()));
+        let header = self.file.header();
+        if !self.data.is_readable() {
+            return Err(self.file.refused("has been opened for its header only"));
         }
         if let Some(why) = &self.lost_refcounts {
-            return Err(refuse(in_need_of_repair(why.clone())));
+            return Err(self.file.refused(in_need_of_repair(why.clone())));
         }
+        let file = self.file.storage();
         header
-            .check_snapshot_table(self.file.len())
-            .map_err(|why| refuse(in_need_of_repair(why)))?;
+            .check_snapshot_table(file.len())
+            .map_err(|why| self.file.refused(in_need_of_repair(why)))?;
         if let Some(why) = writing_refused(&header) {
-            return Err(refuse(why));
+            return Err(self.file.refused(why));
         }
-        let tables = map_for_writing(&self.file, &header, &self.l1, &self.refcounts.table).await?;
+        let (l1, refcounts) = (self.tables.l1_entries(), self.space.refcount_table());
+        let tables = map_for_writing(file, &header, &l1, &refcounts).await?;
         // So far the map holds the bitmaps alone, which were found to lie on nothing but each other.
-        self.metadata
-            .absorb(&tables)
-            .map_err(|(new, old)| refuse(cannot_be_written(&format!("{new} overlaps {old}"))))?;
-        self.read_only.set(false);
+        self.space.absorb_metadata(&tables).map_err(|(new, old)| {
+            let why = format!("{new} overlaps {old}");
+            self.file.refused(cannot_be_written(&why))
+        })?;
+        self.file.set_read_only(false);
         let result = match self.is_dirty() {
             true => self.rebuild_refcounts().await,
             false => Ok(()),
         };
         if result.is_err() {
-            self.read_only.set(true);
-            self.metadata.give_up(&tables);
+            self.file.set_read_only(true);
+            self.space.give_up_metadata(&tables);
         }
         result
     }

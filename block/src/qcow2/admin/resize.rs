@@ -8,13 +8,13 @@ use std::{cmp::Ordering, ops::Range};
 
 use crate::{
     below::{Below, Nothing},
-    error::{Error, IoResult, Result},
+    error::{IoResult, Result},
     exec::yield_now,
     qcow2::{
         Preallocation, Qcow2,
         layout::{
-            entry::{Entry, TableRef},
-            geometry::{GuestCluster, HostCluster, HostRun},
+            entry::Entry,
+            geometry::{GuestCluster, HostCluster},
         },
     },
     size,
@@ -46,9 +46,9 @@ impl Qcow2 {
         below: &dyn Below,
     ) -> Result<()> {
         self.check_new_size(size)?;
-        preallocation.check_file(&self.data)?;
-        self.begin_write().await?;
-        let old = self.size.get();
+        preallocation.check_file(self.file.data())?;
+        self.file.begin_write().await?;
+        let old = self.data.size();
         match size.cmp(&old) {
             Ordering::Less => self.shrink(old, size).await?,
             Ordering::Equal => {}
@@ -70,17 +70,14 @@ impl Qcow2 {
                 g.cluster_size(),
                 g.max_size()
             )
-        } else if g.version == 2 && self.area.borrow().header.snapshots > 0 {
+        } else if g.version == 2 && self.file.area().header.snapshots > 0 {
             "Can't resize a v2 image which has snapshots".into()
         } else if let Err(why) = self.bitmaps().check_resize(size) {
             why
         } else {
             return Ok(());
         };
-        Err(Error::Image {
-            file: self.file.path().to_owned(),
-            why,
-        })
+        Err(self.file.refused(why))
     }
 
     async fn grow(
@@ -90,33 +87,35 @@ impl Qcow2 {
         preallocation: Preallocation,
         below: &dyn Below,
     ) -> Result<()> {
-        self.grow_l1(self.geometry.l1_entries(size)).await?;
-        self.size.set(size);
+        self.order.grow_l1(self.geometry.l1_entries(size)).await?;
+        self.data.set_size(size);
         let result = async {
-            if self.has_raw_data() {
+            if self.file.has_raw_data() {
                 // Whatever it holds behind the old end is what it shows: nothing lies below.
                 self.lengthen_raw_data(size, preallocation).await?;
             } else {
                 self.blank(old..size, below).await?;
             }
             // Readers of a raw data file go by the tables, which name all of it.
-            if preallocation != Preallocation::Off || self.has_raw_data() {
+            if preallocation != Preallocation::Off || self.file.has_raw_data() {
                 self.preallocate(old..size, preallocation).await?;
             }
             Ok(self.write_size(size).await?)
         }
         .await;
         if result.is_err() {
-            self.size.set(old);
+            self.data.set_size(old);
         }
         result
     }
 
     async fn lengthen_raw_data(&self, size: u64, preallocation: Preallocation) -> Result<()> {
-        let len = self.data.len();
+        let len = self.file.data().len();
         if len < size {
-            self.data.set_len(size).await?;
-            preallocation.reserve(&self.data, len, size - len).await?;
+            self.file.data().set_len(size).await?;
+            preallocation
+                .reserve(self.file.data(), len, size - len)
+                .await?;
         }
         Ok(())
     }
@@ -129,22 +128,23 @@ impl Qcow2 {
         let shown = below.visible_len().min(end);
         let shown = shown.next_multiple_of(self.geometry.cluster_size());
         let shown = shown.clamp(start, end);
-        self.write_zeroes(start, shown - start, true, below).await?;
-        self.write_zeroes(shown, end - shown, true, &Nothing).await
+        self.data
+            .write_zeroes(start, shown - start, true, below)
+            .await?;
+        self.data
+            .write_zeroes(shown, end - shown, true, &Nothing)
+            .await
     }
 
     /// Writes the size to the header, after all else (rule W5).
     async fn write_size(&self, size: u64) -> IoResult<()> {
         self.flush().await?;
-        let _edit = self.header_edit.lock().await;
-        let mut area = self.area.borrow().clone();
-        area.header.size = size;
-        self.write_fields(area).await
+        self.file.change_header(|header| header.size = size).await
     }
 
     async fn shrink(&self, old: u64, size: u64) -> IoResult<()> {
         self.write_size(size).await?;
-        self.size.set(size);
+        self.data.set_size(size);
         let g = &self.geometry;
         let (mut at, end) = (g.clusters_for(size), g.clusters_for(old));
         let mut emptied = 0;
@@ -161,7 +161,7 @@ impl Qcow2 {
         // Once for the tables, once for the refcounts of what has become free.
         self.flush().await?;
         self.flush().await?;
-        self.cut_data(size).await?;
+        self.data.cut_data(size).await?;
         self.cut_file().await
     }
 
@@ -170,11 +170,11 @@ impl Qcow2 {
     async fn empty_table(&self, clusters: Range<u64>) -> IoResult<bool> {
         let g = &self.geometry;
         let index = g.l1_index(GuestCluster(clusters.start));
-        let Some(table) = self.l1_entry(index)? else {
+        let Some(table) = self.tables.l1_entry(index)? else {
             return Ok(false);
         };
         if clusters.start.is_multiple_of(g.l2_entries()) {
-            self.drop_table(index, table).await?;
+            self.tables.drop_table(index, table).await?;
         } else {
             self.empty_entries(clusters).await?;
         }
@@ -185,14 +185,13 @@ impl Qcow2 {
         let g = &self.geometry;
         let mut at = clusters.start;
         while at < clusters.end {
-            let slice = self.l2_slice_for_write(GuestCluster(at)).await?;
+            let slice = self.order.slice_for_write(GuestCluster(at)).await?;
             let first = g.index_in_slice(GuestCluster(at));
             for index in first..g.slice_entries() as usize {
-                let old = self.l2_entry(&slice, index);
-                let old = old.map_err(|why| self.corrupt(why))?;
+                let old = self.tables.entry(&slice, index)?;
                 if old != Entry::UNALLOCATED {
-                    self.set_l2_entry(&slice, index, Entry::UNALLOCATED);
-                    self.let_go(old, None);
+                    self.tables.set_entry(&slice, index, Entry::UNALLOCATED);
+                    self.tables.let_go(old, None);
                 }
             }
             at += (g.slice_entries() as usize - first) as u64;
@@ -200,43 +199,22 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Takes an L2 table out of L1. What it names has one reference less then, also where snapshots
-    /// share the table.
-    pub(in crate::qcow2) async fn drop_table(&self, index: usize, table: TableRef) -> IoResult<()> {
-        let g = &self.geometry;
-        let _linking = self.linking.lock().await;
-        let offset = g.host_offset(table.host);
-        let mut named = Vec::new();
-        for start in (0..g.cluster_size()).step_by(g.slice_bytes() as usize) {
-            let slice = self.l2.get(offset + start).await?;
-            for n in 0..g.slice_entries() as usize {
-                let entry = self.l2_entry(&slice, n);
-                named.push(entry.map_err(|why| self.corrupt(why))?);
-            }
-        }
-        self.l1.set(index, 0);
-        let table = HostRun::one(table.host);
-        self.metadata.remove(table);
-        self.l2.forget(offset, g.cluster_size());
-        self.freed.push(table);
-        for entry in named {
-            self.let_go(entry, None);
-        }
-        Ok(())
-    }
-
     /// Cuts off what is free at the end of the file. All tables are on disk.
     pub(in crate::qcow2) async fn cut_file(&self) -> IoResult<()> {
-        self.drop_empty_refcount_blocks().await?;
+        while self.space.drop_empty_refcount_blocks().await? {
+            // Once for the table, once for the refcounts of what has become free.
+            self.flush().await?;
+            self.flush().await?;
+        }
         let g = &self.geometry;
-        let whole = self.file.len();
+        let whole = self.file.storage().len();
         let mut end = g.clusters_for(whole);
-        while end > 0 && self.refcount(HostCluster(end - 1)).await? == 0 {
+        while end > 0 && self.space.refcount(HostCluster(end - 1)).await? == 0 {
             end -= 1;
         }
         let len = g.host_offset(HostCluster(end));
-        if len < whole && self.freed.is_empty() {
-            self.file.cut_off(len).await?;
+        if len < whole && !self.space.has_waiting() {
+            self.file.storage().cut_off(len).await?;
         }
         Ok(())
     }

@@ -27,29 +27,22 @@ use crate::{
 const TABLES_PER_FLUSH: usize = 64;
 
 impl Qcow2 {
-    fn snapshot_refused(&self, why: impl Into<String>) -> Error {
-        Error::Image {
-            file: self.file.path().to_owned(),
-            why: why.into(),
-        }
-    }
-
     /// Before snapshots are changed: refuses what cannot have any, and images where what one of `tables`,
     /// L1 tables, leads to is damaged; and sets the dirty bit in version 3. All that was written so far
     /// is durable.
     pub(in crate::qcow2) async fn begin_snapshot_change(&self, tables: &[&[u64]]) -> Result<()> {
-        let incompatible = self.area.borrow().header.incompatible;
+        let incompatible = self.file.area().header.incompatible;
         if incompatible.contains(Incompatible::DATA_FILE) {
             let why = "keeps its data in an external data file: it cannot have internal snapshots";
-            return Err(self.snapshot_refused(why));
+            return Err(self.file.refused(why));
         }
-        self.begin_write().await?;
+        self.file.begin_write().await?;
         self.flush().await?;
         for l1 in tables {
             self.check_references(l1).await?;
         }
         if self.geometry.version > 2 {
-            self.mark_dirty(true).await?;
+            self.order.mark_dirty(true).await?;
         }
         Ok(())
     }
@@ -60,8 +53,8 @@ impl Qcow2 {
         self.flush().await?;
         self.flush().await?;
         self.update_copied_flags().await?;
-        if !self.lazy {
-            self.mark_dirty(false).await?;
+        if !self.file.is_lazy() {
+            self.order.mark_dirty(false).await?;
         }
         Ok(())
     }
@@ -70,7 +63,7 @@ impl Qcow2 {
     /// be counted anew.
     pub(in crate::qcow2) fn give_up<T>(&self, result: Result<T>) -> Result<T> {
         if let Err(Error::Io(error)) = &result {
-            self.stop(error);
+            self.file.stop(error);
         }
         result
     }

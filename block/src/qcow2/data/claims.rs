@@ -5,7 +5,8 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use crate::{exec::sync::WaitQueue, qcow2::Qcow2};
+use super::Data;
+use crate::exec::sync::WaitQueue;
 
 /// The claims of one image. Positions are bytes of the virtual disk.
 #[derive(Default)]
@@ -69,15 +70,15 @@ impl Drop for Claim<'_> {
     }
 }
 
-impl Qcow2 {
+impl Data {
     /// Claims the clusters that the bytes from `at` to before `end` touch, from the first one up to
     /// one of which somebody else has a part; `None` if that is the first.
-    pub(in crate::qcow2) fn claim_clusters(&self, at: u64, end: u64) -> Option<Claim<'_>> {
+    pub(super) fn claim_clusters(&self, at: u64, end: u64) -> Option<Claim<'_>> {
         self.claim_whole(self.geometry.cluster_size(), at, end)
     }
 
     /// The same for subclusters. Their clusters stay where they are meanwhile.
-    pub(in crate::qcow2) fn claim_subclusters(&self, at: u64, end: u64) -> Option<Claim<'_>> {
+    pub(super) fn claim_subclusters(&self, at: u64, end: u64) -> Option<Claim<'_>> {
         self.claim_whole(self.geometry.subcluster_size(), at, end)
     }
 

@@ -1,23 +1,21 @@
 //! Copy-on-write: filling up subclusters of which only a part is written.
 
+use super::Data;
 use crate::{
     below::Below,
     error::IoResult,
     mem::SgList,
-    qcow2::{
-        Qcow2,
-        layout::{
-            entry::{self, Entry, Mapping},
-            geometry::HostCluster,
-        },
+    qcow2::layout::{
+        entry::{self, Entry, Mapping},
+        geometry::HostCluster,
     },
 };
 
-impl Qcow2 {
+impl Data {
     /// `data` for `at`, extended to whole subclusters with what these hold so far: `mapping` is that
     /// of the first one. A compressed cluster is extended as a whole. Returns where on the disk the
     /// bytes begin. On `fresh` clusters, which read as zeros, zeros need not be added.
-    pub(in crate::qcow2) async fn fill_around(
+    pub(super) async fn fill_around(
         &self,
         mapping: Mapping,
         at: u64,
@@ -51,7 +49,7 @@ impl Qcow2 {
     }
 
     /// Bytes that can only get another place together: a subcluster, or a compressed cluster.
-    pub(in crate::qcow2) fn changed_as_one(&self, mapping: Mapping) -> u64 {
+    pub(super) fn changed_as_one(&self, mapping: Mapping) -> u64 {
         match mapping {
             Mapping::Compressed { .. } => self.geometry.cluster_size(),
             _ => self.geometry.subcluster_size(),
@@ -59,7 +57,7 @@ impl Qcow2 {
     }
 
     /// Copies to `to` what the cluster of `old` holds as data besides the subclusters `written`.
-    pub(in crate::qcow2) async fn copy_others(
+    pub(super) async fn copy_others(
         &self,
         old: Entry,
         written: u32,
@@ -79,8 +77,8 @@ impl Qcow2 {
             // A cluster at most.
             let len = (u64::from(count) * g.subcluster_size()) as usize;
             let (from, to) = (g.host_offset(from) + offset, g.host_offset(to) + offset);
-            let bytes = self.file.read_vec(from, len).await?;
-            self.file.write_vec(to, bytes).await?;
+            let bytes = self.file.storage().read_vec(from, len).await?;
+            self.file.storage().write_vec(to, bytes).await?;
         }
         Ok(())
     }

@@ -1,25 +1,60 @@
-//! Reading from what the tables name. Reads of plain data do not come here: they go to the file,
-//! where `extent` has said.
+//! Where data is, and reading what is compressed. Reads of plain data do not come here: they go to
+//! the file, where `extent` has said.
 
 use std::sync::Arc;
 
+use super::Data;
 use crate::{
     error::IoResult,
+    extent::{Extent, ExtentKind},
     mem::SgList,
-    qcow2::{Qcow2, layout::entry::Mapping},
+    qcow2::layout::{entry::Mapping, geometry::HostCluster},
 };
 
-impl Qcow2 {
-    /// Fills `data` from compressed clusters, which [`Qcow2::extent`] has found at `offset`.
+impl Data {
+    /// How the disk is stored from `offset` on, for up to `len` bytes. `len` is not 0.
+    ///
+    /// # Errors
+    /// The range does not lie on the disk; the tables cannot be read or are corrupt.
+    pub async fn extent(&self, offset: u64, len: u64) -> IoResult<Extent> {
+        Ok(self.placed_extent(offset, len).await?.0)
+    }
+
+    /// As [`Data::extent`], and where in the file it lies or would lie: also for what a host cluster
+    /// is kept for.
+    ///
+    /// # Errors
+    /// As [`Data::extent`].
+    pub async fn placed_extent(&self, offset: u64, len: u64) -> IoResult<(Extent, Option<u64>)> {
+        self.check_range(offset, len)?;
+        let run = self.tables.lookup(offset, len).await?;
+        let within = self.geometry.in_cluster(offset);
+        let at = |host: HostCluster| self.geometry.host_offset(host) + within;
+        let (kind, host_offset) = match run.mapping {
+            Mapping::Unallocated { host } => {
+                (ExtentKind::Unallocated, host.map(|(host, _)| at(host)))
+            }
+            Mapping::Zero { host } => (ExtentKind::Zero, host.map(|(host, _)| at(host))),
+            Mapping::Data { host, .. } => {
+                let host_offset = at(host);
+                (ExtentKind::Data { host_offset }, Some(host_offset))
+            }
+            Mapping::Compressed { .. } => (ExtentKind::Compressed, None),
+        };
+        let extent = Extent { len: run.len, kind };
+        Ok((extent, host_offset))
+    }
+
+    /// Fills `data` from compressed clusters, which [`Data::extent`] has found at `offset`.
     ///
     /// # Errors
     /// Reading or unpacking failed.
     pub async fn read_compressed(&self, offset: u64, data: SgList) -> IoResult<()> {
-        let _operation = self.freed.operation();
+        let _operation = self.space.operation();
         let mut done = 0;
         while done < data.len() {
             let at = offset + done as u64;
-            let run = self.lookup(at, (data.len() - done) as u64).await?;
+            let run = self.tables.lookup(at, (data.len() - done) as u64).await?;
             let part = data.slice(done, run.len as usize);
             done += part.len();
             self.read_mapped(run.mapping, at, part).await?;
@@ -31,25 +66,30 @@ impl Qcow2 {
     /// file. One is unpacked at a time, which bounds the memory that this takes.
     async fn unpacked(&self, offset: u64, len: u64) -> IoResult<Arc<[u8]>> {
         let _unpacking = self.unpacking.lock().await;
-        if let Some(found) = self.unpacked.get(offset) {
+        if let Some(found) = self.unpacked.get(offset, self.space.releases()) {
             return Ok(found);
         }
         // In bounds: an entry describes two clusters at most.
-        let packed = self.file.read_vec(offset, len as usize).await?;
+        let packed = self.file.storage().read_vec(offset, len as usize).await?;
         let (compression, cluster_len) = (self.compression, self.geometry.cluster_len());
         let unpacked = self
             .file
+            .storage()
             .compute(move || compression.unpack(&packed, cluster_len))
             .await;
         let cluster: Arc<[u8]> = unpacked
-            .map_err(|why| self.corrupt(format!("the compressed cluster at {offset:#x}: {why}")))?
+            .map_err(|why| {
+                self.file
+                    .corrupt(format!("the compressed cluster at {offset:#x}: {why}"))
+            })?
             .into();
-        self.unpacked.insert(offset, cluster.clone());
+        self.unpacked
+            .insert(offset, self.space.releases(), cluster.clone());
         Ok(cluster)
     }
 
     /// Reads from subclusters that start with the one `at` lies in and have `mapping`.
-    pub(in crate::qcow2) async fn read_mapped(
+    pub(super) async fn read_mapped(
         &self,
         mapping: Mapping,
         at: u64,
@@ -59,7 +99,7 @@ impl Qcow2 {
         match mapping {
             Mapping::Data { host, .. } => {
                 let host_offset = self.geometry.host_offset(host) + within;
-                self.data.read(host_offset, data).await
+                self.file.data().read(host_offset, data).await
             }
             Mapping::Zero { .. } | Mapping::Unallocated { .. } => {
                 data.fill(0, data.len(), 0);
@@ -72,5 +112,12 @@ impl Qcow2 {
                 Ok(())
             }
         }
+    }
+
+    /// Whether the compressed cluster whose stream starts at `offset` of the file need not be
+    /// unpacked again.
+    #[cfg(test)]
+    pub fn keeps_unpacked(&self, offset: u64) -> bool {
+        self.unpacked.get(offset, self.space.releases()).is_some()
     }
 }

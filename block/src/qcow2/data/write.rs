@@ -1,17 +1,17 @@
 //! Writing data.
 
+use super::{Data, claims::Claim};
 use crate::{
     below::Below,
     error::IoResult,
     mem::SgList,
     qcow2::{
-        Qcow2,
-        data::{claims::Claim, data_file},
         layout::{
+            data_file,
             entry::{Entry, Mapping},
             geometry::{HostCluster, HostRun},
         },
-        tables::mapping::Run,
+        tables::Run,
     },
     table_cache::Slice,
 };
@@ -36,7 +36,7 @@ struct Filled<'a> {
     end: u64,
 }
 
-impl Qcow2 {
+impl Data {
     /// Writes `data` at `offset` of the disk. Parts of clusters that this layer does not hold yet
     /// are filled in from `below`.
     ///
@@ -45,14 +45,14 @@ impl Qcow2 {
     /// error. What the range holds then is undefined.
     pub async fn write(&self, offset: u64, data: SgList, below: &dyn Below) -> IoResult<()> {
         self.check_range(offset, data.len() as u64)?;
-        self.begin_write().await?;
-        let _recorded = self.bitmaps().record(offset, data.len() as u64);
-        let _operation = self.freed.operation();
+        self.file.begin_write().await?;
+        let _recorded = self.bitmaps.record(offset, data.len() as u64);
+        let _operation = self.space.operation();
         let mut done = 0;
         while done < data.len() {
             let at = offset + done as u64;
             let rest = data.len() - done;
-            let run = self.lookup(at, rest as u64).await?;
+            let run = self.tables.lookup(at, rest as u64).await?;
             let part = data.slice(done, (run.len as usize).min(rest));
             done += match run.mapping {
                 Mapping::Data { host, copied: true } => self.write_in_place(host, at, part).await?,
@@ -67,7 +67,7 @@ impl Qcow2 {
     /// no bitmap records it.
     ///
     /// # Errors
-    /// As [`Qcow2::write`].
+    /// As [`Data::write`].
     pub async fn write_if_unallocated(
         &self,
         offset: u64,
@@ -75,12 +75,12 @@ impl Qcow2 {
         below: &dyn Below,
     ) -> IoResult<()> {
         self.check_range(offset, data.len() as u64)?;
-        self.begin_write().await?;
-        let _operation = self.freed.operation();
+        self.file.begin_write().await?;
+        let _operation = self.space.operation();
         let mut done = 0;
         while done < data.len() {
             let at = offset + done as u64;
-            let run = self.lookup(at, (data.len() - done) as u64).await?;
+            let run = self.tables.lookup(at, (data.len() - done) as u64).await?;
             let part = data.slice(done, run.len as usize);
             if matches!(run.mapping, Mapping::Unallocated { .. }) {
                 let (len, zero) = self.uniform_part(at, &part);
@@ -97,10 +97,10 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// As [`Qcow2::write_if_unallocated`], for zeros.
+    /// As [`Data::write_if_unallocated`], for zeros.
     ///
     /// # Errors
-    /// As [`Qcow2::write`].
+    /// As [`Data::write`].
     pub async fn zero_if_unallocated(
         &self,
         offset: u64,
@@ -108,12 +108,12 @@ impl Qcow2 {
         below: &dyn Below,
     ) -> IoResult<()> {
         self.check_range(offset, len)?;
-        self.begin_write().await?;
-        let _operation = self.freed.operation();
+        self.file.begin_write().await?;
+        let _operation = self.space.operation();
         let mut done = 0;
         while done < len {
             let at = offset + done;
-            let run = self.lookup(at, len - done).await?;
+            let run = self.tables.lookup(at, len - done).await?;
             done += match run.mapping {
                 Mapping::Unallocated { .. } => {
                     self.write_zero_part(run, at, run.len, below).await?
@@ -144,14 +144,14 @@ impl Qcow2 {
         let g = &self.geometry;
         let offset = g.host_offset(host) + g.in_cluster(at);
         let len = data.len();
-        self.check_data(offset, len as u64)?;
-        self.data.write(offset, data).await?;
+        self.space.check_data(offset, len as u64)?;
+        self.file.data().write(offset, data).await?;
         Ok(len)
     }
 
     /// Writes to subclusters that cannot be written in place, and returns how many bytes it got
     /// written: 0 if somebody else was allocating there, so that the caller has to look again.
-    pub(in crate::qcow2) async fn write_new(
+    pub(super) async fn write_new(
         &self,
         run: Run,
         at: u64,
@@ -171,7 +171,8 @@ impl Qcow2 {
             return Ok(0);
         };
         let slice = self
-            .l2_slice_for_write(self.geometry.guest_cluster(at))
+            .order
+            .slice_for_write(self.geometry.guest_cluster(at))
             .await?;
         let target = self.target(fillable, at, &mut claim).await?;
         let end = end.min(claim.end());
@@ -193,7 +194,7 @@ impl Qcow2 {
         }
         .await;
         if written.is_err() && !target.kept {
-            self.give_back(target.run).await;
+            self.space.give_back(target.run).await;
         }
         written.map(|()| len)
     }
@@ -222,7 +223,7 @@ impl Qcow2 {
                 kept: true,
             });
         }
-        let allocated = self.allocate(count).await?;
+        let allocated = self.space.allocate(count).await?;
         claim.shrink(start + allocated.run.count * g.cluster_size());
         Ok(Target {
             run: allocated.run,
@@ -245,8 +246,9 @@ impl Qcow2 {
             .fill_around(mapping, at, data, target.fresh, below)
             .await?;
         let offset = g.host_offset(target.run.first) + g.in_cluster(start);
-        self.check_data(offset, filled.len() as u64)?;
-        self.data
+        self.space.check_data(offset, filled.len() as u64)?;
+        self.file
+            .data()
             .write(offset, self.within_raw(offset, filled))
             .await
     }
@@ -269,8 +271,8 @@ impl Qcow2 {
             let (index, old, written) = self.before(filled, n)?;
             let host = filled.run.first.plus(n);
             let new = old.with_data(host, written, &self.geometry);
-            self.set_l2_entry(filled.slice, index, new);
-            self.let_go(old, Some(host));
+            self.tables.set_entry(filled.slice, index, new);
+            self.tables.let_go(old, Some(host));
         }
         Ok(())
     }
@@ -280,27 +282,7 @@ impl Qcow2 {
         let g = &self.geometry;
         let cluster = g.guest_cluster(filled.at).plus(n);
         let index = g.index_in_slice(cluster);
-        let old = self.l2_entry(filled.slice, index);
-        let old = old.map_err(|why| self.corrupt(why))?;
+        let old = self.tables.entry(filled.slice, index)?;
         Ok((index, old, g.touched(cluster, filled.at, filled.end)))
-    }
-
-    /// The host clusters of `old` are no longer named by an entry that now names `kept`.
-    pub(in crate::qcow2) fn let_go(&self, old: Entry, kept: Option<HostCluster>) {
-        let g = &self.geometry;
-        match old {
-            // Nothing else can use its place.
-            _ if g.external_data => {}
-            Entry::Plain {
-                host: Some((host, _)),
-                ..
-            } if Some(host) != kept => self.freed.push(HostRun::one(host)),
-            Entry::Plain { .. } => {}
-            Entry::Compressed { offset, len } => {
-                let first = g.host_cluster(offset);
-                let count = g.clusters_for(g.in_cluster(offset) + len);
-                self.freed.push(HostRun { first, count });
-            }
-        }
     }
 }

@@ -1,13 +1,13 @@
 //! Zeroing and discarding.
 
+use super::Data;
 use crate::{
     below::Below,
     error::IoResult,
     mem::SgList,
     qcow2::{
-        Qcow2,
         layout::entry::{self, Entry, Mapping},
-        tables::mapping::Run,
+        tables::Run,
     },
 };
 
@@ -25,11 +25,11 @@ enum Mode {
     Discard,
 }
 
-impl Qcow2 {
+impl Data {
     /// Makes the range read as zeros, whatever lies below. With `unmap` host clusters are freed.
     ///
     /// # Errors
-    /// As [`Qcow2::write`].
+    /// As [`Data::write`].
     pub async fn write_zeroes(
         &self,
         offset: u64,
@@ -38,17 +38,17 @@ impl Qcow2 {
         below: &dyn Below,
     ) -> IoResult<()> {
         self.check_range(offset, len)?;
-        self.begin_write().await?;
-        let _recorded = self.bitmaps().record(offset, len);
-        if self.has_raw_data() {
+        self.file.begin_write().await?;
+        let _recorded = self.bitmaps.record(offset, len);
+        if self.file.has_raw_data() {
             return self.zero_raw_data(offset, len, unmap).await;
         }
-        let _operation = self.freed.operation();
+        let _operation = self.space.operation();
         let mode = if unmap { Mode::Unmap } else { Mode::Keep };
         let mut done = 0;
         while done < len {
             let at = offset + done;
-            let run = self.lookup(at, len - done).await?;
+            let run = self.tables.lookup(at, len - done).await?;
             done += self.zero_part(run, at, mode, below).await?;
         }
         Ok(())
@@ -58,15 +58,15 @@ impl Qcow2 {
     /// before; never as what lies below, unless they did before.
     ///
     /// # Errors
-    /// As [`Qcow2::write`].
+    /// As [`Data::write`].
     pub async fn discard(&self, offset: u64, len: u64, below: &dyn Below) -> IoResult<()> {
         self.check_range(offset, len)?;
-        self.begin_write().await?;
-        let _recorded = self.bitmaps().record(offset, len);
-        if self.has_raw_data() {
+        self.file.begin_write().await?;
+        let _recorded = self.bitmaps.record(offset, len);
+        if self.file.has_raw_data() {
             return self.zero_raw_data(offset, len, self.discard).await;
         }
-        let _operation = self.freed.operation();
+        let _operation = self.space.operation();
         let g = &self.geometry;
         let start = offset.next_multiple_of(g.subcluster_size());
         let end = if offset + len == self.size.get() {
@@ -76,7 +76,7 @@ impl Qcow2 {
         };
         let mut at = start;
         while at < end {
-            let run = self.lookup(at, end - at).await?;
+            let run = self.tables.lookup(at, end - at).await?;
             at += match run.mapping {
                 Mapping::Unallocated { host: None } | Mapping::Zero { host: None } => run.len,
                 _ if self.has_zero_clusters(below) => self.discard_part(run, at).await?,
@@ -97,8 +97,8 @@ impl Qcow2 {
     }
 
     /// Makes the first `len` bytes of a run without data of its own read as zeros; returns how
-    /// many bytes it got done, as [`Qcow2::write_new`] does.
-    pub(in crate::qcow2) async fn write_zero_part(
+    /// many bytes it got done, as [`Data::write_new`] does.
+    pub(super) async fn write_zero_part(
         &self,
         run: Run,
         at: u64,
@@ -165,8 +165,8 @@ impl Qcow2 {
         match run.mapping {
             Mapping::Data { host, copied: true } => {
                 let offset = g.host_offset(host) + g.in_cluster(at);
-                self.check_data(offset, len)?;
-                self.data.write_zeroes(offset, len, false).await?;
+                self.space.check_data(offset, len)?;
+                self.file.data().write_zeroes(offset, len, false).await?;
                 Ok(len)
             }
             _ => {
@@ -189,18 +189,17 @@ impl Qcow2 {
         };
         let end = end.min(claim.end());
         let first = g.guest_cluster(at);
-        let slice = self.l2_slice_for_write(first).await?;
+        let slice = self.order.slice_for_write(first).await?;
         let mut holes = Vec::new();
         for n in 0..g.clusters_for(g.in_cluster(at) + end - at) {
             let cluster = first.plus(n);
             let index = g.index_in_slice(cluster);
-            let old = self.l2_entry(&slice, index);
-            let old = old.map_err(|why| self.corrupt(why))?;
+            let old = self.tables.entry(&slice, index)?;
             let touched = g.touched(cluster, at, end);
             let new = self.zeroed(old, touched, mode);
             if new != old {
-                self.set_l2_entry(&slice, index, new);
-                self.let_go(old, new.host().map(|(host, _)| host));
+                self.tables.set_entry(&slice, index, new);
+                self.tables.let_go(old, new.host().map(|(host, _)| host));
                 holes.extend(self.holes(old, new));
             }
         }
@@ -240,8 +239,8 @@ impl Qcow2 {
     /// subclusters: as zeros, which is what they shall become.
     async fn punch_holes(&self, holes: Vec<(u64, u64)>) -> IoResult<()> {
         for (offset, len) in holes {
-            self.check_data(offset, len)?;
-            if let Err(error) = self.file.punch_hole(offset, len).await {
+            self.space.check_data(offset, len)?;
+            if let Err(error) = self.file.storage().punch_hole(offset, len).await {
                 // The space stays in use on the host; nothing else is lost.
                 tracing::warn!(%error, "discarded subclusters could not be given back to the host");
             }

@@ -1,6 +1,6 @@
-//! L1 and L2 table entries (specification, "Cluster mapping").
+//! Entries of L1 and L2 tables (specification, "Cluster mapping"), and of the refcount table.
 
-use crate::qcow2::layout::geometry::{Geometry, HostCluster};
+use super::geometry::{Geometry, HostCluster, MAX_HOST_BITS};
 
 /// The cluster's refcount is exactly one: it may be written in place.
 pub const COPIED: u64 = 1 << 63;
@@ -346,7 +346,29 @@ pub fn encode_l2(entry: Entry, geometry: &Geometry) -> RawEntry {
 
 /// Where in the file streams have to end: an entry has fewer bits for them than for clusters.
 pub fn compressed_limit(geometry: &Geometry) -> u64 {
-    1 << (62 - (geometry.cluster_bits - 8)).min(super::geometry::MAX_HOST_BITS)
+    1 << (62 - (geometry.cluster_bits - 8)).min(MAX_HOST_BITS)
+}
+
+/// Reads an entry of the refcount table; `None` if there is no block.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn refcount_block(
+    raw: u64,
+    geometry: &Geometry,
+) -> std::result::Result<Option<HostCluster>, String> {
+    if raw == 0 {
+        return Ok(None);
+    }
+    if raw & 0x1ff != 0 {
+        return Err(format!(
+            "refcount table entry {raw:#x} has reserved bits set"
+        ));
+    }
+    if geometry.in_cluster(raw) != 0 || raw >> MAX_HOST_BITS != 0 {
+        return Err(format!("refcount block offset {raw:#x} is not valid"));
+    }
+    Ok(Some(geometry.host_cluster(raw)))
 }
 
 #[cfg(test)]

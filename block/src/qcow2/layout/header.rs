@@ -82,6 +82,21 @@ pub struct Header {
 }
 
 impl Header {
+    /// Whether guest data lies in an external data file that is an image of the disk in itself.
+    pub fn has_raw_data(&self) -> bool {
+        self.geometry.external_data && self.autoclear & AUTOCLEAR_RAW_DATA != 0
+    }
+
+    /// The autoclear bit of a raw external data file, which may stay set: what it says goes on
+    /// being true.
+    pub fn raw_data_bit(&self) -> u64 {
+        if self.has_raw_data() {
+            AUTOCLEAR_RAW_DATA
+        } else {
+            0
+        }
+    }
+
     /// A header for a new image of `size` bytes without tables.
     pub fn new(geometry: Geometry, size: u64) -> Self {
         let additional = if geometry.version == 2 {

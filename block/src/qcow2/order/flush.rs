@@ -15,281 +15,83 @@
 //! With lazy refcounts step 1 leaves out the blocks' changes. The dirty bit, durable before the
 //! first of them, says that refcounts have to be counted anew after a crash.
 
-use std::{cell::Cell, iter};
-
+use super::Order;
 use crate::{
-    error::{IoResult, Result},
-    exec::sync::{Lock, LockGuard},
-    mem::SgList,
-    qcow2::{Qcow2, layout::geometry::HostRun, space::metadata_map::Kind},
-    root_table::RootBatch,
-    storage::Storage,
-    table_cache::CacheBatch,
+    error::IoResult,
+    qcow2::{space::SpaceBatch, tables::TablesBatch},
 };
 
-/// Flushes of one image: one at a time, shared by those who wait for it.
-#[derive(Default)]
-pub(in crate::qcow2) struct Flushes {
-    /// Held while tables are written.
-    lock: Lock,
-    started: Cell<u64>,
-    /// Number of the last flush that succeeded.
-    done: Cell<u64>,
-}
-
-/// Tables as they were at one moment.
-struct Snapshot {
-    refcount_blocks: CacheBatch,
-    refcount_table: RootBatch,
-    l2: CacheBatch,
-    l1: RootBatch,
-}
-
-impl Flushes {
-    /// Waits until no tables are being written, and keeps it so.
-    pub async fn exclude(&self) -> LockGuard<'_> {
-        self.lock.lock().await
-    }
-}
-
-impl Qcow2 {
+impl Order {
     /// Makes everything durable that was acknowledged before the call.
     ///
     /// # Errors
     /// The host's error. After an error of metadata the image is not written any more (rule W6).
     pub async fn flush(&self) -> IoResult<()> {
-        if self.read_only.get() {
+        if self.file.is_read_only() {
             return Ok(());
         }
-        self.check_running()?;
-        let wanted = self.flushes.started.get() + 1;
-        let guard = self.flushes.exclude().await;
-        if self.flushes.done.get() >= wanted {
+        self.file.check_running()?;
+        // Flushes are shared by those who wait for them.
+        let wanted = self.started.get() + 1;
+        let excluded = self.file.exclude_tables().await;
+        if self.done.get() >= wanted {
             return Ok(());
         }
-        self.check_running()?;
-        self.flushes.started.set(self.flushes.started.get() + 1);
-        let number = self.flushes.started.get();
+        self.file.check_running()?;
+        let number = self.started.get() + 1;
+        self.started.set(number);
         self.write_tables(true).await?;
-        self.flushes.done.set(number);
-        drop(guard);
-        self.release_freed().await
+        self.done.set(number);
+        drop(excluded);
+        self.space.release_freed().await
     }
 
-    /// Flushes, stores the bitmaps, and writes back also what freeing clusters has changed, and
-    /// refcounts that were written lazily: then the image is no longer marked dirty. Nothing is
-    /// written to the image meanwhile.
-    ///
-    /// # Errors
-    /// As [`Qcow2::flush`]; the bitmaps may be all that could not be stored.
-    pub async fn close(&self) -> Result<()> {
-        self.flush().await?;
-        let stored = self.store_bitmaps().await;
-        // What is freed by the first changes refcounts, which the second writes.
-        for _ in 0..2 {
-            if !self.read_only.get() && (self.refcounts.blocks.is_dirty() || !self.freed.is_empty())
-            {
-                self.flush().await?;
-            }
+    /// Writes all tables back if the cache of L2 tables has no room for more changes.
+    pub async fn make_room(&self) -> IoResult<()> {
+        if !self.tables.is_crowded() {
+            return Ok(());
         }
-        if !self.read_only.get() {
-            self.mark_dirty(false).await?;
-        }
-        stored
-    }
-
-    /// Writes all tables back, to make room in the cache.
-    pub(in crate::qcow2) async fn write_back_tables(&self) -> IoResult<()> {
-        let _guard = self.flushes.exclude().await;
-        self.check_running()?;
-        if !self.l2.is_crowded() {
+        let _excluded = self.file.exclude_tables().await;
+        self.file.check_running()?;
+        if !self.tables.is_crowded() {
             return Ok(());
         }
         self.write_tables(false).await
     }
 
-    /// Writes refcount blocks back, to make room in the cache.
-    pub(in crate::qcow2) async fn write_back_refcounts(&self) -> IoResult<()> {
-        let _guard = self.flushes.exclude().await;
-        self.check_running()?;
-        let batch = self.refcounts.blocks.take_dirty();
-        match self.write_all(&batch.writes, Kind::RefcountBlock).await {
-            Ok(()) => {
-                self.refcounts.blocks.written(&batch);
-                Ok(())
-            }
-            Err(error) => {
-                self.refcounts.blocks.restore(&batch);
-                self.stop_after(&error);
-                Err(error)
-            }
-        }
-    }
-
-    /// Steps 1 to 3, and with `durable` step 4. The caller excludes others.
+    /// Steps 0 to 3, and with `durable` step 4. The caller excludes others.
     async fn write_tables(&self, durable: bool) -> IoResult<()> {
-        let freed = self.freed.take_pending();
-        // In this order nothing is missed: no await lies in between.
-        let snapshot = Snapshot {
-            l2: self.l2.take_dirty(),
-            l1: self.l1.take_dirty(),
-            refcount_blocks: self.refcount_blocks_to_write(),
-            refcount_table: self.refcounts.table.take_dirty(),
-        };
-        match self.write_snapshot(&snapshot, durable).await {
+        // Nothing is missed: no await lies in between.
+        let (space, tables) = (self.space.take_dirty(), self.tables.take_dirty());
+        match self.write_batches(&space, &tables, durable).await {
             Ok(()) => {
-                self.l2.written(&snapshot.l2);
-                self.refcounts.blocks.written(&snapshot.refcount_blocks);
-                if durable {
-                    self.freed.settle(freed);
-                } else {
-                    self.freed.restore(freed);
-                }
+                self.tables.written(&tables);
+                self.space.written(space, durable);
                 Ok(())
             }
             Err(error) => {
-                self.l2.restore(&snapshot.l2);
-                self.l1.restore(snapshot.l1);
-                self.refcounts.blocks.restore(&snapshot.refcount_blocks);
-                self.refcounts.table.restore(snapshot.refcount_table);
-                self.freed.restore(freed);
-                self.stop_after(&error);
+                self.tables.restore(tables);
+                self.space.restore(space);
+                self.file.stop_after(&error);
                 Err(error)
             }
         }
     }
 
-    /// Lazy refcounts are written when the image is closed, or to make room in the cache: until
-    /// then it is marked dirty.
-    fn refcount_blocks_to_write(&self) -> CacheBatch {
-        if self.lazy {
-            CacheBatch::default()
-        } else {
-            self.refcounts.blocks.take_dirty()
-        }
-    }
-
-    async fn write_snapshot(&self, tables: &Snapshot, durable: bool) -> IoResult<()> {
-        if self.geometry.external_data {
-            self.flush_of(&self.data).await?;
-        }
-        self.write_all(&tables.refcount_blocks.writes, Kind::RefcountBlock)
-            .await?;
-        if !tables.refcount_table.writes.is_empty() {
-            self.flush_file().await?;
-            self.write_all(&tables.refcount_table.writes, Kind::RefcountTable)
-                .await?;
-        }
-        let (l2, l1) = (&tables.l2.writes, &tables.l1.writes);
-        if !l2.is_empty() || !l1.is_empty() {
-            self.flush_file().await?;
-            self.write_all(l2, Kind::L2).await?;
-            self.write_all(l1, Kind::L1).await?;
+    async fn write_batches(
+        &self,
+        space: &SpaceBatch,
+        tables: &TablesBatch,
+        durable: bool,
+    ) -> IoResult<()> {
+        self.file.flush_external_data().await?;
+        self.space.write(space).await?;
+        if !tables.is_empty() {
+            self.file.flush().await?;
+            self.tables.write(tables).await?;
         }
         if durable {
-            self.flush_file().await?;
-        }
-        Ok(())
-    }
-
-    /// An fdatasync that fails may have lost writes for good, whatever its error (rule W6).
-    pub(in crate::qcow2) async fn flush_file(&self) -> IoResult<()> {
-        self.flush_of(&self.file).await
-    }
-
-    async fn flush_of(&self, file: &Storage) -> IoResult<()> {
-        let result = file.flush().await;
-        if let Err(error) = &result {
-            self.stop(error);
-        }
-        result
-    }
-
-    /// Writes pieces of tables, adjacent ones together, each only where such a table lies.
-    async fn write_all(&self, writes: &[(u64, Vec<u8>)], kind: Kind) -> IoResult<()> {
-        let mut rest = writes;
-        while let Some((offset, first)) = rest.first() {
-            let mut bytes = first.clone();
-            let mut count = 1;
-            while let Some((next, more)) = rest.get(count)
-                && *next == offset + bytes.len() as u64
-            {
-                bytes.extend_from_slice(more);
-                count += 1;
-            }
-            self.check_table(*offset, bytes.len() as u64, kind)?;
-            self.file.write(*offset, SgList::from_vec(bytes)).await?;
-            rest = &rest[count..];
-        }
-        Ok(())
-    }
-
-    fn check_table(&self, offset: u64, len: u64, kind: Kind) -> IoResult<()> {
-        let g = &self.geometry;
-        let first = g.host_cluster(offset);
-        let count = g.clusters_for(g.in_cluster(offset) + len);
-        for cluster in (0..count).map(|n| first.plus(n)) {
-            if self.metadata.at(cluster) != Some(kind) {
-                return Err(self.corrupt(format!("{kind} would be written at {offset:#x}")));
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks that data at `offset` of the file lies on no metadata.
-    pub(in crate::qcow2) fn check_data(&self, offset: u64, len: u64) -> IoResult<()> {
-        let g = &self.geometry;
-        if g.external_data {
-            return Ok(());
-        }
-        let run = HostRun {
-            first: g.host_cluster(offset),
-            count: g.clusters_for(g.in_cluster(offset) + len),
-        };
-        let Some(kind) = self.metadata.find(run) else {
-            return Ok(());
-        };
-        let error = self.corrupt(format!("data at {offset:#x} would overwrite {kind}"));
-        self.stop_after(&error);
-        Err(error)
-    }
-
-    /// Rule W3: gives up clusters whose entries are cleared on disk and that nobody reads or
-    /// writes any more.
-    ///
-    /// # Errors
-    /// Refcounts cannot be read or written. What is left waits for the next flush.
-    async fn release_freed(&self) -> IoResult<()> {
-        let mut runs = self.freed.take_releasable().into_iter();
-        while let Some(mut run) = runs.next() {
-            if let Err(error) = self.release(&mut run).await {
-                self.freed.wait_again(iter::once(run).chain(runs));
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives up a run, from which the clusters are taken that have been given up.
-    async fn release(&self, run: &mut HostRun) -> IoResult<()> {
-        self.stop_packing(*run);
-        if self.discard {
-            self.punch_unshared(*run).await?;
-        }
-        self.drop_each_reference(run).await
-    }
-
-    /// Gives the space of those clusters back to the host that have no other reference than the
-    /// one about to be dropped. Nobody can be given them meanwhile.
-    async fn punch_unshared(&self, run: HostRun) -> IoResult<()> {
-        let g = &self.geometry;
-        for part in self.unshared(run).await? {
-            let (offset, len) = (g.host_offset(part.first), part.count * g.cluster_size());
-            self.check_data(offset, len)?;
-            if let Err(error) = self.file.punch_hole(offset, len).await {
-                // The space stays in use on the host; nothing else is lost.
-                tracing::warn!(%error, "a freed cluster could not be given back to the host");
-            }
+            self.file.flush().await?;
         }
         Ok(())
     }

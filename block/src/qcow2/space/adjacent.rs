@@ -1,14 +1,11 @@
 //! Allocating clusters that have to lie side by side: for tables that a single offset names.
 
+use super::{Kind, Space, refcount::RefcountsLocked};
 use crate::{
     error::{IoError, IoResult, NoRoom},
-    qcow2::{
-        Qcow2,
-        layout::{
-            geometry::{HostCluster, HostRun},
-            width,
-        },
-        space::{metadata_map::Kind, refcount::RefcountsLocked},
+    qcow2::layout::{
+        geometry::{HostCluster, HostRun},
+        width,
     },
 };
 
@@ -21,10 +18,10 @@ enum Search {
     Uncounted(HostCluster, u64),
 }
 
-impl Qcow2 {
+impl Space {
     /// Allocates `count` adjacent clusters, at least one. Their refcounts are 1 in memory, as after
-    /// [`Qcow2::allocate`].
-    pub(in crate::qcow2) async fn allocate_adjacent(&self, count: u64) -> IoResult<HostRun> {
+    /// [`Space::allocate`].
+    pub async fn allocate_adjacent(&self, count: u64) -> IoResult<HostRun> {
         let lock = self.refcounts.lock().await;
         loop {
             match self.find_adjacent(&lock, count).await? {
@@ -49,7 +46,7 @@ impl Qcow2 {
         loop {
             if at.0 >= g.host_limit() {
                 return Err(IoError::NoSpace {
-                    file: self.file.path().to_owned(),
+                    file: self.file.storage().path().to_owned(),
                     why: NoRoom::Full,
                 });
             }
@@ -105,6 +102,7 @@ impl Qcow2 {
         self.check_unused(place)?;
         let offset = g.host_offset(free);
         self.file
+            .storage()
             .write_vec(offset, vec![0; g.cluster_len()])
             .await?;
         self.take(lock, place).await?;

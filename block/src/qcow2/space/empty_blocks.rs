@@ -1,10 +1,10 @@
 //! Refcount blocks that count nothing any more, once the image needs less of its file.
 
+use super::Space;
 use crate::{
     error::IoResult,
     qcow2::{
-        Qcow2,
-        admin::open::refcount_block,
+        layout::entry::refcount_block,
         layout::{
             geometry::{HostCluster, HostRun},
             width,
@@ -12,26 +12,19 @@ use crate::{
     },
 };
 
-impl Qcow2 {
+impl Space {
     /// Takes blocks that count nothing, or nothing but themselves, out of the refcount table, and
     /// gives their places up. All tables are on disk, and nothing else uses the image meanwhile.
-    pub(in crate::qcow2) async fn drop_empty_refcount_blocks(&self) -> IoResult<()> {
-        // A block that was counted by another one may have been the last that this counts.
-        while self.drop_those_empty_now().await? {
-            // Once for the table, once for the refcounts of what has become free.
-            self.flush().await?;
-            self.flush().await?;
-        }
-        Ok(())
-    }
-
-    /// Whether there were any.
-    async fn drop_those_empty_now(&self) -> IoResult<bool> {
+    ///
+    /// Returns whether there were any: then there may be more once the table and the refcounts
+    /// have been flushed, as a block that was counted by another one may have been the last that
+    /// this counts.
+    pub async fn drop_empty_refcount_blocks(&self) -> IoResult<bool> {
         let g = &self.geometry;
         let mut dropped = false;
         for index in 0..self.refcounts.table.len() {
             let raw = self.refcounts.table.get(index);
-            let block = refcount_block(raw, g).map_err(|why| self.corrupt(why))?;
+            let block = refcount_block(raw, g).map_err(|why| self.file.corrupt(why))?;
             let Some(block) = block else { continue };
             let counts_itself = block.0 / g.refcounts_per_block() == index as u64;
             if !self.counts_nothing_else(block, counts_itself).await? {

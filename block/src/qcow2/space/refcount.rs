@@ -2,23 +2,23 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use super::Space;
 use crate::{
     error::IoResult,
-    exec::sync::{Lock, LockGuard},
     qcow2::{
-        Qcow2,
-        admin::open::refcount_block,
         layout::{
+            entry::refcount_block,
             geometry::{HostCluster, HostRun},
             width,
         },
+        lock_order::{LockOrder, Rank, RankedGuard, RankedLock},
     },
     root_table::RootTable,
     table_cache::{Slice, TableCache},
 };
 
 /// The refcounts of one image.
-pub(in crate::qcow2) struct Refcounts {
+pub(super) struct Refcounts {
     /// The refcount table.
     pub table: RootTable,
     /// Slices of refcount blocks.
@@ -27,23 +27,34 @@ pub(in crate::qcow2) struct Refcounts {
     pub next: Cell<u64>,
     /// No cluster from this one on has ever been used: reads as zeros, whatever becomes of it.
     pub untouched: Cell<u64>,
-    lock: Lock,
+    lock: RankedLock,
 }
 
 /// The right to change refcounts, across awaits.
-pub(in crate::qcow2) struct RefcountsLocked<'a> {
-    _guard: LockGuard<'a>,
+pub(super) struct RefcountsLocked<'a> {
+    _guard: RankedGuard<'a>,
+}
+
+/// What became of raising or setting a refcount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::qcow2) enum Counted {
+    /// It is what was asked for.
+    Yes,
+    /// The cluster is not in use.
+    Unused,
+    /// The refcount cannot be higher.
+    Full,
 }
 
 impl Refcounts {
     /// Nothing has been looked at yet. The file has `clusters` clusters.
-    pub fn new(table: RootTable, blocks: TableCache, clusters: u64) -> Self {
+    pub fn new(table: RootTable, blocks: TableCache, clusters: u64, order: &Rc<LockOrder>) -> Self {
         Self {
             table,
             blocks,
             next: Cell::new(0),
             untouched: Cell::new(clusters),
-            lock: Lock::default(),
+            lock: RankedLock::new(Rank::Refcounts, order),
         }
     }
 
@@ -55,10 +66,10 @@ impl Refcounts {
     }
 }
 
-impl Qcow2 {
+impl Space {
     /// The slice that holds a cluster's refcount, and the refcount's index in it; `None` if there
     /// is no block for it yet, so that its refcount is 0.
-    pub(in crate::qcow2) async fn refcount_slice(
+    pub(super) async fn refcount_slice(
         &self,
         _lock: &RefcountsLocked<'_>,
         cluster: HostCluster,
@@ -66,7 +77,7 @@ impl Qcow2 {
         let g = &self.geometry;
         let index = usize::try_from(cluster.0 / g.refcounts_per_block()).unwrap_or(usize::MAX);
         let raw = self.refcounts.table.get(index);
-        let block = refcount_block(raw, g).map_err(|why| self.corrupt(why))?;
+        let block = refcount_block(raw, g).map_err(|why| self.file.corrupt(why))?;
         let Some(block) = block else { return Ok(None) };
         if self.refcounts.blocks.is_crowded() {
             self.write_back_refcounts().await?;
@@ -80,7 +91,7 @@ impl Qcow2 {
     }
 
     /// A cluster's refcount.
-    pub(in crate::qcow2) async fn refcount(&self, cluster: HostCluster) -> IoResult<u64> {
+    pub async fn refcount(&self, cluster: HostCluster) -> IoResult<u64> {
         let lock = self.refcounts.lock().await;
         let found = self.refcount_slice(&lock, cluster).await?;
         let order = self.geometry.refcount_order;
@@ -90,7 +101,7 @@ impl Qcow2 {
     }
 
     /// The parts of the run whose clusters have refcount 1.
-    pub(in crate::qcow2) async fn unshared(&self, run: HostRun) -> IoResult<Vec<HostRun>> {
+    pub(super) async fn unshared(&self, run: HostRun) -> IoResult<Vec<HostRun>> {
         let lock = self.refcounts.lock().await;
         let mut parts: Vec<HostRun> = Vec::new();
         for cluster in (run.first.0..run.end().0).map(HostCluster) {
@@ -110,22 +121,22 @@ impl Qcow2 {
 
     /// Drops one reference to each cluster of the run; those left without any may be allocated
     /// again at once.
-    pub(in crate::qcow2) async fn drop_references(&self, mut run: HostRun) -> IoResult<()> {
+    pub async fn drop_references(&self, mut run: HostRun) -> IoResult<()> {
         self.drop_each_reference(&mut run).await
     }
 
     /// Lets go of clusters that have been allocated for something that failed. What cannot be let go
     /// of now waits for the next flush: the caller has an error of its own to tell.
-    pub(in crate::qcow2) async fn give_back(&self, mut run: HostRun) {
+    pub async fn give_back(&self, mut run: HostRun) {
         if let Err(error) = self.drop_each_reference(&mut run).await {
             tracing::warn!(%error, "clusters that are not used cannot be freed yet");
             self.freed.wait_again([run]);
         }
     }
 
-    /// As [`Qcow2::drop_references`]. The clusters whose reference is dropped are taken from the run, so
+    /// As [`Space::drop_references`]. The clusters whose reference is dropped are taken from the run, so
     /// that after an error it is what is left.
-    pub(in crate::qcow2) async fn drop_each_reference(&self, run: &mut HostRun) -> IoResult<()> {
+    pub(super) async fn drop_each_reference(&self, run: &mut HostRun) -> IoResult<()> {
         let lock = self.refcounts.lock().await;
         while run.count > 0 {
             let cluster = run.first;
@@ -136,9 +147,10 @@ impl Qcow2 {
             });
             let (Some((slice, index)), 1..) = (found, count) else {
                 let offset = self.geometry.host_offset(cluster);
-                let error =
-                    self.corrupt(format!("the cluster at {offset:#x} in use has refcount 0"));
-                self.stop_after(&error);
+                let error = self
+                    .file
+                    .corrupt(format!("the cluster at {offset:#x} in use has refcount 0"));
+                self.file.stop_after(&error);
                 return Err(error);
             };
             self.refcounts.blocks.update(&slice, |bytes| {
@@ -147,8 +159,7 @@ impl Qcow2 {
             if count == 1 {
                 let next = &self.refcounts.next;
                 next.set(next.get().min(cluster.0));
-                // Other compressed clusters may lie there soon.
-                self.unpacked.clear();
+                self.releases.set(self.releases.get() + 1);
             }
             *run = HostRun {
                 first: cluster.plus(1),
@@ -156,5 +167,91 @@ impl Qcow2 {
             };
         }
         Ok(())
+    }
+
+    /// Adds a reference to a cluster that has one already, in memory.
+    pub async fn add_reference(&self, cluster: HostCluster) -> IoResult<Counted> {
+        let lock = self.refcounts.lock().await;
+        let found = self.refcount_slice(&lock, cluster).await?;
+        let order = self.geometry.refcount_order;
+        let count = found.as_ref().map_or(0, |(slice, index)| {
+            slice.with(|bytes| width::get(bytes, order, *index))
+        });
+        let (Some((slice, index)), 1..) = (found, count) else {
+            return Ok(Counted::Unused);
+        };
+        if count == width::max(order) {
+            return Ok(Counted::Full);
+        }
+        let set = |bytes: &mut [u8]| width::set(bytes, order, index, count + 1);
+        self.refcounts.blocks.update(&slice, set);
+        Ok(Counted::Yes)
+    }
+
+    /// Sets a cluster's refcount, in memory. `Unused` means that there is no block for it.
+    pub async fn set_refcount(&self, cluster: HostCluster, refcount: u64) -> IoResult<Counted> {
+        let lock = self.refcounts.lock().await;
+        let Some((slice, index)) = self.refcount_slice(&lock, cluster).await? else {
+            return Ok(Counted::Unused);
+        };
+        let order = self.geometry.refcount_order;
+        if refcount > width::max(order) {
+            return Ok(Counted::Full);
+        }
+        if slice.with(|bytes| width::get(bytes, order, index)) != refcount {
+            self.refcounts.blocks.update(&slice, |bytes| {
+                width::set(bytes, order, index, refcount);
+            });
+        }
+        Ok(Counted::Yes)
+    }
+
+    /// All refcounts have been set anew: any cluster may be free.
+    pub fn search_from_start(&self) {
+        self.refcounts.next.set(0);
+    }
+
+    /// Whether at least `threshold` clusters before `end` are in use.
+    pub async fn has_in_use(&self, threshold: u64, end: u64) -> IoResult<bool> {
+        let lock = self.refcounts.lock().await;
+        let (mut used, mut at) = (0, 0);
+        let g = &self.geometry;
+        let counted = self.refcounts.table.len() as u64 * g.refcounts_per_block();
+        let end = end.min(counted);
+        while at < end && used < threshold {
+            let cluster = HostCluster(at);
+            let Some((slice, index)) = self.refcount_slice(&lock, cluster).await? else {
+                at += g.refcounts_per_block();
+                continue;
+            };
+            let end = g.refcounts_per_slice() as usize;
+            let counts = slice.with(|bytes| {
+                let counts = (index..end).map(|i| width::get(bytes, g.refcount_order, i));
+                counts.filter(|count| *count > 0).count()
+            });
+            used += counts as u64;
+            at += (end - index) as u64;
+        }
+        Ok(used >= threshold)
+    }
+
+    /// The entries of the refcount table.
+    pub fn refcount_table(&self) -> Vec<u64> {
+        self.refcounts.table.entries()
+    }
+
+    /// The entry of the refcount table at `index`; 0 behind its end.
+    pub fn refcount_table_entry(&self, index: usize) -> u64 {
+        self.refcounts.table.get(index)
+    }
+
+    /// Where the refcount table lies in the file.
+    pub fn refcount_table_offset(&self) -> u64 {
+        self.refcounts.table.offset()
+    }
+
+    /// Whether refcounts differ from the file.
+    pub fn has_dirty_refcounts(&self) -> bool {
+        self.refcounts.blocks.is_dirty()
     }
 }

@@ -2,22 +2,22 @@
 
 use std::rc::Rc;
 
+use super::Tables;
 use crate::{
     error::IoResult,
     qcow2::{
-        Qcow2,
         layout::{
             entry::{self, Entry, RawEntry, TableRef},
             geometry::{GuestCluster, HostCluster, HostRun},
         },
-        space::metadata_map::Kind,
+        space::Kind,
     },
     table_cache::Slice,
 };
 
-impl Qcow2 {
+impl Tables {
     /// The L2 entry at `index` of a slice, as it lies in the file.
-    pub(in crate::qcow2) fn raw_l2_entry(&self, slice: &Slice, index: usize) -> RawEntry {
+    pub(super) fn raw_entry(&self, slice: &Slice, index: usize) -> RawEntry {
         if self.geometry.extended_l2 {
             RawEntry {
                 descriptor: slice.entry(index * 2),
@@ -31,13 +31,17 @@ impl Qcow2 {
         }
     }
 
-    /// The L2 entry at `index` of a slice, or what is wrong with it.
-    pub(in crate::qcow2) fn l2_entry(&self, slice: &Slice, index: usize) -> Result<Entry, String> {
-        entry::decode_l2(self.raw_l2_entry(slice, index), &self.geometry)
+    /// The L2 entry at `index` of a slice.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn entry(&self, slice: &Slice, index: usize) -> IoResult<Entry> {
+        let entry = entry::decode_l2(self.raw_entry(slice, index), &self.geometry);
+        entry.map_err(|why| self.file.corrupt(why))
     }
 
     /// Sets the L2 entry at `index` of a slice.
-    pub(in crate::qcow2) fn set_l2_entry(&self, slice: &Slice, index: usize, entry: Entry) {
+    pub fn set_entry(&self, slice: &Slice, index: usize, entry: Entry) {
         let RawEntry { descriptor, bitmap } = entry::encode_l2(entry, &self.geometry);
         if self.geometry.extended_l2 {
             self.l2.set_entry(slice, index * 2, descriptor);
@@ -47,73 +51,102 @@ impl Qcow2 {
         }
     }
 
-    /// The slice that holds the entry of `cluster`, in a table with refcount one.
-    pub(in crate::qcow2) async fn l2_slice_for_write(
-        &self,
-        cluster: GuestCluster,
-    ) -> IoResult<Rc<Slice>> {
-        if self.l2.is_crowded() {
-            self.write_back_tables().await?;
-        }
-        let table = self.l2_table_for_write(cluster).await?;
+    /// The host clusters of `old` are no longer named by an entry that now names `kept`.
+    pub fn let_go(&self, old: Entry, kept: Option<HostCluster>) {
         let g = &self.geometry;
-        let offset = g.host_offset(table) + g.slice_in_table(cluster);
-        self.l2.get(offset).await
+        match old {
+            // Nothing else can use its place.
+            _ if g.external_data => {}
+            Entry::Plain {
+                host: Some((host, _)),
+                ..
+            } if Some(host) != kept => self.space.free_later(HostRun::one(host)),
+            Entry::Plain { .. } => {}
+            Entry::Compressed { offset, len } => {
+                let first = g.host_cluster(offset);
+                let count = g.clusters_for(g.in_cluster(offset) + len);
+                self.space.free_later(HostRun { first, count });
+            }
+        }
+    }
+
+    /// The slice that holds the entry of `cluster`, in a table with refcount one. The caller has
+    /// made room in the cache.
+    pub async fn slice_for_write(&self, cluster: GuestCluster) -> IoResult<Rc<Slice>> {
+        let table = self.table_for_write(cluster).await?;
+        self.slice(table, cluster).await
     }
 
     /// The L2 table for `cluster`; made if there is none. L1 names it in memory at once and on
     /// disk once the table is durable (rule W4).
-    async fn l2_table_for_write(&self, cluster: GuestCluster) -> IoResult<HostCluster> {
+    async fn table_for_write(&self, cluster: GuestCluster) -> IoResult<HostCluster> {
         let index = self.geometry.l1_index(cluster);
         if let Some(TableRef { host, copied: true }) = self.l1_entry(index)? {
             return Ok(host);
         }
-        let _linking = self.linking.lock().await;
+        let _linking = self.exclude_linking().await;
         let old = match self.l1_entry(index)? {
             Some(TableRef { host, copied: true }) => return Ok(host),
             other => other,
         };
-        let new = self.allocate(1).await?.run;
+        let new = self.space.allocate(1).await?.run;
         if let Err(error) = self.fill_table(new.first, old).await {
-            self.give_back(new).await;
+            self.space.give_back(new).await;
             return Err(error);
         }
         // Its place may have been a table's before, of which somebody has read a piece late.
-        let g = &self.geometry;
-        self.l2.forget(g.host_offset(new.first), g.cluster_size());
-        self.note_metadata(new, Kind::L2)?;
+        self.forget(new.first);
+        self.space.note_metadata(new, Kind::L2)?;
         self.l1
             .set(index, entry::encode_l1(new.first, &self.geometry));
         if let Some(old) = old {
-            let old = HostRun::one(old.host);
-            self.metadata.remove(old);
-            self.l2.forget(g.host_offset(old.first), g.cluster_size());
-            self.freed.push(old);
+            self.retire(old.host);
+            self.space.free_later(HostRun::one(old.host));
         }
         Ok(new.first)
     }
 
-    pub(in crate::qcow2) fn l1_entry(&self, index: usize) -> IoResult<Option<TableRef>> {
-        entry::decode_l1(self.l1.get(index), &self.geometry).map_err(|why| self.corrupt(why))
+    /// The cluster `table` is no longer an active L2 table.
+    pub fn retire(&self, table: HostCluster) {
+        self.space.forget_metadata(HostRun::one(table));
+        self.forget(table);
     }
 
     /// Writes a new table: empty, or as the one it takes the place of.
     async fn fill_table(&self, new: HostCluster, old: Option<TableRef>) -> IoResult<()> {
         let g = &self.geometry;
         let offset = g.host_offset(new);
+        let file = self.file.storage();
         match old {
-            None => {
-                self.file
-                    .write_zeroes(offset, g.cluster_size(), false)
-                    .await
-            }
+            None => file.write_zeroes(offset, g.cluster_size(), false).await,
             Some(old) => {
-                let bytes = self
-                    .file
+                let bytes = file
                     .read_vec(g.host_offset(old.host), g.cluster_len())
                     .await?;
-                self.file.write_vec(offset, bytes).await
+                file.write_vec(offset, bytes).await
             }
         }
+    }
+
+    /// Takes an L2 table out of L1. What it names has one reference less then, also where snapshots
+    /// share the table.
+    pub async fn drop_table(&self, index: usize, table: TableRef) -> IoResult<()> {
+        let g = &self.geometry;
+        let _linking = self.exclude_linking().await;
+        let offset = g.host_offset(table.host);
+        let mut named = Vec::new();
+        for start in (0..g.cluster_size()).step_by(g.slice_bytes() as usize) {
+            let slice = self.l2.get(offset + start).await?;
+            for n in 0..g.slice_entries() as usize {
+                named.push(self.entry(&slice, n)?);
+            }
+        }
+        self.l1.set(index, 0);
+        self.retire(table.host);
+        self.space.free_later(HostRun::one(table.host));
+        for entry in named {
+            self.let_go(entry, None);
+        }
+        Ok(())
     }
 }

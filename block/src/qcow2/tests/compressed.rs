@@ -121,15 +121,16 @@ fn a_cluster_of_the_file_that_is_used_again_is_unpacked_again() {
         let content = compressible(&mut random, 64 * 4096);
         let file = sim_with(qemu_compressed(&content, 4096, "zlib"), seed);
         let layer = open_layer(&file, SMALL_CACHE, nothing()).await;
-        let Mapping::Compressed { offset, .. } = layer.image.lookup(0, 1).await.unwrap().mapping
+        let Mapping::Compressed { offset, .. } =
+            layer.image.tables.lookup(0, 1).await.unwrap().mapping
         else {
             panic!("not compressed");
         };
         layer.read_vec(0, 512).await.unwrap();
-        assert!(layer.image.unpacked.get(offset).is_some());
+        assert!(layer.image.data.keeps_unpacked(offset));
         layer.write(0, vec![1; 64 * 4096]).await.unwrap();
         layer.image.close().await.unwrap();
-        assert!(layer.image.unpacked.get(offset).is_none());
+        assert!(!layer.image.data.keeps_unpacked(offset));
         assert!(layer.read_all().await == vec![1; 64 * 4096]);
     });
 }

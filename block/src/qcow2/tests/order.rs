@@ -364,7 +364,7 @@ fn w4_the_refcount_table_grows_through_crashes() {
             assert!(seen.iter().all(|&b| b == 1));
         }
         layer.image.close().await.unwrap();
-        let clusters = layer.image.area.borrow().header.refcount_table_clusters;
+        let clusters = layer.image.file.header().refcount_table_clusters;
         assert!(clusters > 1, "the table did not grow");
         assert!(layer.image.check().await.unwrap().is_clean());
         check_bytes(&file.bytes(), false);

@@ -39,7 +39,7 @@ async fn image(clusters: u64, seed: u64) -> (Rc<SimFile>, Rc<Layer>) {
 }
 
 async fn mapping(layer: &Layer, offset: u64) -> Mapping {
-    layer.image.lookup(offset, 1).await.unwrap().mapping
+    layer.image.tables.lookup(offset, 1).await.unwrap().mapping
 }
 
 /// The host cluster of the guest cluster at `offset`.

@@ -9,7 +9,8 @@ use crate::{
     exec::yield_now,
     qcow2::{
         Qcow2,
-        admin::open::refcount_block,
+        file::ImageFile,
+        layout::entry::refcount_block,
         layout::{
             geometry::{Geometry, HostCluster, HostRun, MAX_HOST_BITS, MAX_REFCOUNT_TABLE_BYTES},
             header_area::HeaderArea,
@@ -67,12 +68,18 @@ impl Reader<'_> {
         let g = &self.image.geometry;
         let index = cluster / g.refcounts_per_block();
         if self.block.as_ref().is_none_or(|(found, _)| *found != index) {
-            let raw = self.image.refcounts.table.get(index as usize);
-            let block = refcount_block(raw, g).map_err(|why| self.image.corrupt(why))?;
+            let raw = self.image.space.refcount_table_entry(index as usize);
+            let block = refcount_block(raw, g).map_err(|why| self.image.file.corrupt(why))?;
             let bytes = match block {
                 Some(block) => {
                     let offset = g.host_offset(block);
-                    Some(self.image.file.read_vec(offset, g.cluster_len()).await?)
+                    Some(
+                        self.image
+                            .file
+                            .storage()
+                            .read_vec(offset, g.cluster_len())
+                            .await?,
+                    )
                 }
                 None => None,
             };
@@ -96,7 +103,7 @@ impl Qcow2 {
             let refcount = reader.get(cluster).await?;
             if refcount > width::max(order) {
                 let (bits, offset) = (1 << order, self.geometry.host_offset(HostCluster(cluster)));
-                return Err(self.amend_refused(format!(
+                return Err(self.file.refused(format!(
                     "Cannot decrease refcount entry width to {bits} bits: Cluster at offset {offset:#x} has a refcount of {refcount}"
                 )));
             }
@@ -111,7 +118,7 @@ impl Qcow2 {
     /// The new structure would be too large; the host's error: the image has its old refcounts
     /// then.
     pub(super) async fn change_refcount_width(&self, order: u32) -> Result<Vec<HostRun>> {
-        self.begin_write().await?;
+        self.file.begin_write().await?;
         // Nothing is late, or on its way, from here on.
         self.close().await?;
         let old = self.refcount_clusters()?;
@@ -125,12 +132,12 @@ impl Qcow2 {
         for (n, &index) in (0..).zip(&place.blocks) {
             let offset = new.host_offset(HostCluster(place.first + n));
             let block = new_block(&mut reader, &new, &place, index).await?;
-            self.file.write_vec(offset, block).await?;
+            self.file.storage().write_vec(offset, block).await?;
             let at = index as usize * 8;
             table[at..at + 8].copy_from_slice(&offset.to_be_bytes());
         }
         let offset = new.host_offset(HostCluster(place.table()));
-        self.file.write_vec(offset, table).await?;
+        self.file.storage().write_vec(offset, table).await?;
         let change = |area: &mut HeaderArea| {
             area.header.geometry.refcount_order = order;
             area.header.refcount_table_offset = offset;
@@ -139,15 +146,17 @@ impl Qcow2 {
             Ok(())
         };
         // It flushes before.
-        self.change_area(change, Self::stop_after).await?;
+        self.order
+            .change_area(change, ImageFile::stop_after)
+            .await?;
         Ok(old)
     }
 
     /// Frees what an image that has been opened anew does not use any more.
     pub(super) async fn free_refcounts(&self, old: &[HostRun]) -> Result<()> {
-        self.begin_write().await?;
+        self.file.begin_write().await?;
         for run in old {
-            self.drop_references(*run).await?;
+            self.space.drop_references(*run).await?;
         }
         self.close().await
     }
@@ -162,7 +171,7 @@ impl Qcow2 {
     /// The clusters that have refcounts, blocks of them that there are not left out.
     fn counted_clusters(&self) -> impl Iterator<Item = u64> {
         let per_block = self.geometry.refcounts_per_block();
-        let table = self.refcounts.table.entries().into_iter();
+        let table = self.space.refcount_table().into_iter();
         (0..)
             .zip(table)
             .filter(|(_, raw)| *raw != 0)
@@ -172,13 +181,13 @@ impl Qcow2 {
     /// The clusters of the refcount table and its blocks.
     fn refcount_clusters(&self) -> IoResult<Vec<HostRun>> {
         let g = &self.geometry;
-        let header = self.area.borrow().header.clone();
+        let header = self.file.header();
         let mut runs = vec![HostRun {
             first: g.host_cluster(header.refcount_table_offset),
             count: u64::from(header.refcount_table_clusters),
         }];
-        for raw in self.refcounts.table.entries() {
-            let block = refcount_block(raw, g).map_err(|why| self.corrupt(why))?;
+        for raw in self.space.refcount_table() {
+            let block = refcount_block(raw, g).map_err(|why| self.file.corrupt(why))?;
             runs.extend(block.map(HostRun::one));
         }
         Ok(runs)
@@ -187,7 +196,7 @@ impl Qcow2 {
     /// Finds out which blocks are needed, and where all lies.
     async fn place_refcounts(&self, new: &Geometry) -> Result<Place> {
         let mut place = Place {
-            first: new.clusters_for(self.file.len()),
+            first: new.clusters_for(self.file.storage().len()),
             blocks: BTreeSet::new(),
             table_clusters: 1,
         };
@@ -200,7 +209,7 @@ impl Qcow2 {
         }
         let settled = place.settle(new);
         settled.map_err(|what| IoError::Unsupported {
-            file: self.file.path().to_owned(),
+            file: self.file.storage().path().to_owned(),
             what,
         })?;
         Ok(place)

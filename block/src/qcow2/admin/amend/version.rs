@@ -4,6 +4,7 @@ use crate::{
     error::Result,
     qcow2::{
         Qcow2,
+        file::ImageFile,
         layout::{
             header::{Incompatible, V2_LEN},
             header_area::HeaderArea,
@@ -17,10 +18,11 @@ impl Qcow2 {
     /// # Errors
     /// The header has no room; the host's error: the image is of version 2 then.
     pub(super) async fn upgrade(&self) -> Result<()> {
-        self.begin_write().await?;
+        self.file.begin_write().await?;
         self.complete_snapshots().await?;
         self.close().await?;
-        self.change_area(|area| area.set_version(3), Self::stop_after)
+        self.order
+            .change_area(|area| area.set_version(3), ImageFile::stop_after)
             .await
     }
 
@@ -31,24 +33,26 @@ impl Qcow2 {
     /// Why not.
     pub(super) async fn check_downgrade(&self) -> Result<()> {
         if self.geometry.external_data {
-            return Err(self.amend_refused("Cannot downgrade an image with a data file"));
+            return Err(self
+                .file
+                .refused("Cannot downgrade an image with a data file"));
         }
-        let features = self.area.borrow().header.incompatible;
+        let features = self.file.area().header.incompatible;
         let harmless = Incompatible::DIRTY | Incompatible::COMPRESSION;
         let others = features.difference(harmless);
         if !others.is_empty() {
             let bits = others.bits();
-            return Err(self.amend_refused(format!(
+            return Err(self.file.refused(format!(
                 "Cannot downgrade an image with incompatible features {bits:#x} set"
             )));
         }
         if self.has_stored_bitmaps() {
-            return Err(self.amend_refused(
+            return Err(self.file.refused(
                 "has dirty bitmaps, which version 2 does not keep up to date: remove them first (bitmap --remove)",
             ));
         }
         if features.contains(Incompatible::COMPRESSION) && self.has_compressed_clusters().await? {
-            return Err(self.amend_refused(
+            return Err(self.file.refused(
                 "Cannot downgrade an image with zstd compression type and existing compressed clusters",
             ));
         }
@@ -68,7 +72,9 @@ impl Qcow2 {
         if snapshots.iter().all(|s| fits(s.vm_state_size, s.disk_size)) {
             return Ok(());
         }
-        Err(self.amend_refused("Internal snapshots prevent downgrade of image"))
+        Err(self
+            .file
+            .refused("Internal snapshots prevent downgrade of image"))
     }
 
     /// Makes the image one of version 2, once [`Qcow2::check_downgrade`] has found nothing against
@@ -78,10 +84,11 @@ impl Qcow2 {
     /// Snapshots are in the way; the host's error: the image is of version 3 then.
     pub(super) async fn downgrade(&self, progress: &dyn Fn(u64, u64)) -> Result<()> {
         self.check_snapshot_sizes().await?;
-        self.begin_write().await?;
+        self.file.begin_write().await?;
         self.replace_zero_clusters(progress).await?;
         self.close().await?;
-        self.change_area(|area| area.set_version(2), Self::stop_after)
+        self.order
+            .change_area(|area| area.set_version(2), ImageFile::stop_after)
             .await
     }
 }

@@ -13,8 +13,8 @@ use crate::{
         layout::{
             entry::{self, Entry, encode_l2},
             geometry::{HostCluster, HostRun},
-            width,
         },
+        space::Counted,
     },
 };
 
@@ -79,7 +79,7 @@ impl Qcow2 {
     /// The entries of the L1 tables of the disk and of all snapshots; `None` where they name no L2
     /// table, or one that came before.
     async fn all_l1_entries(&self) -> Result<Vec<Option<u64>>> {
-        let mut entries = self.l1.entries();
+        let mut entries = self.tables.l1_entries();
         for snapshot in self.snapshots().await? {
             entries.extend(self.snapshot_l1(&snapshot).await?);
         }
@@ -96,7 +96,7 @@ impl Qcow2 {
     async fn replace_in(&self, table: Table) -> IoResult<()> {
         let g = &self.geometry;
         // Whoever refers to the table refers to what it names, once more for each reference.
-        let references = self.refcount(table.host).await?;
+        let references = self.space.refcount(table.host).await?;
         let mut entries = table.entries.clone();
         let mut gone = Vec::new();
         for entry in entries.iter_mut().filter(|entry| is_zero(entry)) {
@@ -116,13 +116,16 @@ impl Qcow2 {
             both[..len].to_vec()
         });
         let offset = g.host_offset(table.host);
-        self.file.write_vec(offset, bytes.collect()).await?;
-        self.l2.forget(offset, g.cluster_size());
+        self.file
+            .storage()
+            .write_vec(offset, bytes.collect())
+            .await?;
+        self.tables.forget(table.host);
         // Nobody knows them any more when this is durable (rule W3).
         self.flush().await?;
         for host in gone {
             for _ in 0..references {
-                self.drop_references(HostRun::one(host)).await?;
+                self.space.drop_references(HostRun::one(host)).await?;
             }
         }
         yield_now().await;
@@ -134,21 +137,22 @@ impl Qcow2 {
         let g = &self.geometry;
         let host = match host {
             // Somebody else may show what lies there.
-            Some(host) if self.refcount(host).await? != references => None,
+            Some(host) if self.space.refcount(host).await? != references => None,
             host => host,
         };
         let host = match host {
             Some(host) => host,
-            None if self.area.borrow().backing_name.is_none() => return Ok(Entry::UNALLOCATED),
+            None if self.file.area().backing_name.is_none() => return Ok(Entry::UNALLOCATED),
             None => {
-                let host = self.allocate(1).await?.run.first;
+                let host = self.space.allocate(1).await?.run.first;
                 self.set_references(host, references).await?;
                 host
             }
         };
         let offset = g.host_offset(host);
-        self.check_data(offset, g.cluster_size())?;
+        self.space.check_data(offset, g.cluster_size())?;
         self.file
+            .storage()
             .write_zeroes(offset, g.cluster_size(), false)
             .await?;
         Ok(Entry::Plain {
@@ -161,15 +165,12 @@ impl Qcow2 {
 
     /// Sets the refcount of a cluster that has one reference already.
     async fn set_references(&self, host: HostCluster, references: u64) -> IoResult<()> {
-        let lock = self.refcounts.lock().await;
-        let order = self.geometry.refcount_order;
-        match self.refcount_slice(&lock, host).await? {
-            Some((slice, index)) if references <= width::max(order) => {
-                let set = |bytes: &mut [u8]| width::set(bytes, order, index, references);
-                self.refcounts.blocks.update(&slice, set);
-                Ok(())
+        match self.space.set_refcount(host, references).await? {
+            Counted::Yes => Ok(()),
+            Counted::Unused | Counted::Full => {
+                let what = "a cluster that was allocated has no refcount";
+                Err(self.file.corrupt(what))
             }
-            _ => Err(self.corrupt("a cluster that was allocated has no refcount")),
         }
     }
 }

@@ -3,18 +3,20 @@
 //! An image whose bitmaps contradict themselves can be used all the same: its bitmaps cannot. They
 //! are lost with the first write, which clears the autoclear bit that calls them valid.
 
-use super::{
-    Directory, Stored,
-    directory::{self, Entry, MAX_BITMAPS, MAX_DIRECTORY},
-    table::{self, Part},
-};
 use crate::{
     bitmap::{Bits, DirtyBitmap},
     error::IoResult,
     qcow2::{
         Qcow2,
-        layout::{extensions::DirectoryPlace, geometry::HostRun, header::AUTOCLEAR_BITMAPS},
-        space::metadata_map::Kind,
+        file::{BitmapDirectory, StoredBitmap},
+        layout::{
+            bitmap_directory::{self, Entry, MAX_BITMAPS, MAX_DIRECTORY},
+            bitmap_table::{self, Part},
+            extensions::DirectoryPlace,
+            geometry::HostRun,
+            header::AUTOCLEAR_BITMAPS,
+        },
+        space::Kind,
     },
 };
 
@@ -32,7 +34,7 @@ impl Qcow2 {
     /// The host's error.
     pub(in crate::qcow2) async fn load_bitmaps(&self) -> IoResult<()> {
         let (valid, place) = {
-            let area = self.area.borrow();
+            let area = self.file.area();
             let valid = area.header.autoclear & AUTOCLEAR_BITMAPS != 0;
             (valid, area.extensions.bitmap_directory())
         };
@@ -44,13 +46,13 @@ impl Qcow2 {
         };
         match judged {
             Ok(directory) => {
-                self.bitmaps.directory.replace(Some(directory));
+                self.file.bitmaps().replace_directory(Some(directory));
             }
             Err(why) => {
                 if valid {
-                    self.bitmaps.fault.replace(Some(why.clone()));
+                    self.file.bitmaps().set_fault(why.clone());
                 }
-                let file = self.file.path().display();
+                let file = self.file.storage().path().display();
                 tracing::warn!(
                     %file,
                     "the dirty bitmaps cannot be used, and are given up when the image is written \
@@ -61,7 +63,10 @@ impl Qcow2 {
         Ok(())
     }
 
-    async fn read_bitmaps(&self, place: Judged<DirectoryPlace>) -> IoResult<Judged<Directory>> {
+    async fn read_bitmaps(
+        &self,
+        place: Judged<DirectoryPlace>,
+    ) -> IoResult<Judged<BitmapDirectory>> {
         let mut loader = Loader {
             image: self,
             noted: Vec::new(),
@@ -76,12 +81,12 @@ impl Qcow2 {
             loader
                 .bitmaps
                 .into_iter()
-                .for_each(|b| self.bitmaps.live.add(b));
+                .for_each(|b| self.bitmaps().add(b));
         } else {
             loader
                 .noted
                 .iter()
-                .for_each(|run| self.metadata.remove(*run));
+                .for_each(|run| self.space.forget_metadata(*run));
         }
         Ok(judged)
     }
@@ -98,7 +103,7 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    async fn directory(&mut self, place: DirectoryPlace) -> IoResult<Judged<Directory>> {
+    async fn directory(&mut self, place: DirectoryPlace) -> IoResult<Judged<BitmapDirectory>> {
         let g = &self.image.geometry;
         let DirectoryPlace { offset, len, count } = place;
         if len > MAX_DIRECTORY || count > MAX_BITMAPS || count == 0 {
@@ -109,8 +114,13 @@ impl Loader<'_> {
             return Ok(Err(why));
         }
         // At most 64 MiB, and within the file.
-        let bytes = self.image.file.read_vec(offset, len as usize).await?;
-        let entries = match directory::parse(&bytes, count, g) {
+        let bytes = self
+            .image
+            .file
+            .storage()
+            .read_vec(offset, len as usize)
+            .await?;
+        let entries = match bitmap_directory::parse(&bytes, count, g) {
             Ok(entries) => entries,
             Err(why) => return Ok(Err(why)),
         };
@@ -121,11 +131,11 @@ impl Loader<'_> {
                 Err(why) => return Ok(Err(why)),
             }
         }
-        Ok(Ok(Directory { place, stored }))
+        Ok(Ok(BitmapDirectory { place, stored }))
     }
 
     /// Reads a bitmap's table, and what it holds if it can be used.
-    async fn entry(&mut self, entry: Entry) -> IoResult<Judged<Stored>> {
+    async fn entry(&mut self, entry: Entry) -> IoResult<Judged<StoredBitmap>> {
         let image = self.image;
         let first = self.noted.len();
         let bytes = u64::from(entry.table_len) * 8;
@@ -133,8 +143,12 @@ impl Loader<'_> {
             return Ok(Err(why));
         }
         // At most 8 MiB, and within the file.
-        let table = image.file.read_vec(entry.table, bytes as usize).await?;
-        let parts = match table::parse(&table, &image.geometry) {
+        let table = image
+            .file
+            .storage()
+            .read_vec(entry.table, bytes as usize)
+            .await?;
+        let parts = match bitmap_table::parse(&table, &image.geometry) {
             Ok(parts) => parts,
             Err(why) => return Ok(Err(why)),
         };
@@ -149,7 +163,7 @@ impl Loader<'_> {
         if entry.is_usable() {
             let bitmap = DirtyBitmap::new(entry.name.clone(), bits, image.virtual_size(), true);
             let len = bitmap.bits().borrow().total();
-            if table::len(len, &image.geometry) != u64::from(entry.table_len) {
+            if bitmap_table::len(len, &image.geometry) != u64::from(entry.table_len) {
                 let why = format!("bitmap '{}' has a table of a wrong size", entry.name);
                 return Ok(Err(why));
             }
@@ -159,18 +173,18 @@ impl Loader<'_> {
             }
             let loaded = self.read_bits(&parts, len).await?;
             *bitmap.bits().borrow_mut() = loaded;
-            bitmap.set_recording(entry.flags.contains(directory::Flags::AUTO));
+            bitmap.set_recording(entry.flags.contains(bitmap_directory::Flags::AUTO));
             self.bitmaps.push(bitmap);
         } else {
             if let Some(why) = entry.fault() {
-                let file = image.file.path().display();
+                let file = image.file.storage().path().display();
                 tracing::warn!(%file, "{why}: it is not used; 'strata-img bitmap --remove' removes it");
             }
             let name = entry.name.clone();
             self.bitmaps.push(DirtyBitmap::inconsistent(name, bits));
         }
         let clusters = self.noted[first..].to_vec();
-        Ok(Ok(Stored { entry, clusters }))
+        Ok(Ok(StoredBitmap { entry, clusters }))
     }
 
     async fn read_bits(&self, parts: &[Part], len: u64) -> IoResult<Bits> {
@@ -182,7 +196,10 @@ impl Loader<'_> {
                 Part::Zeros => {}
                 Part::Ones => bits.set(at..at + cluster as u64 * 8),
                 Part::Data(offset) => {
-                    bits.load(at, &self.image.file.read_vec(offset, cluster).await?);
+                    bits.load(
+                        at,
+                        &self.image.file.storage().read_vec(offset, cluster).await?,
+                    );
                 }
             }
         }
@@ -193,7 +210,8 @@ impl Loader<'_> {
     fn note(&mut self, offset: u64, len: u64, kind: Kind) -> Judged<()> {
         let g = &self.image.geometry;
         let end = offset.checked_add(len);
-        if g.in_cluster(offset) != 0 || end.is_none_or(|end| end > self.image.file.len()) {
+        if g.in_cluster(offset) != 0 || end.is_none_or(|end| end > self.image.file.storage().len())
+        {
             return Err(format!("{kind} at {offset:#x} lies where none can be"));
         }
         let run = HostRun {
@@ -201,7 +219,7 @@ impl Loader<'_> {
             count: g.clusters_for(len),
         };
         let overlap = |found| format!("{kind} at {offset:#x} overlaps {found}");
-        self.image.metadata.insert(run, kind).map_err(overlap)?;
+        self.image.space.note_found(run, kind).map_err(overlap)?;
         self.noted.push(run);
         Ok(())
     }

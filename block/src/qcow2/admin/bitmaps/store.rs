@@ -1,17 +1,18 @@
 //! Storing the bitmaps when an image is closed.
 
-use super::{
-    Directory, Stored,
-    directory::{self, Entry},
-    table::{self, Part},
-};
 use crate::{
     bitmap::{Content, DirtyBitmap},
     error::{Error, IoResult, Result},
     qcow2::{
         Qcow2,
-        layout::{extensions::DirectoryPlace, geometry::HostRun},
-        space::metadata_map::Kind,
+        file::{BitmapDirectory, ImageFile, StoredBitmap},
+        layout::{
+            bitmap_directory::{self, Entry},
+            bitmap_table::{self, Part},
+            extensions::DirectoryPlace,
+            geometry::HostRun,
+        },
+        space::Kind,
     },
 };
 
@@ -27,26 +28,26 @@ impl Qcow2 {
     /// There is no room for them, or the host's error: then the file goes on saying that they are
     /// in use, and they are stored when this is called again.
     pub(in crate::qcow2) async fn store_bitmaps(&self) -> Result<()> {
-        if self.read_only.get() || !self.bitmaps.unstored.get() {
+        if self.file.is_read_only() || !self.file.bitmaps().is_unstored() {
             return Ok(());
         }
-        let mut bitmaps = self.bitmaps.live.list();
+        let mut bitmaps = self.bitmaps().list();
         bitmaps.retain(|bitmap| bitmap.is_persistent());
-        if bitmaps.is_empty() && self.bitmaps.directory.borrow().is_none() {
+        if bitmaps.is_empty() && self.file.bitmaps().directory().is_none() {
             return Ok(());
         }
         // Refcounts are about to change. Where they are written lazily, an earlier try may have left
         // the image closed but for its bitmaps.
-        self.begin_write().await?;
+        self.file.begin_write().await?;
         let mut made = Made::default();
         let result = match self.write_bitmaps(&bitmaps, &mut made).await {
             Ok(directory) => self.switch_directory(directory).await,
             Err(error) => Err(error.into()),
         };
-        if result.is_err() && !self.is_stopped() {
+        if result.is_err() && !self.file.is_stopped() {
             for run in made.0 {
-                self.metadata.remove(run);
-                self.give_back(run).await;
+                self.space.forget_metadata(run);
+                self.space.give_back(run).await;
             }
         }
         result.map_err(|error| self.not_stored(&error))
@@ -54,7 +55,7 @@ impl Qcow2 {
 
     fn not_stored(&self, error: &Error) -> Error {
         Error::Image {
-            file: self.file.path().to_owned(),
+            file: self.file.storage().path().to_owned(),
             why: format!(
                 "the dirty bitmaps could not be stored, and cannot be used unless they are later \
                  ({error})"
@@ -68,7 +69,7 @@ impl Qcow2 {
         &self,
         bitmaps: &[std::rc::Rc<DirtyBitmap>],
         made: &mut Made,
-    ) -> IoResult<Option<Directory>> {
+    ) -> IoResult<Option<BitmapDirectory>> {
         let mut stored = Vec::new();
         for bitmap in bitmaps {
             if bitmap.is_inconsistent() {
@@ -80,7 +81,7 @@ impl Qcow2 {
         if stored.is_empty() {
             return Ok(None);
         }
-        let bytes = directory::to_bytes(stored.iter().map(|stored| &stored.entry));
+        let bytes = bitmap_directory::to_bytes(stored.iter().map(|stored| &stored.entry));
         let place = DirectoryPlace {
             count: stored.len() as u32,
             len: bytes.len() as u64,
@@ -88,21 +89,21 @@ impl Qcow2 {
                 .write_new_clusters(bytes, Kind::BitmapDirectory, made)
                 .await?,
         };
-        Ok(Some(Directory { place, stored }))
+        Ok(Some(BitmapDirectory { place, stored }))
     }
 
-    fn kept(&self, name: &str) -> Option<Stored> {
-        let directory = self.bitmaps.directory.borrow();
+    fn kept(&self, name: &str) -> Option<StoredBitmap> {
+        let directory = self.file.bitmaps().directory();
         let stored = &directory.as_ref()?.stored;
         stored.iter().find(|s| s.entry.name == name).cloned()
     }
 
-    async fn write_bitmap(&self, bitmap: &DirtyBitmap, made: &mut Made) -> IoResult<Stored> {
+    async fn write_bitmap(&self, bitmap: &DirtyBitmap, made: &mut Made) -> IoResult<StoredBitmap> {
         let cluster = self.geometry.cluster_len();
         let first = made.0.len();
         let bits = bitmap.bits().borrow().total();
         let mut parts = Vec::new();
-        for n in 0..table::len(bits, &self.geometry) {
+        for n in 0..bitmap_table::len(bits, &self.geometry) {
             let at = n * cluster as u64 * 8;
             let content = bitmap.bits().borrow().content(at, cluster);
             parts.push(match content {
@@ -114,11 +115,11 @@ impl Qcow2 {
                 ),
             });
         }
-        let bytes = table::to_bytes(&parts);
+        let bytes = bitmap_table::to_bytes(&parts);
         let offset = self
             .write_new_clusters(bytes, Kind::BitmapTable, made)
             .await?;
-        Ok(Stored {
+        Ok(StoredBitmap {
             // At most `MAX_BITMAP_BYTES` in clusters of 512 bytes.
             entry: Entry::new(offset, parts.len() as u32, bitmap),
             clusters: made.0[first..].to_vec(),
@@ -135,37 +136,39 @@ impl Qcow2 {
     ) -> IoResult<u64> {
         let g = &self.geometry;
         let run = self
+            .space
             .allocate_adjacent(g.clusters_for(bytes.len() as u64))
             .await?;
         made.0.push(run);
-        self.note_metadata(run, kind)?;
+        self.space.note_metadata(run, kind)?;
         let offset = g.host_offset(run.first);
-        self.file.write_vec(offset, bytes).await?;
+        self.file.storage().write_vec(offset, bytes).await?;
         Ok(offset)
     }
 
     /// Makes the header name another directory, once that is durable with all it names, and frees
     /// what the old one named.
-    async fn switch_directory(&self, new: Option<Directory>) -> Result<()> {
+    async fn switch_directory(&self, new: Option<BitmapDirectory>) -> Result<()> {
         let place = new.as_ref().map(|new| new.place);
         // After any error: the file may name the new clusters, which are about to be freed.
-        self.change_area(|area| area.set_bitmaps(place), Self::stop)
+        self.order
+            .change_area(|area| area.set_bitmaps(place), ImageFile::stop)
             .await?;
-        self.write_ready.set(false);
-        self.bitmaps.unstored.set(false);
-        let old = self.bitmaps.directory.replace(new);
+        self.file.end_writes();
+        self.file.bitmaps().set_unstored(false);
+        let old = self.file.bitmaps().replace_directory(new);
         for run in old.iter().flat_map(|old| self.clusters_of(old)) {
-            self.metadata.remove(run);
-            self.freed.push(run);
+            self.space.forget_metadata(run);
+            self.space.free_later(run);
         }
         Ok(())
     }
 
     /// The clusters of a directory, but for those that the present one names, too.
-    fn clusters_of(&self, old: &Directory) -> Vec<HostRun> {
+    fn clusters_of(&self, old: &BitmapDirectory) -> Vec<HostRun> {
         let g = &self.geometry;
-        let present = self.bitmaps.directory.borrow();
-        let kept = |stored: &&Stored| {
+        let present = self.file.bitmaps().directory();
+        let kept = |stored: &&StoredBitmap| {
             let mut present = present.iter().flat_map(|d| &d.stored);
             present.any(|p| p.entry.table == stored.entry.table)
         };

@@ -5,7 +5,7 @@ use super::Check;
 use crate::{
     error::IoResult,
     qcow2::{
-        admin::bitmaps::MAX_DIRECTORY,
+        layout::bitmap_directory::MAX_DIRECTORY,
         layout::{
             entry::OFFSET_MASK,
             extensions::DirectoryPlace,
@@ -25,7 +25,7 @@ impl Check<'_> {
         if header.autoclear & AUTOCLEAR_BITMAPS == 0 {
             return Ok(());
         }
-        let place = self.image.area.borrow().extensions.bitmap_directory();
+        let place = self.image.file.area().extensions.bitmap_directory();
         let place = place.and_then(Result::ok);
         let Some(DirectoryPlace { offset, len, .. }) = place.filter(|p| p.len <= MAX_DIRECTORY)
         else {
@@ -37,7 +37,12 @@ impl Check<'_> {
             self.report.corruption(format!("ERROR {why}"));
         }
         self.count(offset, len);
-        let directory = self.image.file.read_vec(offset, len as usize).await?;
+        let directory = self
+            .image
+            .file
+            .storage()
+            .read_vec(offset, len as usize)
+            .await?;
         let mut rest = &directory[..];
         while rest.len() >= FIXED {
             let be = |start: usize, len: usize| {
@@ -53,7 +58,7 @@ impl Check<'_> {
     }
 
     async fn count_bitmap(&mut self, table: u64, entries: u32) {
-        if entries > MAX_TABLE || table >= self.image.file.len() {
+        if entries > MAX_TABLE || table >= self.image.file.storage().len() {
             self.report
                 .corruption(format!("ERROR bitmap table at {table:#x} is not valid"));
             return;

@@ -16,9 +16,9 @@ impl Check<'_> {
     /// `repair`: a refcount of one is on disk before the flag that relies on it.
     pub(super) async fn copied_flags(&mut self, repair: bool) -> IoResult<()> {
         let g = self.image.geometry;
-        let found = self.image.l1.entries();
+        let found = self.image.tables.l1_entries();
         let mut l1 = found.clone();
-        let l1_offset = self.image.l1.offset();
+        let l1_offset = self.image.tables.l1_offset();
         let repair_l1 = repair && self.is_counted_once(l1_offset, l1.len() as u64 * 8);
         for (index, raw) in l1.iter_mut().enumerate() {
             let table = *raw & OFFSET_MASK;
@@ -35,7 +35,7 @@ impl Check<'_> {
                 );
                 *raw ^= COPIED;
             }
-            if g.in_cluster(table) != 0 || table >= self.image.file.len() {
+            if g.in_cluster(table) != 0 || table >= self.image.file.storage().len() {
                 continue;
             }
             let repair = repair && self.is_only_table(table);
@@ -92,7 +92,7 @@ impl Check<'_> {
     /// A cluster's refcount, as it is after a repair; 0 where the refcount structures are broken,
     /// which has been reported.
     async fn refcount(&mut self, cluster: HostCluster) -> u64 {
-        let found = self.image.refcount(cluster).await.unwrap_or(0);
+        let found = self.image.space.refcount(cluster).await.unwrap_or(0);
         self.target(cluster.0, found)
     }
 }

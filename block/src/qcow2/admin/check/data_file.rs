@@ -3,7 +3,7 @@
 
 use super::Check;
 use crate::qcow2::{
-    data::data_file,
+    layout::data_file,
     layout::{
         entry::{COMPRESSED, COPIED, OFFSET_MASK},
         geometry::GuestCluster,

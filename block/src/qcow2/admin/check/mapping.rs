@@ -47,7 +47,7 @@ impl Check<'_> {
                 self.lost_tables = true;
                 continue;
             }
-            if table < self.image.file.len() {
+            if table < self.image.file.storage().len() {
                 let first = GuestCluster(index as u64 * self.image.geometry.l2_entries());
                 self.count_l2(table, first, statistics).await?;
             } else {
@@ -78,7 +78,7 @@ impl Check<'_> {
             match self.l2_entry(index, raw, repair) {
                 Some(Place::Compressed { offset, len }) => {
                     // A stream that is said to end behind the file's end may be shorter.
-                    let end = (offset + len).min(self.image.file.len().max(offset + 1));
+                    let end = (offset + len).min(self.image.file.storage().len().max(offset + 1));
                     self.count(offset, end - offset);
                     if statistics {
                         self.report.allocated_clusters += 1;

@@ -8,10 +8,7 @@ use super::Check;
 use crate::{
     error::{Error, Result},
     exec::yield_now,
-    qcow2::{
-        Qcow2,
-        layout::{geometry::HostCluster, width},
-    },
+    qcow2::{Qcow2, layout::geometry::HostCluster, space::Counted},
 };
 
 /// Clusters that are counted at a time: 16 MiB of counters.
@@ -23,9 +20,9 @@ impl Qcow2 {
     /// # Errors
     /// What else is wrong with the image: then it has to be repaired first. The host's error.
     pub(in crate::qcow2) async fn rebuild_refcounts(&self) -> Result<()> {
-        let file = self.file.path();
+        let file = self.file.storage().path();
         tracing::info!(file = %file.display(), "was not closed cleanly: counting its refcounts anew");
-        let end = self.geometry.clusters_for(self.file.len());
+        let end = self.geometry.clusters_for(self.file.storage().len());
         for start in (0..end).step_by(WINDOW as usize) {
             let mut check = Check::new(self, start..start + WINDOW);
             check.count_all().await?;
@@ -35,14 +32,14 @@ impl Qcow2 {
             }
             check.set_refcounts(start..end.min(start + WINDOW)).await?;
         }
-        self.refcounts.next.set(0);
+        self.space.search_from_start();
         self.update_copied_flags().await?;
-        Ok(self.mark_dirty(false).await?)
+        Ok(self.order.mark_dirty(false).await?)
     }
 
     fn needs_repair(&self, what: &str) -> Error {
         Error::Image {
-            file: self.file.path().to_owned(),
+            file: self.file.storage().path().to_owned(),
             why: format!(
                 "was not closed cleanly and is damaged ({what}): repair it with 'strata-img check -r all' first"
             ),
@@ -54,26 +51,23 @@ impl Check<'_> {
     /// Sets the refcounts of these clusters, in memory, to the references counted.
     async fn set_refcounts(&mut self, clusters: std::ops::Range<u64>) -> Result<()> {
         let image = self.image;
-        let order = image.geometry.refcount_order;
         for cluster in clusters {
             let references = self.counts.get(cluster);
-            let lock = image.refcounts.lock().await;
-            let found = image.refcount_slice(&lock, HostCluster(cluster)).await?;
-            let Some((slice, index)) = found else {
-                if references > 0 {
+            match image
+                .space
+                .set_refcount(HostCluster(cluster), references)
+                .await?
+            {
+                Counted::Yes => {}
+                Counted::Unused if references == 0 => continue,
+                Counted::Unused => {
                     let what = format!("cluster {cluster} has no refcount");
                     return Err(image.needs_repair(&what));
                 }
-                continue;
-            };
-            if references > width::max(order) {
-                let what = format!("cluster {cluster} has {references} references");
-                return Err(image.needs_repair(&what));
-            }
-            if slice.with(|bytes| width::get(bytes, order, index)) != references {
-                image.refcounts.blocks.update(&slice, |bytes| {
-                    width::set(bytes, order, index, references);
-                });
+                Counted::Full => {
+                    let what = format!("cluster {cluster} has {references} references");
+                    return Err(image.needs_repair(&what));
+                }
             }
             if cluster % 1024 == 0 {
                 yield_now().await;

@@ -4,7 +4,7 @@ use super::Check;
 use crate::{
     error::IoResult,
     exec::yield_now,
-    qcow2::{admin::open::refcount_block, layout::width},
+    qcow2::{layout::entry::refcount_block, layout::width},
 };
 
 impl Check<'_> {
@@ -17,8 +17,8 @@ impl Check<'_> {
             self.needs_structure = true;
             return;
         }
-        let entries = self.image.refcounts.table.entries();
-        let offset = self.image.refcounts.table.offset();
+        let entries = self.image.space.refcount_table();
+        let offset = self.image.space.refcount_table_offset();
         self.count(offset, entries.len() as u64 * 8);
         for (index, raw) in entries.into_iter().enumerate() {
             if raw == 0 {
@@ -35,7 +35,7 @@ impl Check<'_> {
     fn count_block(&mut self, index: usize, raw: u64) -> Option<String> {
         let g = self.image.geometry;
         let cluster = g.host_cluster(raw).0;
-        let outside = raw >= self.image.file.len();
+        let outside = raw >= self.image.file.storage().len();
         let what = if raw & 0x1ff != 0 {
             format!("refcount table entry {index} has reserved bits set")
         } else if g.in_cluster(raw) != 0 {
@@ -57,7 +57,7 @@ impl Check<'_> {
     /// Compares every refcount with the references counted.
     pub(super) async fn compare(&mut self) -> IoResult<()> {
         let per_block = self.image.geometry.refcounts_per_block();
-        let table = self.image.refcounts.table.entries();
+        let table = self.image.space.refcount_table();
         for (index, raw) in table.iter().enumerate() {
             let start = index as u64 * per_block;
             match self.block(*raw).await {
@@ -75,10 +75,16 @@ impl Check<'_> {
         let g = self.image.geometry;
         let block = refcount_block(raw, &g).ok()??;
         let offset = g.host_offset(block);
-        if offset >= self.image.file.len() {
+        if offset >= self.image.file.storage().len() {
             return None;
         }
-        match self.image.file.read_vec(offset, g.cluster_len()).await {
+        match self
+            .image
+            .file
+            .storage()
+            .read_vec(offset, g.cluster_len())
+            .await
+        {
             Ok(bytes) => Some(bytes),
             Err(error) => {
                 self.report.check_errors += 1;
@@ -92,7 +98,7 @@ impl Check<'_> {
     /// refers to are of no interest.
     fn compare_block(&mut self, start: u64, block: &[u8]) {
         let g = self.image.geometry;
-        let inside = g.clusters_for(self.image.file.len());
+        let inside = g.clusters_for(self.image.file.storage().len());
         for index in 0..g.refcounts_per_block() {
             let cluster = start + index;
             let refcount = width::get(block, g.refcount_order, index as usize);

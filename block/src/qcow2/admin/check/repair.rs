@@ -42,7 +42,7 @@ impl Qcow2 {
             check.before = before;
             check.count_mapping().await?;
             check.before = None;
-            self.file.flush().await?;
+            self.file.storage().flush().await?;
         }
         if what == Repair::Leaks {
             check.judge_snapshot_table().await?;
@@ -67,10 +67,10 @@ impl Qcow2 {
         } else {
             check.set_refcounts_right().await?;
         }
-        self.file.flush().await?;
+        self.file.storage().flush().await?;
         let healthy = check.report.corruptions == 0 && check.report.leaks == 0;
         check.copied_flags(what == Repair::All || healthy).await?;
-        self.file.flush().await?;
+        self.file.storage().flush().await?;
         if check.report.corruptions == 0 {
             self.clear_marks().await?;
         }
@@ -80,16 +80,14 @@ impl Qcow2 {
     /// Clears the marks of an image whose metadata may be wrong, and those that only programs know
     /// which would have kept their features right (rule W5).
     async fn clear_marks(&self) -> IoResult<()> {
-        let mut header = self.area.borrow().header.clone();
+        let mut header = self.file.header();
         let before = header.clone();
         let marks = Incompatible::DIRTY | Incompatible::CORRUPT;
         header.incompatible.remove(marks);
         // A repair changes no byte of the disk, nor where a raw data file has it.
         header.autoclear &= AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_DATA;
         if header != before {
-            self.file.write_vec(0, header.to_bytes()).await?;
-            self.file.flush().await?;
-            self.area.borrow_mut().header = header;
+            self.file.repair_header(header).await?;
         }
         Ok(())
     }
@@ -147,7 +145,7 @@ impl Check<'_> {
     /// Sets refcounts to their targets, in their blocks.
     async fn set_refcounts_right(&mut self) -> IoResult<()> {
         let per_block = self.image.geometry.refcounts_per_block();
-        for (index, raw) in self.image.refcounts.table.entries().into_iter().enumerate() {
+        for (index, raw) in self.image.space.refcount_table().into_iter().enumerate() {
             if let Some(found) = self.block(raw).await {
                 let block = self.corrected(index as u64 * per_block, &found);
                 self.write_changed_bytes(raw, &found, &block).await?;
@@ -160,7 +158,7 @@ impl Check<'_> {
     /// A refcount block with its refcounts at their targets.
     fn corrected(&mut self, start: u64, found: &[u8]) -> Vec<u8> {
         let g = self.image.geometry;
-        let inside = g.clusters_for(self.image.file.len());
+        let inside = g.clusters_for(self.image.file.storage().len());
         let mut block = found.to_vec();
         for index in 0..g.refcounts_per_block() {
             let cluster = start + index;
@@ -236,7 +234,11 @@ impl Check<'_> {
         for (n, (found, now)) in sectors.enumerate() {
             if found != now {
                 let at = offset + (n * SECTOR) as u64;
-                self.image.file.write_vec(at, now.to_vec()).await?;
+                self.image
+                    .file
+                    .storage()
+                    .write_vec(at, now.to_vec())
+                    .await?;
             }
         }
         Ok(())

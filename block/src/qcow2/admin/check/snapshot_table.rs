@@ -82,10 +82,10 @@ impl Survey {
 impl Qcow2 {
     /// Goes through the table that the header names.
     pub(super) async fn survey_snapshots(&self) -> IoResult<Survey> {
-        let header = self.area.borrow().header.clone();
+        let header = self.file.header();
         let mut survey = Survey::default();
         let count = header.snapshots.min(MAX_SNAPSHOTS);
-        if let Err(why) = header.check_snapshot_place(self.file.len()) {
+        if let Err(why) = header.check_snapshot_place(self.file.storage().len()) {
             survey.drop_rest(header.snapshots, &why, true);
             return Ok(survey);
         }
@@ -117,11 +117,11 @@ impl Qcow2 {
 
     /// Reads the entry at `at`, with extra data as it should be.
     async fn survey_entry(&self, survey: &mut Survey, index: u32, at: u64) -> IoResult<Found> {
-        let end = self.file.len();
+        let end = self.file.storage().len();
         if at >= end {
             return Ok(Found::End);
         }
-        let mut fixed = self.file.read_vec(at, FIXED as usize).await?;
+        let mut fixed = self.file.storage().read_vec(at, FIXED as usize).await?;
         let be = |start: usize, len: usize| {
             let bytes = &fixed[start..start + len];
             bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
@@ -141,9 +141,17 @@ impl Qcow2 {
         // What would lie behind the end of the file reads as zeros: better a snapshot without a name
         // than none.
         fixed[36..].copy_from_slice(&(extra as u32).to_be_bytes());
-        let behind = self.file.read_vec(at + FIXED, extra as usize).await?;
+        let behind = self
+            .file
+            .storage()
+            .read_vec(at + FIXED, extra as usize)
+            .await?;
         let names_at = at + FIXED + extra_len;
-        let names = self.file.read_vec(names_at, names as usize).await?;
+        let names = self
+            .file
+            .storage()
+            .read_vec(names_at, names as usize)
+            .await?;
         let mut snapshot = Snapshot::parse(&[fixed, behind, names].concat());
         if extra_len > MAX_EXTRA {
             let what = format!(
@@ -170,7 +178,7 @@ impl Qcow2 {
             l1_offset: snapshot.l1_offset,
             l1_size: snapshot.l1_size,
         };
-        if entry.has_valid_l1(&self.geometry, self.file.len()) {
+        if entry.has_valid_l1(&self.geometry, self.file.storage().len()) {
             survey.kept.push(snapshot);
             return;
         }
@@ -208,27 +216,29 @@ impl Check<'_> {
         let image = self.image;
         let g = &image.geometry;
         let mut bytes: Vec<u8> = survey.kept.iter().flat_map(Snapshot::to_bytes).collect();
-        let mut header = image.area.borrow().header.clone();
+        let mut header = image.file.header();
         let old = HostRun {
             first: g.host_cluster(header.snapshots_offset),
-            count: g.clusters_for(survey.len.min(image.file.len())),
+            count: g.clusters_for(survey.len.min(image.file.storage().len())),
         };
         header.snapshots = survey.kept.len() as u32;
         header.snapshots_offset = 0;
         if !bytes.is_empty() {
             let new = HostRun {
-                first: HostCluster(g.clusters_for(image.file.len())),
+                first: HostCluster(g.clusters_for(image.file.storage().len())),
                 count: g.clusters_for(bytes.len() as u64),
             };
             bytes.resize((new.count * g.cluster_size()) as usize, 0);
             header.snapshots_offset = g.host_offset(new.first);
-            image.file.write_vec(header.snapshots_offset, bytes).await?;
+            image
+                .file
+                .storage()
+                .write_vec(header.snapshots_offset, bytes)
+                .await?;
             self.change_refcounts(new, 0, 1).await?;
         }
-        image.file.flush().await?;
-        image.file.write_vec(0, header.to_bytes()).await?;
-        image.file.flush().await?;
-        image.area.borrow_mut().header = header;
+        image.file.storage().flush().await?;
+        image.file.repair_header(header).await?;
         self.change_refcounts(old, 1, 0).await
     }
 
@@ -238,7 +248,7 @@ impl Check<'_> {
         let g = self.image.geometry;
         for cluster in run.first.0..run.end().0 {
             let index = (cluster / g.refcounts_per_block()) as usize;
-            let raw = self.image.refcounts.table.get(index);
+            let raw = self.image.space.refcount_table_entry(index);
             let Some(found) = self.block(raw).await else {
                 continue;
             };

@@ -16,7 +16,7 @@ use crate::{
 impl Check<'_> {
     /// Counts the snapshots that `header` names.
     pub(super) async fn count_snapshots(&mut self, header: &Header) -> IoResult<()> {
-        if let Err(why) = header.check_snapshot_place(self.image.file.len()) {
+        if let Err(why) = header.check_snapshot_place(self.image.file.storage().len()) {
             self.report.corruption(format!("ERROR {why}"));
             self.lost_tables = true;
             return Ok(());
@@ -24,7 +24,8 @@ impl Check<'_> {
         let table = header.snapshots_offset;
         let mut done = 0;
         for index in 0..header.snapshots.min(MAX_SNAPSHOTS) {
-            let Some(entry) = SnapshotEntry::read(&self.image.file, table, done).await? else {
+            let Some(entry) = SnapshotEntry::read(self.image.file.storage(), table, done).await?
+            else {
                 self.report
                     .corruption(format!("ERROR snapshot {index} has no valid table entry"));
                 self.lost_tables = true;
@@ -33,7 +34,7 @@ impl Check<'_> {
             let at = table + done;
             done += entry.len;
             let l1_offset = entry.l1_offset;
-            if !entry.has_valid_l1(&self.image.geometry, self.image.file.len()) {
+            if !entry.has_valid_l1(&self.image.geometry, self.image.file.storage().len()) {
                 self.invalid_l1(at, &entry).await?;
                 self.lost_tables = true;
                 continue;
@@ -47,7 +48,12 @@ impl Check<'_> {
 
     /// Reports the entry at `at`, whose L1 table lies where none can.
     async fn invalid_l1(&mut self, at: u64, entry: &SnapshotEntry) -> IoResult<()> {
-        let bytes = self.image.file.read_vec(at, entry.len as usize).await?;
+        let bytes = self
+            .image
+            .file
+            .storage()
+            .read_vec(at, entry.len as usize)
+            .await?;
         let snapshot = Snapshot::parse(&bytes);
         let who = format!("{} ({})", snapshot.id, snapshot.name);
         let who: String = who.chars().filter(|c| !c.is_control()).collect();

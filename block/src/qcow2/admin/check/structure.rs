@@ -58,7 +58,7 @@ impl Check<'_> {
         let g = self.image.geometry;
         let per_block = g.refcounts_per_block();
         let last = self.counts.counted(0, u64::MAX).last();
-        let file_end = g.clusters_for(self.image.file.len());
+        let file_end = g.clusters_for(self.image.file.storage().len());
         let first = file_end.max(last.map_or(0, |cluster| cluster + 1));
         let mut place = Place {
             first,
@@ -70,7 +70,7 @@ impl Check<'_> {
             table_clusters: 1,
         };
         // Leaks that are kept.
-        let table = self.image.refcounts.table.entries();
+        let table = self.image.space.refcount_table();
         for (index, _) in (0..).zip(table).filter(|(_, raw)| *raw != 0) {
             let block = self.new_block(&place, index).await?;
             if block.iter().any(|byte| *byte != 0) {
@@ -84,7 +84,7 @@ impl Check<'_> {
             let bytes = wanted.end.max(place.blocks.last().map_or(0, |n| n + 1)) * 8;
             if bytes > MAX_REFCOUNT_TABLE_BYTES || end > 1 << (MAX_HOST_BITS - g.cluster_bits) {
                 return Err(IoError::Unsupported {
-                    file: self.image.file.path().to_owned(),
+                    file: self.image.file.storage().path().to_owned(),
                     what: format!("a refcount table of {bytes} bytes"),
                 });
             }
@@ -99,7 +99,7 @@ impl Check<'_> {
     /// The bytes of the block at `index` of the new table.
     async fn new_block(&mut self, place: &Place, index: u64) -> IoResult<Vec<u8>> {
         let g = self.image.geometry;
-        let raw = self.image.refcounts.table.get(index as usize);
+        let raw = self.image.space.refcount_table_entry(index as usize);
         let old = self.block(raw).await;
         let mut block = vec![0; g.cluster_len()];
         for n in 0..g.refcounts_per_block() {
@@ -121,7 +121,7 @@ impl Check<'_> {
 
     async fn write_structure(&mut self, place: &Place) -> IoResult<()> {
         let g = self.image.geometry;
-        let file = &self.image.file;
+        let file = self.image.file.storage();
         let table_bytes = place.table_clusters << g.cluster_bits;
         let mut table = vec![0; table_bytes as usize];
         for (n, &index) in place.blocks.iter().enumerate() {
@@ -134,13 +134,10 @@ impl Check<'_> {
         let offset = g.host_offset(HostCluster(place.table()));
         file.write_vec(offset, table).await?;
         file.flush().await?;
-        let mut header = self.image.area.borrow().header.clone();
+        let mut header = self.image.file.header();
         header.refcount_table_offset = offset;
         // At most 8 MiB.
         header.refcount_table_clusters = place.table_clusters as u32;
-        file.write_vec(0, header.to_bytes()).await?;
-        file.flush().await?;
-        self.image.area.borrow_mut().header = header;
-        Ok(())
+        self.image.file.repair_header(header).await
     }
 }

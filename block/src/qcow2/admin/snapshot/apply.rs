@@ -7,11 +7,12 @@ use crate::{
     error::{IoResult, Result},
     qcow2::{
         Qcow2,
+        layout::header::Header,
         layout::{
             entry::{self, COPIED, Entry},
             geometry::{HostCluster, HostRun},
         },
-        space::metadata_map::Kind,
+        space::Kind,
     },
 };
 
@@ -26,20 +27,20 @@ impl Qcow2 {
     pub async fn apply_snapshot(&self, id: &str) -> Result<()> {
         let snapshots = self.snapshots().await?;
         let found = snapshots.into_iter().find(|snapshot| snapshot.id == id);
-        let found = found.ok_or_else(|| self.snapshot_refused(format!("no snapshot '{id}'")))?;
+        let found = found.ok_or_else(|| self.file.refused(format!("no snapshot '{id}'")))?;
         let g = &self.geometry;
-        let size = found.disk_size.unwrap_or(self.size.get());
+        let size = found.disk_size.unwrap_or(self.data.size());
         if size > g.max_size() || !size.is_multiple_of(512) {
-            return Err(
-                self.snapshot_refused(format!("the snapshot's disk of {size} bytes is not valid"))
-            );
+            return Err(self
+                .file
+                .refused(format!("the snapshot's disk of {size} bytes is not valid")));
         }
         let l1 = self.read_l1(found.l1_offset, found.l1_size).await?;
         let mut l1: Vec<u64> = l1.into_iter().map(|raw| raw & !COPIED).collect();
         let needed = (g.l1_entries(size) as usize).max(l1.len());
         l1.resize(needed, 0);
         let tables = self.check_tables(&l1)?;
-        self.begin_snapshot_change(&[&l1, &self.l1.entries()])
+        self.begin_snapshot_change(&[&l1, &self.tables.l1_entries()])
             .await?;
         let result = async {
             self.clear_flags_in_file(&l1).await?;
@@ -64,14 +65,16 @@ impl Qcow2 {
     fn check_tables(&self, l1: &[u64]) -> IoResult<BTreeSet<HostCluster>> {
         let mut tables = BTreeSet::new();
         for &raw in l1 {
-            let table = entry::decode_l1(raw, &self.geometry).map_err(|why| self.corrupt(why))?;
+            let table = self.tables.decode_l1(raw)?;
             let Some(table) = table else { continue };
             let other = self
-                .metadata
-                .at(table.host)
+                .space
+                .metadata_at(table.host)
                 .filter(|&kind| kind != Kind::L2);
             if other.is_some() || !tables.insert(table.host) {
-                return Err(self.corrupt(format!("L1 entry {raw:#x} of a snapshot is not valid")));
+                return Err(self
+                    .file
+                    .corrupt(format!("L1 entry {raw:#x} of a snapshot is not valid")));
             }
         }
         Ok(tables)
@@ -99,8 +102,8 @@ impl Qcow2 {
                 }
             }
             let offset = g.host_offset(table.host);
-            self.file.write_vec(offset, bytes).await?;
-            self.l2.forget(offset, g.cluster_size());
+            self.file.storage().write_vec(offset, bytes).await?;
+            self.tables.forget(table.host);
         }
         Ok(())
     }
@@ -112,22 +115,21 @@ impl Qcow2 {
         tables: BTreeSet<HostCluster>,
         size: u64,
     ) -> IoResult<()> {
-        let g = &self.geometry;
-        let linking = self.linking.lock().await;
-        let old_l1 = self.l1.entries();
-        let old = self.replace_l1(l1, |header| header.size = size).await?;
-        self.size.set(size);
+        let linking = self.tables.exclude_linking().await;
+        let old_l1 = self.tables.l1_entries();
+        let resize = |header: &mut Header| header.size = size;
+        let old = self.order.replace_l1(&linking, l1, resize).await?;
+        self.data.set_size(size);
         drop(linking);
-        self.freed.push(old);
+        self.space.free_later(old);
         for &raw in &old_l1 {
-            let table = entry::decode_l1(raw, g).map_err(|why| self.corrupt(why))?;
+            let table = self.tables.decode_l1(raw)?;
             if let Some(table) = table {
-                self.metadata.remove(HostRun::one(table.host));
-                self.l2.forget(g.host_offset(table.host), g.cluster_size());
+                self.tables.retire(table.host);
             }
         }
         for table in tables {
-            self.note_metadata(HostRun::one(table), Kind::L2)?;
+            self.space.note_metadata(HostRun::one(table), Kind::L2)?;
         }
         self.bitmaps().resize(size);
         drop(self.bitmaps().record(0, size));

@@ -11,7 +11,7 @@ use crate::{
             entry::COPIED,
             geometry::{HostRun, MAX_SNAPSHOTS},
         },
-        space::metadata_map::Kind,
+        space::Kind,
     },
 };
 
@@ -27,15 +27,20 @@ impl Qcow2 {
     /// cannot have snapshots; the host's error.
     pub async fn create_snapshot(&self, name: &str, now: SystemTime) -> Result<()> {
         if name.len() > MAX_NAME {
-            return Err(
-                self.snapshot_refused(format!("a snapshot's name has {MAX_NAME} bytes at most"))
-            );
+            return Err(self
+                .file
+                .refused(format!("a snapshot's name has {MAX_NAME} bytes at most")));
         }
         let mut snapshots = self.snapshots().await?;
         if snapshots.len() >= MAX_SNAPSHOTS as usize {
-            return Err(self.snapshot_refused("has too many internal snapshots"));
+            return Err(self.file.refused("has too many internal snapshots"));
         }
-        let l1: Vec<u64> = self.l1.entries().iter().map(|raw| raw & !COPIED).collect();
+        let l1: Vec<u64> = self
+            .tables
+            .l1_entries()
+            .iter()
+            .map(|raw| raw & !COPIED)
+            .collect();
         self.begin_snapshot_change(&[&l1]).await?;
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let size = self.virtual_size();
@@ -82,11 +87,14 @@ impl Qcow2 {
     async fn write_snapshot_l1(&self, l1: &[u64]) -> Result<HostRun> {
         let g = &self.geometry;
         let count = g.clusters_for(l1.len() as u64 * 8);
-        let run = self.allocate_adjacent(count).await?;
-        self.note_metadata(run, Kind::SnapshotL1)?;
+        let run = self.space.allocate_adjacent(count).await?;
+        self.space.note_metadata(run, Kind::SnapshotL1)?;
         let mut bytes: Vec<u8> = l1.iter().flat_map(|raw| raw.to_be_bytes()).collect();
         bytes.resize((run.count * g.cluster_size()) as usize, 0);
-        self.file.write_vec(g.host_offset(run.first), bytes).await?;
+        self.file
+            .storage()
+            .write_vec(g.host_offset(run.first), bytes)
+            .await?;
         Ok(run)
     }
 }

@@ -14,7 +14,7 @@ impl Qcow2 {
     pub async fn delete_snapshot(&self, id: &str) -> Result<()> {
         let mut snapshots = self.snapshots().await?;
         let index = snapshots.iter().position(|snapshot| snapshot.id == id);
-        let index = index.ok_or_else(|| self.snapshot_refused(format!("no snapshot '{id}'")))?;
+        let index = index.ok_or_else(|| self.file.refused(format!("no snapshot '{id}'")))?;
         let gone = snapshots.remove(index);
         let g = &self.geometry;
         let l1 = self.read_l1(gone.l1_offset, gone.l1_size).await?;
@@ -23,14 +23,14 @@ impl Qcow2 {
             count: g.clusters_for(u64::from(gone.l1_size) * 8),
         };
         // Flags of the active tables are set where references have gone.
-        self.begin_snapshot_change(&[&l1, &self.l1.entries()])
+        self.begin_snapshot_change(&[&l1, &self.tables.l1_entries()])
             .await?;
         let result = async {
             // From here on nobody knows it: references may go one by one.
             self.write_snapshots(&snapshots).await?;
             self.free_references(&l1).await?;
-            self.metadata.remove(table);
-            self.freed.push(table);
+            self.space.forget_metadata(table);
+            self.space.free_later(table);
             self.end_snapshot_change().await
         }
         .await;

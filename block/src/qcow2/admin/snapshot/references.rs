@@ -8,8 +8,8 @@ use crate::{
         layout::{
             entry::{self, Entry, RawEntry},
             geometry::{HostCluster, HostRun},
-            width,
         },
+        space::Counted,
     },
 };
 
@@ -30,13 +30,19 @@ impl Qcow2 {
     /// Reads the L2 table that an L1 entry names, if it names one, from the file.
     pub(in crate::qcow2) async fn read_table(&self, raw: u64) -> IoResult<Option<Table>> {
         let g = &self.geometry;
-        let table = entry::decode_l1(raw, g).map_err(|why| self.corrupt(why))?;
+        let table = self.tables.decode_l1(raw)?;
         let Some(table) = table else { return Ok(None) };
         let offset = g.host_offset(table.host);
-        if offset >= self.file.len() {
-            return Err(self.corrupt(format!("L1 entry {raw:#x} points outside the file")));
+        if offset >= self.file.storage().len() {
+            return Err(self
+                .file
+                .corrupt(format!("L1 entry {raw:#x} points outside the file")));
         }
-        let bytes = self.file.read_vec(offset, g.cluster_len()).await?;
+        let bytes = self
+            .file
+            .storage()
+            .read_vec(offset, g.cluster_len())
+            .await?;
         let be = |at: usize| {
             let word = &bytes[at..at + 8];
             word.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
@@ -47,7 +53,7 @@ impl Qcow2 {
                 descriptor: be(n * len),
                 bitmap: if g.extended_l2 { be(n * len + 8) } else { 0 },
             };
-            entry::decode_l2(raw, g).map_err(|why| self.corrupt(why))
+            entry::decode_l2(raw, g).map_err(|why| self.file.corrupt(why))
         });
         Ok(Some(Table {
             host: table.host,
@@ -85,7 +91,7 @@ impl Qcow2 {
                 continue;
             };
             for cluster in clusters(&self.references(&table)) {
-                if self.refcount(cluster).await? == 0 {
+                if self.space.refcount(cluster).await? == 0 {
                     return Err(self.unreferenced(cluster));
                 }
             }
@@ -96,31 +102,23 @@ impl Qcow2 {
 
     fn unreferenced(&self, cluster: HostCluster) -> IoError {
         let offset = self.geometry.host_offset(cluster);
-        self.corrupt(format!("the cluster at {offset:#x} in use has refcount 0"))
+        self.file
+            .corrupt(format!("the cluster at {offset:#x} in use has refcount 0"))
     }
 
     /// Adds a reference to all that the L1 table leads to, in memory.
     pub(super) async fn raise_references(&self, l1: &[u64]) -> IoResult<Raised> {
-        let order = self.geometry.refcount_order;
         let mut raised = 0;
         for &raw in l1 {
             let Some(table) = self.read_table(raw).await? else {
                 continue;
             };
             for cluster in clusters(&self.references(&table)) {
-                let lock = self.refcounts.lock().await;
-                let found = self.refcount_slice(&lock, cluster).await?;
-                let count = found.as_ref().map_or(0, |(slice, index)| {
-                    slice.with(|bytes| width::get(bytes, order, *index))
-                });
-                let (Some((slice, index)), 1..) = (found, count) else {
-                    return Err(self.unreferenced(cluster));
-                };
-                if count == width::max(order) {
-                    return Ok(Raised::Full(raised));
+                match self.space.add_reference(cluster).await? {
+                    Counted::Yes => {}
+                    Counted::Unused => return Err(self.unreferenced(cluster)),
+                    Counted::Full => return Ok(Raised::Full(raised)),
                 }
-                let set = |bytes: &mut [u8]| width::set(bytes, order, index, count + 1);
-                self.refcounts.blocks.update(&slice, set);
                 raised += 1;
             }
             yield_now().await;
@@ -138,7 +136,7 @@ impl Qcow2 {
                 if count == 0 {
                     return Ok(());
                 }
-                self.drop_references(HostRun::one(cluster)).await?;
+                self.space.drop_references(HostRun::one(cluster)).await?;
                 count -= 1;
             }
         }
@@ -153,7 +151,7 @@ impl Qcow2 {
                 continue;
             };
             for run in self.references(&table) {
-                self.freed.push(run);
+                self.space.free_later(run);
             }
             tables += 1;
             if tables % super::TABLES_PER_FLUSH == 0 {
@@ -166,14 +164,18 @@ impl Qcow2 {
 
     /// Reads an L1 table of `count` entries. The caller has checked that it lies within the file.
     pub(super) async fn read_l1(&self, offset: u64, count: u32) -> IoResult<Vec<u64>> {
-        let bytes = self.file.read_vec(offset, count as usize * 8).await?;
+        let bytes = self
+            .file
+            .storage()
+            .read_vec(offset, count as usize * 8)
+            .await?;
         let (words, _) = bytes.as_chunks::<8>();
         Ok(words.iter().map(|word| u64::from_be_bytes(*word)).collect())
     }
 
     /// That a snapshot cannot be made or applied because refcounts are too narrow.
     pub(super) fn too_many_references(&self) -> IoError {
-        self.unsupported(format!(
+        self.file.unsupported(format!(
             "another reference to a cluster (refcounts have {} bits)",
             1 << self.geometry.refcount_order
         ))

@@ -15,8 +15,10 @@ impl Qcow2 {
     /// # Errors
     /// The image may be written to; the snapshot's table lies where none can; the host's error.
     pub async fn show_snapshot(&self, snapshot: &Snapshot) -> Result<()> {
-        if !self.read_only.get() {
-            return Err(self.snapshot_refused("is open for writing: a snapshot cannot be shown"));
+        if !self.file.is_read_only() {
+            return Err(self
+                .file
+                .refused("is open for writing: a snapshot cannot be shown"));
         }
         let entry = SnapshotEntry {
             len: 0,
@@ -24,13 +26,15 @@ impl Qcow2 {
             l1_offset: snapshot.l1_offset,
             l1_size: snapshot.l1_size,
         };
-        if !entry.has_valid_l1(&self.geometry, self.file.len()) {
-            return Err(self.snapshot_refused("the snapshot's L1 table is not valid"));
+        if !entry.has_valid_l1(&self.geometry, self.file.storage().len()) {
+            return Err(self.file.refused("the snapshot's L1 table is not valid"));
         }
         let (offset, len) = (snapshot.l1_offset, snapshot.l1_size as usize);
-        let mut entries = RootTable::load(&self.file, offset, len).await?.entries();
-        entries.resize(entries.len().max(self.l1.len()), 0);
-        self.l1.moved(offset, entries);
+        let mut entries = RootTable::load(self.file.storage(), offset, len)
+            .await?
+            .entries();
+        entries.resize(entries.len().max(self.tables.l1_len()), 0);
+        self.tables.show(offset, entries);
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use crate::{
             header::Header,
             snapshots::{self, SnapshotEntry},
         },
-        space::metadata_map::Kind,
+        space::Kind,
     },
 };
 
@@ -111,7 +111,7 @@ impl Qcow2 {
         let mut snapshots = Vec::new();
         for (at, entry) in entries {
             let at = header.snapshots_offset + at;
-            let bytes = self.file.read_vec(at, entry.len as usize).await?;
+            let bytes = self.file.storage().read_vec(at, entry.len as usize).await?;
             snapshots.push(Snapshot::parse(&bytes));
         }
         Ok(snapshots)
@@ -119,9 +119,9 @@ impl Qcow2 {
 
     /// The entries of the table, as far as they say where things are, and the header that names them.
     async fn snapshot_entries(&self) -> Result<(Header, Vec<(u64, SnapshotEntry)>)> {
-        let header = self.area.borrow().header.clone();
-        let entries = snapshots::read_entries(&self.file, &header).await?;
-        let entries = entries.map_err(|why| self.snapshot_refused(in_need_of_repair(why)))?;
+        let header = self.file.header();
+        let entries = snapshots::read_entries(self.file.storage(), &header).await?;
+        let entries = entries.map_err(|why| self.file.refused(in_need_of_repair(why)))?;
         Ok((header, entries))
     }
 
@@ -134,31 +134,31 @@ impl Qcow2 {
         let mut offset = 0;
         if !bytes.is_empty() {
             let run = self
+                .space
                 .allocate_adjacent(g.clusters_for(bytes.len() as u64))
                 .await?;
-            self.note_metadata(run, Kind::SnapshotTable)?;
+            self.space.note_metadata(run, Kind::SnapshotTable)?;
             offset = g.host_offset(run.first);
             let mut whole = bytes;
             whole.resize((run.count * g.cluster_size()) as usize, 0);
-            self.file.write_vec(offset, whole).await?;
+            self.file.storage().write_vec(offset, whole).await?;
         }
         self.flush().await?;
-        let edit = self.header_edit.lock().await;
-        let mut area = self.area.borrow().clone();
-        area.header.snapshots = snapshots.len() as u32;
-        area.header.snapshots_offset = offset;
-        self.write_fields(area).await?;
-        drop(edit);
-        self.metadata.remove(old);
-        self.freed.push(old);
+        let change = |header: &mut Header| {
+            header.snapshots = snapshots.len() as u32;
+            header.snapshots_offset = offset;
+        };
+        self.file.change_header(change).await?;
+        self.space.forget_metadata(old);
+        self.space.free_later(old);
         Ok(())
     }
 
     /// The clusters of the present table.
     async fn snapshot_table(&self) -> IoResult<HostRun> {
-        let header = self.area.borrow().header.clone();
-        let entries = snapshots::read_entries(&self.file, &header).await?;
-        let entries = entries.map_err(|why| self.corrupt(why))?;
+        let header = self.file.header();
+        let entries = snapshots::read_entries(self.file.storage(), &header).await?;
+        let entries = entries.map_err(|why| self.file.corrupt(why))?;
         let len = entries.iter().map(|(_, entry)| entry.len).sum();
         Ok(HostRun {
             first: self.geometry.host_cluster(header.snapshots_offset),

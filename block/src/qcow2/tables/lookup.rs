@@ -1,15 +1,12 @@
 //! Looking up where guest clusters are.
 
+use super::Tables;
 use crate::{
     error::IoResult,
-    extent::{Extent, ExtentKind},
-    qcow2::{
-        Qcow2,
-        data::data_file,
-        layout::{
-            entry::{self, Entry, Mapping},
-            geometry::{GuestCluster, HostCluster},
-        },
+    qcow2::layout::{
+        data_file,
+        entry::{Entry, Mapping, decode_l2},
+        geometry::{GuestCluster, HostCluster},
     },
     table_cache::Slice,
 };
@@ -24,53 +21,19 @@ pub(in crate::qcow2) struct Run {
     pub mapping: Mapping,
 }
 
-impl Qcow2 {
-    /// How the disk is stored from `offset` on, for up to `len` bytes. `len` is not 0.
-    ///
-    /// # Errors
-    /// The range does not lie on the disk; the tables cannot be read or are corrupt.
-    pub async fn extent(&self, offset: u64, len: u64) -> IoResult<Extent> {
-        Ok(self.placed_extent(offset, len).await?.0)
-    }
-
-    /// As [`Qcow2::extent`], and where in the file it lies or would lie: also for what a host cluster
-    /// is kept for.
-    ///
-    /// # Errors
-    /// As [`Qcow2::extent`].
-    pub async fn placed_extent(&self, offset: u64, len: u64) -> IoResult<(Extent, Option<u64>)> {
-        self.check_range(offset, len)?;
-        let run = self.lookup(offset, len).await?;
-        let within = self.geometry.in_cluster(offset);
-        let at = |host: HostCluster| self.geometry.host_offset(host) + within;
-        let (kind, host_offset) = match run.mapping {
-            Mapping::Unallocated { host } => {
-                (ExtentKind::Unallocated, host.map(|(host, _)| at(host)))
-            }
-            Mapping::Zero { host } => (ExtentKind::Zero, host.map(|(host, _)| at(host))),
-            Mapping::Data { host, .. } => {
-                let host_offset = at(host);
-                (ExtentKind::Data { host_offset }, Some(host_offset))
-            }
-            Mapping::Compressed { .. } => (ExtentKind::Compressed, None),
-        };
-        let extent = Extent { len: run.len, kind };
-        Ok((extent, host_offset))
-    }
-
+impl Tables {
     /// The longest run from `offset` on that one look at the tables finds. What it says holds
     /// until the caller's next await, or for as long as claims or the caller's caller see to it.
-    pub(in crate::qcow2) async fn lookup(&self, offset: u64, len: u64) -> IoResult<Run> {
+    pub async fn lookup(&self, offset: u64, len: u64) -> IoResult<Run> {
         let g = &self.geometry;
         let cluster = g.guest_cluster(offset);
         let index = g.l1_index(cluster);
         let Some(table) = self.l2_table(index)? else {
             return Ok(self.unmapped_run(index, offset, len));
         };
-        let slice_offset = g.host_offset(table) + g.slice_in_table(cluster);
-        let slice = self.l2.get(slice_offset).await?;
+        let slice = self.slice(table, cluster).await?;
         let first = g.index_in_slice(cluster);
-        let entry = self.entry(&slice, first, cluster)?;
+        let entry = self.checked_entry(&slice, first, cluster)?;
         let subcluster = g.subcluster(offset);
         let mapping = entry.mapping(subcluster);
         let wanted = g.clusters_for(g.in_cluster(offset) + len);
@@ -84,7 +47,7 @@ impl Qcow2 {
             && let Some(next) = mapping.following(count)
         {
             // A bad entry ends the run; whoever gets there is told.
-            match self.entry(&slice, first + count as usize, cluster.plus(count)) {
+            match self.checked_entry(&slice, first + count as usize, cluster.plus(count)) {
                 Ok(found) if found.mapping(0) == next => end += alike(found, 0),
                 _ => break,
             }
@@ -97,10 +60,13 @@ impl Qcow2 {
     /// The L2 table that L1 names at `index`, if there is one.
     fn l2_table(&self, index: usize) -> IoResult<Option<HostCluster>> {
         let raw = self.l1.get(index);
-        let table = entry::decode_l1(raw, &self.geometry).map_err(|why| self.corrupt(why))?;
-        let Some(table) = table else { return Ok(None) };
-        if self.geometry.host_offset(table.host) >= self.file.len() {
-            return Err(self.corrupt(format!("L1 entry {raw:#x} points outside the file")));
+        let Some(table) = self.decode_l1(raw)? else {
+            return Ok(None);
+        };
+        if self.geometry.host_offset(table.host) >= self.file.storage().len() {
+            return Err(self
+                .file
+                .corrupt(format!("L1 entry {raw:#x} points outside the file")));
         }
         Ok(Some(table.host))
     }
@@ -121,10 +87,11 @@ impl Qcow2 {
     }
 
     /// Reads the L2 entry of `cluster` and checks it against the file.
-    fn entry(&self, slice: &Slice, index: usize, cluster: GuestCluster) -> IoResult<Entry> {
+    fn checked_entry(&self, slice: &Slice, index: usize, cluster: GuestCluster) -> IoResult<Entry> {
         let at = self.geometry.guest_offset(cluster);
-        let wrong = |why| self.corrupt(format!("guest offset {at:#x}: {why}"));
-        let entry = self.l2_entry(slice, index).map_err(wrong)?;
+        let wrong = |why| self.file.corrupt(format!("guest offset {at:#x}: {why}"));
+        let raw = self.raw_entry(slice, index);
+        let entry = decode_l2(raw, &self.geometry).map_err(wrong)?;
         if let Some((host, _)) = entry.host() {
             data_file::check_place(&self.geometry, host, cluster).map_err(wrong)?;
         }
@@ -135,12 +102,12 @@ impl Qcow2 {
                 host: Some((host, _)),
                 data: 1..,
                 ..
-            } => self.geometry.host_offset(host) >= self.file.len(),
+            } => self.geometry.host_offset(host) >= self.file.storage().len(),
             Entry::Plain { .. } => false,
-            Entry::Compressed { offset, .. } => offset >= self.file.len(),
+            Entry::Compressed { offset, .. } => offset >= self.file.storage().len(),
         };
         if outside {
-            let raw = self.raw_l2_entry(slice, index).descriptor;
+            let raw = raw.descriptor;
             return Err(wrong(format!("L2 entry {raw:#x} points outside the file")));
         }
         Ok(entry)

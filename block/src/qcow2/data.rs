@@ -83,7 +83,7 @@ impl Data {
             size: Cell::new(options.size),
             readable: options.readable,
             discard: options.discard,
-            claims: Claims::default(),
+            claims: Claims::new(locks.clone()),
             compression: options.compression,
             unpacked: Unpacked::default(),
             unpacking: RankedLock::new(Rank::Unpacking, locks),

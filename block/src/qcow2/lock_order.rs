@@ -99,6 +99,19 @@ impl LockOrder {
         }
     }
 
+    /// Asserts that the task holds no lock: it is about to wait for something else.
+    ///
+    /// # Panics
+    /// It holds one.
+    pub async fn check_none(&self) {
+        let task = current_task().await;
+        let held = self.held.borrow();
+        let own = held.iter().find(|(_, holder)| holder.will_wake(&task));
+        if let Some((held, _)) = own {
+            panic!("a claim is waited for while '{held}' is held");
+        }
+    }
+
     async fn note(&self, rank: Rank) {
         let task = current_task().await;
         self.held.borrow_mut().push((rank, task));
@@ -124,6 +137,9 @@ async fn current_task() -> Waker {
 #[allow(clippy::unused_async)]
 impl LockOrder {
     async fn check(&self, _rank: Rank) {}
+
+    /// In debug builds: asserts that the task holds no lock.
+    pub async fn check_none(&self) {}
 
     async fn note(&self, _rank: Rank) {}
 }

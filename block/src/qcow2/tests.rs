@@ -13,6 +13,7 @@ mod lazy;
 mod model;
 mod no_room;
 mod order;
+mod parts;
 mod refusals;
 mod repair;
 mod resize;

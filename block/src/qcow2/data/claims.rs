@@ -3,17 +3,17 @@
 //! A claim takes what lies between its start and the next part that somebody else has, in one step,
 //! and its holder never waits for another claim: so nobody waits in a circle.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use super::Data;
-use crate::exec::sync::WaitQueue;
+use crate::{exec::sync::WaitQueue, qcow2::lock_order::LockOrder};
 
 /// The claims of one image. Positions are bytes of the virtual disk.
-#[derive(Default)]
 pub struct Claims {
     /// Where each starts, and where it ends.
     held: RefCell<BTreeMap<u64, u64>>,
     released: WaitQueue,
+    locks: Rc<LockOrder>,
 }
 
 /// A claim; dropping it lets the others look again.
@@ -24,6 +24,15 @@ pub struct Claim<'a> {
 }
 
 impl Claims {
+    /// Nothing is claimed yet, in the image with these locks.
+    pub fn new(locks: Rc<LockOrder>) -> Self {
+        Self {
+            held: RefCell::default(),
+            released: WaitQueue::default(),
+            locks,
+        }
+    }
+
     /// Claims what there is from `start` on, up to `end`; `None` if somebody has the start.
     pub fn claim(&self, start: u64, end: u64) -> Option<Claim<'_>> {
         let mut held = self.held.borrow_mut();
@@ -41,8 +50,10 @@ impl Claims {
         })
     }
 
-    /// Waits until a claim is released. What was looked up before is no longer known then.
+    /// Waits until a claim is released. What was looked up before is no longer known then. The
+    /// caller holds no lock, and no claim.
     pub async fn wait(&self) {
+        self.locks.check_none().await;
         self.released.wait().await;
     }
 }

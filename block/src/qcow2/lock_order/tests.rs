@@ -65,6 +65,21 @@ fn a_lock_is_not_taken_twice() {
 }
 
 #[test]
+#[cfg_attr(not(debug_assertions), ignore = "asserted in debug builds")]
+fn nobody_waits_for_a_claim_with_a_lock() {
+    let order = Rc::new(LockOrder::default());
+    let header = RankedLock::new(Rank::Header, &order);
+    let panic = panic_of(&Executor::new().unwrap(), async move {
+        drop(header.lock().await);
+        order.check_none().await;
+        let _held = header.lock().await;
+        order.check_none().await;
+    });
+    let panic = panic.expect("the order is asserted");
+    assert_eq!(panic, "a claim is waited for while 'header' is held");
+}
+
+#[test]
 fn what_another_task_holds_does_not_count() {
     let exec = Executor::new().unwrap();
     let (refcounts, header) = locks();

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn a_claim_ends_where_the_next_begins() {
-    let claims = Claims::default();
+    let claims = Claims::new(Rc::default());
     let held = claims.claim(10, 15).unwrap();
     assert_eq!(held.end(), 15);
     assert!(claims.claim(10, 11).is_none());
@@ -15,7 +15,7 @@ fn a_claim_ends_where_the_next_begins() {
 
 #[test]
 fn what_is_given_up_can_be_claimed() {
-    let claims = Claims::default();
+    let claims = Claims::new(Rc::default());
     let mut held = claims.claim(0, 10).unwrap();
     held.shrink(4);
     assert_eq!(claims.claim(4, 10).unwrap().end(), 10);

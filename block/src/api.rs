@@ -4,134 +4,37 @@
 //! serialised types are those of QEMU's QAPI schema (`qapi/block-core.json`, `qapi/job.json`).
 
 mod bitmap;
+mod command;
+mod disk;
 mod disk_name;
 mod export;
+mod job;
+mod number;
 mod object;
+mod socket;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-pub use bitmap::{BitmapChange, BitmapCmd, BitmapInfo, BitmapRef};
+pub use bitmap::{
+    BitmapChange, BitmapInfo, BitmapRef, BlockDirtyBitmap, BlockDirtyBitmapAdd,
+    BlockDirtyBitmapMerge,
+};
+pub use command::Cmd;
+pub use disk::{
+    BlockResize, BlockStream, BlockdevSnapshotSync, NewImageMode, QueryNamedBlockNodes,
+};
 pub use disk_name::DiskName;
-pub use export::{ExportCmd, ExportInfo, ExportType, VhostUserSpec, Writable};
-pub use object::{ObjectCmd, TlsCreds};
-
-/// A command for the block layer, as the monitor (HMP or QMP) has parsed and type-checked it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cmd {
-    /// `blockdev-snapshot-sync`, `snapshot_blkdev`: put a new overlay on top of a disk.
-    SnapshotSync {
-        /// The disk.
-        device: DiskName,
-        /// The overlay's path on the host.
-        snapshot_file: String,
-        /// Node name for the overlay.
-        snapshot_node_name: Option<String>,
-        /// Format of the overlay; only `qcow2` can be one.
-        format: String,
-        /// `true`: the file exists already and is used as it is (`mode=existing`, HMP `-n`).
-        existing: bool,
-    },
-    /// `block_resize`: another size for a disk.
-    Resize {
-        /// The disk.
-        device: DiskName,
-        /// Bytes.
-        size: u64,
-    },
-    /// `block-stream`, `block_stream`: copy what the top lacks from the layers below.
-    Stream {
-        /// The job's id; the device's name if `None`.
-        job_id: Option<String>,
-        /// The disk.
-        device: String,
-        /// The layer that stays as the backing file, by file name.
-        base: Option<String>,
-        /// The same by node name.
-        base_node: Option<String>,
-        /// The string to write into the header instead of the base's own name.
-        backing_file: Option<String>,
-        /// Bytes a second, 0 for no limit.
-        speed: u64,
-        /// What an I/O error does to the job.
-        on_error: OnError,
-        /// Finish without waiting for `job-finalize`.
-        auto_finalize: bool,
-        /// Forget the job when it has concluded.
-        auto_dismiss: bool,
-    },
-    /// `block-job-cancel`, `job-cancel`.
-    JobCancel {
-        /// The job.
-        id: String,
-        /// Even if the job has been paused by the user.
-        force: bool,
-    },
-    /// `block-job-set-speed`.
-    JobSetSpeed {
-        /// The job.
-        id: String,
-        /// Bytes a second, 0 for no limit.
-        speed: u64,
-    },
-    /// `block-job-pause`, `job-pause`.
-    JobPause {
-        /// The job.
-        id: String,
-    },
-    /// `block-job-resume`, `job-resume`.
-    JobResume {
-        /// The job.
-        id: String,
-    },
-    /// `job-complete`: what a job that is ready has made takes its place.
-    JobComplete {
-        /// The job.
-        id: String,
-    },
-    /// `job-finalize`.
-    JobFinalize {
-        /// The job.
-        id: String,
-    },
-    /// `job-dismiss`.
-    JobDismiss {
-        /// The job.
-        id: String,
-    },
-    /// About dirty bitmaps.
-    Bitmap(BitmapCmd),
-    /// About the NBD server and its exports.
-    Export(ExportCmd),
-    /// About objects that other commands refer to.
-    Object(ObjectCmd),
-    /// `query-block`, `info block`.
-    QueryBlock,
-    /// `query-named-block-nodes`.
-    QueryNamedBlockNodes {
-        /// Each layer without those below it.
-        flat: bool,
-    },
-    /// `query-block-jobs`, `info block-jobs`.
-    QueryBlockJobs,
-    /// `query-jobs`.
-    QueryJobs,
-}
-
-impl Cmd {
-    /// Whether the command changes nothing.
-    pub fn only_asks(&self) -> bool {
-        matches!(
-            self,
-            Self::QueryBlock
-                | Self::QueryNamedBlockNodes { .. }
-                | Self::QueryBlockJobs
-                | Self::QueryJobs
-                | Self::Export(ExportCmd::Query)
-        )
-    }
-}
+pub use export::{
+    BlockExportAdd, BlockExportDel, ExportInfo, ExportType, NbdServerAdd, NbdServerRemove,
+    NbdServerStart, RemoveMode, VhostUserSpec, Writable,
+};
+pub use job::{BlockJobCancel, BlockJobRef, BlockJobSetSpeed, JobRef};
+pub use object::{Endpoint, ObjectAdd, ObjectDel, ObjectType, TlsCreds};
+pub use socket::{
+    InetSocketAddress, SocketAddress, SocketAddressLegacy, SocketAddressType, UnixSocketAddress,
+};
 
 /// What a command answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -175,8 +78,18 @@ pub struct CmdError {
     pub desc: String,
 }
 
+impl CmdError {
+    /// An error of [`ErrorClass::GenericError`].
+    pub fn generic(desc: impl Into<String>) -> Self {
+        Self {
+            class: ErrorClass::GenericError,
+            desc: desc.into(),
+        }
+    }
+}
+
 /// `BlockdevOnError`: what an I/O error does to a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnError {
     /// The job fails.

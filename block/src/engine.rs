@@ -19,12 +19,13 @@ use std::{
     rc::Rc,
 };
 
+use bitmaps::BitmapCmd;
 pub use describe::layer_info;
 use exports::Exports;
 pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};
 
 use crate::{
-    api::{Cmd, CmdError, ErrorClass, Event, EventSink, Reply},
+    api::{BitmapChange, Cmd, CmdError, ErrorClass, Event, EventSink, Reply},
     disk::{Disk, Op},
     error::{Error, IoError, Result},
     exec::{Executor, Queue, Turn},
@@ -162,41 +163,113 @@ impl Engine {
 
     /// Carries out a command. `reply` may be called before this returns, or much later.
     pub fn execute(self: &Rc<Self>, cmd: Cmd, reply: ReplyTo) {
+        if let Err(error) = cmd.check() {
+            return reply(Err(error));
+        }
         if self.ending.get() && !cmd.only_asks() {
             return reply(Err(refused("The disks are being closed")));
         }
-        let done = |result: std::result::Result<(), CmdError>| result.map(|()| Reply::Done);
-        let result = match cmd {
-            Cmd::SnapshotSync { .. } => {
-                let engine = self.clone();
-                // A person waits for it: it goes with the guest's requests.
-                let work = async move { reply(engine.snapshot(cmd).await) };
-                return self.exec.spawn(Queue::Guest, work);
+        match cmd {
+            Cmd::BlockdevSnapshotSync(cmd) => {
+                self.spawn(reply, async move |engine| engine.snapshot(cmd).await);
             }
-            Cmd::Resize { device, size } => {
-                let engine = self.clone();
-                let work = async move { reply(engine.resize(&device, size).await) };
-                return self.exec.spawn(Queue::Guest, work);
+            Cmd::BlockResize(cmd) => {
+                self.spawn(reply, async move |engine| engine.resize(cmd).await);
             }
-            Cmd::Stream { .. } => done(self.start_stream(cmd)),
-            Cmd::JobCancel { id, force } => done(self.jobs.cancel(&id, force)),
-            Cmd::JobSetSpeed { id, speed } => done(self.jobs.set_speed(&id, speed)),
-            Cmd::JobPause { id } => done(self.jobs.pause(&id)),
-            Cmd::JobResume { id } => done(self.jobs.resume(&id)),
-            Cmd::JobComplete { id } => done(self.jobs.complete(&id)),
-            Cmd::JobFinalize { id } => done(self.jobs.finalize(&id)),
-            Cmd::JobDismiss { id } => done(self.jobs.dismiss(&id)),
-            Cmd::Bitmap(cmd) => return self.bitmap(cmd, reply),
-            Cmd::Export(cmd) => return self.export(cmd, reply),
-            Cmd::Object(cmd) => done(self.object(cmd)),
-            Cmd::QueryBlock => Ok(Reply::Block(self.query_block())),
-            Cmd::QueryNamedBlockNodes { flat } => {
-                Ok(Reply::NamedBlockNodes(self.query_named_block_nodes(flat)))
+            Cmd::BlockDirtyBitmapAdd(cmd) => self.bitmap(cmd.into(), reply),
+            Cmd::BlockDirtyBitmapRemove(bitmap) => {
+                self.bitmap(BitmapCmd::new(bitmap, BitmapChange::Remove), reply);
             }
-            Cmd::QueryBlockJobs => Ok(Reply::BlockJobs(self.jobs.block_jobs())),
-            Cmd::QueryJobs => Ok(Reply::Jobs(self.jobs.jobs())),
+            Cmd::BlockDirtyBitmapClear(bitmap) => {
+                self.bitmap(BitmapCmd::new(bitmap, BitmapChange::Clear), reply);
+            }
+            Cmd::BlockDirtyBitmapEnable(bitmap) => {
+                self.bitmap(BitmapCmd::new(bitmap, BitmapChange::Record(true)), reply);
+            }
+            Cmd::BlockDirtyBitmapDisable(bitmap) => {
+                self.bitmap(BitmapCmd::new(bitmap, BitmapChange::Record(false)), reply);
+            }
+            Cmd::BlockDirtyBitmapMerge(cmd) => self.bitmap(cmd.into(), reply),
+            Cmd::NbdServerStart(cmd) => {
+                self.spawn(reply, async move |engine| {
+                    engine.nbd_server_start(cmd).await
+                });
+            }
+            Cmd::NbdServerStop => {
+                self.spawn(reply, async move |engine| engine.nbd_server_stop().await);
+            }
+            Cmd::NbdServerAdd(cmd) => {
+                self.spawn(reply, async move |engine| engine.nbd_server_add(cmd));
+            }
+            Cmd::NbdServerRemove(cmd) => {
+                self.spawn(reply, async move |engine| engine.nbd_server_remove(&cmd));
+            }
+            Cmd::BlockExportAdd(cmd) => {
+                self.spawn(reply, async move |engine| engine.block_export_add(*cmd));
+            }
+            Cmd::BlockExportDel(cmd) => {
+                self.spawn(reply, async move |engine| engine.block_export_del(&cmd));
+            }
+            Cmd::QueryBlockExports => {
+                self.spawn(reply, async move |engine| {
+                    Ok(Reply::Exports(engine.describe_exports()))
+                });
+            }
+            cmd => reply(self.execute_now(cmd)),
+        }
+    }
+
+    /// Has `work` done for a person who waits for it: among the guests' requests.
+    fn spawn(
+        self: &Rc<Self>,
+        reply: ReplyTo,
+        work: impl AsyncFnOnce(Rc<Self>) -> std::result::Result<Reply, CmdError> + 'static,
+    ) {
+        let engine = self.clone();
+        let work = async move { reply(work(engine).await) };
+        self.exec.spawn(Queue::Guest, work);
+    }
+
+    /// Carries out a command that waits for nothing.
+    fn execute_now(self: &Rc<Self>, cmd: Cmd) -> std::result::Result<Reply, CmdError> {
+        let jobs = &self.jobs;
+        let done = match cmd {
+            Cmd::BlockStream(cmd) => self.start_stream(cmd),
+            Cmd::BlockJobCancel(cmd) => jobs.cancel(&cmd.device, cmd.force.unwrap_or(false)),
+            Cmd::BlockJobSetSpeed(cmd) => jobs.set_speed(&cmd.device, cmd.speed),
+            Cmd::BlockJobPause(job) => jobs.pause(&job.device),
+            Cmd::BlockJobResume(job) => jobs.resume(&job.device),
+            Cmd::BlockJobFinalize(job) => jobs.finalize(&job.id),
+            Cmd::BlockJobDismiss(job) => jobs.dismiss(&job.id),
+            Cmd::JobPause(job) => jobs.pause(&job.id).map_err(of_any_job),
+            Cmd::JobResume(job) => jobs.resume(&job.id).map_err(of_any_job),
+            Cmd::JobCancel(job) => jobs.cancel(&job.id, true).map_err(of_any_job),
+            Cmd::JobComplete(job) => jobs.complete(&job.id).map_err(of_any_job),
+            Cmd::JobFinalize(job) => jobs.finalize(&job.id).map_err(of_any_job),
+            Cmd::JobDismiss(job) => jobs.dismiss(&job.id).map_err(of_any_job),
+            Cmd::ObjectAdd(cmd) => cmd
+                .creds()
+                .and_then(|creds| self.add_tls_creds(cmd.id, &creds)),
+            Cmd::ObjectDel(cmd) => self.delete_tls_creds(&cmd.id),
+            Cmd::QueryBlock => return Ok(Reply::Block(self.query_block())),
+            Cmd::QueryNamedBlockNodes(cmd) => {
+                let nodes = self.query_named_block_nodes(cmd.flat.unwrap_or(false));
+                return Ok(Reply::NamedBlockNodes(nodes));
+            }
+            Cmd::QueryBlockJobs => return Ok(Reply::BlockJobs(jobs.block_jobs())),
+            Cmd::QueryJobs => return Ok(Reply::Jobs(jobs.jobs())),
+            cmd => unreachable!("{} waits for something", cmd.name()),
         };
-        reply(result);
+        done.map(|()| Reply::Done)
+    }
+}
+
+/// What the commands for jobs of all kinds say where those for block jobs say that there is no such
+/// block job.
+fn of_any_job(error: CmdError) -> CmdError {
+    match error.class {
+        ErrorClass::DeviceNotActive => refused("Job not found"),
+        _ => error,
     }
 }
 
@@ -229,10 +302,7 @@ fn io_error(failed: FailedRequest) -> Event {
 }
 
 fn refused(desc: impl Into<String>) -> CmdError {
-    CmdError {
-        class: ErrorClass::GenericError,
-        desc: desc.into(),
-    }
+    CmdError::generic(desc)
 }
 
 impl From<Busy> for CmdError {

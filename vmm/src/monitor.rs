@@ -42,6 +42,7 @@ use std::thread::JoinHandle;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use listener::OpenError;
+use machine::check;
 pub use machine::{Action, Answer, Machine, RunState};
 pub use notice::{Mailbox, Notice, Notifier, PanicAction, ShutdownCause};
 

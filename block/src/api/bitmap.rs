@@ -1,8 +1,13 @@
 //! Commands about dirty bitmaps, and what is said of them (`qapi/block-core.json`).
 
-use serde::Serialize;
+use std::fmt;
 
-/// A bitmap, for commands that name several.
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+/// A bitmap, for commands that name several: `BlockDirtyBitmapOrStr`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BitmapRef {
     /// The layer that it belongs to; where the command says, if `None`.
@@ -11,15 +16,85 @@ pub struct BitmapRef {
     pub name: String,
 }
 
-/// A command about one layer's bitmaps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BitmapCmd {
+/// `BlockDirtyBitmap`: a bitmap of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlockDirtyBitmap {
     /// The disk, or the node name of a layer.
     pub node: String,
     /// The bitmap.
     pub name: String,
-    /// What becomes of it.
-    pub change: BitmapChange,
+}
+
+/// A name alone is a string; with a layer it is an object.
+impl Serialize for BitmapRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let name = self.name.clone();
+        match self.node.clone() {
+            None => name.serialize(serializer),
+            Some(node) => BlockDirtyBitmap { node, name }.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for BitmapRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(BitmapRefVisitor)
+    }
+}
+
+struct BitmapRefVisitor;
+
+impl<'de> Visitor<'de> for BitmapRefVisitor {
+    type Value = BitmapRef;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("object")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<BitmapRef, E> {
+        Ok(BitmapRef {
+            node: None,
+            name: name.to_owned(),
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<BitmapRef, A::Error> {
+        let BlockDirtyBitmap { node, name } =
+            BlockDirtyBitmap::deserialize(MapAccessDeserializer::new(members))?;
+        Ok(BitmapRef {
+            node: Some(node),
+            name,
+        })
+    }
+}
+
+/// `BlockDirtyBitmapAdd`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlockDirtyBitmapAdd {
+    /// The disk, or the node name of a layer.
+    pub node: String,
+    /// The bitmap.
+    pub name: String,
+    /// Bytes that share a bit; the cluster size, within limits, if `None`.
+    pub granularity: Option<u32>,
+    /// It is stored in the image; it is not if `None`.
+    pub persistent: Option<bool>,
+    /// It does not record yet; it does if `None`.
+    pub disabled: Option<bool>,
+}
+
+/// `BlockDirtyBitmapMerge`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlockDirtyBitmapMerge {
+    /// The disk, or the node name of a layer.
+    pub node: String,
+    /// The bitmap that changes.
+    pub target: String,
+    /// Those that are merged into it.
+    pub bitmaps: Vec<BitmapRef>,
 }
 
 /// What is to become of a bitmap.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::CmdError;
+
 /// What a command calls a disk by: its id (`device`), the node name of its top layer (`node-name`), or
 /// both. Then the node name counts where nothing has the id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +15,21 @@ pub struct DiskName {
 }
 
 impl DiskName {
+    pub(super) fn new(device: &Option<String>, node_name: &Option<String>) -> Self {
+        Self {
+            device: device.clone(),
+            node_name: node_name.clone(),
+        }
+    }
+
+    /// Refuses a name without a word.
+    pub(super) fn check(&self) -> Result<(), CmdError> {
+        match self.names().next() {
+            Some(_) => Ok(()),
+            None => Err(CmdError::generic(format!("Cannot find {self}"))),
+        }
+    }
+
     /// The names to look for, in this order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         [&self.device, &self.node_name]

@@ -4,9 +4,11 @@ use std::rc::Rc;
 
 use super::{Engine, ReplyTo, refused};
 use crate::{
-    api::{BitmapChange, BitmapCmd, BitmapInfo, BitmapRef, CmdError, Reply},
+    api::{
+        BitmapChange, BitmapInfo, BitmapRef, BlockDirtyBitmap, BlockDirtyBitmapAdd,
+        BlockDirtyBitmapMerge, CmdError, Reply,
+    },
     bitmap::DirtyBitmap,
-    exec::Queue,
     graph::{
         Node,
         bitmaps::{self, BitmapPlan, InLayer, check_consistent, check_unused},
@@ -15,12 +17,52 @@ use crate::{
 
 type Outcome<T> = Result<T, CmdError>;
 
+/// What all commands about bitmaps come to.
+pub(super) struct BitmapCmd {
+    /// The disk, or the node name of a layer.
+    node: String,
+    /// The bitmap.
+    name: String,
+    /// What becomes of it.
+    change: BitmapChange,
+}
+
+impl BitmapCmd {
+    pub(super) fn new(bitmap: BlockDirtyBitmap, change: BitmapChange) -> Self {
+        let BlockDirtyBitmap { node, name } = bitmap;
+        Self { node, name, change }
+    }
+}
+
+impl From<BlockDirtyBitmapAdd> for BitmapCmd {
+    fn from(cmd: BlockDirtyBitmapAdd) -> Self {
+        Self {
+            node: cmd.node,
+            name: cmd.name,
+            change: BitmapChange::Add {
+                granularity: cmd.granularity,
+                persistent: cmd.persistent.unwrap_or(false),
+                disabled: cmd.disabled.unwrap_or(false),
+            },
+        }
+    }
+}
+
+impl From<BlockDirtyBitmapMerge> for BitmapCmd {
+    fn from(cmd: BlockDirtyBitmapMerge) -> Self {
+        Self {
+            node: cmd.node,
+            name: cmd.target,
+            change: BitmapChange::Merge(cmd.bitmaps),
+        }
+    }
+}
+
 impl Engine {
     /// Carries out a command about bitmaps.
     pub(super) fn bitmap(self: &Rc<Self>, cmd: BitmapCmd, reply: ReplyTo) {
-        let engine = self.clone();
-        self.exec.spawn(Queue::Guest, async move {
-            reply(engine.bitmap_command(&cmd).await.map(|()| Reply::Done));
+        self.spawn(reply, async move |engine| {
+            engine.bitmap_command(&cmd).await.map(|()| Reply::Done)
         });
     }
 

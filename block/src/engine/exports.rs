@@ -9,9 +9,12 @@ use std::{
 
 pub use vhost_user::{Listening, VhostUserExport, VhostUserServer};
 
-use super::{Engine, ReplyTo, bitmaps::find_for_export, find::check_on_top, refused};
+use super::{Engine, bitmaps::find_for_export, find::check_on_top, refused};
 use crate::{
-    api::{BitmapRef, CmdError, Event, ExportCmd, ExportInfo, ExportType, Reply, Writable},
+    api::{
+        BitmapRef, BlockExportAdd, BlockExportDel, CmdError, Event, ExportInfo, ExportType,
+        NbdServerAdd, NbdServerRemove, NbdServerStart, RemoveMode, Reply, Writable,
+    },
     bitmap::Held,
     disk::Disk,
     exec::Queue,
@@ -134,95 +137,83 @@ impl Engine {
         })
     }
 
-    /// Carries out a command about exports.
-    pub(super) fn export(self: &Rc<Self>, cmd: ExportCmd, reply: ReplyTo) {
-        let engine = self.clone();
-        self.exec.spawn(Queue::Guest, async move {
-            reply(engine.export_command(cmd).await);
-        });
+    /// `nbd-server-start`.
+    pub(super) async fn nbd_server_start(&self, cmd: NbdServerStart) -> Outcome<Reply> {
+        if !self.exports.servers.borrow().is_empty() || self.exports.changing.get() {
+            return Err(refused("NBD server already running"));
+        }
+        let address = cmd.addr.address()?;
+        let tls = self.find_tls_creds(cmd.tls_creds.as_deref())?;
+        let max_connections = cmd.max_connections.filter(|max| *max > 0);
+        let server = self.start_server(address, max_connections, tls).await?;
+        if let Some(Writable(writable)) = cmd.all
+            && let Err(error) = self.export_all(&server, writable)
+        {
+            self.stop_servers().await;
+            return Err(error);
+        }
+        Ok(Reply::Done)
     }
 
-    async fn export_command(self: &Rc<Self>, cmd: ExportCmd) -> Outcome<Reply> {
-        match cmd {
-            ExportCmd::ServerStart {
-                address,
-                max_connections,
-                tls_creds,
-                all,
-            } => {
-                if !self.exports.servers.borrow().is_empty() || self.exports.changing.get() {
-                    return Err(refused("NBD server already running"));
-                }
-                let tls = self.find_tls_creds(tls_creds.as_deref())?;
-                let server = self.start_server(address, max_connections, tls).await?;
-                if let Some(Writable(writable)) = all
-                    && let Err(error) = self.export_all(&server, writable)
-                {
-                    self.stop_servers().await;
-                    return Err(error);
-                }
-            }
-            ExportCmd::ServerStop => {
-                self.main_server()?;
-                self.stop_servers().await;
-            }
-            ExportCmd::ServerAdd {
-                device,
-                name,
-                description,
-                writable,
-                bitmap,
-            } => {
-                let server = self.main_server()?;
-                let (disk, layer) = self.find_exported(&device)?;
-                let is_top = Rc::ptr_eq(&disk.root(), &layer);
+    /// `nbd-server-stop`.
+    pub(super) async fn nbd_server_stop(&self) -> Outcome<Reply> {
+        self.main_server()?;
+        self.stop_servers().await;
+        Ok(Reply::Done)
+    }
+
+    /// `nbd-server-add`.
+    pub(super) fn nbd_server_add(&self, cmd: NbdServerAdd) -> Outcome<Reply> {
+        let server = self.main_server()?;
+        let (disk, layer) = self.find_exported(&cmd.device)?;
+        let is_top = Rc::ptr_eq(&disk.root(), &layer);
+        let bitmap = cmd.bitmap.map(|name| BitmapRef { node: None, name });
+        let spec = ExportSpec {
+            disk: cmd.device,
+            id: None,
+            name: cmd.name,
+            description: cmd.description,
+            // A disk that cannot be written is exported read-only, as QEMU does it.
+            writable: cmd.writable.unwrap_or(false) && is_top && !disk.options().read_only,
+            bitmaps: bitmap.into_iter().collect(),
+        };
+        self.add_export(&server, spec)?;
+        Ok(Reply::Done)
+    }
+
+    /// `nbd-server-remove`.
+    pub(super) fn nbd_server_remove(self: &Rc<Self>, cmd: &NbdServerRemove) -> Outcome<Reply> {
+        let name = cmd.name.as_str();
+        let is_it = |entry: &Entry| entry.nbd_name() == Some(name);
+        self.remove_export(name, is_it, cmd.mode)?;
+        Ok(Reply::Done)
+    }
+
+    /// `block-export-add`.
+    pub(super) fn block_export_add(&self, cmd: BlockExportAdd) -> Outcome<Reply> {
+        match cmd.kind {
+            ExportType::Nbd => {
                 let spec = ExportSpec {
-                    disk: device,
-                    id: None,
-                    name,
-                    description,
-                    // A disk that cannot be written is exported read-only, as QEMU does it.
-                    writable: writable && is_top && !disk.options().read_only,
-                    bitmaps: bitmap
-                        .map(|name| BitmapRef { node: None, name })
-                        .into_iter()
-                        .collect(),
-                };
-                self.add_export(&server, spec)?;
-            }
-            ExportCmd::Add {
-                id,
-                node_name,
-                name,
-                description,
-                writable,
-                bitmaps,
-            } => {
-                let spec = ExportSpec {
-                    disk: node_name,
-                    id: Some(id),
-                    name,
-                    description,
-                    writable,
-                    bitmaps,
+                    disk: cmd.node_name,
+                    id: Some(cmd.id),
+                    name: cmd.name,
+                    description: cmd.description,
+                    writable: cmd.writable.unwrap_or(false),
+                    bitmaps: cmd.bitmaps.unwrap_or_default(),
                 };
                 self.add_export(&self.main_server()?, spec)?;
             }
-            ExportCmd::AddVhostUser {
-                id,
-                node_name,
-                spec,
-            } => {
-                self.add_vhost_user(id, &node_name, &spec)?;
+            ExportType::VhostUserBlk => {
+                let spec = cmd.vhost_user()?;
+                self.add_vhost_user(cmd.id, &cmd.node_name, &spec)?;
             }
-            ExportCmd::ServerRemove { name, hard } => {
-                self.remove_export(&name, |entry| entry.nbd_name() == Some(&name), hard)?;
-            }
-            ExportCmd::Delete { id, hard } => {
-                self.remove_export(&id, |entry| entry.id == id, hard)?;
-            }
-            ExportCmd::Query => return Ok(Reply::Exports(self.describe_exports())),
         }
+        Ok(Reply::Done)
+    }
+
+    /// `block-export-del`.
+    pub(super) fn block_export_del(self: &Rc<Self>, cmd: &BlockExportDel) -> Outcome<Reply> {
+        self.remove_export(&cmd.id, |entry| entry.id == cmd.id, cmd.mode)?;
         Ok(Reply::Done)
     }
 
@@ -373,8 +364,9 @@ impl Engine {
         self: &Rc<Self>,
         what: &str,
         is_it: impl Fn(&Entry) -> bool,
-        hard: bool,
+        mode: Option<RemoveMode>,
     ) -> Outcome<()> {
+        let hard = mode == Some(RemoveMode::Hard);
         let entries = self.exports.entries.borrow();
         let entry = entries.iter().find(|entry| is_it(entry));
         let missing = || refused(format!("Export '{what}' is not found"));
@@ -410,7 +402,7 @@ impl Engine {
         (self.events.borrow_mut())(Event::ExportDeleted { id });
     }
 
-    fn describe_exports(&self) -> Vec<ExportInfo> {
+    pub(super) fn describe_exports(&self) -> Vec<ExportInfo> {
         let describe = |entry: &Rc<Entry>| ExportInfo {
             id: entry.id.clone(),
             kind: match entry.served {

@@ -2,18 +2,11 @@
 
 use super::{Engine, refused};
 use crate::{
-    api::{CmdError, ObjectCmd, TlsCreds},
+    api::{CmdError, TlsCreds},
     storage::nbd::wire::TlsServer,
 };
 
 impl Engine {
-    pub(super) fn object(&self, cmd: ObjectCmd) -> Result<(), CmdError> {
-        match cmd {
-            ObjectCmd::Add { id, creds } => self.add_tls_creds(id, &creds),
-            ObjectCmd::Delete { id } => self.delete_tls_creds(&id),
-        }
-    }
-
     /// Reads the credentials in a directory, for NBD servers to be started with.
     ///
     /// # Errors
@@ -30,7 +23,7 @@ impl Engine {
         Ok(())
     }
 
-    fn delete_tls_creds(&self, id: &str) -> Result<(), CmdError> {
+    pub(super) fn delete_tls_creds(&self, id: &str) -> Result<(), CmdError> {
         let creds = self.find_tls_creds(Some(id))?;
         if self
             .exports

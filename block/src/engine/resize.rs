@@ -4,20 +4,20 @@ use std::rc::Rc;
 
 use super::{Engine, refused};
 use crate::{
-    api::{CmdError, DiskName, Reply},
+    api::{BlockResize, CmdError, Reply},
     error::Error,
     graph::{GuestDisk, Hold, Purpose},
 };
 
 impl Engine {
     /// Drains the disk and changes the size of its top layer.
-    pub(super) async fn resize(&self, device: &DiskName, size: u64) -> Result<Reply, CmdError> {
-        let disk = self.find_top(device)?;
+    pub(super) async fn resize(&self, cmd: BlockResize) -> Result<Reply, CmdError> {
+        let disk = self.find_top(&cmd.disk())?;
         let hold = Hold::take(&disk, [disk.root()], Purpose::Resize)?;
         if disk.options().read_only {
             return Err(refused("Image is read-only"));
         }
-        let result = change_size(&disk, size).await;
+        let result = change_size(&disk, cmd.size).await;
         drop(hold);
         self.tell_resized(&disk);
         result.map(|()| Reply::Done).map_err(|error| match error {

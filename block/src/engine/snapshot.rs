@@ -7,7 +7,7 @@ use std::{
 
 use super::{Engine, refused};
 use crate::{
-    api::{Cmd, CmdError, Reply},
+    api::{BlockdevSnapshotSync, CmdError, NewImageMode, Reply},
     backing::Backing,
     graph::{
         Edit, Format, GuestDisk, Hold, Name, NameError, NewImage, Node, Purpose,
@@ -33,27 +33,18 @@ struct Overlay {
 impl Engine {
     /// Makes the overlay and its name durable, then drains the disk, flushes its old top, and puts
     /// the overlay above it.
-    pub(super) async fn snapshot(&self, cmd: Cmd) -> Result<Reply, CmdError> {
-        let Cmd::SnapshotSync {
-            device,
-            snapshot_file,
-            snapshot_node_name,
-            format,
-            existing,
-        } = cmd
-        else {
-            unreachable!("called for a snapshot");
-        };
-        let disk = self.find_top(&device)?;
-        let path = absolute(&snapshot_file)
-            .map_err(|error| refused(format!("Could not create '{snapshot_file}': {error}")))?;
+    pub(super) async fn snapshot(&self, cmd: BlockdevSnapshotSync) -> Result<Reply, CmdError> {
+        let disk = self.find_top(&cmd.disk())?;
+        let file = &cmd.snapshot_file;
+        let path = absolute(file)
+            .map_err(|error| refused(format!("Could not create '{file}': {error}")))?;
         let hold = Hold::take(&disk, [disk.root()], Purpose::Snapshot)?;
-        let format = check_overlay(&disk, &format)?;
-        let node_name = self.reserve_node_name(snapshot_node_name.as_deref())?;
+        let format = check_overlay(&disk, cmd.format.as_deref().unwrap_or("qcow2"))?;
+        let node_name = self.reserve_node_name(cmd.snapshot_node_name.as_deref())?;
         let overlay = Overlay {
             path,
             node_name,
-            existing,
+            existing: cmd.mode == Some(NewImageMode::Existing),
             format,
         };
         self.overlay(&disk, overlay, &hold).await

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{Engine, find::check_on_top, refused};
 use crate::{
-    api::{Cmd, CmdError, JobType},
+    api::{BlockStream, CmdError, JobType, OnError},
     backing::Backing,
     graph::{GuestDisk, Hold, Node, Purpose, name_for, named_layer},
     jobs::{Job, JobOptions, NewBase, Stream},
@@ -12,37 +12,19 @@ use crate::{
 
 impl Engine {
     /// Starts the job that `cmd` asks for.
-    pub(super) fn start_stream(self: &Rc<Self>, cmd: Cmd) -> Result<(), CmdError> {
-        let Cmd::Stream {
-            job_id,
-            device,
-            base,
-            base_node,
-            backing_file,
-            speed,
-            on_error,
-            auto_finalize,
-            auto_dismiss,
-        } = cmd
-        else {
-            unreachable!("called for a stream");
-        };
-        let (disk, layer) = self.find_layer(&device).ok_or_else(|| {
+    pub(super) fn start_stream(self: &Rc<Self>, cmd: BlockStream) -> Result<(), CmdError> {
+        let device = &cmd.device;
+        let (disk, layer) = self.find_layer(device).ok_or_else(|| {
             refused(format!(
                 "Cannot find device='{device}' nor node-name='{device}'"
             ))
         })?;
         let on_top = check_on_top(&disk, &layer);
         let default = || on_top.is_ok().then(|| disk.options().id.clone());
-        let id = job_id.or_else(default).unwrap_or_default();
+        let id = cmd.job_id.or_else(default).unwrap_or_default();
         self.jobs.check_new_id(&id)?;
         on_top?;
-        let base = find_base(&disk, base, base_node)?;
-        if base.is_none() && backing_file.is_some() {
-            return Err(refused(
-                "backing file specified, but streaming the entire chain",
-            ));
-        }
+        let base = find_base(&disk, cmd.base.as_deref(), cmd.base_node.as_deref())?;
         let hold = hold_down_to(&disk, base.as_ref())?;
         if disk.options().read_only {
             return Err(refused(format!(
@@ -53,7 +35,7 @@ impl Engine {
         let top = disk.root();
         self.refuse_exported(&top, base.as_ref())?;
         let below = base.map(|base| NewBase {
-            backing: match backing_file {
+            backing: match cmd.backing_file {
                 None => name_for(&top, &base),
                 Some(name) => Backing {
                     name: name.into(),
@@ -74,10 +56,10 @@ impl Engine {
         let options = JobOptions {
             id,
             kind: JobType::Stream,
-            speed,
-            on_error,
-            auto_finalize,
-            auto_dismiss,
+            speed: cmd.speed.unwrap_or(0),
+            on_error: cmd.on_error.unwrap_or(OnError::Report),
+            auto_finalize: cmd.auto_finalize.unwrap_or(true),
+            auto_dismiss: cmd.auto_dismiss.unwrap_or(true),
         };
         let job = Job::new(self.exec.clone(), self.events.clone(), disk, options);
         // Known before the first step, so that no client sees "0 of 0 bytes".
@@ -114,16 +96,13 @@ impl Engine {
 /// The layer that stays, by file name or by node name.
 fn find_base(
     disk: &GuestDisk,
-    base: Option<String>,
-    base_node: Option<String>,
+    base: Option<&str>,
+    base_node: Option<&str>,
 ) -> Result<Option<Rc<Node>>, CmdError> {
     let top = disk.root();
     match (base, base_node) {
         (None, None) => Ok(None),
-        (Some(_), Some(_)) => Err(refused(
-            "'base' and 'base-node' cannot be specified at the same time",
-        )),
-        (None, Some(name)) => {
+        (_, Some(name)) => {
             let found = top.chain().skip(1).find(|node| node.name() == name);
             found.map(Some).ok_or_else(|| {
                 refused(format!(
@@ -132,7 +111,7 @@ fn find_base(
                 ))
             })
         }
-        (Some(name), None) => named_layer(&top, &name)
+        (Some(name), None) => named_layer(&top, name)
             .map(Some)
             .map_err(|error| refused(error.to_string())),
     }

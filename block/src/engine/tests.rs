@@ -26,7 +26,7 @@ mod zeroes;
 
 use super::{DiskSpec, Engine};
 use crate::{
-    api::{Cmd, CmdError, Event, Reply},
+    api::{BlockJobRef, BlockdevSnapshotSync, Cmd, CmdError, Event, Reply},
     disk::{Disk, Op, Request},
     error::{IoError, IoResult},
     graph::{DiskOptions, Format, chain::ImageOptions, create_image},
@@ -219,19 +219,17 @@ fn a_writable_disk_without_a_format_is_refused_with_what_it_looks_like() {
 #[test]
 fn unknown_disks_and_jobs_are_named_in_qemus_words() {
     let bench = Bench::new();
-    let snapshot = Cmd::SnapshotSync {
-        device: "nosuch".into(),
+    let snapshot = Cmd::BlockdevSnapshotSync(BlockdevSnapshotSync {
+        device: Some("nosuch".to_owned()),
         snapshot_file: "x".to_owned(),
-        snapshot_node_name: None,
-        format: "qcow2".to_owned(),
-        existing: false,
-    };
+        ..BlockdevSnapshotSync::default()
+    });
     let error = bench.command(snapshot).unwrap_err().desc;
     assert_eq!(error, "Cannot find device='nosuch' nor node-name=''");
     let error = bench
-        .command(Cmd::JobPause {
-            id: "nosuch".to_owned(),
-        })
+        .command(Cmd::BlockJobPause(BlockJobRef {
+            device: "nosuch".to_owned(),
+        }))
         .unwrap_err()
         .desc;
     assert_eq!(error, "Block job 'nosuch' not found");

@@ -15,7 +15,10 @@ use super::{
     plan::{Random, path},
 };
 use crate::{
-    api::{BlockJobInfo, Cmd, CmdError, OnError, Reply},
+    api::{
+        BlockJobCancel, BlockJobInfo, BlockResize, BlockStream, BlockdevSnapshotSync, Cmd,
+        CmdError, JobRef, OnError, Reply,
+    },
     engine::Engine,
     exec::{sync::promise, yield_now},
     graph::{Format, GuestDisk, Node},
@@ -118,13 +121,12 @@ impl Operator {
         let layer = self.next_layer.get();
         self.next_layer.set(layer + 1);
         let format = if self.below(3) == 0 { "qed" } else { "qcow2" };
-        self.must(Cmd::SnapshotSync {
-            device: DISK.into(),
+        self.must(Cmd::BlockdevSnapshotSync(BlockdevSnapshotSync {
+            device: Some(DISK.to_owned()),
             snapshot_file: path(&self.folder, layer).display().to_string(),
-            snapshot_node_name: None,
-            format: format.to_owned(),
-            existing: false,
-        })
+            format: Some(format.to_owned()),
+            ..BlockdevSnapshotSync::default()
+        }))
         .await;
     }
 
@@ -138,10 +140,11 @@ impl Operator {
         if writes_journal {
             journal::resizing(size);
         }
-        let cmd = Cmd::Resize {
-            device: DISK.into(),
+        let cmd = Cmd::BlockResize(BlockResize {
+            device: Some(DISK.to_owned()),
             size,
-        };
+            ..BlockResize::default()
+        });
         let (allowed, model) = (self.allowed.clone(), self.model.clone());
         let (done, ended) = promise();
         // At once: guests send requests to what is new before this task goes on.
@@ -196,30 +199,27 @@ impl Operator {
             1 => OnError::Enospc,
             _ => OnError::Stop,
         };
-        Cmd::Stream {
+        Cmd::BlockStream(BlockStream {
             job_id: Some(JOB.to_owned()),
             device: DISK.to_owned(),
-            base: None,
             base_node: base.map(|node| node.name().to_owned()),
-            backing_file: None,
-            speed: 0,
-            on_error,
-            auto_finalize: self.below(2) == 0,
-            auto_dismiss: true,
-        }
+            on_error: Some(on_error),
+            auto_finalize: Some(self.below(2) == 0),
+            ..BlockStream::default()
+        })
     }
 
     /// Pauses, resumes, finalizes or cancels. The job may have come too far for it.
     async fn bother(&self, job: &BlockJobInfo) {
         let id = JOB.to_owned();
         let cmd = match self.below(8) {
-            0 | 1 => Cmd::JobPause { id },
-            2..4 => Cmd::JobResume { id },
-            4..7 => Cmd::JobFinalize { id },
-            _ => Cmd::JobCancel {
-                id,
-                force: job.paused,
-            },
+            0 | 1 => Cmd::JobPause(JobRef { id }),
+            2..4 => Cmd::JobResume(JobRef { id }),
+            4..7 => Cmd::JobFinalize(JobRef { id }),
+            _ => Cmd::BlockJobCancel(BlockJobCancel {
+                device: id,
+                force: Some(job.paused),
+            }),
         };
         // Whether it fits is known only when it is there.
         let _ = self.execute(cmd).await;
@@ -232,10 +232,17 @@ impl Operator {
             let id = JOB.to_owned();
             tries += u32::from(job.paused);
             if tries > 100 && self.allowed.get() == Allowed::Anything {
-                let _ = self.execute(Cmd::JobCancel { id, force: true }).await;
+                let _ = self
+                    .execute(Cmd::BlockJobCancel(BlockJobCancel {
+                        device: id,
+                        force: Some(true),
+                    }))
+                    .await;
             } else {
-                let _ = self.execute(Cmd::JobResume { id: id.clone() }).await;
-                let _ = self.execute(Cmd::JobFinalize { id }).await;
+                let _ = self
+                    .execute(Cmd::JobResume(JobRef { id: id.clone() }))
+                    .await;
+                let _ = self.execute(Cmd::JobFinalize(JobRef { id })).await;
             }
             yield_now().await;
         }

@@ -3,7 +3,7 @@
 use std::{cell::Cell, fs, path::PathBuf, rc::Rc, time::Duration};
 
 use strata_block::{
-    api::{Cmd, OnError, Reply},
+    api::{BlockStream, Cmd, Reply},
     disk::{Disk, Op, Request},
     error::IoError,
     graph::Format,
@@ -180,17 +180,10 @@ fn merge_through_cuts(bench: &Bench, server: &Server, bytes: Vec<u8>) {
     );
     let disk = bench.open(&top, Format::Qcow2, 60).unwrap();
     bench.write(&disk, MIB, vec![9; 65536]).unwrap();
-    let stream = Cmd::Stream {
-        job_id: None,
-        device: "disk".into(),
-        base: None,
-        base_node: None,
-        backing_file: None,
-        speed: 0,
-        on_error: OnError::Report,
-        auto_finalize: true,
-        auto_dismiss: true,
-    };
+    let stream = Cmd::BlockStream(BlockStream {
+        device: "disk".to_owned(),
+        ..BlockStream::default()
+    });
     bench
         .engine
         .execute(stream, Box::new(|reply| assert_eq!(reply, Ok(Reply::Done))));

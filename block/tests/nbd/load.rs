@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use strata_block::api::Cmd;
+use strata_block::api::{BlockJobSetSpeed, BlockResize, Cmd};
 
 use crate::{
     clients::served_chain,
@@ -49,7 +49,10 @@ fn every_client_reads_and_writes_right_while_a_merge_runs_under_load() {
     all_clients(&served, &uri, &expected);
     assert_eq!(served.jobs(), 1, "the merge has run all the time");
     let id = "disk".to_owned();
-    served.execute(Cmd::JobSetSpeed { id, speed: 0 });
+    served.execute(Cmd::BlockJobSetSpeed(BlockJobSetSpeed {
+        device: id,
+        speed: 0,
+    }));
     while served.jobs() > 0 {
         thread::sleep(Duration::from_millis(20));
     }
@@ -97,10 +100,11 @@ fn a_disk_changes_its_size_under_its_clients() {
     let uri = served.uri("disk");
     let mut client = Client::attached(&served);
     let resize = |size| {
-        let cmd = Cmd::Resize {
-            device: "disk".into(),
+        let cmd = Cmd::BlockResize(BlockResize {
+            device: Some("disk".to_owned()),
             size,
-        };
+            ..BlockResize::default()
+        });
         served.execute(cmd);
         // The answer comes when it is done, which may be after the errand; then the size has changed.
         let expected = size.to_string();

@@ -12,7 +12,7 @@ use std::{
 };
 
 use strata_block::{
-    api::{Cmd, OnError, Reply},
+    api::{BlockStream, Cmd, Reply},
     disk::Disk,
     engine::{DiskSpec, Engine},
     exec::Watched,
@@ -118,17 +118,11 @@ impl Served {
 
     /// Starts to merge the whole chain of `disk`, at this many bytes per second.
     pub fn stream(&self, speed: u64) {
-        self.execute(Cmd::Stream {
-            job_id: None,
-            device: "disk".into(),
-            base: None,
-            base_node: None,
-            backing_file: None,
-            speed,
-            on_error: OnError::Report,
-            auto_finalize: true,
-            auto_dismiss: true,
-        });
+        self.execute(Cmd::BlockStream(BlockStream {
+            device: "disk".to_owned(),
+            speed: Some(speed),
+            ..BlockStream::default()
+        }));
     }
 
     /// How many jobs there are.

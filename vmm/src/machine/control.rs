@@ -195,7 +195,7 @@ impl Control {
 
     /// Has the block layer carry out a command.
     fn execute(&mut self, command: Cmd, answer: Answer) {
-        let resizes = matches!(command, Cmd::Resize { .. });
+        let resizes = matches!(command, Cmd::BlockResize(_));
         let workers = resizes.then(|| self.parts.workers.clone());
         let reply = move |result: Result<Reply, CmdError>| {
             workers.iter().flatten().for_each(Worker::resized);

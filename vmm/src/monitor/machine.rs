@@ -1,6 +1,7 @@
 //! What the monitor asks of the machine: values out, values back, no lock in between.
 
-use strata_block::api::{Cmd, CmdError, ErrorClass, Reply};
+use strata_block::api::{Cmd, CmdError, ErrorClass, ExportType, Reply};
+use strata_devices::vhost_user::MAX_QUEUES;
 
 use super::notice::{Message, Notifier};
 
@@ -32,6 +33,25 @@ pub enum Action {
     SystemPowerdown,
     /// `quit`: end in the orderly way. Answered before the monitor is dropped.
     Quit,
+}
+
+/// Refuses a command that the block layer or a device would refuse whatever the disks are, so that
+/// the machine need not be asked.
+///
+/// # Errors
+/// As [`Cmd::check`], and a number of queues that no device has.
+pub(super) fn check(cmd: &Cmd) -> Result<(), CmdError> {
+    cmd.check()?;
+    match cmd {
+        Cmd::BlockExportAdd(export)
+            if export.kind == ExportType::VhostUserBlk
+                && !(1..=MAX_QUEUES).contains(&export.num_queues.unwrap_or(1)) =>
+        {
+            let desc = format!("Parameter 'num-queues' expects 1 to {MAX_QUEUES}");
+            Err(CmdError::generic(desc))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `RunState`: what `query-status` and `info status` say.

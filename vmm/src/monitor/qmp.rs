@@ -3,17 +3,15 @@
 //! Requests are executed in band only. `oob` is not advertised: QEMU allows it for migration and
 //! yank commands alone, none of which exist here, and clients ask for it only where it is offered.
 
-mod args;
-mod bitmaps;
+mod arguments;
 mod event;
-mod exports;
-mod objects;
 mod run;
 mod table;
 
 use serde_json::{Map, Value, json};
 use strata_block::api::{CmdError, ErrorClass};
 
+use arguments::Arguments;
 pub(super) use event::event;
 
 use super::json::{JsonError, Parser, print};
@@ -82,7 +80,7 @@ impl Session {
             Ok(request) => self.execute(request, machine),
             Err(error) => {
                 self.over = error == JsonError::Length;
-                Step::Done(response(Err(generic(error.to_string())), None))
+                Step::Done(response(Err(CmdError::generic(error.to_string())), None))
             }
         });
         (used, step)
@@ -90,7 +88,7 @@ impl Session {
 
     fn execute(&mut self, request: Value, machine: &dyn Machine) -> Step<Vec<u8>> {
         let Value::Object(mut members) = request else {
-            let error = generic("QMP input must be a JSON object");
+            let error = CmdError::generic("QMP input must be a JSON object");
             return Step::Done(response(Err(error), None));
         };
         let id = members.shift_remove("id");
@@ -106,23 +104,23 @@ impl Session {
         machine: &dyn Machine,
     ) -> Result<Step<Outcome>, CmdError> {
         let (name, arguments) = split(members)?;
-        let command = table::find(&name);
         if !self.negotiated && name != "qmp_capabilities" {
             return Err(CmdError {
                 class: ErrorClass::CommandNotFound,
                 desc: "Expecting capabilities negotiation with 'qmp_capabilities'".to_owned(),
             });
         }
-        let command = command.ok_or_else(|| CmdError {
-            class: ErrorClass::CommandNotFound,
-            desc: format!("The command {name} has not been found"),
-        })?;
-        let arguments = args::check(command.params, arguments)?;
         let mut context = Context {
             machine,
             negotiated: &mut self.negotiated,
         };
-        (command.run)(&arguments, &mut context)
+        let started = table::start(&name, Arguments::new(arguments), &mut context);
+        started.unwrap_or_else(|| {
+            Err(CmdError {
+                class: ErrorClass::CommandNotFound,
+                desc: format!("The command {name} has not been found"),
+            })
+        })
     }
 }
 
@@ -139,19 +137,25 @@ fn split(members: Map<String, Value>) -> Result<(String, Map<String, Value>), Cm
     for (member, value) in members {
         match (member.as_str(), value) {
             ("execute", Value::String(text)) => name = Some(text),
-            ("execute", _) => return Err(generic("QMP input member 'execute' must be a string")),
+            ("execute", _) => {
+                return Err(CmdError::generic(
+                    "QMP input member 'execute' must be a string",
+                ));
+            }
             ("arguments", Value::Object(object)) => arguments = object,
             ("arguments", _) => {
-                return Err(generic("QMP input member 'arguments' must be an object"));
+                return Err(CmdError::generic(
+                    "QMP input member 'arguments' must be an object",
+                ));
             }
             _ => {
-                return Err(generic(format!(
+                return Err(CmdError::generic(format!(
                     "QMP input member '{member}' is unexpected"
                 )));
             }
         }
     }
-    let name = name.ok_or_else(|| generic("QMP input lacks member 'execute'"))?;
+    let name = name.ok_or_else(|| CmdError::generic("QMP input lacks member 'execute'"))?;
     Ok((name, arguments))
 }
 
@@ -195,11 +199,4 @@ pub(super) fn line(value: &Value) -> Vec<u8> {
     print(value, &mut text);
     text.push_str("\r\n");
     text.into_bytes()
-}
-
-fn generic(desc: impl Into<String>) -> CmdError {
-    CmdError {
-        class: ErrorClass::GenericError,
-        desc: desc.into(),
-    }
 }

@@ -1,6 +1,8 @@
 //! The commands about dirty bitmaps: what they ask of the machine.
 
-use strata_block::api::{BitmapChange, BitmapCmd, BitmapRef, Cmd};
+use strata_block::api::{
+    BitmapRef, BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, Cmd,
+};
 use strata_vmm::monitor::Action;
 
 use crate::client::Client;
@@ -11,47 +13,71 @@ fn qmp_arguments_reach_the_machine() {
     let bench = Bench::new();
     let mut client = Client::qmp(&bench.qmp);
     let plain = r#""node":"n","name":"b""#;
-    let add = |granularity, persistent, disabled| BitmapChange::Add {
-        granularity,
-        persistent,
-        disabled,
+    let add = |granularity, persistent, disabled| {
+        Cmd::BlockDirtyBitmapAdd(BlockDirtyBitmapAdd {
+            node: "n".to_owned(),
+            name: "b".to_owned(),
+            granularity,
+            persistent,
+            disabled,
+        })
+    };
+    let bitmap = || BlockDirtyBitmap {
+        node: "n".to_owned(),
+        name: "b".to_owned(),
     };
     let source = |node: Option<&str>, name: &str| BitmapRef {
         node: node.map(str::to_owned),
         name: name.to_owned(),
     };
     let cases = [
-        ("add", plain.to_owned(), add(None, false, false)),
+        ("add", plain.to_owned(), add(None, None, None)),
         (
             "add",
             format!(r#"{plain},"granularity":4096,"persistent":true,"disabled":true"#),
-            add(Some(4096), true, true),
+            add(Some(4096), Some(true), Some(true)),
         ),
-        ("remove", plain.to_owned(), BitmapChange::Remove),
-        ("clear", plain.to_owned(), BitmapChange::Clear),
-        ("enable", plain.to_owned(), BitmapChange::Record(true)),
-        ("disable", plain.to_owned(), BitmapChange::Record(false)),
+        (
+            "remove",
+            plain.to_owned(),
+            Cmd::BlockDirtyBitmapRemove(bitmap()),
+        ),
+        (
+            "clear",
+            plain.to_owned(),
+            Cmd::BlockDirtyBitmapClear(bitmap()),
+        ),
+        (
+            "enable",
+            plain.to_owned(),
+            Cmd::BlockDirtyBitmapEnable(bitmap()),
+        ),
+        (
+            "disable",
+            plain.to_owned(),
+            Cmd::BlockDirtyBitmapDisable(bitmap()),
+        ),
         (
             "merge",
             r#""node":"n","target":"b","bitmaps":["c",{"node":"m","name":"d"}]"#.to_owned(),
-            BitmapChange::Merge(vec![source(None, "c"), source(Some("m"), "d")]),
+            Cmd::BlockDirtyBitmapMerge(BlockDirtyBitmapMerge {
+                node: "n".to_owned(),
+                target: "b".to_owned(),
+                bitmaps: vec![source(None, "c"), source(Some("m"), "d")],
+            }),
         ),
     ];
     let mut expected = Vec::new();
-    for (command, arguments, change) in cases {
+    for (command, arguments, cmd) in cases {
         let answer = client.ask(&format!(
             r#"{{"execute":"block-dirty-bitmap-{command}","arguments":{{{arguments}}}}}"#
         ));
         assert_eq!(answer, r#"{"return": {}}"#, "{command} {arguments}");
-        expected.push(BitmapCmd {
-            node: "n".to_owned(),
-            name: "b".to_owned(),
-            change,
-        });
+        expected.push(cmd);
     }
     let state = bench.state.lock().unwrap();
     let seen = state.seen.iter().filter_map(|action| match action {
-        Action::Block(Cmd::Bitmap(cmd)) => Some(cmd.clone()),
+        Action::Block(cmd) => Some(cmd.clone()),
         _ => None,
     });
     assert_eq!(seen.collect::<Vec<_>>(), expected);

@@ -1,7 +1,10 @@
 //! The commands about the NBD server: what they ask of the machine.
 
 use strata_block::{
-    api::{BitmapRef, Cmd, ExportCmd, VhostUserSpec, Writable},
+    api::{
+        BitmapRef, BlockExportAdd, Cmd, ExportType, NbdServerAdd, NbdServerRemove, NbdServerStart,
+        RemoveMode, SocketAddress, SocketAddressType, Writable,
+    },
     storage::nbd::wire::Address,
 };
 use strata_vmm::monitor::Action;
@@ -20,23 +23,21 @@ fn tcp(host: &str, port: u16) -> Address {
     Address::Tcp { host, port }
 }
 
-fn start(address: Address, max_connections: Option<u32>, all: Option<Writable>) -> ExportCmd {
-    ExportCmd::ServerStart {
-        address,
+fn start(address: Address, max_connections: Option<u32>, all: Option<Writable>) -> Cmd {
+    Cmd::NbdServerStart(NbdServerStart {
         max_connections,
-        tls_creds: None,
         all,
-    }
+        ..NbdServerStart::at(address)
+    })
 }
 
-fn add(device: &str, name: Option<&str>, writable: bool) -> ExportCmd {
-    ExportCmd::ServerAdd {
+fn add(device: &str, name: Option<&str>, writable: bool) -> Cmd {
+    Cmd::NbdServerAdd(NbdServerAdd {
         device: device.to_owned(),
         name: name.map(str::to_owned),
-        description: None,
-        writable,
-        bitmap: None,
-    }
+        writable: writable.then_some(true),
+        ..NbdServerAdd::default()
+    })
 }
 
 fn reference(node: Option<&str>, name: &str) -> BitmapRef {
@@ -46,16 +47,17 @@ fn reference(node: Option<&str>, name: &str) -> BitmapRef {
     }
 }
 
-fn remove(name: &str, hard: bool) -> ExportCmd {
+fn remove(name: &str, hard: bool) -> Cmd {
+    let mode = hard.then_some(RemoveMode::Hard);
     let name = name.to_owned();
-    ExportCmd::ServerRemove { name, hard }
+    Cmd::NbdServerRemove(NbdServerRemove { name, mode })
 }
 
 impl Bench {
-    fn seen(&self) -> Vec<ExportCmd> {
+    fn seen(&self) -> Vec<Cmd> {
         let state = self.state.lock().unwrap();
         let commands = state.seen.iter().filter_map(|action| match action {
-            Action::Block(Cmd::Export(cmd)) => Some(cmd.clone()),
+            Action::Block(cmd) => Some(cmd.clone()),
             _ => None,
         });
         commands.collect()
@@ -106,34 +108,32 @@ fn qmp_arguments_reach_the_machine() {
         [
             start(unix("/s"), Some(3), None),
             start(tcp("::1", 10809), None, None),
-            ExportCmd::ServerStart {
-                address: unix("/s"),
-                max_connections: None,
+            Cmd::NbdServerStart(NbdServerStart {
                 tls_creds: Some("t".to_owned()),
-                all: None,
-            },
+                ..NbdServerStart::at(unix("/s"))
+            }),
             add("virtio0", None, false),
             add("virtio0", Some("x"), true),
             remove("x", false),
             remove("x", true),
-            ExportCmd::Add {
-                id: "e".to_owned(),
-                node_name: "#block1".to_owned(),
+            Cmd::BlockExportAdd(Box::new(BlockExportAdd {
                 name: Some("n".to_owned()),
                 description: Some("d".to_owned()),
-                writable: true,
-                bitmaps: vec![reference(None, "b"), reference(Some("below"), "c"),],
-            },
-            ExportCmd::AddVhostUser {
-                id: "v".to_owned(),
-                node_name: "#block1".to_owned(),
-                spec: VhostUserSpec {
-                    path: "/v".into(),
-                    queues: 4,
-                    writable: true,
-                },
-            },
-            ExportCmd::ServerStop,
+                writable: Some(true),
+                bitmaps: Some(vec![reference(None, "b"), reference(Some("below"), "c")]),
+                ..BlockExportAdd::new(ExportType::Nbd, "e", "#block1")
+            })),
+            Cmd::BlockExportAdd(Box::new(BlockExportAdd {
+                addr: Some(SocketAddress {
+                    kind: Some(SocketAddressType::Unix),
+                    path: Some("/v".into()),
+                    ..SocketAddress::default()
+                }),
+                num_queues: Some(4),
+                writable: Some(true),
+                ..BlockExportAdd::new(ExportType::VhostUserBlk, "v", "#block1")
+            })),
+            Cmd::NbdServerStop,
         ]
     );
 }
@@ -263,7 +263,7 @@ fn hmp_lines_reach_the_machine() {
             add("virtio0", Some("x"), true),
             remove("x", false),
             remove("x", true),
-            ExportCmd::ServerStop,
+            Cmd::NbdServerStop,
         ]
     );
 }

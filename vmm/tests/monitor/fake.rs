@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 use strata_block::api::{
-    BlockDeviceInfo, BlockInfo, BlockJobInfo, CacheInfo, Cmd, CmdError, DiskName, ErrorClass,
-    Event, ExportCmd, ExportInfo, ExportType, ImageInfo, JobEnd, JobInfo, JobStatus, JobType,
+    BlockDeviceInfo, BlockInfo, BlockJobInfo, BlockStream, CacheInfo, Cmd, CmdError, DiskName,
+    ErrorClass, Event, ExportInfo, ExportType, ImageInfo, JobEnd, JobInfo, JobStatus, JobType,
     Reply,
 };
 use strata_vmm::monitor::{
@@ -84,7 +84,7 @@ impl Machine for Fake {
     fn request(&self, action: Action, answer: Answer) {
         let mut state = self.state.lock().unwrap();
         state.seen.push(action.clone());
-        let is_snapshot = matches!(action, Action::Block(Cmd::SnapshotSync { .. }));
+        let is_snapshot = matches!(action, Action::Block(Cmd::BlockdevSnapshotSync(_)));
         match (&mut state.held, is_snapshot) {
             (Some(held), true) => held.push(answer),
             _ => answer.send(self.act(&mut state, action)),
@@ -113,36 +113,31 @@ impl Fake {
     fn block(&self, state: &mut State, cmd: Cmd) -> Result<Reply, CmdError> {
         match cmd {
             Cmd::QueryBlock => Ok(Reply::Block(disks())),
-            Cmd::QueryNamedBlockNodes { .. } => {
+            Cmd::QueryNamedBlockNodes(_) => {
                 let tops = disks().into_iter().map(|disk| disk.inserted);
                 Ok(Reply::NamedBlockNodes(tops.collect()))
             }
             Cmd::QueryBlockJobs => Ok(Reply::BlockJobs(state.jobs.clone())),
-            Cmd::Export(ExportCmd::Query) => Ok(Reply::Exports(vec![ExportInfo {
+            Cmd::QueryBlockExports => Ok(Reply::Exports(vec![ExportInfo {
                 id: "exp0".to_owned(),
                 kind: ExportType::Nbd,
                 node_name: "#block123".to_owned(),
                 shutting_down: false,
             }])),
-            Cmd::Export(ExportCmd::Delete { id, .. }) => {
-                self.block_event(Event::ExportDeleted { id });
+            Cmd::BlockExportDel(export) => {
+                self.block_event(Event::ExportDeleted { id: export.id });
                 Ok(Reply::Done)
             }
-            Cmd::Bitmap(_) | Cmd::Export(_) | Cmd::Object(_) => Ok(Reply::Done),
             Cmd::QueryJobs => Ok(Reply::Jobs(state.jobs.iter().map(as_job).collect())),
-            Cmd::SnapshotSync {
-                device,
-                snapshot_file,
-                ..
-            } => snapshot(&device, &snapshot_file),
-            Cmd::Resize { device, size } => {
-                find_disk(&device)?;
-                if size % 512 != 0 {
+            Cmd::BlockdevSnapshotSync(overlay) => snapshot(&overlay.disk(), &overlay.snapshot_file),
+            Cmd::BlockResize(resize) => {
+                find_disk(&resize.disk())?;
+                if resize.size % 512 != 0 {
                     return Err(generic("The new size must be a multiple of 512".to_owned()));
                 }
                 Ok(Reply::Done)
             }
-            Cmd::Stream {
+            Cmd::BlockStream(BlockStream {
                 job_id,
                 device,
                 base,
@@ -150,7 +145,7 @@ impl Fake {
                 auto_finalize,
                 auto_dismiss,
                 ..
-            } => {
+            }) => {
                 if !disks().iter().any(|disk| disk.device == device) {
                     let desc = format!("Cannot find device='{device}' nor node-name='{device}'");
                     return Err(generic(desc));
@@ -161,38 +156,42 @@ impl Fake {
                 let id = job_id.unwrap_or(device);
                 self.status(&id, JobStatus::Created);
                 self.status(&id, JobStatus::Running);
-                let mut job = job(&id, speed);
-                (job.auto_finalize, job.auto_dismiss) = (auto_finalize, auto_dismiss);
+                let mut job = job(&id, speed.unwrap_or(0));
+                job.auto_finalize = auto_finalize.unwrap_or(true);
+                job.auto_dismiss = auto_dismiss.unwrap_or(true);
                 state.jobs.push(job);
                 Ok(Reply::Done)
             }
-            Cmd::JobCancel { id, .. } => {
-                let job = find(state, &id)?.clone();
-                state.jobs.retain(|job| job.device != id);
-                self.status(&id, JobStatus::Aborting);
-                self.block_event(Event::JobCancelled(end(&job)));
-                self.status(&id, JobStatus::Concluded);
-                self.status(&id, JobStatus::Null);
+            Cmd::BlockJobCancel(cancel) => self.cancel(state, cancel.device),
+            Cmd::BlockJobSetSpeed(cmd) => {
+                find(state, &cmd.device)?.speed = cmd.speed;
                 Ok(Reply::Done)
             }
-            Cmd::JobSetSpeed { id, speed } => {
-                find(state, &id)?.speed = speed;
-                Ok(Reply::Done)
+            Cmd::BlockJobPause(job) => pause(find(state, &job.device)?),
+            Cmd::BlockJobResume(job) => resume(find(state, &job.device)?),
+            Cmd::BlockJobFinalize(job) => wrong_verb(find(state, &job.id)?, "finalize"),
+            Cmd::BlockJobDismiss(job) => wrong_verb(find(state, &job.id)?, "dismiss"),
+            Cmd::JobCancel(job) => {
+                find_any(state, &job.id)?;
+                self.cancel(state, job.id)
             }
-            Cmd::JobPause { id } => match std::mem::replace(&mut find(state, &id)?.paused, true) {
-                true => Err(generic("Job is already paused")),
-                false => Ok(Reply::Done),
-            },
-            Cmd::JobResume { id } => {
-                match std::mem::replace(&mut find(state, &id)?.paused, false) {
-                    false => Err(generic("Can't resume a job that was not paused")),
-                    true => Ok(Reply::Done),
-                }
-            }
-            Cmd::JobComplete { id } => wrong_verb(find(state, &id)?, "complete"),
-            Cmd::JobFinalize { id } => wrong_verb(find(state, &id)?, "finalize"),
-            Cmd::JobDismiss { id } => wrong_verb(find(state, &id)?, "dismiss"),
+            Cmd::JobPause(job) => pause(find_any(state, &job.id)?),
+            Cmd::JobResume(job) => resume(find_any(state, &job.id)?),
+            Cmd::JobComplete(job) => wrong_verb(find_any(state, &job.id)?, "complete"),
+            Cmd::JobFinalize(job) => wrong_verb(find_any(state, &job.id)?, "finalize"),
+            Cmd::JobDismiss(job) => wrong_verb(find_any(state, &job.id)?, "dismiss"),
+            _ => Ok(Reply::Done),
         }
+    }
+
+    fn cancel(&self, state: &mut State, id: String) -> Result<Reply, CmdError> {
+        let job = find(state, &id)?.clone();
+        state.jobs.retain(|job| job.device != id);
+        self.status(&id, JobStatus::Aborting);
+        self.block_event(Event::JobCancelled(end(&job)));
+        self.status(&id, JobStatus::Concluded);
+        self.status(&id, JobStatus::Null);
+        Ok(Reply::Done)
     }
 
     fn status(&self, id: &str, status: JobStatus) {
@@ -213,6 +212,25 @@ fn find<'a>(state: &'a mut State, id: &str) -> Result<&'a mut BlockJobInfo, CmdE
         class: ErrorClass::DeviceNotActive,
         desc: format!("Block job '{id}' not found"),
     })
+}
+
+/// As the commands for jobs of all kinds say it.
+fn find_any<'a>(state: &'a mut State, id: &str) -> Result<&'a mut BlockJobInfo, CmdError> {
+    find(state, id).map_err(|_| generic("Job not found"))
+}
+
+fn pause(job: &mut BlockJobInfo) -> Result<Reply, CmdError> {
+    match std::mem::replace(&mut job.paused, true) {
+        true => Err(generic("Job is already paused")),
+        false => Ok(Reply::Done),
+    }
+}
+
+fn resume(job: &mut BlockJobInfo) -> Result<Reply, CmdError> {
+    match std::mem::replace(&mut job.paused, false) {
+        false => Err(generic("Can't resume a job that was not paused")),
+        true => Ok(Reply::Done),
+    }
 }
 
 fn wrong_verb(job: &BlockJobInfo, verb: &str) -> Result<Reply, CmdError> {

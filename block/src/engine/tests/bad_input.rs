@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use super::Bench;
 use crate::{
-    api::{Cmd, OnError},
+    api::{BlockStream, BlockdevSnapshotSync, Cmd},
     engine::DiskSpec,
     graph::{DiskOptions, Format, chain::ImageOptions},
 };
@@ -137,13 +137,12 @@ fn overlays_that_cannot_be_made() {
         .open("virtio0", &bench.create("A"), Some(Format::Qcow2))
         .unwrap();
     let snapshot = |file: &Path, format: &str| {
-        let cmd = Cmd::SnapshotSync {
-            device: "virtio0".into(),
+        let cmd = Cmd::BlockdevSnapshotSync(BlockdevSnapshotSync {
+            device: Some("virtio0".to_owned()),
             snapshot_file: file.display().to_string(),
-            snapshot_node_name: None,
-            format: format.to_owned(),
-            existing: false,
-        };
+            format: Some(format.to_owned()),
+            ..BlockdevSnapshotSync::default()
+        });
         bench.command(cmd).unwrap_err().desc
     };
     let taken = bench.path("taken");
@@ -192,12 +191,13 @@ fn node_names_that_cannot_be_used() {
     );
     let bad = open("virtio1", "C", "#block1").err().unwrap().to_string();
     assert!(bad.contains("Invalid node-name: '#block1'"), "{bad}");
-    let snapshot = |name: &str| Cmd::SnapshotSync {
-        device: "virtio0".into(),
-        snapshot_file: bench.path("overlay").display().to_string(),
-        snapshot_node_name: Some(name.to_owned()),
-        format: "qcow2".to_owned(),
-        existing: false,
+    let snapshot = |name: &str| {
+        Cmd::BlockdevSnapshotSync(BlockdevSnapshotSync {
+            device: Some("virtio0".to_owned()),
+            snapshot_file: bench.path("overlay").display().to_string(),
+            snapshot_node_name: Some(name.to_owned()),
+            ..BlockdevSnapshotSync::default()
+        })
     };
     let taken = bench.command(snapshot("root")).unwrap_err().desc;
     assert_eq!(taken, "New overlay node-name already in use");
@@ -213,17 +213,13 @@ fn streams_that_cannot_start() {
         .open("virtio0", &bench.create("A"), Some(Format::Qcow2))
         .unwrap();
     let stream = |job_id: Option<&str>, base: Option<&str>, base_node: Option<&str>| {
-        let cmd = Cmd::Stream {
+        let cmd = Cmd::BlockStream(BlockStream {
             job_id: job_id.map(str::to_owned),
             device: "virtio0".to_owned(),
             base: base.map(str::to_owned),
             base_node: base_node.map(str::to_owned),
-            backing_file: None,
-            speed: 0,
-            on_error: OnError::Report,
-            auto_finalize: true,
-            auto_dismiss: true,
-        };
+            ..BlockStream::default()
+        });
         bench.command(cmd).unwrap_err().desc
     };
     assert_eq!(

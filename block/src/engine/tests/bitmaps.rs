@@ -2,7 +2,11 @@ use std::path::{Path, PathBuf};
 
 use super::Bench;
 use crate::{
-    api::{BitmapChange, BitmapCmd, BitmapInfo, BitmapRef, Cmd, ExportCmd, Reply},
+    api::{
+        BitmapChange, BitmapInfo, BitmapRef, BlockDirtyBitmap, BlockDirtyBitmapAdd,
+        BlockDirtyBitmapMerge, BlockExportAdd, BlockExportDel, BlockdevSnapshotSync, Cmd,
+        ExportType, NbdServerStart, Reply,
+    },
     disk::{Disk, Op},
     engine::DiskSpec,
     graph::{DiskOptions, Format, chain::ImageOptions},
@@ -20,6 +24,36 @@ const PERSISTENT: BitmapChange = BitmapChange::Add {
     persistent: true,
     disabled: false,
 };
+
+/// The command that makes `change` of the bitmap `name` of `node`.
+fn command(node: String, name: String, change: BitmapChange) -> Cmd {
+    let bitmap = BlockDirtyBitmap {
+        node: node.clone(),
+        name: name.clone(),
+    };
+    match change {
+        BitmapChange::Add {
+            granularity,
+            persistent,
+            disabled,
+        } => Cmd::BlockDirtyBitmapAdd(BlockDirtyBitmapAdd {
+            node,
+            name,
+            granularity,
+            persistent: Some(persistent),
+            disabled: Some(disabled),
+        }),
+        BitmapChange::Remove => Cmd::BlockDirtyBitmapRemove(bitmap),
+        BitmapChange::Clear => Cmd::BlockDirtyBitmapClear(bitmap),
+        BitmapChange::Record(true) => Cmd::BlockDirtyBitmapEnable(bitmap),
+        BitmapChange::Record(false) => Cmd::BlockDirtyBitmapDisable(bitmap),
+        BitmapChange::Merge(bitmaps) => Cmd::BlockDirtyBitmapMerge(BlockDirtyBitmapMerge {
+            node,
+            target: name,
+            bitmaps,
+        }),
+    }
+}
 
 impl Bench {
     fn bitmap_disk(&self, id: &str, path: &Path, format: Format, read_only: bool) -> Disk {
@@ -50,7 +84,7 @@ impl Bench {
     /// The error's text, or nothing.
     fn bitmap(&self, node: &str, name: &str, change: BitmapChange) -> String {
         let (node, name) = (node.to_owned(), name.to_owned());
-        let result = self.command(Cmd::Bitmap(BitmapCmd { node, name, change }));
+        let result = self.command(command(node, name, change));
         result.err().map(|error| error.desc).unwrap_or_default()
     }
 
@@ -225,13 +259,11 @@ fn a_snapshot_stores_the_bitmaps_of_the_old_top() {
     let disk = bench.bitmap_disk("q", &path, Format::Qcow2, false);
     assert_eq!(bench.bitmap("q", "p", PERSISTENT), "");
     bench.write(&disk, 0, vec![1; 512]).unwrap();
-    let snapshot = Cmd::SnapshotSync {
-        device: "q".into(),
+    let snapshot = Cmd::BlockdevSnapshotSync(BlockdevSnapshotSync {
+        device: Some("q".to_owned()),
         snapshot_file: bench.path("over").to_str().unwrap().to_owned(),
-        snapshot_node_name: None,
-        format: "qcow2".to_owned(),
-        existing: false,
-    };
+        ..BlockdevSnapshotSync::default()
+    });
     bench.command(snapshot).unwrap();
     bench.write(&disk, 8192, vec![1; 512]).unwrap();
     assert!(bench.bitmaps("q").is_empty());
@@ -284,31 +316,22 @@ fn exported_bitmaps_are_busy_until_the_export_is_gone() {
     }
     let address = crate::storage::nbd::wire::Address::Unix(bench.path("sock"));
     let export = |cmd| {
-        let result = bench.command(Cmd::Export(cmd));
+        let result = bench.command(cmd);
         result.err().map(|error| error.desc).unwrap_or_default()
     };
-    let start = ExportCmd::ServerStart {
-        address,
-        max_connections: None,
-        tls_creds: None,
-        all: None,
-    };
+    let start = Cmd::NbdServerStart(NbdServerStart::at(address));
     assert_eq!(export(start), "");
     let add = |id: &str, writable, bitmaps: &[&str]| {
-        export(ExportCmd::Add {
-            id: id.to_owned(),
-            node_name: "q".to_owned(),
+        let reference = |name: &&str| BitmapRef {
+            node: None,
+            name: (*name).to_owned(),
+        };
+        export(Cmd::BlockExportAdd(Box::new(BlockExportAdd {
             name: Some(id.to_owned()),
-            description: None,
-            writable,
-            bitmaps: bitmaps
-                .iter()
-                .map(|name| BitmapRef {
-                    node: None,
-                    name: (*name).to_owned(),
-                })
-                .collect(),
-        })
+            writable: Some(writable),
+            bitmaps: Some(bitmaps.iter().map(reference).collect()),
+            ..BlockExportAdd::new(ExportType::Nbd, id, "q")
+        })))
     };
     let read_only = "Enabled bitmap 'a' incompatible with readonly export";
     assert_eq!(add("e", false, &["a"]), read_only);
@@ -329,10 +352,10 @@ fn exported_bitmaps_are_busy_until_the_export_is_gone() {
     assert!(bench.bitmaps("q")[1].busy);
     assert_eq!(bench.bitmap("q", "b", BitmapChange::Record(false)), "");
     assert_eq!(add("f", false, &["b"]), "");
-    let delete = ExportCmd::Delete {
+    let delete = Cmd::BlockExportDel(BlockExportDel {
         id: "e".to_owned(),
-        hard: false,
-    };
+        mode: None,
+    });
     assert_eq!(export(delete), "");
     bench.poll_until(|| !bench.bitmaps("q")[1].busy);
     assert_eq!(bench.bitmap("q", "a", BitmapChange::Remove), "");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Bench, live::snapshot};
 use crate::{
-    api::{Cmd, ImageInfo, Reply},
+    api::{Cmd, ImageInfo, QueryNamedBlockNodes, Reply},
     graph::Format,
 };
 
@@ -20,7 +20,7 @@ fn layers_are_described_once() {
             .command(snapshot("virtio0", &bench.path(name)))
             .unwrap();
     }
-    let reply = bench.command(Cmd::QueryNamedBlockNodes { flat: false });
+    let reply = bench.command(Cmd::QueryNamedBlockNodes(QueryNamedBlockNodes::default()));
     let Ok(Reply::NamedBlockNodes(mut nodes)) = reply else {
         panic!("{reply:?}");
     };

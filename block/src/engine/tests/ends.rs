@@ -92,8 +92,8 @@ fn long_zeroes_are_not_copied() {
             .run(&disk, zeroes, 0, 8 << 30, SgList::empty())
             .unwrap();
         let mut top = snapshot("virtio0", &bench.path("top"));
-        if let Cmd::SnapshotSync { format: made, .. } = &mut top {
-            *made = format.to_string();
+        if let Cmd::BlockdevSnapshotSync(overlay) = &mut top {
+            overlay.format = Some(format.to_string());
         }
         bench.command(top).unwrap();
         bench.command(stream(Some("base"), 1)).unwrap();

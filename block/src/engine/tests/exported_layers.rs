@@ -7,7 +7,9 @@ use super::{
     live::{chain, completed, qemu_img, stream},
 };
 use crate::{
-    api::{Cmd, ExportCmd, Reply},
+    api::{
+        BlockExportAdd, BlockExportDel, BlockJobSetSpeed, Cmd, ExportType, NbdServerStart, Reply,
+    },
     storage::nbd::wire::Address,
 };
 
@@ -20,25 +22,17 @@ impl Bench {
 
     /// The error's text, or nothing.
     fn export_layer(&self, node_name: &str, writable: bool) -> String {
-        let result = self.command(Cmd::Export(ExportCmd::Add {
-            id: "layer".to_owned(),
-            node_name: node_name.to_owned(),
-            name: None,
-            description: None,
-            writable,
-            bitmaps: Vec::new(),
-        }));
+        let result = self.command(Cmd::BlockExportAdd(Box::new(BlockExportAdd {
+            writable: Some(writable),
+            ..BlockExportAdd::new(ExportType::Nbd, "layer", node_name)
+        })));
         result.err().map(|error| error.desc).unwrap_or_default()
     }
 
     fn serve(&self) {
-        let start = ExportCmd::ServerStart {
-            address: Address::Unix(self.path("socket")),
-            max_connections: None,
-            tls_creds: None,
-            all: None,
-        };
-        assert_eq!(self.command(Cmd::Export(start)).unwrap(), Reply::Done);
+        let start = NbdServerStart::at(Address::Unix(self.path("socket")));
+        let started = self.command(Cmd::NbdServerStart(start));
+        assert_eq!(started.unwrap(), Reply::Done);
     }
 
     /// Lets a client copy the export to a file.
@@ -74,7 +68,7 @@ fn a_layer_is_read_while_the_guest_writes_and_a_merge_runs() {
     bench.serve();
     let name = bench.node(2);
     assert_eq!(bench.export_layer(&name, false), "");
-    let Ok(Reply::Exports(exports)) = bench.command(Cmd::Export(ExportCmd::Query)) else {
+    let Ok(Reply::Exports(exports)) = bench.command(Cmd::QueryBlockExports) else {
         panic!()
     };
     assert_eq!(exports[0].node_name, name);
@@ -95,10 +89,10 @@ fn a_layer_is_read_while_the_guest_writes_and_a_merge_runs() {
         if round == 0 {
             assert!(!completed(&bench.events.borrow()));
             bench
-                .command(Cmd::JobSetSpeed {
-                    id: "virtio0".to_owned(),
+                .command(Cmd::BlockJobSetSpeed(BlockJobSetSpeed {
+                    device: "virtio0".to_owned(),
                     speed: 0,
-                })
+                }))
                 .unwrap();
         }
         if round == 1 {
@@ -131,13 +125,13 @@ fn a_layer_that_is_read_is_not_merged_and_not_written() {
             format!("Node '{middle}' is busy: it is exported as 'layer': delete that export first")
         );
     }
-    let delete = ExportCmd::Delete {
+    let delete = BlockExportDel {
         id: "layer".to_owned(),
-        hard: false,
+        mode: None,
     };
-    bench.command(Cmd::Export(delete)).unwrap();
+    bench.command(Cmd::BlockExportDel(delete)).unwrap();
     let none_left = || {
-        let exports = bench.command(Cmd::Export(ExportCmd::Query));
+        let exports = bench.command(Cmd::QueryBlockExports);
         matches!(exports, Ok(Reply::Exports(exports)) if exports.is_empty())
     };
     bench.poll_until(none_left);

@@ -1,17 +1,30 @@
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
+    path::PathBuf,
     sync::mpsc::channel,
     thread::JoinHandle,
 };
 
 use super::Bench;
 use crate::{
-    api::{Cmd, Event, ExportCmd, ExportInfo, ExportType, Reply, Writable},
+    api::{
+        BlockExportAdd, BlockExportDel, Cmd, Event, ExportInfo, ExportType, NbdServerAdd,
+        NbdServerRemove, NbdServerStart, RemoveMode, Reply, Writable,
+    },
     engine::{DiskSpec, ExportSpec},
     graph::{DiskOptions, Format, chain::ImageOptions},
     storage::nbd::wire::Address,
 };
+
+/// `nbd-server-start` at a path.
+fn start_at(path: PathBuf, max_connections: Option<u32>, all: Option<Writable>) -> Cmd {
+    Cmd::NbdServerStart(NbdServerStart {
+        max_connections,
+        all,
+        ..NbdServerStart::at(Address::Unix(path))
+    })
+}
 
 impl Bench {
     /// A disk of 1 MiB, attached to `device`.
@@ -36,32 +49,26 @@ impl Bench {
     }
 
     /// The error's text, or nothing.
-    fn export(&self, cmd: ExportCmd) -> String {
-        let result = self.command(Cmd::Export(cmd));
+    fn export(&self, cmd: Cmd) -> String {
+        let result = self.command(cmd);
         result.err().map(|error| error.desc).unwrap_or_default()
     }
 
     fn start(&self, socket: &str) -> String {
-        self.export(ExportCmd::ServerStart {
-            address: Address::Unix(self.path(socket)),
-            max_connections: None,
-            tls_creds: None,
-            all: None,
-        })
+        self.export(start_at(self.path(socket), None, None))
     }
 
     fn add(&self, device: &str, name: Option<&str>, writable: bool) -> String {
-        self.export(ExportCmd::ServerAdd {
+        self.export(Cmd::NbdServerAdd(NbdServerAdd {
             device: device.to_owned(),
             name: name.map(str::to_owned),
-            description: None,
-            writable,
-            bitmap: None,
-        })
+            writable: Some(writable),
+            ..NbdServerAdd::default()
+        }))
     }
 
     fn exports(&self) -> Vec<ExportInfo> {
-        match self.command(Cmd::Export(ExportCmd::Query)) {
+        match self.command(Cmd::QueryBlockExports) {
             Ok(Reply::Exports(exports)) => exports,
             other => panic!("{other:?}"),
         }
@@ -115,10 +122,7 @@ fn a_server_is_started_once_and_exports_come_and_go() {
     let bench = Bench::new();
     bench.disk("a", "", false);
     assert_eq!(bench.add("a", None, true), "NBD server not running");
-    assert_eq!(
-        bench.export(ExportCmd::ServerStop),
-        "NBD server not running"
-    );
+    assert_eq!(bench.export(Cmd::NbdServerStop), "NBD server not running");
     assert_eq!(bench.start("sock"), "");
     assert_eq!(bench.start("other"), "NBD server already running");
     assert_eq!(bench.add("a", None, true), "");
@@ -139,16 +143,16 @@ fn a_server_is_started_once_and_exports_come_and_go() {
     };
     assert_eq!(bench.exports(), [info("a"), info("again")]);
     let remove = |name: &str| {
-        bench.export(ExportCmd::ServerRemove {
+        bench.export(Cmd::NbdServerRemove(NbdServerRemove {
             name: name.to_owned(),
-            hard: false,
-        })
+            mode: None,
+        }))
     };
     assert_eq!(remove("a"), "");
     assert_eq!(remove("c"), "Export 'c' is not found");
     bench.poll_until(|| bench.exports() == [info("again")]);
     assert_eq!(bench.deleted(), ["a"]);
-    assert_eq!(bench.export(ExportCmd::ServerStop), "");
+    assert_eq!(bench.export(Cmd::NbdServerStop), "");
     assert_eq!(bench.deleted(), ["a", "again"]);
     assert!(!bench.path("sock").exists());
     assert_eq!(bench.start("sock"), "");
@@ -160,14 +164,11 @@ fn exports_have_ids_of_their_own() {
     bench.disk("a", "", false);
     bench.start("sock");
     let add = |id: &str, name: Option<&str>| {
-        bench.export(ExportCmd::Add {
-            id: id.to_owned(),
-            node_name: "a-node".to_owned(),
+        bench.export(Cmd::BlockExportAdd(Box::new(BlockExportAdd {
             name: name.map(str::to_owned),
-            description: None,
-            writable: true,
-            bitmaps: Vec::new(),
-        })
+            writable: Some(true),
+            ..BlockExportAdd::new(ExportType::Nbd, id, "a-node")
+        })))
     };
     assert_eq!(add("one", None), "");
     assert_eq!(
@@ -180,10 +181,10 @@ fn exports_have_ids_of_their_own() {
     );
     assert_eq!(add("two", Some("x")), "");
     let delete = |id: &str| {
-        bench.export(ExportCmd::Delete {
+        bench.export(Cmd::BlockExportDel(BlockExportDel {
             id: id.to_owned(),
-            hard: false,
-        })
+            mode: None,
+        }))
     };
     assert_eq!(delete("x"), "Export 'x' is not found");
     assert_eq!(delete("two"), "");
@@ -205,14 +206,10 @@ fn only_disks_that_nobody_else_writes_are_exported_for_writing() {
     assert_eq!(bench.add("guest", None, false), "");
     // As QEMU does it.
     assert_eq!(bench.add("locked", None, true), "");
-    let strict = bench.export(ExportCmd::Add {
-        id: "id".to_owned(),
-        node_name: "locked".to_owned(),
-        name: None,
-        description: None,
-        writable: true,
-        bitmaps: Vec::new(),
-    });
+    let strict = bench.export(Cmd::BlockExportAdd(Box::new(BlockExportAdd {
+        writable: Some(true),
+        ..BlockExportAdd::new(ExportType::Nbd, "id", "locked")
+    })));
     assert!(strict.contains("read-only"), "{strict}");
 }
 
@@ -222,12 +219,11 @@ fn all_disks_are_exported_or_none() {
     bench.disk("a", "", false);
     bench.disk("b", "virtio-blk-pci", false);
     let start_all = |writable| {
-        bench.export(ExportCmd::ServerStart {
-            address: Address::Unix(bench.path("sock")),
-            max_connections: Some(1),
-            tls_creds: None,
-            all: Some(Writable(writable)),
-        })
+        bench.export(start_at(
+            bench.path("sock"),
+            Some(1),
+            Some(Writable(writable)),
+        ))
     };
     assert!(start_all(true).contains("in use by the guest"));
     assert!(bench.exports().is_empty() && !bench.path("sock").exists());
@@ -249,7 +245,15 @@ fn an_export_in_use_goes_only_by_force_and_is_told_of_when_its_client_has_gone()
     let client = attach(&bench, "sock", "a");
     let remove = |hard| {
         let name = "a".to_owned();
-        bench.export(ExportCmd::ServerRemove { name, hard })
+        let mode = if hard {
+            RemoveMode::Hard
+        } else {
+            RemoveMode::Safe
+        };
+        bench.export(Cmd::NbdServerRemove(NbdServerRemove {
+            name,
+            mode: Some(mode),
+        }))
     };
     assert!(remove(false).contains("still in use"));
     assert_eq!(remove(true), "");

@@ -8,15 +8,15 @@ use super::{
     live::{completed, qemu_img, snapshot, stream},
 };
 use crate::{
-    api::{Cmd, Event},
+    api::{Cmd, Event, JobRef, NewImageMode},
     graph::Format,
 };
 
 /// `blockdev-snapshot-sync` with `mode=existing`.
 fn onto_existing(file: &Path) -> Cmd {
     let mut cmd = snapshot("virtio0", file);
-    if let Cmd::SnapshotSync { existing, .. } = &mut cmd {
-        *existing = true;
+    if let Cmd::BlockdevSnapshotSync(overlay) = &mut cmd {
+        overlay.mode = Some(NewImageMode::Existing);
     }
     cmd
 }
@@ -138,16 +138,16 @@ fn a_merge_names_the_base_that_is_open_or_fails() {
 
     // Renamed while the job is under way: it fails at its end, and the chain stays.
     let mut cmd = stream(Some("base"), 0);
-    if let Cmd::Stream { auto_finalize, .. } = &mut cmd {
-        *auto_finalize = false;
+    if let Cmd::BlockStream(merge) = &mut cmd {
+        merge.auto_finalize = Some(false);
     }
     bench.command(cmd).unwrap();
     bench.until(|events| events.iter().any(|e| matches!(e, Event::JobPending { .. })));
     fs::rename(&base, &moved).unwrap();
     bench
-        .command(Cmd::JobFinalize {
+        .command(Cmd::JobFinalize(JobRef {
             id: "virtio0".to_owned(),
-        })
+        }))
         .unwrap();
     bench.until(completed);
     let failed = bench.events().into_iter().any(|event| {
@@ -186,8 +186,8 @@ fn a_name_that_is_given_for_the_base_means_the_base() {
     }
     let named = |name: &str| {
         let mut cmd = stream(Some("base"), 0);
-        if let Cmd::Stream { backing_file, .. } = &mut cmd {
-            *backing_file = Some(name.to_owned());
+        if let Cmd::BlockStream(merge) = &mut cmd {
+            merge.backing_file = Some(name.to_owned());
         }
         cmd
     };

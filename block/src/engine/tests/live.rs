@@ -4,34 +4,29 @@ use std::{path::Path, process::Command};
 
 use super::Bench;
 use crate::{
-    api::{Cmd, Event, JobStatus, OnError, Reply},
+    api::{
+        BlockJobCancel, BlockStream, BlockdevSnapshotSync, Cmd, Event, JobRef, JobStatus, Reply,
+    },
     disk::{Disk, Op},
     graph::Format,
     mem::SgList,
 };
 
 pub(super) fn snapshot(device: &str, file: &Path) -> Cmd {
-    Cmd::SnapshotSync {
-        device: device.into(),
+    Cmd::BlockdevSnapshotSync(BlockdevSnapshotSync {
+        device: Some(device.to_owned()),
         snapshot_file: file.display().to_string(),
-        snapshot_node_name: None,
-        format: "qcow2".to_owned(),
-        existing: false,
-    }
+        ..BlockdevSnapshotSync::default()
+    })
 }
 
 pub(super) fn stream(base: Option<&str>, speed: u64) -> Cmd {
-    Cmd::Stream {
-        job_id: None,
+    Cmd::BlockStream(BlockStream {
         device: "virtio0".to_owned(),
         base: base.map(str::to_owned),
-        base_node: None,
-        backing_file: None,
-        speed,
-        on_error: OnError::Report,
-        auto_finalize: true,
-        auto_dismiss: true,
-    }
+        speed: Some(speed),
+        ..BlockStream::default()
+    })
 }
 
 pub(super) fn qemu_img(arguments: &[&str], file: &Path) -> String {
@@ -170,10 +165,10 @@ fn a_cancelled_merge_leaves_the_chain_and_a_second_one_finishes() {
     let expected_text = "Node 'virtio0' is busy: block device is in use by block job: stream";
     assert_eq!(busy, expected_text);
     assert!(!bench.path("E").exists());
-    let cancel = Cmd::JobCancel {
-        id: "virtio0".to_owned(),
-        force: false,
-    };
+    let cancel = Cmd::BlockJobCancel(BlockJobCancel {
+        device: "virtio0".to_owned(),
+        ..BlockJobCancel::default()
+    });
     bench.command(cancel).unwrap();
     bench.until(completed);
     assert!(
@@ -194,20 +189,14 @@ fn a_cancelled_merge_leaves_the_chain_and_a_second_one_finishes() {
 fn a_job_that_waits_for_its_client_is_finalized_and_dismissed() {
     let bench = Bench::new();
     let _disk = chain(&bench);
-    let Cmd::Stream { device, base, .. } = stream(Some("B"), 0) else {
-        panic!()
-    };
-    let cmd = Cmd::Stream {
+    let cmd = Cmd::BlockStream(BlockStream {
         job_id: Some("mine".to_owned()),
-        device,
-        base,
-        base_node: None,
-        backing_file: None,
-        speed: 0,
-        on_error: OnError::Report,
-        auto_finalize: false,
-        auto_dismiss: false,
-    };
+        device: "virtio0".to_owned(),
+        base: Some("B".to_owned()),
+        auto_finalize: Some(false),
+        auto_dismiss: Some(false),
+        ..BlockStream::default()
+    });
     bench.command(cmd).unwrap();
     bench.until(|events| {
         events
@@ -221,18 +210,18 @@ fn a_job_that_waits_for_its_client_is_finalized_and_dismissed() {
         (jobs[0].id.as_str(), jobs[0].status),
         ("mine", JobStatus::Pending)
     );
-    let dismiss = Cmd::JobDismiss {
+    let dismiss = Cmd::JobDismiss(JobRef {
         id: "mine".to_owned(),
-    };
+    });
     let error = bench.command(dismiss.clone()).unwrap_err().desc;
     assert_eq!(
         error,
         "Job 'mine' in state 'pending' cannot accept command verb 'dismiss'"
     );
     bench
-        .command(Cmd::JobFinalize {
+        .command(Cmd::JobFinalize(JobRef {
             id: "mine".to_owned(),
-        })
+        }))
         .unwrap();
     bench.until(completed);
     while bench.command(dismiss.clone()).is_err() {}

@@ -7,7 +7,7 @@ use super::{
     live::{completed, snapshot, stream},
 };
 use crate::{
-    api::{Cmd, CmdError, DiskName, Reply},
+    api::{BlockResize, Cmd, CmdError, DiskName, Reply},
     disk::Disk,
     engine::DiskSpec,
     graph::{DiskOptions, Format, chain::ImageOptions},
@@ -31,11 +31,8 @@ fn open(bench: &Bench, path: &Path, id: &str, node_name: &str) -> Result<Disk, S
 
 fn named_snapshot(bench: &Bench, device: &str, file: &str, name: &str) -> Cmd {
     let mut cmd = snapshot(device, &bench.path(file));
-    if let Cmd::SnapshotSync {
-        snapshot_node_name, ..
-    } = &mut cmd
-    {
-        *snapshot_node_name = Some(name.to_owned());
+    if let Cmd::BlockdevSnapshotSync(overlay) = &mut cmd {
+        overlay.snapshot_node_name = Some(name.to_owned());
     }
     cmd
 }
@@ -60,10 +57,11 @@ fn an_overlay_does_not_take_the_name_of_a_disk() {
         );
         assert!(!bench.path("overlay").exists(), "{name}");
     }
-    let resize = Cmd::Resize {
-        device: "d2".into(),
+    let resize = Cmd::BlockResize(BlockResize {
+        device: Some("d2".to_owned()),
         size: 1 << 20,
-    };
+        ..BlockResize::default()
+    });
     bench.command(resize).unwrap();
     assert_eq!((d1.info().size, d2.info().size), (4 << 20, 1 << 20));
 }
@@ -159,13 +157,14 @@ fn what_there_is_not_is_told_as_it_was_named() {
             device: device.map(str::to_owned),
             node_name: node_name.map(str::to_owned),
         };
-        let resize = Cmd::Resize {
-            device: name.clone(),
+        let resize = Cmd::BlockResize(BlockResize {
+            device: name.device.clone(),
+            node_name: name.node_name.clone(),
             size: 1 << 20,
-        };
+        });
         let mut overlay = named_snapshot(&bench, "", "overlay", "n");
-        if let Cmd::SnapshotSync { device, .. } = &mut overlay {
-            *device = name;
+        if let Cmd::BlockdevSnapshotSync(overlay) = &mut overlay {
+            (overlay.device, overlay.node_name) = (name.device, name.node_name);
         }
         for cmd in [resize, overlay] {
             let error = bench.command(cmd).unwrap_err();
@@ -173,13 +172,11 @@ fn what_there_is_not_is_told_as_it_was_named() {
         }
     }
     // Where there is no such disk the node name counts.
-    let resize = Cmd::Resize {
-        device: DiskName {
-            device: Some("x".to_owned()),
-            node_name: Some("n2".to_owned()),
-        },
+    let resize = Cmd::BlockResize(BlockResize {
+        device: Some("x".to_owned()),
+        node_name: Some("n2".to_owned()),
         size: 1 << 20,
-    };
+    });
     bench.command(resize).unwrap();
     assert_eq!((d1.info().size, d2.info().size), (4 << 20, 1 << 20));
 }
@@ -191,10 +188,11 @@ fn layers_below_a_top_are_found_and_say_that_they_are_in_use() {
     bench
         .command(named_snapshot(&bench, "virtio0", "2", "top"))
         .unwrap();
-    let resize = Cmd::Resize {
-        device: "mid".into(),
+    let resize = Cmd::BlockResize(BlockResize {
+        device: Some("mid".to_owned()),
         size: 8 << 20,
-    };
+        ..BlockResize::default()
+    });
     let busy = "Node 'mid' is busy: node is used as backing hd of 'top'";
     assert_eq!(bench.command(resize).unwrap_err().desc, busy);
     let again = bench.command(named_snapshot(&bench, "mid", "3", "n"));
@@ -202,10 +200,10 @@ fn layers_below_a_top_are_found_and_say_that_they_are_in_use() {
     assert!(!bench.path("3").exists());
     let into = |job: Option<&str>| {
         let mut cmd = stream(None, 0);
-        let Cmd::Stream { job_id, device, .. } = &mut cmd else {
+        let Cmd::BlockStream(merge) = &mut cmd else {
             unreachable!("made here")
         };
-        (*job_id, *device) = (job.map(str::to_owned), "mid".to_owned());
+        (merge.job_id, merge.device) = (job.map(str::to_owned), "mid".to_owned());
         cmd
     };
     let refused = |cmd| bench.command(cmd).unwrap_err().desc;
@@ -213,8 +211,8 @@ fn layers_below_a_top_are_found_and_say_that_they_are_in_use() {
     assert_eq!(refused(into(Some("job"))), busy);
     // By the name of its top the disk is found, and the job is named after the disk.
     let mut by_top = stream(None, 0);
-    if let Cmd::Stream { device, .. } = &mut by_top {
-        *device = "top".to_owned();
+    if let Cmd::BlockStream(merge) = &mut by_top {
+        merge.device = "top".to_owned();
     }
     bench.command(by_top).unwrap();
     bench.until(completed);

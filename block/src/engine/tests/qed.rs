@@ -7,20 +7,19 @@ use super::{
     live::{completed, qemu_img, stream},
 };
 use crate::{
-    api::{Cmd, Reply},
+    api::{BlockdevSnapshotSync, Cmd, Reply},
     disk::{Disk, Op},
     graph::Format,
     mem::SgList,
 };
 
 fn snapshot(bench: &Bench, file: &Path, format: &str) -> String {
-    let cmd = Cmd::SnapshotSync {
-        device: "virtio0".into(),
+    let cmd = Cmd::BlockdevSnapshotSync(BlockdevSnapshotSync {
+        device: Some("virtio0".to_owned()),
         snapshot_file: file.display().to_string(),
-        snapshot_node_name: None,
-        format: format.to_owned(),
-        existing: false,
-    };
+        format: Some(format.to_owned()),
+        ..BlockdevSnapshotSync::default()
+    });
     match bench.command(cmd).unwrap() {
         Reply::Formatted(line) => line,
         other => panic!("{other:?}"),

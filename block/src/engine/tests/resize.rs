@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc};
 
 use super::{Bench, live::qemu_img, live::snapshot, live::stream};
 use crate::{
-    api::{Cmd, Reply},
+    api::{BlockResize, Cmd, Reply},
     disk::{Op, Request},
     engine::{DiskSpec, Engine},
     error::IoError,
@@ -17,10 +17,11 @@ use crate::{
 };
 
 fn resize(device: &str, size: u64) -> Cmd {
-    Cmd::Resize {
-        device: device.into(),
+    Cmd::BlockResize(BlockResize {
+        device: Some(device.to_owned()),
         size,
-    }
+        ..BlockResize::default()
+    })
 }
 
 fn virtual_size(bench: &Bench) -> u64 {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::{DISK, Operator};
 use crate::{
-    api::Cmd,
+    api::{BlockdevSnapshotSync, Cmd, NewImageMode},
     backing::Backing,
     graph::{Format, NewImage, Node, create_image_in},
     qcow2, qed,
@@ -114,13 +114,13 @@ impl Operator {
 }
 
 fn snapshot(layer: &std::path::Path, format: Format, existing: bool) -> Cmd {
-    Cmd::SnapshotSync {
-        device: DISK.into(),
+    Cmd::BlockdevSnapshotSync(BlockdevSnapshotSync {
+        device: Some(DISK.to_owned()),
         snapshot_file: layer.display().to_string(),
-        snapshot_node_name: None,
-        format: format.to_string(),
-        existing,
-    }
+        format: Some(format.to_string()),
+        mode: existing.then_some(NewImageMode::Existing),
+        ..BlockdevSnapshotSync::default()
+    })
 }
 
 fn image(format: Format, size: u64, backing: Option<Backing>) -> NewImage {

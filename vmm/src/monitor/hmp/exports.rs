@@ -1,16 +1,12 @@
 //! What the commands about the NBD server and its exports do.
 
 use strata_block::{
-    api::{Cmd, ExportCmd, Writable},
+    api::{Cmd, NbdServerAdd, NbdServerRemove, NbdServerStart, RemoveMode, Writable},
     storage::nbd::wire::Address,
 };
 
 use super::{args::Args, run::block};
 use crate::monitor::{machine::Machine, step::Step};
-
-fn export(cmd: ExportCmd) -> Step<String> {
-    block(Cmd::Export(cmd))
-}
 
 /// The address may lack its `tcp:`, as in QEMU.
 pub(super) fn nbd_server_start(args: &Args, _: &dyn Machine) -> Step<String> {
@@ -24,31 +20,28 @@ pub(super) fn nbd_server_start(args: &Args, _: &dyn Machine) -> Step<String> {
     if writable && !all {
         return Step::Done("Error: -w only valid together with -a\n".to_owned());
     }
-    export(ExportCmd::ServerStart {
-        address,
-        max_connections: None,
-        tls_creds: None,
+    block(Cmd::NbdServerStart(NbdServerStart {
         all: all.then_some(Writable(writable)),
-    })
+        ..NbdServerStart::at(address)
+    }))
 }
 
 pub(super) fn nbd_server_add(args: &Args, _: &dyn Machine) -> Step<String> {
-    export(ExportCmd::ServerAdd {
+    block(Cmd::NbdServerAdd(NbdServerAdd {
         device: args.required_text("device"),
         name: args.text("name"),
-        description: None,
-        writable: args.has('w'),
-        bitmap: None,
-    })
+        writable: args.has('w').then_some(true),
+        ..NbdServerAdd::default()
+    }))
 }
 
 pub(super) fn nbd_server_remove(args: &Args, _: &dyn Machine) -> Step<String> {
-    export(ExportCmd::ServerRemove {
+    block(Cmd::NbdServerRemove(NbdServerRemove {
         name: args.required_text("name"),
-        hard: args.has('f'),
-    })
+        mode: args.has('f').then_some(RemoveMode::Hard),
+    }))
 }
 
 pub(super) fn nbd_server_stop(_: &Args, _: &dyn Machine) -> Step<String> {
-    export(ExportCmd::ServerStop)
+    block(Cmd::NbdServerStop)
 }

@@ -1,6 +1,9 @@
 //! What each command of the table does.
 
-use strata_block::api::{Cmd, CmdError, OnError, Reply};
+use strata_block::api::{
+    BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockStream, BlockdevSnapshotSync,
+    Cmd, CmdError, NewImageMode, Reply,
+};
 
 use super::args::Args;
 use super::info;
@@ -8,7 +11,7 @@ use super::table::{COMMANDS, Command};
 use super::words::Words;
 use crate::monitor::machine::{Action, Machine, RunState};
 use crate::monitor::step::Step;
-use crate::monitor::{COMPATIBLE_VERSION, PACKAGE};
+use crate::monitor::{COMPATIBLE_VERSION, PACKAGE, check};
 
 fn error(error: &CmdError) -> String {
     format!("Error: {}\n", error.desc)
@@ -24,68 +27,68 @@ fn act(action: Action) -> Step<String> {
 }
 
 pub(super) fn block(cmd: Cmd) -> Step<String> {
-    act(Action::Block(cmd))
+    match check(&cmd) {
+        Ok(()) => act(Action::Block(cmd)),
+        Err(refused) => Step::Done(error(&refused)),
+    }
 }
 
 pub(super) fn block_stream(args: &Args, _: &dyn Machine) -> Step<String> {
-    block(Cmd::Stream {
-        job_id: None,
+    block(Cmd::BlockStream(BlockStream {
         device: args.required_text("device"),
         base: args.text("base"),
-        base_node: None,
-        backing_file: None,
-        speed: args.size("speed").unwrap_or(0),
-        on_error: OnError::Report,
-        auto_finalize: true,
-        auto_dismiss: true,
-    })
+        speed: args.size("speed"),
+        ..BlockStream::default()
+    }))
 }
 
 pub(super) fn block_resize(args: &Args, _: &dyn Machine) -> Step<String> {
-    block(Cmd::Resize {
-        device: args.required_text("device").as_str().into(),
+    block(Cmd::BlockResize(BlockResize {
+        device: args.text("device"),
+        node_name: None,
         size: args.size("size").unwrap_or(0),
-    })
+    }))
 }
 
 pub(super) fn block_job_cancel(args: &Args, _: &dyn Machine) -> Step<String> {
-    block(Cmd::JobCancel {
-        id: args.required_text("device"),
-        force: args.has('f'),
-    })
+    block(Cmd::BlockJobCancel(BlockJobCancel {
+        device: args.required_text("device"),
+        force: args.has('f').then_some(true),
+    }))
 }
 
 pub(super) fn block_job_set_speed(args: &Args, _: &dyn Machine) -> Step<String> {
-    let speed = args.size("speed").unwrap_or(0);
-    block(Cmd::JobSetSpeed {
-        id: args.required_text("device"),
-        speed,
-    })
+    block(Cmd::BlockJobSetSpeed(BlockJobSetSpeed {
+        device: args.required_text("device"),
+        speed: args.size("speed").unwrap_or(0),
+    }))
+}
+
+fn job(args: &Args) -> BlockJobRef {
+    BlockJobRef {
+        device: args.required_text("device"),
+    }
 }
 
 pub(super) fn block_job_pause(args: &Args, _: &dyn Machine) -> Step<String> {
-    block(Cmd::JobPause {
-        id: args.required_text("device"),
-    })
+    block(Cmd::BlockJobPause(job(args)))
 }
 
 pub(super) fn block_job_resume(args: &Args, _: &dyn Machine) -> Step<String> {
-    block(Cmd::JobResume {
-        id: args.required_text("device"),
-    })
+    block(Cmd::BlockJobResume(job(args)))
 }
 
 pub(super) fn snapshot_blkdev(args: &Args, _: &dyn Machine) -> Step<String> {
     let Some(snapshot_file) = args.text("file") else {
         return Step::Done("Error: Parameter 'snapshot-file' is missing\n".to_owned());
     };
-    block(Cmd::SnapshotSync {
-        device: args.required_text("device").as_str().into(),
+    block(Cmd::BlockdevSnapshotSync(BlockdevSnapshotSync {
+        device: args.text("device"),
         snapshot_file,
-        snapshot_node_name: None,
-        format: args.text("format").unwrap_or_else(|| "qcow2".to_owned()),
-        existing: args.has('n'),
-    })
+        format: args.text("format"),
+        mode: args.has('n').then_some(NewImageMode::Existing),
+        ..BlockdevSnapshotSync::default()
+    }))
 }
 
 pub(super) fn cont(_: &Args, _: &dyn Machine) -> Step<String> {

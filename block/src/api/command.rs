@@ -1,0 +1,159 @@
+//! [`Cmd`]: every command of the block layer, named once.
+//!
+//! A command's arguments are one value from the monitor to the engine: QMP parses it, HMP fills it,
+//! the engine carries it out. Members are named, ordered and typed as in QEMU's QAPI schema. An
+//! argument that was not given is `None`; the engine knows what that means.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{
+    BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockExportAdd, BlockExportDel,
+    BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockStream, BlockdevSnapshotSync,
+    CmdError, JobRef, NbdServerAdd, NbdServerRemove, NbdServerStart, ObjectAdd, ObjectDel,
+    QueryNamedBlockNodes,
+};
+
+/// Defines [`Cmd`] and what follows from the list of commands. Each is given by its name, its
+/// variant and the type of its arguments, if it has any. Those at the end wait for a kind of job
+/// that has a use for them.
+macro_rules! commands {
+    (@parse $arguments:ident, $variant:ident) => {
+        NoArguments::deserialize($arguments).map(|NoArguments {}| Self::$variant)
+    };
+    (@parse $arguments:ident, $variant:ident, $type:ty) => {
+        <$type>::deserialize($arguments).map(Self::$variant)
+    };
+    (
+        $($name:literal => $variant:ident $(($type:ty))?: $doc:literal,)*
+        not yet offered:
+        $($inner_name:literal => $inner:ident($inner_type:ty): $inner_doc:literal,)*
+    ) => {
+        /// A command for the block layer. Serialised it has the form of a QMP request.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(tag = "execute", content = "arguments")]
+        pub enum Cmd {
+            $(
+                #[doc = concat!("`", $name, "`: ", $doc)]
+                #[serde(rename = $name)]
+                $variant $(($type))?,
+            )*
+            $(
+                #[doc = concat!("`", $inner_name, "`: ", $inner_doc)]
+                #[serde(rename = $inner_name)]
+                $inner($inner_type),
+            )*
+        }
+
+        impl Cmd {
+            /// The names of all commands that monitors offer, as QMP has them.
+            pub const NAMES: &[&str] = &[$($name),*];
+
+            /// The name of this one.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$variant { .. } => $name,)*
+                    $(Self::$inner { .. } => $inner_name,)*
+                }
+            }
+
+            /// Reads the arguments of the command called `name`; `None` if monitors offer none.
+            ///
+            /// # Errors
+            /// The deserializer's: arguments that are missing, of a wrong type, or unknown.
+            pub fn parse<'de, D: Deserializer<'de>>(
+                name: &str,
+                arguments: D,
+            ) -> Option<Result<Self, D::Error>> {
+                Some(match name {
+                    $($name => commands!(@parse arguments, $variant $(, $type)?),)*
+                    _ => return None,
+                })
+            }
+        }
+    };
+}
+
+commands! {
+    "blockdev-snapshot-sync" => BlockdevSnapshotSync(BlockdevSnapshotSync):
+        "puts a new overlay on top of a disk.",
+    "block_resize" => BlockResize(BlockResize): "another size for a disk.",
+    "block-stream" => BlockStream(BlockStream):
+        "copies what the top lacks from the layers below.",
+    "block-job-set-speed" => BlockJobSetSpeed(BlockJobSetSpeed): "another limit for a job.",
+    "block-job-cancel" => BlockJobCancel(BlockJobCancel): "ends a job before it is done.",
+    "block-job-pause" => BlockJobPause(BlockJobRef): "holds a job.",
+    "block-job-resume" => BlockJobResume(BlockJobRef): "lets it go on.",
+    "block-job-finalize" => BlockJobFinalize(JobRef): "ends a job that is pending.",
+    "block-job-dismiss" => BlockJobDismiss(JobRef): "forgets a job that has concluded.",
+    "job-pause" => JobPause(JobRef): "holds a job.",
+    "job-resume" => JobResume(JobRef): "lets it go on.",
+    "job-cancel" => JobCancel(JobRef): "ends a job, also one that the user has paused.",
+    "job-finalize" => JobFinalize(JobRef): "ends a job that is pending.",
+    "job-dismiss" => JobDismiss(JobRef): "forgets a job that has concluded.",
+    "query-block" => QueryBlock: "the disks.",
+    "query-named-block-nodes" => QueryNamedBlockNodes(QueryNamedBlockNodes): "the layers.",
+    "query-block-jobs" => QueryBlockJobs: "the jobs, with what block jobs have.",
+    "query-jobs" => QueryJobs: "the jobs, with what all jobs have.",
+    "block-dirty-bitmap-add" => BlockDirtyBitmapAdd(BlockDirtyBitmapAdd): "makes a bitmap.",
+    "block-dirty-bitmap-remove" => BlockDirtyBitmapRemove(BlockDirtyBitmap): "forgets it.",
+    "block-dirty-bitmap-clear" => BlockDirtyBitmapClear(BlockDirtyBitmap):
+        "nothing is dirty any more.",
+    "block-dirty-bitmap-enable" => BlockDirtyBitmapEnable(BlockDirtyBitmap):
+        "writes are recorded.",
+    "block-dirty-bitmap-disable" => BlockDirtyBitmapDisable(BlockDirtyBitmap):
+        "writes are no longer recorded.",
+    "block-dirty-bitmap-merge" => BlockDirtyBitmapMerge(BlockDirtyBitmapMerge):
+        "what is dirty in others is dirty in this one, too.",
+    "nbd-server-start" => NbdServerStart(NbdServerStart): "listens for NBD clients.",
+    "nbd-server-add" => NbdServerAdd(NbdServerAdd): "exports a disk to them.",
+    "nbd-server-remove" => NbdServerRemove(NbdServerRemove): "removes such an export.",
+    "nbd-server-stop" => NbdServerStop:
+        "stops all servers, also those that were started from the command line.",
+    "block-export-add" => BlockExportAdd(Box<BlockExportAdd>): "exports a disk.",
+    "block-export-del" => BlockExportDel(BlockExportDel): "removes an export.",
+    "query-block-exports" => QueryBlockExports: "the exports.",
+    "object-add" => ObjectAdd(ObjectAdd): "makes an object that other commands refer to.",
+    "object-del" => ObjectDel(ObjectDel): "removes it.",
+
+    not yet offered:
+    "job-complete" => JobComplete(JobRef): "what a job that is ready has made takes its place.",
+}
+
+/// The arguments of a command that has none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoArguments {}
+
+impl Cmd {
+    /// Whether the command changes nothing.
+    pub fn only_asks(&self) -> bool {
+        matches!(
+            self,
+            Self::QueryBlock
+                | Self::QueryNamedBlockNodes(_)
+                | Self::QueryBlockJobs
+                | Self::QueryJobs
+                | Self::QueryBlockExports
+        )
+    }
+
+    /// Looks at what can be said of the arguments without the disks: whether they go together, and
+    /// whether all that is asked for exists here.
+    ///
+    /// # Errors
+    /// One line on what cannot be, in QEMU's words where QEMU has the same error.
+    pub fn check(&self) -> Result<(), CmdError> {
+        match self {
+            Self::BlockdevSnapshotSync(arguments) => arguments.check(),
+            Self::BlockResize(arguments) => arguments.check(),
+            Self::BlockStream(arguments) => arguments.check(),
+            Self::NbdServerStart(arguments) => arguments.check(),
+            Self::BlockExportAdd(arguments) => arguments.check(),
+            Self::ObjectAdd(arguments) => arguments.check(),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! Arguments of the commands that change a disk (`qapi/block-core.json`).
+
+use serde::{Deserialize, Serialize};
+
+use super::{CmdError, DiskName, OnError, number};
+
+/// `BlockdevSnapshotSync`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlockdevSnapshotSync {
+    /// The disk's id; this or `node_name` must be given.
+    pub device: Option<String>,
+    /// The node name of its top layer.
+    pub node_name: Option<String>,
+    /// The overlay's path on the host.
+    pub snapshot_file: String,
+    /// Node name for the overlay; required with `node_name`.
+    pub snapshot_node_name: Option<String>,
+    /// Format of the overlay: `qcow2` if `None`, or `qed`.
+    pub format: Option<String>,
+    /// Whether the overlay is made; it is if `None`.
+    pub mode: Option<NewImageMode>,
+}
+
+impl BlockdevSnapshotSync {
+    /// What the disk is called.
+    pub fn disk(&self) -> DiskName {
+        DiskName::new(&self.device, &self.node_name)
+    }
+
+    pub(super) fn check(&self) -> Result<(), CmdError> {
+        self.disk().check()?;
+        if self.node_name.is_some() && self.snapshot_node_name.is_none() {
+            return Err(CmdError::generic("New overlay node-name missing"));
+        }
+        Ok(())
+    }
+}
+
+/// `NewImageMode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NewImageMode {
+    /// The file exists already and is used as it is (HMP `-n`).
+    Existing,
+    /// It is made, and names the layer below by its absolute path.
+    AbsolutePaths,
+}
+
+/// `block_resize`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlockResize {
+    /// The disk's id; this or `node_name` must be given.
+    pub device: Option<String>,
+    /// The node name of its top layer.
+    pub node_name: Option<String>,
+    /// Bytes.
+    #[serde(deserialize_with = "number::size")]
+    pub size: u64,
+}
+
+impl BlockResize {
+    /// What the disk is called.
+    pub fn disk(&self) -> DiskName {
+        DiskName::new(&self.device, &self.node_name)
+    }
+
+    pub(super) fn check(&self) -> Result<(), CmdError> {
+        self.disk().check()
+    }
+}
+
+/// `block-stream`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlockStream {
+    /// The job's id; the disk's if `None`.
+    pub job_id: Option<String>,
+    /// The disk.
+    pub device: String,
+    /// The layer that stays as the backing file, by file name; none stays if neither this nor
+    /// `base_node` is given.
+    pub base: Option<String>,
+    /// The same by node name.
+    pub base_node: Option<String>,
+    /// The string to write into the header instead of the base's own name.
+    pub backing_file: Option<String>,
+    /// Bytes a second; no limit if 0 or `None`.
+    #[serde(default, deserialize_with = "number::speed_if_given")]
+    pub speed: Option<u64>,
+    /// What an I/O error does to the job; [`OnError::Report`] if `None`.
+    pub on_error: Option<OnError>,
+    /// Finish without waiting for `job-finalize`; so it is if `None`.
+    pub auto_finalize: Option<bool>,
+    /// Forget the job when it has concluded; so it is if `None`.
+    pub auto_dismiss: Option<bool>,
+}
+
+impl BlockStream {
+    pub(super) fn check(&self) -> Result<(), CmdError> {
+        if self.base.is_some() && self.base_node.is_some() {
+            return Err(CmdError::generic(
+                "'base' and 'base-node' cannot be specified at the same time",
+            ));
+        }
+        let has_base = self.base.is_some() || self.base_node.is_some();
+        if !has_base && self.backing_file.is_some() {
+            return Err(CmdError::generic(
+                "backing file specified, but streaming the entire chain",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// `query-named-block-nodes`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct QueryNamedBlockNodes {
+    /// Each layer without those below it; with them if `None`.
+    pub flat: Option<bool>,
+}

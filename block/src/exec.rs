@@ -6,10 +6,12 @@
 //! which the device thread's epoll loop watches in turn.
 
 mod helpers;
+pub mod inbox;
 mod rate;
 pub mod sync;
 mod task;
 mod timer;
+mod wake;
 mod watch;
 
 use std::{
@@ -17,15 +19,13 @@ use std::{
     collections::HashMap,
     future::Future,
     io,
-    os::fd::{OwnedFd, RawFd},
+    os::fd::RawFd,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
-
-use rustix::event::{EventfdFlags, eventfd};
 
 pub use helpers::Helpers;
 pub(crate) use rate::Rate;
@@ -34,6 +34,7 @@ use sync::WaitQueue;
 pub use task::Queue;
 use task::{ReadyQueues, Task, TaskId, TaskWaker};
 use timer::Timers;
+use wake::WakeFd;
 use watch::Reactor;
 pub use watch::Watched;
 
@@ -59,7 +60,7 @@ pub struct Turn {
 /// The executor. Lives on one thread; shared there as `Rc`.
 pub struct Executor {
     ready: Arc<ReadyQueues>,
-    wake: Arc<OwnedFd>,
+    wake: Arc<WakeFd>,
     tasks: RefCell<HashMap<TaskId, Task>>,
     next_id: Cell<TaskId>,
     timers: RefCell<Timers>,
@@ -93,7 +94,7 @@ impl Executor {
     }
 
     fn with_order(seed: Option<u64>) -> io::Result<Rc<Self>> {
-        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let wake = Arc::new(WakeFd::new()?);
         Ok(Rc::new(Self {
             ready: Arc::new(ReadyQueues::new(wake.clone(), seed)),
             tasks: RefCell::default(),
@@ -151,9 +152,8 @@ impl Executor {
     /// Polls ready tasks: guest tasks first, a job task when no guest task is ready or after
     /// [`GUEST_POLLS_PER_JOB_STEP`] of them, at most one job task a turn.
     pub fn poll(&self) -> Turn {
-        let mut counter = [0u8; 8];
-        // Reset the eventfd before looking, so that a wake in between is not lost.
-        let _ = rustix::io::read(&*self.wake, &mut counter);
+        // Before looking at the queues, so that a wake in between is not lost.
+        self.wake.take();
         self.reactor.look();
         self.timers.borrow_mut().fire(Instant::now());
         let mut since_job = 0;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::LocalBoxFuture;
+use super::{LocalBoxFuture, wake::WakeFd};
 
 pub(super) type TaskId = u64;
 
@@ -87,7 +86,7 @@ struct ReadyTask {
 /// called on any thread.
 pub(super) struct ReadyQueues {
     queues: Mutex<Queues>,
-    wake: Arc<OwnedFd>,
+    wake: Arc<WakeFd>,
     owner: ThreadId,
 }
 
@@ -99,7 +98,7 @@ struct Queues {
 }
 
 impl ReadyQueues {
-    pub fn new(wake: Arc<OwnedFd>, order: Option<u64>) -> Self {
+    pub fn new(wake: Arc<WakeFd>, order: Option<u64>) -> Self {
         let queues = Queues {
             guest: VecDeque::new(),
             job: VecDeque::new(),
@@ -115,8 +114,7 @@ impl ReadyQueues {
     fn push(&self, queue: Queue, task: ReadyTask) {
         self.lock().of(queue).push_back(task);
         if std::thread::current().id() != self.owner {
-            // Fails only when the counter is at its limit, and then the fd is readable anyway.
-            let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+            self.wake.wake();
         }
     }
 

@@ -31,7 +31,7 @@ type Errand = Box<dyn FnOnce(&Rc<Engine>, &Rc<Server>) + Send>;
 pub struct Served {
     folder: Option<tempfile::TempDir>,
     errands: Sender<Errand>,
-    bell: Option<UnixStream>,
+    waker: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -49,15 +49,15 @@ impl Served {
         let folder = tempfile::tempdir().unwrap();
         prepare(folder.path());
         let (errands, inbox) = channel();
-        let (bell, ear) = UnixStream::pair().unwrap();
+        let (waker, woken) = UnixStream::pair().unwrap();
         let path = folder.path().to_owned();
         let (ready, wait) = channel();
-        let thread = std::thread::spawn(move || run(path, disks, inbox, ear, &ready));
+        let thread = std::thread::spawn(move || run(path, disks, inbox, woken, &ready));
         wait.recv().expect("the server starts");
         Self {
             folder: Some(folder),
             errands,
-            bell: Some(bell),
+            waker: Some(waker),
             thread: Some(thread),
         }
     }
@@ -105,7 +105,7 @@ impl Served {
             let _ = answer.send(errand(engine, server));
         });
         self.errands.send(errand).unwrap();
-        self.bell.as_ref().unwrap().write_all(b"!").unwrap();
+        self.waker.as_ref().unwrap().write_all(b"!").unwrap();
         wait.recv().unwrap()
     }
 
@@ -144,7 +144,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.bell.take();
+        self.waker.take();
         let ended = self.thread.take().unwrap().join();
         if !std::thread::panicking() {
             ended.expect("the server's thread ends in good order");
@@ -156,7 +156,7 @@ fn run(
     folder: PathBuf,
     disks: Vec<Exported>,
     errands: Receiver<Errand>,
-    ear: UnixStream,
+    woken: UnixStream,
     ready: &Sender<()>,
 ) {
     let engine = Engine::new(|_| {}).unwrap();
@@ -175,8 +175,8 @@ fn run(
     // Where there are certificates they are meant to be used.
     let tls = folder.join("server-cert.pem").exists();
     let tls = tls.then(|| TlsServer::load(&folder, true).unwrap());
-    ear.set_nonblocking(true).unwrap();
-    let ear = Watched::new(&exec, ear).unwrap();
+    woken.set_nonblocking(true).unwrap();
+    let woken = Watched::new(&exec, woken).unwrap();
     let ready = ready.clone();
     let for_server = engine.clone();
     exec.block_on(async move {
@@ -188,7 +188,12 @@ fn run(
             server.add(export).unwrap();
         }
         ready.send(()).unwrap();
-        while ear.readable(|mut ear| ear.read(&mut [0])).await.unwrap() > 0 {
+        while woken
+            .readable(|mut woken| woken.read(&mut [0]))
+            .await
+            .unwrap()
+            > 0
+        {
             for errand in errands.try_iter() {
                 errand(&engine, &server);
             }

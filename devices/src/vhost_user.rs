@@ -2,14 +2,14 @@
 //! `docs/interop/vhost-user`).
 //!
 //! ```text
-//! front end ──messages──▶ relay ──▶ library ──letters──▶ worker (device thread) ──▶ Disk
-//! guest ──kicks────────────────────▶ vring thread ──letters──▶
+//! front end ──requests──▶ relay ──▶ library ──messages──▶ worker (device thread) ──▶ Disk
+//! guest ──kicks────────────────────▶ vring thread ──messages──▶
 //! ```
 //!
 //! The `vhost-user-backend` library speaks the protocol on threads of its own, one pair per
-//! connection, behind the session thread's relay. They touch neither rings nor disk: kicks, new memory and the ends of rings go as letters to
-//! the worker, a task on the device thread, which serves the rings as those of our own guests are
-//! served. Where the protocol promises that nothing is touched any more after a message, the
+//! connection, behind the session thread's relay. They touch neither rings nor disk: kicks, new
+//! memory and the ends of rings go as messages to the inbox of the worker, a task on the device
+//! thread, which serves the rings as those of our own guests are served. Where the protocol promises that nothing is touched any more after a message, the
 //! thread waits until the worker has drained.
 //!
 //! A front end that takes its memory away loses its connection ([`missing`]).
@@ -19,7 +19,7 @@
 
 mod channel;
 mod front;
-mod mail;
+mod message;
 mod missing;
 mod relay;
 mod session;
@@ -36,7 +36,7 @@ use std::{
 use strata_block::{
     disk::{Completion, Disk, DiskInfo, Done, Request, Submit},
     engine::{Listening, VhostUserExport},
-    exec::{Executor, LocalBoxFuture, Queue, sync::WaitQueue},
+    exec::{Executor, LocalBoxFuture, Queue, inbox, sync::WaitQueue},
     unix_socket::SocketFile,
 };
 
@@ -82,9 +82,10 @@ impl Export {
         };
         let info = disk.info();
         let shared = Arc::new(Shared::new(&info));
-        let (mail, post_box) = mail::open(exec)?;
+        let (sender, inbox) = inbox::channel()?;
+        let inbox = inbox.watch(exec)?;
         let queues = queues.clamp(1, MAX_QUEUES);
-        let front = Front::new(DiskInfo::clone(&info), queues, shared.clone(), mail)?;
+        let front = Front::new(DiskInfo::clone(&info), queues, shared.clone(), sender)?;
         let (control, entrance) = (Arc::new(Control::new()?), Entrance::new()?);
         let Listening { socket, file } = listening;
         let (of_thread, name) = (control.clone(), format!("vhost-user {}", info.id));
@@ -97,7 +98,7 @@ impl Export {
             disk: disk.clone(),
             shared: shared.clone(),
         };
-        let worker = Worker::new(service, post_box);
+        let worker = Worker::new(service, inbox);
         exec.spawn(Queue::Guest, async move {
             worker.run().await;
             ended.reached.set(true);
@@ -120,7 +121,7 @@ impl Export {
         while !self.end.reached.get() {
             self.end.waiting.wait().await;
         }
-        // Its last letter has arrived: it is about to return.
+        // Its last message has arrived: it is about to return.
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

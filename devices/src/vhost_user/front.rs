@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::event::{EventfdFlags, eventfd};
-use strata_block::disk::DiskInfo;
+use strata_block::{disk::DiskInfo, exec::inbox::Sender};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VringMutex, VringT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
@@ -20,10 +20,7 @@ use vmm_sys_util::{
     event::{EventConsumer, EventNotifier},
 };
 
-use super::{
-    mail::{Letter, Mail},
-    missing, wait,
-};
+use super::{message::Message, missing, wait};
 use crate::virtio::blk::{
     QUEUE_SIZE,
     front::{Shared, offered},
@@ -37,11 +34,10 @@ pub struct Front {
     info: DiskInfo,
     queues: u16,
     shared: Arc<Shared>,
-    mail: Mail,
+    sender: Sender<Message>,
     features: AtomicU64,
-    /// Whose last kick the worker has not seen yet: a driver that kicks without end must not fill the
-    /// worker's post box.
-    kicked: Vec<Arc<AtomicBool>>,
+    /// For each queue, whether a kick waits for the worker already: a driver may kick without end.
+    kicks: Vec<Arc<AtomicBool>>,
     /// Readable when a part of the front end's memory is missing.
     lost: Arc<OwnedFd>,
     /// What has been kicked since the front end came.
@@ -57,7 +53,7 @@ impl Front {
         info: DiskInfo,
         queues: u16,
         shared: Arc<Shared>,
-        mail: Mail,
+        sender: Sender<Message>,
     ) -> io::Result<Arc<Self>> {
         let lost = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Arc::new(Self {
@@ -65,9 +61,9 @@ impl Front {
             info,
             queues,
             shared,
-            mail,
+            sender,
             features: AtomicU64::new(0),
-            kicked: (0..queues).map(|_| Arc::default()).collect(),
+            kicks: (0..queues).map(|_| Arc::default()).collect(),
             vrings: Mutex::default(),
         }))
     }
@@ -75,7 +71,7 @@ impl Front {
     /// Drains and forgets all rings: as before the front end came.
     pub fn reset(&self) {
         let (done, answer) = channel();
-        self.mail.send(Letter::Reset(done));
+        self.sender.send(Message::Reset(done));
         wait(&answer);
         self.vrings().clear();
         self.shared.reset();
@@ -150,7 +146,7 @@ impl VhostUserBackend for Front {
         let (done, answer) = channel();
         let memory = memory.memory().into_inner();
         missing::watch(&memory, &self.lost)?;
-        self.mail.send(Letter::Memory(memory, done));
+        self.sender.send(Message::Memory(memory, done));
         wait(&answer);
         Ok(())
     }
@@ -169,7 +165,7 @@ impl VhostUserBackend for Front {
     fn stop_vring(&self, queue: u32) -> io::Result<()> {
         let queue = u16::try_from(queue).unwrap_or(u16::MAX);
         let (position, answer) = channel();
-        self.mail.send(Letter::Stop { queue, position });
+        self.sender.send(Message::Stop { queue, position });
         let vring = self.vrings().get(usize::from(queue)).cloned();
         if let Some((available, used)) = wait(&answer)
             && let Some(vring) = vring
@@ -191,7 +187,7 @@ impl VhostUserBackend for Front {
             return Err(io::Error::other("the session is over"));
         }
         let index = usize::from(event);
-        let (Some(vring), Some(kicked)) = (vrings.get(index), self.kicked.get(index)) else {
+        let (Some(vring), Some(waiting)) = (vrings.get(index), self.kicks.get(index)) else {
             return Ok(());
         };
         {
@@ -200,12 +196,12 @@ impl VhostUserBackend for Front {
                 *known = vrings.to_vec();
             }
         }
-        if !kicked.swap(true, Ordering::AcqRel) {
-            self.mail.send(Letter::Kick {
+        if !waiting.swap(true, Ordering::AcqRel) {
+            self.sender.send(Message::Kick {
                 queue: event,
                 vring: vring.clone(),
                 features: self.features.load(Ordering::Acquire),
-                seen: kicked.clone(),
+                waiting: waiting.clone(),
             });
         }
         Ok(())

@@ -28,15 +28,15 @@ struct Region {
     /// Address of its first byte; 0 for an entry that is free.
     start: AtomicUsize,
     len: AtomicUsize,
-    /// The eventfd that is rung.
-    bell: AtomicI32,
+    /// The eventfd that is signalled.
+    eventfd: AtomicI32,
 }
 
 static REGIONS: [Region; MAX_REGIONS] = [const {
     Region {
         start: AtomicUsize::new(0),
         len: AtomicUsize::new(0),
-        bell: AtomicI32::new(-1),
+        eventfd: AtomicI32::new(-1),
     }
 }; MAX_REGIONS];
 
@@ -46,19 +46,19 @@ static ENTERED: Mutex<Vec<Entered>> = Mutex::new(Vec::new());
 struct Entered {
     memory: Weak<GuestMemoryMmap>,
     regions: Vec<usize>,
-    /// Keeps the eventfd open for as long as it may be rung.
-    _bell: Arc<OwnedFd>,
+    /// Keeps the eventfd open for as long as it may be signalled.
+    _eventfd: Arc<OwnedFd>,
 }
 
 /// What handled the signal before.
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
-/// From now on, and until `memory` is dropped, `bell` (an eventfd) is rung when a part of it is
+/// From now on, and until `memory` is dropped, `eventfd` is signalled when a part of it is
 /// missing, and nothing worse happens.
 ///
 /// # Errors
 /// Too many regions are watched already, or the signal cannot be handled.
-pub fn watch(memory: &Arc<GuestMemoryMmap>, bell: &Arc<OwnedFd>) -> io::Result<()> {
+pub fn watch(memory: &Arc<GuestMemoryMmap>, eventfd: &Arc<OwnedFd>) -> io::Result<()> {
     install()?;
     let mut entered = ENTERED.lock().unwrap_or_else(PoisonError::into_inner);
     entered.retain(|old| {
@@ -71,7 +71,7 @@ pub fn watch(memory: &Arc<GuestMemoryMmap>, bell: &Arc<OwnedFd>) -> io::Result<(
     let mut new = Entered {
         memory: Arc::downgrade(memory),
         regions: Vec::new(),
-        _bell: bell.clone(),
+        _eventfd: eventfd.clone(),
     };
     for region in memory.iter() {
         let is_free = |entry: &Region| entry.start.load(Ordering::Acquire) == 0;
@@ -82,7 +82,7 @@ pub fn watch(memory: &Arc<GuestMemoryMmap>, bell: &Arc<OwnedFd>) -> io::Result<(
         let entry = &REGIONS[index];
         // A region lies in this process's address space.
         entry.len.store(region.len() as usize, Ordering::Release);
-        entry.bell.store(bell.as_raw_fd(), Ordering::Release);
+        entry.eventfd.store(eventfd.as_raw_fd(), Ordering::Release);
         entry
             .start
             .store(region.as_ptr() as usize, Ordering::Release);
@@ -159,7 +159,7 @@ fn replace(address: usize) -> bool {
                 && zeros(page, *size)
         });
         if mapped {
-            ring(region.bell.load(Ordering::Acquire));
+            signal(region.eventfd.load(Ordering::Acquire));
         }
         return mapped;
     }
@@ -175,9 +175,9 @@ fn zeros(page: usize, size: usize) -> bool {
     unsafe { libc::mmap(at, size, protection, flags, -1, 0) != libc::MAP_FAILED }
 }
 
-fn ring(bell: i32) {
+fn signal(eventfd: i32) {
     let one = 1u64.to_ne_bytes();
     // SAFETY: reads 8 bytes of the stack. The descriptor is an eventfd that an entry keeps open; that
     // it is full, or somebody else's by now, is no error here.
-    unsafe { libc::write(bell, one.as_ptr().cast(), one.len()) };
+    unsafe { libc::write(eventfd, one.as_ptr().cast(), one.len()) };
 }

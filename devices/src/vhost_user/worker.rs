@@ -6,11 +6,14 @@ use std::{
     sync::{Arc, atomic::Ordering, mpsc::TryRecvError},
 };
 
-use strata_block::exec::yield_now;
+use strata_block::exec::{
+    inbox::{InboxWaker, WatchedInbox},
+    yield_now,
+};
 use vhost_user_backend::{VringMutex, VringT};
 use vm_memory::GuestMemoryMmap;
 
-use super::mail::{Letter, PostBox};
+use super::message::Message;
 use crate::virtio::{
     blk::service::Service,
     ring::{Ring, Signal},
@@ -19,7 +22,7 @@ use crate::virtio::{
 /// Serves the rings of one export.
 pub struct Worker {
     service: Service,
-    post_box: PostBox,
+    inbox: WatchedInbox<Message>,
     memory: Arc<GuestMemoryMmap>,
     rings: BTreeMap<u16, Started>,
 }
@@ -32,53 +35,53 @@ struct Started {
 
 impl Worker {
     /// A worker without rings.
-    pub fn new(service: Service, post_box: PostBox) -> Self {
+    pub fn new(service: Service, inbox: WatchedInbox<Message>) -> Self {
         Self {
             service,
-            post_box,
+            inbox,
             memory: Arc::default(),
             rings: BTreeMap::new(),
         }
     }
 
-    /// Works until nobody is left who could send a letter.
+    /// Works until nobody is left who could send a message.
     pub async fn run(mut self) {
         loop {
-            match self.post_box.next() {
-                Ok(letter) => self.take(letter).await,
+            match self.inbox.receive() {
+                Ok(message) => self.take(message).await,
                 Err(TryRecvError::Disconnected) => break,
                 Err(TryRecvError::Empty) if self.turn() => yield_now().await,
-                Err(TryRecvError::Empty) => self.post_box.heard().await,
+                Err(TryRecvError::Empty) => self.inbox.woken().await,
             }
         }
         self.drain_all().await;
     }
 
-    async fn take(&mut self, letter: Letter) {
-        match letter {
-            Letter::Kick {
+    async fn take(&mut self, message: Message) {
+        match message {
+            Message::Kick {
                 queue,
                 vring,
                 features,
-                seen,
+                waiting,
             } => {
-                seen.store(false, Ordering::Release);
+                waiting.store(false, Ordering::Release);
                 self.start(queue, vring, features);
             }
-            Letter::Memory(memory, done) => {
+            Message::Memory(memory, done) => {
                 for started in self.rings.values() {
                     started.ring.set_memory(memory.clone());
                 }
                 self.memory = memory;
                 let _ = done.send(());
             }
-            Letter::Stop { queue, position } => {
+            Message::Stop { queue, position } => {
                 if let Some(started) = self.rings.remove(&queue) {
                     self.drain(&started.ring).await;
                     let _ = position.send(started.ring.position());
                 }
             }
-            Letter::Reset(done) => {
+            Message::Reset(done) => {
                 self.drain_all().await;
                 let _ = done.send(());
             }
@@ -93,7 +96,7 @@ impl Worker {
         let layout = vring.get_ref().get_queue().state();
         let signal = Rc::new(CallSignal {
             vring: vring.clone(),
-            wake: Box::new(self.post_box.bell()),
+            waker: self.inbox.waker(),
         });
         let ring = Ring::new(queue, layout, features, self.memory.clone(), signal);
         match ring {
@@ -116,7 +119,7 @@ impl Worker {
     async fn drain(&self, ring: &Ring) {
         while ring.in_flight() > 0 {
             ring.want_wake();
-            self.post_box.heard().await;
+            self.inbox.woken().await;
         }
     }
 
@@ -127,10 +130,10 @@ impl Worker {
     }
 }
 
-/// The descriptor that the front end has given for a ring's interrupts, and the worker's bell.
+/// The descriptor that the front end has given for a ring's interrupts, and what wakes the worker.
 struct CallSignal {
     vring: VringMutex,
-    wake: Box<dyn Fn()>,
+    waker: InboxWaker,
 }
 
 impl Signal for CallSignal {
@@ -144,6 +147,6 @@ impl Signal for CallSignal {
     fn broken(&self, _queue: u16) {}
 
     fn wake(&self) {
-        (self.wake)();
+        self.waker.wake();
     }
 }

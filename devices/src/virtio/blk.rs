@@ -11,9 +11,9 @@ mod request;
 pub(crate) mod service;
 mod worker;
 
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 
-use strata_block::disk::DiskInfo;
+use strata_block::{disk::DiskInfo, exec::inbox};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -44,15 +44,13 @@ pub fn create(
         .iter()
         .map(EventFd::try_clone)
         .collect::<Result<Vec<_>, _>>()?;
-    let bell = EventFd::new(EFD_NONBLOCK)?;
-    let (sender, messages) = mpsc::channel();
-    let front = BlkFront::new(info, queues, sender, bell.try_clone()?);
+    let (sender, inbox) = inbox::channel()?;
+    let front = BlkFront::new(info, queues, sender);
     let parts = BlkWorkerParts {
         memory,
         state: Arc::clone(&state),
         shared: front.shared(),
-        messages,
-        bell,
+        inbox,
         kicks: worker_kicks,
     };
     let function = VirtioPci::new(Box::new(front), state, kicks, seat)?;

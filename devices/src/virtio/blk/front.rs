@@ -3,13 +3,11 @@
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
-    mpsc::Sender,
 };
 
-use strata_block::disk::DiskInfo;
+use strata_block::{disk::DiskInfo, exec::inbox::Sender};
 use virtio_bindings::{virtio_blk::*, virtio_ids::VIRTIO_ID_BLOCK};
 use virtio_queue::QueueState;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::layout;
 use crate::virtio::{VirtioDevice, ring::RING_FEATURES};
@@ -26,8 +24,6 @@ pub enum Message {
     },
     /// Drain, then say that the reset is done.
     Reset,
-    /// Look at the rings again.
-    Wake,
 }
 
 /// What either half may change and the other reads.
@@ -110,34 +106,23 @@ pub struct BlkFront {
     info: DiskInfo,
     queues: u16,
     shared: Arc<Shared>,
-    messages: Sender<Message>,
-    bell: EventFd,
+    sender: Sender<Message>,
 }
 
 impl BlkFront {
-    /// A front half that sends to the worker behind `messages` and `bell`.
-    pub fn new(info: &DiskInfo, queues: u16, messages: Sender<Message>, bell: EventFd) -> Self {
+    /// A front half that sends to the worker behind `sender`.
+    pub fn new(info: &DiskInfo, queues: u16, sender: Sender<Message>) -> Self {
         Self {
             info: info.clone(),
             queues,
             shared: Arc::new(Shared::new(info)),
-            messages,
-            bell,
+            sender,
         }
     }
 
     /// What the worker shares.
     pub fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
-    }
-
-    fn send(&self, message: Message) {
-        // A worker that has gone away serves nobody: the machine is being taken down.
-        if self.messages.send(message).is_ok()
-            && let Err(error) = self.bell.write(1)
-        {
-            tracing::warn!(disk = self.info.id, %error, "a virtio-blk worker could not be woken");
-        }
     }
 }
 
@@ -175,15 +160,15 @@ impl VirtioDevice for BlkFront {
 
     fn activate(&mut self, features: u64, queues: Vec<Option<QueueState>>) {
         self.shared.negotiated(features);
-        self.send(Message::Activate { features, queues });
+        self.sender.send(Message::Activate { features, queues });
     }
 
     fn reset(&mut self) {
         self.shared.reset();
-        self.send(Message::Reset);
+        self.sender.send(Message::Reset);
     }
 
     fn wake(&mut self) {
-        self.send(Message::Wake);
+        self.sender.waker().wake();
     }
 }

@@ -1,12 +1,16 @@
 //! The worker half, on the device thread.
 
 use std::{
+    os::fd::{AsFd, AsRawFd},
     rc::Rc,
-    sync::{Arc, atomic::Ordering, mpsc::Receiver},
+    sync::{Arc, atomic::Ordering},
 };
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use strata_block::disk::Disk;
+use strata_block::{
+    disk::Disk,
+    exec::inbox::{Inbox, InboxWaker},
+};
 use virtio_queue::QueueState;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
@@ -21,16 +25,15 @@ use crate::virtio::{
     state::DeviceState,
 };
 
-/// Event data of the bell; queue `n` has `n`.
-const BELL: u32 = u32::MAX;
+/// Event data of the inbox; queue `n` has `n`.
+const INBOX: u32 = u32::MAX;
 
 /// What a [`BlkWorker`] is made of; may be sent to the device thread, where the disk lives.
 pub struct BlkWorkerParts {
     pub(super) memory: Arc<GuestMemoryMmap>,
     pub(super) state: Arc<DeviceState>,
     pub(super) shared: Arc<Shared>,
-    pub(super) messages: Receiver<Message>,
-    pub(super) bell: EventFd,
+    pub(super) inbox: Inbox<Message>,
     pub(super) kicks: Vec<EventFd>,
 }
 
@@ -44,8 +47,7 @@ impl BlkWorkerParts {
             },
             memory: self.memory,
             state: self.state,
-            messages: self.messages,
-            bell: Rc::new(self.bell),
+            inbox: self.inbox,
             kicks: self.kicks,
             rings: Vec::new(),
             stopped: false,
@@ -63,8 +65,7 @@ pub struct BlkWorker {
     service: Service,
     memory: Arc<GuestMemoryMmap>,
     state: Arc<DeviceState>,
-    messages: Receiver<Message>,
-    bell: Rc<EventFd>,
+    inbox: Inbox<Message>,
     kicks: Vec<EventFd>,
     rings: Vec<Option<Rc<Ring>>>,
     stopped: bool,
@@ -106,13 +107,13 @@ impl BlkWorker {
         }
     }
 
+    /// Does what the front half wants. It also wakes the worker without a message, to look at the
+    /// rings again.
     fn handle_messages(&mut self) {
-        while let Ok(message) = self.messages.try_recv() {
+        while let Ok(message) = self.inbox.receive() {
             match message {
                 Message::Activate { features, queues } => self.activate(features, &queues),
                 Message::Reset => self.start_reset(),
-                // Every turn of the bell looks at the rings.
-                Message::Wake => {}
             }
         }
         self.finish_reset();
@@ -122,7 +123,7 @@ impl BlkWorker {
     fn activate(&mut self, features: u64, queues: &[Option<QueueState>]) {
         let signal: Rc<dyn Signal> = Rc::new(PciSignal {
             state: Arc::clone(&self.state),
-            bell: Rc::clone(&self.bell),
+            waker: self.inbox.waker(),
         });
         let rings = (0..).zip(queues).map(|(index, layout)| {
             let layout = (*layout)?;
@@ -144,7 +145,7 @@ impl BlkWorker {
         }
     }
 
-    /// Completes a reset once the last request has come back; each rings the bell for that.
+    /// Completes a reset once the last request has come back; each wakes the worker for that.
     fn finish_reset(&mut self) {
         if !self.resetting {
             return;
@@ -181,10 +182,10 @@ impl BlkWorker {
     }
 }
 
-/// The function's interrupts and the worker's own eventfd.
+/// The function's interrupts, and what wakes the worker.
 struct PciSignal {
     state: Arc<DeviceState>,
-    bell: Rc<EventFd>,
+    waker: InboxWaker,
 }
 
 impl Signal for PciSignal {
@@ -197,17 +198,17 @@ impl Signal for PciSignal {
     }
 
     fn wake(&self) {
-        // A counter that is full rings, too.
-        let _ = self.bell.write(1);
+        self.waker.wake();
     }
 }
 
 impl MutEventSubscriber for BlkWorker {
     fn init(&mut self, ops: &mut EventOps) {
-        let bell = Events::with_data(self.bell.as_ref(), BELL, EventSet::IN);
+        let inbox = self.inbox.as_fd().as_raw_fd();
+        let inbox = Events::with_data_raw(inbox, INBOX, EventSet::IN);
         let kicks = (0..).zip(&self.kicks);
         let kicks = kicks.map(|(queue, kick)| Events::with_data(kick, queue, EventSet::IN));
-        for events in std::iter::once(bell).chain(kicks) {
+        for events in std::iter::once(inbox).chain(kicks) {
             if let Err(error) = ops.add(events) {
                 tracing::error!(%error, "a virtio-blk eventfd could not be watched");
             }
@@ -215,13 +216,12 @@ impl MutEventSubscriber for BlkWorker {
     }
 
     fn process(&mut self, events: Events, _ops: &mut EventOps) {
-        // Reading takes the count back to 0; that there was none is no matter.
-        if events.data() == BELL {
-            let _ = self.bell.read();
+        if events.data() == INBOX {
             self.handle_messages();
         } else {
             let queue = events.data() as usize;
             if let Some(kick) = self.kicks.get(queue) {
+                // Takes the count back to 0; that there was none is no matter.
                 let _ = kick.read();
             }
             self.run(queue);

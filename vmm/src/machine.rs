@@ -13,7 +13,15 @@ mod post;
 mod signals;
 mod vcpus;
 
-use std::{io, os::unix::net::UnixStream, sync::Arc, time::Instant};
+use std::{
+    io,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixStream,
+    },
+    sync::Arc,
+    time::Instant,
+};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use kvm_ioctls::Kvm;
@@ -217,7 +225,7 @@ pub(crate) fn run_with(
 
     let mut subscribers: Vec<Box<dyn MutEventSubscriber>> = vec![
         Box::new(Signals::catch(post.clone()).map_err(host("catch signals"))?),
-        Box::new(Watch::counter(inbox.wake())),
+        Box::new(Watch::file(inbox.as_fd().as_raw_fd())),
         Box::new(Watch::file(engine.event_fd())),
     ];
     subscribers.extend(workers.iter().map(disks::Worker::subscriber));

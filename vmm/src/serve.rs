@@ -11,11 +11,11 @@ use std::{io, rc::Rc};
 use strata_block::{
     api::{CmdError, ErrorClass, Reply},
     engine::Engine,
-    exec::{Executor, Queue},
+    exec::{Executor, Queue, inbox::WatchedInbox},
     storage::nbd::wire::Address,
 };
 
-use self::mailbox::{Handle, Inbox, Message};
+use self::mailbox::{Handle, Message};
 use crate::{
     cli::{
         ServeArgs,
@@ -118,7 +118,7 @@ fn serve_all(
     doors: Doors,
     handle: Handle,
     news: Mailbox,
-    inbox: Rc<Inbox>,
+    inbox: Rc<WatchedInbox<Message>>,
 ) -> Result<(End, Monitor), ServeError> {
     open_disks(engine, &args.disks)?;
     let monitor = Monitor::start(doors, Box::new(handle), news)?;
@@ -216,21 +216,22 @@ fn escape(text: &str) -> String {
 }
 
 /// Does what monitors ask for until one of them, or a signal, ends it.
-fn serve(engine: &Rc<Engine>, inbox: Rc<Inbox>) -> End {
+fn serve(engine: &Rc<Engine>, inbox: Rc<WatchedInbox<Message>>) -> End {
     let exec = engine.exec().clone();
     let engine = engine.clone();
     exec.block_on(async move {
         loop {
             match inbox.next().await {
-                Message::Signal => {
+                // Without senders nobody is left who could end it.
+                Some(Message::Signal) | None => {
                     let (cause, answer) = (ShutdownCause::Signal, None);
                     return End { cause, answer };
                 }
-                Message::Action(Action::Quit, answer) => {
+                Some(Message::Action(Action::Quit, answer)) => {
                     let (cause, answer) = (ShutdownCause::Quit, Some(answer));
                     return End { cause, answer };
                 }
-                Message::Action(action, answer) => act(&engine, action, answer),
+                Some(Message::Action(action, answer)) => act(&engine, action, answer),
             }
         }
     })
@@ -238,11 +239,11 @@ fn serve(engine: &Rc<Engine>, inbox: Rc<Inbox>) -> End {
 
 /// Answers monitors while everything comes to its end. Who asks for it once more does not want to
 /// wait for servers that have gone.
-fn attend_to_the_end(engine: &Rc<Engine>, inbox: Rc<Inbox>) {
+fn attend_to_the_end(engine: &Rc<Engine>, inbox: Rc<WatchedInbox<Message>>) {
     let attended = engine.clone();
     engine.exec().spawn(Queue::Guest, async move {
-        loop {
-            match inbox.next().await {
+        while let Some(message) = inbox.next().await {
+            match message {
                 Message::Signal => attended.give_up_on_servers(),
                 Message::Action(Action::Quit, answer) => {
                     attended.give_up_on_servers();

@@ -5,7 +5,7 @@ mod ending;
 
 use std::{
     cell::{Cell, RefCell},
-    os::fd::{AsRawFd, RawFd},
+    os::fd::RawFd,
     rc::Rc,
     sync::Arc,
     time::Instant,
@@ -17,7 +17,6 @@ use strata_block::{
     engine::Engine,
     exec::Turn,
 };
-use vmm_sys_util::eventfd::EventFd;
 
 pub use self::ending::Rules;
 use self::ending::{End, Panics};
@@ -375,38 +374,20 @@ fn timeout(turn: &Turn, alarm: Option<Instant>) -> i32 {
     }
 }
 
-/// Ends the wait for events when a file becomes readable; the loop does the rest.
+/// Ends the wait for events when a file becomes readable. The loop reads it after each turn.
 pub struct Watch {
     file: RawFd,
-    /// An eventfd to be reset; others are by whoever reads them.
-    counter: Option<Arc<EventFd>>,
 }
 
 impl Watch {
-    /// An eventfd that nobody else reads.
-    pub fn counter(counter: Arc<EventFd>) -> Self {
-        Self {
-            file: counter.as_raw_fd(),
-            counter: Some(counter),
-        }
-    }
-
-    /// A file that is read after each turn and stays open as long as the loop.
+    /// For a file that stays open as long as the loop.
     pub fn file(file: RawFd) -> Self {
-        Self {
-            file,
-            counter: None,
-        }
+        Self { file }
     }
 }
 
 impl MutEventSubscriber for Watch {
-    fn process(&mut self, _: Events, _: &mut EventOps) {
-        if let Some(counter) = &self.counter {
-            // Fails only where it has been reset already.
-            let _ = counter.read();
-        }
-    }
+    fn process(&mut self, _: Events, _: &mut EventOps) {}
 
     fn init(&mut self, ops: &mut EventOps) {
         if let Err(error) = ops.add(Events::new_raw(self.file, EventSet::IN)) {

@@ -1,15 +1,14 @@
 //! What reaches the device thread from others.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     io,
-    sync::{
-        Arc,
-        mpsc::{Receiver, Sender, channel},
-    },
+    mem::{self, Discriminant},
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use strata_block::exec::inbox::{self, Sender};
 
 use crate::monitor::{Action, Answer};
 
@@ -57,30 +56,50 @@ pub enum Message {
 #[derive(Clone)]
 pub struct Post {
     sender: Sender<Message>,
-    wake: Arc<EventFd>,
+    waiting: Waiting,
+}
+
+/// Kinds of events that wait in the inbox. A guest can cause most of them without end, by writing to
+/// a register or by printing: of each kind one waits at most, the first.
+#[derive(Clone, Default)]
+struct Waiting(Arc<Mutex<HashSet<Discriminant<GuestEvent>>>>);
+
+impl Waiting {
+    /// Notes that one is about to be sent; `false` if one of the kind waits already.
+    fn begin(&self, event: &GuestEvent) -> bool {
+        self.kinds().insert(mem::discriminant(event))
+    }
+
+    /// Notes that one has been received.
+    fn end(&self, event: &GuestEvent) {
+        self.kinds().remove(&mem::discriminant(event));
+    }
+
+    fn kinds(&self) -> MutexGuard<'_, HashSet<Discriminant<GuestEvent>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Post {
     /// Sends, and wakes the device thread. Nothing happens after that has ended.
     pub fn send(&self, message: Message) {
-        if self.sender.send(message).is_ok() {
-            // Fails only when the counter is full, and then a wake-up is due anyway.
-            let _ = self.wake.write(1);
-        }
+        self.sender.send(message);
     }
 
-    /// Sends what a guest did.
+    /// Sends what a guest did, unless an event of that kind waits already.
     pub fn guest(&self, event: GuestEvent) {
-        self.send(Message::Guest(event));
+        if self.waiting.begin(&event) {
+            self.send(Message::Guest(event));
+        }
     }
 }
 
-/// The receiving side.
+/// The receiving side. Its descriptor is readable when something may have come.
 pub struct Inbox {
-    receiver: Receiver<Message>,
+    received: inbox::Inbox<Message>,
+    waiting: Waiting,
     /// Received, not yet handed out.
     kept: VecDeque<Message>,
-    wake: Arc<EventFd>,
 }
 
 impl Inbox {
@@ -89,34 +108,36 @@ impl Inbox {
     /// # Errors
     /// The host has no eventfd left.
     pub fn new() -> io::Result<(Post, Self)> {
-        let (sender, receiver) = channel();
-        let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        let (sender, received) = inbox::channel()?;
+        let waiting = Waiting::default();
         let post = Post {
             sender,
-            wake: Arc::clone(&wake),
+            waiting: waiting.clone(),
         };
         let inbox = Self {
-            receiver,
+            received,
+            waiting,
             kept: VecDeque::new(),
-            wake,
         };
         Ok((post, inbox))
-    }
-
-    /// Readable when something has come; whoever waits for it also clears it.
-    pub fn wake(&self) -> Arc<EventFd> {
-        Arc::clone(&self.wake)
     }
 
     /// The next message, if there is one.
     pub fn next(&mut self) -> Option<Message> {
         let kept = self.kept.pop_front();
-        kept.or_else(|| self.receiver.try_recv().ok())
+        let message = kept.or_else(|| self.received.receive().ok())?;
+        if let Message::Guest(event) = &message {
+            self.waiting.end(event);
+        }
+        Some(message)
     }
 
     /// Puts back what has been taken and is not yet done with.
     pub fn keep(&mut self, messages: Vec<Message>) {
         for message in messages.into_iter().rev() {
+            if let Message::Guest(event) = &message {
+                self.waiting.begin(event);
+            }
             self.kept.push_front(message);
         }
     }
@@ -124,14 +145,26 @@ impl Inbox {
     /// Drops resets that the guest has asked for so far. Guests ask several times, because on real
     /// hardware not every way works, and go on asking until they are parked.
     pub fn forget_resets(&mut self) {
-        self.kept.extend(self.receiver.try_iter());
+        while let Ok(message) = self.received.receive() {
+            self.kept.push_back(message);
+        }
         self.kept.retain(|message| {
             let event = match message {
                 Message::Guest(event) => event,
                 _ => return true,
             };
-            !matches!(event, GuestEvent::Reset | GuestEvent::TripleFault)
+            let reset = matches!(event, GuestEvent::Reset | GuestEvent::TripleFault);
+            if reset {
+                self.waiting.end(event);
+            }
+            !reset
         });
+    }
+}
+
+impl AsFd for Inbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.received.as_fd()
     }
 }
 

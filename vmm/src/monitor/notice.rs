@@ -1,12 +1,10 @@
 //! What reaches the monitor thread from others: answers, and news for every QMP client.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::SystemTime;
 
-use rustix::event::{EventfdFlags, eventfd};
 use strata_block::api::{CmdError, Event, Reply};
+use strata_block::exec::inbox::{Inbox, Sender, channel};
 
 /// Something that happened to the machine; QMP clients are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +81,6 @@ pub(super) enum Message {
 #[derive(Debug, Clone)]
 pub struct Notifier {
     sender: Sender<Message>,
-    wake: Arc<OwnedFd>,
 }
 
 impl Notifier {
@@ -93,18 +90,15 @@ impl Notifier {
     }
 
     pub(super) fn post(&self, message: Message) {
-        // A failed send means that the monitor has ended: nobody is left to be told. A failed
-        // write means that the counter is full, so the monitor is about to wake anyway.
-        if self.sender.send(message).is_ok() {
-            let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
-        }
+        // If the monitor has ended, nobody is left to be told.
+        self.sender.send(message);
     }
 }
 
 /// The monitor thread's end of the channel.
 #[derive(Debug)]
 pub struct Mailbox {
-    receiver: Receiver<Message>,
+    inbox: Inbox<Message>,
     notifier: Notifier,
 }
 
@@ -114,14 +108,10 @@ impl Mailbox {
     /// # Errors
     /// The host has no file descriptor left.
     pub fn new() -> std::io::Result<Mailbox> {
-        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        let (sender, receiver) = channel();
+        let (sender, inbox) = channel()?;
         Ok(Mailbox {
-            receiver,
-            notifier: Notifier {
-                sender,
-                wake: Arc::new(wake),
-            },
+            inbox,
+            notifier: Notifier { sender },
         })
     }
 
@@ -130,15 +120,15 @@ impl Mailbox {
         self.notifier.clone()
     }
 
-    /// Clears the wake-up mark, and then takes what has come. In this order nothing is missed.
+    /// Takes what has come.
     pub(super) fn take(&self) -> impl Iterator<Item = Message> + '_ {
-        let _ = rustix::io::read(&*self.notifier.wake, &mut [0u8; 8]);
-        self.receiver.try_iter()
+        std::iter::from_fn(|| self.inbox.receive().ok())
     }
 }
 
+/// Readable when something may have come.
 impl AsFd for Mailbox {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.notifier.wake.as_fd()
+        self.inbox.as_fd()
     }
 }

@@ -1,21 +1,18 @@
 //! What reaches the device thread from the monitor's thread and from signals.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, Read},
     os::unix::net::UnixStream,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, Sender, channel},
-    },
 };
 
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
-    flag,
     low_level::pipe,
 };
-use strata_block::exec::{Executor, Watched};
+use strata_block::exec::{
+    Executor, Queue, Watched,
+    inbox::{Sender, WatchedInbox, channel},
+};
 
 use crate::monitor::{Action, Answer, Machine, RunState};
 
@@ -28,42 +25,7 @@ pub(super) enum Message {
 }
 
 /// The sending side, for the monitor.
-pub(super) struct Handle {
-    sender: Sender<(Action, Answer)>,
-    bell: UnixStream,
-}
-
-/// The receiving side.
-pub(super) struct Inbox {
-    receiver: Receiver<(Action, Answer)>,
-    /// A signal has come.
-    signalled: Arc<AtomicBool>,
-    /// Readable after each of them.
-    ear: Watched<UnixStream>,
-}
-
-/// A mailbox; from now on the signals go there.
-///
-/// # Errors
-/// The host's.
-pub(super) fn open(exec: &Executor) -> io::Result<(Handle, Inbox)> {
-    let (bell, ear) = UnixStream::pair()?;
-    bell.set_nonblocking(true)?;
-    ear.set_nonblocking(true)?;
-    let signalled = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
-        // In this order: who hears the bell must see the flag.
-        flag::register(signal, signalled.clone())?;
-        pipe::register(signal, bell.try_clone()?)?;
-    }
-    let (sender, receiver) = channel();
-    let inbox = Inbox {
-        receiver,
-        signalled,
-        ear: Watched::new(exec, ear)?,
-    };
-    Ok((Handle { sender, bell }, inbox))
-}
+pub(super) struct Handle(Sender<Message>);
 
 impl Machine for Handle {
     fn run_state(&self) -> RunState {
@@ -71,28 +33,34 @@ impl Machine for Handle {
     }
 
     fn request(&self, action: Action, answer: Answer) {
-        if self.sender.send((action, answer)).is_ok() {
-            // Fails only when bytes enough to wake the other side are there already.
-            let _ = (&self.bell).write(b"!");
-        }
+        self.0.send(Message::Action(action, answer));
     }
 }
 
-impl Inbox {
-    /// Waits for the next message.
-    pub async fn next(&self) -> Message {
-        loop {
-            if self.signalled.swap(false, Ordering::AcqRel) {
-                return Message::Signal;
-            }
-            if let Ok((action, answer)) = self.receiver.try_recv() {
-                return Message::Action(action, answer);
-            }
-            let heard = self.ear.readable(|mut ear| ear.read(&mut [0; 64])).await;
-            if !matches!(heard, Ok(1..)) {
-                // Nobody is left who could ring: as good as a request to end.
-                return Message::Signal;
-            }
-        }
+/// A mailbox; from now on the signals go there.
+///
+/// # Errors
+/// The host's.
+pub(super) fn open(exec: &Executor) -> io::Result<(Handle, WatchedInbox<Message>)> {
+    let (sender, inbox) = channel()?;
+    let inbox = inbox.watch(exec)?;
+    forward_signals(exec, sender.clone())?;
+    Ok((Handle(sender), inbox))
+}
+
+/// Sends a message for each signal, or for several that come at once.
+fn forward_signals(exec: &Executor, sender: Sender<Message>) -> io::Result<()> {
+    let (writer, reader) = UnixStream::pair()?;
+    reader.set_nonblocking(true)?;
+    let reader = Watched::new(exec, reader)?;
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        pipe::register(signal, writer.try_clone()?)?;
     }
+    exec.spawn(Queue::Guest, async move {
+        // The handlers hold the writer: the stream does not end.
+        while let Ok(1..) = reader.readable(|mut pipe| pipe.read(&mut [0; 64])).await {
+            sender.send(Message::Signal);
+        }
+    });
+    Ok(())
 }

@@ -251,7 +251,7 @@ fn a_device_is_the_same_by_each_of_its_nodes() {
     folder.ok("mknod", &["node", "b", "7", number]);
     let before = device.content();
     for command in [
-        format!("create -q -f qcow2 -b {path} -F qcow2 node 1M"),
+        format!("create -q -f qcow2 --backing-folders /dev -b {path} -F qcow2 node 1M"),
         format!("create -q -u -f qcow2 -b {path} -F qcow2 node 1M"),
         format!("convert -n -O raw {path} node"),
         format!("convert -O raw {path} node"),

@@ -304,7 +304,7 @@ fn devices_are_shown_as_by_qemu() {
         "snapshot -c one DEV",
         "snapshot -a one DEV",
         "snapshot -d one DEV",
-        "create -q -f qcow2 -b DEV -F qcow2 top.qcow2",
+        "create -q -f qcow2 --backing-folders /dev -b DEV -F qcow2 top.qcow2",
     ] {
         let (code, _, said) = run(&folder, &device, "strata-img", command);
         assert_eq!(code, Some(0), "{command}: {said}");

@@ -238,12 +238,17 @@ impl Node {
         &self.bitmaps
     }
 
-    /// Records a change in the bitmaps when it has been made, where the format does not do so.
-    fn record(&self, offset: u64, len: u64) -> Option<Recorded<'_>> {
-        match self.driver {
-            Driver::Qcow2(_) => None,
-            Driver::Raw(_) | Driver::Qed(_) => Some(self.bitmaps.record(offset, len)),
+    /// Records a change of the range when it has been made, or has failed half-way: until then the
+    /// guard is held. Before, the file says that its bitmaps are in use. What a stream copies up goes
+    /// by here: the disk shows the same.
+    ///
+    /// # Errors
+    /// The image has stopped, or its file cannot be written.
+    pub(super) async fn recorded(&self, offset: u64, len: u64) -> IoResult<Recorded<'_>> {
+        if let Driver::Qcow2(image) = &self.driver {
+            image.begin_bitmap_change().await?;
         }
+        Ok(self.bitmaps.record(offset, len))
     }
 
     /// The layer below.
@@ -345,7 +350,7 @@ impl Node {
 
     /// As [`Node::write`], for who has entered the range.
     async fn write_entered(&self, offset: u64, data: SgList) -> IoResult<()> {
-        let _recorded = self.record(offset, data.len() as u64);
+        let _recorded = self.recorded(offset, data.len() as u64).await?;
         match &self.driver {
             Driver::Raw(file) => file.write(offset, data).await,
             Driver::Qcow2(image) => image.write(offset, data, self).await,
@@ -371,6 +376,7 @@ impl Node {
         let _entry = self
             .enter(offset, self.cluster_size(), Mode::Shared)
             .await?;
+        let _recorded = self.recorded(offset, self.cluster_size()).await?;
         match &self.driver {
             Driver::Raw(_) | Driver::Qed(_) => Err(IoError::Unsupported {
                 file: self.path.clone(),
@@ -387,7 +393,7 @@ impl Node {
     pub async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> IoResult<()> {
         self.check_writable()?;
         let _entry = self.enter_exclusive(offset, len).await?;
-        let _recorded = self.record(offset, len);
+        let _recorded = self.recorded(offset, len).await?;
         match &self.driver {
             Driver::Raw(file) => file.write_zeroes(offset, len, unmap).await,
             Driver::Qcow2(image) => image.write_zeroes(offset, len, unmap, self).await,
@@ -403,6 +409,7 @@ impl Node {
     pub(crate) async fn hide_with_zeroes(&self, offset: u64, len: u64) -> IoResult<()> {
         self.check_writable()?;
         let _entry = self.enter_exclusive(offset, len).await?;
+        let _recorded = self.recorded(offset, len).await?;
         let below = NotEmpty(self);
         match &self.driver {
             Driver::Raw(file) => file.write_zeroes(offset, len, true).await,
@@ -435,7 +442,7 @@ impl Node {
     pub async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
         self.check_writable()?;
         let _entry = self.enter_exclusive(offset, len).await?;
-        let _recorded = self.record(offset, len);
+        let _recorded = self.recorded(offset, len).await?;
         match &self.driver {
             Driver::Raw(file) => file.punch_hole(offset, len).await,
             Driver::Qcow2(image) => image.discard(offset, len, self).await,

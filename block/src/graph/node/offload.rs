@@ -19,7 +19,7 @@ impl Node {
     ) -> IoResult<bool> {
         self.check_writable()?;
         let _entry = self.enter(offset, len, Mode::Shared).await?;
-        let _recorded = self.record(offset, len);
+        let _recorded = self.recorded(offset, len).await?;
         match &self.driver {
             Driver::Raw(file) => file.copy_from(offset, source, from, len).await,
             Driver::Qcow2(_) | Driver::Qed(_) => Ok(false),

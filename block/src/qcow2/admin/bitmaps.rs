@@ -27,8 +27,8 @@ use crate::{
 };
 
 impl Qcow2 {
-    /// Makes the file say that its bitmaps are in use, before one of them is changed otherwise
-    /// than by a write.
+    /// Makes the file say that its bitmaps are in use, before one of them is changed, or a write is
+    /// recorded in it.
     ///
     /// # Errors
     /// The image is read-only, has stopped, or the header cannot be written.

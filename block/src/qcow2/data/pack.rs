@@ -44,7 +44,6 @@ impl Data {
                 .unsupported("compression with an external data file"));
         }
         self.file.begin_write().await?;
-        let _recorded = self.bitmaps.record(offset, g.cluster_size());
         self.write_stream(offset, packed.0).await
     }
 

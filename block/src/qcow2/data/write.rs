@@ -46,7 +46,6 @@ impl Data {
     pub async fn write(&self, offset: u64, data: SgList, below: &dyn Below) -> IoResult<()> {
         self.check_range(offset, data.len() as u64)?;
         self.file.begin_write().await?;
-        let _recorded = self.bitmaps.record(offset, data.len() as u64);
         let _operation = self.space.operation();
         let mut done = 0;
         while done < data.len() {
@@ -63,8 +62,7 @@ impl Data {
     }
 
     /// Writes `data` to those subclusters of the range that this layer does not hold yet, as zeros
-    /// where it is all zeros; leaves the others as they are. What the disk shows stays the same, so
-    /// no bitmap records it.
+    /// where it is all zeros; leaves the others as they are. What the disk shows stays the same.
     ///
     /// # Errors
     /// As [`Data::write`].

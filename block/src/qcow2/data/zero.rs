@@ -39,7 +39,6 @@ impl Data {
     ) -> IoResult<()> {
         self.check_range(offset, len)?;
         self.file.begin_write().await?;
-        let _recorded = self.bitmaps.record(offset, len);
         if self.file.has_raw_data() {
             return self.zero_raw_data(offset, len, unmap).await;
         }
@@ -62,7 +61,6 @@ impl Data {
     pub async fn discard(&self, offset: u64, len: u64, below: &dyn Below) -> IoResult<()> {
         self.check_range(offset, len)?;
         self.file.begin_write().await?;
-        let _recorded = self.bitmaps.record(offset, len);
         if self.file.has_raw_data() {
             return self.zero_raw_data(offset, len, self.discard).await;
         }

@@ -4,6 +4,7 @@ use std::{future::Future, path::Path, process::Command, rc::Rc};
 
 use crate::{
     below::{Below, Nothing},
+    bitmap::Recorded,
     error::IoResult,
     exec::{Executor, LocalBoxFuture, Queue},
     extent::ExtentKind,
@@ -90,9 +91,15 @@ impl Layer {
     }
 
     pub async fn write(&self, offset: u64, bytes: Vec<u8>) -> IoResult<()> {
+        let _recorded = self.record(offset, bytes.len() as u64);
         self.image
             .write(offset, SgList::from_vec(bytes), &*self.below)
             .await
+    }
+
+    /// Records a change in the bitmaps when it has been made, which is not for the format to do.
+    pub fn record(&self, offset: u64, len: u64) -> Recorded<'_> {
+        self.image.bitmaps().record(offset, len)
     }
 }
 

@@ -79,6 +79,8 @@ pub struct Qcow2 {
     geometry: Geometry,
     /// Why there is no refcount table, in an image that has been opened for a check.
     lost_refcounts: Option<String>,
+    /// All bitmaps of the layer, also those that are not persistent.
+    bitmaps: Rc<Bitmaps>,
 }
 
 /// What a layer of a disk does.
@@ -119,8 +121,7 @@ impl Qcow2 {
     }
 
     /// Writes `data` to those subclusters of the range that this layer does not hold yet, as zeros
-    /// where it is all zeros; leaves the others as they are. What the disk shows stays the same, so
-    /// no bitmap records it.
+    /// where it is all zeros; leaves the others as they are. What the disk shows stays the same.
     ///
     /// # Errors
     /// As [`Qcow2::write`].
@@ -252,10 +253,10 @@ impl Qcow2 {
         DataFile::in_header(&self.file.area())
     }
 
-    /// The layer's bitmaps. Whatever changes a persistent one comes after
-    /// [`Qcow2::begin_bitmap_change`].
+    /// The layer's bitmaps, which the caller keeps up to date: whatever changes a persistent one comes
+    /// after [`Qcow2::begin_bitmap_change`].
     pub fn bitmaps(&self) -> &Rc<Bitmaps> {
-        self.data.bitmaps()
+        &self.bitmaps
     }
 
     /// Whether writing has stopped after a metadata write error (rule W6).

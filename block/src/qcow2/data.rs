@@ -21,7 +21,6 @@ pub use pack::Packed;
 use unpacked::Unpacked;
 
 use crate::{
-    bitmap::Bitmaps,
     error::{IoError, IoResult},
     qcow2::{
         file::ImageFile,
@@ -51,8 +50,6 @@ pub(in crate::qcow2) struct Data {
     unpacked: Unpacked,
     /// Held while a compressed cluster is unpacked.
     unpacking: RankedLock,
-    /// All bitmaps of the layer, also those that are not persistent.
-    bitmaps: Rc<Bitmaps>,
 }
 
 /// What a disk has from the beginning.
@@ -87,7 +84,6 @@ impl Data {
             compression: options.compression,
             unpacked: Unpacked::default(),
             unpacking: RankedLock::new(Rank::Unpacking, locks),
-            bitmaps: Rc::default(),
         }
     }
 
@@ -104,11 +100,6 @@ impl Data {
     /// The disk has another size from now on. The header follows, or has said so already.
     pub fn set_size(&self, size: u64) {
         self.size.set(size);
-    }
-
-    /// The layer's bitmaps.
-    pub fn bitmaps(&self) -> &Rc<Bitmaps> {
-        &self.bitmaps
     }
 
     fn check_range(&self, offset: u64, len: u64) -> IoResult<()> {

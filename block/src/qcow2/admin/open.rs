@@ -176,6 +176,7 @@ impl Qcow2 {
             data,
             geometry,
             lost_refcounts,
+            bitmaps: Rc::default(),
         };
         image.load_bitmaps().await?;
         if !options.read_only && image.is_dirty() {

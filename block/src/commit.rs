@@ -47,13 +47,13 @@ pub async fn commit(
         }
         yield_now().await;
     }
-    base.settle().await
+    base.image().settle().await
 }
 
 /// Where `base` is going to grow, the chain shows zeros: also where a raw external data file holds
 /// something, which its image shows as soon as it is as large.
 async fn blank_raw_data(base: &Node, size: u64) -> IoResult<()> {
-    let Some(image) = base.as_qcow2() else {
+    let Some(image) = base.image().as_qcow2() else {
         return Ok(());
     };
     let data = image.data_storage();
@@ -107,6 +107,6 @@ pub async fn make_empty(top: &Rc<Node>) -> Result<()> {
             why: "has no backing file: nothing would be left".to_owned(),
         });
     }
-    top.make_empty().await?;
-    top.settle().await
+    top.image().make_empty().await?;
+    top.image().settle().await
 }

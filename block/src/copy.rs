@@ -289,7 +289,7 @@ impl Copy {
         if !self.fills_clusters(piece) {
             return Ok(Content::Plain(data));
         }
-        let packed = self.target.pack(&data).await;
+        let packed = self.target.image().pack(&data).await;
         Ok(packed.map_or(Content::Plain(data), Content::Packed))
     }
 

@@ -61,8 +61,8 @@ pub async fn change_backing(top: &Rc<Node>, backing: Option<Backing>) -> Result<
         });
     }
     top.flush().await?;
-    top.write_backing_name(backing).await?;
-    top.settle().await
+    top.image().write_backing_name(backing).await?;
+    top.image().settle().await
 }
 
 struct Rebase<'a> {
@@ -82,9 +82,14 @@ enum Below {
 
 /// The layer below `top` that is the same file as `new`.
 fn common_layer(top: &Rc<Node>, new: &Rc<Node>) -> Option<Rc<Node>> {
-    let wanted = new.storage().identity().ok()?;
+    let wanted = new.image().storage().identity().ok()?;
     let mut below = top.chain().skip(1);
-    below.find(|node| node.storage().identity().is_ok_and(|id| id == wanted))
+    below.find(|node| {
+        node.image()
+            .storage()
+            .identity()
+            .is_ok_and(|id| id == wanted)
+    })
 }
 
 impl Rebase<'_> {

@@ -58,11 +58,11 @@ fn every_change_is_recorded_and_what_is_copied_up_is_not() {
             assert_eq!(dirty(&top), [(CLUSTER, CLUSTER)]);
             top.hide_with_zeroes(8 * CLUSTER, 512).await.unwrap();
             assert_eq!(dirty(&top), [(8 * CLUSTER, 512)]);
-            if let Some(packed) = top.pack(&ones(CLUSTER)).await {
+            if let Some(packed) = top.image().pack(&ones(CLUSTER)).await {
                 top.write_packed(2 * CLUSTER, packed).await.unwrap();
                 assert_eq!(dirty(&top), [(2 * CLUSTER, CLUSTER)]);
             } else {
-                assert!(top.as_qcow2().is_none(), "ones get shorter");
+                assert!(top.image().as_qcow2().is_none(), "ones get shorter");
             }
             let at = 4 * CLUSTER;
             let held = top.enter_exclusive(at, 2 * CLUSTER).await.unwrap();

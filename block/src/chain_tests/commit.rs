@@ -16,7 +16,7 @@ async fn chain(random: &mut u64) -> Bytes {
         let files = Files::new(&bytes, 0);
         let node = files.open(name, &[name]).await;
         scribble(&node, random).await;
-        node.close().await.unwrap();
+        node.image().close().await.unwrap();
         bytes = files.bytes();
     }
     bytes
@@ -35,8 +35,8 @@ async fn run(files: &Files, base: &str) {
     if Rc::ptr_eq(&top.backing().unwrap(), &base) {
         commit::make_empty(&top).await.unwrap();
     }
-    top.close().await.unwrap();
-    base.close().await.unwrap();
+    top.image().close().await.unwrap();
+    base.image().close().await.unwrap();
 }
 
 #[test]

@@ -110,7 +110,7 @@ async fn scribble(node: &Rc<Node>, mut expected: Vec<u8>, random: &mut u64) -> V
         }
     }
     assert!(read_all(node).await == expected);
-    node.close().await.unwrap();
+    node.image().close().await.unwrap();
     expected
 }
 
@@ -232,7 +232,7 @@ fn data_files_are_locked() {
                 && error.contains("Failed to get \"write\" lock"),
             "{error}"
         );
-        node.close().await.unwrap();
+        node.image().close().await.unwrap();
         open(&exec, &at("b.qcow2")).await.unwrap();
         // As a backing file it is shared by readers, and kept from writers.
         let read_only = ImageOptions {

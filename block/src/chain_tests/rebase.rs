@@ -24,7 +24,7 @@ async fn images(random: &mut u64) -> Bytes {
         let files = Files::new(&bytes, 0);
         let node = files.open(name, &[name]).await;
         scribble(&node, random).await;
-        node.close().await.unwrap();
+        node.image().close().await.unwrap();
         bytes = files.bytes();
     }
     bytes
@@ -44,7 +44,7 @@ async fn run(files: &Files, new: Option<&str>) {
         format: Some("qcow2".to_owned()),
     });
     rebase::change_backing(&top, name).await.unwrap();
-    top.close().await.unwrap();
+    top.image().close().await.unwrap();
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn a_power_cut_during_a_rebase_changes_no_byte() {
 async fn assert_rebased(files: &Files, new: Option<&str>, expected: &[u8]) {
     files.check().await;
     let top = files.open("top", &[]).await;
-    let named = top.backing_name().map(|b| b.name);
+    let named = top.image().backing_name().map(|b| b.name);
     assert_eq!(named.as_deref(), new.map(OsStr::new));
     assert_shows(&top, expected).await;
 }
@@ -82,7 +82,7 @@ fn a_rebase_onto_a_layer_of_the_chain_writes_nothing_that_is_there() {
         let files = Files::new(&bytes, 0);
         let base = files.open("base", &["base"]).await;
         scribble(&base, &mut random).await;
-        base.close().await.unwrap();
+        base.image().close().await.unwrap();
         run(&files, Some("base")).await;
         assert!(is_empty(&files.open("top", &[]).await).await);
     });

@@ -149,7 +149,7 @@ impl Files {
     pub async fn open(&self, top: &str, writable: &[&str]) -> Rc<Node> {
         let node = self.open_layer(top, writable).await;
         let mut upper = node.clone();
-        while let Some(backing) = upper.backing_name() {
+        while let Some(backing) = upper.image().backing_name() {
             let below = self
                 .open_layer(backing.name.to_str().unwrap(), writable)
                 .await;
@@ -182,7 +182,7 @@ impl Files {
     pub async fn check(&self) {
         for name in self.0.keys() {
             let node = self.open_layer(name, &[]).await;
-            if let Some(image) = node.as_qcow2() {
+            if let Some(image) = node.image().as_qcow2() {
                 let report = image.check().await.unwrap();
                 let wrong = report.corruptions + report.check_errors;
                 assert_eq!(wrong, 0, "{name}: {:?}", report.lines);

@@ -32,7 +32,7 @@ async fn chain(random: &mut u64) -> Bytes {
         let files = Files::new(&bytes, 0);
         let node = files.open(name, &[name]).await;
         scribble(&node, random).await;
-        node.close().await.unwrap();
+        node.image().close().await.unwrap();
         bytes = files.bytes();
     }
     bytes
@@ -65,8 +65,8 @@ async fn write_below(top: &Rc<Node>, node: &Rc<Node>, random: &mut u64, shown: &
 /// Nothing is wrong with the image, and it was closed cleanly.
 async fn assert_clean(files: &Files, name: &str) {
     let node = files.open(name, &[]).await;
-    assert!(!node.is_dirty());
-    let report = node.check(None).await.unwrap().unwrap();
+    assert!(!node.image().is_dirty());
+    let report = node.image().check(None).await.unwrap().unwrap();
     assert!(report.is_clean(), "{:?}", report.lines);
 }
 
@@ -89,7 +89,7 @@ fn a_layer_in_the_middle_is_written_and_read_through_the_top() {
             assert_shows(&top, &shown).await;
             assert_clean(&files, "mid").await;
         }
-        top.close().await.unwrap();
+        top.image().close().await.unwrap();
         assert_shows(&files.open("top", &[]).await, &shown).await;
     });
 }
@@ -358,8 +358,8 @@ fn a_real_file_is_locked_for_writing_and_back() {
                 base.finish_writing().await.unwrap();
                 assert!(opens(&exec, &file, true).is_some(), "readers are let in");
                 assert!(opens(&exec, &file, false).is_none(), "writers are not");
-                top.close().await.unwrap();
-                base.close().await.unwrap();
+                top.image().close().await.unwrap();
+                base.image().close().await.unwrap();
                 let again = opens(&exec, &file, true).expect("nobody uses it");
                 assert!(!again.is_empty());
             }

@@ -172,7 +172,7 @@ impl Plan {
         let found = source.walk().find(within, len).await.ok()?;
         match (found.kind, found.layer) {
             (ExtentKind::Data { host_offset }, Some(layer)) if found.len == len => Some(Place {
-                file: layer.data_storage().clone(),
+                file: layer.image().data_storage().clone(),
                 offset: host_offset,
                 _reading: found.reading,
             }),

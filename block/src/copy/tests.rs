@@ -138,7 +138,7 @@ async fn scribble(node: &Rc<Node>, mut seed: u64) {
 async fn two_layers(folder: &Folder) -> Rc<Node> {
     let base = folder.create("base", Format::Qcow2, None).await;
     scribble(&base, 1).await;
-    base.close().await.unwrap();
+    base.image().close().await.unwrap();
     let top = folder.create("top", Format::Qcow2, Some("base")).await;
     scribble(&top, 2).await;
     top
@@ -169,7 +169,7 @@ fn every_way_gives_the_same_bytes() {
                     let sources = vec![Source::whole(source.clone())];
                     folder.copy(sources, &target, options).await.unwrap();
                     assert!(read(&target).await == expected, "{format} {options:?}");
-                    target.close().await.unwrap();
+                    target.image().close().await.unwrap();
                 }
             }
         }
@@ -195,7 +195,7 @@ fn upper_layers_alone() {
             folder.copy(sources, &target, options).await.unwrap();
             assert!(read(&target).await == read(&source).await, "{format}");
             assert!(is_held(&source, 1 << 20).await == is_held(&target, 1 << 20).await);
-            target.close().await.unwrap();
+            target.image().close().await.unwrap();
         }
     });
 }
@@ -254,7 +254,7 @@ fn in_order_the_file_is_the_same_each_time() {
             };
             let sources = vec![Source::whole(source.clone())];
             folder.copy(sources, &target, options).await.unwrap();
-            target.close().await.unwrap();
+            target.image().close().await.unwrap();
             files.push(std::fs::read(folder.path(&name)).unwrap());
         }
         assert!(files[0] == files[1] && files[0] == files[2]);
@@ -290,7 +290,7 @@ fn the_first_error_ends_the_copy_and_says_where() {
     Folder::run(|folder| async move {
         let source = two_layers(&folder).await;
         let target = folder.create("target", Format::Qcow2, None).await;
-        target.close().await.unwrap();
+        target.image().close().await.unwrap();
         drop(target);
         let path = folder.path("target");
         let target = folder.open(&path, Format::Qcow2, true).await;

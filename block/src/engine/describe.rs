@@ -114,8 +114,8 @@ fn image_info(node: &Rc<Node>) -> ImageInfo {
 
 /// What `qemu-img info` says of a layer alone.
 pub fn layer_info(node: &Node) -> ImageInfo {
-    let image = node.as_qcow2();
-    let backing = node.backing_name();
+    let image = node.image().as_qcow2();
+    let backing = node.image().backing_name();
     let full = backing
         .as_ref()
         .and_then(|backing| chain::resolve(node.path(), backing).ok());
@@ -124,14 +124,14 @@ pub fn layer_info(node: &Node) -> ImageInfo {
         filename: node.path().display().to_string(),
         cluster_size: (node.format() != Format::Raw).then(|| node.cluster_size()),
         format: node.format().name().to_owned(),
-        actual_size: node.storage().allocated_bytes(),
+        actual_size: node.image().storage().allocated_bytes(),
         snapshots: Vec::new(),
         encrypted: image.is_some_and(|image| image.encryption().is_some()),
         format_specific: image.map(Qcow2::format_specific),
         full_backing_filename: full.map(|path| path.display().to_string()),
         backing_filename_format: backing.as_ref().and_then(|backing| backing.format.clone()),
         backing_filename: backing.map(|backing| backing.name.display().to_string()),
-        dirty_flag: node.is_dirty(),
+        dirty_flag: node.image().is_dirty(),
         backing_image: None,
     }
 }

@@ -61,7 +61,7 @@ impl Engine {
             disk.give_up_name();
             let _drained = disk.gate().drain().await;
             for node in disk.root().chain() {
-                errors.extend(node.close().await.err());
+                errors.extend(node.image().close().await.err());
             }
         }
         self.ending.set(false);

@@ -156,13 +156,13 @@ impl Engine {
         hold.add(new.clone());
         let edit = Edit::default().overlay(disk, &new, hold);
         edit.check()?;
-        let backing = new.backing_name();
+        let backing = new.image().backing_name();
         self.check_header(disk, old, (&path, format), backing.as_ref())?;
         // Most of what has to be flushed is flushed while the guest goes on.
         old.flush().await.map_err(|error| failed(error.into()))?;
         let drained = edit.drain().await;
         // Nothing is written to it any more, not even refcounts.
-        old.settle().await.map_err(failed)?;
+        old.image().settle().await.map_err(failed)?;
         // Somebody may have been at the files meanwhile.
         self.check_header(disk, old, (&path, format), backing.as_ref())?;
         drained.apply()?;
@@ -173,8 +173,9 @@ impl Engine {
     /// Refuses an overlay that lies in the chain already.
     fn refuse_own_layer(&self, old: &Rc<Node>, path: &Path) -> Result<(), CmdError> {
         let identity = self.opener.files().identity(path).ok();
-        let is_it =
-            |node: Rc<Node>| identity.is_some() && node.storage().identity().ok() == identity;
+        let is_it = |node: Rc<Node>| {
+            identity.is_some() && node.image().storage().identity().ok() == identity
+        };
         if old.chain().any(is_it) {
             return Err(refused("The overlay is already in use"));
         }
@@ -206,8 +207,8 @@ fn check_overlay(disk: &GuestDisk, format: &str) -> Result<Format, CmdError> {
 /// Writes what the old top still has to say of clusters that were freed, then lets others use it as
 /// their backing file too. The snapshot has been taken, so neither can fail it.
 async fn make_backing_file(old: &Node) {
-    let result = match old.settle().await {
-        Ok(()) => old.lock(Access::Read),
+    let result = match old.image().settle().await {
+        Ok(()) => old.image().lock(Access::Read),
         Err(error) => Err(error),
     };
     if let Err(error) = result {

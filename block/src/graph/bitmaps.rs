@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::Node;
+use super::{Format, Node};
 use crate::{
     bitmap::{DirtyBitmap, GRANULARITY_BITS, MAX_NAME, check_bits},
     error::IoResult,
@@ -108,9 +108,9 @@ impl<'a> BitmapPlan<'a> {
     /// # Errors
     /// The image is read-only, has stopped, or the host's error.
     pub async fn announce(&self) -> IoResult<()> {
-        match self.node.as_qcow2().filter(|_| self.stored) {
-            Some(image) => image.begin_bitmap_change().await,
-            None => Ok(()),
+        match self.stored {
+            true => self.node.image().begin_bitmap_change().await,
+            false => Ok(()),
         }
     }
 
@@ -210,9 +210,9 @@ fn new_bitmap(
 /// log2 of the bytes that share a bit. What is not given is the cluster size, within QEMU's limits.
 fn granularity_bits(node: &Node, granularity: Option<u32>) -> Result<u32, String> {
     let bytes = granularity.map_or_else(
-        || match node.as_qcow2() {
-            Some(_) => node.cluster_size().clamp(4096, 65536),
-            None => 65536,
+        || match node.format() {
+            Format::Qcow2 => node.cluster_size().clamp(4096, 65536),
+            Format::Raw | Format::Qed => 65536,
         },
         u64::from,
     );
@@ -224,15 +224,14 @@ fn granularity_bits(node: &Node, granularity: Option<u32>) -> Result<u32, String
 }
 
 fn check_storable(node: &Node, place: &str, bitmap: &DirtyBitmap) -> Result<(), String> {
-    let Some(image) = node.as_qcow2() else {
+    let Some(storable) = node.image().check_new_bitmap(bitmap) else {
         return Err(format!(
             "Can't store persistent bitmaps to {place}: Operation not supported"
         ));
     };
-    let storable = if node.is_writable() {
-        image.check_new_bitmap(bitmap)
-    } else {
-        Err("the layer is read-only".into())
+    let storable = match node.is_writable() {
+        true => storable,
+        false => Err("the layer is read-only".into()),
     };
     storable.map_err(|why| {
         format!(

@@ -123,9 +123,9 @@ impl Opener {
             node_name: None,
             ..options.clone()
         };
-        let mut chain = vec![top.storage().identity().ok()];
+        let mut chain = vec![top.image().storage().identity().ok()];
         let mut upper = top.clone();
-        while let Some(backing) = upper.backing_name() {
+        while let Some(backing) = upper.image().backing_name() {
             let path = resolve(upper.path(), &backing)?;
             self.refuse_loop(&chain, upper.path(), &path)?;
             check_policy(upper.path(), &path, &backing, options)?;
@@ -141,7 +141,7 @@ impl Opener {
                 }
             })?;
             upper.set_backing_node(Some(node.clone()));
-            chain.push(node.storage().identity().ok());
+            chain.push(node.image().storage().identity().ok());
             upper = node;
         }
         Ok(())

@@ -230,7 +230,7 @@ impl Seen {
     }
 
     fn enter_file(&mut self, node: &Rc<Node>, writes: bool) -> Result<(), EditError> {
-        let Ok(file) = node.storage().identity() else {
+        let Ok(file) = node.image().storage().identity() else {
             return Ok(());
         };
         match self.0.insert(file, writes) {

@@ -27,7 +27,7 @@ impl Kept {
     /// The host cannot say which files they are.
     pub fn keep(&mut self, what: &'static str, top: &Rc<Node>) -> Result<()> {
         for node in top.chain() {
-            for file in [node.storage(), node.data_storage()] {
+            for file in [node.image().storage(), node.image().data_storage()] {
                 self.files.push((identity(file)?, what));
             }
         }
@@ -64,13 +64,13 @@ impl Kept {
             let Ok(node) = opener.open_layer(&path, &options).await else {
                 return;
             };
-            if let Ok(Some(data)) = DataFile::of(node.storage()).await
+            if let Ok(Some(data)) = DataFile::of(node.image().storage()).await
                 && let Ok(data) = resolve_data_file(&path, &data.name)
                 && let Ok(identity) = opener.files().identity(&data)
             {
                 self.files.push((identity, what));
             }
-            let Some(backing) = node.backing_name() else {
+            let Some(backing) = node.image().backing_name() else {
                 return;
             };
             let Ok(below) = resolve(&path, &backing) else {

@@ -43,7 +43,7 @@ pub fn named_layer(
     let layers: Vec<_> = top.chain().collect();
     let pairs = || layers.iter().zip(&layers[1..]);
     let written = pairs().find(|(upper, _)| {
-        let named = upper.backing_name();
+        let named = upper.image().backing_name();
         named.is_some_and(|backing| backing.name == name)
     });
     if let Some((_, layer)) = written {
@@ -85,7 +85,7 @@ fn leads_to(path: &Path, layer: &Node) -> bool {
     let same_path = absolute_name(path) == absolute_name(layer.path());
     let same_file = || {
         let file = Identity::of(path).ok();
-        file.is_some() && file == layer.storage().identity().ok()
+        file.is_some() && file == layer.image().storage().identity().ok()
     };
     same_path || same_file()
 }
@@ -98,7 +98,7 @@ pub(crate) fn name_for(top: &Rc<Node>, base: &Rc<Node>) -> Backing {
         .find(|node| node.backing().is_some_and(|b| Rc::ptr_eq(&b, base)));
     let written = above.and_then(|above| {
         let same_folder = folder(above.path()) == folder(top.path());
-        let name = above.backing_name()?.name;
+        let name = above.image().backing_name()?.name;
         let anywhere = Path::new(&name).is_absolute() || is_nbd_uri(Path::new(&name));
         (same_folder || anywhere).then_some(name)
     });
@@ -141,7 +141,7 @@ pub(crate) fn check_leads_to(
     };
     let path = chain::resolve(upper, backing)?;
     let named = files.identity(&path).ok();
-    if named.is_none() || named != layer.storage().identity().ok() {
+    if named.is_none() || named != layer.image().storage().identity().ok() {
         let name = backing.name.display();
         return Err(refused(
             if absolute_name(&path) == absolute_name(layer.path()) {

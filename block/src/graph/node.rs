@@ -1,6 +1,5 @@
 //! [`Node`]: one layer of a chain.
 
-mod amend;
 mod any_byte;
 mod offload;
 mod read;
@@ -10,7 +9,7 @@ mod writing;
 use std::{
     cell::{Cell, RefCell},
     ops::Range,
-    path::{Path, PathBuf},
+    path::Path,
     rc::Rc,
 };
 
@@ -18,39 +17,30 @@ pub(super) use any_byte::whole_sectors;
 use read::read_chain;
 
 use super::{
-    Format, Name, hold,
+    Format, Image, Name, hold,
     inflight::{InFlight, InFlightGuard, Mode},
     reading::Readers,
 };
 use crate::{
-    backing::Backing,
     below::Below,
     bitmap::{Bitmaps, Recorded},
-    check::{CheckReport, Repair},
-    error::{IoError, IoResult, Result},
+    error::{IoError, IoResult},
     exec::LocalBoxFuture,
     extent::{Extent, ExtentKind},
     mem::SgList,
     qcow2::{Packed, Qcow2},
     qed::Qed,
-    storage::{Access, Storage},
+    storage::Storage,
 };
 
-/// How a layer's bytes are laid out in its file.
-enum Driver {
-    Raw(Storage),
-    Qcow2(Box<Qcow2>),
-    Qed(Box<Qed>),
-}
-
-/// One layer of a chain: a file, its format, and what lies below.
+/// One layer of a chain, as requests and jobs see it: what it holds and what lies below. Who
+/// administers its file asks its [`Image`].
 ///
 /// All I/O that may meet other I/O goes through the layer's in-flight table. Readers of a layer that
 /// takes no writes only count themselves ([`Reading`](super::Reading)).
 pub struct Node {
     name: Name,
-    path: PathBuf,
-    driver: Driver,
+    image: Image,
     size: Cell<u64>,
     writable: Cell<bool>,
     backing: RefCell<Option<Rc<Node>>>,
@@ -63,56 +53,35 @@ pub struct Node {
 impl Node {
     /// A layer on `file`, whose name for people and monitors is `name`.
     pub(super) fn raw(name: Name, file: Storage) -> Self {
-        // QEMU shows a last, partial sector to the guest as a whole one.
-        let size = file.len().next_multiple_of(512);
-        Self::new(
-            name,
-            file.path().to_owned(),
-            size,
-            !file.is_read_only(),
-            Driver::Raw(file),
-        )
+        let writable = !file.is_read_only();
+        Self::new(name, writable, Image::raw(file))
     }
 
     pub(crate) fn qcow2(name: Name, path: &Path, writable: bool, image: Qcow2) -> Self {
-        let size = image.virtual_size();
-        Self::new(
-            name,
-            path.to_owned(),
-            size,
-            writable,
-            Driver::Qcow2(Box::new(image)),
-        )
+        Self::new(name, writable, Image::qcow2(path, image))
     }
 
     pub(crate) fn qed(name: Name, path: &Path, writable: bool, image: Qed) -> Self {
-        let size = image.virtual_size();
-        Self::new(
-            name,
-            path.to_owned(),
-            size,
-            writable,
-            Driver::Qed(Box::new(image)),
-        )
+        Self::new(name, writable, Image::qed(path, image))
     }
 
-    fn new(name: Name, path: PathBuf, size: u64, writable: bool, driver: Driver) -> Self {
-        let bitmaps = match &driver {
-            Driver::Qcow2(image) => image.bitmaps().clone(),
-            Driver::Raw(_) | Driver::Qed(_) => Rc::default(),
-        };
+    fn new(name: Name, writable: bool, image: Image) -> Self {
         Self {
             name,
-            path,
-            driver,
-            size: Cell::new(size),
+            size: Cell::new(image.size()),
             writable: Cell::new(writable),
             backing: RefCell::default(),
             in_flight: InFlight::default(),
             readers: Rc::default(),
-            bitmaps,
             held: hold::Slot::default(),
+            bitmaps: image.bitmaps(),
+            image,
         }
+    }
+
+    /// What the layer stands for: a file in its format, to be checked, locked or closed.
+    pub fn image(&self) -> &Image {
+        &self.image
     }
 
     /// The node's name in the monitor.
@@ -127,16 +96,12 @@ impl Node {
 
     /// The file's name as it was opened.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.image.path()
     }
 
     /// The layer's format.
     pub fn format(&self) -> Format {
-        match self.driver {
-            Driver::Raw(_) => Format::Raw,
-            Driver::Qcow2(_) => Format::Qcow2,
-            Driver::Qed(_) => Format::Qed,
-        }
+        self.image.format()
     }
 
     /// Bytes that the layer shows.
@@ -146,19 +111,17 @@ impl Node {
 
     /// Bytes that are allocated as one: 1 sector for raw.
     pub fn cluster_size(&self) -> u64 {
-        match &self.driver {
-            Driver::Raw(_) => 512,
-            Driver::Qcow2(image) => image.cluster_size(),
-            Driver::Qed(image) => image.cluster_size(),
-        }
+        self.image.cluster_size()
     }
 
     /// Bytes that the layer may hold or not by themselves: 1 sector for raw.
     pub fn granularity(&self) -> u64 {
-        match &self.driver {
-            Driver::Qcow2(image) => image.subcluster_size(),
-            Driver::Raw(_) | Driver::Qed(_) => self.cluster_size(),
-        }
+        self.image.granularity()
+    }
+
+    /// Whether zeros take no room in this layer: an entry of a table, however many they are.
+    pub(crate) fn has_zero_clusters(&self) -> bool {
+        self.image.has_zero_clusters()
     }
 
     /// Whether the layer takes writes.
@@ -171,69 +134,7 @@ impl Node {
         self.writable.set(false);
     }
 
-    /// The qcow2 image, if the layer is one.
-    pub fn as_qcow2(&self) -> Option<&Qcow2> {
-        match &self.driver {
-            Driver::Qcow2(image) => Some(image),
-            Driver::Raw(_) | Driver::Qed(_) => None,
-        }
-    }
-
-    /// Whether the image was not closed cleanly.
-    pub fn is_dirty(&self) -> bool {
-        match &self.driver {
-            Driver::Raw(_) => false,
-            Driver::Qcow2(image) => image.is_dirty(),
-            Driver::Qed(image) => image.is_dirty(),
-        }
-    }
-
-    /// Checks the layer's metadata in its file, which nothing may be writing to; `None` if the format
-    /// has none. With `repair` what is found is put right, and the layer has to be opened again: it
-    /// has been opened for that ([`super::chain::ImageOptions::repair`]).
-    ///
-    /// # Errors
-    /// The file cannot be read or written.
-    pub async fn check(&self, repair: Option<Repair>) -> IoResult<Option<CheckReport>> {
-        Ok(match (&self.driver, repair) {
-            (Driver::Raw(_), _) => None,
-            (Driver::Qcow2(image), None) => Some(image.check().await?),
-            (Driver::Qcow2(image), Some(what)) => Some(image.repair(what).await?),
-            (Driver::Qed(image), None) => Some(image.check().await?),
-            (Driver::Qed(image), Some(what)) => Some(image.repair(what).await?),
-        })
-    }
-
-    /// Whether the layer has stopped writing after a metadata write error (rule W6).
-    pub fn is_stopped(&self) -> bool {
-        match &self.driver {
-            Driver::Raw(_) => false,
-            Driver::Qcow2(image) => image.is_stopped(),
-            Driver::Qed(image) => image.is_stopped(),
-        }
-    }
-
-    /// The layer's file.
-    pub fn storage(&self) -> &Storage {
-        match &self.driver {
-            Driver::Raw(file) => file,
-            Driver::Qcow2(image) => image.file(),
-            Driver::Qed(image) => image.file(),
-        }
-    }
-
-    /// The file that holds the layer's data, where [`Node::extent`] says: with qcow2 that can be an
-    /// external data file.
-    pub fn data_storage(&self) -> &Storage {
-        match &self.driver {
-            Driver::Raw(file) => file,
-            Driver::Qcow2(image) => image.data_storage(),
-            Driver::Qed(image) => image.file(),
-        }
-    }
-
-    /// The layer's dirty bitmaps. Before a persistent one is changed, the image has to know of it
-    /// ([`Qcow2::begin_bitmap_change`]).
+    /// The layer's dirty bitmaps. Nothing but the node records in them.
     pub fn bitmaps(&self) -> &Bitmaps {
         &self.bitmaps
     }
@@ -245,9 +146,7 @@ impl Node {
     /// # Errors
     /// The image has stopped, or its file cannot be written.
     pub(super) async fn recorded(&self, offset: u64, len: u64) -> IoResult<Recorded<'_>> {
-        if let Driver::Qcow2(image) = &self.driver {
-            image.begin_bitmap_change().await?;
-        }
+        self.image.begin_bitmap_change().await?;
         Ok(self.bitmaps.record(offset, len))
     }
 
@@ -261,15 +160,6 @@ impl Node {
         *self.backing.borrow_mut() = backing;
     }
 
-    /// The backing file as the layer's header names it.
-    pub fn backing_name(&self) -> Option<Backing> {
-        match &self.driver {
-            Driver::Raw(_) => None,
-            Driver::Qcow2(image) => image.backing(),
-            Driver::Qed(image) => image.backing(),
-        }
-    }
-
     /// This layer and those below it, from the top down.
     pub fn chain(self: &Rc<Self>) -> impl Iterator<Item = Rc<Node>> {
         std::iter::successors(Some(self.clone()), |node| node.backing())
@@ -281,44 +171,21 @@ impl Node {
     /// # Errors
     /// An I/O error on the layer's tables, or that they are corrupt.
     pub async fn extent(&self, offset: u64, len: u64) -> IoResult<Extent> {
-        if let Driver::Raw(file) = &self.driver
-            && offset < self.size()
-        {
-            let part = file.extent(offset, len.min(self.size() - offset)).await;
-            let kind = if part.data {
-                ExtentKind::Data {
-                    host_offset: offset,
-                }
-            } else {
-                ExtentKind::Zero
-            };
-            return Ok(Extent {
-                len: part.len,
-                kind,
-            });
-        }
-        self.lookup(offset, len).await
+        self.look(offset, len, false).await
     }
 
     /// As [`Node::extent`], for reading: raw files are one piece of data, without asking the host.
     pub(super) async fn lookup(&self, offset: u64, len: u64) -> IoResult<Extent> {
+        self.look(offset, len, true).await
+    }
+
+    async fn look(&self, offset: u64, len: u64, holes_are_data: bool) -> IoResult<Extent> {
         if offset >= self.size() {
-            return Ok(Extent {
-                len,
-                kind: ExtentKind::Zero,
-            });
+            let kind = ExtentKind::Zero;
+            return Ok(Extent { len, kind });
         }
         let len = len.min(self.size() - offset);
-        match &self.driver {
-            Driver::Raw(_) => Ok(Extent {
-                len,
-                kind: ExtentKind::Data {
-                    host_offset: offset,
-                },
-            }),
-            Driver::Qcow2(image) => image.extent(offset, len).await,
-            Driver::Qed(image) => image.extent(offset, len).await,
-        }
+        self.image.extent(offset, len, holes_are_data).await
     }
 
     /// Reads what the guest sees at `offset`.
@@ -351,23 +218,10 @@ impl Node {
     /// As [`Node::write`], for who has entered the range.
     async fn write_entered(&self, offset: u64, data: SgList) -> IoResult<()> {
         let _recorded = self.recorded(offset, data.len() as u64).await?;
-        match &self.driver {
-            Driver::Raw(file) => file.write(offset, data).await,
-            Driver::Qcow2(image) => image.write(offset, data, self).await,
-            Driver::Qed(image) => image.write(offset, data, self).await,
-        }
+        self.image.write(offset, data, self).await
     }
 
-    /// Compresses one cluster for [`Node::write_packed`]; `None` if it does not get shorter, or the
-    /// format has no compressed clusters.
-    pub async fn pack(&self, data: &SgList) -> Option<Packed> {
-        match &self.driver {
-            Driver::Raw(_) | Driver::Qed(_) => None,
-            Driver::Qcow2(image) => image.pack(data).await,
-        }
-    }
-
-    /// Writes one whole cluster compressed, which [`Node::pack`] of this layer has made.
+    /// Writes one whole cluster compressed, which [`Image::pack`] of this layer has made.
     ///
     /// # Errors
     /// As [`Node::write`]; `offset` is not that of a cluster.
@@ -377,13 +231,7 @@ impl Node {
             .enter(offset, self.cluster_size(), Mode::Shared)
             .await?;
         let _recorded = self.recorded(offset, self.cluster_size()).await?;
-        match &self.driver {
-            Driver::Raw(_) | Driver::Qed(_) => Err(IoError::Unsupported {
-                file: self.path.clone(),
-                what: format!("compression in {} images", self.format()),
-            }),
-            Driver::Qcow2(image) => image.write_packed(offset, packed).await,
-        }
+        self.image.write_packed(offset, packed).await
     }
 
     /// Makes the range read as zeros.
@@ -394,11 +242,7 @@ impl Node {
         self.check_writable()?;
         let _entry = self.enter_exclusive(offset, len).await?;
         let _recorded = self.recorded(offset, len).await?;
-        match &self.driver {
-            Driver::Raw(file) => file.write_zeroes(offset, len, unmap).await,
-            Driver::Qcow2(image) => image.write_zeroes(offset, len, unmap, self).await,
-            Driver::Qed(image) => image.write_zeroes(offset, len, unmap, self).await,
-        }
+        self.image.write_zeroes(offset, len, unmap, self).await
     }
 
     /// As [`Node::write_zeroes`], and says so also where that seems needless because nothing lies
@@ -411,28 +255,7 @@ impl Node {
         let _entry = self.enter_exclusive(offset, len).await?;
         let _recorded = self.recorded(offset, len).await?;
         let below = NotEmpty(self);
-        match &self.driver {
-            Driver::Raw(file) => file.write_zeroes(offset, len, true).await,
-            Driver::Qcow2(image) => image.write_zeroes(offset, len, true, &below).await,
-            Driver::Qed(image) => image.write_zeroes(offset, len, true, &below).await,
-        }
-    }
-
-    /// Gives up everything that this layer holds, so that it shows what lies below. Nothing else
-    /// uses the layer meanwhile.
-    ///
-    /// # Errors
-    /// An I/O error, or corrupt tables; a raw layer holds everything for ever.
-    pub(crate) async fn make_empty(&self) -> IoResult<()> {
-        self.check_writable()?;
-        match &self.driver {
-            Driver::Raw(file) => Err(IoError::Unsupported {
-                file: file.path().to_owned(),
-                what: "emptying a raw image".to_owned(),
-            }),
-            Driver::Qcow2(image) => image.make_empty().await,
-            Driver::Qed(image) => image.make_empty().await,
-        }
+        self.image.write_zeroes(offset, len, true, &below).await
     }
 
     /// Gives up the range's content: it reads as zeros, or as before, afterwards.
@@ -443,11 +266,7 @@ impl Node {
         self.check_writable()?;
         let _entry = self.enter_exclusive(offset, len).await?;
         let _recorded = self.recorded(offset, len).await?;
-        match &self.driver {
-            Driver::Raw(file) => file.punch_hole(offset, len).await,
-            Driver::Qcow2(image) => image.discard(offset, len, self).await,
-            Driver::Qed(image) => image.discard(offset, len).await,
-        }
+        self.image.discard(offset, len, self).await
     }
 
     /// Writes `data` where this layer holds nothing yet, and nothing elsewhere. The caller holds
@@ -457,20 +276,7 @@ impl Node {
     /// As [`Node::write`]; a raw layer holds everything and never gets here.
     pub async fn write_if_unallocated(&self, offset: u64, data: SgList) -> IoResult<()> {
         self.check_writable()?;
-        match &self.driver {
-            Driver::Raw(_) => Ok(()),
-            Driver::Qcow2(image) => image.write_if_unallocated(offset, data, self).await,
-            Driver::Qed(image) => image.write_if_unallocated(offset, data, self).await,
-        }
-    }
-
-    /// Whether zeros take no room in this layer, however many: an entry of a table for each cluster.
-    pub(crate) fn has_zero_clusters(&self) -> bool {
-        match &self.driver {
-            Driver::Raw(_) => false,
-            Driver::Qcow2(image) => image.version() > 2,
-            Driver::Qed(_) => true,
-        }
+        self.image.write_if_unallocated(offset, data, self).await
     }
 
     /// As [`Node::write_if_unallocated`], for zeros.
@@ -479,11 +285,7 @@ impl Node {
     /// As [`Node::write`].
     pub(crate) async fn zero_if_unallocated(&self, offset: u64, len: u64) -> IoResult<()> {
         self.check_writable()?;
-        match &self.driver {
-            Driver::Raw(_) => Ok(()),
-            Driver::Qcow2(image) => image.zero_if_unallocated(offset, len, self).await,
-            Driver::Qed(image) => image.zero_if_unallocated(offset, len, self).await,
-        }
+        self.image.zero_if_unallocated(offset, len, self).await
     }
 
     /// Makes everything that has been written durable.
@@ -491,55 +293,7 @@ impl Node {
     /// # Errors
     /// An I/O error; what was written since the last flush may be lost then.
     pub async fn flush(&self) -> IoResult<()> {
-        match &self.driver {
-            Driver::Raw(file) => file.flush().await,
-            Driver::Qcow2(image) => image.flush().await,
-            Driver::Qed(image) => image.flush().await,
-        }
-    }
-
-    /// Changes the backing file that the header names, after everything that it stands for has
-    /// become durable. The graph in memory stays as it is.
-    ///
-    /// # Errors
-    /// An I/O error, or that the name does not fit; the header is as it was then.
-    pub(crate) async fn write_backing_name(&self, backing: Option<Backing>) -> Result<()> {
-        match &self.driver {
-            Driver::Raw(_) => unreachable!("a raw layer has nothing below it"),
-            Driver::Qcow2(image) => image.set_backing(backing).await,
-            Driver::Qed(image) => image.set_backing(backing).await,
-        }
-    }
-
-    /// Locks the layer's files for another use than so far, as [`Storage::lock`] does.
-    ///
-    /// # Errors
-    /// Others use a file in a way that does not go together with `access`.
-    pub(crate) fn lock(&self, access: Access) -> Result<()> {
-        self.data_storage().lock(access)?;
-        self.storage().lock(access)
-    }
-
-    /// Makes everything durable, and writes what the format has put off.
-    ///
-    /// # Errors
-    /// An I/O error, as of [`Node::flush`].
-    pub(crate) async fn settle(&self) -> Result<()> {
-        match &self.driver {
-            Driver::Raw(file) => Ok(file.flush().await?),
-            Driver::Qcow2(image) => image.close().await,
-            Driver::Qed(image) => image.close().await,
-        }
-    }
-
-    /// As [`Node::settle`]; then others may have the file.
-    ///
-    /// # Errors
-    /// As [`Node::settle`]; the file is not kept from others then either.
-    pub async fn close(&self) -> Result<()> {
-        let result = self.settle().await;
-        self.lock(Access::None)?;
-        result
+        self.image.flush().await
     }
 
     /// Enters the in-flight table for work that may free or switch the clusters of the range.

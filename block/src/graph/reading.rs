@@ -16,11 +16,7 @@ use super::{
     Node,
     inflight::{InFlightGuard, Mode},
 };
-use crate::{
-    error::IoResult,
-    exec::sync::WaitQueue,
-    qcow2::{Operation, Qcow2},
-};
+use crate::{error::IoResult, exec::sync::WaitQueue, qcow2::Operation};
 
 /// A reader's place in a layer, until it is dropped.
 pub(crate) struct Reading {
@@ -80,7 +76,7 @@ impl Node {
         }
         let entry = self.enter(offset, len, Mode::Shared).await?;
         Ok(Reading {
-            _pin: self.as_qcow2().map(Qcow2::pin),
+            _pin: self.image().pin(),
             _entry: Some(entry),
             _counted: None,
         })

@@ -80,7 +80,7 @@ impl Work for Stream {
                 Ok(Step { len, copied }) => {
                     offset += len;
                     job.charge(copied);
-                    pace.wrote(copied, self.top.data_storage()).await;
+                    pace.wrote(copied, self.top.image().data_storage()).await;
                 }
                 Err((operation, error)) => {
                     if !job.on_io_error(operation, error)? {
@@ -112,11 +112,11 @@ impl Work for Stream {
         };
         let edit = Edit::default().backing(job.disk(), &self.top, below, &self.hold);
         edit.check().map_err(refused)?;
-        self.top.write_backing_name(backing).await?;
+        self.top.image().write_backing_name(backing).await?;
         let between = edit.drain().await.apply().map_err(refused)?;
         for node in between {
             // The disk does not need the layer any more, whatever closing it says.
-            if let Err(error) = node.close().await {
+            if let Err(error) = node.image().close().await {
                 tracing::warn!(%error, "a layer that was merged did not close cleanly");
             }
         }

@@ -257,7 +257,7 @@ fn may_fail(allowed: Allowed, error: &CmdError) -> bool {
 /// A resize has failed. The disk shows its old size or its new one, and the file may have either.
 fn size_after_error(disk: &GuestDisk, model: &mut Model) {
     let root = disk.root();
-    if root.is_stopped() || root.format() == Format::Raw {
+    if root.image().is_stopped() || root.format() == Format::Raw {
         model.perhaps_resized(root.size());
     } else {
         model.resized(root.size());

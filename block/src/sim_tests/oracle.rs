@@ -92,7 +92,7 @@ fn report_of(files: &Contents, path: &Path) -> (CheckReport, u32, bool) {
             ..ImageOptions::default()
         };
         let node = opener.open_layer(&path, &options).await.unwrap();
-        let image = node.as_qcow2().unwrap();
+        let image = node.image().as_qcow2().unwrap();
         check_raw_data(&node, image).await;
         let report = image.check().await.unwrap();
         (report, image.version(), image.is_dirty())

@@ -134,7 +134,7 @@ impl World {
         self.start();
         self.spawn_guests(6);
         self.settle();
-        let has_data_file = self.root().data_storage().path() != self.root().path();
+        let has_data_file = self.root().image().data_storage().path() != self.root().path();
         if layer.format == Format::Qcow2 && !has_data_file && self.random.one_in(2) {
             self.write_compressed();
         }
@@ -151,7 +151,7 @@ impl World {
             let sent = self.model.borrow_mut().send(Kind::Filled, offset, len);
             let (node, data) = (top.clone(), SgList::from_vec(pattern(sent.number, len)));
             self.running().exec.block_on(async move {
-                let image = node.as_qcow2().unwrap();
+                let image = node.image().as_qcow2().unwrap();
                 match image.pack(&data).await {
                     Some(packed) => image.write_packed(offset, packed).await.unwrap(),
                     None => node.write(offset, data).await.unwrap(),

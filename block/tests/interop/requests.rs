@@ -81,7 +81,7 @@ impl Request {
         match self.kind {
             Kind::Write(byte) => node.write(self.offset, bytes(byte)).await,
             Kind::Compressed(byte) => {
-                let packed = node.pack(&bytes(byte)).await;
+                let packed = node.image().pack(&bytes(byte)).await;
                 let packed = packed.expect("one byte again and again gets shorter");
                 node.write_packed(self.offset, packed).await
             }

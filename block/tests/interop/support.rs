@@ -155,7 +155,7 @@ pub fn with_image<T: 'static>(
         };
         let node = opener.open(&path, &options).await.unwrap();
         let result = work(&node).await;
-        node.close().await.unwrap();
+        node.image().close().await.unwrap();
         result
     })
 }

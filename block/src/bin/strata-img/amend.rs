@@ -80,7 +80,8 @@ pub async fn run(tool: &Tool, args: AmendArgs) -> Result<u8, Failure> {
     refuse_bad_bitmaps(&node)?;
     let changes = changes(&options).map_err(Failure::new)?;
     let show = |done, total| progress.at(done, total);
-    node.amend(&changes, &show)
+    node.image()
+        .amend(&changes, &*node, &show)
         .await
         .map_err(|error| match error {
             Error::Image { why, .. } => Failure::new(why),

@@ -122,7 +122,7 @@ pub async fn run(tool: &Tool, args: BenchArgs) -> Result<u8, Failure> {
         "Run completed in {:.3} seconds.\n",
         elapsed.as_secs_f64()
     ))?;
-    node.close().await?;
+    node.image().close().await?;
     Ok(0)
 }
 

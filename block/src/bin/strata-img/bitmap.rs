@@ -157,7 +157,7 @@ pub async fn run(tool: &Tool, args: BitmapArgs) -> Result<u8, Failure> {
                 Failure::new(format!("Operation {action} on bitmap {name} failed: {why}"))
             })?;
     }
-    node.close().await?;
+    node.image().close().await?;
     Ok(0)
 }
 

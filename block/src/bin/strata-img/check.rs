@@ -130,7 +130,7 @@ pub async fn run(tool: &Tool, args: CheckArgs) -> Result<u8, Failure> {
                 "The following inconsistencies were found and repaired:\n\n    {leaks} leaked clusters\n    {corruptions} corruptions\n\nDouble checking the fixed image now...\n"
             ))?;
         }
-        node.close().await?;
+        node.image().close().await?;
         let options = ImageOptions {
             check: true,
             ..args.reading.options()
@@ -160,7 +160,7 @@ pub async fn run(tool: &Tool, args: CheckArgs) -> Result<u8, Failure> {
 
 /// Checks an image, and tells of what is found.
 async fn check(node: &Node, repair: Option<Repair>) -> Result<CheckReport, Failure> {
-    let report = node.check(repair).await?.ok_or_else(|| {
+    let report = node.image().check(repair).await?.ok_or_else(|| {
         Failure::new("This image format does not support checks").with_code(UNSUPPORTED)
     })?;
     for line in &report.lines {

@@ -79,8 +79,8 @@ pub async fn run(tool: &Tool, args: CommitArgs) -> Result<u8, Failure> {
         commit::make_empty(&top).await?;
     }
     drop(progress);
-    top.close().await?;
-    base.close().await?;
+    top.image().close().await?;
+    base.image().close().await?;
     if !args.quiet {
         output::print("Image committed.\n")?;
     }

@@ -284,7 +284,7 @@ impl ConvertArgs {
         if self.bitmaps {
             bitmaps::copy(&tops[0], target).await?;
         }
-        target.close().await?;
+        target.image().close().await?;
         progress.at(1, 1);
         Ok(())
     }

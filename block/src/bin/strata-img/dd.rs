@@ -166,11 +166,11 @@ async fn write(
     let options = tool.everywhere.of(options);
     let target = tool.opener.open(output.path, &options).await;
     let target = target.map_err(OpenError)?;
-    output.kept.check(target.storage())?;
+    output.kept.check(target.image().storage())?;
     // A raw device shows what it has always held.
-    let fresh = output.format != Format::Raw || !target.storage().has_fixed_len();
+    let fresh = output.format != Format::Raw || !target.image().storage().has_fixed_len();
     let copied = copy(source, range, &target, fresh).await;
-    let closed = target.close().await;
+    let closed = target.image().close().await;
     copied?;
     Ok(closed?)
 }

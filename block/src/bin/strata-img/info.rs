@@ -43,7 +43,7 @@ pub async fn run(tool: &Tool, args: InfoArgs) -> Result<u8, Failure> {
     let mut texts = Vec::new();
     for (layer, node) in layers.iter_mut().zip(top.chain()) {
         refuse_bad_bitmaps(&node)?;
-        let snapshots = match node.as_qcow2() {
+        let snapshots = match node.image().as_qcow2() {
             Some(image) => image.snapshots().await?,
             None => Vec::new(),
         };

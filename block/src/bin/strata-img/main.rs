@@ -218,7 +218,10 @@ impl Tool {
 
 /// Refuses an image whose bitmaps the specification does not have, in a command that is about them.
 fn refuse_bad_bitmaps(node: &Node) -> Result<(), Failure> {
-    let fault = node.as_qcow2().and_then(|image| image.bitmap_fault());
+    let fault = node
+        .image()
+        .as_qcow2()
+        .and_then(|image| image.bitmap_fault());
     let file = node.path().display();
     fault.map_or(Ok(()), |why| {
         Err(Failure::new(format!("Could not open '{file}': {why}")))

@@ -99,7 +99,13 @@ impl<'a> Printer<'a> {
                         "File contains external, encrypted or compressed clusters.",
                     ));
                 };
-                let file = self.chain.layer(depth).data_storage().path().display();
+                let file = self
+                    .chain
+                    .layer(depth)
+                    .image()
+                    .data_storage()
+                    .path()
+                    .display();
                 let columns = [start, len, offset].map(hex).concat();
                 output::print(&format!("{columns}{file}\n"))?;
             }

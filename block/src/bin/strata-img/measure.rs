@@ -128,7 +128,7 @@ impl MeasureArgs {
             }
             Format::Qcow2 => {
                 let measured = qcow2::measure(image, data)?;
-                let source = source.and_then(Node::as_qcow2);
+                let source = source.and_then(|node| node.image().as_qcow2());
                 let bitmaps = |source: &Qcow2| source.measure_bitmaps(image.cluster_size);
                 Ok(Measured {
                     required: measured.required,

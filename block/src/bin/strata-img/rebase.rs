@@ -82,7 +82,7 @@ pub async fn run(tool: &Tool, args: RebaseArgs) -> Result<u8, Failure> {
         .map_err(|error| failed(&args, &error))?;
     progress.at(1, 1);
     drop(progress);
-    top.close().await?;
+    top.image().close().await?;
     Ok(0)
 }
 
@@ -136,7 +136,7 @@ async fn refuse_itself(
     below
         .keep_named("its new backing file", &tool.opener, &path, format)
         .await;
-    Ok(below.check(top.storage())?)
+    Ok(below.check(top.image().storage())?)
 }
 
 /// Opens the old and the new chain, and writes what differs to the image.
@@ -159,7 +159,10 @@ async fn copy(
         .open_below(top, &tool.everywhere.of(reading(None)))
         .await
         .map_err(|error| {
-            let name = top.backing_name().map_or_else(OsString::new, |b| b.name);
+            let name = top
+                .image()
+                .backing_name()
+                .map_or_else(OsString::new, |b| b.name);
             let name = name.display();
             Failure::new(format!("Could not open old backing file '{name}': {error}"))
         })?;

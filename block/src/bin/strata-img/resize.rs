@@ -63,7 +63,7 @@ pub async fn run(tool: &Tool, args: ResizeArgs) -> Result<u8, Failure> {
         ));
     }
     node.resize_with(size, preallocation).await?;
-    node.close().await?;
+    node.image().close().await?;
     if !args.quiet {
         output::print("Image resized.\n")?;
     }

@@ -49,7 +49,7 @@ pub async fn run(tool: &Tool, args: SnapshotArgs) -> Result<u8, Failure> {
         ..ImageOptions::default()
     };
     let node = tool.open_named_layer(&args.file, options).await?;
-    let Some(image) = node.as_qcow2() else {
+    let Some(image) = node.image().as_qcow2() else {
         return Ok(0);
     };
     if lists {
@@ -58,7 +58,7 @@ pub async fn run(tool: &Tool, args: SnapshotArgs) -> Result<u8, Failure> {
     }
     let result = change(image, &args).await;
     // Also after an error: bitmaps are stored then.
-    let closed = node.close().await;
+    let closed = node.image().close().await;
     result?;
     closed?;
     Ok(0)

@@ -33,7 +33,7 @@ impl SnapshotParam {
     /// Makes `node`, just opened, show the snapshot.
     pub async fn show(&self, node: &Node) -> Result<(), Failure> {
         let failed = |why: String| Failure::new(format!("Failed to load snapshot: {why}"));
-        let Some(image) = node.as_qcow2() else {
+        let Some(image) = node.image().as_qcow2() else {
             let format = node.format();
             return Err(failed(format!(
                 "Block format '{format}' used by device '' does not support temporarily loading internal snapshots"

@@ -35,7 +35,7 @@ impl Chain {
     pub async fn new(top: &Rc<Node>) -> IoResult<Self> {
         let mut layers = Vec::new();
         for node in top.chain() {
-            let preallocated = match node.as_qcow2() {
+            let preallocated = match node.image().as_qcow2() {
                 Some(image) => image.is_mostly_holes().await?,
                 None => false,
             };
@@ -94,7 +94,7 @@ async fn layer_status(
     depth: usize,
     preallocated: bool,
 ) -> IoResult<Status> {
-    let (extent, host_offset) = match node.as_qcow2() {
+    let (extent, host_offset) = match node.image().as_qcow2() {
         Some(image) => image.placed_extent(offset, len).await?,
         None => unplaced_extent(node, offset, len).await?,
     };
@@ -110,7 +110,11 @@ async fn layer_status(
         offset: host_offset,
     };
     if preallocated && let ExtentKind::Data { host_offset } = extent.kind {
-        let part = node.data_storage().extent(host_offset, status.len).await;
+        let part = node
+            .image()
+            .data_storage()
+            .extent(host_offset, status.len)
+            .await;
         status.len = status.len.min(part.len);
         status.zero = !part.data;
     }

@@ -256,7 +256,7 @@ fn a_disk_whose_name_is_no_text() {
     let base = root().chain().last().unwrap();
     bench.command(stream(Some(base.name()), 0)).unwrap();
     bench.until(completed);
-    let named = root().backing_name().unwrap().name;
+    let named = root().image().backing_name().unwrap().name;
     assert_eq!(named, disk.as_os_str());
     drop((opened, base));
     assert!(bench.engine.shut_down().is_empty());

@@ -257,7 +257,7 @@ fn resize_that_fails(format: Format, calls: u64, size: u64) {
         exec.poll();
     }
     assert!(answer.take().is_some());
-    let in_image = match root.as_qcow2() {
+    let in_image = match root.image().as_qcow2() {
         Some(image) => image.virtual_size(),
         None if format == Format::Raw => folder.file(&path).unwrap().bytes().len() as u64,
         None => root.size(),

@@ -6,7 +6,6 @@ use super::{Node, read::read_chain};
 use crate::{
     error::{IoError, IoResult},
     mem::SgList,
-    qcow2::Qcow2,
 };
 
 /// Bytes of a sector: what layers are written in.
@@ -30,7 +29,7 @@ impl Node {
             .checked_next_multiple_of(SECTOR)
             .ok_or(IoError::OutOfRange)?;
         let _entry = self.enter_exclusive(start, stop - start).await?;
-        let _pin = self.as_qcow2().map(Qcow2::pin);
+        let _pin = self.image.pin();
         let (mut parts, mut at) = (Vec::new(), offset);
         while at < end {
             let sector = at - at % SECTOR;

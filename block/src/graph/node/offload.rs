@@ -1,6 +1,6 @@
 //! Copies that the host makes.
 
-use super::{Driver, Mode, Node};
+use super::{Mode, Node};
 use crate::{error::IoResult, storage::Storage};
 
 impl Node {
@@ -20,9 +20,6 @@ impl Node {
         self.check_writable()?;
         let _entry = self.enter(offset, len, Mode::Shared).await?;
         let _recorded = self.recorded(offset, len).await?;
-        match &self.driver {
-            Driver::Raw(file) => file.copy_from(offset, source, from, len).await,
-            Driver::Qcow2(_) | Driver::Qed(_) => Ok(false),
-        }
+        self.image.copy_from(offset, source, from, len).await
     }
 }

@@ -1,6 +1,6 @@
 //! Reading: from the layer that holds the bytes, and what lies below a layer.
 
-use super::{Driver, Node};
+use super::Node;
 use crate::{
     below::Below,
     error::{IoError, IoResult},
@@ -12,24 +12,6 @@ use crate::{
 
 /// Bytes that one look at the layers is for, at most.
 const MAX_PIECE: usize = 1 << 20;
-
-impl Node {
-    /// Reads from one extent of this layer.
-    async fn read_extent(&self, kind: ExtentKind, offset: u64, data: SgList) -> IoResult<()> {
-        match (&self.driver, kind) {
-            (_, ExtentKind::Data { host_offset }) => {
-                self.data_storage().read(host_offset, data).await
-            }
-            (Driver::Qcow2(image), ExtentKind::Compressed) => {
-                image.read_compressed(offset, data).await
-            }
-            _ => {
-                data.fill(0, data.len(), 0);
-                Ok(())
-            }
-        }
-    }
-}
 
 impl Below for Node {
     fn read_below(&self, offset: u64, data: SgList) -> LocalBoxFuture<'_, IoResult<()>> {
@@ -58,7 +40,7 @@ pub(super) async fn read_chain(walk: Walk<'_>, offset: u64, data: SgList) -> IoR
         let piece = data.slice(done, len);
         match &found.layer {
             Some(layer) if found.kind != ExtentKind::Zero => {
-                layer.read_extent(found.kind, at, piece).await?;
+                layer.image().read_extent(found.kind, at, piece).await?;
             }
             _ => {
                 turn.spend(len).await;

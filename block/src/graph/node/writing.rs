@@ -1,6 +1,6 @@
 //! A layer below the top becomes writable, and read-only again.
 
-use super::{Driver, Node};
+use super::Node;
 use crate::{error::Result, graph::inflight::Mode, storage::Access};
 
 impl Node {
@@ -15,29 +15,10 @@ impl Node {
         if self.is_writable() {
             return Ok(());
         }
-        self.make_files_writable()?;
-        let prepared = match &self.driver {
-            Driver::Raw(_) => Ok(()),
-            Driver::Qcow2(image) => image.prepare_writing().await,
-            Driver::Qed(image) => image.prepare_writing().await,
-        };
-        if let Err(error) = prepared {
-            self.lock(Access::Read)?;
-            return Err(error);
-        }
+        self.image.prepare_writing().await?;
         self.writable.set(true);
         self.readers().leave().await;
         Ok(())
-    }
-
-    fn make_files_writable(&self) -> Result<()> {
-        let (data, file) = (self.data_storage(), self.storage());
-        data.make_writable()?;
-        let result = file.make_writable();
-        if result.is_err() {
-            data.lock(Access::Read)?;
-        }
-        result
     }
 
     /// The way back from [`Node::prepare_writing`]: everything is durable, and the file as its format
@@ -53,9 +34,9 @@ impl Node {
         self.set_read_only();
         // Readers that have come before may keep clusters from being given back.
         drop(self.enter(0, u64::MAX, Mode::Exclusive).await?);
-        let mut result = self.settle().await;
+        let mut result = self.image.settle().await;
         if result.is_ok() {
-            result = self.lock(Access::Read);
+            result = self.image.lock(Access::Read);
         }
         if result.is_err() {
             self.writable.set(true);

@@ -51,7 +51,7 @@ async fn three_layers(exec: Rc<Executor>, folder: &Path) -> Rc<Node> {
     let middle = open("middle").await;
     let data = SgList::from_vec(vec![2; CLUSTER as usize]);
     middle.write(2 * CLUSTER, data.clone()).await.unwrap();
-    middle.close().await.unwrap();
+    middle.image().close().await.unwrap();
     overlay(&exec, &folder.join("top"), "middle", "qcow2").await;
     let top = open("top").await;
     top.write(0, data).await.unwrap();

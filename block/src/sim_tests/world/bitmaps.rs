@@ -64,7 +64,7 @@ impl World {
             let plan = BitmapPlan::new(&node, "layer", NAME, change).unwrap();
             plan.announce().await.unwrap();
             plan.carry_out();
-            node.close().await.unwrap();
+            node.image().close().await.unwrap();
         });
         self.files = offline.folder.durable();
     }

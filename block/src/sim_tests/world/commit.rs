@@ -99,6 +99,6 @@ async fn run(top: Rc<Node>, task: Task) -> Result<()> {
     if task.empties {
         commit::make_empty(&top).await?;
     }
-    top.close().await?;
-    base.close().await
+    top.image().close().await?;
+    base.image().close().await
 }

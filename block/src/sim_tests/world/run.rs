@@ -150,7 +150,7 @@ impl World {
         }
         self.settle();
         self.verify();
-        if self.root().is_stopped() {
+        if self.root().image().is_stopped() {
             self.check_stopped();
         } else if self.has_losses() {
             self.check_lost();
@@ -171,7 +171,7 @@ impl World {
     /// Whether something of the top could not be brought to disk.
     fn has_losses(&self) -> bool {
         let (root, folder) = (self.root(), &self.running().folder);
-        [root.storage(), root.data_storage()]
+        [root.image().storage(), root.image().data_storage()]
             .into_iter()
             .any(|storage| folder.file(storage.path()).unwrap().losses() > 0)
     }
@@ -198,7 +198,7 @@ impl World {
         self.start();
         self.running().allowed.set(Allowed::NoSpace);
         let root = self.root();
-        for storage in [root.storage(), root.data_storage()] {
+        for storage in [root.image().storage(), root.image().data_storage()] {
             let file = self.running().folder.file(storage.path()).unwrap();
             file.set_room(Some(self.random.below(48)));
         }

@@ -176,14 +176,14 @@ impl World {
         let work = async move {
             reached.set(true);
             let made = run(&work.0, change, &work.1).await;
-            (made, work.0.close().await)
+            (made, work.0.image().close().await)
         };
         let look = |world: &mut Self, files| world.look_at_change(files, layer, alone.as_deref());
         let Some((mut made, mut closed)) = offline.run(self, work, &mark, look) else {
             return (offline, End::Cut { whole: false });
         };
         offline.end_trouble();
-        if in_trouble && node.is_stopped() {
+        if in_trouble && node.image().is_stopped() {
             let file = offline.folder.file(node.path()).unwrap();
             offline.exec.block_on(check_refuses(node, file));
             let whole = made.is_ok();
@@ -194,7 +194,7 @@ impl World {
                 if made.is_err() {
                     made = run(&node, change, &name).await;
                 }
-                (made, node.close().await)
+                (made, node.image().close().await)
             });
         }
         closed.unwrap();
@@ -247,7 +247,7 @@ impl World {
             };
             offline.exec.block_on(async move {
                 let node = opener.open_layer(&path, &options).await.unwrap();
-                node.check(Some(Repair::All)).await.unwrap();
+                node.image().check(Some(Repair::All)).await.unwrap();
             });
             self.files = folder.durable();
         }
@@ -316,7 +316,7 @@ impl World {
     fn names_in(&mut self, layer: usize) -> Vec<String> {
         let offline = self.offline();
         let node = offline.open_layer(self, layer, true);
-        let list = async move { node.as_qcow2().unwrap().snapshots().await.unwrap() };
+        let list = async move { node.image().as_qcow2().unwrap().snapshots().await.unwrap() };
         let snapshots = offline.exec.block_on(list);
         snapshots
             .into_iter()
@@ -330,7 +330,7 @@ impl Offline {
     fn show(&self, node: &Rc<Node>, name: &str) {
         let (node, name) = (node.clone(), name.to_owned());
         self.exec.block_on(async move {
-            let image = node.as_qcow2().expect("chosen for it");
+            let image = node.image().as_qcow2().expect("chosen for it");
             let snapshots = image.snapshots().await.unwrap();
             let found = snapshots.iter().find(|s| s.name == name).unwrap();
             image.show_snapshot(found).await.unwrap();
@@ -350,7 +350,7 @@ async fn id_of(image: &Qcow2, name: &str) -> Result<String> {
 }
 
 async fn run(node: &Node, change: Change, name: &str) -> Result<()> {
-    let image = node.as_qcow2().expect("chosen for it");
+    let image = node.image().as_qcow2().expect("chosen for it");
     match change {
         Change::Create => image.create_snapshot(name, UNIX_EPOCH).await,
         Change::Apply => image.apply_snapshot(&id_of(image, name).await?).await,

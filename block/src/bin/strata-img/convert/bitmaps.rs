@@ -70,7 +70,9 @@ pub async fn copy(source: &Rc<Node>, target: &Node) -> Result<(), Failure> {
 }
 
 fn has_bitmaps(node: &Node) -> bool {
-    node.as_qcow2().is_some_and(|image| image.version() > 2)
+    node.image()
+        .as_qcow2()
+        .is_some_and(|image| image.version() > 2)
 }
 
 fn persistent(node: &Node) -> impl Iterator<Item = Rc<DirtyBitmap>> {

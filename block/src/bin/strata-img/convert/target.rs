@@ -36,7 +36,7 @@ impl Target {
     /// stays as it has become.
     pub async fn give_up(self) {
         // The error that ended the copy says more than one about its remains would.
-        let _ = self.node.close().await;
+        let _ = self.node.image().close().await;
         if let Some(path) = self.made {
             let _ = fs::remove_file(path);
         }
@@ -108,7 +108,7 @@ impl ConvertArgs {
         }
         let node = opened?;
         // A raw device shows what it has always held.
-        let is_device = node.format() == Format::Raw && node.storage().has_fixed_len();
+        let is_device = node.format() == Format::Raw && node.image().storage().has_fixed_len();
         let is_blank = !self.existing && !is_device;
         Ok(Target {
             node,
@@ -127,8 +127,8 @@ impl ConvertArgs {
     ) -> Result<Rc<Node>, Failure> {
         let node = tool.opener.open(path, &tool.everywhere.of(options)).await;
         let node = node.map_err(OpenError)?;
-        kept.check(node.storage())?;
-        kept.check(node.data_storage())?;
+        kept.check(node.image().storage())?;
+        kept.check(node.image().data_storage())?;
         if node.size() < len {
             return Err(Failure::new("output file is smaller than input file"));
         }

@@ -174,12 +174,14 @@ impl Node {
         self.look(offset, len, false).await
     }
 
-    /// As [`Node::extent`], for reading: raw files are one piece of data, without asking the host.
-    pub(super) async fn lookup(&self, offset: u64, len: u64) -> IoResult<Extent> {
-        self.look(offset, len, true).await
-    }
-
-    async fn look(&self, offset: u64, len: u64, holes_are_data: bool) -> IoResult<Extent> {
+    /// As [`Node::extent`]; with `holes_are_data` raw files are one piece of data, without asking the
+    /// host.
+    pub(super) async fn look(
+        &self,
+        offset: u64,
+        len: u64,
+        holes_are_data: bool,
+    ) -> IoResult<Extent> {
         if offset >= self.size() {
             let kind = ExtentKind::Zero;
             return Ok(Extent { len, kind });

@@ -68,11 +68,7 @@ impl Node {
     /// That the range wraps.
     pub(crate) async fn reading(&self, offset: u64, len: u64) -> IoResult<Reading> {
         if !self.is_writable() {
-            return Ok(Reading {
-                _pin: None,
-                _entry: None,
-                _counted: Some(self.readers().count()),
-            });
+            return Ok(self.counted());
         }
         let entry = self.enter(offset, len, Mode::Shared).await?;
         Ok(Reading {
@@ -80,5 +76,14 @@ impl Node {
             _entry: Some(entry),
             _counted: None,
         })
+    }
+
+    /// The place of a reader of a layer that takes no writes.
+    pub(super) fn counted(&self) -> Reading {
+        Reading {
+            _pin: None,
+            _entry: None,
+            _counted: Some(self.readers().count()),
+        }
     }
 }

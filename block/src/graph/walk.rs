@@ -130,11 +130,18 @@ impl<'a> Walk<'a> {
             depth += 1;
             turn.looks += 1;
             turn.spend(LOOK).await;
-            let reading = match self.top_is_held && depth == 1 {
-                true => None,
-                false => Some(node.reading(offset, len).await?),
+            let held = self.top_is_held && depth == 1;
+            let (entered, extent) = loop {
+                let entered = match !held && node.is_writable() {
+                    true => Some(node.reading(offset, len).await?),
+                    false => None,
+                };
+                let extent = node.look(offset, len, self.holes_are_data).await?;
+                // It may have become writable since.
+                if held || entered.is_some() || !node.is_writable() {
+                    break (entered, extent);
+                }
             };
-            let extent = self.look(&node, offset, len).await?;
             assert!(
                 (1..=len).contains(&extent.len),
                 "an extent lies within what was asked for"
@@ -144,9 +151,10 @@ impl<'a> Walk<'a> {
                 return Ok(Found {
                     len,
                     kind: extent.kind,
-                    layer: Some(node),
                     depth,
-                    reading,
+                    // What was looked up is true yet: there was no await since.
+                    reading: entered.or_else(|| (!held).then(|| node.counted())),
+                    layer: Some(node),
                 });
             }
             next = node.backing();
@@ -158,13 +166,6 @@ impl<'a> Walk<'a> {
             depth: 0,
             reading: None,
         })
-    }
-
-    async fn look(&self, node: &Node, offset: u64, len: u64) -> IoResult<Extent> {
-        match self.holes_are_data {
-            true => node.lookup(offset, len).await,
-            false => node.extent(offset, len).await,
-        }
     }
 }
 

@@ -4,8 +4,8 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsStr,
-    os::unix::ffi::OsStrExt,
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
 };
 
@@ -49,8 +49,9 @@ pub struct ImageSpec {
     pub no_flush: bool,
 }
 
-/// Options by their names, without what stands before the last dot so far.
-type Options = BTreeMap<String, String>;
+/// Options by their names, without what stands before the last dot so far. Names of files may be no
+/// text.
+type Options = BTreeMap<String, OsString>;
 
 impl ImageSpec {
     /// Reads a name.
@@ -88,20 +89,25 @@ impl ImageSpec {
     ///
     /// # Errors
     /// As [`ImageSpec::from_name`].
-    pub fn from_options(list: &str) -> Result<Self, String> {
-        let marked = list.replace(",,", "\0");
+    pub fn from_options(list: &OsStr) -> Result<Self, String> {
         let mut options = Options::new();
-        for option in marked.split(',').filter(|option| !option.is_empty()) {
-            let (name, value) = option
-                .split_once('=')
-                .ok_or_else(|| format!("Expected '=' after parameter '{option}'"))?;
-            options.insert(name.to_owned(), value.replace('\0', ","));
+        for option in split_at_commas(list.as_bytes()) {
+            let at = option.iter().position(|&byte| byte == b'=');
+            let (name, value) = match at {
+                Some(at) => (&option[..at], &option[at + 1..]),
+                None => {
+                    let option = String::from_utf8_lossy(&option);
+                    return Err(format!("Expected '=' after parameter '{option}'"));
+                }
+            };
+            let name = String::from_utf8_lossy(name).into_owned();
+            options.insert(name, OsString::from_vec(value.to_vec()));
         }
         Self::new(options)
     }
 
     fn new(mut options: Options) -> Result<Self, String> {
-        let driver = options.remove("driver");
+        let driver = take_text(&mut options, "driver")?;
         let is_protocol = |driver: &str| ["file", "host_device", "nbd"].contains(&driver);
         let mut spec = Self::default();
         let mut file = take(&mut options, "file");
@@ -110,7 +116,7 @@ impl ImageSpec {
                 // The bytes of a file as they are.
                 spec.format = Some(Format::Raw);
                 file = std::mem::take(&mut options);
-                file.insert("driver".to_owned(), protocol.to_owned());
+                file.insert("driver".to_owned(), protocol.into());
             }
             Some(format) => {
                 let format: Result<Format, _> = format.parse();
@@ -135,7 +141,7 @@ impl ImageSpec {
 
     /// The path or URI that the options of a file or an export name.
     fn protocol(&mut self, mut options: Options) -> Result<PathBuf, String> {
-        let driver = options.remove("driver");
+        let driver = take_text(&mut options, "driver")?;
         let name = options.remove("filename");
         self.take_common(&mut options)?;
         let path = match driver.as_deref() {
@@ -150,11 +156,16 @@ impl ImageSpec {
                 {
                     return Err("locking=off is not supported: use force-share=on".into());
                 }
-                PathBuf::from(name.strip_prefix("file:").unwrap_or(&name))
+                let bytes = name.as_bytes();
+                let plain = bytes.strip_prefix(b"file:").unwrap_or(bytes);
+                PathBuf::from(OsStr::from_bytes(plain))
             }
             Some("nbd") => match name {
                 Some(uri) if is_nbd_uri(Path::new(&uri)) => PathBuf::from(uri),
-                Some(other) => return Err(format!("'{other}' is not the URI of an NBD export")),
+                Some(other) => {
+                    let other = other.display();
+                    return Err(format!("'{other}' is not the URI of an NBD export"));
+                }
                 None => nbd_uri(&mut options)?,
             },
             Some(other) => return Err(format!("Unknown driver '{other}'")),
@@ -176,7 +187,7 @@ impl ImageSpec {
             ("cache.no-flush", &mut self.no_flush),
         ];
         for (name, switch) in switches {
-            if let Some(value) = options.remove(name) {
+            if let Some(value) = take_text(options, name)? {
                 *switch |= match value.as_str() {
                     "on" | "yes" | "true" => true,
                     "off" | "no" | "false" => false,
@@ -232,6 +243,28 @@ fn take(options: &mut Options, name: &str) -> Options {
     taken
 }
 
+/// Takes an option that is text.
+fn take_text(options: &mut Options, name: &str) -> Result<Option<String>, String> {
+    let text = options.remove(name).map(OsString::into_string);
+    text.transpose()
+        .map_err(|_| format!("Parameter '{name}' is not valid UTF-8 text"))
+}
+
+/// The options in a list, where a doubled comma is one of the value's.
+fn split_at_commas(list: &[u8]) -> Vec<Vec<u8>> {
+    let mut options = vec![Vec::new()];
+    let mut bytes = list.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
+            options.push(Vec::new());
+        } else if let Some(option) = options.last_mut() {
+            option.push(byte);
+        }
+    }
+    options.retain(|option| !option.is_empty());
+    options
+}
+
 fn refuse_rest(driver: &str, options: &Options) -> Result<(), String> {
     match options.keys().next() {
         None => Ok(()),
@@ -243,12 +276,15 @@ fn refuse_rest(driver: &str, options: &Options) -> Result<(), String> {
 
 /// The URI of the export that these options of QEMU's NBD client mean.
 fn nbd_uri(options: &mut Options) -> Result<PathBuf, String> {
-    let export = options.remove("export").unwrap_or_default();
+    let export = take_text(options, "export")?.unwrap_or_default();
     let mut server = take(options, "server");
-    let kind = server.remove("type");
+    let kind = take_text(&mut server, "type")?;
     // In the old way they stand by themselves.
-    let mut place = |name: &str| server.remove(name).or_else(|| options.remove(name));
-    let (path, host, port) = (place("path"), place("host"), place("port"));
+    let mut place = |name: &str| match take_text(&mut server, name)? {
+        None => take_text(options, name),
+        found => Ok(found),
+    };
+    let (path, host, port) = (place("path")?, place("host")?, place("port")?);
     refuse_rest("nbd", &server)?;
     let export = encode(&export);
     Ok(PathBuf::from(match (kind.as_deref(), path, host) {
@@ -304,7 +340,7 @@ fn flatten(name: &str, value: &Value, options: &mut Options) {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
     };
-    options.insert(name.to_owned(), text);
+    options.insert(name.to_owned(), text.into());
 }
 
 /// QEMU's JSON has strings in single quotes, too.

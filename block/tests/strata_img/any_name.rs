@@ -234,3 +234,18 @@ fn errors_tell_of_any_name() {
         );
     }
 }
+
+#[test]
+fn lists_of_options_carry_such_names() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("").join(OsStr::from_bytes(BASE)), [7; 512]).unwrap();
+    let list = [b"driver=raw,file.filename=", &doubled(BASE)[..]].concat();
+    let options = ["info", "--output=json", "--image-opts"];
+    let info = ok(
+        &folder,
+        "strata-img",
+        &args![options[0], options[1], options[2], list],
+    );
+    let info: Value = serde_json::from_slice(&info).unwrap();
+    assert_eq!(info["virtual-size"], 512);
+}

@@ -76,7 +76,7 @@ impl Options {
 pub fn spec(name: &Path, is_list: bool, options: ImageOptions) -> Result<(PathBuf, ImageOptions)> {
     let spec = match is_list {
         false => ImageSpec::from_name(name),
-        true => ImageSpec::from_options(&name.to_string_lossy()),
+        true => ImageSpec::from_options(name.as_os_str()),
     };
     let refused = |why| Error::Image {
         file: name.to_owned(),

@@ -1,4 +1,8 @@
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
 use super::ImageSpec;
 use crate::graph::{Format, chain::ImageOptions};
@@ -12,7 +16,7 @@ fn refused(name: &str) -> String {
 }
 
 fn listed(list: &str) -> ImageSpec {
-    ImageSpec::from_options(list).unwrap()
+    ImageSpec::from_options(list.as_ref()).unwrap()
 }
 
 fn image(path: &str, format: Option<Format>) -> ImageSpec {
@@ -127,7 +131,7 @@ fn what_is_not_known_is_refused() {
         let why = refused(name);
         assert!(why.contains(expected), "{name}: {why}");
     }
-    let error = ImageSpec::from_options("a.qcow2").unwrap_err();
+    let error = ImageSpec::from_options("a.qcow2".as_ref()).unwrap_err();
     assert!(
         error.contains("Expected '=' after parameter 'a.qcow2'"),
         "{error}"
@@ -140,4 +144,20 @@ fn what_is_not_known_is_refused() {
         .with(twice)
         .unwrap_err();
     assert!(error.contains("Driver specified twice"), "{error}");
+}
+
+#[test]
+fn names_in_lists_may_be_no_text() {
+    let list = OsStr::from_bytes(b"driver=qcow2,file.filename=/a\xff,,b,read-only=on");
+    let spec = ImageSpec::from_options(list).unwrap();
+    assert_eq!(spec.path, Path::new(OsStr::from_bytes(b"/a\xff,b")));
+    assert!(spec.read_only);
+    for list in [
+        &b"driver=\xff"[..],
+        b"filename=x,read-only=\xff",
+        b"driver=nbd,export=\xff,path=/s",
+    ] {
+        let error = ImageSpec::from_options(OsStr::from_bytes(list)).unwrap_err();
+        assert!(error.contains("is not valid UTF-8 text"), "{error}");
+    }
 }

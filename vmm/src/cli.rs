@@ -94,7 +94,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MAX_CPUS as i64))]
     pub cpus: u8,
     /// A disk, as key=value,...; may be given several times.
-    #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parse)]
+    #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parser())]
     pub disks: Vec<DiskOption>,
     /// Where the guest's first serial port goes: stdio, none, file:PATH or unix:PATH [default:
     /// stdio, where no monitor takes it].
@@ -131,7 +131,7 @@ pub struct RunArgs {
 )]
 pub struct ServeArgs {
     /// A disk, as key=value,...; may be given several times.
-    #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parse)]
+    #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parser())]
     pub disks: Vec<DiskOption>,
     /// Credentials for TLS, as tls-creds-x509,key=value,...; may be given several times.
     #[arg(long = "object", value_name = "TYPE,KEY=VALUE,...", value_parser = object::parse)]

@@ -1,7 +1,8 @@
 //! The value of `--disk`: `key=value,key=value`, a comma inside a value doubled.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use strata_block::graph::{DetectZeroes, Format};
 
 use super::keys::{self, choose};
@@ -71,10 +72,22 @@ const KNOWN: &str = "file, format, if, id, node-name, readonly, cache, aio, disc
 ///
 /// # Errors
 /// What is wrong, with what would be right.
-pub fn parse(text: &str) -> Result<DiskOption, String> {
+pub fn parse(text: &OsStr) -> Result<DiskOption, String> {
     let mut disk = DiskOption::default();
-    for (key, value) in keys::pairs(text)? {
-        set(&mut disk, &key, &value)?;
+    for (key, value) in keys::native_pairs(text)? {
+        match key.as_str() {
+            "file" => disk.file = value.into(),
+            "backing-folders" => {
+                let names = value.as_bytes().split(|&byte| byte == b':');
+                let paths = names.map(|name| OsStr::from_bytes(name).into());
+                disk.backing_folders = Some(paths.collect());
+            }
+            _ => {
+                let text = value.to_str();
+                let text = text.ok_or_else(|| format!("{key}= is not valid UTF-8 text"))?;
+                set(&mut disk, &key, text)?;
+            }
+        }
     }
     if disk.file.as_os_str().is_empty() {
         return Err("file=PATH is missing".into());
@@ -82,14 +95,15 @@ pub fn parse(text: &str) -> Result<DiskOption, String> {
     Ok(disk)
 }
 
-/// Sets one key.
+/// How clap calls [`parse`]: names of files need not be text.
+pub fn parser() -> impl TypedValueParser<Value = DiskOption> {
+    OsStringValueParser::new().try_map(|text| parse(&text))
+}
+
+/// Sets one key whose value is text.
 fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
     match key {
-        "file" => disk.file = value.into(),
         "format" => disk.format = Some(format(key, value)?),
-        "backing-folders" => {
-            disk.backing_folders = Some(value.split(':').map(PathBuf::from).collect());
-        }
         "backing-format" => disk.backing_format = Some(format(key, value)?),
         "if" => {
             let all = [

@@ -1,34 +1,51 @@
 //! Option values of the form `key=value,key=value`, a comma inside a value doubled.
 
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+};
+
 /// The pairs in `text`, each key once.
 ///
 /// # Errors
 /// What is wrong, with what would be right.
 pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
-    let mut pairs: Vec<(String, String)> = Vec::new();
-    for pair in split(text) {
-        let Some((key, value)) = pair.split_once('=') else {
-            return Err(format!(
-                "'{pair}' is not key=value (a comma inside a value is doubled)"
-            ));
-        };
-        if pairs.iter().any(|(earlier, _)| earlier == key) {
+    let pairs = native_pairs(text.as_ref())?.into_iter();
+    // What was text still is: it was only cut at commas and equals signs.
+    let text = |(key, value): (_, OsString)| (key, value.to_string_lossy().into_owned());
+    Ok(pairs.map(text).collect())
+}
+
+/// The same where values may be names of files, which need not be text.
+///
+/// # Errors
+/// What is wrong, with what would be right.
+pub(super) fn native_pairs(text: &OsStr) -> Result<Vec<(String, OsString)>, String> {
+    let mut pairs: Vec<(String, OsString)> = Vec::new();
+    for pair in split(text.as_bytes()) {
+        let at = pair.iter().position(|&byte| byte == b'=');
+        let at = at.ok_or_else(|| {
+            let pair = String::from_utf8_lossy(&pair);
+            format!("'{pair}' is not key=value (a comma inside a value is doubled)")
+        })?;
+        let key = String::from_utf8_lossy(&pair[..at]).into_owned();
+        if pairs.iter().any(|(earlier, _)| *earlier == key) {
             return Err(format!("'{key}' is given twice"));
         }
-        pairs.push((key.to_owned(), value.to_owned()));
+        pairs.push((key, OsString::from_vec(pair[at + 1..].to_vec())));
     }
     Ok(pairs)
 }
 
 /// Splits at single commas; double ones become one.
-fn split(text: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c == ',' && chars.next_if_eq(&',').is_none() {
-            parts.push(String::new());
+fn split(text: &[u8]) -> Vec<Vec<u8>> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = text.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
+            parts.push(Vec::new());
         } else if let Some(last) = parts.last_mut() {
-            last.push(c);
+            last.push(byte);
         }
     }
     parts

@@ -25,11 +25,11 @@ pub struct TestArgs {
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
     /// A disk, as key=value,... (as of 'strata run'); may be given several times.
-    #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parse)]
+    #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parser())]
     pub disks: Vec<DiskOption>,
     /// The disk whose file system is the command's root, as key=value,... It comes before the
     /// others.
-    #[arg(long, value_name = "KEY=VALUE,...", value_parser = disk::parse)]
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = disk::parser())]
     pub root: Option<DiskOption>,
     /// A copy of a directory for the guest; may be given several times.
     #[arg(long = "share", value_name = "DIR:MOUNT", value_parser = parse_share)]

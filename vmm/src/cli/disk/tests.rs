@@ -2,6 +2,10 @@ use std::time::Duration;
 
 use super::*;
 
+fn parse(text: &str) -> Result<DiskOption, String> {
+    super::parse(text.as_ref())
+}
+
 #[test]
 fn every_key_is_understood() {
     let text = "file=/a/b.img,format=qcow2,if=ide,id=d0,node-name=n0,readonly=on,cache=unsafe,\
@@ -80,4 +84,16 @@ fn default_names_count_by_interface() {
             "virtio0", "ide0-hd0", "ide0-hd1", "ide1-hd0", "virtio1", "none0"
         ]
     );
+}
+
+#[test]
+fn names_of_files_may_be_no_text() {
+    let text = OsStr::from_bytes(b"file=/a\xff,,b,backing-folders=/c\xfe:/d,format=raw");
+    let disk = super::parse(text).unwrap();
+    assert_eq!(disk.file.as_os_str().as_bytes(), b"/a\xff,b");
+    let folders = disk.backing_folders.unwrap();
+    assert_eq!(folders[0].as_os_str().as_bytes(), b"/c\xfe");
+    assert_eq!((folders.len(), disk.format), (2, Some(Format::Raw)));
+    let error = super::parse(OsStr::from_bytes(b"file=a,id=\xff")).unwrap_err();
+    assert_eq!(error, "id= is not valid UTF-8 text");
 }

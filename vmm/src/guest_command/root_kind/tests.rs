@@ -3,7 +3,7 @@ use std::{fs, path::Path};
 use super::*;
 
 fn option(file: &Path) -> DiskOption {
-    crate::cli::disk::parse(&format!("file={},format=raw", file.display())).unwrap()
+    crate::cli::disk::parse(format!("file={},format=raw", file.display()).as_ref()).unwrap()
 }
 
 fn kinds(bytes: &[u8]) -> Result<Vec<Kind>, TestError> {

@@ -1,6 +1,10 @@
 //! Keeps the machine running: the device thread's loop, and what it does when told to stop, go
 //! on, reset or end.
+//!
+//! There is one loop. What has to wait for the disks is a step on a [`Course`]; the loop goes round
+//! until the step is done, answers meanwhile what need not wait, and takes the next step.
 
+mod course;
 mod ending;
 
 use std::{
@@ -19,16 +23,19 @@ use strata_block::{
 };
 
 pub use self::ending::Rules;
-use self::ending::{End, Panics};
+use self::{
+    course::{Admission, Course, Goal, Progress, Step},
+    ending::{End, Panics},
+};
 use super::{
     Ended, Firmware, RunError,
     board::Board,
     console::{Hurry, Transcript},
-    disks::{Meter, Worker},
+    disks::{DiskReport, Meter, Worker},
     handle::State,
     outcome::{Outcome, ResetCause},
     post::{GuestEvent, Inbox, Message},
-    vcpus::Vcpus,
+    vcpus::{VcpuReport, Vcpus},
 };
 use crate::{
     boot::BootSource,
@@ -82,6 +89,32 @@ pub struct Control {
     timed_out: bool,
     /// When vCPUs ran first.
     started: Option<Instant>,
+    course: Course,
+    underway: Underway,
+    /// For the client that has asked for what the course leads to.
+    asked: Option<Answer>,
+    /// What is known of the end that the course leads to.
+    ending: Option<Ending>,
+}
+
+/// What is known of the step that is under way.
+#[derive(Default)]
+struct Underway {
+    /// The loop has gone round since it began.
+    turned: bool,
+    /// What the block layer was told to do is done.
+    done: Rc<Cell<bool>>,
+}
+
+/// An end that is under way.
+struct Ending {
+    outcome: Result<Outcome, String>,
+    since: Instant,
+    first_request: Option<Instant>,
+    disks: Vec<DiskReport>,
+    vcpus: Vec<VcpuReport>,
+    /// What went wrong when the disks were closed.
+    errors: Rc<RefCell<Vec<strata_block::error::Error>>>,
 }
 
 impl Control {
@@ -97,6 +130,10 @@ impl Control {
             panics: Panics::default(),
             timed_out: false,
             started: None,
+            course: Course::default(),
+            underway: Underway::default(),
+            asked: None,
+            ending: None,
         }
     }
 
@@ -109,18 +146,29 @@ impl Control {
             self.resume();
         }
         loop {
-            while let Some(message) = self.parts.inbox.next() {
-                if let Some(end) = self.handle(message)? {
-                    return self.end(end);
-                }
-                // A command may have started something in the block layer.
-                self.turn.more_work_now = true;
-            }
-            if let Some(end) = self.look_at_the_clock()? {
-                return self.end(end);
-            }
+            self.take_messages()?;
             self.turn()?;
+            if let Some(ended) = self.proceed()? {
+                return Ok(ended);
+            }
         }
+    }
+
+    /// Attends to what has come, as far as the course lets it.
+    fn take_messages(&mut self) -> Result<(), RunError> {
+        while self.course.is_steady() {
+            let Some(message) = self.parts.inbox.next() else {
+                let end = self.look_at_the_clock()?;
+                return end.map_or(Ok(()), |end| self.end(end));
+            };
+            if let Some(end) = self.handle(message)? {
+                self.end(end)?;
+            }
+            // A command may have started something in the block layer.
+            self.turn.more_work_now = true;
+        }
+        self.answer_meanwhile();
+        Ok(())
     }
 
     /// Waits for events, lets their subscribers act, and gives the block layer its turn.
@@ -133,6 +181,7 @@ impl Control {
             Err(error) => return Err(RunError::Events(error)),
         }
         self.turn = self.parts.engine.poll();
+        self.underway.turned = true;
         self.note_time_out();
         Ok(())
     }
@@ -188,7 +237,11 @@ impl Control {
             }
             Action::Quit => return Ok(Some(End::from(Outcome::Quit).answering(answer))),
         }
-        answer.send(Ok(Reply::Done));
+        if self.course.is_steady() {
+            answer.send(Ok(Reply::Done));
+        } else {
+            self.asked = Some(answer);
+        }
         Ok(None)
     }
 
@@ -223,41 +276,88 @@ impl Control {
     /// Stops them, and makes durable what the guest has written.
     fn stop(&mut self, state: RunState) -> Result<(), RunError> {
         if self.parts.state.get() == RunState::Running {
-            self.settle()?;
-            self.parts.state.set(state);
-            self.parts.notifier.notify(Notice::Stop);
+            self.head_for(Goal::Stop(state))?;
         }
         Ok(())
     }
 
-    /// Parks the vCPUs, and returns once no request of the guest is under way and everything is
-    /// durable. Jobs go on. A disk that cannot be flushed is reported, and keeps its error for the
-    /// guest.
-    fn settle(&mut self) -> Result<(), RunError> {
-        self.parts.hurry.set(true);
-        self.parts.vcpus.park();
-        for worker in &self.parts.workers {
-            worker.stop();
-        }
-        self.drain()?;
-        let done = Rc::new(Cell::new(false));
-        let finished = Rc::clone(&done);
-        self.parts.engine.quiesce(move |errors| {
-            for error in errors {
-                tracing::error!(%error, "a disk could not be flushed");
-            }
-            finished.set(true);
-        });
-        self.wait_for(&done)
+    /// Sets out for `goal`, after what is under way.
+    fn head_for(&mut self, goal: Goal) -> Result<(), RunError> {
+        self.course
+            .add(goal)
+            .map_or(Ok(()), |step| self.begin(step))
     }
 
-    /// Runs the loop until the block layer has done something. Monitors' questions about disks are
-    /// answered meanwhile; who wants an end now does not want to wait for servers that have gone.
-    fn wait_for(&mut self, done: &Cell<bool>) -> Result<(), RunError> {
+    /// Takes the steps that can be taken now. How the machine has ended, once it has.
+    fn proceed(&mut self) -> Result<Option<Ended>, RunError> {
+        while let Some(step) = self.course.step()
+            && self.is_done(step)
+        {
+            match self.course.step_done() {
+                Some(Progress::Next(step)) => self.begin(step)?,
+                Some(Progress::Reached(Goal::End)) => return self.ended().map(Some),
+                Some(Progress::Reached(goal)) => self.reached(goal)?,
+                None => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Begins a step; [`Control::is_done`] says when it is done. Jobs go on.
+    fn begin(&mut self, step: Step) -> Result<(), RunError> {
+        self.underway = Underway::default();
         self.turn.more_work_now = true;
-        while !done.get() {
-            self.turn()?;
-            self.answer_meanwhile();
+        let done = Rc::clone(&self.underway.done);
+        match step {
+            Step::Drain => {
+                self.parts.hurry.set(true);
+                self.parts.vcpus.park();
+                self.parts.workers.iter().for_each(Worker::stop);
+            }
+            // A disk that cannot be flushed is reported, and keeps its error for the guest.
+            Step::Flush => self.parts.engine.quiesce(move |errors| {
+                for error in errors {
+                    tracing::error!(%error, "a disk could not be flushed");
+                }
+                done.set(true);
+            }),
+            Step::ResetDevices => {
+                self.parts.inbox.forget_resets();
+                self.parts.board.reset();
+                self.parts.transcript.cut();
+                self.panics = Panics::default();
+            }
+            Step::Close => self.close(done)?,
+        }
+        Ok(())
+    }
+
+    fn is_done(&self, step: Step) -> bool {
+        match step {
+            // What has been sent to a worker counts only once it has seen it: one turn at least.
+            // Workers must have let go of the rings in the old guest's memory before that is written.
+            Step::Drain | Step::ResetDevices => {
+                self.underway.turned && self.parts.workers.iter().all(Worker::is_idle)
+            }
+            Step::Flush | Step::Close => self.underway.done.get(),
+        }
+    }
+
+    /// The machine is where it was to be, and goes on to where it is to be next.
+    fn reached(&mut self, goal: Goal) -> Result<(), RunError> {
+        match goal {
+            Goal::Stop(state) => {
+                self.parts.state.set(state);
+                self.parts.notifier.notify(Notice::Stop);
+            }
+            Goal::Reset { guest } => self.boot_again(guest)?,
+            Goal::End => {}
+        }
+        if let Some(step) = self.course.step() {
+            return self.begin(step);
+        }
+        if let Some(answer) = self.asked.take() {
+            answer.send(Ok(Reply::Done));
         }
         Ok(())
     }
@@ -266,39 +366,22 @@ impl Control {
     fn answer_meanwhile(&mut self) {
         let mut later = Vec::new();
         while let Some(message) = self.parts.inbox.next() {
-            match message {
-                Message::Action(Action::Block(command), answer) => self.execute(command, answer),
-                Message::Action(Action::Quit, _) | Message::Signal | Message::Leave => {
+            match (self.course.admit(&message), message) {
+                (Admission::Now, Message::Action(Action::Block(command), answer)) => {
+                    self.execute(command, answer);
+                }
+                (Admission::LaterAndHurry, message) => {
                     self.parts.engine.give_up_on_servers();
                     later.push(message);
                 }
-                message => later.push(message),
+                (_, message) => later.push(message),
             }
         }
         self.parts.inbox.keep(later);
     }
 
-    /// Runs the loop until no worker has a request under way.
-    fn drain(&mut self) -> Result<(), RunError> {
-        // What has been sent to a worker counts only once it has seen it: one turn at least.
-        self.turn.more_work_now = true;
-        self.turn()?;
-        while !self.parts.workers.iter().all(Worker::is_idle) {
-            self.turn()?;
-            self.answer_meanwhile();
-        }
-        Ok(())
-    }
-
-    /// Back to the state after power-on, the kernel loaded again. Runs or not as before.
-    fn reset(&mut self, guest: bool) -> Result<(), RunError> {
-        self.settle()?;
-        self.parts.inbox.forget_resets();
-        self.parts.board.reset();
-        self.parts.transcript.cut();
-        self.panics = Panics::default();
-        // Workers must have let go of the rings in the old guest's memory before that is written.
-        self.drain()?;
+    /// Loads the kernel again into a machine that is as after power-on. Runs or not as before.
+    fn boot_again(&mut self, guest: bool) -> Result<(), RunError> {
         let parts = &mut self.parts;
         parts.chips.restore(&parts.vm.fd)?;
         let entry = parts.firmware.load(&mut parts.boot)?;
@@ -314,49 +397,60 @@ impl Control {
         Ok(())
     }
 
-    /// The orderly end: drain, flush, close.
-    fn end(mut self, end: End) -> Result<Ended, RunError> {
+    /// Sets out for the orderly end: drain, flush, close.
+    fn end(&mut self, end: End) -> Result<(), RunError> {
         let now = Instant::now();
         self.parts.state.set(RunState::Shutdown);
         self.parts.notifier.notify(Notice::Shutdown(end.cause()));
         if let Some(answer) = end.answer {
             answer.send(Ok(Reply::Done));
         }
-        // Before the requests are waited for, which somebody may want to see.
-        let disks = self.parts.meters.iter().map(|meter| meter.report(now));
-        let disks = disks.collect();
-        let first_request = self
-            .parts
-            .meters
-            .iter()
-            .filter_map(|meter| meter.first())
-            .min();
-        self.settle()?;
-        let explained = end.outcome.as_ref().is_ok_and(Outcome::needs_explaining);
-        let vcpus = if explained {
-            self.parts.vcpus.inspect()?
-        } else {
-            Vec::new()
-        };
-        let (done, errors) = (Rc::new(Cell::new(false)), Rc::new(RefCell::default()));
-        let (finished, found) = (Rc::clone(&done), Rc::clone(&errors));
+        let meters = &self.parts.meters;
+        self.ending = Some(Ending {
+            outcome: end.outcome,
+            since: now,
+            first_request: meters.iter().filter_map(|meter| meter.first()).min(),
+            // Before the requests are waited for, which somebody may want to see.
+            disks: meters.iter().map(|meter| meter.report(now)).collect(),
+            vcpus: Vec::new(),
+            errors: Rc::default(),
+        });
+        self.head_for(Goal::End)
+    }
+
+    /// Has every disk closed.
+    fn close(&mut self, done: Rc<Cell<bool>>) -> Result<(), RunError> {
+        let mut found = Rc::default();
+        if let Some(ending) = &mut self.ending {
+            if ending.outcome.as_ref().is_ok_and(Outcome::needs_explaining) {
+                ending.vcpus = self.parts.vcpus.inspect()?;
+            }
+            found = Rc::clone(&ending.errors);
+        }
         self.parts.engine.begin_to_shut_down(move |errors| {
             found.replace(errors);
-            finished.set(true);
+            done.set(true);
         });
-        self.wait_for(&done)?;
-        let errors: Vec<_> = errors.take();
-        let outcome = end.outcome.map_err(RunError::Guest)?;
+        Ok(())
+    }
+
+    /// What there is to say of a machine that has come to its end.
+    fn ended(&mut self) -> Result<Ended, RunError> {
+        let Some(ending) = self.ending.take() else {
+            unreachable!("nothing leads to an end but `end`")
+        };
+        let errors = ending.errors.take();
+        let outcome = ending.outcome.map_err(RunError::Guest)?;
         if !errors.is_empty() {
             return Err(RunError::Closing(errors));
         }
         Ok(Ended {
             outcome,
             started: self.started,
-            ended: now,
-            first_request,
-            vcpus,
-            disks,
+            ended: ending.since,
+            first_request: ending.first_request,
+            vcpus: ending.vcpus,
+            disks: ending.disks,
         })
     }
 }

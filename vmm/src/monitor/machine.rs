@@ -96,7 +96,7 @@ pub struct Answer {
 
 impl Answer {
     /// An answer for the client with this token.
-    pub(super) fn new(client: u64, notifier: Notifier) -> Answer {
+    pub(crate) fn new(client: u64, notifier: Notifier) -> Answer {
         Answer {
             client,
             notifier,

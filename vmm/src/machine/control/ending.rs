@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Control, RunError};
+use super::{Control, Goal, RunError};
 use crate::{
     cli::ending::{OnPanic, OnReset},
     machine::outcome::{Outcome, ResetCause},
@@ -99,13 +99,14 @@ impl Control {
             return Ok(Some(end));
         }
         let guest = cause != ResetCause::Monitor;
-        if guest && self.parts.state.get() == RunState::GuestPanicked {
+        let stops = self.course.leads_to(Goal::Stop(RunState::GuestPanicked));
+        if guest && (stops || self.parts.state.get() == RunState::GuestPanicked) {
             // It is to be looked at as it is.
             return Ok(None);
         }
         match self.parts.rules.on_reset {
             OnReset::Exit => return Ok(Some(self.unless_panicked(Outcome::Reset(cause)))),
-            OnReset::Reboot => self.reset(guest)?,
+            OnReset::Reboot => self.head_for(Goal::Reset { guest })?,
         }
         Ok(None)
     }

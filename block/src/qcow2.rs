@@ -22,7 +22,7 @@
 //! A task takes locks in this order, and may leave out any of them (`lock_order`, which asserts it
 //! in debug builds):
 //!
-//! 1. a claim (`data`): its holder never waits for another one, and nobody waits for one with a lock
+//! 1. a claim (`data`): its holder never waits for another one, and no task waits for one with a lock
 //! 2. *unpacking* (`data`): a compressed cluster is unpacked; nothing is taken meanwhile
 //! 3. *linking* (`tables`): a new L2 table is linked, or L1 is replaced
 //! 4. *refcounts* (`space`): refcounts change
@@ -192,8 +192,8 @@ impl Qcow2 {
         self.order.flush().await
     }
 
-    /// Keeps clusters that are looked up from now on from being given to anyone else, until the
-    /// guard is dropped: for whoever reads the file where [`Qcow2::extent`] says.
+    /// Keeps clusters that are looked up from now on from being allocated again, until the guard
+    /// is dropped: for a caller that reads the file where [`Qcow2::extent`] says.
     pub fn pin(&self) -> Operation {
         self.space.operation()
     }

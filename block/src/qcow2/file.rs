@@ -50,7 +50,7 @@ pub(in crate::qcow2) struct ImageFile {
     stopped: Stop,
 }
 
-/// No tables are being written, and nobody starts.
+/// Keeps tables from being written.
 pub(in crate::qcow2) struct TablesExcluded<'a> {
     _guard: RankedGuard<'a>,
 }

@@ -8,5 +8,5 @@ pub(in crate::qcow2) mod extensions;
 pub(in crate::qcow2) mod geometry;
 pub(in crate::qcow2) mod header;
 pub(in crate::qcow2) mod header_area;
-pub(in crate::qcow2) mod snapshots;
+pub(in crate::qcow2) mod snapshot_table;
 pub(in crate::qcow2) mod width;

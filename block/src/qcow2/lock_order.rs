@@ -1,7 +1,7 @@
 //! The order in which a task may take the locks of one image, asserted in debug builds.
 //!
 //! Tasks run on one thread and give way to each other wherever they wait, so what a thread holds
-//! says nothing. A task is told from the others by its waker, of which the executor makes one for
+//! says nothing. A task is recognized by its waker, of which the executor makes one for
 //! each; nothing polls two futures side by side within one task.
 
 #[cfg(debug_assertions)]

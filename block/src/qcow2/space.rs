@@ -17,9 +17,9 @@ mod write_back;
 use std::{cell::Cell, rc::Rc};
 
 pub use freed::Operation;
-use freed::{Freed, Waiting};
-pub(in crate::qcow2) use metadata_map::{Kind, MetadataMap};
-pub(in crate::qcow2) use refcount::Counted;
+use freed::{FreedClusters, FreedRun};
+pub(in crate::qcow2) use metadata_map::{MetadataKind, MetadataMap};
+pub(in crate::qcow2) use refcount::RefcountUpdate;
 use refcount::Refcounts;
 pub(in crate::qcow2) use write_back::SpaceBatch;
 
@@ -40,7 +40,7 @@ pub(in crate::qcow2) struct Space {
     geometry: Geometry,
     refcounts: Refcounts,
     metadata: MetadataMap,
-    freed: Freed,
+    freed: FreedClusters,
     /// Where the next compressed cluster goes, if one is being filled.
     packing: Cell<Option<u64>>,
     /// How often clusters have become free.
@@ -66,31 +66,31 @@ impl Space {
             geometry,
             refcounts: Refcounts::new(table, blocks, clusters, order),
             metadata,
-            freed: Freed::default(),
+            freed: FreedClusters::default(),
             packing: Cell::new(None),
             releases: Cell::new(0),
             discard,
         }
     }
 
-    /// Keeps clusters that are looked up from now on from being given to anyone else, until the
-    /// guard is dropped.
+    /// Keeps clusters that are looked up from now on from being allocated again, until the guard
+    /// is dropped.
     pub fn operation(&self) -> Operation {
         self.freed.operation()
     }
 
-    /// The run's table entries have been cleared in memory: it is free once nobody can know it.
+    /// The run's table entries have been cleared in memory: it is free once no operation can know it.
     pub fn free_later(&self, run: HostRun) {
         self.freed.push(run);
     }
 
     /// Whether clusters wait to be freed.
-    pub fn has_waiting(&self) -> bool {
+    pub fn has_freed(&self) -> bool {
         !self.freed.is_empty()
     }
 
-    /// How often clusters have become free: what was known of what lies in clusters that nobody
-    /// holds is no longer true when this has changed.
+    /// How often clusters have become free: what was remembered of clusters that no operation
+    /// pins is no longer true when this has changed.
     pub fn releases(&self) -> u64 {
         self.releases.get()
     }
@@ -99,7 +99,7 @@ impl Space {
     ///
     /// # Errors
     /// There is other metadata: the image is corrupt and is not written any more.
-    pub fn note_metadata(&self, run: HostRun, kind: Kind) -> IoResult<()> {
+    pub fn note_metadata(&self, run: HostRun, kind: MetadataKind) -> IoResult<()> {
         self.metadata.insert(run, kind).map_err(|found| {
             let offset = self.geometry.host_offset(run.first);
             let error = self
@@ -114,7 +114,7 @@ impl Space {
     ///
     /// # Errors
     /// What is there already.
-    pub fn note_found(&self, run: HostRun, kind: Kind) -> Result<(), Kind> {
+    pub fn note_found(&self, run: HostRun, kind: MetadataKind) -> Result<(), MetadataKind> {
         self.metadata.insert(run, kind)
     }
 
@@ -122,7 +122,7 @@ impl Space {
     ///
     /// # Errors
     /// What of it lies on what is there already; nothing has been noted then.
-    pub fn absorb_metadata(&self, map: &MetadataMap) -> Result<(), (Kind, Kind)> {
+    pub fn absorb_metadata(&self, map: &MetadataMap) -> Result<(), (MetadataKind, MetadataKind)> {
         self.metadata.absorb(map)
     }
 
@@ -137,7 +137,7 @@ impl Space {
     }
 
     /// What metadata a cluster holds.
-    pub fn metadata_at(&self, cluster: HostCluster) -> Option<Kind> {
+    pub fn metadata_at(&self, cluster: HostCluster) -> Option<MetadataKind> {
         self.metadata.at(cluster)
     }
 

@@ -9,7 +9,7 @@ mod write_back;
 
 use std::rc::Rc;
 
-pub(in crate::qcow2) use lookup::Run;
+pub(in crate::qcow2) use lookup::MappedRun;
 pub(in crate::qcow2) use write_back::TablesBatch;
 
 use crate::{
@@ -38,7 +38,7 @@ pub(in crate::qcow2) struct Tables {
     linking: RankedLock,
 }
 
-/// No L2 table is being linked, and nobody starts.
+/// Keeps L2 tables from being linked.
 pub(in crate::qcow2) struct Linking<'a> {
     _guard: RankedGuard<'a>,
 }

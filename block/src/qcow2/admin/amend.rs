@@ -38,8 +38,8 @@ pub struct Amend {
     pub refcount_bits: Option<u32>,
     /// Others may postpone refcount updates (version 3).
     pub lazy_refcounts: Option<bool>,
-    /// How the header names the external data file; nothing for an empty name: then whoever opens
-    /// the image has to say where it is.
+    /// How the header names the external data file; nothing for an empty name: then the user who
+    /// opens the image has to say where it is.
     pub data_file: Option<OsString>,
     /// Whether the external data file is an image of the disk in itself: that can only be given up.
     pub data_file_raw: Option<bool>,
@@ -59,7 +59,7 @@ struct Amending<'a> {
 }
 
 /// Changes the options of the image in `file`, whose external data file, if it has one, is `data`.
-/// Nothing else has it open; `below` is what lies below it. `progress` is told how much of the
+/// Nothing else has it open; `below` is what lies below it. `progress` is called with how much of the
 /// work is done. All is durable when this returns.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! Checking an image at rest: every table is walked, references are counted and compared with the
 //! refcounts. Nothing is written, unless a repair is asked for (`repair.rs`).
 //!
-//! The lines and numbers are those of `qemu-img check`, so that whoever reads one can read the other.
+//! The lines and numbers are those of `qemu-img check`, so that a person who knows one can read the other.
 
 mod bitmaps;
 mod copied;
@@ -38,7 +38,7 @@ struct Check<'a> {
     before: Option<Box<Check<'a>>>,
     /// Damaged entries that can be put right.
     repairable: u64,
-    /// Something in use has no refcount, or refcounts lie where they cannot: giving back leaks alone
+    /// Something in use has no refcount, or refcounts lie where they cannot: freeing leaks alone
     /// would not make the image usable.
     needs_refcounts: bool,
     /// Refcount blocks are missing, or cannot be written where they are.

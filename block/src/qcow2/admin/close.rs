@@ -1,4 +1,4 @@
-//! Closing an image, so that whoever opens it next finds nothing to put right.
+//! Closing an image, so that the next program that opens it finds nothing to put right.
 
 use crate::{error::Result, qcow2::Qcow2};
 
@@ -14,8 +14,7 @@ impl Qcow2 {
         let stored = self.store_bitmaps().await;
         // What is freed by the first changes refcounts, which the second writes.
         for _ in 0..2 {
-            if !self.is_read_only()
-                && (self.space.has_dirty_refcounts() || self.space.has_waiting())
+            if !self.is_read_only() && (self.space.has_dirty_refcounts() || self.space.has_freed())
             {
                 self.flush().await?;
             }

@@ -94,7 +94,7 @@ pub struct CreateOptions {
     pub backing: Option<Backing>,
     /// Width of a refcount in bits: a power of two up to 64, and 16 for version 2.
     pub refcount_bits: u32,
-    /// L2 entries have 128 bits, and tell 32 subclusters of a cluster apart (version 3, clusters of
+    /// L2 entries have 128 bits, and describe 32 subclusters of a cluster (version 3, clusters of
     /// 16 KiB at least).
     pub extended_l2: bool,
     /// Others may postpone refcount updates (version 3).

@@ -15,10 +15,10 @@ use crate::{
             geometry::{Geometry, HostRun, MAX_REFCOUNT_TABLE_BYTES},
             header::{Header, Incompatible, PROBE_LEN},
             header_area::HeaderArea,
-            snapshots::{self, SnapshotEntry},
+            snapshot_table::{self, SnapshotEntry},
         },
         order::Order,
-        space::{Kind, MetadataMap, Space},
+        space::{MetadataKind, MetadataMap, Space},
         tables::Tables,
     },
     root_table::RootTable,
@@ -47,7 +47,7 @@ pub enum Damaged {
     /// It is not opened.
     #[default]
     Refused,
-    /// It is opened for a check, which tells of it; but not where the header is nonsense, as with QEMU.
+    /// It is opened for a check, which reports it; but not where the header is nonsense, as with QEMU.
     Reported,
     /// It is opened for a repair, which makes the table anew.
     Repaired,
@@ -295,7 +295,7 @@ fn note_table(
     geometry: &Geometry,
     offset: u64,
     bytes: u64,
-    kind: Kind,
+    kind: MetadataKind,
 ) -> std::result::Result<(), String> {
     let run = HostRun {
         first: geometry.host_cluster(offset),
@@ -320,7 +320,7 @@ pub(super) async fn map_for_writing(
         file: file.path().to_owned(),
         why,
     };
-    let snapshots = snapshots::read_entries(file, header)
+    let snapshots = snapshot_table::read_entries(file, header)
         .await?
         .map_err(|why| refuse(in_need_of_repair(why)))?;
     let metadata = MetadataMap::default();
@@ -344,29 +344,33 @@ fn map_metadata(
 ) -> std::result::Result<(), String> {
     let g = &header.geometry;
     let add = |offset, bytes, kind| note_table(map, g, offset, bytes, kind);
-    let inside = |offset: u64, kind: Kind| {
+    let inside = |offset: u64, kind: MetadataKind| {
         if offset < file_len {
             Ok(offset)
         } else {
             Err(format!("{kind} at {offset:#x} lies outside the file"))
         }
     };
-    add(0, 1, Kind::Header)?;
-    add(header.l1_offset, l1.len() as u64 * 8, Kind::L1)?;
+    add(0, 1, MetadataKind::Header)?;
+    add(header.l1_offset, l1.len() as u64 * 8, MetadataKind::L1)?;
     add(
         header.refcount_table_offset,
         header.refcount_table_bytes(),
-        Kind::RefcountTable,
+        MetadataKind::RefcountTable,
     )?;
     for &raw in l1 {
         if let Some(table) = entry::decode_l1(raw, g)? {
-            add(inside(g.host_offset(table.host), Kind::L2)?, 1, Kind::L2)?;
+            add(
+                inside(g.host_offset(table.host), MetadataKind::L2)?,
+                1,
+                MetadataKind::L2,
+            )?;
         }
     }
     for &raw in refcount_table {
         if let Some(block) = refcount_block(raw, g)? {
-            let offset = inside(g.host_offset(block), Kind::RefcountBlock)?;
-            add(offset, 1, Kind::RefcountBlock)?;
+            let offset = inside(g.host_offset(block), MetadataKind::RefcountBlock)?;
+            add(offset, 1, MetadataKind::RefcountBlock)?;
         }
     }
     Ok(())
@@ -382,9 +386,17 @@ fn map_snapshots(
     let g = &header.geometry;
     let add = |offset, bytes, kind| note_table(map, g, offset, bytes, kind);
     let table_bytes = snapshots.iter().map(|(_, snapshot)| snapshot.len).sum();
-    add(header.snapshots_offset, table_bytes, Kind::SnapshotTable)?;
+    add(
+        header.snapshots_offset,
+        table_bytes,
+        MetadataKind::SnapshotTable,
+    )?;
     for (_, snapshot) in snapshots {
-        add(snapshot.l1_offset, snapshot.l1_bytes(), Kind::SnapshotL1)?;
+        add(
+            snapshot.l1_offset,
+            snapshot.l1_bytes(),
+            MetadataKind::SnapshotL1,
+        )?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Places for clusters that nobody has written to: for what a disk that grows gets.
+//! Host clusters for guest clusters that have not been written: for what is added to a disk.
 
 use std::ops::Range;
 
@@ -58,7 +58,7 @@ impl Qcow2 {
         if !self.file.has_raw_data() {
             if let Err(error) = preallocation.reserve(self.file.data(), offset, len).await {
                 if !g.external_data {
-                    self.space.give_back(run).await;
+                    self.space.deallocate(run).await;
                 }
                 return Err(error);
             }
@@ -94,7 +94,7 @@ impl Qcow2 {
         if !fresh && !self.file.has_raw_data() && offset < self.file.data().len() {
             let zeroed = self.file.data().write_zeroes(offset, len, true).await;
             if zeroed.is_err() && !g.external_data {
-                self.space.give_back(run).await;
+                self.space.deallocate(run).await;
             }
             zeroed?;
         }

@@ -30,7 +30,7 @@ impl Qcow2 {
     ///
     /// # Errors
     /// The size is not a multiple of 512, or too large for the clusters; the image is of version 2
-    /// and has internal snapshots, whose size it could not tell then; the host's error.
+    /// and has internal snapshots, whose size could not be stored then; the host's error.
     pub async fn resize(&self, size: u64, below: &dyn Below) -> Result<()> {
         self.resize_with(size, Preallocation::Off, below).await
     }
@@ -191,7 +191,7 @@ impl Qcow2 {
                 let old = self.tables.entry(&slice, index)?;
                 if old != Entry::UNALLOCATED {
                     self.tables.set_entry(&slice, index, Entry::UNALLOCATED);
-                    self.tables.let_go(old, None);
+                    self.tables.free_old_clusters(old, None);
                 }
             }
             at += (g.slice_entries() as usize - first) as u64;
@@ -213,7 +213,7 @@ impl Qcow2 {
             end -= 1;
         }
         let len = g.host_offset(HostCluster(end));
-        if len < whole && !self.space.has_waiting() {
+        if len < whole && !self.space.has_freed() {
             self.file.storage().cut_off(len).await?;
         }
         Ok(())

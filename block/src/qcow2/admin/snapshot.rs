@@ -3,9 +3,9 @@
 //! A snapshot is an L1 table of its own. Everything that the table leads to has one reference more, so
 //! nothing of it is ever written in place or freed. The order of writes keeps two things true at any
 //! moment: a refcount is never too low, and a COPIED flag of the active tables stands only where there
-//! is a single reference. What a crash leaves besides is space that nobody uses, and flags that are
-//! missing; neither harms. In version 3 the dirty bit is set meanwhile, so that whoever opens the
-//! image next sets both right.
+//! is a single reference. What a crash leaves besides is space that is lost, and flags that are
+//! missing; neither harms. In version 3 the dirty bit is set meanwhile, so that the next
+//! program that opens the image sets both right.
 
 mod apply;
 mod complete;

@@ -1,7 +1,7 @@
 //! Claims on parts of the virtual disk that are being given another place in the file.
 //!
-//! A claim takes what lies between its start and the next part that somebody else has, in one step,
-//! and its holder never waits for another claim: so nobody waits in a circle.
+//! A claim takes what lies between its start and the next part that another task has, in one step,
+//! and its holder never waits for another claim: so tasks do not wait in a circle.
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
@@ -33,7 +33,7 @@ impl Claims {
         }
     }
 
-    /// Claims what there is from `start` on, up to `end`; `None` if somebody has the start.
+    /// Claims what there is from `start` on, up to `end`; `None` if another task has the start.
     pub fn claim(&self, start: u64, end: u64) -> Option<Claim<'_>> {
         let mut held = self.held.borrow_mut();
         let below = held.range(..=start).next_back();
@@ -83,7 +83,7 @@ impl Drop for Claim<'_> {
 
 impl Data {
     /// Claims the clusters that the bytes from `at` to before `end` touch, from the first one up to
-    /// one of which somebody else has a part; `None` if that is the first.
+    /// one of which another task has a part; `None` if that is the first.
     pub(super) fn claim_clusters(&self, at: u64, end: u64) -> Option<Claim<'_>> {
         self.claim_whole(self.geometry.cluster_size(), at, end)
     }

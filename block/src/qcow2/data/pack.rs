@@ -74,12 +74,12 @@ impl Data {
             let old = self.tables.entry(&slice, index)?;
             self.tables
                 .set_entry(&slice, index, Entry::Compressed { offset, len });
-            self.tables.let_go(old, None);
+            self.tables.free_old_clusters(old, None);
             Ok(())
         }
         .await;
         if written.is_err() {
-            self.space.give_back_bytes(run).await;
+            self.space.deallocate_bytes(run).await;
         }
         written
     }

@@ -11,7 +11,7 @@ use crate::{
             entry::{Entry, Mapping},
             geometry::{HostCluster, HostRun},
         },
-        tables::Run,
+        tables::MappedRun,
     },
     table_cache::Slice,
 };
@@ -148,10 +148,10 @@ impl Data {
     }
 
     /// Writes to subclusters that cannot be written in place, and returns how many bytes it got
-    /// written: 0 if somebody else was allocating there, so that the caller has to look again.
+    /// written: 0 if another task was allocating there, so that the caller has to look again.
     pub(super) async fn write_new(
         &self,
-        run: Run,
+        run: MappedRun,
         at: u64,
         data: SgList,
         below: &dyn Below,
@@ -192,7 +192,7 @@ impl Data {
         }
         .await;
         if written.is_err() && !target.kept {
-            self.space.give_back(target.run).await;
+            self.space.deallocate(target.run).await;
         }
         written.map(|()| len)
     }
@@ -262,7 +262,7 @@ impl Data {
         Ok(())
     }
 
-    /// Makes the entries point to what has been written (rule W1), and lets go of what they
+    /// Makes the entries point to what has been written (rule W1), and frees what they
     /// pointed to.
     fn link(&self, filled: &Filled<'_>) -> IoResult<()> {
         for n in 0..filled.run.count {
@@ -270,7 +270,7 @@ impl Data {
             let host = filled.run.first.plus(n);
             let new = old.with_data(host, written, &self.geometry);
             self.tables.set_entry(filled.slice, index, new);
-            self.tables.let_go(old, Some(host));
+            self.tables.free_old_clusters(old, Some(host));
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::{
     mem::SgList,
     qcow2::{
         layout::entry::{self, Entry, Mapping},
-        tables::Run,
+        tables::MappedRun,
     },
 };
 
@@ -85,7 +85,7 @@ impl Data {
     }
 
     /// Discards whole subclusters, or passes over a part of a compressed cluster.
-    async fn discard_part(&self, run: Run, at: u64) -> IoResult<u64> {
+    async fn discard_part(&self, run: MappedRun, at: u64) -> IoResult<u64> {
         let unit = self.changed_as_one(run.mapping);
         let whole = self.whole_part(at, run.len, unit);
         if !at.is_multiple_of(unit) || whole == 0 {
@@ -98,12 +98,12 @@ impl Data {
     /// many bytes it got done, as [`Data::write_new`] does.
     pub(super) async fn write_zero_part(
         &self,
-        run: Run,
+        run: MappedRun,
         at: u64,
         len: u64,
         below: &dyn Below,
     ) -> IoResult<u64> {
-        let run = Run { len, ..run };
+        let run = MappedRun { len, ..run };
         self.zero_part(run, at, Mode::Keep, below).await
     }
 
@@ -112,7 +112,13 @@ impl Data {
         self.geometry.version > 2 || below.is_empty()
     }
 
-    async fn zero_part(&self, run: Run, at: u64, mode: Mode, below: &dyn Below) -> IoResult<u64> {
+    async fn zero_part(
+        &self,
+        run: MappedRun,
+        at: u64,
+        mode: Mode,
+        below: &dyn Below,
+    ) -> IoResult<u64> {
         let (reads_zero, host) = match run.mapping {
             Mapping::Zero { host } => (true, host),
             Mapping::Unallocated { host } => (below.is_empty(), host),
@@ -154,7 +160,7 @@ impl Data {
     /// Writes zeros as data.
     async fn write_real_zeros(
         &self,
-        run: Run,
+        run: MappedRun,
         at: u64,
         len: u64,
         below: &dyn Below,
@@ -175,7 +181,7 @@ impl Data {
     }
 
     /// Changes the entries for the whole subclusters in `len` bytes from `at` on; returns 0 if
-    /// somebody else was allocating there.
+    /// another task was allocating there.
     async fn zero_clusters(&self, at: u64, len: u64, mode: Mode) -> IoResult<u64> {
         let g = &self.geometry;
         // A run may span many tables where there are none yet; one slice is done at a time.
@@ -197,7 +203,8 @@ impl Data {
             let new = self.zeroed(old, touched, mode);
             if new != old {
                 self.tables.set_entry(&slice, index, new);
-                self.tables.let_go(old, new.host().map(|(host, _)| host));
+                self.tables
+                    .free_old_clusters(old, new.host().map(|(host, _)| host));
                 holes.extend(self.holes(old, new));
             }
         }

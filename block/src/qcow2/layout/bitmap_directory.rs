@@ -23,7 +23,7 @@ bitflags! {
         const IN_USE = 1;
         /// Writes are to be recorded in it.
         const AUTO = 2;
-        /// Whoever does not understand its extra data may use it.
+        /// A program that does not understand its extra data may use it.
         const EXTRA_DATA_COMPATIBLE = 4;
     }
 }

@@ -22,7 +22,7 @@ const MAX_NAME: usize = MAX_BACKING_NAME;
 /// An external data file, as a header names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataFile {
-    /// Its name: absolute, or relative to the image's folder.
+    /// Its name: absolute, or relative to the image's directory.
     pub name: OsString,
     /// It is a raw image of the disk, whatever the tables say.
     pub raw: bool,

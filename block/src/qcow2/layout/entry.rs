@@ -82,7 +82,7 @@ impl Mapping {
     }
 
     /// The host cluster that content can be put into before the entry is changed, because what
-    /// lies there is not visible, and belongs to nobody else.
+    /// lies there is not visible, and the cluster has no other reference.
     pub fn fillable(self) -> Option<HostCluster> {
         match self {
             Self::Unallocated { host } | Self::Zero { host } => {

@@ -66,7 +66,7 @@ impl HostRun {
 }
 
 /// Sizes of one image. Cluster bits lie in `9..=21`, with extended L2 entries in `14..=21`, and the
-/// refcount order in `0..=6`: whoever makes one has checked that.
+/// refcount order in `0..=6`: the caller that makes one has checked that.
 ///
 /// A cluster has subclusters: 32 with extended L2 entries, otherwise one, which is the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub struct Geometry {
     pub version: u32,
     /// log2 of the cluster size.
     pub cluster_bits: u32,
-    /// L2 entries have 128 bits, and tell the subclusters of a cluster apart.
+    /// L2 entries have 128 bits, and describe the subclusters of a cluster.
     pub extended_l2: bool,
     /// log2 of the width of a refcount in bits.
     pub refcount_order: u32,

@@ -5,7 +5,7 @@ use crate::{
     error::IoResult,
     qcow2::{
         layout::{geometry::HostRun, header::Header},
-        space::Kind,
+        space::MetadataKind,
         tables::Linking,
     },
 };
@@ -29,9 +29,9 @@ impl Order {
 
     /// Puts the L1 table `entries` in the place of the active one, in new clusters: durable before
     /// the header names it (rule W4). `change` is made to the header at the same moment. Returns
-    /// the clusters of the old table, which the caller lets go of.
+    /// the clusters of the old table, which the caller frees.
     ///
-    /// With `linking` nobody changes the active table meanwhile.
+    /// With `linking` nothing else changes the active table meanwhile.
     pub async fn replace_l1(
         &self,
         linking: &Linking<'_>,
@@ -44,7 +44,7 @@ impl Order {
         }
         let len = entries.len() as u64 * 8;
         let to = self.space.allocate_adjacent(g.clusters_for(len)).await?;
-        self.space.note_metadata(to, Kind::L1)?;
+        self.space.note_metadata(to, MetadataKind::L1)?;
         let old = HostRun {
             first: g.host_cluster(self.tables.l1_offset()),
             count: g.clusters_for(self.tables.l1_len() as u64 * 8),
@@ -54,7 +54,7 @@ impl Order {
         self.space.forget_metadata(gone);
         if let Err(error) = result {
             // After an error of the header nothing is written, and this neither.
-            self.space.give_back(to).await;
+            self.space.deallocate(to).await;
             return Err(error);
         }
         self.tables

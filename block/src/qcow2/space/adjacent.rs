@@ -1,6 +1,6 @@
 //! Allocating clusters that have to lie side by side: for tables that a single offset names.
 
-use super::{Kind, Space, refcount::RefcountsLocked};
+use super::{MetadataKind, Space, refcount::RefcountsLocked};
 use crate::{
     error::{IoError, IoResult, NoRoom},
     qcow2::layout::{
@@ -106,7 +106,7 @@ impl Space {
             .write_vec(offset, vec![0; g.cluster_len()])
             .await?;
         self.take(lock, place).await?;
-        self.note_metadata(place, Kind::RefcountBlock)?;
+        self.note_metadata(place, MetadataKind::RefcountBlock)?;
         self.refcounts.table.set(index as usize, offset);
         Ok(())
     }

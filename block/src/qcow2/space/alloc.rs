@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// Adjacent clusters that nobody else uses.
+/// Adjacent clusters that have no other reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::qcow2) struct Allocated {
     /// Where they are.
@@ -60,12 +60,12 @@ impl Space {
             self.refcounts.blocks.update(&slice, |bytes| {
                 found.for_each(|i| width::set(bytes, order, i, 1));
             });
-            return Ok(self.hand_out(run));
+            return Ok(self.mark_allocated(run));
         }
     }
 
     /// The run has been counted: it is in use now.
-    pub(super) fn hand_out(&self, run: HostRun) -> Allocated {
+    pub(super) fn mark_allocated(&self, run: HostRun) -> Allocated {
         self.refcounts.next.set(run.end().0);
         let untouched = &self.refcounts.untouched;
         let fresh = run.first.0 >= untouched.get();

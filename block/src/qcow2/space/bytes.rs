@@ -2,7 +2,7 @@
 //!
 //! A cluster of the file has one reference for each compressed cluster that touches it. Where the
 //! next one goes is forgotten before a cluster can be freed, so nothing is packed into one that is
-//! about to be given back.
+//! about to be freed.
 
 use super::Space;
 use crate::{
@@ -27,10 +27,10 @@ impl Space {
         Ok((offset, run))
     }
 
-    /// Lets go of bytes that have been allocated in `run` for something that failed.
-    pub async fn give_back_bytes(&self, run: HostRun) {
+    /// Frees bytes that have been allocated in `run` for something that failed.
+    pub async fn deallocate_bytes(&self, run: HostRun) {
         self.packing.set(None);
-        self.give_back(run).await;
+        self.deallocate(run).await;
     }
 
     /// The same within the cluster that is being filled, if there is room and its refcount can grow.

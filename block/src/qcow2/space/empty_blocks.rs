@@ -35,7 +35,7 @@ impl Space {
             let offset = g.host_offset(block);
             self.refcounts.blocks.forget(offset, g.cluster_size());
             if counts_itself {
-                // Without a block its refcount is 0. Nobody takes its place before the table is on
+                // Without a block its refcount is 0. Its place is not taken before the table is on
                 // disk: nothing is allocated until then.
                 let next = &self.refcounts.next;
                 next.set(next.get().min(block.0));

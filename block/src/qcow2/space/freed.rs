@@ -1,7 +1,7 @@
 //! Host clusters whose last use has ended, on their way to being used again (rule W3).
 //!
 //! A cluster is `pending` from the moment when its table entry is cleared in memory; it has
-//! `settled` when that is on disk. It may be given away once, besides, every operation that could
+//! `settled` when that is on disk. It may be allocated again once, besides, every operation that could
 //! have looked up the old entry has ended.
 
 use std::{
@@ -14,9 +14,9 @@ use crate::qcow2::layout::geometry::HostRun;
 
 /// Clusters to be freed, and the operations under way.
 #[derive(Default)]
-pub struct Freed {
-    pending: RefCell<Vec<Waiting>>,
-    settled: RefCell<Vec<Waiting>>,
+pub struct FreedClusters {
+    pending: RefCell<Vec<FreedRun>>,
+    settled: RefCell<Vec<FreedRun>>,
     operations: Rc<Operations>,
 }
 
@@ -29,7 +29,7 @@ struct Operations {
 
 /// A run of clusters, and the first operation that cannot know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waiting {
+pub struct FreedRun {
     run: HostRun,
     unknown_to: u64,
 }
@@ -40,7 +40,7 @@ pub struct Operation {
     number: u64,
 }
 
-impl Freed {
+impl FreedClusters {
     /// Starts an operation.
     pub fn operation(&self) -> Operation {
         let among = self.operations.clone();
@@ -55,31 +55,31 @@ impl Freed {
         let unknown_to = self.operations.next.get();
         let mut pending = self.pending.borrow_mut();
         match pending.last_mut() {
-            // What was allocated in one piece is given back in one piece.
+            // What was allocated in one piece is released in one piece.
             Some(last) if last.run.end() == run.first => {
                 last.run.count += run.count;
                 last.unknown_to = unknown_to;
             }
-            _ => pending.push(Waiting { run, unknown_to }),
+            _ => pending.push(FreedRun { run, unknown_to }),
         }
     }
 
     /// Takes what is pending when tables start being written back.
-    pub fn take_pending(&self) -> Vec<Waiting> {
+    pub fn take_pending(&self) -> Vec<FreedRun> {
         self.pending.take()
     }
 
     /// The tables were not written.
-    pub fn restore(&self, runs: Vec<Waiting>) {
+    pub fn restore(&self, runs: Vec<FreedRun>) {
         self.pending.borrow_mut().extend(runs);
     }
 
     /// The tables are durable.
-    pub fn settle(&self, runs: Vec<Waiting>) {
+    pub fn settle(&self, runs: Vec<FreedRun>) {
         self.settled.borrow_mut().extend(runs);
     }
 
-    /// Takes the runs that nobody can be using any more.
+    /// Takes the runs that no operation can be using any more.
     pub fn take_releasable(&self) -> Vec<HostRun> {
         let oldest = self
             .operations
@@ -99,10 +99,10 @@ impl Freed {
         free
     }
 
-    /// Runs that nobody can be using could not be given up; they are taken again with the next ones.
+    /// Runs that no operation can be using could not be released; they are taken again with the next ones.
     pub fn wait_again(&self, runs: impl IntoIterator<Item = HostRun>) {
         let runs = runs.into_iter().filter(|run| run.count > 0);
-        let waiting = runs.map(|run| Waiting { run, unknown_to: 0 });
+        let waiting = runs.map(|run| FreedRun { run, unknown_to: 0 });
         self.settled.borrow_mut().extend(waiting);
     }
 

@@ -6,7 +6,7 @@ use crate::qcow2::layout::geometry::{HostCluster, HostRun};
 
 /// What a cluster of metadata holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetadataKind {
     /// Header, extensions and backing file name.
     Header,
     /// The active L1 table.
@@ -29,7 +29,7 @@ pub enum Kind {
     BitmapData,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for MetadataKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Header => "the header",
@@ -48,14 +48,14 @@ impl fmt::Display for Kind {
 
 /// The clusters of metadata.
 #[derive(Debug, Default)]
-pub struct MetadataMap(RefCell<BTreeMap<u64, Kind>>);
+pub struct MetadataMap(RefCell<BTreeMap<u64, MetadataKind>>);
 
 impl MetadataMap {
     /// Notes that the run holds `kind`.
     ///
     /// # Errors
     /// What is there already; nothing has been noted then.
-    pub fn insert(&self, run: HostRun, kind: Kind) -> Result<(), Kind> {
+    pub fn insert(&self, run: HostRun, kind: MetadataKind) -> Result<(), MetadataKind> {
         if let Some(found) = self.find(run) {
             return Err(found);
         }
@@ -76,7 +76,7 @@ impl MetadataMap {
     ///
     /// # Errors
     /// What of it lies on what is there already; nothing has been noted then.
-    pub fn absorb(&self, other: &Self) -> Result<(), (Kind, Kind)> {
+    pub fn absorb(&self, other: &Self) -> Result<(), (MetadataKind, MetadataKind)> {
         let (mut map, other) = (self.0.borrow_mut(), other.0.borrow());
         for (cluster, &kind) in other.iter() {
             if let Some(&found) = map.get(cluster) {
@@ -96,7 +96,7 @@ impl MetadataMap {
     }
 
     /// Metadata within the run.
-    pub fn find(&self, run: HostRun) -> Option<Kind> {
+    pub fn find(&self, run: HostRun) -> Option<MetadataKind> {
         let map = self.0.borrow();
         map.range(run.first.0..run.end().0)
             .next()
@@ -104,7 +104,7 @@ impl MetadataMap {
     }
 
     /// What one cluster holds.
-    pub fn at(&self, cluster: HostCluster) -> Option<Kind> {
+    pub fn at(&self, cluster: HostCluster) -> Option<MetadataKind> {
         self.find(HostRun::one(cluster))
     }
 }

@@ -37,13 +37,13 @@ pub(super) struct RefcountsLocked<'a> {
 
 /// What became of raising or setting a refcount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::qcow2) enum Counted {
+pub(in crate::qcow2) enum RefcountUpdate {
     /// It is what was asked for.
-    Yes,
+    Done,
     /// The cluster is not in use.
     Unused,
     /// The refcount cannot be higher.
-    Full,
+    AtMaximum,
 }
 
 impl Refcounts {
@@ -125,9 +125,9 @@ impl Space {
         self.drop_each_reference(&mut run).await
     }
 
-    /// Lets go of clusters that have been allocated for something that failed. What cannot be let go
-    /// of now waits for the next flush: the caller has an error of its own to tell.
-    pub async fn give_back(&self, mut run: HostRun) {
+    /// Frees clusters that have been allocated for something that failed. What cannot be freed now
+    /// waits for the next flush: the caller has an error of its own to report.
+    pub async fn deallocate(&self, mut run: HostRun) {
         if let Err(error) = self.drop_each_reference(&mut run).await {
             tracing::warn!(%error, "clusters that are not used cannot be freed yet");
             self.freed.wait_again([run]);
@@ -170,7 +170,7 @@ impl Space {
     }
 
     /// Adds a reference to a cluster that has one already, in memory.
-    pub async fn add_reference(&self, cluster: HostCluster) -> IoResult<Counted> {
+    pub async fn add_reference(&self, cluster: HostCluster) -> IoResult<RefcountUpdate> {
         let lock = self.refcounts.lock().await;
         let found = self.refcount_slice(&lock, cluster).await?;
         let order = self.geometry.refcount_order;
@@ -178,32 +178,36 @@ impl Space {
             slice.with(|bytes| width::get(bytes, order, *index))
         });
         let (Some((slice, index)), 1..) = (found, count) else {
-            return Ok(Counted::Unused);
+            return Ok(RefcountUpdate::Unused);
         };
         if count == width::max(order) {
-            return Ok(Counted::Full);
+            return Ok(RefcountUpdate::AtMaximum);
         }
         let set = |bytes: &mut [u8]| width::set(bytes, order, index, count + 1);
         self.refcounts.blocks.update(&slice, set);
-        Ok(Counted::Yes)
+        Ok(RefcountUpdate::Done)
     }
 
     /// Sets a cluster's refcount, in memory. `Unused` means that there is no block for it.
-    pub async fn set_refcount(&self, cluster: HostCluster, refcount: u64) -> IoResult<Counted> {
+    pub async fn set_refcount(
+        &self,
+        cluster: HostCluster,
+        refcount: u64,
+    ) -> IoResult<RefcountUpdate> {
         let lock = self.refcounts.lock().await;
         let Some((slice, index)) = self.refcount_slice(&lock, cluster).await? else {
-            return Ok(Counted::Unused);
+            return Ok(RefcountUpdate::Unused);
         };
         let order = self.geometry.refcount_order;
         if refcount > width::max(order) {
-            return Ok(Counted::Full);
+            return Ok(RefcountUpdate::AtMaximum);
         }
         if slice.with(|bytes| width::get(bytes, order, index)) != refcount {
             self.refcounts.blocks.update(&slice, |bytes| {
                 width::set(bytes, order, index, refcount);
             });
         }
-        Ok(Counted::Yes)
+        Ok(RefcountUpdate::Done)
     }
 
     /// All refcounts have been set anew: any cluster may be free.

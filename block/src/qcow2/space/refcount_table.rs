@@ -1,6 +1,6 @@
 //! The refcount table: adding blocks, and moving it to where it can be larger.
 
-use super::{Kind, Space, refcount::RefcountsLocked};
+use super::{MetadataKind, Space, refcount::RefcountsLocked};
 use crate::{
     error::IoResult,
     qcow2::layout::{
@@ -36,11 +36,11 @@ impl Space {
     }
 
     fn name_refcount_block(&self, index: u64, block: HostCluster) -> IoResult<()> {
-        self.note_metadata(HostRun::one(block), Kind::RefcountBlock)?;
+        self.note_metadata(HostRun::one(block), MetadataKind::RefcountBlock)?;
         let offset = self.geometry.host_offset(block);
         // The index is within the table: the caller has looked.
         self.refcounts.table.set(index as usize, offset);
-        self.hand_out(HostRun::one(block));
+        self.mark_allocated(HostRun::one(block));
         Ok(())
     }
 
@@ -87,8 +87,8 @@ impl Space {
         let old_offset = self.refcounts.table.offset();
         self.relocate_refcount_table(table_run, block_run, index)
             .await?;
-        self.note_metadata(block_run, Kind::RefcountBlock)?;
-        self.hand_out(HostRun {
+        self.note_metadata(block_run, MetadataKind::RefcountBlock)?;
+        self.mark_allocated(HostRun {
             first,
             count: counted,
         });
@@ -127,7 +127,7 @@ impl Space {
         for n in 0..blocks.count {
             entries[(index + n) as usize] = g.host_offset(blocks.first.plus(n));
         }
-        self.note_metadata(to, Kind::RefcountTable)?;
+        self.note_metadata(to, MetadataKind::RefcountTable)?;
         let offset = g.host_offset(to.first);
         let bytes = entries.iter().flat_map(|e| e.to_be_bytes()).collect();
         let result = match self.file.storage().write_vec(offset, bytes).await {

@@ -6,8 +6,8 @@ use super::Space;
 use crate::{error::IoResult, qcow2::layout::geometry::HostRun};
 
 impl Space {
-    /// Rule W3: gives up clusters whose entries are cleared on disk and that nobody reads or
-    /// writes any more.
+    /// Rule W3: releases clusters whose entries are cleared on disk and that no operation
+    /// reads or writes any more.
     ///
     /// # Errors
     /// Refcounts cannot be read or written. What is left waits for the next flush.
@@ -22,7 +22,7 @@ impl Space {
         Ok(())
     }
 
-    /// Gives up a run, from which the clusters are taken that have been given up.
+    /// Releases a run, from which the clusters are taken that have been released.
     async fn release(&self, run: &mut HostRun) -> IoResult<()> {
         self.stop_packing(*run);
         if self.discard {
@@ -31,8 +31,8 @@ impl Space {
         self.drop_each_reference(run).await
     }
 
-    /// Gives the space of those clusters back to the host that have no other reference than the
-    /// one about to be dropped. Nobody can be given them meanwhile.
+    /// Punches holes where those clusters lie that have no other reference than the
+    /// one about to be dropped. They cannot be allocated meanwhile.
     async fn punch_unshared(&self, run: HostRun) -> IoResult<()> {
         let g = &self.geometry;
         for part in self.unshared(run).await? {

@@ -1,13 +1,13 @@
 //! Writing refcounts back. When that may be done is decided in [`order`](super::super::order).
 
-use super::{Kind, Space, Waiting};
+use super::{FreedRun, MetadataKind, Space};
 use crate::{error::IoResult, mem::SgList, root_table::RootBatch, table_cache::CacheBatch};
 
 /// Refcounts, and clusters that wait to be freed, as they were at one moment.
 pub(in crate::qcow2) struct SpaceBatch {
     blocks: CacheBatch,
     table: RootBatch,
-    freed: Vec<Waiting>,
+    freed: Vec<FreedRun>,
 }
 
 impl Space {
@@ -30,18 +30,18 @@ impl Space {
 
     /// Writes a batch: refcount blocks, and once new ones are durable the table (rule W4).
     pub async fn write(&self, batch: &SpaceBatch) -> IoResult<()> {
-        self.write_metadata(&batch.blocks.writes, Kind::RefcountBlock)
+        self.write_metadata(&batch.blocks.writes, MetadataKind::RefcountBlock)
             .await?;
         if !batch.table.writes.is_empty() {
             self.file.flush().await?;
-            self.write_metadata(&batch.table.writes, Kind::RefcountTable)
+            self.write_metadata(&batch.table.writes, MetadataKind::RefcountTable)
                 .await?;
         }
         Ok(())
     }
 
-    /// The batch is in the file, with all other tables: durably, if `durable`. Then what was freed
-    /// is known to nobody any more who looks it up.
+    /// The batch is in the file, with all other tables: durably, if `durable`. Then no
+    /// later lookup finds what was freed.
     pub fn written(&self, batch: SpaceBatch, durable: bool) {
         self.refcounts.blocks.written(&batch.blocks);
         if durable {
@@ -64,7 +64,7 @@ impl Space {
         self.file.check_running()?;
         let batch = self.refcounts.blocks.take_dirty();
         match self
-            .write_metadata(&batch.writes, Kind::RefcountBlock)
+            .write_metadata(&batch.writes, MetadataKind::RefcountBlock)
             .await
         {
             Ok(()) => {
@@ -80,7 +80,11 @@ impl Space {
     }
 
     /// Writes pieces of tables, adjacent ones together, each only where such a table lies.
-    pub async fn write_metadata(&self, writes: &[(u64, Vec<u8>)], kind: Kind) -> IoResult<()> {
+    pub async fn write_metadata(
+        &self,
+        writes: &[(u64, Vec<u8>)],
+        kind: MetadataKind,
+    ) -> IoResult<()> {
         let mut rest = writes;
         while let Some((offset, first)) = rest.first() {
             let mut bytes = first.clone();
@@ -101,7 +105,7 @@ impl Space {
         Ok(())
     }
 
-    fn check_table(&self, offset: u64, len: u64, kind: Kind) -> IoResult<()> {
+    fn check_table(&self, offset: u64, len: u64, kind: MetadataKind) -> IoResult<()> {
         let g = &self.geometry;
         let first = g.host_cluster(offset);
         let count = g.clusters_for(g.in_cluster(offset) + len);

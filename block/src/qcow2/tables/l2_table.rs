@@ -10,7 +10,7 @@ use crate::{
             entry::{self, Entry, RawEntry, TableRef},
             geometry::{GuestCluster, HostCluster, HostRun},
         },
-        space::Kind,
+        space::MetadataKind,
     },
     table_cache::Slice,
 };
@@ -52,7 +52,7 @@ impl Tables {
     }
 
     /// The host clusters of `old` are no longer named by an entry that now names `kept`.
-    pub fn let_go(&self, old: Entry, kept: Option<HostCluster>) {
+    pub fn free_old_clusters(&self, old: Entry, kept: Option<HostCluster>) {
         let g = &self.geometry;
         match old {
             // Nothing else can use its place.
@@ -91,12 +91,12 @@ impl Tables {
         };
         let new = self.space.allocate(1).await?.run;
         if let Err(error) = self.fill_table(new.first, old).await {
-            self.space.give_back(new).await;
+            self.space.deallocate(new).await;
             return Err(error);
         }
-        // Its place may have been a table's before, of which somebody has read a piece late.
+        // Its place may have been a table's before, of which a piece has been read late.
         self.forget(new.first);
-        self.space.note_metadata(new, Kind::L2)?;
+        self.space.note_metadata(new, MetadataKind::L2)?;
         self.l1
             .set(index, entry::encode_l1(new.first, &self.geometry));
         if let Some(old) = old {
@@ -145,7 +145,7 @@ impl Tables {
         self.retire(table.host);
         self.space.free_later(HostRun::one(table.host));
         for entry in named {
-            self.let_go(entry, None);
+            self.free_old_clusters(entry, None);
         }
         Ok(())
     }

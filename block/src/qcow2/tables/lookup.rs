@@ -13,7 +13,7 @@ use crate::{
 
 /// Subclusters with one mapping, as a look at one L2 slice finds them.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::qcow2) struct Run {
+pub(in crate::qcow2) struct MappedRun {
     /// Bytes from the offset that was asked for.
     pub len: u64,
     /// Mapping of the first subcluster and its like in that cluster; those in the clusters that
@@ -24,7 +24,7 @@ pub(in crate::qcow2) struct Run {
 impl Tables {
     /// The longest run from `offset` on that one look at the tables finds. What it says holds
     /// until the caller's next await, or for as long as claims or the caller's caller see to it.
-    pub async fn lookup(&self, offset: u64, len: u64) -> IoResult<Run> {
+    pub async fn lookup(&self, offset: u64, len: u64) -> IoResult<MappedRun> {
         let g = &self.geometry;
         let cluster = g.guest_cluster(offset);
         let index = g.l1_index(cluster);
@@ -46,7 +46,7 @@ impl Tables {
             && count < most
             && let Some(next) = mapping.following(count)
         {
-            // A bad entry ends the run; whoever gets there is told.
+            // A bad entry ends the run; the request that gets there fails.
             match self.checked_entry(&slice, first + count as usize, cluster.plus(count)) {
                 Ok(found) if found.mapping(0) == next => end += alike(found, 0),
                 _ => break,
@@ -54,7 +54,7 @@ impl Tables {
             count += 1;
         }
         let len = (end - g.in_cluster(offset)).min(len);
-        Ok(Run { len, mapping })
+        Ok(MappedRun { len, mapping })
     }
 
     /// The L2 table that L1 names at `index`, if there is one.
@@ -72,7 +72,7 @@ impl Tables {
     }
 
     /// A run without L2 tables from `offset`, in L1 entry `index`, on.
-    fn unmapped_run(&self, index: usize, offset: u64, len: u64) -> Run {
+    fn unmapped_run(&self, index: usize, offset: u64, len: u64) -> MappedRun {
         let coverage = self.geometry.l2_coverage();
         let mut end = (index as u64 + 1).saturating_mul(coverage);
         let mut next = index + 1;
@@ -80,7 +80,7 @@ impl Tables {
             end = end.saturating_add(coverage);
             next += 1;
         }
-        Run {
+        MappedRun {
             len: len.min(end - offset),
             mapping: Mapping::Unallocated { host: None },
         }

@@ -1,7 +1,9 @@
 //! Writing L1 and L2 back. When that may be done is decided in [`order`](super::super::order).
 
 use super::Tables;
-use crate::{error::IoResult, qcow2::space::Kind, root_table::RootBatch, table_cache::CacheBatch};
+use crate::{
+    error::IoResult, qcow2::space::MetadataKind, root_table::RootBatch, table_cache::CacheBatch,
+};
 
 /// L1 and L2 tables as they were at one moment.
 pub(in crate::qcow2) struct TablesBatch {
@@ -28,9 +30,11 @@ impl Tables {
     /// Writes a batch. All that its entries name is durable.
     pub async fn write(&self, batch: &TablesBatch) -> IoResult<()> {
         self.space
-            .write_metadata(&batch.l2.writes, Kind::L2)
+            .write_metadata(&batch.l2.writes, MetadataKind::L2)
             .await?;
-        self.space.write_metadata(&batch.l1.writes, Kind::L1).await
+        self.space
+            .write_metadata(&batch.l1.writes, MetadataKind::L1)
+            .await
     }
 
     /// The batch is in the file.

@@ -14,7 +14,7 @@ use crate::{
             entry::{self, Entry, encode_l2},
             geometry::{HostCluster, HostRun},
         },
-        space::Counted,
+        space::RefcountUpdate,
     },
 };
 
@@ -33,7 +33,7 @@ fn is_zero(entry: &Entry) -> bool {
 impl Qcow2 {
     /// Replaces all zero clusters of the disk and of all snapshots. The image is of version 3,
     /// without extended L2 entries and without an external data file; nothing else uses it.
-    /// `progress` is told how many of how many L1 entries have been looked at.
+    /// `progress` is called with how many of how many L1 entries have been looked at.
     pub(super) async fn replace_zero_clusters(&self, progress: &dyn Fn(u64, u64)) -> Result<()> {
         let entries = self.all_l1_entries().await?;
         let mut begun = false;
@@ -95,7 +95,7 @@ impl Qcow2 {
     /// Replaces the zero clusters of one L2 table.
     async fn replace_in(&self, table: Table) -> IoResult<()> {
         let g = &self.geometry;
-        // Whoever refers to the table refers to what it names, once more for each reference.
+        // What refers to the table refers to what it names, too, once more for each reference.
         let references = self.space.refcount(table.host).await?;
         let mut entries = table.entries.clone();
         let mut gone = Vec::new();
@@ -121,7 +121,7 @@ impl Qcow2 {
             .write_vec(offset, bytes.collect())
             .await?;
         self.tables.forget(table.host);
-        // Nobody knows them any more when this is durable (rule W3).
+        // Nothing names them any more when this is durable (rule W3).
         self.flush().await?;
         for host in gone {
             for _ in 0..references {
@@ -136,7 +136,7 @@ impl Qcow2 {
     async fn replacement(&self, host: Option<HostCluster>, references: u64) -> IoResult<Entry> {
         let g = &self.geometry;
         let host = match host {
-            // Somebody else may show what lies there.
+            // A snapshot may show what lies there.
             Some(host) if self.space.refcount(host).await? != references => None,
             host => host,
         };
@@ -166,8 +166,8 @@ impl Qcow2 {
     /// Sets the refcount of a cluster that has one reference already.
     async fn set_references(&self, host: HostCluster, references: u64) -> IoResult<()> {
         match self.space.set_refcount(host, references).await? {
-            Counted::Yes => Ok(()),
-            Counted::Unused | Counted::Full => {
+            RefcountUpdate::Done => Ok(()),
+            RefcountUpdate::Unused | RefcountUpdate::AtMaximum => {
                 let what = "a cluster that was allocated has no refcount";
                 Err(self.file.corrupt(what))
             }

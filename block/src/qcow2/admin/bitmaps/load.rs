@@ -16,7 +16,7 @@ use crate::{
             geometry::HostRun,
             header::AUTOCLEAR_BITMAPS,
         },
-        space::Kind,
+        space::MetadataKind,
     },
 };
 
@@ -110,7 +110,7 @@ impl Loader<'_> {
             let why = format!("a directory of {len} bytes for {count} bitmaps is not valid");
             return Ok(Err(why));
         }
-        if let Err(why) = self.note(offset, len, Kind::BitmapDirectory) {
+        if let Err(why) = self.note(offset, len, MetadataKind::BitmapDirectory) {
             return Ok(Err(why));
         }
         // At most 64 MiB, and within the file.
@@ -139,7 +139,7 @@ impl Loader<'_> {
         let image = self.image;
         let first = self.noted.len();
         let bytes = u64::from(entry.table_len) * 8;
-        if let Err(why) = self.note(entry.table, bytes, Kind::BitmapTable) {
+        if let Err(why) = self.note(entry.table, bytes, MetadataKind::BitmapTable) {
             return Ok(Err(why));
         }
         // At most 8 MiB, and within the file.
@@ -154,7 +154,7 @@ impl Loader<'_> {
         };
         for part in &parts {
             if let Part::Data(offset) = *part
-                && let Err(why) = self.note(offset, 1, Kind::BitmapData)
+                && let Err(why) = self.note(offset, 1, MetadataKind::BitmapData)
             {
                 return Ok(Err(why));
             }
@@ -207,7 +207,7 @@ impl Loader<'_> {
     }
 
     /// Notes that `len` bytes at `offset` of the file are a part of the bitmaps.
-    fn note(&mut self, offset: u64, len: u64, kind: Kind) -> Judged<()> {
+    fn note(&mut self, offset: u64, len: u64, kind: MetadataKind) -> Judged<()> {
         let g = &self.image.geometry;
         let end = offset.checked_add(len);
         if g.in_cluster(offset) != 0 || end.is_none_or(|end| end > self.image.file.storage().len())

@@ -12,7 +12,7 @@ use crate::{
             extensions::DirectoryPlace,
             geometry::HostRun,
         },
-        space::Kind,
+        space::MetadataKind,
     },
 };
 
@@ -47,7 +47,7 @@ impl Qcow2 {
         if result.is_err() && !self.file.is_stopped() {
             for run in made.0 {
                 self.space.forget_metadata(run);
-                self.space.give_back(run).await;
+                self.space.deallocate(run).await;
             }
         }
         result.map_err(|error| self.not_stored(&error))
@@ -86,7 +86,7 @@ impl Qcow2 {
             count: stored.len() as u32,
             len: bytes.len() as u64,
             offset: self
-                .write_new_clusters(bytes, Kind::BitmapDirectory, made)
+                .write_new_clusters(bytes, MetadataKind::BitmapDirectory, made)
                 .await?,
         };
         Ok(Some(BitmapDirectory { place, stored }))
@@ -110,14 +110,14 @@ impl Qcow2 {
                 Content::Zeros => Part::Zeros,
                 Content::Ones => Part::Ones,
                 Content::Bytes(bytes) => Part::Data(
-                    self.write_new_clusters(bytes, Kind::BitmapData, made)
+                    self.write_new_clusters(bytes, MetadataKind::BitmapData, made)
                         .await?,
                 ),
             });
         }
         let bytes = bitmap_table::to_bytes(&parts);
         let offset = self
-            .write_new_clusters(bytes, Kind::BitmapTable, made)
+            .write_new_clusters(bytes, MetadataKind::BitmapTable, made)
             .await?;
         Ok(StoredBitmap {
             // At most `MAX_BITMAP_BYTES` in clusters of 512 bytes.
@@ -127,11 +127,11 @@ impl Qcow2 {
     }
 
     /// Writes `bytes` to new, adjacent clusters, and says where. What is behind them in the last cluster
-    /// is nobody's.
+    /// has no meaning.
     async fn write_new_clusters(
         &self,
         bytes: Vec<u8>,
-        kind: Kind,
+        kind: MetadataKind,
         made: &mut Made,
     ) -> IoResult<u64> {
         let g = &self.geometry;

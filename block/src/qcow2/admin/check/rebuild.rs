@@ -8,7 +8,7 @@ use super::Check;
 use crate::{
     error::{Error, Result},
     exec::yield_now,
-    qcow2::{Qcow2, layout::geometry::HostCluster, space::Counted},
+    qcow2::{Qcow2, layout::geometry::HostCluster, space::RefcountUpdate},
 };
 
 /// Clusters that are counted at a time: 16 MiB of counters.
@@ -58,13 +58,13 @@ impl Check<'_> {
                 .set_refcount(HostCluster(cluster), references)
                 .await?
             {
-                Counted::Yes => {}
-                Counted::Unused if references == 0 => continue,
-                Counted::Unused => {
+                RefcountUpdate::Done => {}
+                RefcountUpdate::Unused if references == 0 => continue,
+                RefcountUpdate::Unused => {
                     let what = format!("cluster {cluster} has no refcount");
                     return Err(image.needs_repair(&what));
                 }
-                Counted::Full => {
+                RefcountUpdate::AtMaximum => {
                     let what = format!("cluster {cluster} has {references} references");
                     return Err(image.needs_repair(&what));
                 }

@@ -1,4 +1,4 @@
-//! Repairing what a check finds (`check -r`), directly in the file of an image that nobody uses.
+//! Repairing what a check finds (`check -r`), directly in the file of an image that is not in use.
 //!
 //! A power cut at any moment leaves an image that is no worse and can be repaired again: refcounts
 //! go to what the tables say, each within a sector; then, durably after them, the COPIED flags that
@@ -108,7 +108,7 @@ impl<'a> Check<'a> {
 }
 
 impl Check<'_> {
-    /// Whether damaged entries of an L2 table are put right: never in what may be somebody's data.
+    /// Whether damaged entries of an L2 table are put right: never in what may be data.
     pub(super) fn may_repair(&self, table: u64) -> bool {
         let before = self.before.as_ref();
         before.is_some_and(|before| before.is_only_table(table))

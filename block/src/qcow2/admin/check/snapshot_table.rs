@@ -1,6 +1,6 @@
 //! The table of internal snapshots: what is wrong with it, and a new one without that.
 //!
-//! Entries that lead nowhere are dropped: nobody can find what they kept. The new table is durable, and
+//! Entries that lead nowhere are dropped: what they kept cannot be found. The new table is durable, and
 //! counted, before the header names it.
 
 use super::Check;
@@ -10,7 +10,7 @@ use crate::{
         Qcow2, Snapshot,
         layout::{
             geometry::{HostCluster, HostRun, MAX_SNAPSHOTS},
-            snapshots::{MAX_EXTRA, MAX_TABLE, SnapshotEntry},
+            snapshot_table::{MAX_EXTRA, MAX_TABLE, SnapshotEntry},
             width,
         },
     },

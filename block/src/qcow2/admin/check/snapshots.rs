@@ -8,7 +8,7 @@ use crate::{
         layout::{
             geometry::{MAX_L1_BYTES, MAX_SNAPSHOTS},
             header::Header,
-            snapshots::SnapshotEntry,
+            snapshot_table::SnapshotEntry,
         },
     },
 };

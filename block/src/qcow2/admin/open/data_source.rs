@@ -16,7 +16,7 @@ pub(in crate::qcow2) enum DataSource {
     Own,
     /// In this file.
     External(Storage),
-    /// Nobody is going to ask.
+    /// It is not going to be read.
     Unread,
 }
 

@@ -12,7 +12,7 @@ use crate::{
             entry::{self, COPIED, Entry},
             geometry::{HostCluster, HostRun},
         },
-        space::Kind,
+        space::MetadataKind,
     },
 };
 
@@ -70,7 +70,7 @@ impl Qcow2 {
             let other = self
                 .space
                 .metadata_at(table.host)
-                .filter(|&kind| kind != Kind::L2);
+                .filter(|&kind| kind != MetadataKind::L2);
             if other.is_some() || !tables.insert(table.host) {
                 return Err(self
                     .file
@@ -80,7 +80,7 @@ impl Qcow2 {
         Ok(tables)
     }
 
-    /// Clears COPIED flags in the L2 tables of a snapshot, where nobody looks at them: in the
+    /// Clears COPIED flags in the L2 tables of a snapshot, where they have no meaning: in the
     /// active ones they would say that there is one reference. Durable with the next flush.
     async fn clear_flags_in_file(&self, l1: &[u64]) -> IoResult<()> {
         let g = &self.geometry;
@@ -108,7 +108,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Changes the active L1 table and the size at one moment, then lets go of what was before.
+    /// Changes the active L1 table and the size at one moment, then frees what was before.
     async fn become_snapshot(
         &self,
         l1: Vec<u64>,
@@ -129,7 +129,8 @@ impl Qcow2 {
             }
         }
         for table in tables {
-            self.space.note_metadata(HostRun::one(table), Kind::L2)?;
+            self.space
+                .note_metadata(HostRun::one(table), MetadataKind::L2)?;
         }
         self.bitmaps().resize(size);
         drop(self.bitmaps().record(0, size));

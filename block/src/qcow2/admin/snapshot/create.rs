@@ -11,7 +11,7 @@ use crate::{
             entry::COPIED,
             geometry::{HostRun, MAX_SNAPSHOTS},
         },
-        space::Kind,
+        space::MetadataKind,
     },
 };
 
@@ -88,7 +88,7 @@ impl Qcow2 {
         let g = &self.geometry;
         let count = g.clusters_for(l1.len() as u64 * 8);
         let run = self.space.allocate_adjacent(count).await?;
-        self.space.note_metadata(run, Kind::SnapshotL1)?;
+        self.space.note_metadata(run, MetadataKind::SnapshotL1)?;
         let mut bytes: Vec<u8> = l1.iter().flat_map(|raw| raw.to_be_bytes()).collect();
         bytes.resize((run.count * g.cluster_size()) as usize, 0);
         self.file

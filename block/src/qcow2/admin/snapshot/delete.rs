@@ -26,7 +26,7 @@ impl Qcow2 {
         self.begin_snapshot_change(&[&l1, &self.tables.l1_entries()])
             .await?;
         let result = async {
-            // From here on nobody knows it: references may go one by one.
+            // From here on nothing names it: its references may be dropped one by one.
             self.write_snapshots(&snapshots).await?;
             self.free_references(&l1).await?;
             self.space.forget_metadata(table);

@@ -9,7 +9,7 @@ use crate::{
             entry::{self, Entry, RawEntry},
             geometry::{HostCluster, HostRun},
         },
-        space::Counted,
+        space::RefcountUpdate,
     },
 };
 
@@ -115,9 +115,9 @@ impl Qcow2 {
             };
             for cluster in clusters(&self.references(&table)) {
                 match self.space.add_reference(cluster).await? {
-                    Counted::Yes => {}
-                    Counted::Unused => return Err(self.unreferenced(cluster)),
-                    Counted::Full => return Ok(Raised::Full(raised)),
+                    RefcountUpdate::Done => {}
+                    RefcountUpdate::Unused => return Err(self.unreferenced(cluster)),
+                    RefcountUpdate::AtMaximum => return Ok(Raised::Full(raised)),
                 }
                 raised += 1;
             }
@@ -143,7 +143,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Lets go of all that an L1 table leads to, which the header no longer names.
+    /// Frees all that an L1 table leads to, which the header no longer names.
     pub(super) async fn free_references(&self, l1: &[u64]) -> IoResult<()> {
         let mut tables = 0;
         for &raw in l1 {

@@ -3,7 +3,7 @@
 use super::Snapshot;
 use crate::{
     error::Result,
-    qcow2::{Qcow2, layout::snapshots::SnapshotEntry},
+    qcow2::{Qcow2, layout::snapshot_table::SnapshotEntry},
     root_table::RootTable,
 };
 

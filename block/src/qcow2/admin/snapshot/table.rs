@@ -8,9 +8,9 @@ use crate::{
         layout::{
             geometry::HostRun,
             header::Header,
-            snapshots::{self, SnapshotEntry},
+            snapshot_table::{self, SnapshotEntry},
         },
-        space::Kind,
+        space::MetadataKind,
     },
 };
 
@@ -120,7 +120,7 @@ impl Qcow2 {
     /// The entries of the table, as far as they say where things are, and the header that names them.
     async fn snapshot_entries(&self) -> Result<(Header, Vec<(u64, SnapshotEntry)>)> {
         let header = self.file.header();
-        let entries = snapshots::read_entries(self.file.storage(), &header).await?;
+        let entries = snapshot_table::read_entries(self.file.storage(), &header).await?;
         let entries = entries.map_err(|why| self.file.refused(in_need_of_repair(why)))?;
         Ok((header, entries))
     }
@@ -137,7 +137,7 @@ impl Qcow2 {
                 .space
                 .allocate_adjacent(g.clusters_for(bytes.len() as u64))
                 .await?;
-            self.space.note_metadata(run, Kind::SnapshotTable)?;
+            self.space.note_metadata(run, MetadataKind::SnapshotTable)?;
             offset = g.host_offset(run.first);
             let mut whole = bytes;
             whole.resize((run.count * g.cluster_size()) as usize, 0);
@@ -157,7 +157,7 @@ impl Qcow2 {
     /// The clusters of the present table.
     async fn snapshot_table(&self) -> IoResult<HostRun> {
         let header = self.file.header();
-        let entries = snapshots::read_entries(self.file.storage(), &header).await?;
+        let entries = snapshot_table::read_entries(self.file.storage(), &header).await?;
         let entries = entries.map_err(|why| self.file.corrupt(why))?;
         let len = entries.iter().map(|(_, entry)| entry.len).sum();
         Ok(HostRun {

@@ -7,7 +7,7 @@ fn run(n: u64) -> HostRun {
 
 #[test]
 fn clusters_wait_for_the_disk_and_for_those_who_know_them() {
-    let freed = Freed::default();
+    let freed = FreedClusters::default();
     let before = freed.operation();
     freed.push(run(1));
     let after = freed.operation();
@@ -23,7 +23,7 @@ fn clusters_wait_for_the_disk_and_for_those_who_know_them() {
 
 #[test]
 fn what_was_not_written_is_pending_again() {
-    let freed = Freed::default();
+    let freed = FreedClusters::default();
     freed.push(run(1));
     let pending = freed.take_pending();
     freed.push(run(5));
@@ -36,7 +36,7 @@ fn what_was_not_written_is_pending_again() {
 
 #[test]
 fn adjacent_clusters_go_together_when_the_last_of_them_may() {
-    let freed = Freed::default();
+    let freed = FreedClusters::default();
     freed.push(run(1));
     let knows_the_second = freed.operation();
     freed.push(run(2));

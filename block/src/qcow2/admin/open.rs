@@ -103,63 +103,49 @@ impl Qcow2 {
     }
 
     async fn open_from(file: Storage, source: DataSource, options: OpenOptions) -> Result<Self> {
-        let path = file.path().to_owned();
-        let refuse = |why: String| Error::Image {
-            file: path.clone(),
-            why,
-        };
-        let mut area = read_header(&file).await?.map_err(refuse)?;
-        check_readable(&area).map_err(refuse)?;
-        let readable = !matches!(source, DataSource::Unread);
-        if readable && let Some(why) = encryption(&area.header) {
-            return Err(refuse(why));
+        let found = Found::read(&file, source, options).await?;
+        let image = Self::assemble(file, found, options);
+        image.load_bitmaps().await?;
+        if !options.read_only && image.is_dirty() {
+            image.rebuild_refcounts().await?;
         }
-        let data = source.resolve(&file, &area).map_err(refuse)?;
-        let lost_refcounts = check_tables(&mut area.header, file.len(), options).map_err(refuse)?;
-        let header = area.header.clone();
-        let compression = compression(&header).map_err(refuse)?;
-        if !options.read_only
-            && let Some(why) = writing_refused(&header)
-        {
-            return Err(refuse(why));
-        }
-        let geometry = header.geometry;
-        let l1_len = header.l1_size as usize;
-        let l1 = RootTable::load(&file, header.l1_offset, l1_len).await?;
-        let table_len = (header.refcount_table_bytes() / 8) as usize;
-        let table = RootTable::load(&file, header.refcount_table_offset, table_len).await?;
-        let metadata = match options.read_only {
-            true => MetadataMap::default(),
-            false => map_for_writing(&file, &header, &l1.entries(), &table.entries()).await?,
+        Ok(image)
+    }
+
+    /// Puts the parts on each other, from the bottom up.
+    fn assemble(file: Storage, found: Found, options: OpenOptions) -> Self {
+        let geometry = found.area.header.geometry;
+        let disk = DataOptions {
+            size: found.area.header.size,
+            readable: found.readable,
+            discard: options.discard,
+            compression: found.compression,
         };
-        let locks = Rc::default();
         let cache = |share| TableCache::new(file.clone(), geometry.slice_bytes(), share);
         let refcount_share = options.cache_bytes / 4;
         let l2 = cache(options.cache_bytes - refcount_share);
         let blocks = cache(refcount_share);
+        let locks = Rc::default();
+        let read_only = options.read_only;
         let file = Rc::new(ImageFile::new(
-            file.clone(),
-            data,
-            area,
-            options.read_only,
-            &locks,
+            file, found.data, found.area, read_only, &locks,
         ));
         let space = Rc::new(Space::new(
             file.clone(),
-            table,
+            found.refcount_table,
             blocks,
-            metadata,
+            found.metadata,
             options.discard,
             &locks,
         ));
-        let tables = Rc::new(Tables::new(file.clone(), space.clone(), l1, l2, &locks));
+        let tables = Rc::new(Tables::new(
+            file.clone(),
+            space.clone(),
+            found.l1,
+            l2,
+            &locks,
+        ));
         let order = Rc::new(Order::new(file.clone(), space.clone(), tables.clone()));
-        let disk = DataOptions {
-            size: header.size,
-            readable,
-            discard: options.discard,
-            compression,
-        };
         let data = Data::new(
             file.clone(),
             space.clone(),
@@ -168,26 +154,76 @@ impl Qcow2 {
             disk,
             &locks,
         );
-        let image = Self {
+        Self {
             file,
             space,
             tables,
             order,
             data,
             geometry,
-            lost_refcounts,
+            lost_refcounts: found.lost_refcounts,
             bitmaps: Rc::default(),
-        };
-        image.load_bitmaps().await?;
-        if !options.read_only && image.is_dirty() {
-            image.rebuild_refcounts().await?;
         }
-        Ok(image)
     }
 
     /// Why an image that could be opened for reading cannot be written, and what to do.
     pub fn writing_refused(&self) -> Option<String> {
         writing_refused(&self.file.area().header)
+    }
+}
+
+/// What the file of an image holds, judged as far as can be without walking the tables.
+struct Found {
+    area: HeaderArea,
+    /// Where guest data lies.
+    data: Storage,
+    readable: bool,
+    compression: Compression,
+    lost_refcounts: Option<String>,
+    l1: RootTable,
+    refcount_table: RootTable,
+    metadata: MetadataMap,
+}
+
+impl Found {
+    async fn read(file: &Storage, source: DataSource, options: OpenOptions) -> Result<Self> {
+        let refuse = |why: String| Error::Image {
+            file: file.path().to_owned(),
+            why,
+        };
+        let mut area = read_header(file).await?.map_err(refuse)?;
+        check_readable(&area).map_err(refuse)?;
+        let readable = !matches!(source, DataSource::Unread);
+        if readable && let Some(why) = encryption(&area.header) {
+            return Err(refuse(why));
+        }
+        let data = source.resolve(file, &area).map_err(refuse)?;
+        let lost_refcounts = check_tables(&mut area.header, file.len(), options).map_err(refuse)?;
+        let header = &area.header;
+        let compression = compression(header).map_err(refuse)?;
+        if !options.read_only
+            && let Some(why) = writing_refused(header)
+        {
+            return Err(refuse(why));
+        }
+        let l1 = RootTable::load(file, header.l1_offset, header.l1_size as usize).await?;
+        let table_len = (header.refcount_table_bytes() / 8) as usize;
+        let refcount_table = RootTable::load(file, header.refcount_table_offset, table_len).await?;
+        let metadata = if options.read_only {
+            MetadataMap::default()
+        } else {
+            map_for_writing(file, header, &l1.entries(), &refcount_table.entries()).await?
+        };
+        Ok(Self {
+            area,
+            data,
+            readable,
+            compression,
+            lost_refcounts,
+            l1,
+            refcount_table,
+            metadata,
+        })
     }
 }
 

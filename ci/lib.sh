@@ -6,6 +6,8 @@ CACHE=$ROOT/.cache
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 # The release binaries are what every whole-system test and the demo run.
 RELEASE=$TARGET/release
+# Programs that ci/setup has put there, cargo's subcommands among them.
+PATH=$PATH:$CACHE/tools/bin
 
 say() { printf '%s\n' "$*"; }
 section() { printf '\n== %s\n' "$*"; }

@@ -75,7 +75,7 @@ impl Qcow2 {
     }
 
     /// Opens the image in `file`, whose header says that its data lies in an external data file
-    /// ([`DataFile::of`]), which is `data`.
+    /// ([`Qcow2::data_file`]), which is `data`.
     ///
     /// # Errors
     /// As [`Qcow2::open`].

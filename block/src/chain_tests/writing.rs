@@ -204,6 +204,59 @@ fn readers_who_have_not_entered_are_waited_for() {
     });
 }
 
+/// A chain of three layers that hold nothing.
+async fn empty_chain() -> Files {
+    let kind = Kind::Qcow2 {
+        cluster: 4096,
+        version: 3,
+    };
+    let (mut bytes, mut lower) = (Bytes::new(), None);
+    for name in ["base", "mid", "top"] {
+        create(&mut bytes, name, kind, SECTORS * 512, lower).await;
+        lower = Some(name);
+    }
+    Files::new(&bytes, 1)
+}
+
+#[test]
+fn what_a_walk_has_found_stays_until_it_is_let_go() {
+    seeds(1, async |exec, _| {
+        let files = empty_chain().await;
+        let top = files.open("top", &["top"]).await;
+        let (mid, base) = (layer(&top, 1), layer(&top, 2));
+        for node in [&mid, &base] {
+            node.prepare_writing().await.unwrap();
+        }
+        mid.write(0, SgList::zeroed(4096)).await.unwrap();
+        base.write(4096, SgList::zeroed(4096)).await.unwrap();
+        base.finish_writing().await.unwrap();
+        // In a layer that takes writes its clusters stay.
+        let found = top.walk().find(0, 512).await.unwrap();
+        assert_eq!((found.depth, found.len), (2, 512));
+        let discarded = {
+            let mid = mid.clone();
+            start(&exec, async move { mid.discard(0, 4096).await.unwrap() }).await
+        };
+        assert!(!discarded.get());
+        drop(found);
+        rest().await;
+        assert!(discarded.get());
+        // One that takes none becomes writable later; what is only passed on the way is held by nobody.
+        let found = top.walk().find(4096, 512).await.unwrap();
+        assert_eq!(found.depth, 3);
+        mid.write_zeroes(8192, 4096, true).await.unwrap();
+        mid.write_zeroes(4096, 512, true).await.unwrap();
+        let prepared = {
+            let base = base.clone();
+            start(&exec, async move { base.prepare_writing().await.unwrap() }).await
+        };
+        assert!(!prepared.get());
+        drop(found);
+        rest().await;
+        assert!(prepared.get());
+    });
+}
+
 /// A guest with `sectors` of the disk to itself: what it reads is what it has written.
 async fn guest(top: Rc<Node>, mut random: u64, sectors: std::ops::Range<u64>, mut model: Vec<u8>) {
     let start = sectors.start * 512;

@@ -1,6 +1,8 @@
 //! [`Below`]: what a layer reads where it holds nothing itself.
 
-use crate::{error::IoResult, exec::LocalBoxFuture, mem::SgList};
+use strata_exec::{LocalBoxFuture, mem::SgList};
+
+use crate::error::IoResult;
 
 /// What lies below a layer: the backing chain, with zeros past its end.
 pub trait Below {

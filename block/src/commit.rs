@@ -6,12 +6,12 @@
 
 use std::rc::Rc;
 
+use strata_exec::{SpeedLimit, mem::SgList, yield_now};
+
 use crate::{
     error::{Error, IoResult, Result},
-    exec::{SpeedLimit, yield_now},
     extent::ExtentKind,
     graph::Node,
-    mem::SgList,
 };
 
 /// Bytes that are copied at once.

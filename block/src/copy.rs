@@ -16,14 +16,15 @@ use std::{
     rc::Rc,
 };
 
+use strata_exec::{
+    Executor, Queue, SpeedLimit,
+    mem::SgList,
+    sync::{Lock, WaitQueue, promise},
+};
+
 use crate::{
     error::{IoError, IoResult},
-    exec::{
-        Executor, Queue, SpeedLimit,
-        sync::{Lock, WaitQueue, promise},
-    },
     graph::Node,
-    mem::SgList,
     qcow2::Packed,
 };
 use plan::{Kind, Piece, Plan};

@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
+use strata_exec::{mem::SgList, sync::promise};
+
 use crate::{
     error::{IoError, IoResult},
-    exec::sync::promise,
     extent::DiskExtent,
-    mem::SgList,
 };
 
 /// What a request does. Offsets and lengths are bytes.

@@ -24,11 +24,12 @@ pub use describe::layer_info;
 use exports::Exports;
 pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};
 
+use strata_exec::{Executor, Queue, Turn};
+
 use crate::{
     api::{BitmapChange, Cmd, CmdError, ErrorClass, Event, EventSink, Reply},
     disk::{Disk, Op},
     error::{Error, IoError, Result},
-    exec::{Executor, Queue, Turn},
     graph::{
         Busy, DiskOptions, EditError, FailedRequest, Format, GuestDisk, Name, NameError, Node,
         chain::{ImageOptions, Opener},

@@ -51,8 +51,10 @@ pub use data::{Compression, Packed};
 pub use layout::data_file::DataFile;
 pub use space::Operation;
 
+use strata_exec::mem::SgList;
+
 use crate::{
-    backing::Backing, below::Below, bitmap::Bitmaps, error::IoResult, extent::Extent, mem::SgList,
+    backing::Backing, below::Below, bitmap::Bitmaps, error::IoResult, extent::Extent,
     storage::Storage,
 };
 use data::Data;

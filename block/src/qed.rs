@@ -21,10 +21,11 @@ use std::cell::{Cell, RefCell};
 
 pub use create::{CreateOptions, create};
 
+use strata_exec::sync::Lock;
+
 use crate::{
     backing::Backing,
     error::{IoError, IoResult},
-    exec::sync::Lock,
     root_table::RootTable,
     stop::Stop,
     storage::Storage,

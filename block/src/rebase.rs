@@ -5,13 +5,13 @@
 
 use std::rc::Rc;
 
+use strata_exec::{mem::SgList, yield_now};
+
 use crate::{
     backing::Backing,
     error::{Error, IoResult, Result},
-    exec::yield_now,
     extent::ExtentKind,
     graph::{Format, Node},
-    mem::SgList,
 };
 
 /// Bytes that are compared at once.

@@ -39,11 +39,9 @@ pub use nbd::{DEFAULT_RECONNECT_DELAY, NbdOptions, NbdStorage, is_nbd_uri};
 pub use sim::{Content, Faults, SimFile, SimFolder};
 pub use size_limit::outlive_size_limit;
 
-use crate::{
-    error::{Error, IoError, IoResult, Result},
-    exec::Executor,
-    mem::SgList,
-};
+use strata_exec::{Executor, mem::SgList};
+
+use crate::error::{Error, IoError, IoResult, Result};
 
 /// Bytes at the start of a file that say which format it has.
 const FORMAT_HEAD: u64 = 512;

@@ -9,7 +9,9 @@ use std::{
     rc::Rc,
 };
 
-use crate::{error::IoResult, exec::sync::WaitQueue, storage::Storage};
+use strata_exec::sync::WaitQueue;
+
+use crate::{error::IoResult, storage::Storage};
 
 /// A piece of a table, in memory.
 pub struct Slice {

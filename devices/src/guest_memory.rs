@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use strata_block::mem::SgList;
+use strata_exec::mem::SgList;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// A list on the guest memory at `pieces` (address, bytes), or `None` if any byte of them is not

@@ -36,9 +36,9 @@ use std::{
 use strata_block::{
     disk::{Completion, Disk, DiskInfo, Done, Request, Submit},
     engine::{Listening, VhostUserExport},
-    exec::{Executor, LocalBoxFuture, Queue, inbox, sync::WaitQueue},
     unix_socket::SocketFile,
 };
+use strata_exec::{Executor, LocalBoxFuture, Queue, inbox, sync::WaitQueue};
 
 use self::{front::Front, relay::Entrance, session::Control, worker::Worker};
 use crate::virtio::blk::{front::Shared, layout::SECTOR, service::Service};

@@ -6,11 +6,11 @@ use strata_block::{
     check::{CheckReport, Repair},
     error::{IoResult, Result},
     extent::{Extent, ExtentKind},
-    mem::SgList,
     qcow2::{Damaged, DataFile, OpenOptions, Qcow2},
     qed::Qed,
     storage::Storage,
 };
+use strata_exec::mem::SgList;
 
 use super::support::Files;
 

@@ -9,11 +9,8 @@ use std::{
     time::Duration,
 };
 
-use strata_block::{
-    exec::{Executor, Queue, Watched},
-    mem::SgList,
-    storage::{FileOptions, Storage},
-};
+use strata_block::storage::{FileOptions, Storage};
+use strata_exec::{Executor, Queue, Watched, mem::SgList};
 
 /// Bytes of one request.
 const LEN: usize = 4096;

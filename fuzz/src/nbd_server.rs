@@ -14,11 +14,11 @@ use strata_block::{
     bitmap::DirtyBitmap,
     disk::{Disk, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
     error::IoError,
-    exec::{Executor, Queue, Watched},
     extent::DiskExtent,
     nbd::{Export, Server},
     storage::nbd::wire::Address,
 };
+use strata_exec::{Executor, Queue, Watched};
 
 /// Bytes of the disk: enough for reads that look for holes first.
 const SIZE: usize = 192 << 10;

@@ -8,12 +8,11 @@ use strata_block::{
     backing::Backing,
     below::Below,
     error::IoResult,
-    exec::{Executor, LocalBoxFuture, Queue, yield_now},
-    mem::SgList,
     qcow2::{self, DataFile, Preallocation},
     qed,
     storage::Storage,
 };
+use strata_exec::{Executor, LocalBoxFuture, Queue, mem::SgList, yield_now};
 
 use super::{
     image::Image,

@@ -2,7 +2,8 @@
 
 use std::{future::Future, rc::Rc};
 
-use strata_block::{exec::Executor, storage::SimFile};
+use strata_block::storage::SimFile;
+use strata_exec::Executor;
 
 /// Bytes of an image that a target looks at. What a check has to walk grows with the square of it, as
 /// tables may be shared.

@@ -11,9 +11,9 @@ use std::{io, rc::Rc};
 use strata_block::{
     api::{CmdError, ErrorClass, Reply},
     engine::Engine,
-    exec::{Executor, Queue, inbox::WatchedInbox},
     storage::nbd::wire::Address,
 };
+use strata_exec::{Executor, Queue, inbox::WatchedInbox};
 
 use self::mailbox::{Handle, Message};
 use crate::{

@@ -6,9 +6,9 @@ use strata_block::{
     api::VhostUserSpec,
     disk::Disk,
     engine::{Listening, VhostUserExport},
-    exec::Executor,
 };
 use strata_devices::vhost_user::Export;
+use strata_exec::Executor;
 
 /// Serves `disk` at `listening` until it is stopped.
 ///

@@ -1,5 +1,6 @@
+use strata_exec::random;
+
 use super::*;
-use crate::random;
 
 /// A plain model: one `bool` for each unit.
 struct Model {

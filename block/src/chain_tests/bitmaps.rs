@@ -1,7 +1,9 @@
 //! What layers record in their dirty bitmaps.
 
+use strata_exec::mem::SgList;
+
 use super::support::*;
-use crate::{bitmap::DirtyBitmap, graph::Node, mem::SgList};
+use crate::{bitmap::DirtyBitmap, graph::Node};
 
 const CLUSTER: u64 = 4096;
 const SIZE: u64 = 16 * CLUSTER;

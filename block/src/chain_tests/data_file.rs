@@ -2,19 +2,18 @@
 
 use std::{path::Path, process::Command, rc::Rc};
 
+use strata_exec::{Executor, mem::SgList, random};
+
 use super::support::{below, read_all};
 use crate::{
     backing::Backing,
     error::Error,
-    exec::Executor,
     graph::{
         Format, Node,
         chain::{ImageOptions, Opener},
         create_image,
     },
-    mem::SgList,
     qcow2::{CreateOptions, DataFile},
-    random,
     storage::{FileOptions, FileStorage},
 };
 

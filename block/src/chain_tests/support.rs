@@ -2,15 +2,14 @@
 
 use std::{cell::Cell, collections::BTreeMap, future::Future, path::Path, rc::Rc};
 
+use strata_exec::{Executor, Queue, mem::SgList, random, yield_now};
+
 use crate::{
     backing::Backing,
-    exec::{Executor, Queue, yield_now},
     extent::ExtentKind,
     graph::{Names, Node},
-    mem::SgList,
     qcow2::{self, CreateOptions, OpenOptions, Qcow2},
     qed::{self, Qed},
-    random,
     storage::{SimFile, Storage},
 };
 

@@ -2,19 +2,19 @@
 
 use std::{cell::Cell, fs::File, path::Path, rc::Rc};
 
+use strata_exec::{Executor, Queue, mem::SgList, yield_now};
+
 use super::support::*;
 use crate::{
     backing::Backing,
     commit,
     error::{Error, IoError},
-    exec::{Executor, Queue, yield_now},
     extent::ExtentKind,
     graph::{
         Format, Node,
         chain::{ImageOptions, Opener},
         create_image,
     },
-    mem::SgList,
     qcow2::CreateOptions,
     storage::{FileOptions, FileStorage},
 };

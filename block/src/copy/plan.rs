@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 
+use strata_exec::mem::SgList;
+
 use super::{CopyError, CopyOptions, Source, Untouched, offload::Place};
 use crate::{
     error::IoResult,
     extent::ExtentKind,
     graph::{Format, Node, Walk},
-    mem::SgList,
 };
 
 /// Bytes that one piece of zeros has at most, so that the progress can be seen.

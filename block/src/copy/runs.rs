@@ -1,6 +1,6 @@
 //! Zeros within what has been read.
 
-use crate::mem::SgList;
+use strata_exec::mem::SgList;
 
 /// A part of a buffer. Bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Reading what can be read of images that are damaged.
 
+use strata_exec::mem::SgList;
+
 use super::{Copy, CopyError, Event};
-use crate::mem::SgList;
 
 /// What cannot be read is told apart from what can by sectors.
 const SECTOR: usize = 512;

@@ -8,20 +8,20 @@ use std::{
     rc::Rc,
 };
 
+use strata_exec::{Executor, mem::SgList, random};
+
 use super::{CopyError, CopyOptions, Event, Source, Untouched, copy};
 use crate::{
     backing::Backing,
     error::IoError,
-    exec::Executor,
     extent::ExtentKind,
     graph::{
         Format, NewImage, Node,
         chain::{ImageOptions, Opener},
         create_image,
     },
-    mem::SgList,
     qcow2::{CreateOptions, Preallocation},
-    qed, random,
+    qed,
 };
 
 const SIZE: u64 = 3 << 20;

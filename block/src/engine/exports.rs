@@ -9,6 +9,8 @@ use std::{
 
 pub use vhost_user::{Listening, VhostUserExport, VhostUserServer};
 
+use strata_exec::Queue;
+
 use super::{Engine, bitmaps::find_for_export, find::check_on_top, refused};
 use crate::{
     api::{
@@ -17,7 +19,6 @@ use crate::{
     },
     bitmap::Held,
     disk::Disk,
-    exec::Queue,
     graph::{GuestDisk, LayerDisk, Node, check_free},
     nbd::{Export, MAX_BITMAPS, Server, ServerError},
     storage::nbd::wire::{Address, TlsServer},

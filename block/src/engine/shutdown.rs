@@ -2,8 +2,10 @@
 
 use std::rc::Rc;
 
+use strata_exec::Queue;
+
 use super::Engine;
-use crate::{error::Error, exec::Queue};
+use crate::error::Error;
 
 impl Engine {
     /// Waits until no guest request is under way and makes everything durable; then calls `done`

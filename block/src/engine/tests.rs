@@ -24,13 +24,14 @@ mod reopen;
 mod resize;
 mod zeroes;
 
+use strata_exec::mem::SgList;
+
 use super::{DiskSpec, Engine};
 use crate::{
     api::{BlockJobRef, BlockdevSnapshotSync, Cmd, CmdError, Event, Reply},
     disk::{Disk, Op, Request},
     error::{IoError, IoResult},
     graph::{DiskOptions, Format, chain::ImageOptions, create_image},
-    mem::SgList,
     qcow2::CreateOptions,
 };
 

@@ -2,11 +2,12 @@
 
 use std::{path::PathBuf, rc::Rc};
 
+use strata_exec::Executor;
+
 use super::{
     DiskOptions, Format, GuestDisk, Node,
     chain::{ImageOptions, Opener},
 };
-use crate::exec::Executor;
 
 /// Bytes of the disks.
 pub const SIZE: u64 = 4096;

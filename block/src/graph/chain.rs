@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
+use strata_exec::Executor;
+
 use super::{Format, Name, Names, Node, data_file, foreign, policy, spec::ImageSpec};
 use crate::{
     backing::Backing,
     error::{Error, Result},
-    exec::Executor,
     qcow2::{self, Damaged, OpenOptions, Qcow2},
     qed::Qed,
     storage::{DEFAULT_RECONNECT_DELAY, FileOptions, Files, Identity, Storage, is_nbd_uri},

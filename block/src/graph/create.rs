@@ -5,9 +5,10 @@ use std::{
     rc::Rc,
 };
 
+use strata_exec::Executor;
+
 use crate::{
     error::{Error, Result},
-    exec::Executor,
     graph::{Kept, chain},
     qcow2::{self, CreateOptions, Preallocation},
     qed, size,

@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use strata_exec::Executor;
+
 use super::{
     Format,
     chain::{ImageOptions, resolve_data_file},
@@ -9,7 +11,6 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    exec::Executor,
     qcow2::DataFile,
     storage::{FileOptions, Files, Storage},
 };

@@ -5,14 +5,14 @@ use std::{
     rc::{Rc, Weak},
 };
 
+use strata_exec::{Executor, Queue, mem::SgList, sync::Budget, yield_now};
+
 use super::{
     Format, Name, Node, chain::ImageOptions, inflight::Gate, node::whole_sectors, survey::survey,
 };
 use crate::{
     disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
     error::{IoError, IoResult},
-    exec::{Executor, Queue, sync::Budget, yield_now},
-    mem::SgList,
 };
 
 /// What a user may choose for a disk beyond its image.

@@ -6,13 +6,14 @@ mod resize;
 
 use std::path::{Path, PathBuf};
 
+use strata_exec::mem::SgList;
+
 use super::Format;
 use crate::{
     backing::Backing,
     bitmap::{Bitmaps, DirtyBitmap},
     check::{CheckReport, Repair},
     error::{Error, IoError, IoResult, Result},
-    mem::SgList,
     qcow2::{Packed, Qcow2},
     qed::Qed,
     storage::{Access, Storage},

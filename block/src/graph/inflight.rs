@@ -11,7 +11,7 @@ use std::{
     rc::Rc,
 };
 
-use crate::exec::sync::WaitQueue;
+use strata_exec::sync::WaitQueue;
 
 /// How an entry shares its range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

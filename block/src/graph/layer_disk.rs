@@ -2,6 +2,8 @@
 
 use std::rc::{Rc, Weak};
 
+use strata_exec::{Executor, Queue, sync::Budget};
+
 use super::{
     Node,
     guest_disk::{LONG, SHORT, WORK, whole_size},
@@ -10,7 +12,6 @@ use super::{
 use crate::{
     disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
     error::IoError,
-    exec::{Executor, Queue, sync::Budget},
 };
 
 /// What a layer shows. The caller keeps the layer and those below it open as long as there are

@@ -16,6 +16,8 @@ use std::{
 pub(super) use any_byte::whole_sectors;
 use read::read_chain;
 
+use strata_exec::{LocalBoxFuture, mem::SgList};
+
 use super::{
     Format, Image, Name, hold,
     inflight::{InFlight, InFlightGuard, Mode},
@@ -25,9 +27,7 @@ use crate::{
     below::Below,
     bitmap::{Bitmaps, Recorded},
     error::{IoError, IoResult},
-    exec::LocalBoxFuture,
     extent::{Extent, ExtentKind},
-    mem::SgList,
     qcow2::{Packed, Qcow2},
     qed::Qed,
     storage::Storage,

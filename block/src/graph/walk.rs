@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
+use strata_exec::yield_now;
+
 use super::{Node, reading::Reading};
 use crate::{
     error::IoResult,
-    exec::yield_now,
     extent::{Extent, ExtentKind},
 };
 

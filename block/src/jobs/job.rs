@@ -6,11 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use strata_exec::{Executor, Rate, sync::WaitQueue, yield_now};
+
 use super::lifecycle::{Ending, may_follow};
 use crate::{
     api::{BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobStatus, JobType, OnError},
     error::{IoError, IoResult},
-    exec::{Executor, Rate, sync::WaitQueue, yield_now},
     graph::{GuestDisk, IoStatus},
 };
 

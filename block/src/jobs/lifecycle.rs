@@ -5,11 +5,12 @@
 
 use std::rc::Rc;
 
+use strata_exec::Queue;
+
 use super::{Job, Jobs};
 use crate::{
     api::{Event, JobStatus},
     error::{Error, IoError, IoResult},
-    exec::Queue,
 };
 
 /// What one kind of job does. Each step is called at most once, but for [`Work::converge`].

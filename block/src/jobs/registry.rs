@@ -2,11 +2,10 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use strata_exec::sync::WaitQueue;
+
 use super::{Job, lifecycle::Ending};
-use crate::{
-    api::{BlockJobInfo, CmdError, ErrorClass, JobInfo, JobStatus},
-    exec::sync::WaitQueue,
-};
+use crate::api::{BlockJobInfo, CmdError, ErrorClass, JobInfo, JobStatus};
 
 /// Every job that has not been dismissed.
 #[derive(Default)]

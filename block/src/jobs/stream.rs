@@ -6,6 +6,8 @@
 
 use std::rc::Rc;
 
+use strata_exec::{mem::SgList, yield_now};
+
 use super::{
     Job, Work,
     pace::Pace,
@@ -14,10 +16,8 @@ use super::{
 use crate::{
     backing::Backing,
     error::{Error, IoError, IoResult},
-    exec::yield_now,
     extent::ExtentKind,
     graph::{Edit, GuestDisk, Hold, Node, check_leads_to},
-    mem::SgList,
     storage::Files,
 };
 

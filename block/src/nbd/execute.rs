@@ -1,5 +1,7 @@
 //! Carrying out a request on the export's disk.
 
+use strata_exec::{mem::SgList, sync::promise};
+
 use super::{
     Export,
     context::Context,
@@ -9,9 +11,7 @@ use super::{
 use crate::{
     disk::{Op, Request},
     error::{IoError, IoResult},
-    exec::sync::promise,
     extent::DiskExtent,
-    mem::SgList,
     storage::nbd::wire::proto::{Errno, MAX_PAYLOAD},
 };
 

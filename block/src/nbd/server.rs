@@ -12,13 +12,13 @@ use std::{
 };
 
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown, sockopt};
+use strata_exec::{
+    Executor, Queue, Watched,
+    sync::{Budget, WaitQueue},
+};
 
 use super::{Export, handshake, listener::listen, session};
 use crate::{
-    exec::{
-        Executor, Queue, Watched,
-        sync::{Budget, WaitQueue},
-    },
     storage::nbd::wire::{
         Address, TlsServer, proto,
         stream::{Gone, Reader, Stream},

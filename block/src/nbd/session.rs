@@ -7,18 +7,17 @@ use std::{
     rc::Rc,
 };
 
+use strata_exec::{Executor, Queue, sync::WaitQueue};
+
 use super::{
     handshake::Terms,
     reply::{Pieces, Question, Style},
     request::{Command, EXTENDED_HEADER_LEN, HEADER_LEN, Header},
     server::{Client, Server},
 };
-use crate::{
-    exec::{Executor, Queue, sync::WaitQueue},
-    storage::nbd::wire::{
-        proto::{MAX_PAYLOAD, command},
-        stream::{Gone, Reader, Stream},
-    },
+use crate::storage::nbd::wire::{
+    proto::{MAX_PAYLOAD, command},
+    stream::{Gone, Reader, Stream},
 };
 
 /// Requests of one client under way, or answered and not sent yet, at most.

@@ -11,7 +11,7 @@ use std::{
 };
 use std::{fmt, rc::Rc};
 
-use crate::exec::sync::{Lock, LockGuard};
+use strata_exec::sync::{Lock, LockGuard};
 
 /// The locks of an image. A task that holds one may only take those that come later here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

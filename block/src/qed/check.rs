@@ -7,11 +7,12 @@
 
 use std::collections::HashMap;
 
+use strata_exec::yield_now;
+
 use super::{Qed, lookup::ZERO};
 use crate::{
     check::{CheckReport, Repair},
     error::{Error, IoResult, Result},
-    exec::yield_now,
 };
 
 /// Bytes of a table that are read at once.

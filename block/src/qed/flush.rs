@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use strata_exec::sync::Lock;
+
 use super::{
     Qed,
     header::{Features, Header},
@@ -9,7 +11,6 @@ use super::{
 use crate::{
     backing::Backing,
     error::{Error, IoResult, Result},
-    exec::sync::Lock,
 };
 
 /// Flushes of one image: one at a time, shared by those who wait for it.

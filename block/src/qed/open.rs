@@ -2,6 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 
+use strata_exec::sync::Lock;
+
 use super::{
     Qed,
     flush::Flushes,
@@ -10,7 +12,6 @@ use super::{
 use crate::{
     backing::{Backing, file_name},
     error::{Error, Result},
-    exec::sync::Lock,
     root_table::RootTable,
     stop::Stop,
     storage::Storage,

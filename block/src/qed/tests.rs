@@ -4,14 +4,13 @@ mod resize;
 
 use std::{cell::Cell, path::Path, process::Command, rc::Rc};
 
+use strata_exec::{Executor, LocalBoxFuture, Queue, mem::SgList, random};
+
 use super::{CreateOptions, Qed, create};
 use crate::{
     backing::Backing,
     below::{Below, Nothing},
     error::IoResult,
-    exec::{Executor, LocalBoxFuture, Queue},
-    mem::SgList,
-    random,
     storage::{Access, FileOptions, FileStorage, SimFile, Storage},
 };
 

@@ -1,6 +1,8 @@
 //! Writing. What lies in the file already is written in place; new clusters are allocated by one
 //! request at a time, as in QEMU.
 
+use strata_exec::mem::SgList;
+
 use super::{
     Qed,
     header::Features,
@@ -9,7 +11,6 @@ use super::{
 use crate::{
     below::Below,
     error::{IoError, IoResult},
-    mem::SgList,
 };
 
 /// Bytes of old content that are copied at once.

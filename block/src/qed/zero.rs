@@ -1,10 +1,12 @@
 //! Zeroing and discarding.
 
+use strata_exec::mem::SgList;
+
 use super::{
     Qed,
     lookup::{Mapping, SLICE_ENTRIES, ZERO},
 };
-use crate::{below::Below, error::IoResult, mem::SgList};
+use crate::{below::Below, error::IoResult};
 
 /// Bytes of zeros that are written at once.
 const CHUNK: u64 = 1 << 20;

@@ -5,6 +5,8 @@ use std::{
     rc::Rc,
 };
 
+use strata_exec::{mem::SgList, random};
+
 use super::{
     journal::Journal,
     model::{Kind, Model, SECTOR, Sent, pattern},
@@ -12,8 +14,6 @@ use super::{
 use crate::{
     disk::{Completion, Disk, Op, Request},
     error::IoError,
-    mem::SgList,
-    random,
 };
 
 /// Which errors a guest may see.

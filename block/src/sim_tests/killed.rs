@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use strata_exec::{Executor, mem::SgList};
+
 use super::{
     guest::{Allowed, Guest, Load, Watch},
     journal::{self, Entry, Journal, Replay},
@@ -24,9 +26,7 @@ use super::{
 use crate::{
     disk::Disk,
     engine::{DiskSpec, Engine},
-    exec::Executor,
     graph::{DiskOptions, Format, GuestDisk, chain::ImageOptions, create_image},
-    mem::SgList,
     storage::Content,
 };
 

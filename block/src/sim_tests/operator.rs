@@ -8,6 +8,8 @@ use std::{
     rc::Rc,
 };
 
+use strata_exec::{sync::promise, yield_now};
+
 use super::{
     guest::Allowed,
     journal,
@@ -20,7 +22,6 @@ use crate::{
         CmdError, JobRef, OnError, Reply,
     },
     engine::Engine,
-    exec::{sync::promise, yield_now},
     graph::{Format, GuestDisk, Node},
     storage::SimFolder,
 };

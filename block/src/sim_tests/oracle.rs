@@ -8,16 +8,15 @@ use std::{
 };
 
 use serde_json::json;
+use strata_exec::{Executor, mem::SgList};
 
 use super::plan::data_path;
 use crate::{
     check::CheckReport,
-    exec::Executor,
     graph::{
         Format, Node,
         chain::{ImageOptions, Opener},
     },
-    mem::SgList,
     qcow2::Qcow2,
     qed::Qed,
     storage::{Content, Files, SimFile, SimFolder, Storage},

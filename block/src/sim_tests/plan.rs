@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use strata_exec::random;
+
 use crate::{
     backing::Backing,
     graph::{DetectZeroes, Format, NewImage},
     qcow2::{self, DataFile, Preallocation},
-    qed, random,
+    qed,
     storage::Faults,
 };
 

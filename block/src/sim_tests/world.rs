@@ -16,6 +16,8 @@ use std::{
 use bitmaps::Tracked;
 use snapshots::Kept;
 
+use strata_exec::{Executor, mem::SgList};
+
 use super::{
     guest::Allowed,
     model::{Kind, Model, pattern},
@@ -27,13 +29,11 @@ use crate::{
     api::{Event, JobStatus},
     disk::Disk,
     engine::{DiskSpec, Engine},
-    exec::Executor,
     graph::{
         DiskOptions, Format, GuestDisk, Node,
         chain::{ImageOptions, Opener},
         create_image_in,
     },
-    mem::SgList,
     storage::{Files, SimFolder},
 };
 

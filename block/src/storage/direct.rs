@@ -12,8 +12,9 @@ use std::{
     os::unix::fs::{FileExt, OpenOptionsExt},
 };
 
+use strata_exec::mem::SgList;
+
 use super::watch;
-use crate::mem::SgList;
 
 /// Bytes of a block: as much as any host's file system or disk asks for, and a page, so that no
 /// page is written in both ways at once.

@@ -20,6 +20,7 @@ use rustix::{
     fs::{FallocateFlags, SeekFrom, fallocate, seek},
     io::Errno,
 };
+use strata_exec::{Executor, Helpers, mem::SgList, sync::WaitQueue, yield_now};
 
 use super::{
     Access, FileExtent, FileHints, Identity, before_end, direct, holder,
@@ -29,11 +30,7 @@ use super::{
     vectored::{self, Progress},
     watch::{self, Watch},
 };
-use crate::{
-    error::{Error, IoError, IoResult, NoRoom, Result},
-    exec::{Executor, Helpers, sync::WaitQueue, yield_now},
-    mem::SgList,
-};
+use crate::error::{Error, IoError, IoResult, NoRoom, Result};
 
 /// Bytes that are copied on the device thread in one go.
 const MAX_PIECE: usize = 1 << 20;

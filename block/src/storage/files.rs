@@ -8,13 +8,12 @@ use std::{
     time::Duration,
 };
 
+use strata_exec::Executor;
+
 use super::{
     DEFAULT_RECONNECT_DELAY, FileOptions, FileStorage, Identity, SimFolder, Storage, is_nbd_uri,
 };
-use crate::{
-    error::{Error, Result},
-    exec::Executor,
-};
+use crate::error::{Error, Result};
 
 /// The host's files, or those of a simulation.
 #[derive(Clone, Default)]

@@ -26,6 +26,8 @@ use std::{
 
 pub use uri::is_nbd_uri;
 
+use strata_exec::{Executor, Helpers, mem::SgList, sync::Lock};
+
 use self::{
     connection::{Call, says_zero},
     link::Link,
@@ -34,8 +36,6 @@ use self::{
 use super::{FileExtent, Identity};
 use crate::{
     error::{Error, IoError, IoResult, NoRoom, Result},
-    exec::{Executor, Helpers, sync::Lock},
-    mem::SgList,
     storage::nbd::wire::proto::{CommandFlags, Transmission, command},
 };
 

@@ -30,13 +30,10 @@ pub use faults::Faults;
 use faults::{Call, Outcome};
 pub use folder::SimFolder;
 
+use strata_exec::{mem::SgList, random, yield_now};
+
 use super::{FileExtent, Identity, lost::Lost};
-use crate::{
-    error::{Error, IoError, IoResult, NoRoom, Result},
-    exec::yield_now,
-    mem::SgList,
-    random,
-};
+use crate::error::{Error, IoError, IoResult, NoRoom, Result};
 
 /// What a disk writes as a whole.
 const SECTOR: usize = 512;

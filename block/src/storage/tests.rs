@@ -5,12 +5,10 @@ use std::{
     task::Poll,
 };
 
+use strata_exec::{Executor, Queue, mem::SgList};
+
 use super::{FileExtent, FileOptions, FileStorage, Storage};
-use crate::{
-    error::{Error, IoError},
-    exec::{Executor, Queue},
-    mem::SgList,
-};
+use crate::error::{Error, IoError};
 
 fn on_file<T: 'static>(test: impl AsyncFnOnce(Storage) -> T + 'static) -> T {
     let folder = tempfile::tempdir().unwrap();
@@ -156,7 +154,7 @@ fn overlapping_flushes_all_end() {
     }
     exec.block_on(async move {
         while Rc::strong_count(&file) > 1 {
-            crate::exec::yield_now().await;
+            strata_exec::yield_now().await;
         }
         assert_eq!(
             Storage::File(file).read_vec(0, 5120).await.unwrap(),

@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
-use crate::mem::SgList;
+use strata_exec::mem::SgList;
 
 /// Pieces per system call; the kernel's limit (UIO_MAXIOV) is 1024.
 const MAX_PIECES: usize = 1024;

@@ -1,7 +1,9 @@
 use std::rc::Rc;
 
+use strata_exec::Executor;
+
 use super::*;
-use crate::{exec::Executor, storage::SimFile};
+use crate::storage::SimFile;
 
 const SLICE: u64 = 512;
 
@@ -100,18 +102,18 @@ fn a_table_that_is_given_up_while_it_is_read_does_not_come_back() {
     let loaded = Rc::new(Cell::new(0));
     for _ in 0..3 {
         let (cache, loaded) = (cache.clone(), loaded.clone());
-        exec.spawn(crate::exec::Queue::Guest, async move {
+        exec.spawn(strata_exec::Queue::Guest, async move {
             // What it said when it was asked for.
             assert_eq!(cache.get(SLICE).await.unwrap().entry(0), 1);
             loaded.set(loaded.get() + 1);
         });
     }
     exec.block_on(async move {
-        crate::exec::yield_now().await;
+        strata_exec::yield_now().await;
         assert_eq!(cache.places.borrow().len(), 1, "it is being read");
         cache.forget(0, 2 * SLICE);
         while loaded.get() < 3 {
-            crate::exec::yield_now().await;
+            strata_exec::yield_now().await;
         }
         Storage::Sim(file)
             .write_vec(SLICE, vec![9; 512])

@@ -2,7 +2,8 @@
 
 use std::{ops::Range, rc::Rc};
 
-use strata_block::{graph::Node, mem::SgList};
+use strata_block::graph::Node;
+use strata_exec::mem::SgList;
 
 use crate::{matrix::Case, support::Random};
 

@@ -6,15 +6,11 @@ use std::{
     rc::Rc,
 };
 
-use strata_block::{
-    exec::Executor,
-    graph::{
-        Format, Node,
-        chain::{ImageOptions, Opener},
-    },
-    mem::SgList,
-    random,
+use strata_block::graph::{
+    Format, Node,
+    chain::{ImageOptions, Opener},
 };
+use strata_exec::{Executor, mem::SgList, random};
 
 use crate::{
     matrix::{Case, DATA},

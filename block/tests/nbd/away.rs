@@ -7,8 +7,8 @@ use strata_block::{
     disk::{Disk, Op, Request},
     error::IoError,
     graph::Format,
-    mem::SgList,
 };
+use strata_exec::mem::SgList;
 
 use crate::{
     proxy::Proxy,

@@ -15,7 +15,6 @@ use strata_block::{
     api::{BlockStream, Cmd, Reply},
     disk::Disk,
     engine::{DiskSpec, Engine},
-    exec::Watched,
     graph::{DiskOptions, Format, chain::ImageOptions},
     nbd::{Export, Server},
     storage::{
@@ -23,6 +22,7 @@ use strata_block::{
         nbd::wire::{Address, TlsServer},
     },
 };
+use strata_exec::Watched;
 
 /// What a test asks of the server's thread.
 type Errand = Box<dyn FnOnce(&Rc<Engine>, &Rc<Server>) + Send>;

@@ -14,8 +14,8 @@ use strata_block::{
     engine::{DiskSpec, Engine},
     error::{IoError, IoResult},
     graph::{DiskOptions, Format, chain::ImageOptions},
-    mem::SgList,
 };
+use strata_exec::mem::SgList;
 
 use crate::served::Served;
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bitflags::bitflags;
-use strata_block::mem::SgList;
+use strata_exec::mem::SgList;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::drive::SECTOR;

@@ -10,7 +10,8 @@ mod transfer;
 use std::sync::Arc;
 
 use bitflags::bitflags;
-use strata_block::{disk::Op, mem::SgList};
+use strata_block::disk::Op;
+use strata_exec::mem::SgList;
 use vmm_sys_util::eventfd::EventFd;
 
 use self::transfer::Transfer;

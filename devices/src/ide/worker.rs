@@ -6,8 +6,8 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use strata_block::{
     disk::{Completion, Disk, Op, Request},
     error::IoError,
-    mem::SgList,
 };
+use strata_exec::mem::SgList;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 

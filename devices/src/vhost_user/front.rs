@@ -11,7 +11,8 @@ use std::{
 };
 
 use rustix::event::{EventfdFlags, eventfd};
-use strata_block::{disk::DiskInfo, exec::inbox::Sender};
+use strata_block::disk::DiskInfo;
+use strata_exec::inbox::Sender;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VringMutex, VringT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};

@@ -19,8 +19,8 @@ use std::{
 use strata_block::{
     disk::{Disk, DiskInfo, Done, Op, Request, Submit},
     engine::{Listening, VhostUserExport},
-    exec::{Executor, Queue, yield_now},
 };
+use strata_exec::{Executor, Queue, yield_now};
 use tempfile::TempDir;
 
 use self::machine::Machine;

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::Ordering, mpsc::TryRecvError},
 };
 
-use strata_block::exec::{
+use strata_exec::{
     inbox::{InboxWaker, WatchedInbox},
     yield_now,
 };

@@ -13,7 +13,8 @@ mod worker;
 
 use std::sync::{Arc, Mutex};
 
-use strata_block::{disk::DiskInfo, exec::inbox};
+use strata_block::disk::DiskInfo;
+use strata_exec::inbox;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 

@@ -7,9 +7,9 @@ use strata_block::{
     bitmap::DirtyBitmap,
     check::Repair,
     error::{Error, Result},
-    mem::SgList,
     qcow2::Qcow2,
 };
+use strata_exec::mem::SgList;
 
 use super::{
     super::{image::Image, support::pattern},

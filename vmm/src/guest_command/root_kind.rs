@@ -5,8 +5,8 @@ use std::rc::Rc;
 use strata_block::{
     disk::{Disk, Op, Request},
     engine::Engine,
-    mem::SgList,
 };
+use strata_exec::mem::SgList;
 
 use super::TestError;
 use crate::{

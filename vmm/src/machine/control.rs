@@ -19,8 +19,8 @@ use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber
 use strata_block::{
     api::{Cmd, CmdError, Reply},
     engine::Engine,
-    exec::Turn,
 };
+use strata_exec::Turn;
 
 pub use self::ending::Rules;
 use self::{

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use strata_block::exec::inbox::{self, Sender};
+use strata_exec::inbox::{self, Sender};
 
 use crate::monitor::{Action, Answer};
 

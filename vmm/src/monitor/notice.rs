@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::SystemTime;
 
 use strata_block::api::{CmdError, Event, Reply};
-use strata_block::exec::inbox::{Inbox, Sender, channel};
+use strata_exec::inbox::{Inbox, Sender, channel};
 
 /// Something that happened to the machine; QMP clients are told.
 #[derive(Debug, Clone, PartialEq, Eq)]

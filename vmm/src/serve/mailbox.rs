@@ -9,7 +9,7 @@ use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     low_level::pipe,
 };
-use strata_block::exec::{
+use strata_exec::{
     Executor, Queue, Watched,
     inbox::{Sender, WatchedInbox, channel},
 };

@@ -10,10 +10,9 @@ use std::{
 use clap::Args;
 use strata_block::{
     error::{IoError, IoResult},
-    exec::{Queue, sync::promise},
     graph::{Format, Node, chain::ImageOptions},
-    mem::SgList,
 };
+use strata_exec::{Queue, mem::SgList, sync::promise};
 
 use crate::{Failure, Tool, cache::CacheMode, output, size};
 

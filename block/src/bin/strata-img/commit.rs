@@ -5,9 +5,9 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::Args;
 use strata_block::{
     commit,
-    exec::SpeedLimit,
     graph::{Format, NoSuchLayer, chain::ImageOptions, named_layer},
 };
+use strata_exec::SpeedLimit;
 
 use crate::{Failure, Tool, cache::CacheMode, output, progress::Progress, size};
 

@@ -3,10 +3,8 @@
 use std::{path::PathBuf, rc::Rc};
 
 use clap::Args;
-use strata_block::{
-    graph::{Format, Node},
-    mem::SgList,
-};
+use strata_block::graph::{Format, Node};
+use strata_exec::mem::SgList;
 
 use crate::{Failure, Reading, Tool, cache::CacheMode, output, progress::Progress, status::Chain};
 

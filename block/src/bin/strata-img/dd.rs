@@ -12,9 +12,9 @@ use std::{
 use clap::Args;
 use strata_block::{
     graph::{Format, Kept, Node, chain::ImageOptions},
-    mem::SgList,
     storage::FileHints,
 };
+use strata_exec::mem::SgList;
 
 use crate::{Failure, Reading, Tool, create, everywhere, open_error::OpenError, size};
 

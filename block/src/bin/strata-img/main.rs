@@ -34,13 +34,13 @@ use std::{path::Path, process::ExitCode, rc::Rc};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use open_error::OpenError;
 use strata_block::{
-    exec::Executor,
     graph::{
         Format, Node,
         chain::{ImageOptions, Opener},
     },
     storage::{outlive_size_limit, raise_descriptor_limit},
 };
+use strata_exec::Executor;
 
 /// Makes, shows, checks and compares disk images.
 #[derive(Parser)]

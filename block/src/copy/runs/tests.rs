@@ -1,5 +1,6 @@
+use strata_exec::mem::SgList;
+
 use super::{Run, of};
-use crate::mem::SgList;
 
 fn runs(bytes: &[u8], offset: u64, sparse: u64) -> Vec<(usize, usize, bool)> {
     let runs = of(&SgList::from_vec(bytes.to_vec()), offset, sparse);

@@ -4,14 +4,11 @@
 
 use std::{os::unix::net::UnixListener, rc::Rc};
 
+use strata_exec::{Executor, LocalBoxFuture};
+
 use super::{Engine, Entry, Exported, Outcome, Served, check_on_top, check_writable, refused};
 use crate::{
-    api::VhostUserSpec,
-    disk::Disk,
-    exec::{Executor, LocalBoxFuture},
-    graph::GuestDisk,
-    nbd,
-    storage::nbd::wire::Address,
+    api::VhostUserSpec, disk::Disk, graph::GuestDisk, nbd, storage::nbd::wire::Address,
     unix_socket::SocketFile,
 };
 

@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use strata_exec::mem::SgList;
+
 use super::Bench;
 use crate::{
     api::{
@@ -10,7 +12,6 @@ use crate::{
     disk::{Disk, Op},
     engine::DiskSpec,
     graph::{DiskOptions, Format, chain::ImageOptions},
-    mem::SgList,
 };
 
 const ADD: BitmapChange = BitmapChange::Add {

@@ -2,6 +2,8 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use strata_exec::{Queue, mem::SgList};
+
 use super::{
     Bench, create_image,
     live::{completed, snapshot, stream},
@@ -9,9 +11,7 @@ use super::{
 use crate::{
     api::{Cmd, Event, Reply},
     disk::Op,
-    exec::Queue,
     graph::Format,
-    mem::SgList,
     qcow2::CreateOptions,
 };
 

@@ -2,13 +2,13 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use strata_exec::{Queue, mem::SgList};
+
 use super::Bench;
 use crate::{
     disk::{Disk, Op, Request},
     engine::DiskSpec,
-    exec::Queue,
     graph::{DetectZeroes, DiskOptions, Format, chain::ImageOptions, create_image},
-    mem::SgList,
     qcow2::CreateOptions,
 };
 

@@ -2,6 +2,8 @@
 
 use std::{path::Path, process::Command};
 
+use strata_exec::mem::SgList;
+
 use super::Bench;
 use crate::{
     api::{
@@ -9,7 +11,6 @@ use crate::{
     },
     disk::{Disk, Op},
     graph::Format,
-    mem::SgList,
 };
 
 pub(super) fn snapshot(device: &str, file: &Path) -> Cmd {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use strata_exec::{mem::SgList, sync::promise};
+
 use super::{
     Bench,
     live::{snapshot, stream},
@@ -10,9 +12,7 @@ use crate::{
     api::{Cmd, Event, Reply},
     disk::{Disk, Op},
     error::{Error, IoError, IoResult},
-    exec::sync::promise,
     graph::Format,
-    mem::SgList,
     storage::lossy::LossyDevice,
 };
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use strata_exec::mem::SgList;
+
 use super::{
     Bench,
     live::{completed, qemu_img, stream},
@@ -10,7 +12,6 @@ use crate::{
     api::{BlockdevSnapshotSync, Cmd, Reply},
     disk::{Disk, Op},
     graph::Format,
-    mem::SgList,
 };
 
 fn snapshot(bench: &Bench, file: &Path, format: &str) -> String {

@@ -2,15 +2,15 @@
 
 use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc};
 
+use strata_exec::{Executor, mem::SgList};
+
 use super::{Bench, live::qemu_img, live::snapshot, live::stream};
 use crate::{
     api::{BlockResize, Cmd, Reply},
     disk::{Op, Request},
     engine::{DiskSpec, Engine},
     error::IoError,
-    exec::Executor,
     graph::{Format, NewImage, chain::Opener, create_image, create_image_in},
-    mem::SgList,
     qcow2::{CreateOptions, Preallocation},
     qed,
     storage::{Files, SimFolder},

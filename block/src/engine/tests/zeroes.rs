@@ -6,11 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use strata_exec::mem::SgList;
+
 use super::{Bench, DiskSpec, live::qemu_img};
 use crate::{
     disk::{Disk, Op},
     graph::{DetectZeroes, DiskOptions, Format, chain::ImageOptions},
-    mem::SgList,
 };
 
 const SIZE: usize = 4 << 20;

@@ -1,13 +1,12 @@
 use std::{cell::Cell, rc::Rc};
 
+use strata_exec::Queue;
+
 use super::{Edit, EditError};
-use crate::{
-    exec::Queue,
-    graph::{
-        GuestDisk, Hold, Purpose,
-        bench::{Bench, SIZE, layer, names},
-        chain::MAX_LAYERS,
-    },
+use crate::graph::{
+    GuestDisk, Hold, Purpose,
+    bench::{Bench, SIZE, layer, names},
+    chain::MAX_LAYERS,
 };
 
 fn hold_all(disk: &GuestDisk) -> Hold {
@@ -192,7 +191,7 @@ fn an_edit_waits_for_the_requests_of_all_its_disks() {
     let bench = Bench::default();
     let [one, two] = [bench.disk("one", &["A"]), bench.disk("two", &["B"])];
     let (inside, applied) = (two.clone(), Rc::new(Cell::new(false)));
-    let leave = Rc::new(crate::exec::sync::WaitQueue::default());
+    let leave = Rc::new(strata_exec::sync::WaitQueue::default());
     let left = leave.clone();
     bench.exec.spawn(Queue::Guest, async move {
         let _pass = inside.gate().enter().await;

@@ -1,12 +1,13 @@
 //! What a [`Node`](crate::graph::Node) asks of its image for requests. Nothing here waits for other
 //! requests or records anything: the node has seen to that.
 
+use strata_exec::mem::SgList;
+
 use super::{Driver, Image};
 use crate::{
     below::Below,
     error::{IoError, IoResult},
     extent::{Extent, ExtentKind},
-    mem::SgList,
     qcow2::{Operation, Packed, Qcow2},
     storage::Storage,
 };

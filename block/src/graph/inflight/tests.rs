@@ -1,7 +1,8 @@
 use std::{cell::RefCell, ops::Range, rc::Rc};
 
+use strata_exec::{Executor, Queue, sync::WaitQueue};
+
 use super::{Gate, InFlight, Mode};
-use crate::exec::{Executor, Queue, sync::WaitQueue};
 
 type Log = Rc<RefCell<Vec<&'static str>>>;
 

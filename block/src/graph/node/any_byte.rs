@@ -2,11 +2,10 @@
 
 use std::rc::Rc;
 
+use strata_exec::mem::SgList;
+
 use super::{Node, read::read_chain};
-use crate::{
-    error::{IoError, IoResult},
-    mem::SgList,
-};
+use crate::error::{IoError, IoResult};
 
 /// Bytes of a sector: what layers are written in.
 const SECTOR: u64 = 512;

@@ -1,13 +1,13 @@
 //! Reading: from the layer that holds the bytes, and what lies below a layer.
 
+use strata_exec::{LocalBoxFuture, mem::SgList};
+
 use super::Node;
 use crate::{
     below::Below,
     error::{IoError, IoResult},
-    exec::LocalBoxFuture,
     extent::ExtentKind,
     graph::walk::{Turn, Walk},
-    mem::SgList,
 };
 
 /// Bytes that one look at the layers is for, at most.

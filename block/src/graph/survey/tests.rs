@@ -1,16 +1,16 @@
 use std::{fs::File, os::unix::fs::FileExt, path::Path, rc::Rc};
 
+use strata_exec::{Executor, mem::SgList};
+
 use super::survey;
 use crate::{
     backing::Backing,
-    exec::Executor,
     extent::DiskExtent,
     graph::{
         Format, Node,
         chain::{ImageOptions, Opener},
         create_image,
     },
-    mem::SgList,
     qcow2::CreateOptions,
 };
 

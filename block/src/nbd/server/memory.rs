@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use strata_exec::{Queue, mem};
+
 use super::Server;
-use crate::{exec::Queue, mem};
 
 /// Bytes that the requests of all clients may take beyond what each has to itself (256 KiB): several
 /// of the maximum size.

@@ -1,8 +1,9 @@
 //! Keeping COPIED flags in step with refcounts that have changed.
 
+use strata_exec::yield_now;
+
 use crate::{
     error::IoResult,
-    exec::yield_now,
     qcow2::{
         Qcow2,
         layout::{

@@ -1,8 +1,9 @@
 //! Giving up all that an image holds, so that its disk shows what lies below.
 
+use strata_exec::yield_now;
+
 use crate::{
     error::IoResult,
-    exec::yield_now,
     qcow2::{Qcow2, admin::resize::TABLES_PER_FLUSH},
 };
 

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
+use strata_exec::yield_now;
+
 use crate::{
     error::Result,
-    exec::yield_now,
     qcow2::{
         Preallocation, Qcow2,
-        layout::data_file,
         layout::{
+            data_file,
             entry::{Entry, Mapping},
             geometry::{GuestCluster, HostRun},
         },

@@ -6,10 +6,11 @@
 
 use std::{cmp::Ordering, ops::Range};
 
+use strata_exec::yield_now;
+
 use crate::{
     below::{Below, Nothing},
     error::{IoResult, Result},
-    exec::yield_now,
     qcow2::{
         Preallocation, Qcow2,
         layout::{

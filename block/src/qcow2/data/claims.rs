@@ -5,8 +5,10 @@
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
+use strata_exec::sync::WaitQueue;
+
 use super::Data;
-use crate::{exec::sync::WaitQueue, qcow2::lock_order::LockOrder};
+use crate::qcow2::lock_order::LockOrder;
 
 /// The claims of one image. Positions are bytes of the virtual disk.
 pub struct Claims {

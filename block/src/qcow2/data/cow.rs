@@ -1,10 +1,11 @@
 //! Copy-on-write: filling up subclusters of which only a part is written.
 
+use strata_exec::mem::SgList;
+
 use super::Data;
 use crate::{
     below::Below,
     error::IoResult,
-    mem::SgList,
     qcow2::layout::{
         entry::{self, Entry, Mapping},
         geometry::HostCluster,

@@ -1,9 +1,10 @@
 //! Writing compressed clusters, side by side in clusters of the file.
 
+use strata_exec::mem::SgList;
+
 use super::Data;
 use crate::{
     error::{IoError, IoResult, NoRoom},
-    mem::SgList,
     qcow2::layout::entry::{self, Entry},
 };
 

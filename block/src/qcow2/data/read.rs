@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use strata_exec::mem::SgList;
+
 use super::Data;
 use crate::{
     error::IoResult,
     extent::{Extent, ExtentKind},
-    mem::SgList,
     qcow2::layout::{entry::Mapping, geometry::HostCluster},
 };
 

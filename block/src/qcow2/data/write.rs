@@ -1,10 +1,11 @@
 //! Writing data.
 
+use strata_exec::mem::SgList;
+
 use super::{Data, claims::Claim};
 use crate::{
     below::Below,
     error::IoResult,
-    mem::SgList,
     qcow2::{
         layout::{
             data_file,

@@ -1,10 +1,11 @@
 //! Zeroing and discarding.
 
+use strata_exec::mem::SgList;
+
 use super::Data;
 use crate::{
     below::Below,
     error::IoResult,
-    mem::SgList,
     qcow2::{
         layout::entry::{self, Entry, Mapping},
         tables::MappedRun,

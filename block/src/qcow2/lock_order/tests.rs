@@ -1,7 +1,8 @@
 use std::{cell::Cell, panic::AssertUnwindSafe, rc::Rc};
 
+use strata_exec::{Executor, Queue, yield_now};
+
 use super::*;
-use crate::exec::{Executor, Queue, yield_now};
 
 fn locks() -> (RankedLock, RankedLock) {
     let order = Rc::default();

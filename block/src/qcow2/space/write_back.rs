@@ -1,7 +1,9 @@
 //! Writing refcounts back. When that may be done is decided in [`order`](super::super::order).
 
+use strata_exec::mem::SgList;
+
 use super::{FreedRun, MetadataKind, Space};
-use crate::{error::IoResult, mem::SgList, root_table::RootBatch, table_cache::CacheBatch};
+use crate::{error::IoResult, root_table::RootBatch, table_cache::CacheBatch};
 
 /// Refcounts, and clusters that wait to be freed, as they were at one moment.
 pub(in crate::qcow2) struct SpaceBatch {

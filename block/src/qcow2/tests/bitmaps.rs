@@ -95,7 +95,7 @@ fn what_is_recorded_is_what_was_changed_also_after_opening_again() {
                     1 => {
                         let seen = layer.read_vec(0, 4096).await.unwrap();
                         // Stores what the layer does not hold: nothing changes.
-                        let data = crate::mem::SgList::from_vec(seen);
+                        let data = strata_exec::mem::SgList::from_vec(seen);
                         let image = &layer.image;
                         let done = image.write_if_unallocated(0, data, &*layer.below);
                         done.await.unwrap();

@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
+use strata_exec::mem::SgList;
+
 use super::support::*;
 use crate::{
     backing::Backing,
     below::Below,
     extent::ExtentKind,
-    mem::SgList,
     qcow2::{CreateOptions, OpenOptions},
     storage::SimFile,
 };

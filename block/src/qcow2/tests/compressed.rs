@@ -1,10 +1,11 @@
 //! Compressed clusters, made by qemu-img and by us.
 
+use strata_exec::mem::SgList;
+
 use super::{interop, order::*, support::*};
 use crate::{
     below::Below,
     error::IoError,
-    mem::SgList,
     qcow2::{CreateOptions, Qcow2, layout::entry::Mapping},
 };
 

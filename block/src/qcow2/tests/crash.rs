@@ -3,14 +3,13 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use strata_exec::{Executor, LocalBoxFuture, mem::SgList, random, yield_now};
+
 use super::support::*;
 use crate::{
     backing::Backing,
     below::Below,
-    exec::{Executor, LocalBoxFuture, yield_now},
-    mem::SgList,
     qcow2::{CreateOptions, DataFile, OpenOptions, create},
-    random,
     storage::{SimFile, Storage},
 };
 

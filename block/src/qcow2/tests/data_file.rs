@@ -2,13 +2,14 @@
 
 use std::rc::Rc;
 
+use strata_exec::mem::SgList;
+
 use super::{
     order::{base, crashes_of_several},
     support::*,
 };
 use crate::{
     below::Below,
-    mem::SgList,
     qcow2::{CreateOptions, DataFile, create},
     storage::Storage,
 };

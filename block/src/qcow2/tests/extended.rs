@@ -6,6 +6,8 @@ use std::{
     rc::Rc,
 };
 
+use strata_exec::mem::SgList;
+
 use super::{
     compressed::compressible,
     interop::{self, name},
@@ -14,7 +16,6 @@ use super::{
 };
 use crate::{
     backing::Backing,
-    mem::SgList,
     qcow2::{CreateOptions, Preallocation, create},
     storage::{FileStorage, Storage},
 };
@@ -46,7 +47,7 @@ impl Files {
         shown
     }
 
-    async fn open(&self, exec: &crate::exec::Executor) -> Layer {
+    async fn open(&self, exec: &strata_exec::Executor) -> Layer {
         let below = Rc::new(RawBytes(self.base.clone()));
         interop::open(exec, &self.path("image.qcow2"), below).await
     }

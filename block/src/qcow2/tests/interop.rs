@@ -2,11 +2,11 @@
 
 use std::{cell::RefCell, path::Path, rc::Rc};
 
+use strata_exec::{Executor, LocalBoxFuture, mem::SgList};
+
 use super::support::*;
 use crate::{
     below::Below,
-    exec::{Executor, LocalBoxFuture},
-    mem::SgList,
     qcow2::{CreateOptions, OpenOptions, Qcow2, create},
     storage::{Access, FileStorage, Storage},
 };

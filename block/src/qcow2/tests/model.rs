@@ -2,14 +2,10 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use strata_exec::{Executor, LocalBoxFuture, mem::SgList};
+
 use super::support::*;
-use crate::{
-    backing::Backing,
-    below::Below,
-    exec::{Executor, LocalBoxFuture},
-    mem::SgList,
-    qcow2::CreateOptions,
-};
+use crate::{backing::Backing, below::Below, qcow2::CreateOptions};
 
 /// What an image shows, as far as it is known.
 type Bytes = Rc<RefCell<Vec<u8>>>;

@@ -3,10 +3,10 @@
 
 use std::{rc::Rc, time::UNIX_EPOCH};
 
+use strata_exec::LocalBoxFuture;
+
 use super::{order::*, support::*};
-use crate::{
-    backing::Backing, error::Result, exec::LocalBoxFuture, qcow2::CreateOptions, storage::Faults,
-};
+use crate::{backing::Backing, error::Result, qcow2::CreateOptions, storage::Faults};
 
 /// A change that flushes several times.
 type Change = fn(Rc<Layer>) -> LocalBoxFuture<'static, Result<()>>;

@@ -3,13 +3,13 @@
 
 use std::{cell::Cell, future::Future, rc::Rc};
 
+use strata_exec::{Executor, LocalBoxFuture, Queue, mem::SgList, yield_now};
+
 use super::support::*;
 use crate::{
     backing::Backing,
     below::Below,
     error::IoError,
-    exec::{Executor, LocalBoxFuture, Queue, yield_now},
-    mem::SgList,
     qcow2::{CreateOptions, OpenOptions},
     storage::SimFile,
 };

@@ -2,10 +2,11 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use strata_exec::{Executor, Queue, yield_now};
+
 use super::support::*;
 use crate::{
     check::{CheckReport, Repair},
-    exec::{Executor, Queue, yield_now},
     qcow2::{OpenOptions, Qcow2},
     storage::{SimFile, Storage},
 };

@@ -2,11 +2,12 @@
 
 use std::{path::Path, rc::Rc};
 
+use strata_exec::Executor;
+
 use super::{interop, order::*, support::*};
 use crate::{
     below::Below,
     bitmap::DirtyBitmap,
-    exec::Executor,
     extent::ExtentKind,
     qcow2::{CreateOptions, OpenOptions, Preallocation},
 };

@@ -70,7 +70,7 @@ fn extended_l2_entries_too() {
     });
 }
 
-async fn both_ways(exec: &crate::exec::Executor, cluster: u64, options: &str, seed: u64) {
+async fn both_ways(exec: &strata_exec::Executor, cluster: u64, options: &str, seed: u64) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image.qcow2");
     let name = interop::name(&path);

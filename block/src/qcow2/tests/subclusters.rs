@@ -3,13 +3,13 @@
 
 use std::rc::Rc;
 
+use strata_exec::{LocalBoxFuture, mem::SgList};
+
 use super::{order::*, resize::resized, support::*};
 use crate::{
     below::Below,
     error::IoError,
-    exec::LocalBoxFuture,
     extent::ExtentKind,
-    mem::SgList,
     qcow2::{
         CreateOptions, Preallocation,
         layout::{entry::Mapping, geometry::HostCluster},

@@ -2,15 +2,14 @@
 
 use std::{future::Future, path::Path, process::Command, rc::Rc};
 
+use strata_exec::{Executor, LocalBoxFuture, Queue, mem::SgList, random};
+
 use crate::{
     below::{Below, Nothing},
     bitmap::Recorded,
     error::IoResult,
-    exec::{Executor, LocalBoxFuture, Queue},
     extent::ExtentKind,
-    mem::SgList,
     qcow2::{CreateOptions, Damaged, OpenOptions, Qcow2, create},
-    random,
     storage::{FileOptions, FileStorage, SimFile, Storage},
 };
 
@@ -163,7 +162,7 @@ pub async fn open_external(
 /// Runs futures side by side until all have ended.
 pub async fn together(exec: &Rc<Executor>, futures: Vec<LocalBoxFuture<'static, ()>>) {
     let left = Rc::new(std::cell::Cell::new(futures.len()));
-    let ended = Rc::new(crate::exec::sync::WaitQueue::default());
+    let ended = Rc::new(strata_exec::sync::WaitQueue::default());
     for future in futures {
         let (left, ended) = (left.clone(), ended.clone());
         exec.spawn(Queue::Guest, async move {

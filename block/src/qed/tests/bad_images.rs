@@ -7,8 +7,6 @@ use super::CACHE;
 use crate::{
     below::Nothing,
     error::Error,
-    exec::Executor,
-    mem::SgList,
     qed::{CreateOptions, Qed, create},
     storage::{SimFile, Storage},
 };
@@ -24,6 +22,7 @@ enum At {
 }
 
 use At::*;
+use strata_exec::{Executor, mem::SgList};
 
 type Row = (&'static str, At, &'static [u8], &'static str);
 

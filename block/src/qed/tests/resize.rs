@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
+use strata_exec::{Executor, LocalBoxFuture, Queue, mem::SgList};
+
 use super::{CACHE, CreateOptions, Qed, create, read};
 use crate::{
     below::{Below, Nothing},
     error::IoResult,
-    exec::{Executor, LocalBoxFuture, Queue},
     extent::ExtentKind,
-    mem::SgList,
     storage::{SimFile, Storage},
 };
 

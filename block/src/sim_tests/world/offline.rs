@@ -5,9 +5,10 @@ use std::{
     rc::Rc,
 };
 
+use strata_exec::{Executor, Queue};
+
 use super::{World, read_all};
 use crate::{
-    exec::{Executor, Queue},
     graph::{
         Node,
         chain::{ImageOptions, Opener},

@@ -2,12 +2,12 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use strata_exec::{Queue, mem::SgList};
+
 use super::World;
 use crate::{
     error::IoError,
-    exec::Queue,
     graph::Node,
-    mem::SgList,
     sim_tests::{
         guest::{Allowed, Guest, Load, Watch},
         model::SECTOR,

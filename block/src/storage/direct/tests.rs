@@ -3,13 +3,10 @@
 use std::{path::Path, rc::Rc};
 
 use rustix::fs::{OFlags, fcntl_getfl};
+use strata_exec::{Executor, random};
 
 use super::*;
-use crate::{
-    exec::Executor,
-    random,
-    storage::{FileOptions, FileStorage, Storage},
-};
+use crate::storage::{FileOptions, FileStorage, Storage};
 
 /// Longest file.
 const SIZE: u64 = 300_000;

@@ -3,10 +3,11 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use strata_exec::Executor;
+
 use super::Access;
 use crate::{
     error::Error,
-    exec::Executor,
     storage::{FileOptions, FileStorage},
 };
 

@@ -2,9 +2,10 @@
 
 use std::{path::Path, rc::Rc};
 
+use strata_exec::{Executor, Queue, sync::promise};
+
 use crate::{
     error::{IoError, IoResult},
-    exec::{Executor, Queue, sync::promise},
     storage::{FileOptions, FileStorage, Storage, lossy::LossyDevice},
 };
 

@@ -6,19 +6,19 @@ use std::{
     rc::Rc,
 };
 
+use strata_exec::{
+    mem::SgList,
+    sync::{Lock, WaitQueue},
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{greet::Facts, unflushed::Unflushed};
-use crate::{
-    exec::sync::{Lock, WaitQueue},
-    mem::SgList,
-    storage::nbd::wire::{
-        proto::{
-            Allocation, ChunkHeader, CommandFlags, REPLY_DONE, REQUEST_MAGIC, RequestStart,
-            SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, SimpleReply, chunk, command,
-        },
-        stream::{Gone, Reader, Stream, Violation},
+use crate::storage::nbd::wire::{
+    proto::{
+        Allocation, ChunkHeader, CommandFlags, REPLY_DONE, REQUEST_MAGIC, RequestStart,
+        SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, SimpleReply, chunk, command,
     },
+    stream::{Gone, Reader, Stream, Violation},
 };
 
 /// Bytes that are received before they are copied to where they belong.

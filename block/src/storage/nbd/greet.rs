@@ -11,19 +11,17 @@ use std::{
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustls::pki_types::ServerName;
+use strata_exec::{Executor, Queue};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::uri::{TlsPlan, Uri};
-use crate::{
-    exec::{Executor, Queue},
-    storage::nbd::wire::{
-        Address, TlsClient, TlsError,
-        proto::{
-            Handshake, INIT_MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader,
-            OptionReplyHeader, Transmission, info, option, reply,
-        },
-        stream::{Gone, Reader, Stream, Violation},
+use crate::storage::nbd::wire::{
+    Address, TlsClient, TlsError,
+    proto::{
+        Handshake, INIT_MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader, OptionReplyHeader,
+        Transmission, info, option, reply,
     },
+    stream::{Gone, Reader, Stream, Violation},
 };
 
 /// From the first packet to the end of the handshake.

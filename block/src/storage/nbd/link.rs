@@ -9,6 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use strata_exec::{
+    Executor, Helpers, Queue,
+    mem::SgList,
+    sync::{Lock, WaitQueue},
+};
+
 use super::{
     connection::{Call, Connection, Outcome},
     greet::{ConnectError, Facts, connect},
@@ -17,11 +23,6 @@ use super::{
 };
 use crate::{
     error::{IoError, IoResult, NoRoom},
-    exec::{
-        Executor, Helpers, Queue,
-        sync::{Lock, WaitQueue},
-    },
-    mem::SgList,
     storage::{
         lost::Lost,
         nbd::wire::{

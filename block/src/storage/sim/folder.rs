@@ -8,11 +8,10 @@ use std::{
     rc::Rc,
 };
 
+use strata_exec::random;
+
 use super::{Content, SimFile};
-use crate::{
-    error::{Error, Result},
-    random,
-};
+use crate::error::{Error, Result};
 
 /// Simulated files by their paths. A new file's name survives a crash for certain once the folder
 /// has been synced, as on real file systems.

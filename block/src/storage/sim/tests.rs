@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeSet, path::Path, rc::Rc};
 
+use strata_exec::Executor;
+
 use super::{Faults, SimFile, SimFolder};
-use crate::{error::IoError, exec::Executor, storage::Storage};
+use crate::{error::IoError, storage::Storage};
 
 fn file_of(sectors: usize, seed: u64) -> (Rc<Executor>, Rc<SimFile>, Storage) {
     let sim = Rc::new(SimFile::new("sim", vec![0; sectors * 512], seed));

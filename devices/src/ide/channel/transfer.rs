@@ -1,6 +1,7 @@
 //! Commands that move data: block by block through the data port, or by the bus master.
 
-use strata_block::{disk::Op, error::IoError, mem::SgList};
+use strata_block::{disk::Op, error::IoError};
+use strata_exec::mem::SgList;
 
 use super::{Channel, Move, Outcome, Phase, Reply, Work};
 use crate::ide::{

@@ -5,8 +5,8 @@ use std::{cell::RefCell, rc::Rc};
 use strata_block::{
     disk::{Completion, Disk, Op, Request},
     error::IoError,
-    mem::SgList,
 };
+use strata_exec::mem::SgList;
 
 use crate::ide::drive::SECTOR;
 

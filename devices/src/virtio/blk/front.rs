@@ -5,7 +5,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use strata_block::{disk::DiskInfo, exec::inbox::Sender};
+use strata_block::disk::DiskInfo;
+use strata_exec::inbox::Sender;
 use virtio_bindings::{virtio_blk::*, virtio_ids::VIRTIO_ID_BLOCK};
 use virtio_queue::QueueState;
 

@@ -1,9 +1,7 @@
 //! From a descriptor chain to requests for the disk (virtio 1.2, 5.2.6).
 
-use strata_block::{
-    disk::{Op, Request},
-    mem::SgList,
-};
+use strata_block::disk::{Op, Request};
+use strata_exec::mem::SgList;
 use virtio_bindings::virtio_blk::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 

@@ -7,10 +7,8 @@ use std::{
 };
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use strata_block::{
-    disk::Disk,
-    exec::inbox::{Inbox, InboxWaker},
-};
+use strata_block::disk::Disk;
+use strata_exec::inbox::{Inbox, InboxWaker};
 use virtio_queue::QueueState;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;

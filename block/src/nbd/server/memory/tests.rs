@@ -7,10 +7,11 @@ use std::{
     time::Duration,
 };
 
+use strata_exec::{Executor, yield_now};
+
 use super::{Server, TOTAL};
 use crate::{
     disk::{Disk, DiskInfo, Done, Request, Submit},
-    exec::{Executor, yield_now},
     nbd::Export,
     storage::nbd::wire::Address,
 };

@@ -4,14 +4,15 @@
 
 use std::collections::BTreeSet;
 
+use strata_exec::yield_now;
+
 use crate::{
     error::{IoError, IoResult, Result},
-    exec::yield_now,
     qcow2::{
         Qcow2,
         file::ImageFile,
-        layout::entry::refcount_block,
         layout::{
+            entry::refcount_block,
             geometry::{Geometry, HostCluster, HostRun, MAX_HOST_BITS, MAX_REFCOUNT_TABLE_BYTES},
             header_area::HeaderArea,
             width,

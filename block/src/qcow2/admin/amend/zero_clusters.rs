@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 
+use strata_exec::yield_now;
+
 use crate::{
     error::{IoResult, Result},
-    exec::yield_now,
     qcow2::{
         Qcow2,
         admin::snapshot::Table,

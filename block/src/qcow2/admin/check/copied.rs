@@ -1,10 +1,11 @@
 //! COPIED flags: set exactly where the refcount is one. A flag too many lets an internal snapshot
 //! be overwritten.
 
+use strata_exec::yield_now;
+
 use super::Check;
 use crate::{
     error::IoResult,
-    exec::yield_now,
     qcow2::layout::{
         entry::{self, COMPRESSED, COPIED, OFFSET_MASK, RawEntry},
         geometry::HostCluster,

@@ -1,9 +1,10 @@
 //! Counting what L1 and L2 tables refer to.
 
+use strata_exec::yield_now;
+
 use super::Check;
 use crate::{
     error::IoResult,
-    exec::yield_now,
     qcow2::layout::{
         entry::{self, COMPRESSED, COPIED, Entry, OFFSET_MASK, RawEntry, ZERO},
         geometry::GuestCluster,

@@ -4,10 +4,11 @@
 //! by counting a window of the file at a time. Until the end the image stays marked dirty, so that
 //! after a crash this starts again.
 
+use strata_exec::yield_now;
+
 use super::Check;
 use crate::{
     error::{Error, Result},
-    exec::yield_now,
     qcow2::{Qcow2, layout::geometry::HostCluster, space::RefcountUpdate},
 };
 

@@ -1,10 +1,11 @@
 //! The refcount blocks themselves, and comparing refcounts with the references counted.
 
+use strata_exec::yield_now;
+
 use super::Check;
 use crate::{
     error::IoResult,
-    exec::yield_now,
-    qcow2::{layout::entry::refcount_block, layout::width},
+    qcow2::layout::{entry::refcount_block, width},
 };
 
 impl Check<'_> {

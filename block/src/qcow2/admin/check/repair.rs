@@ -5,11 +5,12 @@
 //! rely on them; at last the marks in the header. Entries are changed only where the disk shows the
 //! same bytes afterwards, or could not be read there before.
 
+use strata_exec::yield_now;
+
 use super::Check;
 use crate::{
     check::{CheckReport, Repair},
     error::IoResult,
-    exec::yield_now,
     qcow2::{
         Qcow2,
         layout::{

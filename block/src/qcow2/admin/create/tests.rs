@@ -1,8 +1,9 @@
 use std::rc::Rc;
 
+use strata_exec::Executor;
+
 use super::*;
 use crate::{
-    exec::Executor,
     qcow2::{OpenOptions, Qcow2},
     storage::SimFile,
 };

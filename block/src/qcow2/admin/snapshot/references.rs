@@ -1,8 +1,9 @@
 //! What an L1 table leads to, and the references that this makes.
 
+use strata_exec::yield_now;
+
 use crate::{
     error::{IoError, IoResult},
-    exec::yield_now,
     qcow2::{
         Qcow2,
         layout::{

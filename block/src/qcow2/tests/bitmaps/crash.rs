@@ -6,11 +6,10 @@ use std::{
     rc::Rc,
 };
 
+use strata_exec::{Executor, Queue, yield_now};
+
 use super::*;
-use crate::{
-    exec::{Executor, Queue, yield_now},
-    storage::Faults,
-};
+use crate::storage::Faults;
 
 /// What the disk holds when the bitmap is begun.
 const BEFORE: u8 = 0x55;

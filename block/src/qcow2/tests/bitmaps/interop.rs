@@ -3,12 +3,10 @@
 use std::path::Path;
 
 use serde_json::Value;
+use strata_exec::Executor;
 
 use super::*;
-use crate::{
-    exec::Executor,
-    qcow2::{OpenOptions, Qcow2},
-};
+use crate::qcow2::{OpenOptions, Qcow2};
 
 /// The dirty ranges as QEMU shows them.
 fn qemu_dirty(path: &Path, name: &str) -> Vec<(u64, u64)> {

@@ -13,9 +13,9 @@ use rustix::net::{
 };
 
 use rustls::Connection;
+use strata_exec::{Executor, Watched};
 
 use super::tls::Socket;
-use crate::exec::{Executor, Watched};
 
 /// Bytes of the buffer that small reads are served from.
 const READ_AHEAD: usize = 8 << 10;

@@ -1,4 +1,5 @@
-use strata_block::{error::IoError, mem::SgList};
+use strata_block::error::IoError;
+use strata_exec::mem::SgList;
 
 use super::*;
 

@@ -9,7 +9,7 @@ use std::{
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::Watched;
-use crate::exec::{Executor, Queue};
+use crate::{Executor, Queue};
 
 fn pair() -> (UnixStream, UnixStream) {
     let (mine, theirs) = UnixStream::pair().unwrap();

@@ -9,12 +9,13 @@ use std::{
 use super::Executor;
 
 /// Bytes a second, and when the next step may start.
-pub(crate) struct Rate {
+pub struct Rate {
     speed: Cell<u64>,
     next: Cell<Option<Instant>>,
 }
 
 impl Rate {
+    /// A rate of `speed` bytes a second, 0 for no limit.
     pub fn new(speed: u64) -> Self {
         Self {
             speed: Cell::new(speed),

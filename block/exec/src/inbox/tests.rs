@@ -8,7 +8,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Inbox, channel};
-use crate::exec::{Executor, Queue};
+use crate::{Executor, Queue};
 
 fn is_readable<T>(inbox: &Inbox<T>) -> bool {
     let mut fds = [PollFd::new(inbox, PollFlags::IN)];

@@ -7,6 +7,8 @@
 
 mod helpers;
 pub mod inbox;
+pub mod mem;
+pub mod random;
 mod rate;
 pub mod sync;
 mod task;
@@ -28,7 +30,7 @@ use std::{
 };
 
 pub use helpers::Helpers;
-pub(crate) use rate::Rate;
+pub use rate::Rate;
 pub use rate::SpeedLimit;
 use sync::WaitQueue;
 pub use task::Queue;
@@ -223,19 +225,19 @@ impl Executor {
     }
 
     /// Whether nobody waits for such a peer any more.
-    pub(crate) fn has_given_up(&self) -> bool {
+    pub fn has_given_up(&self) -> bool {
         self.gave_up.get()
     }
 
     /// Ends at `deadline`, or a little later, or when nobody is to wait any more.
-    pub(crate) async fn wait_for_peer_until(&self, deadline: Instant) {
+    pub async fn wait_for_peer_until(&self, deadline: Instant) {
         if !self.has_given_up() {
             self.sleep_or(deadline, self.giving_up.wait()).await;
         }
     }
 
     /// Ends with `other`, or at `deadline` or a little later.
-    pub(crate) async fn sleep_or(&self, deadline: Instant, other: impl Future<Output = ()>) {
+    pub async fn sleep_or(&self, deadline: Instant, other: impl Future<Output = ()>) {
         let (mut sleep, mut other) = (pin!(self.sleep_until(deadline)), pin!(other));
         std::future::poll_fn(|cx| {
             if other.as_mut().poll(cx).is_ready() {

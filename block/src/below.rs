@@ -1,8 +1,7 @@
 //! [`Below`]: what a layer reads where it holds nothing itself.
 
 use strata_exec::{LocalBoxFuture, mem::SgList};
-
-use crate::error::IoResult;
+use strata_storage::error::IoResult;
 
 /// What lies below a layer: the backing chain, with zeros past its end.
 pub trait Below {

@@ -7,12 +7,9 @@
 use std::rc::Rc;
 
 use strata_exec::{SpeedLimit, mem::SgList, yield_now};
+use strata_storage::error::{Error, IoResult, Result};
 
-use crate::{
-    error::{Error, IoResult, Result},
-    extent::ExtentKind,
-    graph::Node,
-};
+use crate::{extent::ExtentKind, graph::Node};
 
 /// Bytes that are copied at once.
 const CHUNK: u64 = 1 << 20;

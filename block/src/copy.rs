@@ -21,12 +21,9 @@ use strata_exec::{
     mem::SgList,
     sync::{Lock, WaitQueue, promise},
 };
+use strata_storage::error::{IoError, IoResult};
 
-use crate::{
-    error::{IoError, IoResult},
-    graph::Node,
-    qcow2::Packed,
-};
+use crate::{graph::Node, qcow2::Packed};
 use plan::{Kind, Piece, Plan};
 use runs::Run;
 

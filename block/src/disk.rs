@@ -3,11 +3,9 @@
 use std::rc::Rc;
 
 use strata_exec::{mem::SgList, sync::promise};
+use strata_storage::error::{IoError, IoResult};
 
-use crate::{
-    error::{IoError, IoResult},
-    extent::DiskExtent,
-};
+use crate::extent::DiskExtent;
 
 /// What a request does. Offsets and lengths are bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

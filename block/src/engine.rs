@@ -25,17 +25,19 @@ use exports::Exports;
 pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};
 
 use strata_exec::{Executor, Queue, Turn};
+use strata_storage::{
+    error::{Error, IoError, Result},
+    nbd::wire::TlsServer,
+};
 
 use crate::{
     api::{BitmapChange, Cmd, CmdError, ErrorClass, Event, EventSink, Reply},
     disk::{Disk, Op},
-    error::{Error, IoError, Result},
     graph::{
         Busy, DiskOptions, EditError, FailedRequest, Format, GuestDisk, Name, NameError, Node,
         chain::{ImageOptions, Opener},
     },
     jobs::Jobs,
-    storage::nbd::wire::TlsServer,
 };
 
 /// Called exactly once with a command's answer, on the device thread.

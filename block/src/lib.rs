@@ -12,7 +12,6 @@ pub mod commit;
 pub mod copy;
 pub mod disk;
 pub mod engine;
-pub mod error;
 pub mod extent;
 pub mod graph;
 mod jobs;
@@ -23,7 +22,6 @@ pub mod rebase;
 mod root_table;
 mod size;
 mod stop;
-pub mod storage;
 mod table_cache;
 pub mod unix_socket;
 

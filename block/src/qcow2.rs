@@ -52,11 +52,9 @@ pub use layout::data_file::DataFile;
 pub use space::Operation;
 
 use strata_exec::mem::SgList;
+use strata_storage::{Storage, error::IoResult};
 
-use crate::{
-    backing::Backing, below::Below, bitmap::Bitmaps, error::IoResult, extent::Extent,
-    storage::Storage,
-};
+use crate::{backing::Backing, below::Below, bitmap::Bitmaps, extent::Extent};
 use data::Data;
 use file::ImageFile;
 use layout::{geometry::Geometry, header};

@@ -22,15 +22,12 @@ use std::cell::{Cell, RefCell};
 pub use create::{CreateOptions, create};
 
 use strata_exec::sync::Lock;
-
-use crate::{
-    backing::Backing,
+use strata_storage::{
+    Storage,
     error::{IoError, IoResult},
-    root_table::RootTable,
-    stop::Stop,
-    storage::Storage,
-    table_cache::TableCache,
 };
+
+use crate::{backing::Backing, root_table::RootTable, stop::Stop, table_cache::TableCache};
 use flush::Flushes;
 use header::{Features, Header};
 

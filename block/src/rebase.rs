@@ -6,10 +6,10 @@
 use std::rc::Rc;
 
 use strata_exec::{mem::SgList, yield_now};
+use strata_storage::error::{Error, IoResult, Result};
 
 use crate::{
     backing::Backing,
-    error::{Error, IoResult, Result},
     extent::ExtentKind,
     graph::{Format, Node},
 };

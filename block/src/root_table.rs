@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
 };
 
-use crate::{error::IoResult, storage::Storage};
+use strata_storage::{Storage, error::IoResult};
 
 /// Entries in what a disk writes as a whole, 512 bytes.
 const SECTOR_ENTRIES: usize = 64;

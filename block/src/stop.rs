@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 
-use crate::{
+use strata_storage::{
+    Storage,
     error::{IoError, IoResult},
-    storage::Storage,
 };
 
 /// Whether writing an image has stopped.

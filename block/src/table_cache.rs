@@ -10,8 +10,7 @@ use std::{
 };
 
 use strata_exec::sync::WaitQueue;
-
-use crate::{error::IoResult, storage::Storage};
+use strata_storage::{Storage, error::IoResult};
 
 /// A piece of a table, in memory.
 pub struct Slice {

@@ -4,13 +4,15 @@ use strata_block::{
     backing::Backing,
     below::Below,
     check::{CheckReport, Repair},
-    error::{IoResult, Result},
     extent::{Extent, ExtentKind},
     qcow2::{Damaged, DataFile, OpenOptions, Qcow2},
     qed::Qed,
-    storage::Storage,
 };
 use strata_exec::mem::SgList;
+use strata_storage::{
+    Storage,
+    error::{IoResult, Result},
+};
 
 use super::support::Files;
 

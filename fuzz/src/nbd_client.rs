@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use strata_block::storage::{FileOptions, Storage};
 use strata_exec::{Executor, Queue, Watched, mem::SgList};
+use strata_storage::{FileOptions, Storage};
 
 /// Bytes of one request.
 const LEN: usize = 4096;

@@ -13,12 +13,11 @@ use std::{
 use strata_block::{
     bitmap::DirtyBitmap,
     disk::{Disk, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
-    error::IoError,
     extent::DiskExtent,
     nbd::{Export, Server},
-    storage::nbd::wire::Address,
 };
 use strata_exec::{Executor, Queue, Watched};
+use strata_storage::{error::IoError, nbd::wire::Address};
 
 /// Bytes of the disk: enough for reads that look for holes first.
 const SIZE: usize = 192 << 10;

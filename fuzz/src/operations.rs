@@ -7,7 +7,8 @@ mod step;
 
 use std::collections::HashMap;
 
-use strata_block::{check::Repair, storage::Storage};
+use strata_block::check::Repair;
+use strata_storage::Storage;
 
 use super::{
     image::Image,

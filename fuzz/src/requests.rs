@@ -7,12 +7,11 @@ use arbitrary::{Arbitrary, Unstructured};
 use strata_block::{
     backing::Backing,
     below::Below,
-    error::IoResult,
     qcow2::{self, DataFile, Preallocation},
     qed,
-    storage::Storage,
 };
 use strata_exec::{Executor, LocalBoxFuture, Queue, mem::SgList, yield_now};
+use strata_storage::{Storage, error::IoResult};
 
 use super::{
     image::Image,

@@ -2,8 +2,8 @@
 
 use std::{future::Future, rc::Rc};
 
-use strata_block::storage::SimFile;
 use strata_exec::Executor;
+use strata_storage::SimFile;
 
 /// Bytes of an image that a target looks at. What a check has to walk grows with the square of it, as
 /// tables may be shared.

@@ -61,7 +61,7 @@ pub enum TestError {
     NoFileSystem(PathBuf),
     /// The root disk.
     #[error("--root: {0}")]
-    Root(strata_block::error::Error),
+    Root(strata_storage::error::Error),
     /// This program was built without its guest's part.
     #[error(
         "this program was built where no static program can be linked, and has nothing to run in a guest"

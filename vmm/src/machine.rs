@@ -121,7 +121,7 @@ pub enum RunError {
     Guest(String),
     /// Disks that could not be flushed or closed at the end.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Closing(Vec<strata_block::error::Error>),
+    Closing(Vec<strata_storage::error::Error>),
 }
 
 /// Says what was tried when a host call failed.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use strata_block::storage::{outlive_size_limit, raise_descriptor_limit};
+use strata_storage::{outlive_size_limit, raise_descriptor_limit};
 use strata_vmm::{
     cli::{Cli, Command, RunArgs, test::TestArgs},
     doctor, guest_command,

@@ -11,9 +11,9 @@ use std::{io, rc::Rc};
 use strata_block::{
     api::{CmdError, ErrorClass, Reply},
     engine::Engine,
-    storage::nbd::wire::Address,
 };
 use strata_exec::{Executor, Queue, inbox::WatchedInbox};
+use strata_storage::nbd::wire::Address;
 
 use self::mailbox::{Handle, Message};
 use crate::{
@@ -62,7 +62,7 @@ pub enum ServeError {
     },
     /// Disks that could not be flushed or closed at the end.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Closing(Vec<strata_block::error::Error>),
+    Closing(Vec<strata_storage::error::Error>),
 }
 
 /// Says what was tried when a host call failed.

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use strata_storage::nbd::wire::Address;
 
 use super::{BitmapRef, CmdError, SocketAddress, SocketAddressLegacy};
-use crate::storage::nbd::wire::Address;
 
 /// `nbd-server-start`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

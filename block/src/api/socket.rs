@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use strata_storage::nbd::wire::Address;
 
 use super::CmdError;
-use crate::storage::nbd::wire::Address;
 
 /// `SocketAddressLegacy`: `{"type": "unix", "data": {"path": ...}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,18 +3,17 @@
 use std::{path::Path, process::Command, rc::Rc};
 
 use strata_exec::{Executor, mem::SgList, random};
+use strata_storage::{FileOptions, FileStorage, error::Error};
 
 use super::support::{below, read_all};
 use crate::{
     backing::Backing,
-    error::Error,
     graph::{
         Format, Node,
         chain::{ImageOptions, Opener},
         create_image,
     },
     qcow2::{CreateOptions, DataFile},
-    storage::{FileOptions, FileStorage},
 };
 
 const SIZE: u64 = (1 << 20) + 512;

@@ -3,6 +3,7 @@
 use std::{cell::Cell, collections::BTreeMap, future::Future, path::Path, rc::Rc};
 
 use strata_exec::{Executor, Queue, mem::SgList, random, yield_now};
+use strata_storage::{SimFile, Storage};
 
 use crate::{
     backing::Backing,
@@ -10,7 +11,6 @@ use crate::{
     graph::{Names, Node},
     qcow2::{self, CreateOptions, OpenOptions, Qcow2},
     qed::{self, Qed},
-    storage::{SimFile, Storage},
 };
 
 /// The bytes of files, by name.

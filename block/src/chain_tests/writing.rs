@@ -3,12 +3,15 @@
 use std::{cell::Cell, fs::File, path::Path, rc::Rc};
 
 use strata_exec::{Executor, Queue, mem::SgList, yield_now};
+use strata_storage::{
+    FileOptions, FileStorage,
+    error::{Error, IoError},
+};
 
 use super::support::*;
 use crate::{
     backing::Backing,
     commit,
-    error::{Error, IoError},
     extent::ExtentKind,
     graph::{
         Format, Node,
@@ -16,7 +19,6 @@ use crate::{
         create_image,
     },
     qcow2::CreateOptions,
-    storage::{FileOptions, FileStorage},
 };
 
 const SECTORS: u64 = 128;

@@ -1,7 +1,9 @@
 //! Copies that the host makes from file to file (copy_file_range), which may cost no I/O at all.
 
+use strata_storage::{Storage, error::IoResult};
+
 use super::{Copy, Kind, Piece};
-use crate::{error::IoResult, graph::Reading, storage::Storage};
+use crate::graph::Reading;
 
 /// Where the bytes of a piece lie as they are.
 pub struct Place {

@@ -3,10 +3,10 @@
 use std::cell::Cell;
 
 use strata_exec::mem::SgList;
+use strata_storage::error::IoResult;
 
 use super::{CopyError, CopyOptions, Source, Untouched, offload::Place};
 use crate::{
-    error::IoResult,
     extent::ExtentKind,
     graph::{Format, Node, Walk},
 };

@@ -9,11 +9,11 @@ use std::{
 };
 
 use strata_exec::{Executor, mem::SgList, random};
+use strata_storage::error::IoError;
 
 use super::{CopyError, CopyOptions, Event, Source, Untouched, copy};
 use crate::{
     backing::Backing,
-    error::IoError,
     extent::ExtentKind,
     graph::{
         Format, NewImage, Node,

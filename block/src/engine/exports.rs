@@ -10,6 +10,7 @@ use std::{
 pub use vhost_user::{Listening, VhostUserExport, VhostUserServer};
 
 use strata_exec::Queue;
+use strata_storage::nbd::wire::{Address, TlsServer};
 
 use super::{Engine, bitmaps::find_for_export, find::check_on_top, refused};
 use crate::{
@@ -21,7 +22,6 @@ use crate::{
     disk::Disk,
     graph::{GuestDisk, LayerDisk, Node, check_free},
     nbd::{Export, MAX_BITMAPS, Server, ServerError},
-    storage::nbd::wire::{Address, TlsServer},
 };
 
 type Outcome<T> = Result<T, CmdError>;

@@ -1,10 +1,9 @@
 //! Objects that commands refer to by an id: credentials for TLS.
 
+use strata_storage::nbd::wire::TlsServer;
+
 use super::{Engine, refused};
-use crate::{
-    api::{CmdError, TlsCreds},
-    storage::nbd::wire::TlsServer,
-};
+use crate::api::{CmdError, TlsCreds};
 
 impl Engine {
     /// Reads the credentials in a directory, for NBD servers to be started with.

@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
+use strata_storage::error::Error;
+
 use super::{Engine, refused};
 use crate::{
     api::{BlockResize, CmdError, Reply},
-    error::Error,
     graph::{GuestDisk, Hold, Purpose},
 };
 

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use strata_exec::Queue;
+use strata_storage::error::Error;
 
 use super::Engine;
-use crate::error::Error;
 
 impl Engine {
     /// Waits until no guest request is under way and makes everything durable; then calls `done`

@@ -5,6 +5,8 @@ use std::{
     rc::Rc,
 };
 
+use strata_storage::{Access, absolute_name};
+
 use super::{Engine, refused};
 use crate::{
     api::{BlockdevSnapshotSync, CmdError, NewImageMode, Reply},
@@ -16,7 +18,6 @@ use crate::{
     },
     qcow2::CreateOptions,
     qed,
-    storage::{Access, absolute_name},
 };
 
 /// Clusters of a new overlay, in bytes: QEMU's default.
@@ -114,7 +115,7 @@ impl Engine {
         create_image_in(self.opener.files(), &self.exec, path, image)
             .await
             .map_err(|error| match error {
-                crate::error::Error::File {
+                strata_storage::error::Error::File {
                     what: "create",
                     file,
                     source,
@@ -146,7 +147,7 @@ impl Engine {
             node_name: None,
             ..disk.image_options().clone()
         };
-        let failed = |error: crate::error::Error| refused(error.to_string());
+        let failed = |error: strata_storage::error::Error| refused(error.to_string());
         self.refuse_own_layer(old, &path)?;
         let new = self
             .opener

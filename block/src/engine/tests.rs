@@ -25,12 +25,12 @@ mod resize;
 mod zeroes;
 
 use strata_exec::mem::SgList;
+use strata_storage::error::{IoError, IoResult};
 
 use super::{DiskSpec, Engine};
 use crate::{
     api::{BlockJobRef, BlockdevSnapshotSync, Cmd, CmdError, Event, Reply},
     disk::{Disk, Op, Request},
-    error::{IoError, IoResult},
     graph::{DiskOptions, Format, chain::ImageOptions, create_image},
     qcow2::CreateOptions,
 };
@@ -58,7 +58,12 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    fn open(&self, id: &str, path: &Path, format: Option<Format>) -> crate::error::Result<Disk> {
+    fn open(
+        &self,
+        id: &str,
+        path: &Path,
+        format: Option<Format>,
+    ) -> strata_storage::error::Result<Disk> {
         self.engine.open_disk(DiskSpec {
             path: path.to_owned(),
             image: ImageOptions {

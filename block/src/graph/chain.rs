@@ -9,14 +9,17 @@ use std::{
 };
 
 use strata_exec::Executor;
+use strata_storage::{
+    DEFAULT_RECONNECT_DELAY, FileOptions, Files, Identity, Storage,
+    error::{Error, Result},
+    is_nbd_uri,
+};
 
 use super::{Format, Name, Names, Node, data_file, foreign, policy, spec::ImageSpec};
 use crate::{
     backing::Backing,
-    error::{Error, Result},
     qcow2::{self, Damaged, OpenOptions, Qcow2},
     qed::Qed,
-    storage::{DEFAULT_RECONNECT_DELAY, FileOptions, Files, Identity, Storage, is_nbd_uri},
 };
 
 /// Layers in a chain at most: bounds what a made-up chain can cost.

@@ -6,13 +6,15 @@ use std::{
 };
 
 use strata_exec::Executor;
+use strata_storage::{
+    FileHints, Files, Storage,
+    error::{Error, Result},
+};
 
 use crate::{
-    error::{Error, Result},
     graph::{Kept, chain},
     qcow2::{self, CreateOptions, Preallocation},
     qed, size,
-    storage::{FileHints, Files, Storage},
 };
 
 /// A new image's format, and how it is made.

@@ -3,17 +3,17 @@
 use std::rc::Rc;
 
 use strata_exec::Executor;
+use strata_storage::{
+    FileOptions, Files, Storage,
+    error::{Error, Result},
+};
 
 use super::{
     Format,
     chain::{ImageOptions, resolve_data_file},
     policy,
 };
-use crate::{
-    error::{Error, Result},
-    qcow2::DataFile,
-    storage::{FileOptions, Files, Storage},
-};
+use crate::qcow2::DataFile;
 
 /// What messages call it.
 const WHAT: &str = "data file";

@@ -5,8 +5,9 @@
 
 use std::{collections::HashMap, rc::Rc};
 
+use strata_storage::Identity;
+
 use super::{GuestDisk, Node, chain::MAX_LAYERS, hold::Hold, inflight::Drained};
-use crate::storage::Identity;
 
 /// What is to change.
 enum Change {

@@ -1,9 +1,9 @@
 //! Formats that are known by their first bytes only: what has one of them is not taken for a raw
 //! disk unless somebody says so.
 
-use crate::{
+use strata_storage::{
+    Storage,
     error::{Error, Result},
-    storage::Storage,
 };
 
 /// Bytes at the start of a file that tell formats apart.

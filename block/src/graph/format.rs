@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{error::IoResult, storage::Storage};
+use strata_storage::{Storage, error::IoResult};
 
 /// An image format that a layer can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,14 +6,12 @@ use std::{
 };
 
 use strata_exec::{Executor, Queue, mem::SgList, sync::Budget, yield_now};
+use strata_storage::error::{IoError, IoResult};
 
 use super::{
     Format, Name, Node, chain::ImageOptions, inflight::Gate, node::whole_sectors, survey::survey,
 };
-use crate::{
-    disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
-    error::{IoError, IoResult},
-};
+use crate::disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit};
 
 /// What a user may choose for a disk beyond its image.
 #[derive(Debug, Clone, Default)]

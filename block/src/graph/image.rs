@@ -7,16 +7,18 @@ mod resize;
 use std::path::{Path, PathBuf};
 
 use strata_exec::mem::SgList;
+use strata_storage::{
+    Access, Storage,
+    error::{Error, IoError, IoResult, Result},
+};
 
 use super::Format;
 use crate::{
     backing::Backing,
     bitmap::{Bitmaps, DirtyBitmap},
     check::{CheckReport, Repair},
-    error::{Error, IoError, IoResult, Result},
     qcow2::{Packed, Qcow2},
     qed::Qed,
-    storage::{Access, Storage},
 };
 
 /// How an image's bytes are laid out in its file.

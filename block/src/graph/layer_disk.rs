@@ -3,16 +3,14 @@
 use std::rc::{Rc, Weak};
 
 use strata_exec::{Executor, Queue, sync::Budget};
+use strata_storage::error::IoError;
 
 use super::{
     Node,
     guest_disk::{LONG, SHORT, WORK, whole_size},
     survey::survey,
 };
-use crate::{
-    disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
-    error::IoError,
-};
+use crate::disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit};
 
 /// What a layer shows. The caller keeps the layer and those below it open as long as there are
 /// requests.

@@ -7,15 +7,17 @@ use std::{
     rc::Rc,
 };
 
+use strata_storage::{
+    Files, Identity, absolute_name,
+    error::{Error, Result},
+    is_nbd_uri,
+};
+
 use super::{
     Format, Node,
     chain::{self, ImageOptions},
 };
-use crate::{
-    backing::Backing,
-    error::{Error, Result},
-    storage::{Files, Identity, absolute_name, is_nbd_uri},
-};
+use crate::backing::Backing;
 
 /// Why a name means no layer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

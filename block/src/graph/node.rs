@@ -17,6 +17,10 @@ pub(super) use any_byte::whole_sectors;
 use read::read_chain;
 
 use strata_exec::{LocalBoxFuture, mem::SgList};
+use strata_storage::{
+    Storage,
+    error::{IoError, IoResult},
+};
 
 use super::{
     Format, Image, Name, hold,
@@ -26,11 +30,9 @@ use super::{
 use crate::{
     below::Below,
     bitmap::{Bitmaps, Recorded},
-    error::{IoError, IoResult},
     extent::{Extent, ExtentKind},
     qcow2::{Packed, Qcow2},
     qed::Qed,
-    storage::Storage,
 };
 
 /// One layer of a chain, as requests and jobs see it: what it holds and what lies below. Who

@@ -6,8 +6,9 @@
 
 use std::{fs, path::Path, path::PathBuf};
 
+use strata_storage::is_nbd_uri;
+
 use super::Format;
-use crate::storage::is_nbd_uri;
 
 /// Where a system keeps what is no disk image and is nobody's business.
 const SYSTEM_FOLDERS: [&str; 10] = [

@@ -10,9 +10,9 @@ use std::{
 };
 
 use serde_json::Value;
+use strata_storage::is_nbd_uri;
 
 use super::{Format, chain::ImageOptions};
-use crate::storage::is_nbd_uri;
 
 /// Options that change how fast something is, or how it is called, but not what it shows.
 const WITHOUT_MEANING: [&str; 12] = [

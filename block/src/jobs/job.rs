@@ -7,11 +7,11 @@ use std::{
 };
 
 use strata_exec::{Executor, Rate, sync::WaitQueue, yield_now};
+use strata_storage::error::{IoError, IoResult};
 
 use super::lifecycle::{Ending, may_follow};
 use crate::{
     api::{BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobStatus, JobType, OnError},
-    error::{IoError, IoResult},
     graph::{GuestDisk, IoStatus},
 };
 

@@ -6,12 +6,10 @@
 use std::rc::Rc;
 
 use strata_exec::Queue;
+use strata_storage::error::{Error, IoError, IoResult};
 
 use super::{Job, Jobs};
-use crate::{
-    api::{Event, JobStatus},
-    error::{Error, IoError, IoResult},
-};
+use crate::api::{Event, JobStatus};
 
 /// What one kind of job does. Each step is called at most once, but for [`Work::converge`].
 pub(crate) trait Work {

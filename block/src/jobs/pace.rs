@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::storage::Storage;
+use strata_storage::Storage;
 
 /// What a guest's flush may have to wait for on the job's account.
 const TARGET: Duration = Duration::from_millis(30);

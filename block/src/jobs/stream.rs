@@ -7,6 +7,10 @@
 use std::rc::Rc;
 
 use strata_exec::{mem::SgList, yield_now};
+use strata_storage::{
+    Files,
+    error::{Error, IoError, IoResult},
+};
 
 use super::{
     Job, Work,
@@ -15,10 +19,8 @@ use super::{
 };
 use crate::{
     backing::Backing,
-    error::{Error, IoError, IoResult},
     extent::ExtentKind,
     graph::{Edit, GuestDisk, Hold, Node, check_leads_to},
-    storage::Files,
 };
 
 /// Bytes that one step looks at: passing over what is there already costs next to nothing.

@@ -1,6 +1,8 @@
 //! Metadata contexts: the questions that BLOCK_STATUS answers.
 
-use crate::{extent::DiskExtent, storage::nbd::wire::proto::Allocation};
+use strata_storage::nbd::wire::proto::Allocation;
+
+use crate::extent::DiskExtent;
 
 /// A metadata context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

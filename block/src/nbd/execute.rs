@@ -1,6 +1,10 @@
 //! Carrying out a request on the export's disk.
 
 use strata_exec::{mem::SgList, sync::promise};
+use strata_storage::{
+    error::{IoError, IoResult},
+    nbd::wire::proto::{Errno, MAX_PAYLOAD},
+};
 
 use super::{
     Export,
@@ -10,9 +14,7 @@ use super::{
 };
 use crate::{
     disk::{Op, Request},
-    error::{IoError, IoResult},
     extent::DiskExtent,
-    storage::nbd::wire::proto::{Errno, MAX_PAYLOAD},
 };
 
 /// Reads from this length on look for holes first.

@@ -1,7 +1,9 @@
 //! An export: a disk under the name by which clients ask for it.
 
+use strata_storage::nbd::wire::proto::Transmission;
+
 use super::{context::Context, request::Limits};
-use crate::{bitmap::Held, disk::Disk, storage::nbd::wire::proto::Transmission};
+use crate::{bitmap::Held, disk::Disk};
 
 /// A disk that clients may attach. One more front end on the disk, beside the devices.
 pub struct Export {

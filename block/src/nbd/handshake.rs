@@ -2,6 +2,13 @@
 
 use std::rc::Rc;
 
+use strata_storage::nbd::wire::{
+    proto::{
+        Handshake, INIT_MAGIC, MAX_PAYLOAD, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader,
+        OptionReplyHeader, info, option, reply,
+    },
+    stream::{Gone, Reader, Stream, Violation},
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
@@ -9,13 +16,6 @@ use super::{
     context::{Context, matches},
     option::{ContextRequest, InfoRequest, Malformed, export_name},
     reply::Style,
-};
-use crate::storage::nbd::wire::{
-    proto::{
-        Handshake, INIT_MAGIC, MAX_PAYLOAD, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader,
-        OptionReplyHeader, info, option, reply,
-    },
-    stream::{Gone, Reader, Stream, Violation},
 };
 
 /// Bytes of an option's data that are looked at at most.

@@ -2,10 +2,9 @@
 
 use std::{io, net::TcpListener, os::fd::OwnedFd};
 
-use crate::{
-    storage::nbd::wire::Address,
-    unix_socket::{SocketFile, bind},
-};
+use strata_storage::nbd::wire::Address;
+
+use crate::unix_socket::{SocketFile, bind};
 
 /// A socket that listens.
 pub struct Listener {

@@ -1,6 +1,6 @@
 //! What a client says in its options: parsing of the data that follows an option's header.
 
-use crate::storage::nbd::wire::proto::MAX_STRING;
+use strata_storage::nbd::wire::proto::MAX_STRING;
 
 /// The data of an option is not what the option takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

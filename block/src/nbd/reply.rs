@@ -1,12 +1,12 @@
 //! Replies of the transmission phase, ready to be sent.
 
-use zerocopy::IntoBytes;
-
-use super::{context::Context, request::Refusal};
-use crate::storage::nbd::wire::proto::{
+use strata_storage::nbd::wire::proto::{
     ChunkHeader, EXTENDED_REPLY_MAGIC, ExtendedChunkHeader, REPLY_DONE, SIMPLE_REPLY_MAGIC,
     STRUCTURED_REPLY_MAGIC, SimpleReply, chunk,
 };
+use zerocopy::IntoBytes;
+
+use super::{context::Context, request::Refusal};
 
 /// Which kind of replies was negotiated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,14 +1,13 @@
 //! Requests of the transmission phase: their headers, and what may be carried out of them.
 
-use zerocopy::FromBytes;
-
-use crate::storage::nbd::wire::{
+use strata_storage::nbd::wire::{
     proto::{
         CommandFlags, EXTENDED_REQUEST_MAGIC, Errno, MAX_PAYLOAD, REQUEST_MAGIC, RequestStart,
         command,
     },
     stream::Violation,
 };
+use zerocopy::FromBytes;
 
 /// Bytes of a compact and of an extended header.
 pub(super) const HEADER_LEN: usize = 28;

@@ -16,15 +16,13 @@ use strata_exec::{
     Executor, Queue, Watched,
     sync::{Budget, WaitQueue},
 };
+use strata_storage::nbd::wire::{
+    Address, TlsServer, proto,
+    stream::{Gone, Reader, Stream},
+};
 
 use super::{Export, handshake, listener::listen, session};
-use crate::{
-    storage::nbd::wire::{
-        Address, TlsServer, proto,
-        stream::{Gone, Reader, Stream},
-    },
-    unix_socket::SocketFile,
-};
+use crate::unix_socket::SocketFile;
 
 /// Clients at a time at most; one more has been accepted and waits, others are in the socket's backlog.
 const MAX_CLIENTS: usize = 256;

@@ -8,16 +8,16 @@ use std::{
 };
 
 use strata_exec::{Executor, Queue, sync::WaitQueue};
+use strata_storage::nbd::wire::{
+    proto::{MAX_PAYLOAD, command},
+    stream::{Gone, Reader, Stream},
+};
 
 use super::{
     handshake::Terms,
     reply::{Pieces, Question, Style},
     request::{Command, EXTENDED_HEADER_LEN, HEADER_LEN, Header},
     server::{Client, Server},
-};
-use crate::storage::nbd::wire::{
-    proto::{MAX_PAYLOAD, command},
-    stream::{Gone, Reader, Stream},
 };
 
 /// Requests of one client under way, or answered and not sent yet, at most.

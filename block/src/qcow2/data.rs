@@ -20,16 +20,15 @@ pub use compression::Compression;
 pub use pack::Packed;
 use unpacked::Unpacked;
 
-use crate::{
-    error::{IoError, IoResult},
-    qcow2::{
-        file::ImageFile,
-        layout::geometry::Geometry,
-        lock_order::{LockOrder, Rank, RankedLock},
-        order::Order,
-        space::Space,
-        tables::Tables,
-    },
+use strata_storage::error::{IoError, IoResult};
+
+use crate::qcow2::{
+    file::ImageFile,
+    layout::geometry::Geometry,
+    lock_order::{LockOrder, Rank, RankedLock},
+    order::Order,
+    space::Space,
+    tables::Tables,
 };
 
 /// The disk that an open image holds.

@@ -13,8 +13,12 @@ use std::{
 
 pub(in crate::qcow2) use stored_bitmaps::{BitmapDirectory, StoredBitmap, StoredBitmaps};
 
-use crate::{
+use strata_storage::{
+    Storage,
     error::{Error, IoError, IoResult},
+};
+
+use crate::{
     qcow2::{
         layout::{
             geometry::Geometry,
@@ -24,7 +28,6 @@ use crate::{
         lock_order::{LockOrder, Rank, RankedGuard, RankedLock},
     },
     stop::Stop,
-    storage::Storage,
 };
 
 /// The file of an open image.

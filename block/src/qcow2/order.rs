@@ -8,8 +8,9 @@ mod l1_table;
 
 use std::{cell::Cell, rc::Rc};
 
+use strata_storage::error::{IoError, IoResult, Result};
+
 use crate::{
-    error::{IoError, IoResult, Result},
     qcow2::{
         file::ImageFile,
         layout::{

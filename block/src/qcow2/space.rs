@@ -23,8 +23,9 @@ pub(in crate::qcow2) use refcount::RefcountUpdate;
 use refcount::Refcounts;
 pub(in crate::qcow2) use write_back::SpaceBatch;
 
+use strata_storage::error::IoResult;
+
 use crate::{
-    error::IoResult,
     qcow2::{
         file::ImageFile,
         layout::geometry::{Geometry, HostCluster, HostRun},

@@ -12,8 +12,9 @@ use std::rc::Rc;
 pub(in crate::qcow2) use lookup::MappedRun;
 pub(in crate::qcow2) use write_back::TablesBatch;
 
+use strata_storage::error::IoResult;
+
 use crate::{
-    error::IoResult,
     qcow2::{
         file::ImageFile,
         layout::{

@@ -8,12 +8,10 @@
 use std::collections::HashMap;
 
 use strata_exec::yield_now;
+use strata_storage::error::{Error, IoResult, Result};
 
 use super::{Qed, lookup::ZERO};
-use crate::{
-    check::{CheckReport, Repair},
-    error::{Error, IoResult, Result},
-};
+use crate::check::{CheckReport, Repair};
 
 /// Bytes of a table that are read at once.
 const CHUNK: u64 = 1 << 20;

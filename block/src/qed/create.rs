@@ -1,12 +1,12 @@
 //! Making a new image: a header and an empty L1 table.
 
-use super::header::{Features, Header};
-use crate::{
-    backing::Backing,
+use strata_storage::{
+    Storage,
     error::{Error, Result},
-    size,
-    storage::Storage,
 };
+
+use super::header::{Features, Header};
+use crate::{backing::Backing, size};
 
 /// How an image is made.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Giving up all that an image holds, so that its disk shows what lies below.
 
+use strata_storage::error::IoResult;
+
 use super::Qed;
-use crate::error::IoResult;
 
 impl Qed {
     /// Clears L1, also behind the disk's end, durably, and cuts the file behind it. Nothing else uses the image meanwhile.

@@ -3,15 +3,13 @@
 use std::cell::Cell;
 
 use strata_exec::sync::Lock;
+use strata_storage::error::{Error, IoResult, Result};
 
 use super::{
     Qed,
     header::{Features, Header},
 };
-use crate::{
-    backing::Backing,
-    error::{Error, IoResult, Result},
-};
+use crate::backing::Backing;
 
 /// Flushes of one image: one at a time, shared by those who wait for it.
 #[derive(Default)]

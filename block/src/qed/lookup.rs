@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
+use strata_storage::error::IoResult;
+
 use super::{Qed, open::SLICE};
 use crate::{
-    error::IoResult,
     extent::{Extent, ExtentKind},
     table_cache::Slice,
 };

@@ -3,6 +3,10 @@
 use std::cell::{Cell, RefCell};
 
 use strata_exec::sync::Lock;
+use strata_storage::{
+    Storage,
+    error::{Error, Result},
+};
 
 use super::{
     Qed,
@@ -11,10 +15,8 @@ use super::{
 };
 use crate::{
     backing::{Backing, file_name},
-    error::{Error, Result},
     root_table::RootTable,
     stop::Stop,
-    storage::Storage,
     table_cache::TableCache,
 };
 

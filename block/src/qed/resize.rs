@@ -1,11 +1,10 @@
 //! Growing the disk. The header's size changes last, so that after a crash the disk has its old or its
 //! new size, and what is new reads as zeros.
 
+use strata_storage::error::{Error, IoResult, Result};
+
 use super::Qed;
-use crate::{
-    below::{Below, Nothing},
-    error::{Error, IoResult, Result},
-};
+use crate::below::{Below, Nothing};
 
 impl Qed {
     /// Changes the size of the disk to `size` bytes. What is added reads as zeros, whatever lies

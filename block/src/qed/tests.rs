@@ -5,13 +5,12 @@ mod resize;
 use std::{cell::Cell, path::Path, process::Command, rc::Rc};
 
 use strata_exec::{Executor, LocalBoxFuture, Queue, mem::SgList, random};
+use strata_storage::{Access, FileOptions, FileStorage, SimFile, Storage, error::IoResult};
 
 use super::{CreateOptions, Qed, create};
 use crate::{
     backing::Backing,
     below::{Below, Nothing},
-    error::IoResult,
-    storage::{Access, FileOptions, FileStorage, SimFile, Storage},
 };
 
 const CACHE: usize = 1 << 16;

@@ -2,16 +2,14 @@
 //! request at a time, as in QEMU.
 
 use strata_exec::mem::SgList;
+use strata_storage::error::{IoError, IoResult};
 
 use super::{
     Qed,
     header::Features,
     lookup::{Mapping, Run, SLICE_ENTRIES},
 };
-use crate::{
-    below::Below,
-    error::{IoError, IoResult},
-};
+use crate::below::Below;
 
 /// Bytes of old content that are copied at once.
 const CHUNK: u64 = 1 << 20;

@@ -1,12 +1,13 @@
 //! Zeroing and discarding.
 
 use strata_exec::mem::SgList;
+use strata_storage::error::IoResult;
 
 use super::{
     Qed,
     lookup::{Mapping, SLICE_ENTRIES, ZERO},
 };
-use crate::{below::Below, error::IoResult};
+use crate::below::Below;
 
 /// Bytes of zeros that are written at once.
 const CHUNK: u64 = 1 << 20;

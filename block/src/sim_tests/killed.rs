@@ -13,6 +13,7 @@ use std::{
 };
 
 use strata_exec::{Executor, mem::SgList};
+use strata_storage::Content;
 
 use super::{
     guest::{Allowed, Guest, Load, Watch},
@@ -27,7 +28,6 @@ use crate::{
     disk::Disk,
     engine::{DiskSpec, Engine},
     graph::{DiskOptions, Format, GuestDisk, chain::ImageOptions, create_image},
-    storage::Content,
 };
 
 /// How long the test kills, in seconds, unless `STRATA_KILL_SECONDS` says something else.

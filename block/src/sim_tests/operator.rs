@@ -9,6 +9,7 @@ use std::{
 };
 
 use strata_exec::{sync::promise, yield_now};
+use strata_storage::SimFolder;
 
 use super::{
     guest::Allowed,
@@ -23,7 +24,6 @@ use crate::{
     },
     engine::Engine,
     graph::{Format, GuestDisk, Node},
-    storage::SimFolder,
 };
 
 /// The disk's name.

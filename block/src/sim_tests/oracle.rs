@@ -9,6 +9,7 @@ use std::{
 
 use serde_json::json;
 use strata_exec::{Executor, mem::SgList};
+use strata_storage::{Content, Files, SimFile, SimFolder, Storage};
 
 use super::plan::data_path;
 use crate::{
@@ -19,7 +20,6 @@ use crate::{
     },
     qcow2::Qcow2,
     qed::Qed,
-    storage::{Content, Files, SimFile, SimFolder, Storage},
 };
 
 /// The files of a disk, from the top down, as they were opened.

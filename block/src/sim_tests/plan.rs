@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use strata_exec::random;
+use strata_storage::Faults;
 
 use crate::{
     backing::Backing,
     graph::{DetectZeroes, Format, NewImage},
     qcow2::{self, DataFile, Preallocation},
     qed,
-    storage::Faults,
 };
 
 /// A seed's numbers.

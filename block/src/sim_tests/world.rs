@@ -17,6 +17,7 @@ use bitmaps::Tracked;
 use snapshots::Kept;
 
 use strata_exec::{Executor, mem::SgList};
+use strata_storage::{Files, SimFolder};
 
 use super::{
     guest::Allowed,
@@ -34,7 +35,6 @@ use crate::{
         chain::{ImageOptions, Opener},
         create_image_in,
     },
-    storage::{Files, SimFolder},
 };
 
 /// Where the simulated files are; nothing is there on the host.

@@ -1,9 +1,9 @@
 use std::rc::Rc;
 
 use strata_exec::Executor;
+use strata_storage::SimFile;
 
 use super::*;
-use crate::storage::SimFile;
 
 const SLICE: u64 = 512;
 

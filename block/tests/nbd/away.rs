@@ -5,10 +5,10 @@ use std::{cell::Cell, fs, path::PathBuf, rc::Rc, time::Duration};
 use strata_block::{
     api::{BlockStream, Cmd, Reply},
     disk::{Disk, Op, Request},
-    error::IoError,
     graph::Format,
 };
 use strata_exec::mem::SgList;
+use strata_storage::error::IoError;
 
 use crate::{
     proxy::Proxy,

@@ -17,12 +17,12 @@ use strata_block::{
     engine::{DiskSpec, Engine},
     graph::{DiskOptions, Format, chain::ImageOptions},
     nbd::{Export, Server},
-    storage::{
-        is_nbd_uri,
-        nbd::wire::{Address, TlsServer},
-    },
 };
 use strata_exec::Watched;
+use strata_storage::{
+    is_nbd_uri,
+    nbd::wire::{Address, TlsServer},
+};
 
 /// What a test asks of the server's thread.
 type Errand = Box<dyn FnOnce(&Rc<Engine>, &Rc<Server>) + Send>;

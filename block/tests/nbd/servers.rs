@@ -12,10 +12,10 @@ use std::{
 use strata_block::{
     disk::{Disk, Op, Request},
     engine::{DiskSpec, Engine},
-    error::{IoError, IoResult},
     graph::{DiskOptions, Format, chain::ImageOptions},
 };
 use strata_exec::mem::SgList;
+use strata_storage::error::{IoError, IoResult};
 
 use crate::served::Served;
 

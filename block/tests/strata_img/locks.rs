@@ -1,7 +1,7 @@
 //! Images that somebody writes to: refused like `qemu-img` does, unless `-U` is given.
 
-use strata_block::storage::{FileOptions, FileStorage};
 use strata_exec::Executor;
+use strata_storage::{FileOptions, FileStorage};
 
 use crate::{Folder, read, text};
 

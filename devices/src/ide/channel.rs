@@ -131,7 +131,7 @@ pub enum Reply {
 }
 
 /// How a job ended.
-pub type Outcome = Result<Reply, strata_block::error::IoError>;
+pub type Outcome = Result<Reply, strata_storage::error::IoError>;
 
 /// The channel.
 pub struct Channel {

@@ -3,11 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use strata_block::{
-    disk::{Completion, Disk, Op, Request},
-    error::IoError,
-};
+use strata_block::disk::{Completion, Disk, Op, Request};
 use strata_exec::mem::SgList;
+use strata_storage::error::IoError;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 

@@ -2,14 +2,9 @@
 
 use std::{ops::Range, time::SystemTime};
 
-use strata_block::{
-    below::Nothing,
-    bitmap::DirtyBitmap,
-    check::Repair,
-    error::{Error, Result},
-    qcow2::Qcow2,
-};
+use strata_block::{below::Nothing, bitmap::DirtyBitmap, check::Repair, qcow2::Qcow2};
 use strata_exec::mem::SgList;
+use strata_storage::error::{Error, Result};
 
 use super::{
     super::{image::Image, support::pattern},

@@ -4,9 +4,9 @@
 use strata_block::{
     api::{BitmapRef, VhostUserSpec},
     engine::ExportSpec,
-    storage::nbd::wire::Address,
 };
 use strata_devices::vhost_user::MAX_QUEUES;
+use strata_storage::nbd::wire::Address;
 
 use super::keys::{self, choose};
 

@@ -114,7 +114,7 @@ struct Ending {
     disks: Vec<DiskReport>,
     vcpus: Vec<VcpuReport>,
     /// What went wrong when the disks were closed.
-    errors: Rc<RefCell<Vec<strata_block::error::Error>>>,
+    errors: Rc<RefCell<Vec<strata_storage::error::Error>>>,
 }
 
 impl Control {

@@ -44,7 +44,7 @@ pub enum DiskError {
         /// The disk.
         id: String,
         /// What is wrong with it.
-        source: strata_block::error::Error,
+        source: strata_storage::error::Error,
     },
     /// The PCI bus is full.
     #[error("disk {0}: the PCI bus has no slot left")]

@@ -1,4 +1,4 @@
-use strata_block::storage::nbd::wire::Address;
+use strata_storage::nbd::wire::Address;
 
 use super::uri;
 

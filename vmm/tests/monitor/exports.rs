@@ -1,12 +1,10 @@
 //! The commands about the NBD server: what they ask of the machine.
 
-use strata_block::{
-    api::{
-        BitmapRef, BlockExportAdd, Cmd, ExportType, NbdServerAdd, NbdServerRemove, NbdServerStart,
-        RemoveMode, SocketAddress, SocketAddressType, Writable,
-    },
-    storage::nbd::wire::Address,
+use strata_block::api::{
+    BitmapRef, BlockExportAdd, Cmd, ExportType, NbdServerAdd, NbdServerRemove, NbdServerStart,
+    RemoveMode, SocketAddress, SocketAddressType, Writable,
 };
+use strata_storage::nbd::wire::Address;
 use strata_vmm::monitor::Action;
 
 use crate::{

@@ -4,7 +4,7 @@
 mod bitmaps;
 mod ends;
 mod limit;
-#[path = "../../../block/src/storage/lossy.rs"]
+#[path = "../../../block/storage/src/lossy.rs"]
 mod lossy;
 mod lossy_device;
 mod nodes;

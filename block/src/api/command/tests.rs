@@ -1,13 +1,13 @@
 //! Commands as text, and what is refused in them.
 
 use serde_json::{Value, json};
+use strata_storage::nbd::wire::Address;
 
 use super::super::{
     BitmapRef, BlockDirtyBitmapMerge, BlockExportAdd, BlockResize, BlockStream, ExportType,
     NbdServerStart, OnError, SocketAddress,
 };
 use super::Cmd;
-use crate::storage::nbd::wire::Address;
 
 /// Every kind of argument.
 fn samples() -> Vec<Cmd> {

@@ -6,7 +6,11 @@ use std::{
 };
 
 use clap::Args;
-use strata_block::{error::Error, graph::Format, graph::chain::ImageOptions, qcow2::Amend};
+use strata_block::{
+    graph::{Format, chain::ImageOptions},
+    qcow2::Amend,
+};
+use strata_storage::error::Error;
 
 use crate::{
     Failure, Tool,

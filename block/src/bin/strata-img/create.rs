@@ -15,7 +15,6 @@ use std::{
 use clap::Args;
 use strata_block::{
     backing::Backing,
-    error::Error,
     graph::{
         Format, Kept, NewImage,
         chain::{self, ImageOptions},
@@ -23,8 +22,8 @@ use strata_block::{
     },
     qcow2::{Compression, CreateOptions, DataFile, Preallocation},
     qed,
-    storage::FileHints,
 };
+use strata_storage::{FileHints, error::Error};
 
 use crate::{Failure, Reading, Tool, drivers, everywhere, option_list, output, size};
 

@@ -7,10 +7,8 @@ use std::{
 };
 
 use clap::Args;
-use strata_block::{
-    error::{Error, Result},
-    graph::{Format, chain::ImageOptions, spec::ImageSpec},
-};
+use strata_block::graph::{Format, chain::ImageOptions, spec::ImageSpec};
+use strata_storage::error::{Error, Result};
 
 use crate::object;
 

@@ -2,7 +2,7 @@
 
 use std::{error, fmt};
 
-use strata_block::error::{Error, IoError};
+use strata_storage::error::{Error, IoError};
 
 /// An image that could not be opened: its error, with "Could not open 'NAME': " in front.
 #[derive(Debug)]

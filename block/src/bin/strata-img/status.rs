@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use strata_block::{
-    error::IoResult,
     extent::{Extent, ExtentKind},
     graph::{Format, Node},
 };
+use strata_storage::error::IoResult;
 
 /// A part of the disk that is stored in one way.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -315,7 +315,7 @@ fn exported_bitmaps_are_busy_until_the_export_is_gone() {
     for name in ["a", "b"] {
         assert_eq!(bench.bitmap("q", name, ADD), "");
     }
-    let address = crate::storage::nbd::wire::Address::Unix(bench.path("sock"));
+    let address = strata_storage::nbd::wire::Address::Unix(bench.path("sock"));
     let export = |cmd| {
         let result = bench.command(cmd);
         result.err().map(|error| error.desc).unwrap_or_default()

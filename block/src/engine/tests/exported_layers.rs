@@ -2,15 +2,14 @@
 
 use std::{process::Command, thread::JoinHandle};
 
+use strata_storage::nbd::wire::Address;
+
 use super::{
     Bench,
     live::{chain, completed, qemu_img, stream},
 };
-use crate::{
-    api::{
-        BlockExportAdd, BlockExportDel, BlockJobSetSpeed, Cmd, ExportType, NbdServerStart, Reply,
-    },
-    storage::nbd::wire::Address,
+use crate::api::{
+    BlockExportAdd, BlockExportDel, BlockJobSetSpeed, Cmd, ExportType, NbdServerStart, Reply,
 };
 
 impl Bench {

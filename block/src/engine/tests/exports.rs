@@ -6,6 +6,8 @@ use std::{
     thread::JoinHandle,
 };
 
+use strata_storage::nbd::wire::Address;
+
 use super::Bench;
 use crate::{
     api::{
@@ -14,7 +16,6 @@ use crate::{
     },
     engine::{DiskSpec, ExportSpec},
     graph::{DiskOptions, Format, chain::ImageOptions},
-    storage::nbd::wire::Address,
 };
 
 /// `nbd-server-start` at a path.

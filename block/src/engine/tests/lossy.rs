@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 
 use strata_exec::{mem::SgList, sync::promise};
+use strata_storage::{
+    error::{Error, IoError, IoResult},
+    lossy::LossyDevice,
+};
 
 use super::{
     Bench,
@@ -11,9 +15,7 @@ use super::{
 use crate::{
     api::{Cmd, Event, Reply},
     disk::{Disk, Op},
-    error::{Error, IoError, IoResult},
     graph::Format,
-    storage::lossy::LossyDevice,
 };
 
 /// A raw disk of 16 MiB, just written, on a device that cannot store two of them.

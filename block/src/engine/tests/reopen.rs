@@ -25,7 +25,7 @@ fn open(
     path: &Path,
     format: Format,
     folders: Option<&[&Path]>,
-) -> crate::error::Result<Disk> {
+) -> strata_storage::error::Result<Disk> {
     bench.engine.open_disk(DiskSpec {
         path: path.to_owned(),
         image: ImageOptions {

@@ -3,17 +3,16 @@
 use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc};
 
 use strata_exec::{Executor, mem::SgList};
+use strata_storage::{Files, SimFolder, error::IoError};
 
 use super::{Bench, live::qemu_img, live::snapshot, live::stream};
 use crate::{
     api::{BlockResize, Cmd, Reply},
     disk::{Op, Request},
     engine::{DiskSpec, Engine},
-    error::IoError,
     graph::{Format, NewImage, chain::Opener, create_image, create_image_in},
     qcow2::{CreateOptions, Preallocation},
     qed,
-    storage::{Files, SimFolder},
 };
 
 fn resize(device: &str, size: u64) -> Cmd {

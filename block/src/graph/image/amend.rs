@@ -1,9 +1,10 @@
 //! Changing the options of an image.
 
+use strata_storage::error::Result;
+
 use super::{Driver, Image};
 use crate::{
     below::Below,
-    error::Result,
     qcow2::{self, Amend, OpenOptions},
 };
 

@@ -2,14 +2,16 @@
 //! requests or records anything: the node has seen to that.
 
 use strata_exec::mem::SgList;
+use strata_storage::{
+    Storage,
+    error::{IoError, IoResult},
+};
 
 use super::{Driver, Image};
 use crate::{
     below::Below,
-    error::{IoError, IoResult},
     extent::{Extent, ExtentKind},
     qcow2::{Operation, Packed, Qcow2},
-    storage::Storage,
 };
 
 impl Image {

@@ -1,13 +1,12 @@
 //! Changing the size of an image.
 
-use super::{Driver, Image};
-use crate::{
-    below::Below,
+use strata_storage::{
+    Storage,
     error::{Error, Result},
-    qcow2::Preallocation,
-    size,
-    storage::Storage,
 };
+
+use super::{Driver, Image};
+use crate::{below::Below, qcow2::Preallocation, size};
 
 impl Image {
     /// As [`Node::resize_with`](crate::graph::Node::resize_with), on `below`. The bitmaps can have that

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use strata_exec::mem::SgList;
+use strata_storage::error::{IoError, IoResult};
 
 use super::{Node, read::read_chain};
-use crate::error::{IoError, IoResult};
 
 /// Bytes of a sector: what layers are written in.
 const SECTOR: u64 = 512;

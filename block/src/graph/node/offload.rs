@@ -1,7 +1,8 @@
 //! Copies that the host makes.
 
+use strata_storage::{Storage, error::IoResult};
+
 use super::{Mode, Node};
-use crate::{error::IoResult, storage::Storage};
 
 impl Node {
     /// Has the host copy `len` bytes from `from` on in `source` to `offset` of the disk; whether it

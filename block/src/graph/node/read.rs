@@ -1,11 +1,11 @@
 //! Reading: from the layer that holds the bytes, and what lies below a layer.
 
 use strata_exec::{LocalBoxFuture, mem::SgList};
+use strata_storage::error::{IoError, IoResult};
 
 use super::Node;
 use crate::{
     below::Below,
-    error::{IoError, IoResult},
     extent::ExtentKind,
     graph::walk::{Turn, Walk},
 };

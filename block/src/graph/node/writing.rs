@@ -1,7 +1,9 @@
 //! A layer below the top becomes writable, and read-only again.
 
+use strata_storage::{Access, error::Result};
+
 use super::Node;
-use crate::{error::Result, graph::inflight::Mode, storage::Access};
+use crate::graph::inflight::Mode;
 
 impl Node {
     /// Makes a layer that is open read-only writable where it is: its files are opened and locked for

@@ -1,10 +1,11 @@
 use std::{cell::RefCell, rc::Rc};
 
+use strata_storage::error::{Error, IoError, IoResult};
+
 use super::{Ending, Work, may_follow};
 use crate::{
     api::{CmdError, Event, EventSink, JobStatus, JobType, OnError},
     engine::{DiskSpec, Engine},
-    error::{Error, IoError, IoResult},
     graph::{DiskOptions, Format, chain::ImageOptions},
     jobs::{Job, JobOptions, Jobs},
 };

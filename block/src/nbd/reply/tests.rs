@@ -1,8 +1,7 @@
+use strata_storage::nbd::wire::proto::Errno;
+
 use super::{Content, Question, Style};
-use crate::{
-    nbd::{context::Context, request::Refusal},
-    storage::nbd::wire::proto::Errno,
-};
+use crate::nbd::{context::Context, request::Refusal};
 
 fn question(style: Style) -> Question {
     Question {

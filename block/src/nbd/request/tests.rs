@@ -1,10 +1,10 @@
 use proptest::prelude::*;
+use strata_storage::nbd::wire::proto::{
+    EXTENDED_REQUEST_MAGIC, Errno, MAX_PAYLOAD, REQUEST_MAGIC, command::*,
+};
 
 use super::{Command, Header, Limits, Refusal};
 use crate::nbd::MAX_BITMAPS;
-use crate::storage::nbd::wire::proto::{
-    EXTENDED_REQUEST_MAGIC, Errno, MAX_PAYLOAD, REQUEST_MAGIC, command::*,
-};
 
 const LIMITS: Limits = Limits {
     size: 1 << 40,

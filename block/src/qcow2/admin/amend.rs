@@ -12,9 +12,10 @@ mod zero_clusters;
 
 use std::ffi::OsString;
 
+use strata_storage::{Storage, error::Result};
+
 use crate::{
     below::Below,
-    error::Result,
     qcow2::{
         DataFile, OpenOptions, Qcow2,
         file::ImageFile,
@@ -23,7 +24,6 @@ use crate::{
             header_area::HeaderArea,
         },
     },
-    storage::Storage,
 };
 
 /// The width of refcounts, in bits, that version 2 has.

@@ -12,10 +12,10 @@ mod load;
 mod store;
 
 use serde_json::{Value, json};
+use strata_storage::error::IoResult;
 
 use crate::{
     bitmap::{DirtyBitmap, check_bits},
-    error::IoResult,
     qcow2::{
         Qcow2,
         file::StoredBitmap,

@@ -17,9 +17,10 @@ mod structure;
 
 use std::ops::Range;
 
+use strata_storage::error::IoResult;
+
 use crate::{
     check::{CheckReport, Repair},
-    error::IoResult,
     qcow2::Qcow2,
 };
 use counts::Counts;

@@ -1,6 +1,8 @@
 //! Closing an image, so that the next program that opens it finds nothing to put right.
 
-use crate::{error::Result, qcow2::Qcow2};
+use strata_storage::error::Result;
+
+use crate::qcow2::Qcow2;
 
 impl Qcow2 {
     /// Flushes, stores the bitmaps, and writes back also what freeing clusters has changed, and

@@ -1,15 +1,13 @@
 //! Keeping COPIED flags in step with refcounts that have changed.
 
 use strata_exec::yield_now;
+use strata_storage::error::IoResult;
 
-use crate::{
-    error::IoResult,
-    qcow2::{
-        Qcow2,
-        layout::{
-            entry::Entry,
-            geometry::{GuestCluster, HostCluster},
-        },
+use crate::qcow2::{
+    Qcow2,
+    layout::{
+        entry::Entry,
+        geometry::{GuestCluster, HostCluster},
     },
 };
 

@@ -1,9 +1,13 @@
 //! Making a new image: header, refcount table, refcount blocks and L1 side by side at the start of
 //! the file; with preallocated metadata also all L2 tables and the clusters they name.
 
+use strata_storage::{
+    Storage,
+    error::{Error, Result},
+};
+
 use crate::{
     backing::Backing,
-    error::{Error, Result},
     qcow2::{
         Compression, DataFile,
         layout::{
@@ -19,7 +23,6 @@ use crate::{
         },
     },
     size,
-    storage::Storage,
 };
 
 /// What is allocated when an image is made.

@@ -1,11 +1,9 @@
 //! Giving up all that an image holds, so that its disk shows what lies below.
 
 use strata_exec::yield_now;
+use strata_storage::error::IoResult;
 
-use crate::{
-    error::IoResult,
-    qcow2::{Qcow2, admin::resize::TABLES_PER_FLUSH},
-};
+use crate::qcow2::{Qcow2, admin::resize::TABLES_PER_FLUSH};
 
 impl Qcow2 {
     /// Gives up all clusters and L2 tables of the active disk; internal snapshots keep theirs.

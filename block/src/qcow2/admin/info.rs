@@ -1,13 +1,11 @@
 //! What `qemu-img info` says of the format.
 
 use serde_json::{Map, Value, json};
+use strata_storage::error::IoResult;
 
-use crate::{
-    error::IoResult,
-    qcow2::{
-        DataFile, Qcow2,
-        layout::header::{Incompatible, LAZY_REFCOUNTS},
-    },
+use crate::qcow2::{
+    DataFile, Qcow2,
+    layout::header::{Incompatible, LAZY_REFCOUNTS},
 };
 
 impl Qcow2 {

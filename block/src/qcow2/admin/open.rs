@@ -4,8 +4,12 @@ mod data_source;
 
 use std::rc::Rc;
 
-use crate::{
+use strata_storage::{
+    Storage,
     error::{Error, Result},
+};
+
+use crate::{
     qcow2::{
         Qcow2,
         data::{Compression, Data, DataOptions},
@@ -22,7 +26,6 @@ use crate::{
         tables::Tables,
     },
     root_table::RootTable,
-    storage::Storage,
     table_cache::TableCache,
 };
 use data_source::DataSource;

@@ -3,16 +3,14 @@
 use std::ops::Range;
 
 use strata_exec::yield_now;
+use strata_storage::error::Result;
 
-use crate::{
-    error::Result,
-    qcow2::{
-        Preallocation, Qcow2,
-        layout::{
-            data_file,
-            entry::{Entry, Mapping},
-            geometry::{GuestCluster, HostRun},
-        },
+use crate::qcow2::{
+    Preallocation, Qcow2,
+    layout::{
+        data_file,
+        entry::{Entry, Mapping},
+        geometry::{GuestCluster, HostRun},
     },
 };
 

@@ -1,7 +1,9 @@
 //! An open image that was not to be written becomes writable.
 
+use strata_storage::error::Result;
+
 use super::open::{cannot_be_written, in_need_of_repair, map_for_writing, writing_refused};
-use crate::{error::Result, qcow2::Qcow2};
+use crate::qcow2::Qcow2;
 
 impl Qcow2 {
     /// Prepares an image that was opened read-only for being written, as if it had been opened so.

@@ -7,10 +7,10 @@
 use std::{cmp::Ordering, ops::Range};
 
 use strata_exec::yield_now;
+use strata_storage::error::{IoResult, Result};
 
 use crate::{
     below::{Below, Nothing},
-    error::{IoResult, Result},
     qcow2::{
         Preallocation, Qcow2,
         layout::{

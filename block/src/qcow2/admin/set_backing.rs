@@ -1,8 +1,9 @@
 //! The backing file that the header names.
 
+use strata_storage::error::Result;
+
 use crate::{
     backing::Backing,
-    error::Result,
     qcow2::{Qcow2, file::ImageFile, layout::header_area::HeaderArea},
 };
 

@@ -18,10 +18,9 @@ mod table;
 pub(in crate::qcow2) use references::Table;
 pub use table::Snapshot;
 
-use crate::{
-    error::{Error, Result},
-    qcow2::{Qcow2, layout::header::Incompatible},
-};
+use strata_storage::error::{Error, Result};
+
+use crate::qcow2::{Qcow2, layout::header::Incompatible};
 
 /// L2 tables that are given up between two flushes: bounds how many clusters wait to be freed.
 const TABLES_PER_FLUSH: usize = 64;

@@ -1,11 +1,11 @@
 //! Copy-on-write: filling up subclusters of which only a part is written.
 
 use strata_exec::mem::SgList;
+use strata_storage::error::IoResult;
 
 use super::Data;
 use crate::{
     below::Below,
-    error::IoResult,
     qcow2::layout::{
         entry::{self, Entry, Mapping},
         geometry::HostCluster,

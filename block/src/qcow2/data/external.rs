@@ -1,9 +1,9 @@
 //! Guest data in an external data file.
 
 use strata_exec::mem::SgList;
+use strata_storage::error::IoResult;
 
 use super::Data;
-use crate::error::IoResult;
 
 impl Data {
     /// What of `data`, whole clusters for `offset`, is written there: a raw external data file has

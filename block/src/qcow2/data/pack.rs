@@ -1,12 +1,10 @@
 //! Writing compressed clusters, side by side in clusters of the file.
 
 use strata_exec::mem::SgList;
+use strata_storage::error::{IoError, IoResult, NoRoom};
 
 use super::Data;
-use crate::{
-    error::{IoError, IoResult, NoRoom},
-    qcow2::layout::entry::{self, Entry},
-};
+use crate::qcow2::layout::entry::{self, Entry};
 
 /// A cluster of the disk, compressed as the image that it is for asks for.
 pub struct Packed(Vec<u8>);

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use strata_exec::mem::SgList;
+use strata_storage::error::IoResult;
 
 use super::Data;
 use crate::{
-    error::IoResult,
     extent::{Extent, ExtentKind},
     qcow2::layout::{entry::Mapping, geometry::HostCluster},
 };

@@ -1,11 +1,11 @@
 //! Writing data.
 
 use strata_exec::mem::SgList;
+use strata_storage::error::IoResult;
 
 use super::{Data, claims::Claim};
 use crate::{
     below::Below,
-    error::IoResult,
     qcow2::{
         layout::{
             data_file,

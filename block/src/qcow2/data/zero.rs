@@ -1,11 +1,11 @@
 //! Zeroing and discarding.
 
 use strata_exec::mem::SgList;
+use strata_storage::error::IoResult;
 
 use super::Data;
 use crate::{
     below::Below,
-    error::IoResult,
     qcow2::{
         layout::entry::{self, Entry, Mapping},
         tables::MappedRun,

@@ -1,12 +1,11 @@
 //! Changing the header of an open image (rule W5: flush, write, flush).
 
+use strata_storage::error::{IoError, IoResult, Result};
+
 use super::ImageFile;
-use crate::{
-    error::{IoError, IoResult, Result},
-    qcow2::layout::{
-        header::{Header, Incompatible},
-        header_area::HeaderArea,
-    },
+use crate::qcow2::layout::{
+    header::{Header, Incompatible},
+    header_area::HeaderArea,
 };
 
 impl ImageFile {

@@ -1,12 +1,10 @@
 //! The table of internal snapshots (specification, "Snapshots").
 
-use crate::{
-    error::IoResult,
-    qcow2::layout::{
-        geometry::{Geometry, MAX_L1_BYTES, MAX_SNAPSHOTS},
-        header::Header,
-    },
-    storage::Storage,
+use strata_storage::{Storage, error::IoResult};
+
+use crate::qcow2::layout::{
+    geometry::{Geometry, MAX_L1_BYTES, MAX_SNAPSHOTS},
+    header::Header,
 };
 
 /// Bytes of an entry before its extra data, id and name.

@@ -15,11 +15,10 @@
 //! With lazy refcounts step 1 leaves out the blocks' changes. The dirty bit, durable before the
 //! first of them, says that refcounts have to be counted anew after a crash.
 
+use strata_storage::error::IoResult;
+
 use super::Order;
-use crate::{
-    error::IoResult,
-    qcow2::{space::SpaceBatch, tables::TablesBatch},
-};
+use crate::qcow2::{space::SpaceBatch, tables::TablesBatch};
 
 impl Order {
     /// Makes everything durable that was acknowledged before the call.

@@ -1,13 +1,12 @@
 //! The active L1 table: moving it to where it can be larger, or where another one is.
 
+use strata_storage::error::IoResult;
+
 use super::Order;
-use crate::{
-    error::IoResult,
-    qcow2::{
-        layout::{geometry::HostRun, header::Header},
-        space::MetadataKind,
-        tables::Linking,
-    },
+use crate::qcow2::{
+    layout::{geometry::HostRun, header::Header},
+    space::MetadataKind,
+    tables::Linking,
 };
 
 impl Order {

@@ -1,12 +1,11 @@
 //! Allocating clusters that have to lie side by side: for tables that a single offset names.
 
+use strata_storage::error::{IoError, IoResult, NoRoom};
+
 use super::{MetadataKind, Space, refcount::RefcountsLocked};
-use crate::{
-    error::{IoError, IoResult, NoRoom},
-    qcow2::layout::{
-        geometry::{HostCluster, HostRun},
-        width,
-    },
+use crate::qcow2::layout::{
+    geometry::{HostCluster, HostRun},
+    width,
 };
 
 /// What a search for free clusters comes to.

@@ -1,13 +1,12 @@
 //! Allocating host clusters: the first free run behind the last one, so that what is written in
 //! sequence lies in sequence.
 
+use strata_storage::error::{IoError, IoResult, NoRoom};
+
 use super::Space;
-use crate::{
-    error::{IoError, IoResult, NoRoom},
-    qcow2::layout::{
-        geometry::{HostCluster, HostRun},
-        width,
-    },
+use crate::qcow2::layout::{
+    geometry::{HostCluster, HostRun},
+    width,
 };
 
 /// Adjacent clusters that have no other reference.

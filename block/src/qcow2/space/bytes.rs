@@ -4,13 +4,12 @@
 //! next one goes is forgotten before a cluster can be freed, so nothing is packed into one that is
 //! about to be freed.
 
+use strata_storage::error::IoResult;
+
 use super::Space;
-use crate::{
-    error::IoResult,
-    qcow2::layout::{
-        geometry::{HostCluster, HostRun},
-        width,
-    },
+use crate::qcow2::layout::{
+    geometry::{HostCluster, HostRun},
+    width,
 };
 
 impl Space {

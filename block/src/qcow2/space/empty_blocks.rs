@@ -1,15 +1,12 @@
 //! Refcount blocks that count nothing any more, once the image needs less of its file.
 
+use strata_storage::error::IoResult;
+
 use super::Space;
-use crate::{
-    error::IoResult,
-    qcow2::{
-        layout::entry::refcount_block,
-        layout::{
-            geometry::{HostCluster, HostRun},
-            width,
-        },
-    },
+use crate::qcow2::layout::{
+    entry::refcount_block,
+    geometry::{HostCluster, HostRun},
+    width,
 };
 
 impl Space {

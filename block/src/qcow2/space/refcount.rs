@@ -2,9 +2,10 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use strata_storage::error::IoResult;
+
 use super::Space;
 use crate::{
-    error::IoResult,
     qcow2::{
         layout::{
             entry::refcount_block,

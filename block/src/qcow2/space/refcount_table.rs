@@ -1,13 +1,12 @@
 //! The refcount table: adding blocks, and moving it to where it can be larger.
 
+use strata_storage::error::IoResult;
+
 use super::{MetadataKind, Space, refcount::RefcountsLocked};
-use crate::{
-    error::IoResult,
-    qcow2::layout::{
-        geometry::{HostCluster, HostRun, MAX_REFCOUNT_TABLE_BYTES},
-        header::Header,
-        width,
-    },
+use crate::qcow2::layout::{
+    geometry::{HostCluster, HostRun, MAX_REFCOUNT_TABLE_BYTES},
+    header::Header,
+    width,
 };
 
 impl Space {

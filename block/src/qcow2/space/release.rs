@@ -2,8 +2,10 @@
 
 use std::iter;
 
+use strata_storage::error::IoResult;
+
 use super::Space;
-use crate::{error::IoResult, qcow2::layout::geometry::HostRun};
+use crate::qcow2::layout::geometry::HostRun;
 
 impl Space {
     /// Rule W3: releases clusters whose entries are cleared on disk and that no operation

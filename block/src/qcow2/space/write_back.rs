@@ -1,9 +1,10 @@
 //! Writing refcounts back. When that may be done is decided in [`order`](super::super::order).
 
 use strata_exec::mem::SgList;
+use strata_storage::error::IoResult;
 
 use super::{FreedRun, MetadataKind, Space};
-use crate::{error::IoResult, root_table::RootBatch, table_cache::CacheBatch};
+use crate::{root_table::RootBatch, table_cache::CacheBatch};
 
 /// Refcounts, and clusters that wait to be freed, as they were at one moment.
 pub(in crate::qcow2) struct SpaceBatch {

@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
+use strata_storage::error::IoResult;
+
 use super::Tables;
 use crate::{
-    error::IoResult,
     qcow2::{
         layout::{
             entry::{self, Entry, RawEntry, TableRef},

@@ -1,8 +1,9 @@
 //! Looking up where guest clusters are.
 
+use strata_storage::error::IoResult;
+
 use super::Tables;
 use crate::{
-    error::IoResult,
     qcow2::layout::{
         data_file,
         entry::{Entry, Mapping, decode_l2},

@@ -1,9 +1,9 @@
 //! Writing L1 and L2 back. When that may be done is decided in [`order`](super::super::order).
 
+use strata_storage::error::IoResult;
+
 use super::Tables;
-use crate::{
-    error::IoResult, qcow2::space::MetadataKind, root_table::RootBatch, table_cache::CacheBatch,
-};
+use crate::{qcow2::space::MetadataKind, root_table::RootBatch, table_cache::CacheBatch};
 
 /// L1 and L2 tables as they were at one moment.
 pub(in crate::qcow2) struct TablesBatch {

@@ -2,12 +2,15 @@
 
 use std::{path::Path, rc::Rc, time::UNIX_EPOCH};
 
+use strata_storage::{
+    SimFile, Storage,
+    error::{Error, Result},
+};
+
 use super::{interop, order::*, snapshots::shown, support::*};
 use crate::{
     below::Below,
-    error::{Error, Result},
     qcow2::{Amend, CreateOptions, amend},
-    storage::{SimFile, Storage},
 };
 
 async fn change(storage: &Storage, changes: &Amend, below: &dyn Below) -> Result<()> {

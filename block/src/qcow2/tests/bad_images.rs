@@ -2,11 +2,7 @@
 //! error, and no byte of it changes.
 
 use super::support::*;
-use crate::{
-    error::Error,
-    qcow2::{CreateOptions, Damaged, OpenOptions, Qcow2},
-    storage::Storage,
-};
+use crate::qcow2::{CreateOptions, Damaged, OpenOptions, Qcow2};
 
 /// Clusters of the good image: 4 KiB, so one L2 table maps 2 MiB.
 const CLUSTER: u64 = 4096;
@@ -43,6 +39,7 @@ enum When {
 
 use At::*;
 use When::*;
+use strata_storage::{Storage, error::Error};
 
 type Row = (&'static str, At, &'static [u8], When, &'static str);
 
@@ -171,7 +168,7 @@ async fn tried(bytes: &[u8], options: OpenOptions) -> Result<Vec<(When, String)>
         below,
     };
     let mut errors = Vec::new();
-    let mut note = |when, result: crate::error::IoResult<()>| {
+    let mut note = |when, result: strata_storage::error::IoResult<()>| {
         errors.extend(result.err().map(|error| (when, error.to_string())));
     };
     note(Used, layer.read_vec(0, 512).await.map(drop));

@@ -6,8 +6,10 @@ mod interop;
 
 use std::rc::Rc;
 
+use strata_storage::SimFile;
+
 use super::support::*;
-use crate::{bitmap::DirtyBitmap, qcow2::CreateOptions, storage::SimFile};
+use crate::{bitmap::DirtyBitmap, qcow2::CreateOptions};
 
 /// A new image of `size` bytes with a persistent bitmap "b" of units of 512 bytes.
 async fn with_bitmap(file: &Rc<SimFile>, cluster_size: u64, size: u64, lazy: bool) -> Rc<Layer> {

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use strata_exec::mem::SgList;
+use strata_storage::SimFile;
 
 use super::support::*;
 use crate::{
@@ -10,7 +11,6 @@ use crate::{
     below::Below,
     extent::ExtentKind,
     qcow2::{CreateOptions, OpenOptions},
-    storage::SimFile,
 };
 
 fn named(name: &str) -> Option<Backing> {

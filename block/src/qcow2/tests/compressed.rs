@@ -1,11 +1,11 @@
 //! Compressed clusters, made by qemu-img and by us.
 
 use strata_exec::mem::SgList;
+use strata_storage::error::IoError;
 
 use super::{interop, order::*, support::*};
 use crate::{
     below::Below,
-    error::IoError,
     qcow2::{CreateOptions, Qcow2, layout::entry::Mapping},
 };
 

@@ -4,13 +4,13 @@
 use std::{cell::RefCell, rc::Rc};
 
 use strata_exec::{Executor, LocalBoxFuture, mem::SgList, random, yield_now};
+use strata_storage::{SimFile, Storage};
 
 use super::support::*;
 use crate::{
     backing::Backing,
     below::Below,
     qcow2::{CreateOptions, DataFile, OpenOptions, create},
-    storage::{SimFile, Storage},
 };
 
 const SECTOR: u64 = 512;

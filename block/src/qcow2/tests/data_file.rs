@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use strata_exec::mem::SgList;
+use strata_storage::Storage;
 
 use super::{
     order::{base, crashes_of_several},
@@ -11,7 +12,6 @@ use super::{
 use crate::{
     below::Below,
     qcow2::{CreateOptions, DataFile, create},
-    storage::Storage,
 };
 
 const SIZE: u64 = (1 << 20) + 512;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use strata_exec::mem::SgList;
+use strata_storage::{FileStorage, Storage};
 
 use super::{
     compressed::compressible,
@@ -17,7 +18,6 @@ use super::{
 use crate::{
     backing::Backing,
     qcow2::{CreateOptions, Preallocation, create},
-    storage::{FileStorage, Storage},
 };
 
 const SIZES: [u64; 3] = [16 << 10, 64 << 10, 2 << 20];

@@ -3,12 +3,12 @@
 use std::{cell::RefCell, path::Path, rc::Rc};
 
 use strata_exec::{Executor, LocalBoxFuture, mem::SgList};
+use strata_storage::{Access, FileStorage, Storage};
 
 use super::support::*;
 use crate::{
     below::Below,
     qcow2::{CreateOptions, OpenOptions, Qcow2, create},
-    storage::{Access, FileStorage, Storage},
 };
 
 pub(super) const SIZES: [u64; 4] = [512, 4096, 65536, 2 << 20];

@@ -2,11 +2,12 @@
 
 use std::{process::Command, rc::Rc};
 
+use strata_storage::Storage;
+
 use super::{interop, order::*, support::*};
 use crate::{
     below::Below,
     qcow2::{CreateOptions, OpenOptions, Qcow2},
-    storage::Storage,
 };
 
 const READ_ONLY: OpenOptions = OpenOptions {

@@ -37,7 +37,7 @@ impl Default for Case {
 async fn chain(
     case: &Case,
     random: &mut Random,
-) -> (Rc<Layer>, Rc<crate::storage::SimFile>, Vec<u8>) {
+) -> (Rc<Layer>, Rc<strata_storage::SimFile>, Vec<u8>) {
     // Not a whole number of clusters.
     let size = case.cluster * case.clusters - 512 * random.below(case.cluster / 512);
     let (mut below, mut visible): (Rc<dyn Below>, _) = (nothing(), vec![0; size as usize]);

@@ -4,9 +4,10 @@
 use std::{rc::Rc, time::UNIX_EPOCH};
 
 use strata_exec::LocalBoxFuture;
+use strata_storage::{Faults, error::Result};
 
 use super::{order::*, support::*};
-use crate::{backing::Backing, error::Result, qcow2::CreateOptions, storage::Faults};
+use crate::{backing::Backing, qcow2::CreateOptions};
 
 /// A change that flushes several times.
 type Change = fn(Rc<Layer>) -> LocalBoxFuture<'static, Result<()>>;

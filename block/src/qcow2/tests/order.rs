@@ -4,14 +4,13 @@
 use std::{cell::Cell, future::Future, rc::Rc};
 
 use strata_exec::{Executor, LocalBoxFuture, Queue, mem::SgList, yield_now};
+use strata_storage::{SimFile, error::IoError};
 
 use super::support::*;
 use crate::{
     backing::Backing,
     below::Below,
-    error::IoError,
     qcow2::{CreateOptions, OpenOptions},
-    storage::SimFile,
 };
 
 const KEEP_GARBAGE: OpenOptions = OpenOptions {

@@ -1,10 +1,11 @@
 //! Images that are refused, or not written: with a reason, and without a changed byte.
 
+use strata_storage::Storage;
+
 use super::support::*;
 use crate::{
     backing::Backing,
     qcow2::{CreateOptions, Damaged, OpenOptions, Qcow2},
-    storage::Storage,
 };
 
 const READ_ONLY: OpenOptions = OpenOptions {

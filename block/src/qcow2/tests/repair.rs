@@ -3,12 +3,12 @@
 use std::{cell::Cell, rc::Rc};
 
 use strata_exec::{Executor, Queue, yield_now};
+use strata_storage::{SimFile, Storage};
 
 use super::support::*;
 use crate::{
     check::{CheckReport, Repair},
     qcow2::{OpenOptions, Qcow2},
-    storage::{SimFile, Storage},
 };
 
 const READ_ONLY: OpenOptions = OpenOptions {

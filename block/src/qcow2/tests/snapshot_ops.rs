@@ -6,8 +6,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use strata_storage::{Access, error::IoError};
+
 use super::{interop, order::*, snapshots::shown, support::*};
-use crate::{below::Below, error::IoError, qcow2::CreateOptions, storage::Access};
+use crate::{below::Below, qcow2::CreateOptions};
 
 fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(1_700_000_000_500)
@@ -224,7 +226,7 @@ enum Step {
 }
 
 /// An image with snapshots "old" and "new" and other content, and what these three show.
-async fn prepared(file: &Rc<crate::storage::SimFile>, version: u32) -> (Rc<Layer>, [Vec<u8>; 3]) {
+async fn prepared(file: &Rc<strata_storage::SimFile>, version: u32) -> (Rc<Layer>, [Vec<u8>; 3]) {
     let options = CreateOptions {
         size: 80 << 10,
         cluster_size: 1024,
@@ -307,7 +309,7 @@ fn survives(step: Step) {
 
 fn sim_bytes(layer: &Layer) -> Vec<u8> {
     match layer.image.file() {
-        crate::storage::Storage::Sim(file) => file.bytes(),
+        strata_storage::Storage::Sim(file) => file.bytes(),
         _ => unreachable!("these tests have simulated files"),
     }
 }

@@ -4,17 +4,16 @@
 use std::rc::Rc;
 
 use strata_exec::{LocalBoxFuture, mem::SgList};
+use strata_storage::{SimFile, error::IoError};
 
 use super::{order::*, resize::resized, support::*};
 use crate::{
     below::Below,
-    error::IoError,
     extent::ExtentKind,
     qcow2::{
         CreateOptions, Preallocation,
         layout::{entry::Mapping, geometry::HostCluster},
     },
-    storage::SimFile,
 };
 
 const CLUSTER: u64 = 16 << 10;

@@ -3,14 +3,13 @@
 use std::{future::Future, path::Path, process::Command, rc::Rc};
 
 use strata_exec::{Executor, LocalBoxFuture, Queue, mem::SgList, random};
+use strata_storage::{FileOptions, FileStorage, SimFile, Storage, error::IoResult};
 
 use crate::{
     below::{Below, Nothing},
     bitmap::Recorded,
-    error::IoResult,
     extent::ExtentKind,
     qcow2::{CreateOptions, Damaged, OpenOptions, Qcow2, create},
-    storage::{FileOptions, FileStorage, SimFile, Storage},
 };
 
 /// A seeded generator.

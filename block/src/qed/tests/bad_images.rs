@@ -6,9 +6,7 @@ use std::rc::Rc;
 use super::CACHE;
 use crate::{
     below::Nothing,
-    error::Error,
     qed::{CreateOptions, Qed, create},
-    storage::{SimFile, Storage},
 };
 
 const CLUSTER: u64 = 4096;
@@ -23,6 +21,7 @@ enum At {
 
 use At::*;
 use strata_exec::{Executor, mem::SgList};
+use strata_storage::{SimFile, Storage, error::Error};
 
 type Row = (&'static str, At, &'static [u8], &'static str);
 

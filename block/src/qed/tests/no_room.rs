@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
+use strata_storage::{Faults, error::IoError};
+
 use super::*;
-use crate::{error::IoError, storage::Faults};
 
 fn options() -> CreateOptions {
     CreateOptions {
@@ -125,7 +126,7 @@ fn a_header_without_room_is_written_later() {
 }
 
 /// A change that flushes several times.
-type Change = fn(Rc<Qed>) -> LocalBoxFuture<'static, crate::error::Result<()>>;
+type Change = fn(Rc<Qed>) -> LocalBoxFuture<'static, strata_storage::error::Result<()>>;
 
 /// A flush that fails may have lost writes, whatever its error.
 #[test]

@@ -3,13 +3,12 @@
 use std::rc::Rc;
 
 use strata_exec::{Executor, LocalBoxFuture, Queue, mem::SgList};
+use strata_storage::{SimFile, Storage, error::IoResult};
 
 use super::{CACHE, CreateOptions, Qed, create, read};
 use crate::{
     below::{Below, Nothing},
-    error::IoResult,
     extent::ExtentKind,
-    storage::{SimFile, Storage},
 };
 
 /// The disk before, which ends within a cluster, and after. Bytes.

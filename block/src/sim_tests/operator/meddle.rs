@@ -3,6 +3,8 @@
 
 use std::rc::Rc;
 
+use strata_storage::Files;
+
 use super::{DISK, Operator};
 use crate::{
     api::{BlockdevSnapshotSync, Cmd, NewImageMode},
@@ -10,7 +12,6 @@ use crate::{
     graph::{Format, NewImage, Node, create_image_in},
     qcow2, qed,
     sim_tests::{guest::Allowed, plan::path},
-    storage::Files,
 };
 
 impl Operator {

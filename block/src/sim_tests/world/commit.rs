@@ -2,8 +2,10 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use strata_storage::error::Result;
+
 use super::{World, offline::Offline};
-use crate::{commit, error::Result, graph::Node, sim_tests::oracle};
+use crate::{commit, graph::Node, sim_tests::oracle};
 
 /// What a commit is to do.
 struct Task {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use strata_exec::{Executor, Queue};
+use strata_storage::{Faults, Files, SimFolder};
 
 use super::{World, read_all};
 use crate::{
@@ -14,7 +15,6 @@ use crate::{
         chain::{ImageOptions, Opener},
     },
     sim_tests::{oracle::Contents, plan::Random},
-    storage::{Faults, Files, SimFolder},
 };
 
 /// The files of a world while a tool has them.

@@ -3,10 +3,10 @@
 use std::{cell::Cell, rc::Rc};
 
 use strata_exec::{Queue, mem::SgList};
+use strata_storage::{Faults, SimFile, error::IoError};
 
 use super::World;
 use crate::{
-    error::IoError,
     graph::Node,
     sim_tests::{
         guest::{Allowed, Guest, Load, Watch},
@@ -14,7 +14,6 @@ use crate::{
         operator::DISK,
         oracle::{self, Chain},
     },
-    storage::{Faults, SimFile},
 };
 
 /// Requests that guests send in one run.

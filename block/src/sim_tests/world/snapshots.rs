@@ -7,10 +7,11 @@ use std::{
     time::UNIX_EPOCH,
 };
 
+use strata_storage::error::{Error, Result};
+
 use super::{World, offline::Offline, run::check_refuses};
 use crate::{
     check::Repair,
-    error::{Error, Result},
     graph::{Format, Node, chain::ImageOptions},
     qcow2::Qcow2,
     sim_tests::{

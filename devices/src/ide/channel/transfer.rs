@@ -1,7 +1,8 @@
 //! Commands that move data: block by block through the data port, or by the bus master.
 
-use strata_block::{disk::Op, error::IoError};
+use strata_block::disk::Op;
 use strata_exec::mem::SgList;
+use strata_storage::error::IoError;
 
 use super::{Channel, Move, Outcome, Phase, Reply, Work};
 use crate::ide::{

@@ -1,4 +1,5 @@
-use strata_block::{disk::Op, error::IoError};
+use strata_block::disk::Op;
+use strata_storage::error::IoError;
 
 use super::rig::*;
 

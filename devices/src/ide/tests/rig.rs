@@ -3,10 +3,8 @@
 use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc};
 
 use event_manager::{EventManager, SubscriberOps};
-use strata_block::{
-    disk::{Disk, DiskInfo, Done, Op, Request, Submit},
-    error::IoError,
-};
+use strata_block::disk::{Disk, DiskInfo, Done, Op, Request, Submit};
+use strata_storage::error::IoError;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::{

@@ -2,11 +2,9 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use strata_block::{
-    disk::{Completion, Disk, Op, Request},
-    error::IoError,
-};
+use strata_block::disk::{Completion, Disk, Op, Request};
 use strata_exec::mem::SgList;
+use strata_storage::error::IoError;
 
 use crate::ide::drive::SECTOR;
 

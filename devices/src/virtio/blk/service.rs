@@ -6,10 +6,8 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use strata_block::{
-    disk::{Completion, Disk, Op, Request},
-    error::IoError,
-};
+use strata_block::disk::{Completion, Disk, Op, Request};
+use strata_storage::error::IoError;
 use virtio_bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 use vm_memory::{Bytes, GuestAddress};
 

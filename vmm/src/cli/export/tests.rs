@@ -1,8 +1,8 @@
 use strata_block::{
     api::{BitmapRef, VhostUserSpec},
     engine::ExportSpec,
-    storage::nbd::wire::Address,
 };
+use strata_storage::nbd::wire::Address;
 
 use super::{ExportOption, parse};
 

@@ -1,9 +1,7 @@
 //! What the commands about the NBD server and its exports do.
 
-use strata_block::{
-    api::{Cmd, NbdServerAdd, NbdServerRemove, NbdServerStart, RemoveMode, Writable},
-    storage::nbd::wire::Address,
-};
+use strata_block::api::{Cmd, NbdServerAdd, NbdServerRemove, NbdServerStart, RemoveMode, Writable};
+use strata_storage::nbd::wire::Address;
 
 use super::{args::Args, run::block};
 use crate::monitor::{machine::Machine, step::Step};

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use strata_block::{graph::Format, storage::is_nbd_uri};
+use strata_block::graph::Format;
+use strata_storage::is_nbd_uri;
 
 /// Options of formats, with what they are for in the words of `qemu-img`.
 const OPTIONS: [(&str, &[Format], &str); 13] = [

@@ -8,12 +8,12 @@ use std::{
 };
 
 use strata_exec::{Executor, yield_now};
+use strata_storage::nbd::wire::Address;
 
 use super::{Server, TOTAL};
 use crate::{
     disk::{Disk, DiskInfo, Done, Request, Submit},
     nbd::Export,
-    storage::nbd::wire::Address,
 };
 
 const MOST: u32 = 32 << 20;

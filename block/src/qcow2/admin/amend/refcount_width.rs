@@ -5,18 +5,16 @@
 use std::collections::BTreeSet;
 
 use strata_exec::yield_now;
+use strata_storage::error::{IoError, IoResult, Result};
 
-use crate::{
-    error::{IoError, IoResult, Result},
-    qcow2::{
-        Qcow2,
-        file::ImageFile,
-        layout::{
-            entry::refcount_block,
-            geometry::{Geometry, HostCluster, HostRun, MAX_HOST_BITS, MAX_REFCOUNT_TABLE_BYTES},
-            header_area::HeaderArea,
-            width,
-        },
+use crate::qcow2::{
+    Qcow2,
+    file::ImageFile,
+    layout::{
+        entry::refcount_block,
+        geometry::{Geometry, HostCluster, HostRun, MAX_HOST_BITS, MAX_REFCOUNT_TABLE_BYTES},
+        header_area::HeaderArea,
+        width,
     },
 };
 

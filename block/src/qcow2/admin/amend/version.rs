@@ -1,14 +1,13 @@
 //! Another version of the format.
 
-use crate::{
-    error::Result,
-    qcow2::{
-        Qcow2,
-        file::ImageFile,
-        layout::{
-            header::{Incompatible, V2_LEN},
-            header_area::HeaderArea,
-        },
+use strata_storage::error::Result;
+
+use crate::qcow2::{
+    Qcow2,
+    file::ImageFile,
+    layout::{
+        header::{Incompatible, V2_LEN},
+        header_area::HeaderArea,
     },
 };
 

@@ -5,18 +5,16 @@
 use std::collections::BTreeSet;
 
 use strata_exec::yield_now;
+use strata_storage::error::{IoResult, Result};
 
-use crate::{
-    error::{IoResult, Result},
-    qcow2::{
-        Qcow2,
-        admin::snapshot::Table,
-        layout::{
-            entry::{self, Entry, encode_l2},
-            geometry::{HostCluster, HostRun},
-        },
-        space::RefcountUpdate,
+use crate::qcow2::{
+    Qcow2,
+    admin::snapshot::Table,
+    layout::{
+        entry::{self, Entry, encode_l2},
+        geometry::{HostCluster, HostRun},
     },
+    space::RefcountUpdate,
 };
 
 /// Whether an entry says that its cluster, which has no subclusters, reads as zeros.

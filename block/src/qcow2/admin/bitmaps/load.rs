@@ -3,9 +3,10 @@
 //! An image whose bitmaps contradict themselves can be used all the same: its bitmaps cannot. They
 //! are lost with the first write, which clears the autoclear bit that calls them valid.
 
+use strata_storage::error::IoResult;
+
 use crate::{
     bitmap::{Bits, DirtyBitmap},
-    error::IoResult,
     qcow2::{
         Qcow2,
         file::{BitmapDirectory, StoredBitmap},

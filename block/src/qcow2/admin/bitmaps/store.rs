@@ -1,8 +1,9 @@
 //! Storing the bitmaps when an image is closed.
 
+use strata_storage::error::{Error, IoResult, Result};
+
 use crate::{
     bitmap::{Content, DirtyBitmap},
-    error::{Error, IoResult, Result},
     qcow2::{
         Qcow2,
         file::{BitmapDirectory, ImageFile, StoredBitmap},

@@ -1,17 +1,14 @@
 //! Counting persistent bitmaps, while the header says that they are valid: their directory, their
 //! tables and the clusters of these.
 
+use strata_storage::error::IoResult;
+
 use super::Check;
-use crate::{
-    error::IoResult,
-    qcow2::{
-        layout::bitmap_directory::MAX_DIRECTORY,
-        layout::{
-            entry::OFFSET_MASK,
-            extensions::DirectoryPlace,
-            header::{AUTOCLEAR_BITMAPS, Header},
-        },
-    },
+use crate::qcow2::layout::{
+    bitmap_directory::MAX_DIRECTORY,
+    entry::OFFSET_MASK,
+    extensions::DirectoryPlace,
+    header::{AUTOCLEAR_BITMAPS, Header},
 };
 
 /// Bytes of a directory entry before extra data and name.

@@ -2,14 +2,12 @@
 //! be overwritten.
 
 use strata_exec::yield_now;
+use strata_storage::error::IoResult;
 
 use super::Check;
-use crate::{
-    error::IoResult,
-    qcow2::layout::{
-        entry::{self, COMPRESSED, COPIED, OFFSET_MASK, RawEntry},
-        geometry::HostCluster,
-    },
+use crate::qcow2::layout::{
+    entry::{self, COMPRESSED, COPIED, OFFSET_MASK, RawEntry},
+    geometry::HostCluster,
 };
 
 impl Check<'_> {

@@ -1,14 +1,12 @@
 //! Counting what L1 and L2 tables refer to.
 
 use strata_exec::yield_now;
+use strata_storage::error::IoResult;
 
 use super::Check;
-use crate::{
-    error::IoResult,
-    qcow2::layout::{
-        entry::{self, COMPRESSED, COPIED, Entry, OFFSET_MASK, RawEntry, ZERO},
-        geometry::GuestCluster,
-    },
+use crate::qcow2::layout::{
+    entry::{self, COMPRESSED, COPIED, Entry, OFFSET_MASK, RawEntry, ZERO},
+    geometry::GuestCluster,
 };
 
 /// What an L2 entry points to.

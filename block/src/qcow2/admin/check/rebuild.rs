@@ -5,12 +5,10 @@
 //! after a crash this starts again.
 
 use strata_exec::yield_now;
+use strata_storage::error::{Error, Result};
 
 use super::Check;
-use crate::{
-    error::{Error, Result},
-    qcow2::{Qcow2, layout::geometry::HostCluster, space::RefcountUpdate},
-};
+use crate::qcow2::{Qcow2, layout::geometry::HostCluster, space::RefcountUpdate};
 
 /// Clusters that are counted at a time: 16 MiB of counters.
 const WINDOW: u64 = 4 << 20;

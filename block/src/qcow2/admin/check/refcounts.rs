@@ -1,12 +1,10 @@
 //! The refcount blocks themselves, and comparing refcounts with the references counted.
 
 use strata_exec::yield_now;
+use strata_storage::error::IoResult;
 
 use super::Check;
-use crate::{
-    error::IoResult,
-    qcow2::layout::{entry::refcount_block, width},
-};
+use crate::qcow2::layout::{entry::refcount_block, width};
 
 impl Check<'_> {
     /// Counts the refcount table, and the blocks that it names.

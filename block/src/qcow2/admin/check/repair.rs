@@ -6,11 +6,11 @@
 //! same bytes afterwards, or could not be read there before.
 
 use strata_exec::yield_now;
+use strata_storage::error::IoResult;
 
 use super::Check;
 use crate::{
     check::{CheckReport, Repair},
-    error::IoResult,
     qcow2::{
         Qcow2,
         layout::{

@@ -3,16 +3,15 @@
 //! Entries that lead nowhere are dropped: what they kept cannot be found. The new table is durable, and
 //! counted, before the header names it.
 
+use strata_storage::error::IoResult;
+
 use super::Check;
-use crate::{
-    error::IoResult,
-    qcow2::{
-        Qcow2, Snapshot,
-        layout::{
-            geometry::{HostCluster, HostRun, MAX_SNAPSHOTS},
-            snapshot_table::{MAX_EXTRA, MAX_TABLE, SnapshotEntry},
-            width,
-        },
+use crate::qcow2::{
+    Qcow2, Snapshot,
+    layout::{
+        geometry::{HostCluster, HostRun, MAX_SNAPSHOTS},
+        snapshot_table::{MAX_EXTRA, MAX_TABLE, SnapshotEntry},
+        width,
     },
 };
 

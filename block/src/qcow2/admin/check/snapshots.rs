@@ -1,15 +1,14 @@
 //! Counting internal snapshots: their table, and the L1 tables that it names.
 
+use strata_storage::error::IoResult;
+
 use super::Check;
-use crate::{
-    error::IoResult,
-    qcow2::{
-        Snapshot,
-        layout::{
-            geometry::{MAX_L1_BYTES, MAX_SNAPSHOTS},
-            header::Header,
-            snapshot_table::SnapshotEntry,
-        },
+use crate::qcow2::{
+    Snapshot,
+    layout::{
+        geometry::{MAX_L1_BYTES, MAX_SNAPSHOTS},
+        header::Header,
+        snapshot_table::SnapshotEntry,
     },
 };
 

@@ -4,13 +4,12 @@
 
 use std::collections::BTreeSet;
 
+use strata_storage::error::{IoError, IoResult};
+
 use super::Check;
-use crate::{
-    error::{IoError, IoResult},
-    qcow2::layout::{
-        geometry::{HostCluster, MAX_HOST_BITS, MAX_REFCOUNT_TABLE_BYTES},
-        width,
-    },
+use crate::qcow2::layout::{
+    geometry::{HostCluster, MAX_HOST_BITS, MAX_REFCOUNT_TABLE_BYTES},
+    width,
 };
 
 /// Where the new blocks and the table lie, in clusters: side by side.

@@ -1,12 +1,10 @@
 use std::rc::Rc;
 
 use strata_exec::Executor;
+use strata_storage::SimFile;
 
 use super::*;
-use crate::{
-    qcow2::{OpenOptions, Qcow2},
-    storage::SimFile,
-};
+use crate::qcow2::{OpenOptions, Qcow2};
 
 fn options(size: u64, cluster_size: u64) -> CreateOptions {
     CreateOptions {

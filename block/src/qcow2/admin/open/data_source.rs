@@ -1,13 +1,14 @@
 //! The file that holds the data of an image that is being opened.
 
-use super::read_header;
-use crate::{
+use strata_storage::{
+    Storage,
     error::{Error, Result},
-    qcow2::{
-        DataFile,
-        layout::{data_file::unnamed, header_area::HeaderArea},
-    },
-    storage::Storage,
+};
+
+use super::read_header;
+use crate::qcow2::{
+    DataFile,
+    layout::{data_file::unnamed, header_area::HeaderArea},
 };
 
 /// Where an image that is being opened has its data.

@@ -2,18 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use strata_storage::error::{IoResult, Result};
+
 use super::references::Raised;
-use crate::{
-    error::{IoResult, Result},
-    qcow2::{
-        Qcow2,
-        layout::header::Header,
-        layout::{
-            entry::{self, COPIED, Entry},
-            geometry::{HostCluster, HostRun},
-        },
-        space::MetadataKind,
+use crate::qcow2::{
+    Qcow2,
+    layout::{
+        entry::{self, COPIED, Entry},
+        geometry::{HostCluster, HostRun},
+        header::Header,
     },
+    space::MetadataKind,
 };
 
 impl Qcow2 {

@@ -1,8 +1,10 @@
 //! Snapshots of version 2 need not say how large the machine's state and the disk are; in version 3
 //! they have to.
 
+use strata_storage::error::Result;
+
 use super::Snapshot;
-use crate::{error::Result, qcow2::Qcow2};
+use crate::qcow2::Qcow2;
 
 /// Bytes of the extra data that version 3 asks for.
 const NEEDED: usize = 16;

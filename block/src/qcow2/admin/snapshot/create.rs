@@ -2,17 +2,16 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use strata_storage::error::Result;
+
 use super::{Snapshot, references::Raised};
-use crate::{
-    error::Result,
-    qcow2::{
-        Qcow2,
-        layout::{
-            entry::COPIED,
-            geometry::{HostRun, MAX_SNAPSHOTS},
-        },
-        space::MetadataKind,
+use crate::qcow2::{
+    Qcow2,
+    layout::{
+        entry::COPIED,
+        geometry::{HostRun, MAX_SNAPSHOTS},
     },
+    space::MetadataKind,
 };
 
 /// Longest name in bytes, as QEMU has it.

@@ -1,9 +1,8 @@
 //! Deleting a snapshot.
 
-use crate::{
-    error::Result,
-    qcow2::{Qcow2, layout::geometry::HostRun},
-};
+use strata_storage::error::Result;
+
+use crate::qcow2::{Qcow2, layout::geometry::HostRun};
 
 impl Qcow2 {
     /// Deletes the snapshot with the id `id`, and gives up what only it needs; durable when this

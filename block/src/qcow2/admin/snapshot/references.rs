@@ -1,17 +1,15 @@
 //! What an L1 table leads to, and the references that this makes.
 
 use strata_exec::yield_now;
+use strata_storage::error::{IoError, IoResult};
 
-use crate::{
-    error::{IoError, IoResult},
-    qcow2::{
-        Qcow2,
-        layout::{
-            entry::{self, Entry, RawEntry},
-            geometry::{HostCluster, HostRun},
-        },
-        space::RefcountUpdate,
+use crate::qcow2::{
+    Qcow2,
+    layout::{
+        entry::{self, Entry, RawEntry},
+        geometry::{HostCluster, HostRun},
     },
+    space::RefcountUpdate,
 };
 
 /// An L2 table that is not in the cache, or need not be.

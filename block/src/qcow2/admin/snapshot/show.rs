@@ -1,8 +1,9 @@
 //! Reading the disk as a snapshot keeps it.
 
+use strata_storage::error::Result;
+
 use super::Snapshot;
 use crate::{
-    error::Result,
     qcow2::{Qcow2, layout::snapshot_table::SnapshotEntry},
     root_table::RootTable,
 };

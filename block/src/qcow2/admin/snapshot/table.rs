@@ -1,17 +1,16 @@
 //! The table of snapshots (specification, "Snapshots"): reading and writing whole entries.
 
-use crate::{
-    error::{IoResult, Result},
-    qcow2::{
-        Qcow2,
-        admin::open::in_need_of_repair,
-        layout::{
-            geometry::HostRun,
-            header::Header,
-            snapshot_table::{self, SnapshotEntry},
-        },
-        space::MetadataKind,
+use strata_storage::error::{IoResult, Result};
+
+use crate::qcow2::{
+    Qcow2,
+    admin::open::in_need_of_repair,
+    layout::{
+        geometry::HostRun,
+        header::Header,
+        snapshot_table::{self, SnapshotEntry},
     },
+    space::MetadataKind,
 };
 
 /// Bytes of an entry before its extra data, id and name.

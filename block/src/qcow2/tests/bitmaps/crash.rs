@@ -7,9 +7,9 @@ use std::{
 };
 
 use strata_exec::{Executor, Queue, yield_now};
+use strata_storage::Faults;
 
 use super::*;
-use crate::storage::Faults;
 
 /// What the disk holds when the bitmap is begun.
 const BEFORE: u8 = 0x55;

@@ -145,7 +145,7 @@ fn tables_that_share_clusters_are_refused() {
             read_only: true,
             ..SMALL_CACHE
         };
-        let image = Qcow2::open(crate::storage::Storage::Sim(file), open);
+        let image = Qcow2::open(strata_storage::Storage::Sim(file), open);
         assert!(image.await.unwrap().bitmaps().list().is_empty());
     });
 }

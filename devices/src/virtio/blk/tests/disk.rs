@@ -6,10 +6,8 @@ use std::{
     rc::Rc,
 };
 
-use strata_block::{
-    disk::{Completion, DiskInfo, Done, Op, Request, Submit},
-    error::IoError,
-};
+use strata_block::disk::{Completion, DiskInfo, Done, Op, Request, Submit};
+use strata_storage::error::IoError;
 
 pub struct FakeDisk {
     pub bytes: RefCell<Vec<u8>>,

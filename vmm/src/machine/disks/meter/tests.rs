@@ -1,5 +1,5 @@
-use strata_block::error::IoError;
 use strata_exec::mem::SgList;
+use strata_storage::error::IoError;
 
 use super::*;
 

@@ -6,10 +6,7 @@ use std::{
 use strata_exec::Executor;
 
 use super::Access;
-use crate::{
-    error::Error,
-    storage::{FileOptions, FileStorage},
-};
+use crate::{FileOptions, FileStorage, error::Error};
 
 struct Bench {
     exec: std::rc::Rc<Executor>,
@@ -244,7 +241,7 @@ fn another_process_of_ours_stays_out() {
     let output = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "storage::lock::tests::second_process",
+            "lock::tests::second_process",
             "--nocapture",
             "--ignored",
         ])

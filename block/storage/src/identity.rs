@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::nbd::{self, is_nbd_uri};
-use crate::storage::nbd::wire::Address;
+use crate::nbd::wire::Address;
 
 /// What holds the bytes behind a name. Two names of one file (another spelling, a symbolic or a hard
 /// link, another node of the same device) have the same.
@@ -33,6 +33,7 @@ pub enum Identity {
         name: String,
     },
     /// A simulated file.
+    #[cfg(feature = "sim")]
     Sim(u64),
 }
 

@@ -5,17 +5,19 @@
 
 mod descriptor_limit;
 mod direct;
+pub mod error;
 mod file;
 mod files;
 mod hints;
 mod holder;
 mod identity;
 mod lock;
-#[cfg(test)]
-pub(crate) mod lossy;
+#[cfg(feature = "sim")]
+pub mod lossy;
 mod lost;
 pub mod nbd;
 mod ranges;
+#[cfg(feature = "sim")]
 mod sim;
 mod size_limit;
 mod vectored;
@@ -36,6 +38,7 @@ pub use hints::FileHints;
 pub use identity::Identity;
 pub use lock::Access;
 pub use nbd::{DEFAULT_RECONNECT_DELAY, NbdOptions, NbdStorage, is_nbd_uri};
+#[cfg(feature = "sim")]
 pub use sim::{Content, Faults, SimFile, SimFolder};
 pub use size_limit::outlive_size_limit;
 
@@ -57,6 +60,7 @@ pub enum Storage {
     /// An export of an NBD server.
     Nbd(Rc<NbdStorage>),
     /// A simulated file that can crash.
+    #[cfg(feature = "sim")]
     Sim(Rc<SimFile>),
 }
 
@@ -102,6 +106,7 @@ impl Storage {
         match self {
             Self::File(file) => file.read(offset, data).await,
             Self::Nbd(export) => export.read(offset, data).await,
+            #[cfg(feature = "sim")]
             Self::Sim(sim) => sim.read(offset, data).await,
         }
     }
@@ -114,6 +119,7 @@ impl Storage {
         match self {
             Self::File(file) => file.write(offset, data).await,
             Self::Nbd(export) => export.write(offset, data).await,
+            #[cfg(feature = "sim")]
             Self::Sim(sim) => sim.write(offset, data).await,
         }
     }
@@ -127,6 +133,7 @@ impl Storage {
         match self {
             Self::File(file) => file.write_zeroes(offset, len, unmap).await,
             Self::Nbd(export) => export.write_zeroes(offset, len, unmap).await,
+            #[cfg(feature = "sim")]
             Self::Sim(sim) => sim.write_zeroes(offset, len, unmap).await,
         }
     }
@@ -140,6 +147,7 @@ impl Storage {
         match self {
             Self::File(file) => file.punch_hole(offset, len).await,
             Self::Nbd(export) => export.punch_hole(offset, len).await,
+            #[cfg(feature = "sim")]
             Self::Sim(sim) => sim.punch_hole(offset, len).await,
         }
     }
@@ -155,6 +163,7 @@ impl Storage {
                 file: self.path().to_owned(),
                 what: "preallocation on an NBD export".into(),
             }),
+            #[cfg(feature = "sim")]
             Self::Sim(sim) => sim.write_zeroes(offset, len, false).await,
         }
     }
@@ -206,6 +215,7 @@ impl Storage {
         match self {
             Self::File(file) => file.flush().await,
             Self::Nbd(export) => export.flush().await,
+            #[cfg(feature = "sim")]
             Self::Sim(sim) => sim.flush().await,
         }
     }
@@ -216,7 +226,9 @@ impl Storage {
     pub async fn write_back(&self) {
         match self {
             Self::File(file) => file.write_back().await,
-            Self::Nbd(_) | Self::Sim(_) => {}
+            Self::Nbd(_) => {}
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => {}
         }
     }
 
@@ -228,6 +240,7 @@ impl Storage {
         match self {
             Self::File(file) => file.set_len(len).await,
             Self::Nbd(export) => export.set_len(len).await,
+            #[cfg(feature = "sim")]
             Self::Sim(sim) => sim.set_len(len).await,
         }
     }
@@ -237,6 +250,7 @@ impl Storage {
         match self {
             Self::File(file) => file.is_device(),
             Self::Nbd(_) => true,
+            #[cfg(feature = "sim")]
             Self::Sim(_) => false,
         }
     }
@@ -299,7 +313,9 @@ impl Storage {
         match self {
             Self::File(file) => file.lock(access),
             // Whoever serves the file has locked it.
-            Self::Nbd(_) | Self::Sim(_) => Ok(()),
+            Self::Nbd(_) => Ok(()),
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => Ok(()),
         }
     }
 
@@ -312,6 +328,7 @@ impl Storage {
         match self {
             Self::File(file) => file.make_writable(),
             Self::Nbd(export) => export.make_writable(),
+            #[cfg(feature = "sim")]
             Self::Sim(sim) => sim.make_writable(),
         }
     }
@@ -321,6 +338,7 @@ impl Storage {
         match self {
             Self::File(file) => file.len(),
             Self::Nbd(export) => export.len(),
+            #[cfg(feature = "sim")]
             Self::Sim(sim) => sim.len(),
         }
     }
@@ -336,6 +354,7 @@ impl Storage {
         match self {
             Self::File(file) => file.extent(offset, len),
             Self::Nbd(export) => export.extent(offset, len).await,
+            #[cfg(feature = "sim")]
             Self::Sim(sim) => sim.extent(offset, len),
         }
     }
@@ -344,7 +363,9 @@ impl Storage {
     pub fn allocated_bytes(&self) -> Option<u64> {
         match self {
             Self::File(file) => file.allocated_bytes(),
-            Self::Nbd(_) | Self::Sim(_) => None,
+            Self::Nbd(_) => None,
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => None,
         }
     }
 
@@ -353,6 +374,7 @@ impl Storage {
         match self {
             Self::File(file) => file.path(),
             Self::Nbd(export) => export.path(),
+            #[cfg(feature = "sim")]
             Self::Sim(sim) => sim.path(),
         }
     }
@@ -366,6 +388,7 @@ impl Storage {
         match self {
             Self::File(file) => file.identity(),
             Self::Nbd(export) => Ok(export.identity()),
+            #[cfg(feature = "sim")]
             Self::Sim(sim) => Ok(sim.identity()),
         }
     }
@@ -375,6 +398,7 @@ impl Storage {
         match self {
             Self::File(file) => file.is_read_only(),
             Self::Nbd(export) => export.is_read_only(),
+            #[cfg(feature = "sim")]
             Self::Sim(_) => false,
         }
     }
@@ -385,6 +409,7 @@ impl Storage {
         match self {
             Self::File(file) => file.helpers().run(work).await,
             Self::Nbd(export) => export.helpers().run(work).await,
+            #[cfg(feature = "sim")]
             Self::Sim(_) => work(),
         }
     }

@@ -26,11 +26,11 @@ const MAX_PIECES: usize = 64;
 /// The other side broke a rule after which the connection cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Violation(pub &'static str);
+pub struct Violation(pub &'static str);
 
 /// Why a connection is over.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Gone {
+pub enum Gone {
     /// The other side closed it.
     #[error("closed by the other side")]
     Closed,
@@ -43,7 +43,7 @@ pub(crate) enum Gone {
 }
 
 /// A connected stream socket, in the clear or under TLS.
-pub(crate) struct Stream {
+pub struct Stream {
     socket: Watched<OwnedFd>,
     /// Once it has been started. What is encrypted or decrypted here is so without an await.
     tls: RefCell<Option<Connection>>,
@@ -242,7 +242,7 @@ fn send_some(socket: &OwnedFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
 }
 
 /// The receiving end of a [`Stream`], with a small buffer.
-pub(crate) struct Reader {
+pub struct Reader {
     stream: Rc<Stream>,
     buffer: Box<[u8]>,
     start: usize,

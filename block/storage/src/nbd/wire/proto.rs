@@ -1,5 +1,6 @@
 //! The words of the NBD protocol: magic numbers, options, flags and the layout of headers. Names
 //! and sections are those of the NBD project's `doc/proto.md`; all numbers are big-endian.
+#![allow(missing_docs)] // Constants and fields have the names of the specification.
 
 use bitflags::bitflags;
 use zerocopy::{

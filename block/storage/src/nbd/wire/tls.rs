@@ -87,7 +87,7 @@ impl TlsServer {
     }
 
     /// The server's side of a new connection.
-    pub(crate) fn connection(&self) -> Result<Connection, rustls::Error> {
+    pub fn connection(&self) -> Result<Connection, rustls::Error> {
         let connection = ServerConnection::new(self.0.clone())?;
         Ok(bounded(connection.into()))
     }
@@ -119,10 +119,7 @@ impl TlsClient {
     }
 
     /// The client's side of a new connection to the server whose certificate names `host`.
-    pub(crate) fn connection(
-        &self,
-        host: ServerName<'static>,
-    ) -> Result<Connection, rustls::Error> {
+    pub fn connection(&self, host: ServerName<'static>) -> Result<Connection, rustls::Error> {
         let connection = ClientConnection::new(self.0.clone(), host)?;
         Ok(bounded(connection.into()))
     }

@@ -36,7 +36,7 @@ use self::{
 use super::{FileExtent, Identity};
 use crate::{
     error::{Error, IoError, IoResult, NoRoom, Result},
-    storage::nbd::wire::proto::{CommandFlags, Transmission, command},
+    nbd::wire::proto::{CommandFlags, Transmission, command},
 };
 
 /// How long requests wait for a server that is gone, where the user does not say.

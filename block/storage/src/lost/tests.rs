@@ -5,8 +5,9 @@ use std::{path::Path, rc::Rc};
 use strata_exec::{Executor, Queue, sync::promise};
 
 use crate::{
+    FileOptions, FileStorage, Storage,
     error::{IoError, IoResult},
-    storage::{FileOptions, FileStorage, Storage, lossy::LossyDevice},
+    lossy::LossyDevice,
 };
 
 /// More than the device can store.

@@ -23,12 +23,10 @@ use super::{
 };
 use crate::{
     error::{IoError, IoResult, NoRoom},
-    storage::{
-        lost::Lost,
-        nbd::wire::{
-            proto::{CommandFlags, Transmission, command},
-            stream::Reader,
-        },
+    lost::Lost,
+    nbd::wire::{
+        proto::{CommandFlags, Transmission, command},
+        stream::Reader,
     },
 };
 

@@ -57,7 +57,7 @@ impl SimFolder {
     }
 
     /// What a name leads to now.
-    pub(in crate::storage) fn find(&self, path: &Path) -> Option<Rc<SimFile>> {
+    pub(crate) fn find(&self, path: &Path) -> Option<Rc<SimFile>> {
         let diverted = self.diverted.borrow().get(path).cloned();
         diverted.or_else(|| self.file(path))
     }
@@ -96,12 +96,12 @@ impl SimFolder {
         files.values().map(|file| file.flushes()).sum()
     }
 
-    pub(in crate::storage) fn open(&self, path: &Path) -> Result<Rc<SimFile>> {
+    pub(crate) fn open(&self, path: &Path) -> Result<Rc<SimFile>> {
         let file = self.find(path).map(|file| Rc::new(file.open_again()));
         file.ok_or_else(|| failed("open", path, io::ErrorKind::NotFound))
     }
 
-    pub(in crate::storage) fn create(&self, path: &Path) -> Result<Rc<SimFile>> {
+    pub(crate) fn create(&self, path: &Path) -> Result<Rc<SimFile>> {
         if self.find(path).is_some() {
             return Err(failed("create", path, io::ErrorKind::AlreadyExists));
         }
@@ -109,11 +109,11 @@ impl SimFolder {
         Ok(Rc::new(self.insert(path, Content::default()).open_again()))
     }
 
-    pub(in crate::storage) fn remove(&self, path: &Path) {
+    pub(crate) fn remove(&self, path: &Path) {
         self.files.borrow_mut().remove(path);
     }
 
-    pub(in crate::storage) fn sync(&self) {
+    pub(crate) fn sync(&self) {
         self.unsynced.borrow_mut().clear();
     }
 

@@ -13,7 +13,7 @@ use strata_exec::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{greet::Facts, unflushed::Unflushed};
-use crate::storage::nbd::wire::{
+use crate::nbd::wire::{
     proto::{
         Allocation, ChunkHeader, CommandFlags, REPLY_DONE, REQUEST_MAGIC, RequestStart,
         SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC, SimpleReply, chunk, command,

@@ -10,9 +10,9 @@ use std::{
 
 use strata_exec::Executor;
 
-use super::{
-    DEFAULT_RECONNECT_DELAY, FileOptions, FileStorage, Identity, SimFolder, Storage, is_nbd_uri,
-};
+use super::{DEFAULT_RECONNECT_DELAY, FileOptions, FileStorage, Identity, Storage, is_nbd_uri};
+#[cfg(feature = "sim")]
+use crate::SimFolder;
 use crate::error::{Error, Result};
 
 /// The host's files, or those of a simulation.
@@ -22,6 +22,7 @@ pub enum Files {
     #[default]
     Host,
     /// Simulated files.
+    #[cfg(feature = "sim")]
     Sim(Rc<SimFolder>),
 }
 
@@ -42,6 +43,7 @@ impl Files {
                 let opened = Storage::open(exec, path, options, reconnect_delay).await;
                 opened.map_err(|error| explain(path, error))
             }
+            #[cfg(feature = "sim")]
             Self::Sim(folder) => folder.open(path).map(Storage::Sim),
         }
     }
@@ -53,6 +55,7 @@ impl Files {
     pub fn identity(&self, path: &Path) -> io::Result<Identity> {
         match self {
             Self::Host => Identity::of(path),
+            #[cfg(feature = "sim")]
             Self::Sim(folder) => folder
                 .find(path)
                 .map(|file| file.identity())
@@ -70,6 +73,7 @@ impl Files {
                 let file = FileStorage::create(exec, path)?;
                 Ok(Storage::File(Rc::new(file)))
             }
+            #[cfg(feature = "sim")]
             Self::Sim(folder) => folder.create(path).map(Storage::Sim),
         }
     }
@@ -98,6 +102,7 @@ impl Files {
                 let (file, made) = FileStorage::replace(exec, path, no_flush)?;
                 Ok((Storage::File(Rc::new(file)), made))
             }
+            #[cfg(feature = "sim")]
             Self::Sim(folder) => match folder.open(path) {
                 Ok(file) => Ok((Storage::Sim(file), None)),
                 Err(_) => Ok((Storage::Sim(folder.create(path)?), Some(path.to_owned()))),
@@ -111,6 +116,7 @@ impl Files {
             Self::Host => {
                 let _ = std::fs::remove_file(path);
             }
+            #[cfg(feature = "sim")]
             Self::Sim(folder) => folder.remove(path),
         }
     }
@@ -133,6 +139,7 @@ impl Files {
                     source,
                 })
             }
+            #[cfg(feature = "sim")]
             Self::Sim(folder) => {
                 folder.sync();
                 Ok(())

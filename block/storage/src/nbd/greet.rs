@@ -15,7 +15,7 @@ use strata_exec::{Executor, Queue};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::uri::{TlsPlan, Uri};
-use crate::storage::nbd::wire::{
+use crate::nbd::wire::{
     Address, TlsClient, TlsError,
     proto::{
         Handshake, INIT_MAGIC, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHeader, OptionReplyHeader,

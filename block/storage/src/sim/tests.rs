@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path, rc::Rc};
 use strata_exec::Executor;
 
 use super::{Faults, SimFile, SimFolder};
-use crate::{error::IoError, storage::Storage};
+use crate::{Storage, error::IoError};
 
 fn file_of(sectors: usize, seed: u64) -> (Rc<Executor>, Rc<SimFile>, Storage) {
     let sim = Rc::new(SimFile::new("sim", vec![0; sectors * 512], seed));

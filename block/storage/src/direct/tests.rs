@@ -6,7 +6,7 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use strata_exec::{Executor, random};
 
 use super::*;
-use crate::storage::{FileOptions, FileStorage, Storage};
+use crate::{FileOptions, FileStorage, Storage};
 
 /// Longest file.
 const SIZE: u64 = 300_000;

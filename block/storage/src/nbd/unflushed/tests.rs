@@ -1,7 +1,7 @@
 use strata_exec::mem::SgList;
 
 use super::*;
-use crate::storage::nbd::wire::proto::{CommandFlags, command};
+use crate::nbd::wire::proto::{CommandFlags, command};
 
 fn write(offset: u64, len: usize) -> Call {
     Call {

@@ -2,8 +2,8 @@
 //! the block layer: addresses, the protocol's words, byte streams, TLS.
 
 mod address;
-pub(crate) mod proto;
-pub(crate) mod stream;
+pub mod proto;
+pub mod stream;
 mod tls;
 
 pub use address::{Address, BadAddress};

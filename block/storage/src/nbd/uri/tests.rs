@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::{TlsPlan, Uri, is_nbd_uri};
-use crate::storage::nbd::wire::Address;
+use crate::nbd::wire::Address;
 
 fn tcp(host: &str, port: u16) -> Address {
     let host = host.to_owned();

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::storage::{Identity, nbd::wire::Address};
+use crate::{Identity, nbd::wire::Address};
 
 /// The port that IANA has reserved.
 const DEFAULT_PORT: u16 = 10809;

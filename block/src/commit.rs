@@ -7,9 +7,10 @@
 use std::rc::Rc;
 
 use strata_exec::{SpeedLimit, mem::SgList, yield_now};
+use strata_format::extent::ExtentKind;
 use strata_storage::error::{Error, IoResult, Result};
 
-use crate::{extent::ExtentKind, graph::Node};
+use crate::graph::Node;
 
 /// Bytes that are copied at once.
 const CHUNK: u64 = 1 << 20;

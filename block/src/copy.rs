@@ -21,9 +21,10 @@ use strata_exec::{
     mem::SgList,
     sync::{Lock, WaitQueue, promise},
 };
+use strata_format::qcow2::Packed;
 use strata_storage::error::{IoError, IoResult};
 
-use crate::{graph::Node, qcow2::Packed};
+use crate::graph::Node;
 use plan::{Kind, Piece, Plan};
 use runs::Run;
 

@@ -3,9 +3,8 @@
 use std::rc::Rc;
 
 use strata_exec::{mem::SgList, sync::promise};
+use strata_format::extent::DiskExtent;
 use strata_storage::error::{IoError, IoResult};
-
-use crate::extent::DiskExtent;
 
 /// What a request does. Offsets and lengths are bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

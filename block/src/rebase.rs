@@ -6,13 +6,10 @@
 use std::rc::Rc;
 
 use strata_exec::{mem::SgList, yield_now};
+use strata_format::{backing::Backing, extent::ExtentKind};
 use strata_storage::error::{Error, IoResult, Result};
 
-use crate::{
-    backing::Backing,
-    extent::ExtentKind,
-    graph::{Format, Node},
-};
+use crate::graph::{Format, Node};
 
 /// Bytes that are compared at once.
 const CHUNK: u64 = 1 << 20;

@@ -1,6 +1,6 @@
 //! Headers and header extensions: the input is how a file starts, zeros follow.
 
-use strata_block::backing::Backing;
+use strata_format::backing::Backing;
 
 use super::{
     image::Image,

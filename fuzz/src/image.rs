@@ -1,6 +1,7 @@
 //! An image of any format on a file in memory, with nothing below it.
 
-use strata_block::{
+use strata_exec::mem::SgList;
+use strata_format::{
     backing::Backing,
     below::Below,
     check::{CheckReport, Repair},
@@ -8,7 +9,6 @@ use strata_block::{
     qcow2::{Damaged, DataFile, OpenOptions, Qcow2},
     qed::Qed,
 };
-use strata_exec::mem::SgList;
 use strata_storage::{
     Storage,
     error::{IoResult, Result},

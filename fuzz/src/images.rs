@@ -1,6 +1,6 @@
 //! Whole images: the input is a file.
 
-use strata_block::below::Nothing;
+use strata_format::below::Nothing;
 
 use super::{
     image::Image,

@@ -11,12 +11,11 @@ use std::{
 };
 
 use strata_block::{
-    bitmap::DirtyBitmap,
     disk::{Disk, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
-    extent::DiskExtent,
     nbd::{Export, Server},
 };
 use strata_exec::{Executor, Queue, Watched};
+use strata_format::{bitmap::DirtyBitmap, extent::DiskExtent};
 use strata_storage::{error::IoError, nbd::wire::Address};
 
 /// Bytes of the disk: enough for reads that look for holes first.

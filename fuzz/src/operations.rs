@@ -7,7 +7,7 @@ mod step;
 
 use std::collections::HashMap;
 
-use strata_block::check::Repair;
+use strata_format::check::Repair;
 use strata_storage::Storage;
 
 use super::{

@@ -4,13 +4,13 @@
 use std::{cell::RefCell, ops::Range, rc::Rc};
 
 use arbitrary::{Arbitrary, Unstructured};
-use strata_block::{
+use strata_exec::{Executor, LocalBoxFuture, Queue, mem::SgList, yield_now};
+use strata_format::{
     backing::Backing,
     below::Below,
     qcow2::{self, DataFile, Preallocation},
     qed,
 };
-use strata_exec::{Executor, LocalBoxFuture, Queue, mem::SgList, yield_now};
 use strata_storage::{Storage, error::IoResult};
 
 use super::{

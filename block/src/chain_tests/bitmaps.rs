@@ -1,9 +1,10 @@
 //! What layers record in their dirty bitmaps.
 
 use strata_exec::mem::SgList;
+use strata_format::bitmap::DirtyBitmap;
 
 use super::support::*;
-use crate::{bitmap::DirtyBitmap, graph::Node};
+use crate::graph::Node;
 
 const CLUSTER: u64 = 4096;
 const SIZE: u64 = 16 * CLUSTER;

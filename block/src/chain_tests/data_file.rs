@@ -3,17 +3,17 @@
 use std::{path::Path, process::Command, rc::Rc};
 
 use strata_exec::{Executor, mem::SgList, random};
+use strata_format::{
+    backing::Backing,
+    qcow2::{CreateOptions, DataFile},
+};
 use strata_storage::{FileOptions, FileStorage, error::Error};
 
 use super::support::{below, read_all};
-use crate::{
-    backing::Backing,
-    graph::{
-        Format, Node,
-        chain::{ImageOptions, Opener},
-        create_image,
-    },
-    qcow2::{CreateOptions, DataFile},
+use crate::graph::{
+    Format, Node,
+    chain::{ImageOptions, Opener},
+    create_image,
 };
 
 const SIZE: u64 = (1 << 20) + 512;

@@ -2,8 +2,10 @@
 
 use std::ffi::OsStr;
 
+use strata_format::backing::Backing;
+
 use super::support::*;
-use crate::{backing::Backing, rebase};
+use crate::rebase;
 
 /// An image `top` on `old` or on nothing, and `new`, which may lie on `old`, too.
 async fn images(random: &mut u64) -> Bytes {

@@ -3,15 +3,15 @@
 use std::{cell::Cell, collections::BTreeMap, future::Future, path::Path, rc::Rc};
 
 use strata_exec::{Executor, Queue, mem::SgList, random, yield_now};
-use strata_storage::{SimFile, Storage};
-
-use crate::{
+use strata_format::{
     backing::Backing,
     extent::ExtentKind,
-    graph::{Names, Node},
     qcow2::{self, CreateOptions, OpenOptions, Qcow2},
     qed::{self, Qed},
 };
+use strata_storage::{SimFile, Storage};
+
+use crate::graph::{Names, Node};
 
 /// The bytes of files, by name.
 pub type Bytes = BTreeMap<String, Vec<u8>>;

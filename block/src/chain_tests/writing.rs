@@ -3,6 +3,7 @@
 use std::{cell::Cell, fs::File, path::Path, rc::Rc};
 
 use strata_exec::{Executor, Queue, mem::SgList, yield_now};
+use strata_format::{backing::Backing, extent::ExtentKind, qcow2::CreateOptions};
 use strata_storage::{
     FileOptions, FileStorage,
     error::{Error, IoError},
@@ -10,15 +11,12 @@ use strata_storage::{
 
 use super::support::*;
 use crate::{
-    backing::Backing,
     commit,
-    extent::ExtentKind,
     graph::{
         Format, Node,
         chain::{ImageOptions, Opener},
         create_image,
     },
-    qcow2::CreateOptions,
 };
 
 const SECTORS: u64 = 128;

@@ -3,13 +3,11 @@
 use std::cell::Cell;
 
 use strata_exec::mem::SgList;
+use strata_format::extent::ExtentKind;
 use strata_storage::error::IoResult;
 
 use super::{CopyError, CopyOptions, Source, Untouched, offload::Place};
-use crate::{
-    extent::ExtentKind,
-    graph::{Format, Node, Walk},
-};
+use crate::graph::{Format, Node, Walk};
 
 /// Bytes that one piece of zeros has at most, so that the progress can be seen.
 const ZERO_CHUNK: u64 = 1 << 30;

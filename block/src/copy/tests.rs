@@ -9,19 +9,19 @@ use std::{
 };
 
 use strata_exec::{Executor, mem::SgList, random};
+use strata_format::{
+    backing::Backing,
+    extent::ExtentKind,
+    qcow2::{CreateOptions, Preallocation},
+    qed,
+};
 use strata_storage::error::IoError;
 
 use super::{CopyError, CopyOptions, Event, Source, Untouched, copy};
-use crate::{
-    backing::Backing,
-    extent::ExtentKind,
-    graph::{
-        Format, NewImage, Node,
-        chain::{ImageOptions, Opener},
-        create_image,
-    },
-    qcow2::{CreateOptions, Preallocation},
-    qed,
+use crate::graph::{
+    Format, NewImage, Node,
+    chain::{ImageOptions, Opener},
+    create_image,
 };
 
 const SIZE: u64 = 3 << 20;

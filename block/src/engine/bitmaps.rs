@@ -2,13 +2,14 @@
 
 use std::rc::Rc;
 
+use strata_format::bitmap::DirtyBitmap;
+
 use super::{Engine, ReplyTo, refused};
 use crate::{
     api::{
         BitmapChange, BitmapInfo, BitmapRef, BlockDirtyBitmap, BlockDirtyBitmapAdd,
         BlockDirtyBitmapMerge, CmdError, Reply,
     },
-    bitmap::DirtyBitmap,
     graph::{
         Node,
         bitmaps::{self, BitmapPlan, InLayer, check_consistent, check_unused},

@@ -2,11 +2,12 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use strata_format::qcow2::{Qcow2, Snapshot};
+
 use super::{Engine, bitmaps};
 use crate::{
     api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, SnapshotInfo},
     graph::{DetectZeroes, Format, GuestDisk, Node, chain},
-    qcow2::{Qcow2, Snapshot},
 };
 
 impl Engine {

@@ -10,6 +10,7 @@ use std::{
 pub use vhost_user::{Listening, VhostUserExport, VhostUserServer};
 
 use strata_exec::Queue;
+use strata_format::bitmap::Held;
 use strata_storage::nbd::wire::{Address, TlsServer};
 
 use super::{Engine, bitmaps::find_for_export, find::check_on_top, refused};
@@ -18,7 +19,6 @@ use crate::{
         BitmapRef, BlockExportAdd, BlockExportDel, CmdError, Event, ExportInfo, ExportType,
         NbdServerAdd, NbdServerRemove, NbdServerStart, RemoveMode, Reply, Writable,
     },
-    bitmap::Held,
     disk::Disk,
     graph::{GuestDisk, LayerDisk, Node, check_free},
     nbd::{Export, MAX_BITMAPS, Server, ServerError},

@@ -5,19 +5,17 @@ use std::{
     rc::Rc,
 };
 
+use strata_format::{backing::Backing, qcow2::CreateOptions, qed};
 use strata_storage::{Access, absolute_name};
 
 use super::{Engine, refused};
 use crate::{
     api::{BlockdevSnapshotSync, CmdError, NewImageMode, Reply},
-    backing::Backing,
     graph::{
         Edit, Format, GuestDisk, Hold, Name, NameError, NewImage, Node, Purpose,
         chain::{ImageOptions, MAX_LAYERS},
         check_leads_to, create_image_in,
     },
-    qcow2::CreateOptions,
-    qed,
 };
 
 /// Clusters of a new overlay, in bytes: QEMU's default.

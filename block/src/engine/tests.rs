@@ -25,6 +25,7 @@ mod resize;
 mod zeroes;
 
 use strata_exec::mem::SgList;
+use strata_format::qcow2::CreateOptions;
 use strata_storage::error::{IoError, IoResult};
 
 use super::{DiskSpec, Engine};
@@ -32,7 +33,6 @@ use crate::{
     api::{BlockJobRef, BlockdevSnapshotSync, Cmd, CmdError, Event, Reply},
     disk::{Disk, Op, Request},
     graph::{DiskOptions, Format, chain::ImageOptions, create_image},
-    qcow2::CreateOptions,
 };
 
 /// An engine, and the events that it has sent.

@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
+use strata_format::bitmap::{DirtyBitmap, GRANULARITY_BITS, MAX_NAME, check_bits};
 use strata_storage::error::IoResult;
 
 use super::{Format, Node};
-use crate::bitmap::{DirtyBitmap, GRANULARITY_BITS, MAX_NAME, check_bits};
 
 /// A bitmap, by its layer and its name.
 pub type InLayer = (Rc<Node>, String);

@@ -9,6 +9,11 @@ use std::{
 };
 
 use strata_exec::Executor;
+use strata_format::{
+    backing::Backing,
+    qcow2::{self, Damaged, OpenOptions, Qcow2},
+    qed::Qed,
+};
 use strata_storage::{
     DEFAULT_RECONNECT_DELAY, FileOptions, Files, Identity, Storage,
     error::{Error, Result},
@@ -16,11 +21,6 @@ use strata_storage::{
 };
 
 use super::{Format, Name, Names, Node, data_file, foreign, policy, spec::ImageSpec};
-use crate::{
-    backing::Backing,
-    qcow2::{self, Damaged, OpenOptions, Qcow2},
-    qed::Qed,
-};
 
 /// Layers in a chain at most: bounds what a made-up chain can cost.
 pub const MAX_LAYERS: usize = 1024;

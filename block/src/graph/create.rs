@@ -6,16 +6,16 @@ use std::{
 };
 
 use strata_exec::Executor;
+use strata_format::{
+    qcow2::{self, CreateOptions, Preallocation},
+    qed, size,
+};
 use strata_storage::{
     FileHints, Files, Storage,
     error::{Error, Result},
 };
 
-use crate::{
-    graph::{Kept, chain},
-    qcow2::{self, CreateOptions, Preallocation},
-    qed, size,
-};
+use crate::graph::{Kept, chain};
 
 /// A new image's format, and how it is made.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use strata_exec::Executor;
+use strata_format::qcow2::DataFile;
 use strata_storage::{
     FileOptions, Files, Storage,
     error::{Error, Result},
@@ -13,7 +14,6 @@ use super::{
     chain::{ImageOptions, resolve_data_file},
     policy,
 };
-use crate::qcow2::DataFile;
 
 /// What messages call it.
 const WHAT: &str = "data file";

@@ -7,19 +7,19 @@ mod resize;
 use std::path::{Path, PathBuf};
 
 use strata_exec::mem::SgList;
-use strata_storage::{
-    Access, Storage,
-    error::{Error, IoError, IoResult, Result},
-};
-
-use super::Format;
-use crate::{
+use strata_format::{
     backing::Backing,
     bitmap::{Bitmaps, DirtyBitmap},
     check::{CheckReport, Repair},
     qcow2::{Packed, Qcow2},
     qed::Qed,
 };
+use strata_storage::{
+    Access, Storage,
+    error::{Error, IoError, IoResult, Result},
+};
+
+use super::Format;
 
 /// How an image's bytes are laid out in its file.
 enum Driver {

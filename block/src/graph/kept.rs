@@ -2,6 +2,7 @@
 
 use std::{io, path::Path, rc::Rc};
 
+use strata_format::qcow2::DataFile;
 use strata_storage::{
     Identity, Storage,
     error::{Error, Result},
@@ -12,7 +13,6 @@ use super::{
     Format, Node,
     chain::{ImageOptions, MAX_LAYERS, Opener, resolve, resolve_data_file},
 };
-use crate::qcow2::DataFile;
 
 /// Files that a command needs as they are: those of its sources, and those of the chain that a new
 /// image is put on. Layers that are open stay so, with their locks, as long as this lives.

@@ -7,6 +7,7 @@ use std::{
     rc::Rc,
 };
 
+use strata_format::backing::Backing;
 use strata_storage::{
     Files, Identity, absolute_name,
     error::{Error, Result},
@@ -17,7 +18,6 @@ use super::{
     Format, Node,
     chain::{self, ImageOptions},
 };
-use crate::backing::Backing;
 
 /// Why a name means no layer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

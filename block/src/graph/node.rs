@@ -17,6 +17,13 @@ pub(super) use any_byte::whole_sectors;
 use read::read_chain;
 
 use strata_exec::{LocalBoxFuture, mem::SgList};
+use strata_format::{
+    below::Below,
+    bitmap::{Bitmaps, Recorded},
+    extent::{Extent, ExtentKind},
+    qcow2::{Packed, Qcow2},
+    qed::Qed,
+};
 use strata_storage::{
     Storage,
     error::{IoError, IoResult},
@@ -26,13 +33,6 @@ use super::{
     Format, Image, Name, hold,
     inflight::{InFlight, InFlightGuard, Mode},
     reading::Readers,
-};
-use crate::{
-    below::Below,
-    bitmap::{Bitmaps, Recorded},
-    extent::{Extent, ExtentKind},
-    qcow2::{Packed, Qcow2},
-    qed::Qed,
 };
 
 /// One layer of a chain, as requests and jobs see it: what it holds and what lies below. Who

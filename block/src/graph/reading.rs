@@ -13,13 +13,13 @@
 use std::{cell::Cell, rc::Rc};
 
 use strata_exec::sync::WaitQueue;
+use strata_format::qcow2::Operation;
 use strata_storage::error::IoResult;
 
 use super::{
     Node,
     inflight::{InFlightGuard, Mode},
 };
-use crate::qcow2::Operation;
 
 /// A reader's place in a layer, until it is dropped.
 pub(crate) struct Reading {

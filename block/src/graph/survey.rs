@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
+use strata_format::extent::DiskExtent;
 use strata_storage::error::IoResult;
 
 use super::{
     Node,
     walk::{Turn, Walk},
 };
-use crate::extent::DiskExtent;
 
 /// Extents of layers looked at for one answer at most: a fragmented disk gets a short answer
 /// rather than a late one.

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use strata_exec::yield_now;
+use strata_format::extent::{Extent, ExtentKind};
 use strata_storage::error::IoResult;
 
 use super::{Node, reading::Reading};
-use crate::extent::{Extent, ExtentKind};
 
 /// Bytes that a task may fill before others get their turn.
 const TURN: usize = 1 << 20;

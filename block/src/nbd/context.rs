@@ -1,8 +1,7 @@
 //! Metadata contexts: the questions that BLOCK_STATUS answers.
 
+use strata_format::extent::DiskExtent;
 use strata_storage::nbd::wire::proto::Allocation;
-
-use crate::extent::DiskExtent;
 
 /// A metadata context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Carrying out a request on the export's disk.
 
 use strata_exec::{mem::SgList, sync::promise};
+use strata_format::extent::DiskExtent;
 use strata_storage::{
     error::{IoError, IoResult},
     nbd::wire::proto::{Errno, MAX_PAYLOAD},
@@ -12,10 +13,7 @@ use super::{
     reply::{Content, Pieces, Question, Style},
     request::{Command, Refusal},
 };
-use crate::{
-    disk::{Op, Request},
-    extent::DiskExtent,
-};
+use crate::disk::{Op, Request};
 
 /// Reads from this length on look for holes first.
 const SPARSE_READ: u64 = 64 << 10;

@@ -9,17 +9,13 @@ use std::{
 
 use serde_json::json;
 use strata_exec::{Executor, mem::SgList};
+use strata_format::{check::CheckReport, qcow2::Qcow2, qed::Qed};
 use strata_storage::{Content, Files, SimFile, SimFolder, Storage};
 
 use super::plan::data_path;
-use crate::{
-    check::CheckReport,
-    graph::{
-        Format, Node,
-        chain::{ImageOptions, Opener},
-    },
-    qcow2::Qcow2,
-    qed::Qed,
+use crate::graph::{
+    Format, Node,
+    chain::{ImageOptions, Opener},
 };
 
 /// The files of a disk, from the top down, as they were opened.

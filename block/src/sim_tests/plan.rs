@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use strata_exec::random;
-use strata_storage::Faults;
-
-use crate::{
+use strata_format::{
     backing::Backing,
-    graph::{DetectZeroes, Format, NewImage},
     qcow2::{self, DataFile, Preallocation},
     qed,
 };
+use strata_storage::Faults;
+
+use crate::graph::{DetectZeroes, Format, NewImage};
 
 /// A seed's numbers.
 #[derive(Clone)]

@@ -67,7 +67,7 @@ fn qemu_dirty(folder: &Folder, name: &str) -> Vec<(u64, u64)> {
 /// The dirty ranges of all bitmaps as we have them, by name.
 fn our_dirty(folder: &Folder) -> Vec<(String, Vec<(u64, u64)>)> {
     with_image(folder, async |node| {
-        let of = |bitmap: &strata_block::bitmap::DirtyBitmap| {
+        let of = |bitmap: &strata_format::bitmap::DirtyBitmap| {
             assert!(!bitmap.is_inconsistent(), "{} is lost", bitmap.name());
             let (mut at, mut ranges) = (0, Vec::new());
             for (len, dirty) in bitmap.runs(0, bitmap.size(), usize::MAX) {

@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use strata_block::{bitmap::DirtyBitmap, nbd::Export};
+use strata_block::nbd::Export;
+use strata_format::bitmap::DirtyBitmap;
 
 use crate::{
     extended::{BLOCK_STATUS, chunk, enter, send},

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use strata_block::below::Nothing;
+use strata_format::below::Nothing;
 
 use super::super::{image::Image, support::pattern};
 

@@ -2,8 +2,8 @@
 
 use std::{ops::Range, time::SystemTime};
 
-use strata_block::{below::Nothing, bitmap::DirtyBitmap, check::Repair, qcow2::Qcow2};
 use strata_exec::mem::SgList;
+use strata_format::{below::Nothing, bitmap::DirtyBitmap, check::Repair, qcow2::Qcow2};
 use strata_storage::error::{Error, Result};
 
 use super::{

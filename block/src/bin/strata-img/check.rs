@@ -4,10 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use strata_block::{
-    check::{CheckReport, Repair},
-    graph::{Node, chain::ImageOptions},
-};
+use strata_block::graph::{Node, chain::ImageOptions};
+use strata_format::check::{CheckReport, Repair};
 
 use crate::{Failure, Output, Reading, Tool, cache::CacheMode, output};
 

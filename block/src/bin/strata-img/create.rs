@@ -13,13 +13,13 @@ use std::{
 };
 
 use clap::Args;
-use strata_block::{
+use strata_block::graph::{
+    Format, Kept, NewImage,
+    chain::{self, ImageOptions},
+    replace_image,
+};
+use strata_format::{
     backing::Backing,
-    graph::{
-        Format, Kept, NewImage,
-        chain::{self, ImageOptions},
-        replace_image,
-    },
     qcow2::{Compression, CreateOptions, DataFile, Preallocation},
     qed,
 };

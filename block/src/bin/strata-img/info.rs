@@ -8,8 +8,8 @@ use strata_block::{
     api::{ImageInfo, SnapshotInfo},
     engine::layer_info,
     graph::chain::ImageOptions,
-    qcow2::Snapshot,
 };
+use strata_format::qcow2::Snapshot;
 
 use crate::{Failure, Output, Reading, Tool, output, refuse_bad_bitmaps, size, snapshot};
 

@@ -4,13 +4,13 @@ use std::{ffi::OsString, path::PathBuf, rc::Rc};
 
 use clap::Args;
 use strata_block::{
-    backing::Backing,
     graph::{
         Format, Kept, Node,
         chain::{self, ImageOptions},
     },
     rebase,
 };
+use strata_format::backing::Backing;
 
 use crate::{Failure, Tool, cache::CacheMode, drivers, progress::Progress};
 

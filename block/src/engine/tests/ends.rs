@@ -3,6 +3,7 @@
 use std::{cell::Cell, rc::Rc};
 
 use strata_exec::{Queue, mem::SgList};
+use strata_format::qcow2::CreateOptions;
 
 use super::{
     Bench, create_image,
@@ -12,7 +13,6 @@ use crate::{
     api::{Cmd, Event, Reply},
     disk::Op,
     graph::Format,
-    qcow2::CreateOptions,
 };
 
 #[test]

@@ -3,13 +3,13 @@
 use std::{cell::Cell, rc::Rc};
 
 use strata_exec::{Queue, mem::SgList};
+use strata_format::qcow2::CreateOptions;
 
 use super::Bench;
 use crate::{
     disk::{Disk, Op, Request},
     engine::DiskSpec,
     graph::{DetectZeroes, DiskOptions, Format, chain::ImageOptions, create_image},
-    qcow2::CreateOptions,
 };
 
 const MIB: u64 = 1 << 20;

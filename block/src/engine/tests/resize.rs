@@ -3,6 +3,10 @@
 use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc};
 
 use strata_exec::{Executor, mem::SgList};
+use strata_format::{
+    qcow2::{CreateOptions, Preallocation},
+    qed,
+};
 use strata_storage::{Files, SimFolder, error::IoError};
 
 use super::{Bench, live::qemu_img, live::snapshot, live::stream};
@@ -11,8 +15,6 @@ use crate::{
     disk::{Op, Request},
     engine::{DiskSpec, Engine},
     graph::{Format, NewImage, chain::Opener, create_image, create_image_in},
-    qcow2::{CreateOptions, Preallocation},
-    qed,
 };
 
 fn resize(device: &str, size: u64) -> Cmd {

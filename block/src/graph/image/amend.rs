@@ -1,12 +1,12 @@
 //! Changing the options of an image.
 
-use strata_storage::error::Result;
-
-use super::{Driver, Image};
-use crate::{
+use strata_format::{
     below::Below,
     qcow2::{self, Amend, OpenOptions},
 };
+use strata_storage::error::Result;
+
+use super::{Driver, Image};
 
 impl Image {
     /// Changes options of the image, which lies on `below`. Nothing else uses it meanwhile, and it is

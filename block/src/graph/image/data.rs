@@ -2,17 +2,17 @@
 //! requests or records anything: the node has seen to that.
 
 use strata_exec::mem::SgList;
+use strata_format::{
+    below::Below,
+    extent::{Extent, ExtentKind},
+    qcow2::{Operation, Packed, Qcow2},
+};
 use strata_storage::{
     Storage,
     error::{IoError, IoResult},
 };
 
 use super::{Driver, Image};
-use crate::{
-    below::Below,
-    extent::{Extent, ExtentKind},
-    qcow2::{Operation, Packed, Qcow2},
-};
 
 impl Image {
     /// Bytes of the disk.

@@ -1,12 +1,12 @@
 //! Changing the size of an image.
 
+use strata_format::{below::Below, qcow2::Preallocation, size};
 use strata_storage::{
     Storage,
     error::{Error, Result},
 };
 
 use super::{Driver, Image};
-use crate::{below::Below, qcow2::Preallocation, size};
 
 impl Image {
     /// As [`Node::resize_with`](crate::graph::Node::resize_with), on `below`. The bitmaps can have that

@@ -1,14 +1,11 @@
 //! Reading: from the layer that holds the bytes, and what lies below a layer.
 
 use strata_exec::{LocalBoxFuture, mem::SgList};
+use strata_format::{below::Below, extent::ExtentKind};
 use strata_storage::error::{IoError, IoResult};
 
 use super::Node;
-use crate::{
-    below::Below,
-    extent::ExtentKind,
-    graph::walk::{Turn, Walk},
-};
+use crate::graph::walk::{Turn, Walk};
 
 /// Bytes that one look at the layers is for, at most.
 const MAX_PIECE: usize = 1 << 20;

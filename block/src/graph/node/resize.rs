@@ -1,9 +1,9 @@
 //! Changing the size of a layer.
 
+use strata_format::qcow2::Preallocation;
 use strata_storage::error::{Error, Result};
 
 use super::Node;
-use crate::qcow2::Preallocation;
 
 impl Node {
     /// Changes the size to `size` bytes. What is added reads as zeros; what lies behind a smaller

@@ -1,17 +1,13 @@
 use std::{fs::File, os::unix::fs::FileExt, path::Path, rc::Rc};
 
 use strata_exec::{Executor, mem::SgList};
+use strata_format::{backing::Backing, extent::DiskExtent, qcow2::CreateOptions};
 
 use super::survey;
-use crate::{
-    backing::Backing,
-    extent::DiskExtent,
-    graph::{
-        Format, Node,
-        chain::{ImageOptions, Opener},
-        create_image,
-    },
-    qcow2::CreateOptions,
+use crate::graph::{
+    Format, Node,
+    chain::{ImageOptions, Opener},
+    create_image,
 };
 
 const CLUSTER: u64 = 65536;

@@ -1,5 +1,6 @@
+use strata_format::extent::DiskExtent;
+
 use super::{Context, matches};
-use crate::extent::DiskExtent;
 
 #[test]
 fn queries_select_what_they_name_and_wildcards_only_list() {

@@ -3,14 +3,13 @@
 
 use std::rc::Rc;
 
+use strata_format::{backing::Backing, qcow2, qed};
 use strata_storage::Files;
 
 use super::{DISK, Operator};
 use crate::{
     api::{BlockdevSnapshotSync, Cmd, NewImageMode},
-    backing::Backing,
     graph::{Format, NewImage, Node, create_image_in},
-    qcow2, qed,
     sim_tests::{guest::Allowed, plan::path},
 };
 

@@ -2,9 +2,10 @@
 
 use std::{path::Path, rc::Rc};
 
+use strata_format::bitmap::DirtyBitmap;
+
 use super::{World, offline::Offline};
 use crate::{
-    bitmap::DirtyBitmap,
     graph::{
         Format, Node,
         bitmaps::{BitmapChange, BitmapPlan},

@@ -7,13 +7,12 @@ use std::{
     time::UNIX_EPOCH,
 };
 
+use strata_format::{check::Repair, qcow2::Qcow2};
 use strata_storage::error::{Error, Result};
 
 use super::{World, offline::Offline, run::check_refuses};
 use crate::{
-    check::Repair,
     graph::{Format, Node, chain::ImageOptions},
-    qcow2::Qcow2,
     sim_tests::{
         oracle::{self, Chain, Contents},
         plan::data_path,

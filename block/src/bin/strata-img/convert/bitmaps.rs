@@ -2,13 +2,11 @@
 
 use std::rc::Rc;
 
-use strata_block::{
-    bitmap::DirtyBitmap,
-    graph::{
-        Node,
-        bitmaps::{BitmapChange, BitmapPlan},
-    },
+use strata_block::graph::{
+    Node,
+    bitmaps::{BitmapChange, BitmapPlan},
 };
+use strata_format::bitmap::DirtyBitmap;
 
 use crate::{Failure, refuse_bad_bitmaps};
 

@@ -6,13 +6,11 @@ use std::{
     rc::Rc,
 };
 
-use strata_block::{
-    graph::{
-        Format, Kept, Node,
-        chain::{self, ImageOptions},
-    },
-    qcow2::Preallocation,
+use strata_block::graph::{
+    Format, Kept, Node,
+    chain::{self, ImageOptions},
 };
+use strata_format::qcow2::Preallocation;
 
 use super::{Checked, ConvertArgs};
 use crate::{

@@ -7,7 +7,7 @@ const MAX: u64 = i64::MAX as u64;
 ///
 /// # Errors
 /// It is too large for any format.
-pub(crate) fn in_sectors(size: u64) -> Result<u64, String> {
+pub fn in_sectors(size: u64) -> Result<u64, String> {
     size.checked_next_multiple_of(512)
         .filter(|&size| size <= MAX)
         .ok_or_else(|| format!("the disk size is too large: it must be between 0 and {MAX} bytes"))

@@ -60,7 +60,7 @@ impl Preallocation {
     ///
     /// # Errors
     /// It cannot.
-    pub(crate) fn check_file(self, file: &Storage) -> Result<()> {
+    pub fn check_file(self, file: &Storage) -> Result<()> {
         match self {
             Self::Falloc | Self::Full if file.has_fixed_len() => Err(Error::Image {
                 file: file.path().to_owned(),
@@ -75,7 +75,7 @@ impl Preallocation {
 
     /// Sees to it that a range of a new file, which reads as zeros, has as much of its own as this
     /// asks for.
-    pub(crate) async fn reserve(self, file: &Storage, offset: u64, len: u64) -> Result<()> {
+    pub async fn reserve(self, file: &Storage, offset: u64, len: u64) -> Result<()> {
         match self {
             Self::Off | Self::Metadata => Ok(()),
             Self::Falloc => Ok(file.reserve(offset, len).await?),

@@ -23,8 +23,15 @@ use bitmaps::BitmapCmd;
 pub use describe::layer_info;
 use exports::Exports;
 pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};
+/// What a [`DiskSpec`] is made of, for those who do not know the graph.
+pub use strata_graph::{DetectZeroes, DiskOptions, Format, chain::ImageOptions};
 
 use strata_exec::{Executor, Queue, Turn};
+use strata_graph::{
+    Busy, EditError, FailedRequest, GuestDisk, Name, NameError, Node,
+    chain::Opener,
+    disk::{Disk, Op},
+};
 use strata_storage::{
     error::{Error, IoError, Result},
     nbd::wire::TlsServer,
@@ -32,11 +39,6 @@ use strata_storage::{
 
 use crate::{
     api::{BitmapChange, Cmd, CmdError, ErrorClass, Event, EventSink, Reply},
-    disk::{Disk, Op},
-    graph::{
-        Busy, DiskOptions, EditError, FailedRequest, Format, GuestDisk, Name, NameError, Node,
-        chain::{ImageOptions, Opener},
-    },
     jobs::Jobs,
 };
 

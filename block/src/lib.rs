@@ -4,17 +4,13 @@
 //! There is no lock around the graph: see `docs/ARCHITECTURE.md`.
 
 pub mod api;
-pub mod commit;
-pub mod copy;
-pub mod disk;
 pub mod engine;
-pub mod graph;
 mod jobs;
 pub mod nbd;
-pub mod rebase;
 pub mod unix_socket;
 
 #[cfg(test)]
-mod chain_tests;
-#[cfg(test)]
 mod sim_tests;
+
+/// The seam for devices: a disk, and requests to it.
+pub use strata_graph::disk;

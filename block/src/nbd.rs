@@ -1,7 +1,7 @@
 //! A server for the NBD protocol (fixed newstyle; the NBD project's `doc/proto.md`): disks on the
 //! network, for other people's clients.
 //!
-//! An export sits on a [`Disk`](crate::disk::Disk) as a device does, on the device thread. So
+//! An export sits on a [`Disk`](strata_graph::disk::Disk) as a device does, on the device thread. So
 //! snapshots, merges and draining work under connected clients, and all connections to an export
 //! share what the disk has acknowledged (multi-conn).
 //!

@@ -10,12 +10,10 @@ use std::{
     rc::Rc,
 };
 
-use strata_block::{
-    disk::{Disk, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
-    nbd::{Export, Server},
-};
+use strata_block::nbd::{Export, Server};
 use strata_exec::{Executor, Queue, Watched};
 use strata_format::{bitmap::DirtyBitmap, extent::DiskExtent};
+use strata_graph::disk::{Disk, DiskInfo, Done, ExtentsDone, Op, Request, Submit};
 use strata_storage::{error::IoError, nbd::wire::Address};
 
 /// Bytes of the disk: enough for reads that look for holes first.

@@ -3,17 +3,15 @@
 use std::rc::Rc;
 
 use strata_format::bitmap::DirtyBitmap;
+use strata_graph::{
+    Node,
+    bitmaps::{self, BitmapPlan, InLayer, check_consistent, check_unused},
+};
 
 use super::{Engine, ReplyTo, refused};
-use crate::{
-    api::{
-        BitmapChange, BitmapInfo, BitmapRef, BlockDirtyBitmap, BlockDirtyBitmapAdd,
-        BlockDirtyBitmapMerge, CmdError, Reply,
-    },
-    graph::{
-        Node,
-        bitmaps::{self, BitmapPlan, InLayer, check_consistent, check_unused},
-    },
+use crate::api::{
+    BitmapChange, BitmapInfo, BitmapRef, BlockDirtyBitmap, BlockDirtyBitmapAdd,
+    BlockDirtyBitmapMerge, CmdError, Reply,
 };
 
 type Outcome<T> = Result<T, CmdError>;

@@ -3,12 +3,10 @@
 use std::{rc::Rc, sync::Arc};
 
 use strata_format::qcow2::{Qcow2, Snapshot};
+use strata_graph::{DetectZeroes, Format, GuestDisk, Node, chain};
 
 use super::{Engine, bitmaps};
-use crate::{
-    api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, SnapshotInfo},
-    graph::{DetectZeroes, Format, GuestDisk, Node, chain},
-};
+use crate::api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, SnapshotInfo};
 
 impl Engine {
     /// `query-block`.

@@ -11,6 +11,7 @@ pub use vhost_user::{Listening, VhostUserExport, VhostUserServer};
 
 use strata_exec::Queue;
 use strata_format::bitmap::Held;
+use strata_graph::{GuestDisk, LayerDisk, Node, check_free, disk::Disk};
 use strata_storage::nbd::wire::{Address, TlsServer};
 
 use super::{Engine, bitmaps::find_for_export, find::check_on_top, refused};
@@ -19,8 +20,6 @@ use crate::{
         BitmapRef, BlockExportAdd, BlockExportDel, CmdError, Event, ExportInfo, ExportType,
         NbdServerAdd, NbdServerRemove, NbdServerStart, RemoveMode, Reply, Writable,
     },
-    disk::Disk,
-    graph::{GuestDisk, LayerDisk, Node, check_free},
     nbd::{Export, MAX_BITMAPS, Server, ServerError},
 };
 

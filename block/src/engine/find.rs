@@ -2,11 +2,10 @@
 
 use std::rc::Rc;
 
+use strata_graph::{GuestDisk, Node};
+
 use super::{Engine, refused};
-use crate::{
-    api::{CmdError, DiskName},
-    graph::{GuestDisk, Node},
-};
+use crate::api::{CmdError, DiskName};
 
 impl Engine {
     /// The disk that a command means: by its id, or by the node name of its top layer.

@@ -2,13 +2,11 @@
 
 use std::rc::Rc;
 
+use strata_graph::{GuestDisk, Hold, Purpose};
 use strata_storage::error::Error;
 
 use super::{Engine, refused};
-use crate::{
-    api::{BlockResize, CmdError, Reply},
-    graph::{GuestDisk, Hold, Purpose},
-};
+use crate::api::{BlockResize, CmdError, Reply};
 
 impl Engine {
     /// Drains the disk and changes the size of its top layer.

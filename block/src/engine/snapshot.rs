@@ -6,17 +6,15 @@ use std::{
 };
 
 use strata_format::{backing::Backing, qcow2::CreateOptions, qed};
+use strata_graph::{
+    Edit, Format, GuestDisk, Hold, Name, NameError, NewImage, Node, Purpose,
+    chain::{ImageOptions, MAX_LAYERS},
+    check_leads_to, create_image_in,
+};
 use strata_storage::{Access, absolute_name};
 
 use super::{Engine, refused};
-use crate::{
-    api::{BlockdevSnapshotSync, CmdError, NewImageMode, Reply},
-    graph::{
-        Edit, Format, GuestDisk, Hold, Name, NameError, NewImage, Node, Purpose,
-        chain::{ImageOptions, MAX_LAYERS},
-        check_leads_to, create_image_in,
-    },
-};
+use crate::api::{BlockdevSnapshotSync, CmdError, NewImageMode, Reply};
 
 /// Clusters of a new overlay, in bytes: QEMU's default.
 const CLUSTER_SIZE: u64 = 65536;

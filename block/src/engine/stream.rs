@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use strata_format::backing::Backing;
+use strata_graph::{GuestDisk, Hold, Node, Purpose, name_for, named_layer};
 
 use super::{Engine, find::check_on_top, refused};
 use crate::{
     api::{BlockStream, CmdError, JobType, OnError},
-    graph::{GuestDisk, Hold, Node, Purpose, name_for, named_layer},
     jobs::{Job, JobOptions, NewBase, Stream},
 };
 

@@ -26,14 +26,16 @@ mod zeroes;
 
 use strata_exec::mem::SgList;
 use strata_format::qcow2::CreateOptions;
+use strata_graph::{
+    DiskOptions, Format,
+    chain::ImageOptions,
+    create_image,
+    disk::{Disk, Op, Request},
+};
 use strata_storage::error::{IoError, IoResult};
 
 use super::{DiskSpec, Engine};
-use crate::{
-    api::{BlockJobRef, BlockdevSnapshotSync, Cmd, CmdError, Event, Reply},
-    disk::{Disk, Op, Request},
-    graph::{DiskOptions, Format, chain::ImageOptions, create_image},
-};
+use crate::api::{BlockJobRef, BlockdevSnapshotSync, Cmd, CmdError, Event, Reply};
 
 /// An engine, and the events that it has sent.
 struct Bench {

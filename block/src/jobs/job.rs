@@ -7,13 +7,11 @@ use std::{
 };
 
 use strata_exec::{Executor, Rate, sync::WaitQueue, yield_now};
+use strata_graph::{GuestDisk, IoStatus};
 use strata_storage::error::{IoError, IoResult};
 
 use super::lifecycle::{Ending, may_follow};
-use crate::{
-    api::{BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobStatus, JobType, OnError},
-    graph::{GuestDisk, IoStatus},
-};
+use crate::api::{BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobStatus, JobType, OnError};
 
 /// A waiting job looks up this often, to see a new speed, a cancel or what the guest has written.
 const LONGEST_NAP: Duration = Duration::from_millis(100);

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use strata_exec::{mem::SgList, yield_now};
 use strata_format::{backing::Backing, extent::ExtentKind};
+use strata_graph::{Edit, GuestDisk, Hold, Node, check_leads_to};
 use strata_storage::{
     Files,
     error::{Error, IoError, IoResult},
@@ -18,7 +19,6 @@ use super::{
     pace::Pace,
     stride::{self, Stride},
 };
-use crate::graph::{Edit, GuestDisk, Hold, Node, check_leads_to};
 
 /// Bytes that one step looks at: passing over what is there already costs next to nothing.
 const LOOK: u64 = 256 << 20;

@@ -2,6 +2,7 @@
 
 use strata_exec::{mem::SgList, sync::promise};
 use strata_format::extent::DiskExtent;
+use strata_graph::disk::{Op, Request};
 use strata_storage::{
     error::{IoError, IoResult},
     nbd::wire::proto::{Errno, MAX_PAYLOAD},
@@ -13,7 +14,6 @@ use super::{
     reply::{Content, Pieces, Question, Style},
     request::{Command, Refusal},
 };
-use crate::disk::{Op, Request};
 
 /// Reads from this length on look for holes first.
 const SPARSE_READ: u64 = 64 << 10;

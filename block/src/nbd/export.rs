@@ -1,10 +1,10 @@
 //! An export: a disk under the name by which clients ask for it.
 
 use strata_format::bitmap::Held;
+use strata_graph::disk::Disk;
 use strata_storage::nbd::wire::proto::Transmission;
 
 use super::{context::Context, request::Limits};
-use crate::disk::Disk;
 
 /// A disk that clients may attach. One more front end on the disk, beside the devices.
 pub struct Export {

@@ -6,13 +6,13 @@ use std::{
 };
 
 use strata_exec::{mem::SgList, random};
+use strata_graph::disk::{Completion, Disk, Op, Request};
 use strata_storage::error::IoError;
 
 use super::{
     journal::Journal,
     model::{Kind, Model, SECTOR, Sent, pattern},
 };
-use crate::disk::{Completion, Disk, Op, Request};
 
 /// Which errors a guest may see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

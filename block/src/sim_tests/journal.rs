@@ -3,8 +3,9 @@
 
 use std::{collections::HashMap, io::Write, rc::Rc};
 
+use strata_graph::GuestDisk;
+
 use super::model::{Kind, Model, Sent};
-use crate::graph::GuestDisk;
 
 /// Starts each line, so that others may write to standard output too.
 const MARK: &str = "journal:";

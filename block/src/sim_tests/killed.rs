@@ -13,6 +13,7 @@ use std::{
 };
 
 use strata_exec::{Executor, mem::SgList};
+use strata_graph::{DiskOptions, Format, GuestDisk, chain::ImageOptions, create_image, disk::Disk};
 use strata_storage::Content;
 
 use super::{
@@ -24,11 +25,7 @@ use super::{
     oracle::{self, Chain, Contents},
     plan::{Plan, Random},
 };
-use crate::{
-    disk::Disk,
-    engine::{DiskSpec, Engine},
-    graph::{DiskOptions, Format, GuestDisk, chain::ImageOptions, create_image},
-};
+use crate::engine::{DiskSpec, Engine};
 
 /// How long the test kills, in seconds, unless `STRATA_KILL_SECONDS` says something else.
 const SECONDS: u64 = if cfg!(debug_assertions) { 5 } else { 35 };

@@ -9,6 +9,7 @@ use std::{
 };
 
 use strata_exec::{sync::promise, yield_now};
+use strata_graph::{Format, GuestDisk, Node};
 use strata_storage::SimFolder;
 
 use super::{
@@ -23,7 +24,6 @@ use crate::{
         CmdError, JobRef, OnError, Reply,
     },
     engine::Engine,
-    graph::{Format, GuestDisk, Node},
 };
 
 /// The disk's name.

@@ -10,13 +10,13 @@ use std::{
 use serde_json::json;
 use strata_exec::{Executor, mem::SgList};
 use strata_format::{check::CheckReport, qcow2::Qcow2, qed::Qed};
-use strata_storage::{Content, Files, SimFile, SimFolder, Storage};
-
-use super::plan::data_path;
-use crate::graph::{
+use strata_graph::{
     Format, Node,
     chain::{ImageOptions, Opener},
 };
+use strata_storage::{Content, Files, SimFile, SimFolder, Storage};
+
+use super::plan::data_path;
 
 /// The files of a disk, from the top down, as they were opened.
 #[derive(Clone)]

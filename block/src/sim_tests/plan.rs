@@ -8,9 +8,8 @@ use strata_format::{
     qcow2::{self, DataFile, Preallocation},
     qed,
 };
+use strata_graph::{DetectZeroes, Format, NewImage};
 use strata_storage::Faults;
-
-use crate::graph::{DetectZeroes, Format, NewImage};
 
 /// A seed's numbers.
 #[derive(Clone)]

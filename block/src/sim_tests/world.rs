@@ -17,6 +17,12 @@ use bitmaps::Tracked;
 use snapshots::Kept;
 
 use strata_exec::{Executor, mem::SgList};
+use strata_graph::{
+    DiskOptions, Format, GuestDisk, Node,
+    chain::{ImageOptions, Opener},
+    create_image_in,
+    disk::Disk,
+};
 use strata_storage::{Files, SimFolder};
 
 use super::{
@@ -28,13 +34,7 @@ use super::{
 };
 use crate::{
     api::{Event, JobStatus},
-    disk::Disk,
     engine::{DiskSpec, Engine},
-    graph::{
-        DiskOptions, Format, GuestDisk, Node,
-        chain::{ImageOptions, Opener},
-        create_image_in,
-    },
 };
 
 /// Where the simulated files are; nothing is there on the host.

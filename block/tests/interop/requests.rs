@@ -2,8 +2,8 @@
 
 use std::{ops::Range, rc::Rc};
 
-use strata_block::graph::Node;
 use strata_exec::mem::SgList;
+use strata_graph::Node;
 
 use crate::{matrix::Case, support::Random};
 

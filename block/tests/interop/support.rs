@@ -6,11 +6,11 @@ use std::{
     rc::Rc,
 };
 
-use strata_block::graph::{
+use strata_exec::{Executor, mem::SgList, random};
+use strata_graph::{
     Format, Node,
     chain::{ImageOptions, Opener},
 };
-use strata_exec::{Executor, mem::SgList, random};
 
 use crate::{
     matrix::{Case, DATA},

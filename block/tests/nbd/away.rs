@@ -2,12 +2,12 @@
 
 use std::{cell::Cell, fs, path::PathBuf, rc::Rc, time::Duration};
 
-use strata_block::{
-    api::{BlockStream, Cmd, Reply},
-    disk::{Disk, Op, Request},
-    graph::Format,
-};
+use strata_block::api::{BlockStream, Cmd, Reply};
 use strata_exec::mem::SgList;
+use strata_graph::{
+    Format,
+    disk::{Disk, Op, Request},
+};
 use strata_storage::error::IoError;
 
 use crate::{

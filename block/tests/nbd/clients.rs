@@ -2,8 +2,9 @@
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
+use strata_graph::Format;
+
 use crate::served::{Exported, Served, fio, pattern, run_client, stop_and_check, try_client};
-use strata_block::graph::Format;
 
 const MIB: u64 = 1 << 20;
 

@@ -5,7 +5,7 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
 };
 
-use strata_block::graph::Format;
+use strata_graph::Format;
 
 use crate::servers::Bench;
 

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use strata_block::graph::Format;
+use strata_graph::Format;
 
 use crate::{
     served::{Exported, Served, pattern, run_client, stop_and_check},

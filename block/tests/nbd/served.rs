@@ -13,12 +13,11 @@ use std::{
 
 use strata_block::{
     api::{BlockStream, Cmd, Reply},
-    disk::Disk,
     engine::{DiskSpec, Engine},
-    graph::{DiskOptions, Format, chain::ImageOptions},
     nbd::{Export, Server},
 };
 use strata_exec::Watched;
+use strata_graph::{DiskOptions, Format, chain::ImageOptions, disk::Disk};
 use strata_storage::{
     is_nbd_uri,
     nbd::wire::{Address, TlsServer},

@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
-use strata_block::{
-    disk::{Disk, Op, Request},
-    engine::{DiskSpec, Engine},
-    graph::{DiskOptions, Format, chain::ImageOptions},
-};
+use strata_block::engine::{DiskSpec, Engine};
 use strata_exec::mem::SgList;
+use strata_graph::{
+    DiskOptions, Format,
+    chain::ImageOptions,
+    disk::{Disk, Op, Request},
+};
 use strata_storage::error::{IoError, IoResult};
 
 use crate::served::Served;

@@ -3,7 +3,7 @@
 
 use std::{fs, io::Write, net::Shutdown, path::Path};
 
-use strata_block::graph::Format;
+use strata_graph::Format;
 
 use crate::{
     certificates,

@@ -3,7 +3,7 @@
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use strata_block::graph::{DetectZeroes, Format};
+use strata_block::engine::{DetectZeroes, Format};
 
 use super::keys::{self, choose};
 

@@ -7,8 +7,7 @@ use std::{cell::RefCell, io, rc::Rc, sync::Arc};
 use event_manager::MutEventSubscriber;
 use strata_block::{
     disk::Disk,
-    engine::{DiskSpec, Engine},
-    graph::DiskOptions,
+    engine::{DiskOptions, DiskSpec, Engine},
 };
 use strata_devices::{
     acpi::tables::intx_gsi,

@@ -6,8 +6,8 @@ use std::{
 };
 
 use clap::Args;
-use strata_block::graph::{Format, chain::ImageOptions};
 use strata_format::qcow2::Amend;
+use strata_graph::{Format, chain::ImageOptions};
 use strata_storage::error::Error;
 
 use crate::{

@@ -8,8 +8,8 @@ use std::{
 };
 
 use clap::Args;
-use strata_block::graph::{Format, Node, chain::ImageOptions};
 use strata_exec::{Queue, mem::SgList, sync::promise};
+use strata_graph::{Format, Node, chain::ImageOptions};
 use strata_storage::error::{IoError, IoResult};
 
 use crate::{Failure, Tool, cache::CacheMode, output, size};

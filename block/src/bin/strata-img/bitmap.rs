@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, parser::ValueSource};
-use strata_block::graph::{
+use strata_graph::{
     Format, Node,
     bitmaps::{BitmapChange, BitmapPlan},
 };

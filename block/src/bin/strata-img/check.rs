@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use strata_block::graph::{Node, chain::ImageOptions};
 use strata_format::check::{CheckReport, Repair};
+use strata_graph::{Node, chain::ImageOptions};
 
 use crate::{Failure, Output, Reading, Tool, cache::CacheMode, output};
 

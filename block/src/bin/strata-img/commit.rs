@@ -3,11 +3,8 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::Args;
-use strata_block::{
-    commit,
-    graph::{Format, NoSuchLayer, chain::ImageOptions, named_layer},
-};
 use strata_exec::SpeedLimit;
+use strata_graph::{Format, NoSuchLayer, chain::ImageOptions, commit, named_layer};
 
 use crate::{Failure, Tool, cache::CacheMode, output, progress::Progress, size};
 

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, rc::Rc};
 
 use clap::Args;
-use strata_block::graph::{Format, Node};
 use strata_exec::mem::SgList;
+use strata_graph::{Format, Node};
 
 use crate::{Failure, Reading, Tool, cache::CacheMode, output, progress::Progress, status::Chain};
 

@@ -8,9 +8,9 @@ use target::Target;
 use std::{ffi::OsString, path::PathBuf, rc::Rc};
 
 use clap::Args;
-use strata_block::{
+use strata_graph::{
+    Format, Node,
     copy::{CopyOptions, Event, Source, Untouched, copy},
-    graph::{Format, Node},
 };
 
 use crate::{

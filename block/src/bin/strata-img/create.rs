@@ -13,15 +13,15 @@ use std::{
 };
 
 use clap::Args;
-use strata_block::graph::{
-    Format, Kept, NewImage,
-    chain::{self, ImageOptions},
-    replace_image,
-};
 use strata_format::{
     backing::Backing,
     qcow2::{Compression, CreateOptions, DataFile, Preallocation},
     qed,
+};
+use strata_graph::{
+    Format, Kept, NewImage,
+    chain::{self, ImageOptions},
+    replace_image,
 };
 use strata_storage::{FileHints, error::Error};
 

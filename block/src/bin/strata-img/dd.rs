@@ -10,8 +10,8 @@ use std::{
 };
 
 use clap::Args;
-use strata_block::graph::{Format, Kept, Node, chain::ImageOptions};
 use strata_exec::mem::SgList;
+use strata_graph::{Format, Kept, Node, chain::ImageOptions};
 use strata_storage::FileHints;
 
 use crate::{Failure, Reading, Tool, create, everywhere, open_error::OpenError, size};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use strata_block::graph::{Format, chain::ImageOptions, spec::ImageSpec};
+use strata_graph::{Format, chain::ImageOptions, spec::ImageSpec};
 use strata_storage::error::{Error, Result};
 
 use crate::object;

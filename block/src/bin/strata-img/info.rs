@@ -7,9 +7,9 @@ use serde_json::Value;
 use strata_block::{
     api::{ImageInfo, SnapshotInfo},
     engine::layer_info,
-    graph::chain::ImageOptions,
 };
 use strata_format::qcow2::Snapshot;
+use strata_graph::chain::ImageOptions;
 
 use crate::{Failure, Output, Reading, Tool, output, refuse_bad_bitmaps, size, snapshot};
 

@@ -33,11 +33,11 @@ use std::{path::Path, process::ExitCode, rc::Rc};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use open_error::OpenError;
-use strata_block::graph::{
+use strata_exec::Executor;
+use strata_graph::{
     Format, Node,
     chain::{ImageOptions, Opener},
 };
-use strata_exec::Executor;
 use strata_storage::{outlive_size_limit, raise_descriptor_limit};
 
 /// Makes, shows, checks and compares disk images.

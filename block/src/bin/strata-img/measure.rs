@@ -4,8 +4,8 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use strata_block::graph::{Format, Node};
 use strata_format::qcow2::{self, CreateOptions, Qcow2};
+use strata_graph::{Format, Node};
 
 use crate::{
     Failure, Output, Reading, Tool, create, output, refuse_bad_bitmaps, size,

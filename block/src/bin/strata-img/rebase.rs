@@ -3,14 +3,12 @@
 use std::{ffi::OsString, path::PathBuf, rc::Rc};
 
 use clap::Args;
-use strata_block::{
-    graph::{
-        Format, Kept, Node,
-        chain::{self, ImageOptions},
-    },
+use strata_format::backing::Backing;
+use strata_graph::{
+    Format, Kept, Node,
+    chain::{self, ImageOptions},
     rebase,
 };
-use strata_format::backing::Backing;
 
 use crate::{Failure, Tool, cache::CacheMode, drivers, progress::Progress};
 

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use strata_block::graph::Format;
 use strata_format::qcow2::Preallocation;
+use strata_graph::Format;
 
 use crate::{Failure, Tool, output, size};
 

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, time::SystemTime};
 
 use clap::Args;
-use strata_block::graph::{Format, chain::ImageOptions};
 use strata_format::qcow2::{Qcow2, Snapshot};
+use strata_graph::{Format, chain::ImageOptions};
 
 use crate::{Failure, Tool, output, size};
 

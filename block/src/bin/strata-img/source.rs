@@ -1,7 +1,7 @@
 //! Internal snapshots as what a command reads (`-l`).
 
-use strata_block::graph::Node;
 use strata_format::qcow2::Snapshot;
+use strata_graph::Node;
 
 use crate::Failure;
 

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use strata_block::graph::{Format, Node};
 use strata_format::extent::{Extent, ExtentKind};
+use strata_graph::{Format, Node};
 use strata_storage::error::IoResult;
 
 /// A part of the disk that is stored in one way.

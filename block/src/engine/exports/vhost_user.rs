@@ -5,10 +5,11 @@
 use std::{os::unix::net::UnixListener, rc::Rc};
 
 use strata_exec::{Executor, LocalBoxFuture};
+use strata_graph::{GuestDisk, disk::Disk};
 use strata_storage::nbd::wire::Address;
 
 use super::{Engine, Entry, Exported, Outcome, Served, check_on_top, check_writable, refused};
-use crate::{api::VhostUserSpec, disk::Disk, graph::GuestDisk, nbd, unix_socket::SocketFile};
+use crate::{api::VhostUserSpec, nbd, unix_socket::SocketFile};
 
 /// A vhost-user export that is being served.
 pub trait VhostUserExport {

@@ -2,11 +2,12 @@
 
 use std::{path::Path, process::Command};
 
+use strata_graph::{DiskOptions, Format, chain::ImageOptions};
+
 use super::Bench;
 use crate::{
     api::{BlockStream, BlockdevSnapshotSync, Cmd},
     engine::DiskSpec,
-    graph::{DiskOptions, Format, chain::ImageOptions},
 };
 
 pub(super) fn open_error(bench: &Bench, path: &Path, format: Format) -> String {

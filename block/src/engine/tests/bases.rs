@@ -2,11 +2,12 @@
 
 use std::{fs, path::PathBuf};
 
+use strata_graph::{Format, disk::Disk};
+
 use super::{
     Bench,
     live::{completed, snapshot, stream},
 };
-use crate::{disk::Disk, graph::Format};
 
 /// `images/base` <- `images/mid` <- `images/sub/upper` <- `top`, all named by absolute paths.
 fn chain(bench: &Bench) -> (Disk, PathBuf) {
@@ -67,7 +68,7 @@ fn every_name_of_the_file_will_do() {
     fs::write(&base, "something else").unwrap();
     let top = bench.engine.find_disk("virtio0").unwrap().root();
     let found = |name: &str| {
-        let named = crate::graph::named_layer(&top, name).unwrap();
+        let named = strata_graph::named_layer(&top, name).unwrap();
         named.path().to_owned()
     };
     assert_eq!(found("hard"), base);

@@ -1,6 +1,11 @@
 use std::path::{Path, PathBuf};
 
 use strata_exec::mem::SgList;
+use strata_graph::{
+    DiskOptions, Format,
+    chain::ImageOptions,
+    disk::{Disk, Op},
+};
 
 use super::Bench;
 use crate::{
@@ -9,9 +14,7 @@ use crate::{
         BlockDirtyBitmapMerge, BlockExportAdd, BlockExportDel, BlockdevSnapshotSync, Cmd,
         ExportType, NbdServerStart, Reply,
     },
-    disk::{Disk, Op},
     engine::DiskSpec,
-    graph::{DiskOptions, Format, chain::ImageOptions},
 };
 
 const ADD: BitmapChange = BitmapChange::Add {

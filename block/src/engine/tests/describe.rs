@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
+use strata_graph::Format;
+
 use super::{Bench, live::snapshot};
-use crate::{
-    api::{Cmd, ImageInfo, QueryNamedBlockNodes, Reply},
-    graph::Format,
-};
+use crate::api::{Cmd, ImageInfo, QueryNamedBlockNodes, Reply};
 
 /// A list that describes the layers below each layer anew would grow with the square of the depth,
 /// and so would the time for which the guest stands.

@@ -2,15 +2,15 @@
 
 use std::{fs, path::Path};
 
+use strata_graph::{Format, disk::Disk};
+
 use super::{
     Bench,
     live::{qemu_img, snapshot, stream},
 };
 use crate::{
     api::{Cmd, Event, Reply},
-    disk::Disk,
     engine::DiskSpec,
-    graph::Format,
 };
 
 fn open(bench: &Bench, path: &Path) -> Disk {

@@ -4,16 +4,13 @@ use std::{cell::Cell, rc::Rc};
 
 use strata_exec::{Queue, mem::SgList};
 use strata_format::qcow2::CreateOptions;
+use strata_graph::{Format, disk::Op};
 
 use super::{
     Bench, create_image,
     live::{completed, snapshot, stream},
 };
-use crate::{
-    api::{Cmd, Event, Reply},
-    disk::Op,
-    graph::Format,
-};
+use crate::api::{Cmd, Event, Reply};
 
 #[test]
 fn an_end_sleeps_while_a_job_comes_to_its_own() {

@@ -6,6 +6,7 @@ use std::{
     thread::JoinHandle,
 };
 
+use strata_graph::{DiskOptions, Format, chain::ImageOptions};
 use strata_storage::nbd::wire::Address;
 
 use super::Bench;
@@ -15,7 +16,6 @@ use crate::{
         NbdServerRemove, NbdServerStart, RemoveMode, Reply, Writable,
     },
     engine::{DiskSpec, ExportSpec},
-    graph::{DiskOptions, Format, chain::ImageOptions},
 };
 
 /// `nbd-server-start` at a path.

@@ -4,13 +4,15 @@ use std::{cell::Cell, rc::Rc};
 
 use strata_exec::{Queue, mem::SgList};
 use strata_format::qcow2::CreateOptions;
+use strata_graph::{
+    DetectZeroes, DiskOptions, Format,
+    chain::ImageOptions,
+    create_image,
+    disk::{Disk, Op, Request},
+};
 
 use super::Bench;
-use crate::{
-    disk::{Disk, Op, Request},
-    engine::DiskSpec,
-    graph::{DetectZeroes, DiskOptions, Format, chain::ImageOptions, create_image},
-};
+use crate::engine::DiskSpec;
 
 const MIB: u64 = 1 << 20;
 

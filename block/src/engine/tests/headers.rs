@@ -2,15 +2,14 @@
 
 use std::{fs, path::Path};
 
+use strata_graph::Format;
+
 use super::{
     Bench,
     bad_input::overlay,
     live::{completed, qemu_img, snapshot, stream},
 };
-use crate::{
-    api::{Cmd, Event, JobRef, NewImageMode},
-    graph::Format,
-};
+use crate::api::{Cmd, Event, JobRef, NewImageMode};
 
 /// `blockdev-snapshot-sync` with `mode=existing`.
 fn onto_existing(file: &Path) -> Cmd {

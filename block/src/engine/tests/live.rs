@@ -3,14 +3,14 @@
 use std::{path::Path, process::Command};
 
 use strata_exec::mem::SgList;
+use strata_graph::{
+    Format,
+    disk::{Disk, Op},
+};
 
 use super::Bench;
-use crate::{
-    api::{
-        BlockJobCancel, BlockStream, BlockdevSnapshotSync, Cmd, Event, JobRef, JobStatus, Reply,
-    },
-    disk::{Disk, Op},
-    graph::Format,
+use crate::api::{
+    BlockJobCancel, BlockStream, BlockdevSnapshotSync, Cmd, Event, JobRef, JobStatus, Reply,
 };
 
 pub(super) fn snapshot(device: &str, file: &Path) -> Cmd {

@@ -2,11 +2,12 @@
 
 use std::{path::Path, process::Command};
 
+use strata_graph::Format;
+
 use super::{
     Bench,
     live::{completed, snapshot, stream},
 };
-use crate::graph::Format;
 
 /// What others may do with an image, found out by trying.
 #[derive(Debug, PartialEq, Eq)]

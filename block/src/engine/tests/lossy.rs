@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 
 use strata_exec::{mem::SgList, sync::promise};
+use strata_graph::{
+    Format,
+    disk::{Disk, Op},
+};
 use strata_storage::{
     error::{Error, IoError, IoResult},
     lossy::LossyDevice,
@@ -12,11 +16,7 @@ use super::{
     Bench,
     live::{snapshot, stream},
 };
-use crate::{
-    api::{Cmd, Event, Reply},
-    disk::{Disk, Op},
-    graph::Format,
-};
+use crate::api::{Cmd, Event, Reply};
 
 /// A raw disk of 16 MiB, just written, on a device that cannot store two of them.
 fn overfull(bench: &Bench) -> Option<(LossyDevice, PathBuf, Disk)> {

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
+use strata_graph::Format;
+
 use super::{
     Bench,
     bad_input::{open_error, overlay},
     live::{completed, qemu_img, snapshot, stream},
 };
-use crate::graph::Format;
 
 /// What the header of `top` says of its backing file after everything between it and `base` was
 /// merged.

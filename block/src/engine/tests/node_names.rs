@@ -2,15 +2,15 @@
 
 use std::{cell::RefCell, path::Path, rc::Rc};
 
+use strata_graph::{DiskOptions, Format, chain::ImageOptions, disk::Disk};
+
 use super::{
     Bench,
     live::{completed, snapshot, stream},
 };
 use crate::{
     api::{BlockResize, Cmd, CmdError, DiskName, Reply},
-    disk::Disk,
     engine::DiskSpec,
-    graph::{DiskOptions, Format, chain::ImageOptions},
 };
 
 fn open(bench: &Bench, path: &Path, id: &str, node_name: &str) -> Result<Disk, String> {

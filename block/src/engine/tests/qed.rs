@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use strata_exec::mem::SgList;
+use strata_graph::{
+    Format,
+    disk::{Disk, Op},
+};
 
 use super::{
     Bench,
     live::{completed, qemu_img, stream},
 };
-use crate::{
-    api::{BlockdevSnapshotSync, Cmd, Reply},
-    disk::{Disk, Op},
-    graph::Format,
-};
+use crate::api::{BlockdevSnapshotSync, Cmd, Reply};
 
 fn snapshot(bench: &Bench, file: &Path, format: &str) -> String {
     let cmd = Cmd::BlockdevSnapshotSync(BlockdevSnapshotSync {

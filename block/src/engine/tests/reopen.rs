@@ -9,15 +9,13 @@ use std::{
     process::Command,
 };
 
+use strata_graph::{DiskOptions, Format, chain::ImageOptions, disk::Disk};
+
 use super::{
     Bench,
     live::{completed, snapshot, stream},
 };
-use crate::{
-    disk::Disk,
-    engine::DiskSpec,
-    graph::{DiskOptions, Format, chain::ImageOptions},
-};
+use crate::engine::DiskSpec;
 
 /// Opens `path` as a user does with `backing-folders=`.
 fn open(

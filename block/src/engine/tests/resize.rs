@@ -7,14 +7,18 @@ use strata_format::{
     qcow2::{CreateOptions, Preallocation},
     qed,
 };
+use strata_graph::{
+    Format, NewImage,
+    chain::Opener,
+    create_image, create_image_in,
+    disk::{Op, Request},
+};
 use strata_storage::{Files, SimFolder, error::IoError};
 
 use super::{Bench, live::qemu_img, live::snapshot, live::stream};
 use crate::{
     api::{BlockResize, Cmd, Reply},
-    disk::{Op, Request},
     engine::{DiskSpec, Engine},
-    graph::{Format, NewImage, chain::Opener, create_image, create_image_in},
 };
 
 fn resize(device: &str, size: u64) -> Cmd {

@@ -7,12 +7,13 @@ use std::{
 };
 
 use strata_exec::mem::SgList;
+use strata_graph::{
+    DetectZeroes, DiskOptions, Format,
+    chain::ImageOptions,
+    disk::{Disk, Op},
+};
 
 use super::{Bench, DiskSpec, live::qemu_img};
-use crate::{
-    disk::{Disk, Op},
-    graph::{DetectZeroes, DiskOptions, Format, chain::ImageOptions},
-};
 
 const SIZE: usize = 4 << 20;
 

@@ -1,12 +1,12 @@
 use std::{cell::RefCell, rc::Rc};
 
+use strata_graph::{DiskOptions, Format, chain::ImageOptions};
 use strata_storage::error::{Error, IoError, IoResult};
 
 use super::{Ending, Work, may_follow};
 use crate::{
     api::{CmdError, Event, EventSink, JobStatus, JobType, OnError},
     engine::{DiskSpec, Engine},
-    graph::{DiskOptions, Format, chain::ImageOptions},
     jobs::{Job, JobOptions, Jobs},
 };
 

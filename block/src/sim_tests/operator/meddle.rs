@@ -4,12 +4,12 @@
 use std::rc::Rc;
 
 use strata_format::{backing::Backing, qcow2, qed};
+use strata_graph::{Format, NewImage, Node, create_image_in};
 use strata_storage::Files;
 
 use super::{DISK, Operator};
 use crate::{
     api::{BlockdevSnapshotSync, Cmd, NewImageMode},
-    graph::{Format, NewImage, Node, create_image_in},
     sim_tests::{guest::Allowed, plan::path},
 };
 

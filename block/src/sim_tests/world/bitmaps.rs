@@ -3,15 +3,13 @@
 use std::{path::Path, rc::Rc};
 
 use strata_format::bitmap::DirtyBitmap;
+use strata_graph::{
+    Format, Node,
+    bitmaps::{BitmapChange, BitmapPlan},
+};
 
 use super::{World, offline::Offline};
-use crate::{
-    graph::{
-        Format, Node,
-        bitmaps::{BitmapChange, BitmapPlan},
-    },
-    sim_tests::model::SECTOR,
-};
+use crate::sim_tests::model::SECTOR;
 
 /// The name of every bitmap.
 const NAME: &str = "changes";

@@ -2,10 +2,11 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use strata_graph::{Node, commit};
 use strata_storage::error::Result;
 
 use super::{World, offline::Offline};
-use crate::{commit, graph::Node, sim_tests::oracle};
+use crate::sim_tests::oracle;
 
 /// What a commit is to do.
 struct Task {

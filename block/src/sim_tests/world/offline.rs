@@ -6,16 +6,14 @@ use std::{
 };
 
 use strata_exec::{Executor, Queue};
+use strata_graph::{
+    Node,
+    chain::{ImageOptions, Opener},
+};
 use strata_storage::{Faults, Files, SimFolder};
 
 use super::{World, read_all};
-use crate::{
-    graph::{
-        Node,
-        chain::{ImageOptions, Opener},
-    },
-    sim_tests::{oracle::Contents, plan::Random},
-};
+use crate::sim_tests::{oracle::Contents, plan::Random};
 
 /// The files of a world while a tool has them.
 pub(super) struct Offline {

@@ -3,17 +3,15 @@
 use std::{cell::Cell, rc::Rc};
 
 use strata_exec::{Queue, mem::SgList};
+use strata_graph::Node;
 use strata_storage::{Faults, SimFile, error::IoError};
 
 use super::World;
-use crate::{
-    graph::Node,
-    sim_tests::{
-        guest::{Allowed, Guest, Load, Watch},
-        model::SECTOR,
-        operator::DISK,
-        oracle::{self, Chain},
-    },
+use crate::sim_tests::{
+    guest::{Allowed, Guest, Load, Watch},
+    model::SECTOR,
+    operator::DISK,
+    oracle::{self, Chain},
 };
 
 /// Requests that guests send in one run.

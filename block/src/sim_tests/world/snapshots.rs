@@ -8,15 +8,13 @@ use std::{
 };
 
 use strata_format::{check::Repair, qcow2::Qcow2};
+use strata_graph::{Format, Node, chain::ImageOptions};
 use strata_storage::error::{Error, Result};
 
 use super::{World, offline::Offline, run::check_refuses};
-use crate::{
-    graph::{Format, Node, chain::ImageOptions},
-    sim_tests::{
-        oracle::{self, Chain, Contents},
-        plan::data_path,
-    },
+use crate::sim_tests::{
+    oracle::{self, Chain, Contents},
+    plan::data_path,
 };
 
 /// Snapshots of one image at most.

@@ -2,11 +2,11 @@
 
 use std::rc::Rc;
 
-use strata_block::graph::{
+use strata_format::bitmap::DirtyBitmap;
+use strata_graph::{
     Node,
     bitmaps::{BitmapChange, BitmapPlan},
 };
-use strata_format::bitmap::DirtyBitmap;
 
 use crate::{Failure, refuse_bad_bitmaps};
 

@@ -6,11 +6,11 @@ use std::{
     rc::Rc,
 };
 
-use strata_block::graph::{
+use strata_format::qcow2::Preallocation;
+use strata_graph::{
     Format, Kept, Node,
     chain::{self, ImageOptions},
 };
-use strata_format::qcow2::Preallocation;
 
 use super::{Checked, ConvertArgs};
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use strata_block::graph::Format;
+use strata_graph::Format;
 
 /// The options of each format, in the order in which `qemu-img` prints them.
 const ORDER: [(Format, &[&str]); 3] = [

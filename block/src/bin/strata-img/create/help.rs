@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use strata_block::graph::Format;
+use strata_graph::Format;
 use strata_storage::is_nbd_uri;
 
 /// Options of formats, with what they are for in the words of `qemu-img`.

@@ -8,13 +8,11 @@ use std::{
 };
 
 use strata_exec::{Executor, yield_now};
+use strata_graph::disk::{Disk, DiskInfo, Done, Request, Submit};
 use strata_storage::nbd::wire::Address;
 
 use super::{Server, TOTAL};
-use crate::{
-    disk::{Disk, DiskInfo, Done, Request, Submit},
-    nbd::Export,
-};
+use crate::nbd::Export;
 
 const MOST: u32 = 32 << 20;
 

@@ -1,0 +1,247 @@
+//! Changes of the graph, as values: what is to lie on what, checked as a whole and applied at once.
+//!
+//! An edit may have parts for several disks. Either all of them are applied or none is, and between
+//! them nothing else runs: the disks are drained, and applying does no I/O.
+
+use std::{collections::HashMap, rc::Rc};
+
+use strata_storage::Identity;
+
+use super::{GuestDisk, Node, chain::MAX_LAYERS, hold::Hold, inflight::Drained};
+
+/// What is to change.
+enum Change {
+    /// The node becomes the top of the disk, above the one that is it now.
+    Overlay(Rc<Node>),
+    /// The first node lies on the second from now on, or on nothing.
+    Backing(Rc<Node>, Option<Rc<Node>>),
+}
+
+/// A change of one disk, and what holds the layers that it concerns.
+struct Part<'a> {
+    disk: Rc<GuestDisk>,
+    /// The top when the part was made.
+    root: Rc<Node>,
+    change: Change,
+    hold: &'a Hold,
+}
+
+/// Why an edit cannot be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EditError {
+    /// A layer would lie below itself.
+    #[error("Making '{below}' a backing child of '{upper}' would create a cycle")]
+    Cycle {
+        /// The layer above.
+        upper: String,
+        /// The layer below.
+        below: String,
+    },
+    /// The chain would be longer than one may be.
+    #[error("Disk '{0}' has {MAX_LAYERS} layers: merge some of them first")]
+    TooManyLayers(String),
+    /// An overlay has to be as large as its disk.
+    #[error("The overlay shows {overlay} bytes, the disk has {disk}")]
+    Sizes {
+        /// Bytes.
+        overlay: u64,
+        /// Bytes.
+        disk: u64,
+    },
+    /// Two layers would be in one file, and one of them writes it.
+    #[error("Node '{0}' would write a file that another layer uses")]
+    TwoWriters(String),
+    /// The disk does not look as it did when the edit was made, or is not held for it.
+    #[error("Node '{0}' is not held for this change")]
+    NotHeld(String),
+}
+
+/// Changes that belong together, one for a disk at most.
+#[derive(Default)]
+pub struct Edit<'a> {
+    parts: Vec<Part<'a>>,
+}
+
+impl<'a> Edit<'a> {
+    /// As well as the rest, puts `overlay` on top of `disk`, whose top is read-only then. Both are
+    /// under `hold`.
+    pub fn overlay(self, disk: &Rc<GuestDisk>, overlay: &Rc<Node>, hold: &'a Hold) -> Self {
+        self.and(disk, Change::Overlay(overlay.clone()), hold)
+    }
+
+    /// As well as the rest, puts `upper`, a layer of `disk`, on `below`. What was between them goes.
+    pub fn backing(
+        self,
+        disk: &Rc<GuestDisk>,
+        upper: &Rc<Node>,
+        below: Option<&Rc<Node>>,
+        hold: &'a Hold,
+    ) -> Self {
+        self.and(disk, Change::Backing(upper.clone(), below.cloned()), hold)
+    }
+
+    fn and(mut self, disk: &Rc<GuestDisk>, change: Change, hold: &'a Hold) -> Self {
+        self.parts.push(Part {
+            disk: disk.clone(),
+            root: disk.root(),
+            change,
+            hold,
+        });
+        self
+    }
+
+    /// Whether it could be applied now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), EditError> {
+        let mut seen = Seen::default();
+        for part in &self.parts {
+            part.check_held()?;
+            part.check_sizes()?;
+            seen.enter(part)?;
+        }
+        Ok(())
+    }
+
+    /// Closes the disks and waits until no request is under way in them.
+    pub async fn drain(&self) -> DrainedEdit<'_> {
+        let mut drained = Vec::new();
+        for part in &self.parts {
+            drained.push(part.disk.gate().drain().await);
+        }
+        DrainedEdit {
+            edit: self,
+            _drained: drained,
+        }
+    }
+}
+
+/// An edit whose disks are at rest. They go on when it is dropped.
+pub struct DrainedEdit<'a> {
+    edit: &'a Edit<'a>,
+    _drained: Vec<Drained<'a>>,
+}
+
+impl DrainedEdit<'_> {
+    /// Makes all changes, and returns the layers that the disks do not need any more.
+    ///
+    /// # Errors
+    /// Why it cannot be; nothing has changed then.
+    pub fn apply(self) -> Result<Vec<Rc<Node>>, EditError> {
+        self.edit.check()?;
+        let parts = &self.edit.parts;
+        Ok(parts.iter().flat_map(Part::apply).collect())
+    }
+}
+
+impl Part<'_> {
+    /// The chain as it will be, from the top down; endless where there is a cycle.
+    fn chain(&self) -> impl Iterator<Item = Rc<Node>> {
+        let top = match &self.change {
+            Change::Overlay(overlay) => overlay.clone(),
+            Change::Backing(..) => self.root.clone(),
+        };
+        std::iter::successors(Some(top), |node| self.below(node))
+    }
+
+    fn below(&self, node: &Rc<Node>) -> Option<Rc<Node>> {
+        match &self.change {
+            Change::Overlay(overlay) if Rc::ptr_eq(overlay, node) => Some(self.root.clone()),
+            Change::Backing(upper, below) if Rc::ptr_eq(upper, node) => below.clone(),
+            _ => node.backing(),
+        }
+    }
+
+    /// Whether the layer will take writes.
+    fn will_write(&self, node: &Rc<Node>) -> bool {
+        let covered = matches!(self.change, Change::Overlay(_)) && Rc::ptr_eq(node, &self.root);
+        node.is_writable() && !covered
+    }
+
+    /// Refuses an edit of what is not as it was when the edit was made, or is not held for it.
+    fn check_held(&self) -> Result<(), EditError> {
+        let not_held = |node: &Rc<Node>| Err(EditError::NotHeld(node.name().to_owned()));
+        let has = |wanted| self.root.chain().any(|node| Rc::ptr_eq(&node, wanted));
+        let (above, below) = match &self.change {
+            Change::Overlay(overlay) => (overlay, Some(&self.root)),
+            Change::Backing(upper, _) if !has(upper) => return not_held(upper),
+            Change::Backing(upper, below) => (upper, below.as_ref()),
+        };
+        if !Rc::ptr_eq(&self.root, &self.disk.root()) {
+            return not_held(&self.root);
+        }
+        let mut touched = [Some(above), below].into_iter().flatten();
+        match touched.find(|node| !self.hold.covers(node)) {
+            Some(node) => not_held(node),
+            None => Ok(()),
+        }
+    }
+
+    fn check_sizes(&self) -> Result<(), EditError> {
+        match &self.change {
+            Change::Overlay(overlay) if overlay.size() != self.root.size() => {
+                Err(EditError::Sizes {
+                    overlay: overlay.size(),
+                    disk: self.root.size(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn apply(&self) -> Vec<Rc<Node>> {
+        let before: Vec<_> = self.root.chain().collect();
+        match &self.change {
+            Change::Overlay(overlay) => {
+                self.root.set_read_only();
+                overlay.set_backing_node(Some(self.root.clone()));
+                self.disk.set_root(overlay.clone());
+            }
+            Change::Backing(upper, below) => upper.set_backing_node(below.clone()),
+        }
+        let now: Vec<_> = self.disk.root().chain().collect();
+        let stays = |node: &Rc<Node>| now.iter().any(|other| Rc::ptr_eq(node, other));
+        before.into_iter().filter(|node| !stays(node)).collect()
+    }
+}
+
+/// The layers of all disks that an edit changes, as they will be: by file, whether one writes it.
+#[derive(Default)]
+struct Seen(HashMap<Identity, bool>);
+
+impl Seen {
+    fn enter(&mut self, part: &Part<'_>) -> Result<(), EditError> {
+        let mut chain: Vec<Rc<Node>> = Vec::new();
+        for node in part.chain() {
+            if chain.iter().any(|above| Rc::ptr_eq(above, &node)) {
+                return Err(EditError::Cycle {
+                    upper: chain.last().unwrap_or(&node).name().to_owned(),
+                    below: node.name().to_owned(),
+                });
+            }
+            if chain.len() == MAX_LAYERS {
+                let id = part.disk.options().id.clone();
+                return Err(EditError::TooManyLayers(id));
+            }
+            self.enter_file(&node, part.will_write(&node))?;
+            chain.push(node);
+        }
+        Ok(())
+    }
+
+    fn enter_file(&mut self, node: &Rc<Node>, writes: bool) -> Result<(), EditError> {
+        let Ok(file) = node.image().storage().identity() else {
+            return Ok(());
+        };
+        match self.0.insert(file, writes) {
+            Some(written) if written || writes => {
+                Err(EditError::TwoWriters(node.name().to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

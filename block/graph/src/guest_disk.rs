@@ -1,0 +1,447 @@
+//! [`GuestDisk`]: what stands between a device and the chain of layers below it.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::{Rc, Weak},
+};
+
+use strata_exec::{Executor, Queue, mem::SgList, sync::Budget, yield_now};
+use strata_storage::error::{IoError, IoResult};
+
+use super::{
+    Format, Name, Node, chain::ImageOptions, inflight::Gate, node::whole_sectors, survey::survey,
+};
+use crate::disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit};
+
+/// What a user may choose for a disk beyond its image.
+#[derive(Debug, Clone, Default)]
+pub struct DiskOptions {
+    /// The disk's id in the monitor.
+    pub id: String,
+    /// The device it is attached to, for `info block`; empty if none.
+    pub device: String,
+    /// Serial number that the guest sees.
+    pub serial: String,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Every write is durable before it completes (`cache=writethrough`).
+    pub writethrough: bool,
+    /// Flushes are ignored (`cache=unsafe`).
+    pub no_flush: bool,
+    /// Its layers go past the host's page cache (`cache=none`).
+    pub direct: bool,
+    /// Guest discards reach the image (`discard=unmap`).
+    pub discard: bool,
+    /// Writes of zeros become zero clusters.
+    pub detect_zeroes: DetectZeroes,
+}
+
+/// `detect-zeroes`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DetectZeroes {
+    /// Zeros are written like any other bytes.
+    #[default]
+    Off,
+    /// Writes of zeros become zero clusters.
+    On,
+    /// The same, and the clusters may be freed.
+    Unmap,
+}
+
+impl DetectZeroes {
+    /// The name that QEMU's users know.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Unmap => "unmap",
+        }
+    }
+}
+
+/// A guest's request that failed.
+#[derive(Debug, Clone)]
+pub struct FailedRequest {
+    /// The disk's id.
+    pub disk: String,
+    /// Name of the layer that was the top when the request came.
+    pub node_name: String,
+    /// What was asked for.
+    pub op: Op,
+    /// Why it failed.
+    pub error: IoError,
+}
+
+/// Where a disk reports requests that failed.
+pub type FailureSink = Box<dyn Fn(FailedRequest)>;
+
+/// A disk: its options, its top layer, and the requests under way.
+pub struct GuestDisk {
+    options: DiskOptions,
+    /// How its layers are opened.
+    image: ImageOptions,
+    /// Keeps its id from others, as long as it is one of the engine's disks.
+    name: RefCell<Option<Name>>,
+    info: RefCell<Rc<DiskInfo>>,
+    root: RefCell<Rc<Node>>,
+    gate: Gate,
+    /// What its requests may work on at a time.
+    work: Budget,
+    io_status: Cell<IoStatus>,
+    requests: Cell<u64>,
+    exec: Rc<Executor>,
+    failures: FailureSink,
+    this: Weak<GuestDisk>,
+}
+
+/// `io-status`: how the last failed request failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IoStatus {
+    /// No request has failed.
+    #[default]
+    Ok,
+    /// A request failed.
+    Failed,
+    /// A request failed because the host is out of space.
+    NoSpace,
+}
+
+impl IoStatus {
+    /// The status that `error` leads to.
+    pub fn of(error: &IoError) -> Self {
+        match error {
+            IoError::NoSpace { .. } => Self::NoSpace,
+            _ => Self::Failed,
+        }
+    }
+
+    /// `BlockDeviceIoStatus` in QAPI.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::NoSpace => "nospace",
+        }
+    }
+}
+
+impl GuestDisk {
+    /// A disk on top of `root`.
+    pub fn new(
+        exec: Rc<Executor>,
+        failures: FailureSink,
+        root: Rc<Node>,
+        (options, image): (DiskOptions, ImageOptions),
+        name: Option<Name>,
+    ) -> Rc<Self> {
+        let info = Rc::new(DiskInfo {
+            id: options.id.clone(),
+            size: whole_size(&root),
+            block_size: 512,
+            read_only: options.read_only,
+            discard: options.discard,
+            // A cluster at most: 64 MiB.
+            discard_granularity: root.granularity() as u32,
+            serial: options.serial.clone(),
+        });
+        Rc::new_cyclic(|this| Self {
+            info: RefCell::new(info),
+            options,
+            image,
+            name: RefCell::new(name),
+            root: RefCell::new(root),
+            gate: Gate::default(),
+            work: Budget::new(WORK),
+            io_status: Cell::default(),
+            requests: Cell::default(),
+            exec,
+            failures,
+            this: this.clone(),
+        })
+    }
+
+    /// What the user chose.
+    pub fn options(&self) -> &DiskOptions {
+        &self.options
+    }
+
+    /// How its layers are opened: so was the chain, and so it will be the next time.
+    pub fn image_options(&self) -> &ImageOptions {
+        &self.image
+    }
+
+    /// Others may have its id.
+    pub fn give_up_name(&self) {
+        self.name.take();
+    }
+
+    /// The top layer.
+    pub fn root(&self) -> Rc<Node> {
+        self.root.borrow().clone()
+    }
+
+    /// Makes `node` the top layer. The disk is drained.
+    pub fn set_root(&self, node: Rc<Node>) {
+        assert_eq!(self.gate.inside(), 0, "the graph is edited under drain");
+        *self.root.borrow_mut() = node;
+    }
+
+    /// Where requests go in; closed while the graph is edited.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// The top layer has another size now. The disk is drained.
+    pub fn size_changed(&self) {
+        let mut info = DiskInfo::clone(&self.info());
+        info.size = whole_size(&self.root());
+        *self.info.borrow_mut() = Rc::new(info);
+    }
+
+    /// How requests have fared.
+    pub fn io_status(&self) -> IoStatus {
+        self.io_status.get()
+    }
+
+    /// Forgets how they have fared.
+    pub fn reset_io_status(&self) {
+        self.io_status.set(IoStatus::Ok);
+    }
+
+    /// Requests that have been sent so far.
+    pub fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    async fn carry_out(&self, request: Request) -> Completion {
+        self.requests.set(self.requests.get() + 1);
+        let _pass = self.gate.enter().await;
+        let _share = self.share(&request).await;
+        if request.offset + request.len > self.info().size {
+            // The disk has shrunk while the request waited.
+            return Err(IoError::OutOfRange);
+        }
+        let root = self.root();
+        let op = request.op;
+        let node = root.name().to_owned();
+        let result = self.dispatch(&root, request).await;
+        if let Err(error) = &result {
+            self.report(op, node, error);
+        }
+        result
+    }
+
+    /// Waits for the request's part of the work.
+    async fn share(&self, request: &Request) -> Share<'_> {
+        let cost = match request.op {
+            Op::Read | Op::Write { .. } => request.len.clamp(SHORT, LONG),
+            Op::Discard | Op::WriteZeroes { .. } => 4 * LONG,
+            Op::Flush => SHORT,
+        };
+        Share {
+            of: &self.work,
+            amount: self.work.take(cost).await,
+        }
+    }
+
+    async fn dispatch(&self, root: &Rc<Node>, request: Request) -> IoResult<()> {
+        let Request {
+            op,
+            offset,
+            len,
+            data,
+        } = request;
+        let unmap = self.options.discard;
+        match op {
+            Op::Read => return root.read(offset, data).await,
+            Op::Flush => return root.flush().await,
+            Op::Write { .. } if self.detects_zeroes() && is_zero(&data).await => {
+                // The guest may have changed its memory since the look: then it asked for either.
+                let unmap = unmap && self.options.detect_zeroes == DetectZeroes::Unmap;
+                self.write_zeroes(root, offset, len, unmap).await?;
+            }
+            Op::Write { .. } => write(root, offset, &data).await?,
+            Op::Discard if unmap => {
+                let (start, end) = whole_sectors(offset, len);
+                let len = end.saturating_sub(start);
+                for (offset, len) in pieces(start, len, zeroing_step(root)) {
+                    root.discard(offset, len).await?;
+                    yield_now().await;
+                }
+            }
+            // A hint that the user does not want followed.
+            Op::Discard => return Ok(()),
+            Op::WriteZeroes { unmap: may } => {
+                self.write_zeroes(root, offset, len, may && unmap).await?;
+            }
+        }
+        if self.options.writethrough || op == (Op::Write { fua: true }) {
+            root.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn write_zeroes(
+        &self,
+        root: &Rc<Node>,
+        offset: u64,
+        len: u64,
+        unmap: bool,
+    ) -> IoResult<()> {
+        let end = offset + len;
+        let (mut start, mut stop) = whole_sectors(offset, len);
+        if start >= stop {
+            // Within a sector, or on both sides of where two meet.
+            (start, stop) = (end, end);
+        }
+        // Less than two sectors before and less than one behind.
+        for (at, len) in [(offset, start - offset), (stop, end - stop)] {
+            if len > 0 {
+                root.write_bytes(at, SgList::zeroed(len as usize)).await?;
+            }
+        }
+        for (offset, len) in pieces(start, stop - start, zeroing_step(root)) {
+            root.write_zeroes(offset, len, unmap).await?;
+            yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn detects_zeroes(&self) -> bool {
+        self.options.detect_zeroes != DetectZeroes::Off
+    }
+
+    fn report(&self, op: Op, node_name: String, error: &IoError) {
+        self.io_status.set(IoStatus::of(error));
+        tracing::warn!(disk = %self.options.id, ?op, %error, "a guest's request failed");
+        (self.failures)(FailedRequest {
+            disk: self.options.id.clone(),
+            node_name,
+            op,
+            error: error.clone(),
+        });
+    }
+}
+
+/// Bytes of the disk that lies on `root`: whole sectors. (A header may say otherwise; QEMU cuts the
+/// rest off, too.)
+pub(super) fn whole_size(root: &Node) -> u64 {
+    root.size() - root.size() % 512
+}
+
+/// Bytes that a disk's requests work on at a time at most, each counted for the piece that it works
+/// on. Other disks' requests, which may have come later, wait no longer than that takes.
+pub(super) const WORK: u64 = 16 << 20;
+
+/// What a short request counts for.
+pub(super) const SHORT: u64 = 32 << 10;
+
+/// What a long one counts for: it takes its turn piece by piece.
+pub(super) const LONG: u64 = 1 << 20;
+
+/// A request's part of the work that its disk may do.
+struct Share<'a> {
+    of: &'a Budget,
+    amount: u64,
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.of.give_back(self.amount);
+    }
+}
+
+/// Clusters that one step of a change covers, and bytes at most: a guest may ask for a whole disk at
+/// once.
+const CLUSTERS: u64 = 512;
+const ZEROING_STEP: u64 = 64 << 20;
+const WRITING_STEP: u64 = 1 << 20;
+
+/// Bytes of one step on this layer. (In a raw one they are given up in one call, elsewhere.)
+fn zeroing_step(node: &Node) -> u64 {
+    match node.format() {
+        Format::Raw => ZEROING_STEP,
+        Format::Qcow2 | Format::Qed => ZEROING_STEP.min(CLUSTERS * node.granularity()),
+    }
+}
+
+/// Writes step by step. Clusters are not cut.
+async fn write(root: &Rc<Node>, offset: u64, data: &SgList) -> IoResult<()> {
+    let cluster = root.granularity();
+    let step = match root.format() {
+        Format::Raw => WRITING_STEP,
+        Format::Qcow2 | Format::Qed => WRITING_STEP.min(CLUSTERS * cluster).max(cluster),
+    };
+    for (at, len) in pieces(offset, data.len() as u64, step) {
+        if at > offset {
+            yield_now().await;
+        }
+        let piece = data.slice((at - offset) as usize, len as usize);
+        root.write_bytes(at, piece).await?;
+    }
+    Ok(())
+}
+
+/// Bytes that are looked at for zeros in one go.
+const LOOK_STEP: usize = 1 << 20;
+
+/// Whether all of it is zeros. Others get their turn meanwhile.
+async fn is_zero(data: &SgList) -> bool {
+    let mut done = 0;
+    while done < data.len() {
+        let len = LOOK_STEP.min(data.len() - done);
+        if !data.is_zero_at(done, len) {
+            return false;
+        }
+        done += len;
+        if done < data.len() {
+            yield_now().await;
+        }
+    }
+    true
+}
+
+/// A range cut into steps, at multiples of the step.
+fn pieces(offset: u64, len: u64, step: u64) -> impl Iterator<Item = (u64, u64)> {
+    let end = offset.saturating_add(len);
+    let next = move |&(start, len): &(u64, u64)| {
+        let start = start + len;
+        let stop = (start / step + 1).saturating_mul(step).min(end);
+        (start < end).then(|| (start, stop - start))
+    };
+    std::iter::successors(next(&(offset, 0)), next)
+}
+
+impl Submit for GuestDisk {
+    fn submit(&self, request: Request, done: Done) {
+        let Some(this) = self.this.upgrade() else {
+            return done(Err(IoError::Cancelled));
+        };
+        self.exec.spawn(
+            Queue::Guest,
+            async move { done(this.carry_out(request).await) },
+        );
+    }
+
+    fn info(&self) -> Rc<DiskInfo> {
+        self.info.borrow().clone()
+    }
+
+    fn extents(&self, offset: u64, len: u64, max: usize, done: ExtentsDone) {
+        let Some(this) = self.this.upgrade() else {
+            return done(Err(IoError::Cancelled));
+        };
+        self.exec.spawn(Queue::Guest, async move {
+            // Inside the gate the chain does not change.
+            let pass = this.gate.enter().await;
+            let left = this.info().size.saturating_sub(offset);
+            if left == 0 {
+                return done(Err(IoError::OutOfRange));
+            }
+            let len = len.min(left);
+            let result = survey(&this.root(), offset, len, max).await;
+            drop(pass);
+            done(result);
+        });
+    }
+}

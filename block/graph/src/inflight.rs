@@ -1,0 +1,160 @@
+//! The in-flight table: ordering of overlapping work, pinning of mappings, and draining.
+//!
+//! Guest reads and writes enter [`Mode::Shared`]; what may free or switch clusters (discard, zero
+//! with unmap, `write_if_unallocated`) enters [`Mode::Exclusive`] on the cluster-aligned range.
+//! Admission is first in, first out among entries that conflict, so nobody starves.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    ops::Range,
+    rc::Rc,
+};
+
+use strata_exec::sync::WaitQueue;
+
+/// How an entry shares its range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// With other shared entries.
+    Shared,
+    /// With nobody.
+    Exclusive,
+}
+
+struct Entry {
+    range: Range<u64>,
+    mode: Mode,
+}
+
+impl Entry {
+    fn conflicts(&self, range: &Range<u64>, mode: Mode) -> bool {
+        let overlap = self.range.start < range.end && range.start < self.range.end;
+        overlap && (self.mode == Mode::Exclusive || mode == Mode::Exclusive)
+    }
+}
+
+/// The table of one node: what is under way, and what waits for it.
+#[derive(Default)]
+pub struct InFlight(Rc<Table>);
+
+#[derive(Default)]
+struct Table {
+    /// By ticket: in the order of arrival.
+    entries: RefCell<BTreeMap<u64, Entry>>,
+    next: Cell<u64>,
+    left: WaitQueue,
+    /// Entries that wait; while there are none, leaving wakes nobody.
+    waiting: Cell<usize>,
+}
+
+impl InFlight {
+    /// Waits until nothing that came earlier conflicts with `mode` on the byte `range`. The entry
+    /// lasts until the guard is dropped.
+    pub async fn enter(&self, range: Range<u64>, mode: Mode) -> InFlightGuard {
+        let table = &self.0;
+        let ticket = table.next.get();
+        table.next.set(ticket + 1);
+        let entry = Entry { range, mode };
+        table.entries.borrow_mut().insert(ticket, entry);
+        let guard = InFlightGuard {
+            table: table.clone(),
+            ticket,
+        };
+        while !table.may_go(ticket) {
+            table.waiting.set(table.waiting.get() + 1);
+            table.left.wait().await;
+            table.waiting.set(table.waiting.get() - 1);
+        }
+        guard
+    }
+
+    /// Entries that wait.
+    pub fn waiting(&self) -> usize {
+        self.0.waiting.get()
+    }
+}
+
+impl Table {
+    fn may_go(&self, ticket: u64) -> bool {
+        let entries = self.entries.borrow();
+        let entry = &entries[&ticket];
+        !entries
+            .range(..ticket)
+            .any(|(_, e)| e.conflicts(&entry.range, entry.mode))
+    }
+}
+
+/// An admitted entry.
+pub struct InFlightGuard {
+    table: Rc<Table>,
+    ticket: u64,
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        self.table.entries.borrow_mut().remove(&self.ticket);
+        if self.table.waiting.get() > 0 {
+            self.table.left.wake_all();
+        }
+    }
+}
+
+/// Counts the requests inside, and can be closed to let them run out.
+#[derive(Default)]
+pub struct Gate {
+    inside: Cell<usize>,
+    closed: Cell<usize>,
+    changed: WaitQueue,
+}
+
+impl Gate {
+    /// Waits until the gate is open and goes in.
+    pub async fn enter(&self) -> GatePass<'_> {
+        while self.closed.get() > 0 {
+            self.changed.wait().await;
+        }
+        self.inside.set(self.inside.get() + 1);
+        GatePass(self)
+    }
+
+    /// Closes the gate and waits until everyone has left. It opens when the guard is dropped.
+    pub async fn drain(&self) -> Drained<'_> {
+        self.closed.set(self.closed.get() + 1);
+        let guard = Drained(self);
+        while self.inside.get() > 0 {
+            self.changed.wait().await;
+        }
+        guard
+    }
+
+    /// Requests inside.
+    pub fn inside(&self) -> usize {
+        self.inside.get()
+    }
+}
+
+/// A request that is inside a [`Gate`].
+pub struct GatePass<'a>(&'a Gate);
+
+impl Drop for GatePass<'_> {
+    fn drop(&mut self) {
+        self.0.inside.set(self.0.inside.get() - 1);
+        if self.0.closed.get() > 0 {
+            self.0.changed.wake_all();
+        }
+    }
+}
+
+/// A [`Gate`] that is closed and empty.
+pub struct Drained<'a>(&'a Gate);
+
+impl Drop for Drained<'_> {
+    fn drop(&mut self) {
+        self.0.closed.set(self.0.closed.get() - 1);
+        self.0.changed.wake_all();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! The node graph: layers, the chains that they form, and the disks on top.
+
+#[cfg(test)]
+mod bench;
+pub mod bitmaps;
+pub mod chain;
+pub mod commit;
+pub mod copy;
+mod create;
+mod data_file;
+pub mod disk;
+mod edit;
+mod foreign;
+mod format;
+mod guest_disk;
+mod hold;
+mod image;
+pub mod inflight;
+mod kept;
+mod layer_disk;
+mod named_layer;
+mod names;
+mod node;
+mod policy;
+mod reading;
+pub mod rebase;
+pub mod spec;
+mod survey;
+mod walk;
+
+#[cfg(test)]
+mod chain_tests;
+
+pub use create::create_image_in;
+pub use create::{NewImage, create_image, replace_image};
+pub use edit::{Edit, EditError};
+pub use format::Format;
+pub use guest_disk::{DetectZeroes, DiskOptions, FailedRequest, FailureSink, GuestDisk, IoStatus};
+pub use hold::{Busy, Hold, Purpose, check_free};
+pub use image::Image;
+pub use kept::Kept;
+pub use layer_disk::LayerDisk;
+pub use named_layer::{NoSuchLayer, named_layer};
+pub use named_layer::{check_leads_to, name_for};
+pub use names::{Name, NameError, Names};
+pub use node::Node;
+pub use reading::Reading;
+pub use walk::{Found, Walk};

@@ -9,7 +9,7 @@ use strata_graph::{
 };
 
 use super::{World, offline::Offline};
-use crate::sim_tests::model::SECTOR;
+use crate::model::SECTOR;
 
 /// The name of every bitmap.
 const NAME: &str = "changes";

@@ -9,8 +9,7 @@ use crate::api::{CmdError, DiskName};
 
 impl Engine {
     /// The disk that a command means: by its id, or by the node name of its top layer.
-    #[cfg(test)]
-    pub(crate) fn find_disk(&self, name: &str) -> Option<Rc<GuestDisk>> {
+    pub fn find_disk(&self, name: &str) -> Option<Rc<GuestDisk>> {
         let (disk, layer) = self.find_layer(name)?;
         Rc::ptr_eq(&layer, &disk.root()).then_some(disk)
     }

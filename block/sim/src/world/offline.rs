@@ -13,7 +13,7 @@ use strata_graph::{
 use strata_storage::{Faults, Files, SimFolder};
 
 use super::{World, read_all};
-use crate::sim_tests::{oracle::Contents, plan::Random};
+use crate::{oracle::Contents, plan::Random};
 
 /// The files of a world while a tool has them.
 pub(super) struct Offline {

@@ -8,6 +8,13 @@ use std::{
     rc::Rc,
 };
 
+use strata_block::{
+    api::{
+        BlockJobCancel, BlockJobInfo, BlockResize, BlockStream, BlockdevSnapshotSync, Cmd,
+        CmdError, JobRef, OnError, Reply,
+    },
+    engine::Engine,
+};
 use strata_exec::{sync::promise, yield_now};
 use strata_graph::{Format, GuestDisk, Node};
 use strata_storage::SimFolder;
@@ -17,13 +24,6 @@ use super::{
     journal,
     model::{Model, SECTOR},
     plan::{Random, path},
-};
-use crate::{
-    api::{
-        BlockJobCancel, BlockJobInfo, BlockResize, BlockStream, BlockdevSnapshotSync, Cmd,
-        CmdError, JobRef, OnError, Reply,
-    },
-    engine::Engine,
 };
 
 /// The disk's name.

@@ -6,7 +6,7 @@ use strata_graph::{Node, commit};
 use strata_storage::error::Result;
 
 use super::{World, offline::Offline};
-use crate::sim_tests::oracle;
+use crate::oracle;
 
 /// What a commit is to do.
 struct Task {

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use strata_block::engine::{DiskSpec, Engine};
 use strata_exec::{Executor, mem::SgList};
 use strata_graph::{DiskOptions, Format, GuestDisk, chain::ImageOptions, create_image, disk::Disk};
 use strata_storage::Content;
@@ -25,7 +26,6 @@ use super::{
     oracle::{self, Chain, Contents},
     plan::{Plan, Random},
 };
-use crate::engine::{DiskSpec, Engine};
 
 /// How long the test kills, in seconds, unless `STRATA_KILL_SECONDS` says something else.
 const SECONDS: u64 = if cfg!(debug_assertions) { 5 } else { 35 };
@@ -181,7 +181,7 @@ impl Victim {
 /// Starts a child, and a thread that reads its journal to the end.
 fn spawn(task: &Task) -> (Child, Receiver<Entry>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "sim_tests::killed::child", "--nocapture"])
+        .args(["--exact", "killed::child", "--nocapture"])
         .env(TASK, serde_json::to_string(task).unwrap())
         .stdout(Stdio::piped())
         .spawn()

@@ -20,7 +20,7 @@ mod hints;
 mod itself;
 mod locks;
 mod longer_target;
-#[path = "../../storage/src/lossy.rs"]
+#[path = "../../../storage/src/lossy.rs"]
 #[allow(dead_code)] // Of what it offers these tests need a part.
 mod lossy;
 mod lossy_target;

@@ -84,7 +84,7 @@ impl Engine {
     }
 
     /// The same with an opener of the caller's: simulations bring one among simulated files.
-    pub(crate) fn with_opener(
+    pub fn with_opener(
         exec: Rc<Executor>,
         opener: Opener,
         events: impl FnMut(Event) + 'static,

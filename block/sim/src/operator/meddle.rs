@@ -3,15 +3,13 @@
 
 use std::rc::Rc;
 
+use strata_block::api::{BlockdevSnapshotSync, Cmd, NewImageMode};
 use strata_format::{backing::Backing, qcow2, qed};
 use strata_graph::{Format, NewImage, Node, create_image_in};
 use strata_storage::Files;
 
 use super::{DISK, Operator};
-use crate::{
-    api::{BlockdevSnapshotSync, Cmd, NewImageMode},
-    sim_tests::{guest::Allowed, plan::path},
-};
+use crate::{guest::Allowed, plan::path};
 
 impl Operator {
     /// Has a snapshot taken, or a merge started, while the file that its header would name lies

@@ -4,6 +4,7 @@
 //!
 //! A failure says which seed it was and how to run that again. `STRATA_SEEDS=2000` runs as many of
 //! every test, from `STRATA_FIRST_SEED` (or 0) on.
+#![cfg(test)] // Nothing but tests: so no other build gets simulated files by way of this crate.
 
 mod guest;
 mod journal;
@@ -41,10 +42,10 @@ fn for_seeds(scenario: impl Fn(&mut World) + std::panic::RefUnwindSafe) {
         let run = || scenario(&mut World::new(seed, with_qemu));
         if let Err(panic) = std::panic::catch_unwind(run) {
             let thread = std::thread::current();
-            let test = thread.name().unwrap_or("sim_tests").to_owned();
+            let test = thread.name().unwrap_or("worlds").to_owned();
             eprintln!(
                 "failed with seed {seed}; to run it again: STRATA_SEED={seed} \
-                 STRATA_SEEDS_PER_QEMU={per_qemu} cargo nextest run --release -p strata-block {test}"
+                 STRATA_SEEDS_PER_QEMU={per_qemu} cargo nextest run --release -p strata-sim {test}"
             );
             std::panic::resume_unwind(panic);
         }

@@ -1,7 +1,7 @@
 //! The committed corpus of the fuzzing targets, through the same functions, on a stable compiler: what
 //! a fuzzer has found once stays fixed.
 
-#[path = "../../fuzz/src/lib.rs"]
+#[path = "../../../fuzz/src/lib.rs"]
 mod targets;
 
 use std::path::Path;
@@ -13,7 +13,7 @@ fn replay(name: &str) {
         .find(|(known, _)| *known == name)
         .expect("a target of this name");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../fuzz/corpus")
+        .join("../../fuzz/corpus")
         .join(name);
     let mut count = 0;
     for entry in std::fs::read_dir(&folder).unwrap() {

@@ -7,7 +7,7 @@ use strata_graph::Node;
 use strata_storage::{Faults, SimFile, error::IoError};
 
 use super::World;
-use crate::sim_tests::{
+use crate::{
     guest::{Allowed, Guest, Load, Watch},
     model::SECTOR,
     operator::DISK,

@@ -12,7 +12,7 @@ use strata_graph::{Format, Node, chain::ImageOptions};
 use strata_storage::error::{Error, Result};
 
 use super::{World, offline::Offline, run::check_refuses};
-use crate::sim_tests::{
+use crate::{
     oracle::{self, Chain, Contents},
     plan::data_path,
 };

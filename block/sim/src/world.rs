@@ -16,6 +16,10 @@ use std::{
 use bitmaps::Tracked;
 use snapshots::Kept;
 
+use strata_block::{
+    api::{Event, JobStatus},
+    engine::{DiskSpec, Engine},
+};
 use strata_exec::{Executor, mem::SgList};
 use strata_graph::{
     DiskOptions, Format, GuestDisk, Node,
@@ -31,10 +35,6 @@ use super::{
     operator::{DISK, Operator},
     oracle::{self, Chain, Contents},
     plan::{Layer, Open, Plan, Random},
-};
-use crate::{
-    api::{Event, JobStatus},
-    engine::{DiskSpec, Engine},
 };
 
 /// Where the simulated files are; nothing is there on the host.

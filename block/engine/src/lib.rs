@@ -1,0 +1,13 @@
+//! The engine of one device thread: disks, commands, jobs, exports.
+//!
+//! Everything but the values in [`api`] lives on one thread, the device thread. There is no lock around
+//! the graph: see `docs/ARCHITECTURE.md`.
+
+pub mod api;
+pub mod engine;
+mod jobs;
+pub mod nbd;
+pub mod unix_socket;
+
+/// The seam for devices: a disk, and requests to it.
+pub use strata_graph::disk;

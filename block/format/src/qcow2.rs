@@ -6,9 +6,9 @@
 //! | part | is | lies on |
 //! |---|---|---|
 //! | `admin` | opening, making, checking, snapshots, bitmaps on disk, sizes, other options | all |
-//! | `data` | reading, writing, zeroing, copying up, compressed clusters, claims | `order` and below |
-//! | `order` | flushing: when what is written (W1 to W4); L1 in another place | `tables` and below |
-//! | `tables` | L1, cached slices of L2, looking up and changing entries, linking | `space`, `file` |
+//! | `data` | reading, writing, zeroing, copying up, compressed clusters | `order` and below |
+//! | `order` | flushing: when what is written (W1 to W4); moving L1 | `tables` and below |
+//! | `tables` | L1, cached slices of L2, looking up and changing entries | `space`, `file` |
 //! | `space` | allocating and releasing clusters, refcounts (W3), where metadata lies | `file` |
 //! | `file` | the header and its changes (W5), stopping (W6), the mark before the first write | |
 //! | `layout` | what bytes mean: header, entries, sizes | |
@@ -22,7 +22,8 @@
 //! A task takes locks in this order, and may leave out any of them (`lock_order`, which asserts it
 //! in debug builds):
 //!
-//! 1. a claim (`data`): its holder never waits for another one, and no task waits for one with a lock
+//! 1. a claim (`data`): its holder never waits for another one, and no task waits for one while it
+//!    holds a lock
 //! 2. *unpacking* (`data`): a compressed cluster is unpacked; nothing is taken meanwhile
 //! 3. *linking* (`tables`): a new L2 table is linked, or L1 is replaced
 //! 4. *refcounts* (`space`): refcounts change
@@ -93,8 +94,8 @@ impl Qcow2 {
         self.data.extent(offset, len).await
     }
 
-    /// As [`Qcow2::extent`], and where in the file it lies or would lie: also for what a host cluster
-    /// is kept for.
+    /// As [`Qcow2::extent`], and where in the file it lies or would lie: also for what a host
+    /// cluster is kept for.
     ///
     /// # Errors
     /// As [`Qcow2::extent`].
@@ -237,8 +238,8 @@ impl Qcow2 {
         self.file.storage()
     }
 
-    /// The file that holds guest data, where [`Qcow2::extent`] says: the image's own, or an external
-    /// data file.
+    /// The file that holds guest data, where [`Qcow2::extent`] says: the image's own, or an
+    /// external data file.
     pub fn data_storage(&self) -> &Storage {
         self.file.data()
     }
@@ -253,8 +254,8 @@ impl Qcow2 {
         DataFile::in_header(&self.file.area())
     }
 
-    /// The layer's bitmaps, which the caller keeps up to date: whatever changes a persistent one comes
-    /// after [`Qcow2::begin_bitmap_change`].
+    /// The layer's bitmaps, which the caller keeps up to date: whatever changes a persistent one
+    /// comes after [`Qcow2::begin_bitmap_change`].
     pub fn bitmaps(&self) -> &Rc<Bitmaps> {
         &self.bitmaps
     }

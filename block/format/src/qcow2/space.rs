@@ -80,7 +80,8 @@ impl Space {
         self.freed.operation()
     }
 
-    /// The run's table entries have been cleared in memory: it is free once no operation can know it.
+    /// The run's table entries have been cleared in memory: it is free once no operation can know
+    /// it.
     pub fn free_later(&self, run: HostRun) {
         self.freed.push(run);
     }

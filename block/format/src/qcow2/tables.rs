@@ -1,5 +1,5 @@
-//! Where the clusters of the disk lie: L1, slices of L2 tables, looking up and changing entries, and
-//! tables that may be written.
+//! Where the clusters of the disk lie: L1, slices of L2 tables, looking up and changing entries,
+//! and tables that may be written.
 //!
 //! Lies on [`file`](super::file) and [`space`](super::space).
 
@@ -64,8 +64,8 @@ impl Tables {
         }
     }
 
-    /// Waits until no L2 table is being linked, and keeps it so: until the guard is dropped only its
-    /// holder changes which tables there are.
+    /// Waits until no L2 table is being linked, and keeps it so: until the guard is dropped only
+    /// its holder changes which tables there are.
     pub async fn exclude_linking(&self) -> Linking<'_> {
         Linking {
             _guard: self.linking.lock().await,

@@ -1,10 +1,10 @@
 //! Changing the options of an image in place: version, width of refcounts, lazy refcounts, external
 //! data file, size.
 //!
-//! Each change ends with one write of the header (rule W5). Before it the image is what it was, with
-//! space more in use at most; after it, it is the new one. What the tables are read by (the version,
-//! the width of refcounts) does not change under an open image: the image is opened anew in the same
-//! file, which stays locked.
+//! Each change ends with one write of the header (rule W5). Before it the image is what it was,
+//! with space more in use at most; after it, it is the new one. What the tables are read by (the
+//! version, the width of refcounts) does not change under an open image: the image is opened anew
+//! in the same file, which stays locked.
 
 mod refcount_width;
 mod version;
@@ -59,8 +59,8 @@ struct Amending<'a> {
 }
 
 /// Changes the options of the image in `file`, whose external data file, if it has one, is `data`.
-/// Nothing else has it open; `below` is what lies below it. `progress` is called with how much of the
-/// work is done. All is durable when this returns.
+/// Nothing else has it open; `below` is what lies below it. `progress` is called with how much of
+/// the work is done. All is durable when this returns.
 ///
 /// # Errors
 /// What cannot be had, before anything has been changed; the host's error, after which the image is

@@ -1,7 +1,8 @@
 //! Checking an image at rest: every table is walked, references are counted and compared with the
 //! refcounts. Nothing is written, unless a repair is asked for (`repair.rs`).
 //!
-//! The lines and numbers are those of `qemu-img check`, so that a person who knows one can read the other.
+//! The lines and numbers are those of `qemu-img check`, so that a person who knows one can read the
+//! other.
 
 mod bitmaps;
 mod copied;

@@ -56,7 +56,8 @@ impl Preallocation {
         all.into_iter().find(|mode| mode.name() == name)
     }
 
-    /// Whether this can be had in `file`: a device has all its room already, and cannot be asked for it.
+    /// Whether this can be had in `file`: a device has all its room already, and cannot be asked
+    /// for it.
     ///
     /// # Errors
     /// It cannot.
@@ -263,8 +264,9 @@ impl Plan {
     }
 }
 
-/// Makes an image in `file`, whose content is lost unless the options are refused. It is durable when this returns; until the last
-/// moment it has no header, so that a half-made image is not taken for one.
+/// Makes an image in `file`, whose content is lost unless the options are refused. It is durable
+/// when this returns; until the last moment it has no header, so that a half-made image is not
+/// taken for one.
 ///
 /// # Errors
 /// What is wrong with the options; the host's error.

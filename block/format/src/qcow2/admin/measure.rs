@@ -11,8 +11,8 @@ pub struct Measured {
     pub fully_allocated: u64,
 }
 
-/// Measures the file of an image that is made with `options`, which may ask for room for all clusters,
-/// and then gets `data` bytes of content, in whole clusters.
+/// Measures the file of an image that is made with `options`, which may ask for room for all
+/// clusters, and then gets `data` bytes of content, in whole clusters.
 ///
 /// # Errors
 /// What is wrong with the options.

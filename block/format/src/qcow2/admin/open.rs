@@ -43,14 +43,15 @@ pub struct OpenOptions {
     pub damaged: Damaged,
 }
 
-/// What becomes of an image without a usable refcount table or snapshot table. All but refusing it only
-/// when it is opened `read_only`.
+/// What becomes of an image without a usable refcount table or snapshot table. All but refusing it
+/// only when it is opened `read_only`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Damaged {
     /// It is not opened.
     #[default]
     Refused,
-    /// It is opened for a check, which reports it; but not where the header is nonsense, as with QEMU.
+    /// It is opened for a check, which reports it; but not where the header is nonsense, as with
+    /// QEMU.
     Reported,
     /// It is opened for a repair, which makes the table anew.
     Repaired,
@@ -243,9 +244,9 @@ pub(in crate::qcow2) async fn read_header(
     Ok(HeaderArea::parse(&cluster))
 }
 
-/// Checks where the header has its tables. For a check the image may have no refcount table that can
-/// be read: then the header names none any more, and why is returned. The table of snapshots is left to
-/// the check.
+/// Checks where the header has its tables. For a check the image may have no refcount table that
+/// can be read: then the header names none any more, and why is returned. The table of snapshots is
+/// left to the check.
 ///
 /// # Errors
 /// What is wrong, and what to do.

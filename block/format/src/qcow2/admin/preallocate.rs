@@ -15,9 +15,9 @@ use crate::qcow2::{
 };
 
 impl Qcow2 {
-    /// Gives each cluster of a range, which reads as zeros and which the header does not count to the
-    /// disk yet, a place that reads as zeros. A raw external data file keeps what it holds there, and
-    /// has the disk's length already. Nothing else uses the image meanwhile.
+    /// Gives each cluster of a range, which reads as zeros and which the header does not count to
+    /// the disk yet, a place that reads as zeros. A raw external data file keeps what it holds
+    /// there, and has the disk's length already. Nothing else uses the image meanwhile.
     ///
     /// # Errors
     /// The host's error. What has its place by then keeps it.

@@ -35,7 +35,8 @@ impl Qcow2 {
         }
         let (l1, refcounts) = (self.tables.l1_entries(), self.space.refcount_table());
         let tables = map_for_writing(file, &header, &l1, &refcounts).await?;
-        // So far the map holds the bitmaps alone, which were found to lie on nothing but each other.
+        // So far the map holds the bitmaps alone, which were found to lie on nothing but each
+        // other.
         self.space.absorb_metadata(&tables).map_err(|(new, old)| {
             let why = format!("{new} overlaps {old}");
             self.file.refused(cannot_be_written(&why))

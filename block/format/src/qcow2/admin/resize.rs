@@ -1,8 +1,8 @@
 //! Changing the size of the disk.
 //!
 //! The header's size is what counts, and it changes last when the disk grows, first when it
-//! shrinks: so after a crash the disk has its old size and content, or the new size. What a disk that
-//! was being shrunk still holds behind its end is no error; growing zeroes it.
+//! shrinks: so after a crash the disk has its old size and content, or the new size. What a disk
+//! that was being shrunk still holds behind its end is no error; growing zeroes it.
 
 use std::{cmp::Ordering, ops::Range};
 
@@ -26,8 +26,8 @@ pub(in crate::qcow2) const TABLES_PER_FLUSH: usize = 64;
 
 impl Qcow2 {
     /// Changes the size of the disk to `size` bytes. What is added reads as zeros, whatever lies
-    /// below, or as what a raw external data file holds there; what lies behind a smaller end is given
-    /// up. Nothing else uses the image meanwhile.
+    /// below, or as what a raw external data file holds there; what lies behind a smaller end is
+    /// given up. Nothing else uses the image meanwhile.
     ///
     /// # Errors
     /// The size is not a multiple of 512, or too large for the clusters; the image is of version 2

@@ -1,10 +1,10 @@
 //! Internal snapshots: the disk as it was at some moment, kept in the same file.
 //!
-//! A snapshot is an L1 table of its own. Everything that the table leads to has one reference more, so
-//! nothing of it is ever written in place or freed. The order of writes keeps two things true at any
-//! moment: a refcount is never too low, and a COPIED flag of the active tables stands only where there
-//! is a single reference. What a crash leaves besides is space that is lost, and flags that are
-//! missing; neither harms. In version 3 the dirty bit is set meanwhile, so that the next
+//! A snapshot is an L1 table of its own. Everything that the table leads to has one reference more,
+//! so nothing of it is ever written in place or freed. The order of writes keeps two things true at
+//! any moment: a refcount is never too low, and a COPIED flag of the active tables stands only
+//! where there is a single reference. What a crash leaves besides is space that is lost, and flags
+//! that are missing; neither harms. In version 3 the dirty bit is set meanwhile, so that the next
 //! program that opens the image sets both right.
 
 mod apply;
@@ -26,9 +26,9 @@ use crate::qcow2::{Qcow2, layout::header::Incompatible};
 const TABLES_PER_FLUSH: usize = 64;
 
 impl Qcow2 {
-    /// Before snapshots are changed: refuses what cannot have any, and images where what one of `tables`,
-    /// L1 tables, leads to is damaged; and sets the dirty bit in version 3. All that was written so far
-    /// is durable.
+    /// Before snapshots are changed: refuses what cannot have any, and images where what one of
+    /// `tables`, L1 tables, leads to is damaged; and sets the dirty bit in version 3. All that was
+    /// written so far is durable.
     pub(in crate::qcow2) async fn begin_snapshot_change(&self, tables: &[&[u64]]) -> Result<()> {
         let incompatible = self.file.area().header.incompatible;
         if incompatible.contains(Incompatible::DATA_FILE) {

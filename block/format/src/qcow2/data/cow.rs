@@ -13,9 +13,9 @@ use crate::{
 };
 
 impl Data {
-    /// `data` for `at`, extended to whole subclusters with what these hold so far: `mapping` is that
-    /// of the first one. A compressed cluster is extended as a whole. Returns where on the disk the
-    /// bytes begin. On `fresh` clusters, which read as zeros, zeros need not be added.
+    /// `data` for `at`, extended to whole subclusters with what these hold so far: `mapping` is
+    /// that of the first one. A compressed cluster is extended as a whole. Returns where on the
+    /// disk the bytes begin. On `fresh` clusters, which read as zeros, zeros need not be added.
     pub(super) async fn fill_around(
         &self,
         mapping: Mapping,

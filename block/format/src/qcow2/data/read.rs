@@ -21,8 +21,8 @@ impl Data {
         Ok(self.placed_extent(offset, len).await?.0)
     }
 
-    /// As [`Data::extent`], and where in the file it lies or would lie: also for what a host cluster
-    /// is kept for.
+    /// As [`Data::extent`], and where in the file it lies or would lie: also for what a host
+    /// cluster is kept for.
     ///
     /// # Errors
     /// As [`Data::extent`].

@@ -9,8 +9,8 @@ use crate::qcow2::layout::{
 };
 
 impl ImageFile {
-    /// Prepares for the first write: clears the autoclear bits that this program does not keep up to
-    /// date, marks the image dirty if refcounts are written lazily, and its bitmaps as in use.
+    /// Prepares for the first write: clears the autoclear bits that this program does not keep up
+    /// to date, marks the image dirty if refcounts are written lazily, and its bitmaps as in use.
     ///
     /// # Errors
     /// The image is read-only, has stopped, or the header cannot be written.

@@ -190,7 +190,8 @@ impl Entry {
         }
     }
 
-    /// The host cluster that holds or is kept for content as it is, and whether its refcount is one.
+    /// The host cluster that holds or is kept for content as it is, and whether its refcount is
+    /// one.
     pub fn host(self) -> Option<(HostCluster, bool)> {
         match self {
             Self::Plain { host, .. } => host,

@@ -139,7 +139,8 @@ impl Extensions {
         Some(OsStr::from_bytes(data).to_owned())
     }
 
-    /// Names the external data file, or none. It comes first, where the header's first sector holds it.
+    /// Names the external data file, or none. It comes first, where the header's first sector holds
+    /// it.
     pub fn set_data_file(&mut self, name: Option<&OsStr>) {
         self.0.retain(|e| e.kind != DATA_FILE);
         if let Some(name) = name {

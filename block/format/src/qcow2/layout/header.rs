@@ -235,7 +235,8 @@ impl Header {
             .unwrap_or(0)
     }
 
-    /// Says that clusters are compressed with zstd. The header is one of version 3, as new ones are.
+    /// Says that clusters are compressed with zstd. The header is one of version 3, as new ones
+    /// are.
     pub fn set_zstd(&mut self) {
         self.incompatible |= Incompatible::COMPRESSION;
         self.additional[COMPRESSION_TYPE - V3_MIN_LEN as usize] = 1;

@@ -163,8 +163,8 @@ fn backing_name(cluster: &[u8], offset: u64, len: u32) -> Result<(usize, OsStrin
     Ok((offset as usize, file_name(bytes)?))
 }
 
-/// Finds room for a name of `len` bytes behind `end` that does not lie on the old one, except in the
-/// first sector, which is written as a whole. If there is no such room, the old one's is used.
+/// Finds room for a name of `len` bytes behind `end` that does not lie on the old one, except in
+/// the first sector, which is written as a whole. If there is no such room, the old one's is used.
 fn place_for_name(
     end: usize,
     len: usize,

@@ -28,8 +28,8 @@ pub struct SnapshotEntry {
 }
 
 impl SnapshotEntry {
-    /// Reads the entry that lies `done` bytes behind the start of the table; `None` if that is behind
-    /// the end of the file, or the table gets too big.
+    /// Reads the entry that lies `done` bytes behind the start of the table; `None` if that is
+    /// behind the end of the file, or the table gets too big.
     ///
     /// # Errors
     /// The host's error.
@@ -61,7 +61,8 @@ impl SnapshotEntry {
 
     /// Whether the L1 table lies where one can: behind the header and within a file of `file_len`
     /// bytes, whose last cluster may be cut short. (Otherwise a few bytes of a hostile image could
-    /// make us read gigabytes of nothing.) One without entries, of a disk without bytes, lies nowhere.
+    /// make us read gigabytes of nothing.) One without entries, of a disk without bytes, lies
+    /// nowhere.
     pub fn has_valid_l1(&self, geometry: &Geometry, file_len: u64) -> bool {
         if self.l1_size == 0 {
             return geometry.in_cluster(self.l1_offset) == 0;

@@ -32,7 +32,8 @@ impl Space {
         self.deallocate(run).await;
     }
 
-    /// The same within the cluster that is being filled, if there is room and its refcount can grow.
+    /// The same within the cluster that is being filled, if there is room and its refcount can
+    /// grow.
     async fn pack_behind(&self, len: u64) -> IoResult<Option<(u64, HostRun)>> {
         let g = &self.geometry;
         let lock = self.refcounts.lock().await;

@@ -1,8 +1,8 @@
 //! Host clusters whose last use has ended, on their way to being used again (rule W3).
 //!
 //! A cluster is `pending` from the moment when its table entry is cleared in memory; it has
-//! `settled` when that is on disk. It may be allocated again once, besides, every operation that could
-//! have looked up the old entry has ended.
+//! `settled` when that is on disk. It may be allocated again once, besides, every operation that
+//! could have looked up the old entry has ended.
 
 use std::{
     cell::{Cell, RefCell},
@@ -99,7 +99,8 @@ impl FreedClusters {
         free
     }
 
-    /// Runs that no operation can be using could not be released; they are taken again with the next ones.
+    /// Runs that no operation can be using could not be released; they are taken again with the
+    /// next ones.
     pub fn wait_again(&self, runs: impl IntoIterator<Item = HostRun>) {
         let runs = runs.into_iter().filter(|run| run.count > 0);
         let waiting = runs.map(|run| FreedRun { run, unknown_to: 0 });

@@ -135,8 +135,8 @@ impl Space {
         }
     }
 
-    /// As [`Space::drop_references`]. The clusters whose reference is dropped are taken from the run, so
-    /// that after an error it is what is left.
+    /// As [`Space::drop_references`]. The clusters whose reference is dropped are taken from the
+    /// run, so that after an error it is what is left.
     pub(super) async fn drop_each_reference(&self, run: &mut HostRun) -> IoResult<()> {
         let lock = self.refcounts.lock().await;
         while run.count > 0 {

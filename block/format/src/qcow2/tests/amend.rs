@@ -58,9 +58,9 @@ async fn snapshot_of(bytes: &[u8], name: &str, below: &Rc<dyn Below>) -> Vec<u8>
     layer.read_all().await
 }
 
-/// An image of version 3 on a backing file, with zero clusters of every kind: of the disk alone, of a
-/// snapshot alone, in a table that both have; with and without a place that they keep. And what it
-/// and its snapshot "s" show.
+/// An image of version 3 on a backing file, with zero clusters of every kind: of the disk alone, of
+/// a snapshot alone, in a table that both have; with and without a place that they keep. And what
+/// it and its snapshot "s" show.
 async fn with_zeros(
     file: &Rc<SimFile>,
     below: &Rc<dyn Below>,

@@ -1,5 +1,5 @@
-//! Flushes that find no room: what they were to make durable may be lost for good, so the image stops
-//! (rule W6).
+//! Flushes that find no room: what they were to make durable may be lost for good, so the image
+//! stops (rule W6).
 
 use std::{rc::Rc, time::UNIX_EPOCH};
 

@@ -329,8 +329,8 @@ fn a_crash_while_a_snapshot_is_deleted() {
     survives(Step::Delete);
 }
 
-/// QEMU sets COPIED flags in the tables of a snapshot when another one is deleted. They say that there
-/// is one reference until the snapshot is applied: then that is wrong.
+/// QEMU sets COPIED flags in the tables of a snapshot when another one is deleted. They say that
+/// there is one reference until the snapshot is applied: then that is wrong.
 #[test]
 fn a_crash_while_tables_with_flags_become_the_active_ones() {
     seeds(3, async |exec, seed| {

@@ -235,7 +235,8 @@ pub fn assert_clean(path: &Path) {
     assert!(out.contains("No errors were found"), "{out}");
 }
 
-/// Writes a simulated file's bytes to the host and has them checked; leaks are allowed with `leaks`.
+/// Writes a simulated file's bytes to the host and has them checked; leaks are allowed with
+/// `leaks`.
 pub fn check_bytes(bytes: &[u8], leaks: bool) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("top.qcow2");

@@ -37,8 +37,8 @@ impl Qcow2 {
         if bitmaps.is_empty() && self.file.bitmaps().directory().is_none() {
             return Ok(());
         }
-        // Refcounts are about to change. Where they are written lazily, an earlier try may have left
-        // the image closed but for its bitmaps.
+        // Refcounts are about to change. Where they are written lazily, an earlier try may have
+        // left the image closed but for its bitmaps.
         self.file.begin_write().await?;
         let mut made = Made::default();
         let result = match self.write_bitmaps(&bitmaps, &mut made).await {
@@ -127,8 +127,8 @@ impl Qcow2 {
         })
     }
 
-    /// Writes `bytes` to new, adjacent clusters, and says where. What is behind them in the last cluster
-    /// has no meaning.
+    /// Writes `bytes` to new, adjacent clusters, and says where. What is behind them in the last
+    /// cluster has no meaning.
     async fn write_new_clusters(
         &self,
         bytes: Vec<u8>,

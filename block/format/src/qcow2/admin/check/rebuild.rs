@@ -1,8 +1,8 @@
 //! Counting refcounts anew in an image that was not closed cleanly, before it is written again.
 //!
-//! The tables say what is in use; the refcounts are set in place to what they say. Memory is bounded
-//! by counting a window of the file at a time. Until the end the image stays marked dirty, so that
-//! after a crash this starts again.
+//! The tables say what is in use; the refcounts are set in place to what they say. Memory is
+//! bounded by counting a window of the file at a time. Until the end the image stays marked dirty,
+//! so that after a crash this starts again.
 
 use strata_exec::yield_now;
 use strata_storage::error::{Error, Result};

@@ -95,8 +95,8 @@ impl Qcow2 {
 }
 
 impl<'a> Check<'a> {
-    /// A count of the same image, whose snapshots have been put right; with what has been repaired so
-    /// far.
+    /// A count of the same image, whose snapshots have been put right; with what has been repaired
+    /// so far.
     async fn counted_anew(self) -> IoResult<Self> {
         let mut check = Self::new(self.image, 0..u64::MAX);
         check.repair = self.repair;

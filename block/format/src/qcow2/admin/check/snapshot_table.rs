@@ -1,7 +1,7 @@
 //! The table of internal snapshots: what is wrong with it, and a new one without that.
 //!
-//! Entries that lead nowhere are dropped: what they kept cannot be found. The new table is durable, and
-//! counted, before the header names it.
+//! Entries that lead nowhere are dropped: what they kept cannot be found. The new table is durable,
+//! and counted, before the header names it.
 
 use strata_storage::error::IoResult;
 
@@ -137,8 +137,8 @@ impl Qcow2 {
         if survey.right_len + right_len > MAX_TABLE || survey.len + len > MAX_FOLLOWED {
             return Ok(Found::End);
         }
-        // What would lie behind the end of the file reads as zeros: better a snapshot without a name
-        // than none.
+        // What would lie behind the end of the file reads as zeros: better a snapshot without a
+        // name than none.
         fixed[36..].copy_from_slice(&(extra as u32).to_be_bytes());
         let behind = self
             .file
@@ -241,8 +241,8 @@ impl Check<'_> {
         self.change_refcounts(old, 1, 0).await
     }
 
-    /// Changes the refcounts of a run in their blocks. Where they are not what they should be the rest of
-    /// the repair sees to them.
+    /// Changes the refcounts of a run in their blocks. Where they are not what they should be the
+    /// rest of the repair sees to them.
     async fn change_refcounts(&mut self, run: HostRun, from: u64, to: u64) -> IoResult<()> {
         let g = self.image.geometry;
         for cluster in run.first.0..run.end().0 {

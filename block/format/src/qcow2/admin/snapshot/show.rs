@@ -9,9 +9,9 @@ use crate::{
 };
 
 impl Qcow2 {
-    /// From now on the image shows what `snapshot` keeps; the size of the disk stays that of now, with
-    /// nothing behind the end of a snapshot that is shorter. Comes before the first read of an image
-    /// that is opened read-only.
+    /// From now on the image shows what `snapshot` keeps; the size of the disk stays that of now,
+    /// with nothing behind the end of a snapshot that is shorter. Comes before the first read of an
+    /// image that is opened read-only.
     ///
     /// # Errors
     /// The image may be written to; the snapshot's table lies where none can; the host's error.

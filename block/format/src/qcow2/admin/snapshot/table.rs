@@ -69,8 +69,8 @@ impl Snapshot {
         }
     }
 
-    /// Fills in the extra data that version 3 asks for, in an entry of a program that knew of none: the
-    /// disk had `disk_size` bytes.
+    /// Fills in the extra data that version 3 asks for, in an entry of a program that knew of none:
+    /// the disk had `disk_size` bytes.
     pub(in crate::qcow2) fn complete(&mut self, disk_size: u64) {
         self.disk_size = Some(disk_size);
         let icount = self.icount.unwrap_or(u64::MAX);
@@ -116,7 +116,8 @@ impl Qcow2 {
         Ok(snapshots)
     }
 
-    /// The entries of the table, as far as they say where things are, and the header that names them.
+    /// The entries of the table, as far as they say where things are, and the header that names
+    /// them.
     async fn snapshot_entries(&self) -> Result<(Header, Vec<(u64, SnapshotEntry)>)> {
         let header = self.file.header();
         let entries = snapshot_table::read_entries(self.file.storage(), &header).await?;

@@ -75,11 +75,7 @@ const MODULES: [(&str, &[&str]); 6] = [
     // The monitor has values, no disks.
     (
         "vmm/src/monitor",
-        &[
-            "strata_block::disk",
-            "strata_block::engine",
-            "strata_devices",
-        ],
+        &["strata_block::disk", "strata_block::engine"],
     ),
     // The server answers requests; what an export is for a monitor, the engine knows.
     ("block/engine/src/nbd", &["crate::api", "crate::engine"]),

@@ -136,6 +136,8 @@ pub enum JobStatus {
 pub enum JobType {
     /// `block-stream`.
     Stream,
+    /// `block-commit`.
+    Commit,
 }
 
 /// One entry of `query-block-jobs`.

@@ -1,6 +1,7 @@
 //! [`Engine`]: everything of the block layer that lives on one device thread.
 
 mod bitmaps;
+mod commit;
 mod describe;
 mod exports;
 mod find;
@@ -20,6 +21,7 @@ use std::{
 };
 
 use bitmaps::BitmapCmd;
+pub use commit::CommitSpec;
 pub use describe::layer_info;
 use exports::Exports;
 pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};

@@ -31,8 +31,7 @@ pub async fn commit(
 ) -> Result<()> {
     let size = top.size();
     if base.size() < size {
-        blank_raw_data(base, size).await?;
-        base.resize(size).await?;
+        grow(base, size).await?;
     }
     let buffer = SgList::zeroed(CHUNK as usize);
     let mut offset = 0;
@@ -46,6 +45,15 @@ pub async fn commit(
         yield_now().await;
     }
     base.image().settle().await
+}
+
+/// Makes `base` as large as what lies above it: `size` bytes. Nothing else uses it meanwhile.
+///
+/// # Errors
+/// As [`Node::resize`].
+pub async fn grow(base: &Node, size: u64) -> Result<()> {
+    blank_raw_data(base, size).await?;
+    base.resize(size).await
 }
 
 /// Where `base` is going to grow, the chain shows zeros: also where a raw external data file holds

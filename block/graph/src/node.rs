@@ -314,6 +314,14 @@ impl Node {
         Ok(self.in_flight.enter(start..end, Mode::Exclusive).await)
     }
 
+    /// Enters the in-flight table for work on the whole layer.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn enter_whole(&self) -> IoResult<InFlightGuard> {
+        self.enter(0, u64::MAX, Mode::Exclusive).await
+    }
+
     /// Enters the in-flight table for a range of bytes.
     pub(super) async fn enter(&self, offset: u64, len: u64, mode: Mode) -> IoResult<InFlightGuard> {
         Ok(self.in_flight.enter(range(offset, len)?, mode).await)

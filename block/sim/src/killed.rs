@@ -271,6 +271,7 @@ fn work(task: &Task) {
         marks,
         model,
         writes_journal: true,
+        changed_below: Rc::default(),
         stop: Rc::default(),
     };
     engine.exec().block_on(async move { operator.work().await });

@@ -1,5 +1,6 @@
 //! Whoever sits at the monitor: snapshots, merges, other sizes, and changes of mind.
 
+mod commit;
 mod meddle;
 
 use std::{
@@ -52,6 +53,8 @@ pub struct Operator {
     pub model: Rc<RefCell<Model>>,
     /// Whoever outlives this process has to know of them, too.
     pub writes_journal: bool,
+    /// Layers between the two of a commit: what lies below them has changed.
+    pub changed_below: Rc<RefCell<Vec<PathBuf>>>,
     /// No more new work.
     pub stop: Rc<Cell<bool>>,
 }
@@ -68,9 +71,10 @@ impl Operator {
             }
             match self.job().await {
                 Some(job) => self.bother(&job).await,
-                None => match self.below(6) {
+                None => match self.below(8) {
                     0 | 1 => self.snapshot().await,
                     2 | 3 => self.resize().await,
+                    4 | 5 => self.commit().await,
                     _ => self.stream().await,
                 },
             }
@@ -195,11 +199,7 @@ impl Operator {
     }
 
     fn merge_onto(&self, base: Option<&Rc<Node>>) -> Cmd {
-        let on_error = match self.below(3) {
-            0 => OnError::Report,
-            1 => OnError::Enospc,
-            _ => OnError::Stop,
-        };
+        let on_error = self.on_error();
         Cmd::BlockStream(BlockStream {
             job_id: Some(JOB.to_owned()),
             device: DISK.to_owned(),
@@ -208,6 +208,14 @@ impl Operator {
             auto_finalize: Some(self.below(2) == 0),
             ..BlockStream::default()
         })
+    }
+
+    fn on_error(&self) -> OnError {
+        match self.below(3) {
+            0 => OnError::Report,
+            1 => OnError::Enospc,
+            _ => OnError::Stop,
+        }
     }
 
     /// Pauses, resumes, finalizes or cancels. The job may have come too far for it.

@@ -48,6 +48,8 @@ pub struct World {
     snapshots: BTreeMap<PathBuf, Vec<Kept>>,
     /// The dirty bitmaps of images.
     bitmaps: BTreeMap<PathBuf, Tracked>,
+    /// Images below which a commit has written since their bitmaps were looked at.
+    changed_below: Rc<RefCell<Vec<PathBuf>>>,
     /// There has been no room in this run: bitmaps may not have been stored.
     short_of_room: bool,
     /// Nobody has closed a layer since the world was started.
@@ -87,6 +89,7 @@ impl World {
             chain: Chain(Vec::new()),
             snapshots: BTreeMap::new(),
             bitmaps: BTreeMap::new(),
+            changed_below: Rc::default(),
             short_of_room: false,
             only_guests: false,
             leaks: BTreeMap::new(),
@@ -217,6 +220,7 @@ impl World {
             marks: marks.clone(),
             model: self.model.clone(),
             writes_journal: false,
+            changed_below: self.changed_below.clone(),
             stop: Rc::default(),
         });
         self.running = Some(Running {

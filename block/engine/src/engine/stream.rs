@@ -81,7 +81,11 @@ fn hold_down_to(disk: &GuestDisk, base: Option<&Rc<Node>>) -> Result<Hold, CmdEr
 
 impl Engine {
     /// Refuses a merge of layers that somebody reads: they would be closed.
-    fn refuse_exported(&self, top: &Rc<Node>, base: Option<&Rc<Node>>) -> Result<(), CmdError> {
+    pub(super) fn refuse_exported(
+        &self,
+        top: &Rc<Node>,
+        base: Option<&Rc<Node>>,
+    ) -> Result<(), CmdError> {
         let is_base = |node: &Rc<Node>| base.is_some_and(|base| Rc::ptr_eq(base, node));
         let mut between = top.chain().skip(1).take_while(|node| !is_base(node));
         let exported = between.find_map(|node| Some((self.exports.of_layer(&node)?, node)));

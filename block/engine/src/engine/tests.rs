@@ -7,6 +7,7 @@ use std::{
 mod bad_input;
 mod bases;
 mod bitmaps;
+mod commit;
 mod describe;
 mod direct;
 mod ends;

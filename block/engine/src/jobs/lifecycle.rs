@@ -17,8 +17,8 @@ pub(crate) trait Work {
     /// is.
     ///
     /// # Errors
-    /// [`IoError::Cancelled`], or the I/O error that ends the job.
-    async fn run(&self, job: &Job) -> IoResult<()>;
+    /// [`IoError::Cancelled`], or what ends the job.
+    async fn run(&self, job: &Job) -> Result<(), Error>;
 
     /// Whether what the guest writes after [`Work::run`] makes more work: then the job becomes ready,
     /// and goes on until the client completes or cancels it.

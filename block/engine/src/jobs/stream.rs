@@ -11,20 +11,17 @@ use strata_format::{backing::Backing, extent::ExtentKind};
 use strata_graph::{Edit, GuestDisk, Hold, Node, check_leads_to};
 use strata_storage::{
     Files,
-    error::{Error, IoError, IoResult},
+    error::{Error, IoResult},
 };
 
 use super::{
     Job, Work,
-    pace::Pace,
-    stride::{self, Stride},
+    steps::{Step, StepError, Steps, ZERO_CLUSTERS, read, take_all, write},
+    stride,
 };
 
 /// Bytes that one step looks at: passing over what is there already costs next to nothing.
 const LOOK: u64 = 256 << 20;
-
-/// Clusters that one step makes zero: an entry in a table for each.
-const ZERO_CLUSTERS: u64 = 1024;
 
 /// A stream, as the command that started it has resolved it.
 pub(crate) struct Stream {
@@ -44,14 +41,6 @@ pub(crate) struct NewBase {
     pub backing: Backing,
 }
 
-/// What a step did.
-struct Step {
-    /// Bytes of the disk that are done with.
-    len: u64,
-    /// Bytes that were copied.
-    copied: u64,
-}
-
 /// What the layers between top and base hold.
 enum Between {
     Data,
@@ -61,35 +50,8 @@ enum Between {
 
 impl Work for Stream {
     /// Copies everything.
-    async fn run(&self, job: &Job) -> IoResult<()> {
-        if self.is_done() {
-            return Ok(());
-        }
-        let size = self.top.size();
-        let buffer =
-            SgList::zeroed(usize::try_from(self.chunk(stride::MOST, 0)).unwrap_or(usize::MAX));
-        let (mut offset, mut pace, mut stride) = (0, Pace::default(), Stride::default());
-        while offset < size {
-            job.checkpoint().await?;
-            let held = job.held_the_thread();
-            stride.adapt(held);
-            job.rest(Stride::rest_after(held)).await;
-            let chunk = self.chunk(stride.bytes(), job.speed());
-            match self.step(offset, chunk, &buffer).await {
-                Ok(Step { len, copied }) => {
-                    offset += len;
-                    job.charge(copied);
-                    pace.wrote(copied, self.top.image().data_storage()).await;
-                }
-                Err((operation, error)) => {
-                    if !job.on_io_error(operation, error)? {
-                        offset = (offset + chunk).min(size);
-                    }
-                }
-            }
-            job.set_offset(offset);
-        }
-        Ok(())
+    async fn run(&self, job: &Job) -> Result<(), Error> {
+        Ok(take_all(job, self, self.len()).await?)
     }
 
     /// Makes the base the top's backing file: first everything that the layers in between stand
@@ -123,6 +85,50 @@ impl Work for Stream {
     }
 }
 
+impl Steps for Stream {
+    fn target(&self) -> &Node {
+        &self.top
+    }
+
+    /// `offset` starts a subcluster.
+    async fn step(&self, offset: u64, chunk: u64, buffer: &SgList) -> Result<Step, StepError> {
+        let look = LOOK.min(self.top.size() - offset);
+        let mine = self.top.extent(offset, look).await.map_err(read)?;
+        if mine.kind != ExtentKind::Unallocated {
+            return Ok(Step {
+                len: mine.len,
+                copied: 0,
+            });
+        }
+        let (len, between) = self.between(offset, mine.len).await.map_err(read)?;
+        if let Between::Nothing = between {
+            return Ok(Step { len, copied: 0 });
+        }
+        if matches!(between, Between::Zero) && self.top.has_zero_clusters() {
+            let len = len.min(ZERO_CLUSTERS * self.top.cluster_size());
+            let _held = self.top.enter_exclusive(offset, len).await.map_err(write)?;
+            let zeroed = self.top.zero_if_unallocated(offset, len).await;
+            zeroed.map_err(write)?;
+            // Nothing was copied: the speed limit is for bytes.
+            return Ok(Step { len, copied: 0 });
+        }
+        let len = len.min(chunk);
+        let data = buffer.slice(0, usize::try_from(len).unwrap_or(usize::MAX));
+        match between {
+            Between::Data => self.read(offset, &data).await.map_err(read)?,
+            _ => data.fill(0, data.len(), 0),
+        }
+        // The layers below do not change, so they were read before the range is held: the guest
+        // waits for the write only. What it has written meanwhile is not overwritten.
+        let _held = self.top.enter_exclusive(offset, len).await.map_err(write)?;
+        self.top
+            .write_if_unallocated(offset, data)
+            .await
+            .map_err(write)?;
+        Ok(Step { len, copied: len })
+    }
+}
+
 impl Stream {
     /// Bytes to look at: 0 if there is nothing to do.
     pub fn len(&self) -> u64 {
@@ -150,64 +156,6 @@ impl Stream {
         }
         let top = (self.top.path(), self.top.format());
         check_leads_to(&self.files, top, Some(backing), node, disk.image_options())
-    }
-
-    /// Bytes to copy in one step of `stride`: less where the speed limit would turn it into a long
-    /// pause. A multiple of the cluster size, one cluster at least.
-    fn chunk(&self, stride: u64, speed: u64) -> u64 {
-        let cluster = self.top.cluster_size();
-        let wanted = if speed == 0 {
-            stride
-        } else {
-            (speed / 10).min(stride)
-        };
-        (wanted - wanted % cluster).max(cluster)
-    }
-
-    /// Does the next part of the disk from `offset` on, which starts a subcluster: passes over what
-    /// need not be copied, or copies `chunk` bytes at most.
-    async fn step(
-        &self,
-        offset: u64,
-        chunk: u64,
-        buffer: &SgList,
-    ) -> Result<Step, (&'static str, IoError)> {
-        let read = |error| ("read", error);
-        let look = LOOK.min(self.top.size() - offset);
-        let mine = self.top.extent(offset, look).await.map_err(read)?;
-        if mine.kind != ExtentKind::Unallocated {
-            return Ok(Step {
-                len: mine.len,
-                copied: 0,
-            });
-        }
-        let (len, between) = self.between(offset, mine.len).await.map_err(read)?;
-        if let Between::Nothing = between {
-            return Ok(Step { len, copied: 0 });
-        }
-        let write = |error| ("write", error);
-        if matches!(between, Between::Zero) && self.top.has_zero_clusters() {
-            let len = len.min(ZERO_CLUSTERS * self.top.cluster_size());
-            let _held = self.top.enter_exclusive(offset, len).await.map_err(write)?;
-            let zeroed = self.top.zero_if_unallocated(offset, len).await;
-            zeroed.map_err(write)?;
-            // Nothing was copied: the speed limit is for bytes.
-            return Ok(Step { len, copied: 0 });
-        }
-        let len = len.min(chunk);
-        let data = buffer.slice(0, usize::try_from(len).unwrap_or(usize::MAX));
-        match between {
-            Between::Data => self.read(offset, &data).await.map_err(read)?,
-            _ => data.fill(0, data.len(), 0),
-        }
-        // The layers below do not change, so they were read before the range is held: the guest
-        // waits for the write only. What it has written meanwhile is not overwritten.
-        let _held = self.top.enter_exclusive(offset, len).await.map_err(write)?;
-        self.top
-            .write_if_unallocated(offset, data)
-            .await
-            .map_err(write)?;
-        Ok(Step { len, copied: len })
     }
 
     /// Reads from the layers below, in pieces of [`stride::MOST`] where a cluster is larger.

@@ -3,7 +3,6 @@
 use strata_storage::{Access, error::Result};
 
 use super::Node;
-use crate::inflight::Mode;
 
 impl Node {
     /// Makes a layer that is open read-only writable where it is: its files are opened and locked for
@@ -35,7 +34,7 @@ impl Node {
         }
         self.set_read_only();
         // Readers that have come before may keep clusters from being given back.
-        drop(self.enter(0, u64::MAX, Mode::Exclusive).await?);
+        drop(self.enter_whole().await?);
         let mut result = self.image.settle().await;
         if result.is_ok() {
             result = self.image.lock(Access::Read);

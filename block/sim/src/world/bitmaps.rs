@@ -70,8 +70,14 @@ impl World {
 
     /// The layers above the base of a commit, but for the top, show something else now.
     pub(super) fn bitmaps_miss_a_commit(&mut self, above: usize) {
-        for (path, _) in &self.chain.0[1..above] {
-            if let Some(tracked) = self.bitmaps.get_mut(path) {
+        let between = self.chain.0[1..above].iter();
+        let mut changed = self.changed_below.borrow_mut();
+        changed.extend(between.map(|(path, _)| path.clone()));
+    }
+
+    fn forget_what_has_changed(&mut self) {
+        for path in self.changed_below.take() {
+            if let Some(tracked) = self.bitmaps.get_mut(&path) {
                 tracked.shown = None;
             }
         }
@@ -82,6 +88,7 @@ impl World {
     pub(super) fn check_bitmaps(&mut self, crashed: bool) {
         // What is added to the disk is not recorded.
         let smallest = self.model.borrow_mut().take_smallest();
+        self.forget_what_has_changed();
         for layer in 0..self.chain.0.len() {
             let path = self.chain.0[layer].0.clone();
             let Some(mut tracked) = self.bitmaps.remove(&path) else {

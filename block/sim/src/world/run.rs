@@ -100,6 +100,8 @@ impl World {
         self.spawn_guests(10);
         let operator = self.running().operator.clone();
         self.running().exec.block_on(async move {
+            operator.commit().await;
+            operator.let_finish().await;
             operator.stream().await;
             operator.let_finish().await;
         });
@@ -187,17 +189,20 @@ impl World {
         }
     }
 
-    /// Lets the top's file system be full for a while: requests fail, for want of space and no other
+    /// Lets the top's file system, or everyone's, be full for a while: requests fail, for want of space and no other
     /// reason. Once there is room everything works again.
     pub fn run_on_a_full_disk(&mut self) {
         self.renew_bitmaps();
         self.short_of_room = true;
         self.start();
         self.running().allowed.set(Allowed::NoSpace);
+        let all = self.random.one_in(2);
         let root = self.root();
-        for storage in [root.image().storage(), root.image().data_storage()] {
-            let file = self.running().folder.file(storage.path()).unwrap();
-            file.set_room(Some(self.random.below(48)));
+        for layer in root.chain().take(if all { usize::MAX } else { 1 }) {
+            for storage in [layer.image().storage(), layer.image().data_storage()] {
+                let file = self.running().folder.file(storage.path()).unwrap();
+                file.set_room(Some(self.random.below(48)));
+            }
         }
         self.spawn_work(true);
         self.run_for_a_while();

@@ -152,6 +152,7 @@ fn block_job(job: &BlockJobInfo) -> String {
     } = job;
     let subject = match kind {
         JobType::Stream => "Streaming device",
+        JobType::Commit => "Type commit, device",
     };
     format!("{subject} {device}: Completed {offset} of {len} bytes, speed limit {speed} bytes/s\n")
 }

@@ -27,7 +27,7 @@ impl Script {
 }
 
 impl Work for Script {
-    async fn run(&self, job: &Job) -> IoResult<()> {
+    async fn run(&self, job: &Job) -> Result<(), Error> {
         self.note("run");
         job.set_len(7);
         job.checkpoint().await?;

@@ -1,0 +1,204 @@
+//! Commits of layers in the middle on real files, checked by qemu-img.
+
+use std::{path::Path, process::Command};
+
+use strata_graph::{Format, disk::Disk};
+
+use super::{
+    Bench,
+    live::{completed, qemu_img, snapshot, stream},
+};
+use crate::{
+    api::{CmdError, Event, OnError},
+    engine::CommitSpec,
+};
+
+impl Bench {
+    /// The node name of the layer so far below the top.
+    fn name_at(&self, depth: usize) -> String {
+        let root = self.engine.find_disk("virtio0").unwrap().root();
+        root.chain().nth(depth).unwrap().name().to_owned()
+    }
+
+    fn commit(&self, top: &str, base: &str, speed: u64) -> Result<(), CmdError> {
+        self.engine.start_commit(CommitSpec {
+            device: "virtio0".to_owned(),
+            top: top.to_owned(),
+            base: base.to_owned(),
+            job_id: "commit0".to_owned(),
+            speed,
+            on_error: OnError::Report,
+            auto_finalize: true,
+            auto_dismiss: true,
+        })
+    }
+
+    fn ended_well(&self) -> bool {
+        let events = self.events();
+        let well = |event: &Event| matches!(event, Event::JobCompleted(_, None));
+        events.iter().any(well)
+    }
+}
+
+/// A disk on [A] -> [B] -> [C] -> [D]: 128 KiB of its own number in each layer, at their own places
+/// and all of them in one.
+fn chain(bench: &Bench) -> (Disk, Vec<u8>) {
+    let path = bench.create("A");
+    let disk = bench.open("virtio0", &path, Some(Format::Qcow2)).unwrap();
+    let mut expected = vec![0; 4 << 20];
+    for (i, name) in [(1u8, "A"), (2, "B"), (3, "C"), (4, "D")] {
+        if i > 1 {
+            let made = bench.command(snapshot("virtio0", &bench.path(name)));
+            made.unwrap();
+        }
+        for at in [u64::from(i) << 18, 2 << 20] {
+            bench.write(&disk, at, vec![i; 128 << 10]).unwrap();
+            expected[at as usize..][..128 << 10].fill(i);
+        }
+    }
+    (disk, expected)
+}
+
+fn bytes_of(bench: &Bench, image: &str) -> Vec<u8> {
+    let raw = bench.path("raw");
+    let image = bench.path(image);
+    qemu_img(&["convert", "-O", "raw", image.to_str().unwrap()], &raw);
+    std::fs::read(raw).unwrap()
+}
+
+#[test]
+fn a_layer_in_the_middle_goes_down_into_the_base() {
+    let bench = Bench::new();
+    let (disk, mut expected) = chain(&bench);
+    let middle = ["B", "C"].map(|name| std::fs::read(bench.path(name)).unwrap());
+    bench
+        .commit(&bench.name_at(1), &bench.name_at(3), 256 << 10)
+        .unwrap();
+    bench.events();
+    // The guest goes on, and others are told who is there.
+    bench.write(&disk, 3 << 20, vec![9; 4096]).unwrap();
+    expected[3 << 20..][..4096].fill(9);
+    let busy = "Node 'virtio0' is busy: block device is in use by block job: commit";
+    let refused = bench.command(snapshot("virtio0", &bench.path("E")));
+    assert_eq!(refused.unwrap_err().desc, busy);
+    assert_eq!(bench.command(stream(None, 0)).unwrap_err().desc, busy);
+    assert_eq!(bench.read(&disk, 0, 4 << 20), expected);
+    bench.until(completed);
+    assert!(bench.ended_well());
+    assert_eq!(bench.read(&disk, 0, 4 << 20), expected);
+    // Before anything else is flushed. The base is nobody's to write any more.
+    let info = qemu_img(&["info", "-U", "--backing-chain"], &bench.path("D"));
+    assert_eq!(info.matches("image: ").count(), 2, "{info}");
+    qemu_img(&["check"], &bench.path("A"));
+    let left = ["B", "C"].map(|name| std::fs::read(bench.path(name)).unwrap());
+    assert!(left == middle, "the layers between are left as they were");
+    for name in ["B", "C"] {
+        std::fs::remove_file(bench.path(name)).unwrap();
+    }
+    assert!(bench.engine.shut_down().is_empty());
+    drop(disk);
+    qemu_img(&["check"], &bench.path("D"));
+    assert_eq!(bytes_of(&bench, "D"), expected);
+}
+
+#[test]
+fn a_commit_between_read_only_layers_leaves_them_so() {
+    let bench = Bench::new();
+    let (disk, expected) = chain(&bench);
+    bench
+        .commit(&bench.name_at(2), &bench.name_at(3), 0)
+        .unwrap();
+    bench.until(completed);
+    assert!(bench.ended_well());
+    let root = bench.engine.find_disk("virtio0").unwrap().root();
+    let writable: Vec<_> = root.chain().map(|node| node.is_writable()).collect();
+    assert_eq!(writable, [true, false, false]);
+    assert_eq!(bench.read(&disk, 0, 4 << 20), expected);
+    assert!(bench.engine.shut_down().is_empty());
+    assert_eq!(bytes_of(&bench, "D"), expected);
+}
+
+#[test]
+fn a_cancelled_commit_leaves_the_chain_and_a_second_one_ends_it() {
+    let bench = Bench::new();
+    let (disk, expected) = chain(&bench);
+    bench
+        .commit(&bench.name_at(1), &bench.name_at(2), 65536)
+        .unwrap();
+    bench.read(&disk, 0, 512);
+    bench.engine.jobs.cancel("commit0", false).unwrap();
+    bench.until(completed);
+    assert!(!bench.ended_well());
+    let root = bench.engine.find_disk("virtio0").unwrap().root();
+    let writable: Vec<_> = root.chain().map(|node| node.is_writable()).collect();
+    assert_eq!(writable, [true, false, false, false]);
+    assert_eq!(bench.read(&disk, 0, 4 << 20), expected);
+    bench
+        .commit(&bench.name_at(1), &bench.name_at(2), 0)
+        .unwrap();
+    bench.until(completed);
+    assert!(bench.ended_well());
+    assert!(bench.engine.shut_down().is_empty());
+    assert_eq!(bytes_of(&bench, "D"), expected);
+}
+
+#[test]
+fn what_cannot_be_committed_is_refused() {
+    let bench = Bench::new();
+    let (_disk, _) = chain(&bench);
+    let names: Vec<_> = (0..4).map(|depth| bench.name_at(depth)).collect();
+    let refused = |top: &str, base: &str| bench.commit(top, base, 0).unwrap_err().desc;
+    let itself = "cannot commit an image into itself";
+    assert_eq!(refused(&names[1], &names[1]), itself);
+    let missing = "Can't find 'x' in the backing chain";
+    assert_eq!(refused("x", &names[1]), missing);
+    assert_eq!(refused(&names[1], "x"), missing);
+    for (top, base) in [(0, 1), (2, 1)] {
+        let (top, base) = (&names[top], &names[base]);
+        let words = format!("Node '{base}' is not a backing image of '{top}' below the top layer");
+        assert_eq!(refused(top, base), words);
+    }
+}
+
+#[test]
+fn bases_of_other_sizes_show_what_the_chain_showed() {
+    for (base_size, top_size) in [("1M", "4M"), ("4M", "1M")] {
+        let bench = Bench::new();
+        let image = |name: &str, size: &str, backing: Option<&str>| {
+            let path = bench.path(name);
+            let mut command = Command::new("qemu-img");
+            command.args(["create", "-q", "-f", "qcow2"]);
+            if let Some(backing) = backing {
+                command.args(["-F", "qcow2", "-b"]).arg(bench.path(backing));
+            }
+            assert!(command.arg(&path).arg(size).status().unwrap().success());
+            path
+        };
+        let write = |path: &Path, what: &str| {
+            let command = Command::new("qemu-io")
+                .args(["-c", what])
+                .arg(path)
+                .status();
+            assert!(command.unwrap().success());
+        };
+        let base = image("A", base_size, None);
+        write(&base, &format!("write -q -P 9 0 {base_size}"));
+        let middle = image("B", top_size, Some("A"));
+        write(&middle, "write -q -P 7 64k 64k");
+        let top = image("C", "4M", Some("B"));
+        let disk = bench.open("virtio0", &top, Some(Format::Qcow2)).unwrap();
+        let before = bench.read(&disk, 0, 4 << 20);
+        assert_eq!((before[0], before[64 << 10], before[1 << 20]), (9, 7, 0));
+        bench
+            .commit(&bench.name_at(1), &bench.name_at(2), 0)
+            .unwrap();
+        bench.until(completed);
+        assert!(bench.ended_well());
+        assert!(
+            bench.read(&disk, 0, 4 << 20) == before,
+            "{base_size} below {top_size}"
+        );
+        assert!(bench.engine.shut_down().is_empty());
+        assert_eq!(bytes_of(&bench, "C"), before);
+    }
+}

@@ -1,0 +1,145 @@
+//! `block-commit` of a layer in the middle: what it holds goes down into a layer further below, on
+//! which the layer above it lies then.
+//!
+//! The layers between are not changed, and hide what the base gets until the end. So a job that dies
+//! at any point leaves a chain that reads the same bytes. What lies on the base besides sees what is
+//! written to it: nobody can help that.
+
+use std::rc::Rc;
+
+use strata_exec::mem::SgList;
+use strata_format::{backing::Backing, extent::ExtentKind};
+use strata_graph::{Edit, GuestDisk, Hold, Node, check_leads_to, commit::grow};
+use strata_storage::{Files, error::Error};
+
+use super::{
+    Job, Work,
+    steps::{Step, StepError, Steps, ZERO_CLUSTERS, read, take_all, write},
+};
+
+/// A commit, as the command that started it has resolved it.
+pub(crate) struct Commit {
+    /// The layer above the top.
+    pub overlay: Rc<Node>,
+    /// What it holds goes down, and so does what the layers between it and the base hold.
+    pub top: Rc<Node>,
+    pub base: Rc<Node>,
+    /// How the overlay's header will name the base.
+    pub backing: Backing,
+    /// Where the names in headers lead.
+    pub files: Files,
+    /// Keeps others from the overlay, the base and the layers between them.
+    pub hold: Hold,
+}
+
+impl Work for Commit {
+    async fn run(&self, job: &Job) -> Result<(), Error> {
+        self.base.prepare_writing().await?;
+        if self.base.size() < self.top.size() {
+            // Nobody reads it while its tables move.
+            let _held = self.base.enter_whole().await?;
+            grow(&self.base, self.top.size()).await?;
+        }
+        Ok(take_all(job, self, self.len()).await?)
+    }
+
+    /// The base is durable before a header names it. Then the graph follows, and the layers that are
+    /// not needed any more are closed.
+    async fn finish(&self, job: &Job) -> Result<(), Error> {
+        self.base.flush().await?;
+        self.check_base(job.disk())?;
+        let refused = |error| Error::Image {
+            file: self.overlay.path().to_owned(),
+            why: format!("{error}"),
+        };
+        let edit = Edit::default().backing(job.disk(), &self.overlay, Some(&self.base), &self.hold);
+        edit.check().map_err(refused)?;
+        self.overlay.prepare_writing().await?;
+        let backing = Some(self.backing.clone());
+        self.overlay.image().write_backing_name(backing).await?;
+        let gone = edit.drain().await.apply().map_err(refused)?;
+        for node in gone {
+            // The disk does not need the layer any more, whatever closing it says.
+            if let Err(error) = node.image().close().await {
+                tracing::warn!(%error, "a layer that was committed did not close cleanly");
+            }
+        }
+        self.finish_writing(job).await;
+        Ok(())
+    }
+
+    async fn undo(&self, job: &Job) {
+        self.finish_writing(job).await;
+    }
+}
+
+impl Commit {
+    /// Bytes to look at. Where the top hides what lies below its end, it does so in the base, too.
+    pub fn len(&self) -> u64 {
+        let hidden = self.base.size().min(self.overlay.size());
+        self.top.size().max(hidden)
+    }
+
+    /// Refuses a base whose name in the header would not lead to it when `disk` is opened again.
+    ///
+    /// # Errors
+    /// One line on why not.
+    pub fn check_base(&self, disk: &GuestDisk) -> Result<(), Error> {
+        let overlay = (self.overlay.path(), self.overlay.format());
+        let options = disk.image_options();
+        check_leads_to(
+            &self.files,
+            overlay,
+            Some(&self.backing),
+            &self.base,
+            options,
+        )
+    }
+
+    /// Makes read-only again what was made writable for the job.
+    async fn finish_writing(&self, job: &Job) {
+        for node in [&self.overlay, &self.base] {
+            if Rc::ptr_eq(node, &job.disk().root()) {
+                continue;
+            }
+            // It is right as it is, and nobody writes to it.
+            if let Err(error) = node.finish_writing().await {
+                tracing::warn!(%error, "a layer stays open for writing below the top");
+            }
+        }
+    }
+}
+
+impl Steps for Commit {
+    fn target(&self) -> &Node {
+        &self.base
+    }
+
+    async fn step(&self, offset: u64, chunk: u64, buffer: &SgList) -> Result<Step, StepError> {
+        let walk = self.top.walk().above(Some(&self.base));
+        // Nothing above the base is held while it is written.
+        let found = walk.find(offset, self.len() - offset).await.map_err(read)?;
+        let (kind, len) = (found.kind, found.len);
+        drop(found);
+        match kind {
+            ExtentKind::Unallocated => Ok(Step { len, copied: 0 }),
+            ExtentKind::Zero => {
+                let cheap = match self.base.has_zero_clusters() {
+                    true => ZERO_CLUSTERS * self.base.cluster_size(),
+                    false => chunk,
+                };
+                let len = len.min(cheap);
+                let zeroed = self.base.write_zeroes(offset, len, true).await;
+                zeroed.map_err(write)?;
+                Ok(Step { len, copied: 0 })
+            }
+            ExtentKind::Data { .. } | ExtentKind::Compressed => {
+                let len = len.min(chunk);
+                let data = buffer.slice(0, usize::try_from(len).unwrap_or(usize::MAX));
+                self.top.read(offset, data.clone()).await.map_err(read)?;
+                self.base.write(offset, data).await.map_err(write)?;
+                Ok(Step { len, copied: len })
+            }
+        }
+    }
+}

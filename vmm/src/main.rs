@@ -18,7 +18,7 @@ use strata_vmm::{
     run_result::{FAILED, RunResult},
     serve,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 fn main() -> ExitCode {
     let begin = Instant::now();
@@ -26,6 +26,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
+        // Spans are off unless they are asked for: who asks wants to see when each begins and ends.
+        .with_span_events(FmtSpan::NEW | FmtSpan::CLOSE)
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .init();
     if let Err(error) = outlive_size_limit() {

@@ -7,6 +7,7 @@ use std::{
 
 use strata_exec::{Executor, Queue, mem::SgList, sync::Budget, yield_now};
 use strata_storage::error::{IoError, IoResult};
+use tracing::Instrument;
 
 use super::{
     Format, Name, Node, chain::ImageOptions, inflight::Gate, node::whole_sectors, survey::survey,
@@ -214,7 +215,21 @@ impl GuestDisk {
     }
 
     async fn carry_out(&self, request: Request) -> Completion {
-        self.requests.set(self.requests.get() + 1);
+        let id = self.requests.get() + 1;
+        self.requests.set(id);
+        let span = tracing::trace_span!(
+            "request",
+            disk = self.options.id,
+            id,
+            op = ?request.op,
+            offset = request.offset,
+            length = request.len
+        );
+        self.admit(request).instrument(span).await
+    }
+
+    /// Waits until the request may be worked on, and has the layers do so.
+    async fn admit(&self, request: Request) -> Completion {
         let _pass = self.gate.enter().await;
         let _share = self.share(&request).await;
         if request.offset + request.len > self.info().size {

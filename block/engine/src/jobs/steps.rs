@@ -3,6 +3,7 @@
 use strata_exec::mem::SgList;
 use strata_graph::Node;
 use strata_storage::error::{IoError, IoResult};
+use tracing::Instrument;
 
 use super::{
     Job,
@@ -57,7 +58,8 @@ pub(super) async fn take_all(job: &Job, steps: &impl Steps, end: u64) -> IoResul
         stride.adapt(held);
         job.rest(Stride::rest_after(held)).await;
         let chunk = chunk(stride.bytes(), job.speed(), cluster);
-        match steps.step(offset, chunk, &buffer).await {
+        let span = tracing::trace_span!("step", job = job.id(), offset, length = chunk);
+        match steps.step(offset, chunk, &buffer).instrument(span).await {
             Ok(Step { len, copied }) => {
                 offset += len;
                 job.charge(copied);

@@ -12,10 +12,11 @@ build:
 test *ARGS:
     cargo test --workspace --locked {{ ARGS }}
 
-# Format, clippy, licences: what ci/test checks before it tests anything
+# Format, clippy, width of comments, licences: what ci/test checks before it tests anything
 lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
+    ci/comment-width
     cargo deny check bans licenses sources
 
 # The documentation of all crates, with private items

@@ -8,7 +8,8 @@ use std::{
 /// The front half of a device: answers accesses to a range of addresses on the vCPU threads.
 ///
 /// `offset` counts bytes from the start of the range; `data` is 1, 2, 4 or 8 bytes long, little
-/// endian. Anything may come from a guest: an access that means nothing reads as ones and writes nothing.
+/// endian. Anything may come from a guest: an access that means nothing reads as ones and writes
+/// nothing.
 pub trait BusDevice: Send {
     /// The guest reads.
     fn read(&mut self, offset: u64, data: &mut [u8]);

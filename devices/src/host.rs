@@ -1,4 +1,5 @@
-//! What devices need from the machine around them. `vmm` implements these over KVM; tests have doubles.
+//! What devices need from the machine around them. `vmm` implements these over KVM; tests have
+//! doubles.
 
 use std::io;
 
@@ -26,7 +27,8 @@ pub struct MsiMessage {
 
 /// One vector that can be sent by writing to an eventfd (an irqfd), on any thread.
 pub trait MsiVector: Send + Sync {
-    /// Where a signal goes from now on; `None` while the vector is masked (signals are not delivered).
+    /// Where a signal goes from now on; `None` while the vector is masked (signals are not
+    /// delivered).
     ///
     /// # Errors
     /// The host's error if the route cannot be set.
@@ -42,7 +44,8 @@ pub trait PciHost: Send + Sync {
     /// # Errors
     /// The host's error, or that no vector is left.
     fn new_vector(&self) -> io::Result<Box<dyn MsiVector>>;
-    /// From now on a guest write to the MMIO `address` (of any length) signals `doorbell` and does not reach the bus.
+    /// From now on a guest write to the MMIO `address` (of any length) signals `doorbell` and does
+    /// not reach the bus.
     ///
     /// # Errors
     /// The host's error.

@@ -90,7 +90,8 @@ impl IdeController {
         Ok((Self { channels, function }, parts))
     }
 
-    /// The PCI function, for [`crate::pci::bridges::IDE_FUNCTION`]. Its reset resets the drives, too.
+    /// The PCI function, for [`crate::pci::bridges::IDE_FUNCTION`]. Its reset resets the drives,
+    /// too.
     pub fn function(&self) -> SharedPciDevice {
         self.function.clone()
     }

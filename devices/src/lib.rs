@@ -2,9 +2,9 @@
 //!
 //! A device has up to two halves. The front half answers register accesses on the vCPU threads
 //! ([`bus::BusDevice`]) and does no disk I/O. The worker half lives on the device thread as an
-//! `event_manager::MutEventSubscriber`, holds the [`strata_block::disk::Disk`] and finishes requests. They share
-//! guest memory, eventfds, and a little state each: IDE its register file, virtio its status and
-//! interrupts ([`virtio::state::DeviceState`]). Nothing else.
+//! `event_manager::MutEventSubscriber`, holds the [`strata_block::disk::Disk`] and finishes
+//! requests. They share guest memory, eventfds, and a little state each: IDE its register file,
+//! virtio its status and interrupts ([`virtio::state::DeviceState`]). Nothing else.
 
 pub mod acpi;
 pub mod bus;

@@ -1,8 +1,8 @@
 //! PCI: one root bus of functions, reached through configuration mechanism 1 and two windows.
 //!
 //! A device is a [`PciDevice`]: a [`ConfigSpace`] and what lies behind its BARs. It is put on the
-//! bus with [`PciRoot::insert`]; the bus routes configuration accesses and decodes BARs, so a device
-//! never meets an absolute address and a guest that moves a BAR needs no change elsewhere:
+//! bus with [`PciRoot::insert`]; the bus routes configuration accesses and decodes BARs, so a
+//! device never meets an absolute address and a guest that moves a BAR needs no change elsewhere:
 //!
 //! ```text
 //! 0xCF8, 0xCFC ──▶ ConfigPorts ──▶ PciDevice::read_config / write_config

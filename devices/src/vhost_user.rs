@@ -9,8 +9,9 @@
 //! The `vhost-user-backend` library speaks the protocol on threads of its own, one pair per
 //! connection, behind the session thread's relay. They touch neither rings nor disk: kicks, new
 //! memory and the ends of rings go as messages to the inbox of the worker, a task on the device
-//! thread, which serves the rings as those of our own guests are served. Where the protocol promises that nothing is touched any more after a message, the
-//! thread waits until the worker has drained.
+//! thread, which serves the rings as those of our own guests are served. Where the protocol
+//! promises that nothing is touched any more after a message, the thread waits until the worker has
+//! drained.
 //!
 //! A front end that takes its memory away loses its connection ([`missing`]).
 //!

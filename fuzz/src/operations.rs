@@ -141,8 +141,8 @@ async fn check(files: &Files) -> State {
 }
 
 impl Subject {
-    /// Closes the image and opens it again: one that was sound is sound, and shows and holds what it
-    /// did. Returns whether it could be opened.
+    /// Closes the image and opens it again: one that was sound is sound, and shows and holds what
+    /// it did. Returns whether it could be opened.
     async fn reopen(&mut self) -> bool {
         let bitmaps = self.image.describe_bitmaps();
         let closed = self.image.close().await;

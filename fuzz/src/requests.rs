@@ -1,5 +1,5 @@
-//! Sequences of requests, several at a time: the input says how an image is made and what is done to
-//! it; every read is compared with plain bytes.
+//! Sequences of requests, several at a time: the input says how an image is made and what is done
+//! to it; every read is compared with plain bytes.
 
 use std::{cell::RefCell, ops::Range, rc::Rc};
 

@@ -5,8 +5,8 @@ use std::{future::Future, rc::Rc};
 use strata_exec::Executor;
 use strata_storage::SimFile;
 
-/// Bytes of an image that a target looks at. What a check has to walk grows with the square of it, as
-/// tables may be shared.
+/// Bytes of an image that a target looks at. What a check has to walk grows with the square of it,
+/// as tables may be shared.
 pub const MAX_IMAGE: usize = 256 << 10;
 
 /// Blocks of 4 KiB that an image may grow by.

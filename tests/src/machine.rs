@@ -73,8 +73,8 @@ impl Machine {
         Machine::launch(stage, name, command, &serial)
     }
 
-    /// Starts `strata serve` with these options. The guest that uses the disks is another program's,
-    /// which writes its serial line to `serial`.
+    /// Starts `strata serve` with these options. The guest that uses the disks is another
+    /// program's, which writes its serial line to `serial`.
     pub fn serve(stage: &Stage, name: &str, options: &[String], serial: &Path) -> Outcome<Machine> {
         let mut command = Command::new("strata");
         command.arg("serve").args(options);
@@ -118,8 +118,8 @@ impl Machine {
         })
     }
 
-    /// Waits until the guest's reports meet `condition`. Fails when the guest fails, strata ends, or
-    /// `seconds` have passed.
+    /// Waits until the guest's reports meet `condition`. Fails when the guest fails, strata ends,
+    /// or `seconds` have passed.
     pub fn wait_serial(
         &mut self,
         what: &str,

@@ -19,7 +19,8 @@ pub struct Ended {
     pub stderr: String,
 }
 
-/// Runs a program with no standard input. Fails if it has not ended within `limit`; it is then killed.
+/// Runs a program with no standard input. Fails if it has not ended within `limit`; it is then
+/// killed.
 pub fn run<A: AsRef<OsStr> + Debug>(name: &str, args: &[A], limit: Duration) -> Outcome<Ended> {
     let mut command = Command::new(name);
     command.args(args).stdin(Stdio::null());

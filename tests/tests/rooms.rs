@@ -7,8 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The crates that have an order, from the bottom up, and which of them each may use. Tests may use the
-/// same ones.
+/// The crates that have an order, from the bottom up, and which of them each may use. Tests may use
+/// the same ones.
 const CRATES: [(&str, &[&str]); 10] = [
     ("strata-exec", &[]),
     ("strata-storage", &["strata-exec"]),

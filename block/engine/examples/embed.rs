@@ -86,7 +86,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Writes, and returns when it is durable.
 async fn write(disk: &Disk, offset: u64, bytes: &[u8]) -> Result<(), IoError> {
-    // Disks are read and written in whole sectors; `Disk::by_bytes` is for those who count in bytes.
+    // Disks are read and written in whole sectors; `Disk::by_bytes` is for those who count in
+    // bytes.
     let mut sectors = bytes.to_vec();
     sectors.resize(bytes.len().next_multiple_of(512), 0);
     let request = Request {

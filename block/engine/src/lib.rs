@@ -1,7 +1,7 @@
 //! The engine of one device thread: disks, commands, jobs, exports.
 //!
-//! Everything but the values in [`api`] lives on one thread, the device thread. There is no lock around
-//! the graph: see `docs/ARCHITECTURE.md`.
+//! Everything but the values in [`api`] lives on one thread, the device thread. There is no lock
+//! around the graph: see `docs/ARCHITECTURE.md`.
 
 pub mod api;
 pub mod engine;

@@ -1,5 +1,5 @@
-//! The committed corpus of the fuzzing targets, through the same functions, on a stable compiler: what
-//! a fuzzer has found once stays fixed.
+//! The committed corpus of the fuzzing targets, through the same functions, on a stable compiler:
+//! what a fuzzer has found once stays fixed.
 
 #[path = "../../../fuzz/src/lib.rs"]
 mod targets;

@@ -143,8 +143,8 @@ impl Executor {
         self.tasks.borrow().len()
     }
 
-    /// Drops every task where it waits. What is at rest for good may hold this executor, which would
-    /// otherwise never go: for whoever makes many of them.
+    /// Drops every task where it waits. What is at rest for good may hold this executor, which
+    /// would otherwise never go: for whoever makes many of them.
     pub fn drop_tasks(&self) {
         // They may come back here while they are dropped.
         let tasks = self.tasks.take();
@@ -262,9 +262,9 @@ impl Executor {
         .await;
     }
 
-    /// The longest that a poll of the calling task, on the job queue, has taken since it last asked:
-    /// each task pays for itself. Always 0 outside tasks, and in simulations, which do not depend on
-    /// the clock.
+    /// The longest that a poll of the calling task, on the job queue, has taken since it last
+    /// asked: each task pays for itself. Always 0 outside tasks, and in simulations, which do not
+    /// depend on the clock.
     pub fn take_longest_poll(&self) -> Duration {
         let mut tasks = self.tasks.borrow_mut();
         let task = self.current.get().and_then(|id| tasks.get_mut(&id));

@@ -1,7 +1,7 @@
 //! Dirty bitmaps: which parts of a layer have been written since some moment.
 //!
-//! They belong to a layer ([`Bitmaps`]); the format may load and store them ([`DirtyBitmap::persistent`]).
-//! Nothing here does I/O.
+//! They belong to a layer ([`Bitmaps`]); the format may load and store them
+//! ([`DirtyBitmap::persistent`]). Nothing here does I/O.
 
 mod bits;
 

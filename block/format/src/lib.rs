@@ -1,7 +1,7 @@
 //! Formats of images: qcow2 and QED, and what they share.
 //!
-//! A format knows its file ([`strata_storage::Storage`]) and what lies [below](below::Below) it, and
-//! nothing of chains, disks or jobs. No format knows another.
+//! A format knows its file ([`strata_storage::Storage`]) and what lies [below](below::Below) it,
+//! and nothing of chains, disks or jobs. No format knows another.
 
 pub mod backing;
 pub mod below;

@@ -49,8 +49,8 @@ enum Place {
 #[derive(Default)]
 struct Load {
     ended: WaitQueue,
-    /// Set where the table has been given up meanwhile: then it never gets a place in the cache, and
-    /// whoever waited for it is given what it said when they asked.
+    /// Set where the table has been given up meanwhile: then it never gets a place in the cache,
+    /// and whoever waited for it is given what it said when they asked.
     result: RefCell<Option<Rc<Slice>>>,
 }
 
@@ -174,8 +174,8 @@ impl TableCache {
         self.dirty.get() > 0
     }
 
-    /// Forgets the slices of a table that is no longer used, also those that are being read. None of
-    /// them is dirty: tables are only given up once they have stopped changing.
+    /// Forgets the slices of a table that is no longer used, also those that are being read. None
+    /// of them is dirty: tables are only given up once they have stopped changing.
     pub fn forget(&self, offset: u64, len: u64) {
         self.places.borrow_mut().retain(|&at, place| {
             let keep = !(offset..offset + len).contains(&at);

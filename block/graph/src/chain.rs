@@ -60,7 +60,8 @@ pub struct ImageOptions {
     /// Folders in which backing files may lie besides that of the image that names them. If absent,
     /// every place is allowed that is ordinary for a disk image (`docs/BACKING-FILES.md`).
     pub backing_folders: Option<Vec<PathBuf>>,
-    /// How long requests wait for an NBD server that is gone; [`DEFAULT_RECONNECT_DELAY`] if absent.
+    /// How long requests wait for an NBD server that is gone; [`DEFAULT_RECONNECT_DELAY`] if
+    /// absent.
     pub reconnect_delay: Option<Duration>,
 }
 
@@ -335,8 +336,8 @@ fn check_file(
     }
 }
 
-/// The path (or URI) of a backing file: relative names are relative to the folder of the image that names
-/// them, not to the working directory.
+/// The path (or URI) of a backing file: relative names are relative to the folder of the image that
+/// names them, not to the working directory.
 ///
 /// # Errors
 /// The name is neither one of a file nor an NBD URI (`json:` or another protocol).
@@ -352,8 +353,8 @@ pub fn resolve_data_file(upper: &Path, name: &OsStr) -> Result<PathBuf> {
     resolve_name(upper, "data file", name)
 }
 
-/// Refuses a name for a new header that means a file here but a protocol to QEMU, which could not open
-/// the image then: one with a colon before its first slash.
+/// Refuses a name for a new header that means a file here but a protocol to QEMU, which could not
+/// open the image then: one with a colon before its first slash.
 ///
 /// # Errors
 /// It is such a name; how to write it.
@@ -408,8 +409,8 @@ fn resolve_name(upper: &Path, what: &str, name: &OsStr) -> Result<PathBuf> {
     Ok(upper.parent().unwrap_or(Path::new("")).join(name))
 }
 
-/// The path or URI in options of block drivers, which is relative to the working directory as QEMU has
-/// it. They may say the format, too, but nothing of how the file is opened.
+/// The path or URI in options of block drivers, which is relative to the working directory as QEMU
+/// has it. They may say the format, too, but nothing of how the file is opened.
 fn resolve_json(upper: &Path, what: &str, name: &OsStr) -> Result<PathBuf> {
     let refused = |why: String| Error::Image {
         file: upper.to_owned(),
@@ -422,8 +423,8 @@ fn resolve_json(upper: &Path, what: &str, name: &OsStr) -> Result<PathBuf> {
     Ok(spec.path)
 }
 
-/// Whether the image `upper`, opened with `options`, may name `backing` in its header: where not, it would not open
-/// again (`docs/BACKING-FILES.md`). What is not there is not looked at.
+/// Whether the image `upper`, opened with `options`, may name `backing` in its header: where not,
+/// it would not open again (`docs/BACKING-FILES.md`). What is not there is not looked at.
 ///
 /// # Errors
 /// Why not, and which option would allow it; as [`resolve`].

@@ -292,8 +292,8 @@ impl Copy {
         Ok(packed.map_or(Content::Plain(data), Content::Packed))
     }
 
-    /// Whether nothing else lies in the target's clusters that a piece is for: behind the end of what
-    /// is copied, a longer target keeps what it holds.
+    /// Whether nothing else lies in the target's clusters that a piece is for: behind the end of
+    /// what is copied, a longer target keeps what it holds.
     fn fills_clusters(&self, piece: &Piece) -> bool {
         let end = piece.offset + piece.len;
         end.is_multiple_of(self.target.cluster_size()) || end >= self.target.size()

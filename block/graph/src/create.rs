@@ -78,11 +78,11 @@ pub async fn create_image_in(
     make(exec, way, path, image).await.map(|_| ())
 }
 
-/// As [`create_image`], but in a file, a device or an export that may exist: what that holds is lost,
-/// unless the options are refused, others use it or it is one of the `kept` ones. So it is with an
-/// external data file. Returns the path of the image's file if that is new.
-/// What has been made is durable only if `durable` asks for that: it takes its time. Files are stored as the
-/// `hints` say, where their file system can do that.
+/// As [`create_image`], but in a file, a device or an export that may exist: what that holds is
+/// lost, unless the options are refused, others use it or it is one of the `kept` ones. So it is
+/// with an external data file. Returns the path of the image's file if that is new.
+/// What has been made is durable only if `durable` asks for that: it takes its time. Files are
+/// stored as the `hints` say, where their file system can do that.
 ///
 /// # Errors
 /// One line on what failed; no new file is left behind then.

@@ -18,8 +18,8 @@ use super::{
 /// What messages call it.
 const WHAT: &str = "data file";
 
-/// Opens the external data file, one of `files`, of the image in `file`, which was opened as `image` with `options`,
-/// for the same use and with the same locks; `None` if it has none.
+/// Opens the external data file, one of `files`, of the image in `file`, which was opened as
+/// `image` with `options`, for the same use and with the same locks; `None` if it has none.
 ///
 /// # Errors
 /// The header may not name that file; the file cannot be used.

@@ -35,7 +35,8 @@ pub struct Request {
     pub op: Op,
     /// Byte offset on the disk; a multiple of [`Disk::block_size`].
     pub offset: u64,
-    /// Bytes; a multiple of [`Disk::block_size`]. For reads and writes equal to `data.len()`, for a flush 0.
+    /// Bytes; a multiple of [`Disk::block_size`]. For reads and writes equal to `data.len()`, for a
+    /// flush 0.
     pub len: u64,
     /// Where the bytes go to or come from; empty for everything but reads and writes.
     pub data: SgList,

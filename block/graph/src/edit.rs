@@ -69,7 +69,8 @@ impl<'a> Edit<'a> {
         self.and(disk, Change::Overlay(overlay.clone()), hold)
     }
 
-    /// As well as the rest, puts `upper`, a layer of `disk`, on `below`. What was between them goes.
+    /// As well as the rest, puts `upper`, a layer of `disk`, on `below`. What was between them
+    /// goes.
     pub fn backing(
         self,
         disk: &Rc<GuestDisk>,

@@ -25,9 +25,9 @@ const MAGICS: [(usize, &[u8], &str); 11] = [
     (0, b"#!/bin/sh\n#V2.0 Format\n", "cloop"),
 ];
 
-/// Refuses a file whose format has to be guessed if it has a format that is not supported. A raw disk
-/// into which its guest has written such an image, or which it has encrypted, looks the same: so told
-/// that it is raw, it is.
+/// Refuses a file whose format has to be guessed if it has a format that is not supported. A raw
+/// disk into which its guest has written such an image, or which it has encrypted, looks the same:
+/// so told that it is raw, it is.
 ///
 /// # Errors
 /// That; the host's error.

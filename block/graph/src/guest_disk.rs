@@ -366,8 +366,8 @@ impl Drop for Share<'_> {
     }
 }
 
-/// Clusters that one step of a change covers, and bytes at most: a guest may ask for a whole disk at
-/// once.
+/// Clusters that one step of a change covers, and bytes at most: a guest may ask for a whole disk
+/// at once.
 const CLUSTERS: u64 = 512;
 const ZEROING_STEP: u64 = 64 << 20;
 const WRITING_STEP: u64 = 1 << 20;

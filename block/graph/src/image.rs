@@ -111,9 +111,9 @@ impl Image {
         }
     }
 
-    /// Checks the metadata in the file, which nothing may be writing to; `None` if the format has none.
-    /// With `repair` what is found is put right, and the image has to be opened again: it has been
-    /// opened for that ([`super::chain::ImageOptions::repair`]).
+    /// Checks the metadata in the file, which nothing may be writing to; `None` if the format has
+    /// none. With `repair` what is found is put right, and the image has to be opened again: it has
+    /// been opened for that ([`super::chain::ImageOptions::repair`]).
     ///
     /// # Errors
     /// The file cannot be read or written.
@@ -157,7 +157,8 @@ impl Image {
         }
     }
 
-    /// Has the file say that its bitmaps are in use, before one of them is changed or records a change.
+    /// Has the file say that its bitmaps are in use, before one of them is changed or records a
+    /// change.
     ///
     /// # Errors
     /// The image is read-only, has stopped, or its file cannot be written.
@@ -176,8 +177,8 @@ impl Image {
         Some(self.as_qcow2()?.check_new_bitmap(bitmap))
     }
 
-    /// Compresses one cluster for [`Node::write_packed`](super::Node::write_packed); `None` if it does
-    /// not get shorter, or the format has no compressed clusters.
+    /// Compresses one cluster for [`Node::write_packed`](super::Node::write_packed); `None` if it
+    /// does not get shorter, or the format has no compressed clusters.
     pub async fn pack(&self, data: &SgList) -> Option<Packed> {
         match &self.driver {
             Driver::Raw(_) | Driver::Qed(_) => None,
@@ -185,8 +186,8 @@ impl Image {
         }
     }
 
-    /// Gives up everything that the image holds, so that it shows what lies below. Nothing else uses
-    /// it meanwhile.
+    /// Gives up everything that the image holds, so that it shows what lies below. Nothing else
+    /// uses it meanwhile.
     ///
     /// # Errors
     /// An I/O error, or corrupt tables; a raw image holds everything for ever.
@@ -205,8 +206,8 @@ impl Image {
     /// and its format is told.
     ///
     /// # Errors
-    /// Its files cannot be written, or others use them; its format does not let it be written. Then it
-    /// is as it was, and so are its locks.
+    /// Its files cannot be written, or others use them; its format does not let it be written. Then
+    /// it is as it was, and so are its locks.
     pub(super) async fn prepare_writing(&self) -> Result<()> {
         self.make_files_writable()?;
         let prepared = match &self.driver {

@@ -37,9 +37,9 @@ impl Kept {
         Ok(())
     }
 
-    /// Keeps the file at `path` and those that its header and the ones below name, as far as they can
-    /// be found: for a name that is to be used without a look at what it leads to. Others may be
-    /// writing there; servers are not asked.
+    /// Keeps the file at `path` and those that its header and the ones below name, as far as they
+    /// can be found: for a name that is to be used without a look at what it leads to. Others may
+    /// be writing there; servers are not asked.
     pub async fn keep_named(
         &mut self,
         what: &'static str,
@@ -91,8 +91,8 @@ impl Kept {
         self.check_identity(file.path(), &identity(file)?)
     }
 
-    /// As [`Kept::check`], of what `path` leads to now, which has still to be opened. What cannot be
-    /// found is none of these.
+    /// As [`Kept::check`], of what `path` leads to now, which has still to be opened. What cannot
+    /// be found is none of these.
     ///
     /// # Errors
     /// It is one.

@@ -30,10 +30,10 @@ pub enum NoSuchLayer {
     Ambiguous(String),
 }
 
-/// The layer below `top` that `name` means. In this order: what a header of the chain calls it, word
-/// for word; a name of its file, from the folder of an image above it (as a header would say it) or from
-/// the working directory; its node name; the last component of its path, with or without what comes
-/// after the dot, where only one layer has that.
+/// The layer below `top` that `name` means. In this order: what a header of the chain calls it,
+/// word for word; a name of its file, from the folder of an image above it (as a header would say
+/// it) or from the working directory; its node name; the last component of its path, with or
+/// without what comes after the dot, where only one layer has that.
 ///
 /// # Errors
 /// There is none, or more than one.
@@ -117,9 +117,9 @@ fn folder(image: &Path) -> Option<PathBuf> {
     Some(folder.canonicalize().unwrap_or_else(|_| folder.to_owned()))
 }
 
-/// Refuses `backing`, as the header of the image `upper` says it or is to say it, if the chain would
-/// not open again as it is: what it names is not the file that `layer` has open, or may not be opened
-/// with `options`, those of the disk.
+/// Refuses `backing`, as the header of the image `upper` says it or is to say it, if the chain
+/// would not open again as it is: what it names is not the file that `layer` has open, or may not
+/// be opened with `options`, those of the disk.
 ///
 /// # Errors
 /// One line on why not.

@@ -1,8 +1,8 @@
 //! The names of disks and layers, which share one space: a command that takes either must mean one
 //! thing, whoever else is being named meanwhile.
 //!
-//! Jobs, exports, TLS credentials and a layer's bitmaps have spaces of their own: each keeps its list,
-//! and looks and enters in one step.
+//! Jobs, exports, TLS credentials and a layer's bitmaps have spaces of their own: each keeps its
+//! list, and looks and enters in one step.
 
 use std::{
     cell::{Cell, RefCell},
@@ -47,8 +47,8 @@ pub struct Names {
     made_up: Cell<u32>,
 }
 
-/// A name, kept from others until it is dropped: with what has it, or with the command that reserved
-/// it and came to nothing.
+/// A name, kept from others until it is dropped: with what has it, or with the command that
+/// reserved it and came to nothing.
 pub struct Name {
     text: String,
     names: Rc<Names>,

@@ -38,8 +38,8 @@ use super::{
 /// One layer of a chain, as requests and jobs see it: what it holds and what lies below. Who
 /// administers its file asks its [`Image`].
 ///
-/// All I/O that may meet other I/O goes through the layer's in-flight table. Readers of a layer that
-/// takes no writes only count themselves ([`Reading`](super::Reading)).
+/// All I/O that may meet other I/O goes through the layer's in-flight table. Readers of a layer
+/// that takes no writes only count themselves ([`Reading`](super::Reading)).
 pub struct Node {
     name: Name,
     image: Image,
@@ -142,8 +142,8 @@ impl Node {
     }
 
     /// Records a change of the range when it has been made, or has failed half-way: until then the
-    /// guard is held. Before, the file says that its bitmaps are in use. What a stream copies up goes
-    /// by here: the disk shows the same.
+    /// guard is held. Before, the file says that its bitmaps are in use. What a stream copies up
+    /// goes by here: the disk shows the same.
     ///
     /// # Errors
     /// The image has stopped, or its file cannot be written.
@@ -176,8 +176,8 @@ impl Node {
         self.look(offset, len, false).await
     }
 
-    /// As [`Node::extent`]; with `holes_are_data` raw files are one piece of data, without asking the
-    /// host.
+    /// As [`Node::extent`]; with `holes_are_data` raw files are one piece of data, without asking
+    /// the host.
     pub(super) async fn look(
         &self,
         offset: u64,

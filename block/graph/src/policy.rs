@@ -16,8 +16,9 @@ const SYSTEM_FOLDERS: [&str; 10] = [
 ];
 
 /// Says why the image `upper` may not have its backing file or data file, which `what` says, at
-/// `path`, whose format it gives as `format`. `folders` are the ones that the user allows; without them every regular file in an
-/// ordinary place is allowed. The image's own folder always is, with those below it.
+/// `path`, whose format it gives as `format`. `folders` are the ones that the user allows; without
+/// them every regular file in an ordinary place is allowed. The image's own folder always is, with
+/// those below it.
 ///
 /// # Errors
 /// Why not, and which option would allow it.

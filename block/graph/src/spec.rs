@@ -1,6 +1,6 @@
 //! What people call an image by: the name of a file, `file:NAME`, the URI of an NBD export, or the
-//! options of QEMU's block drivers, as JSON (`json:{"driver": "qcow2", "file": {...}}`) or as a list
-//! (`--image-opts driver=qcow2,file.filename=NAME`).
+//! options of QEMU's block drivers, as JSON (`json:{"driver": "qcow2", "file": {...}}`) or as a
+//! list (`--image-opts driver=qcow2,file.filename=NAME`).
 
 use std::{
     collections::BTreeMap,

@@ -22,7 +22,8 @@ use crate::{
 /// Percent between two prints of the progress.
 const STEP: f64 = 1.0;
 
-/// Changes options of a qcow2 image in place: its version, how refcounts are kept, its external data file, its size.
+/// Changes options of a qcow2 image in place: its version, how refcounts are kept, its external
+/// data file, its size.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  strata-img amend -f qcow2 -o compat=1.1,lazy_refcounts=on disk.qcow2\n  strata-img amend -f qcow2 -o help"
@@ -31,7 +32,8 @@ pub struct AmendArgs {
     /// Format of the image: never guessed for an image that is written
     #[arg(short = 'f', value_name = "FMT")]
     format: Option<Format>,
-    /// What is changed: backing_file and backing_fmt (only to what they are), compat, data_file, data_file_raw, lazy_refcounts, refcount_bits, size
+    /// What is changed: backing_file and backing_fmt (only to what they are), compat, data_file,
+    /// data_file_raw, lazy_refcounts, refcount_bits, size
     #[arg(short = 'o', value_name = "NAME=VALUE,...")]
     options: Vec<OsString>,
     /// Cache mode: unsafe does not wait for the host's disk

@@ -14,7 +14,8 @@ use strata_graph::{
 
 use crate::{Failure, Reading, Tool, everywhere, open_error::OpenError, refuse_bad_bitmaps, size};
 
-/// Changes a persistent dirty bitmap of a qcow2 image: one thing after the other, as the options are given.
+/// Changes a persistent dirty bitmap of a qcow2 image: one thing after the other, as the options
+/// are given.
 #[derive(Args)]
 #[command(
     override_usage = "strata-img bitmap [OPTIONS] (--add|--remove|--clear|--enable|--disable|--merge <SOURCE>)... <FILE> <BITMAP>",
@@ -29,7 +30,8 @@ pub struct BitmapArgs {
     /// Format of that image; guessed if not given
     #[arg(short = 'F', value_name = "FMT")]
     source_format: Option<Format>,
-    /// Bytes that share a bit, for --add: a power of two, 512 at least; the cluster size, from 4k to 64k, if not given
+    /// Bytes that share a bit, for --add: a power of two, 512 at least; the cluster size, from 4k
+    /// to 64k, if not given
     #[arg(short, long, value_name = "SIZE")]
     granularity: Option<String>,
     /// Format of the image: never guessed for an image that is written

@@ -3,8 +3,8 @@
 /// How what a command reads and writes is cached by the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheMode {
-    /// What is written becomes durable when the host gets to it; otherwise at the end of the command, at
-    /// the latest. `writethrough` and `directsync` ask for no more than that here.
+    /// What is written becomes durable when the host gets to it; otherwise at the end of the
+    /// command, at the latest. `writethrough` and `directsync` ask for no more than that here.
     pub no_flush: bool,
     /// It goes past the page cache.
     pub direct: bool,

@@ -16,7 +16,8 @@ const LEAKS: u8 = 3;
 /// There is nothing to check in this format.
 const UNSUPPORTED: u8 = 63;
 
-/// Exit code 0: nothing found; 1: the check failed; 2: errors; 3: leaks only; 63: the format has no checks.
+/// Exit code 0: nothing found; 1: the check failed; 2: errors; 3: leaks only; 63: the format has no
+/// checks.
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  strata-img check --output=json disk.qcow2\n  strata-img check -f qcow2 -r all disk.qcow2"

@@ -65,7 +65,8 @@ pub struct ConvertArgs {
     /// Bytes of zeros in a row that are not written [default: 4k]; 0 fully allocates the target
     #[arg(short = 'S', value_name = "SIZE")]
     sparse: Option<String>,
-    /// Have the host copy data from file to file where it can (raw targets); zeros are not looked for then
+    /// Have the host copy data from file to file where it can (raw targets); zeros are not looked
+    /// for then
     #[arg(short = 'C')]
     offload: bool,
     /// Bytes to write a second at most; 0 for no limit
@@ -89,13 +90,15 @@ pub struct ConvertArgs {
     /// The target is known to read as zeros (with -n)
     #[arg(long)]
     target_is_zero: bool,
-    /// How the target is cached: unsafe does not wait for the disk; none and directsync go past the page cache (O_DIRECT)
+    /// How the target is cached: unsafe does not wait for the disk; none and directsync go past the
+    /// page cache (O_DIRECT)
     #[arg(short = 't', value_name = "CACHE", default_value = "unsafe")]
     cache: String,
     /// How the sources are cached: none and directsync go past the page cache
     #[arg(short = 'T', value_name = "CACHE", default_value = "writeback")]
     source_cache: String,
-    /// Copy an internal snapshot of the source: its id or name, or snapshot.id=ID,snapshot.name=NAME
+    /// Copy an internal snapshot of the source: its id or name, or
+    /// snapshot.id=ID,snapshot.name=NAME
     #[arg(short = 'l', value_name = "SNAPSHOT")]
     snapshot: Option<String>,
     /// Show the progress

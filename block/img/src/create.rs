@@ -41,7 +41,9 @@ pub struct CreateArgs {
     /// Format of the backing file; with -u any that QEMU knows
     #[arg(short = 'F', id = "new_format", value_name = "FMT")]
     backing_format: Option<String>,
-    /// Options of the format: backing_file, backing_fmt, cluster_size, compat, compression_type, data_file, data_file_raw, extended_l2, extent_size_hint, lazy_refcounts, nocow, preallocation, refcount_bits, size
+    /// Options of the format: backing_file, backing_fmt, cluster_size, compat, compression_type,
+    /// data_file, data_file_raw, extended_l2, extent_size_hint, lazy_refcounts, nocow,
+    /// preallocation, refcount_bits, size
     #[arg(short = 'o', value_name = "NAME=VALUE,...")]
     options: Vec<OsString>,
     /// Do not look at the backing file
@@ -81,8 +83,8 @@ pub struct Wanted {
     pub image: CreateOptions,
 }
 
-/// Prints the options of a format if that is what `-o` asks for, with those of the file that is to be
-/// made, if it is known; whether it is.
+/// Prints the options of a format if that is what `-o` asks for, with those of the file that is to
+/// be made, if it is known; whether it is.
 pub fn print_help(
     format: Format,
     options: &[OsString],

@@ -23,7 +23,8 @@ pub struct Options {
     backing_format: Option<Format>,
     #[arg(short = 'T', long, hide = true, value_name = "PATTERN")]
     trace: Option<String>,
-    /// Something that images may need: only a secret (secret,id=ID,data=...|file=...) is known, and none needs one
+    /// Something that images may need: only a secret (secret,id=ID,data=...|file=...) is known, and
+    /// none needs one
     #[arg(
         long = "object",
         global = true,
@@ -31,7 +32,8 @@ pub struct Options {
         help_heading = "Images"
     )]
     objects: Vec<String>,
-    /// Images are given as options of block drivers (driver=qcow2,file.filename=...), not by their names
+    /// Images are given as options of block drivers (driver=qcow2,file.filename=...), not by their
+    /// names
     #[arg(long, global = true, help_heading = "Images")]
     image_opts: bool,
 }
@@ -90,7 +92,8 @@ pub fn named(name: &Path, options: ImageOptions) -> Result<(PathBuf, ImageOption
     spec(name, false, options)
 }
 
-/// The path of an image that is made, by its name on the command line: `file:NAME` is the file NAME.
+/// The path of an image that is made, by its name on the command line: `file:NAME` is the file
+/// NAME.
 pub fn target(name: &Path) -> &Path {
     let plain = name.as_os_str().as_bytes().strip_prefix(b"file:");
     plain.map_or(name, |plain| Path::new(OsStr::from_bytes(plain)))

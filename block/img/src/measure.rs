@@ -29,7 +29,8 @@ pub struct MeasureArgs {
     /// Size of the new image's disk, which is empty
     #[arg(long, value_name = "SIZE")]
     size: Option<String>,
-    /// Measure an internal snapshot of the image: its id or name, or snapshot.id=ID,snapshot.name=NAME
+    /// Measure an internal snapshot of the image: its id or name, or
+    /// snapshot.id=ID,snapshot.name=NAME
     #[arg(short = 'l', value_name = "SNAPSHOT")]
     snapshot: Option<String>,
     /// How to print it

@@ -1,5 +1,5 @@
-//! `--object`: what images may need. Encrypted images need secrets; since these are not supported, no
-//! secret is ever asked for, and none is read.
+//! `--object`: what images may need. Encrypted images need secrets; since these are not supported,
+//! no secret is ever asked for, and none is read.
 
 /// Why an object cannot be had.
 pub fn refused(object: &str) -> Option<String> {

@@ -15,7 +15,8 @@ use crate::{Failure, Tool, cache::CacheMode, drivers, progress::Progress};
 /// Percent between two prints of the progress.
 const STEP: f64 = 1.0;
 
-/// Gives an image another backing file. The image shows the same bytes afterwards, unless -u is given.
+/// Gives an image another backing file. The image shows the same bytes afterwards, unless -u is
+/// given.
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  strata-img rebase -f qcow2 -b new.qcow2 -F qcow2 overlay.qcow2\n  strata-img rebase -f qcow2 -b '' overlay.qcow2\n  strata-img rebase -f qcow2 -u -b moved.raw -F raw overlay.qcow2"

@@ -5,8 +5,8 @@ const UNITS: &str = "BKMGTPE";
 /// Largest size that is read: what the host's calls can name.
 pub const MAX: u64 = i64::MAX as u64;
 
-/// Reads a size in bytes, [`MAX`] at most: a number, in decimal and perhaps with a fraction or, behind
-/// `0x`, in hexadecimal, and perhaps a unit (`k`, `M`, `G`, `T`, `P`, `E`: powers of 1024).
+/// Reads a size in bytes, [`MAX`] at most: a number, in decimal and perhaps with a fraction or,
+/// behind `0x`, in hexadecimal, and perhaps a unit (`k`, `M`, `G`, `T`, `P`, `E`: powers of 1024).
 pub fn parse(text: &str) -> Result<u64, String> {
     let wrong = || {
         format!(

@@ -5,7 +5,8 @@ use strata_graph::Node;
 
 use crate::Failure;
 
-/// Which snapshot: `ID_OR_NAME`, or `snapshot.id=ID,snapshot.name=NAME` with one of the two or both.
+/// Which snapshot: `ID_OR_NAME`, or `snapshot.id=ID,snapshot.name=NAME` with one of the two or
+/// both.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotParam {
     either: Option<String>,

@@ -7,7 +7,8 @@ use clap::{
     error::{ContextKind, ContextValue, Error, ErrorKind},
 };
 
-/// Reads the command line. The value of an option is what stands behind it, whatever it begins with.
+/// Reads the command line. The value of an option is what stands behind it, whatever it begins
+/// with.
 ///
 /// # Errors
 /// What of it makes no sense, or the help that it asks for.

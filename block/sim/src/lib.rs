@@ -1,6 +1,6 @@
-//! Crash simulations: a disk on simulated files, guests and an operator at work on it, or a tool that
-//! commits or takes internal snapshots, and a power cut at any moment. What was flushed must be there
-//! when the chain is opened again.
+//! Crash simulations: a disk on simulated files, guests and an operator at work on it, or a tool
+//! that commits or takes internal snapshots, and a power cut at any moment. What was flushed must
+//! be there when the chain is opened again.
 //!
 //! A failure says which seed it was and how to run that again. `STRATA_SEEDS=2000` runs as many of
 //! every test, from `STRATA_FIRST_SEED` (or 0) on.

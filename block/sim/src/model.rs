@@ -158,7 +158,8 @@ impl Model {
     }
 
     /// What was acknowledged before `flush_started` is durable: older contents are impossible now.
-    /// That holds also after a flush that failed: one that succeeds later says that nothing is lost.
+    /// That holds also after a flush that failed: one that succeeds later says that nothing is
+    /// lost.
     pub fn flushed(&mut self, flush_started: u64) {
         let mut replaced = Vec::new();
         for (sector, history) in self.sectors.iter_mut().enumerate() {
@@ -220,8 +221,8 @@ impl Model {
         self.end_at(size, true);
     }
 
-    /// The disk has `size` bytes, but after a crash it may have another size that was asked for, and
-    /// behind a smaller end what lay there.
+    /// The disk has `size` bytes, but after a crash it may have another size that was asked for,
+    /// and behind a smaller end what lay there.
     pub fn perhaps_resized(&mut self, size: u64) {
         // The present size comes first.
         self.sizes.insert(0, size);

@@ -234,7 +234,8 @@ impl Operator {
         let _ = self.execute(cmd).await;
     }
 
-    /// Lets the job come to its end. One that cannot, as its files fail, is cancelled after a while.
+    /// Lets the job come to its end. One that cannot, as its files fail, is cancelled after a
+    /// while.
     pub async fn let_finish(&self) {
         let mut tries = 0;
         while let Some(job) = self.job().await {

@@ -218,8 +218,8 @@ fn name_of(path: &Path, relative: bool) -> String {
     name.unwrap_or(path.as_os_str()).display().to_string()
 }
 
-/// From 512 bytes to 2 MiB; small ones mostly, as more can happen to them in the same time: only with
-/// the smallest a run needs new refcount blocks.
+/// From 512 bytes to 2 MiB; small ones mostly, as more can happen to them in the same time: only
+/// with the smallest a run needs new refcount blocks.
 fn largest_cluster(random: &mut Random) -> u64 {
     match random.below(16) {
         0..3 => 512,

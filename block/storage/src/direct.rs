@@ -2,8 +2,8 @@
 //!
 //! The host wants whole blocks in memory that starts at a block. So bytes go through a buffer that
 //! does; a read takes the blocks around what it wants; and what a write has before its first and
-//! behind its last whole block is written through the page cache, which the kernel keeps true to what
-//! lies beside it.
+//! behind its last whole block is written through the page cache, which the kernel keeps true to
+//! what lies beside it.
 
 use std::{
     fs::{File, OpenOptions},

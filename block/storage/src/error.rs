@@ -48,7 +48,8 @@ pub enum IoError {
         /// The host's error.
         source: std::sync::Arc<io::Error>,
     },
-    /// A flush has failed, this one or an earlier one since the file was opened, for whatever reason.
+    /// A flush has failed, this one or an earlier one since the file was opened, for whatever
+    /// reason.
     #[error(
         "{file}: flush: {source}; what was written since the last flush may be lost, and no flush \
          succeeds until the file is opened again"

@@ -176,9 +176,9 @@ impl FileStorage {
     }
 
     /// Opens a file to make a new image in it, locked for writing: one that exists, with what it
-    /// holds, or a new, empty one. The second value is the path of the file if it is new: where `path`
-    /// is a symbolic link that led nowhere, that of what it leads to. With `no_flush` flushes are
-    /// ignored.
+    /// holds, or a new, empty one. The second value is the path of the file if it is new: where
+    /// `path` is a symbolic link that led nowhere, that of what it leads to. With `no_flush`
+    /// flushes are ignored.
     ///
     /// # Errors
     /// As [`FileStorage::open`].
@@ -248,8 +248,8 @@ impl FileStorage {
         Ok(())
     }
 
-    /// Opens the file, which was opened read-only, for writing, too, and locks it so. It is the same
-    /// file, whatever its name leads to by now, and is never without a lock meanwhile.
+    /// Opens the file, which was opened read-only, for writing, too, and locks it so. It is the
+    /// same file, whatever its name leads to by now, and is never without a lock meanwhile.
     ///
     /// # Errors
     /// The host does not let it be written; others use it ([`Error::Locked`]), or may be writing it
@@ -515,7 +515,8 @@ impl FileStorage {
 
     /// An error makes the next flush fail.
     pub(super) async fn write_back(&self) {
-        // Where nobody watches, the call would take an error away from an fdatasync that is under way.
+        // Where nobody watches, the call would take an error away from an fdatasync that is under
+        // way.
         if self.watch().is_none() {
             return;
         }

@@ -78,8 +78,8 @@ impl Files {
         }
     }
 
-    /// Opens what `path` names to make a new image in it, as [`FileStorage::replace`] does: a file, a
-    /// device or an export.
+    /// Opens what `path` names to make a new image in it, as [`FileStorage::replace`] does: a file,
+    /// a device or an export.
     ///
     /// # Errors
     /// One line on why it cannot be used.

@@ -42,8 +42,8 @@ impl FileHints {
         self == Self::default()
     }
 
-    /// Tells the file system, when the file is empty. It may not be able to do that: for `no_cow` no
-    /// matter, for the size of extents with a warning.
+    /// Tells the file system, when the file is empty. It may not be able to do that: for `no_cow`
+    /// no matter, for the size of extents with a warning.
     pub(super) fn give(self, file: &File) {
         if self.no_cow {
             let flags = ioctl_getflags(file);

@@ -10,8 +10,8 @@ use std::{
 use super::nbd::{self, is_nbd_uri};
 use crate::nbd::wire::Address;
 
-/// What holds the bytes behind a name. Two names of one file (another spelling, a symbolic or a hard
-/// link, another node of the same device) have the same.
+/// What holds the bytes behind a name. Two names of one file (another spelling, a symbolic or a
+/// hard link, another node of the same device) have the same.
 ///
 /// Only what is open keeps its identity: a file that was removed leaves its own to others.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,7 +25,8 @@ pub enum Identity {
     },
     /// A device of the host, by its number (`st_rdev`).
     Device(u64),
-    /// An export of an NBD server. That two exports are different does not mean that their bytes are.
+    /// An export of an NBD server. That two exports are different does not mean that their bytes
+    /// are.
     Export {
         /// The server.
         address: Address,

@@ -185,8 +185,8 @@ impl Storage {
         Ok(())
     }
 
-    /// Has the host copy `len` bytes from `from` on in `source`; whether it could. Where it could not,
-    /// what the range holds is undefined.
+    /// Has the host copy `len` bytes from `from` on in `source`; whether it could. Where it could
+    /// not, what the range holds is undefined.
     ///
     /// # Errors
     /// As [`Storage::write`].
@@ -208,9 +208,9 @@ impl Storage {
     /// Makes every completed write durable (fdatasync).
     ///
     /// # Errors
-    /// [`IoError::Lost`], whatever the host's error was, also for want of room: writes since the last
-    /// flush may be lost then. That cannot be undone by flushing again, so from then on all flushes
-    /// fail, whoever asks for them.
+    /// [`IoError::Lost`], whatever the host's error was, also for want of room: writes since the
+    /// last flush may be lost then. That cannot be undone by flushing again, so from then on all
+    /// flushes fail, whoever asks for them.
     pub async fn flush(&self) -> IoResult<()> {
         match self {
             Self::File(file) => file.flush().await,
@@ -255,8 +255,8 @@ impl Storage {
         }
     }
 
-    /// Gives up what lies behind the first `len` bytes, which nobody needs: the file ends there then,
-    /// unless its length is fixed.
+    /// Gives up what lies behind the first `len` bytes, which nobody needs: the file ends there
+    /// then, unless its length is fixed.
     ///
     /// # Errors
     /// The host's error.
@@ -282,8 +282,8 @@ impl Storage {
         Ok(())
     }
 
-    /// Forgets what the file holds: it gets `len` bytes of zeros. What has a fixed length keeps it, and
-    /// its bytes but for the first sector, by which its format would be known.
+    /// Forgets what the file holds: it gets `len` bytes of zeros. What has a fixed length keeps it,
+    /// and its bytes but for the first sector, by which its format would be known.
     ///
     /// # Errors
     /// It is shorter and cannot grow, which is found before anything is written; the host's error.
@@ -379,8 +379,8 @@ impl Storage {
         }
     }
 
-    /// What holds the bytes, under whatever name it was opened: what is open tells, so a file that has
-    /// been renamed or replaced meanwhile is still itself.
+    /// What holds the bytes, under whatever name it was opened: what is open tells, so a file that
+    /// has been renamed or replaced meanwhile is still itself.
     ///
     /// # Errors
     /// The host's error.

@@ -101,8 +101,8 @@ pub(super) fn change(file: &File, from: Access, to: Access) -> Result<(), LockEr
     result
 }
 
-/// Has `new`, the same file opened again without a lock, hold the locks of `access` that `old` holds.
-/// There is no moment without them. If that fails, `old` still has them.
+/// Has `new`, the same file opened again without a lock, hold the locks of `access` that `old`
+/// holds. There is no moment without them. If that fails, `old` still has them.
 pub(super) fn hand_over(old: &File, new: &File, access: Access) -> Result<(), LockError> {
     // `old` has asked everyone.
     let result = take(new, Access::None, access);

@@ -1,5 +1,5 @@
-//! For tests: a device with blocks that it cannot store. Writes to them go well as long as they stay in the
-//! host's page cache, and are lost when they are written back.
+//! For tests: a device with blocks that it cannot store. Writes to them go well as long as they
+//! stay in the host's page cache, and are lost when they are written back.
 
 use std::{
     fs::File,
@@ -9,8 +9,8 @@ use std::{
     process::Command,
 };
 
-/// A loop device on a file with a hole, on a file system that has no room for what is missing there. Gone
-/// when dropped.
+/// A loop device on a file with a hole, on a file system that has no room for what is missing
+/// there. Gone when dropped.
 pub struct LossyDevice {
     store: tempfile::TempDir,
     device: PathBuf,
@@ -18,8 +18,8 @@ pub struct LossyDevice {
 }
 
 impl LossyDevice {
-    /// A device of `size` MiB that can store everything but what is written to the MiBs `bad`. `None`,
-    /// and a line that says so, where this machine does not let a test make one.
+    /// A device of `size` MiB that can store everything but what is written to the MiBs `bad`.
+    /// `None`, and a line that says so, where this machine does not let a test make one.
     pub fn new(size: u64, bad: Range<u64>) -> Option<Self> {
         let store = tempfile::tempdir().unwrap();
         let room = format!("size={}m", size - (bad.end - bad.start));

@@ -1,8 +1,8 @@
 //! [`Lost`]: a failed flush sticks to the open file.
 //!
-//! When bytes cannot be brought to disk, the kernel forgets them, whatever the reason was, and says so
-//! once: the next fdatasync succeeds as if nothing had been. So here, and nowhere else, a flush that has
-//! failed is remembered, for all who share the open file.
+//! When bytes cannot be brought to disk, the kernel forgets them, whatever the reason was, and says
+//! so once: the next fdatasync succeeds as if nothing had been. So here, and nowhere else, a flush
+//! that has failed is remembered, for all who share the open file.
 
 use std::{cell::RefCell, io, path::Path, sync::Arc};
 
@@ -19,8 +19,8 @@ impl Lost {
         self.0.borrow().clone().map_or(Ok(()), Err)
     }
 
-    /// What a flush comes to that the host has answered with `result`. An error makes all later ones
-    /// fail, and those that are under way.
+    /// What a flush comes to that the host has answered with `result`. An error makes all later
+    /// ones fail, and those that are under way.
     ///
     /// # Errors
     /// It has failed, or another one has.

@@ -4,10 +4,11 @@
 //! those that had no answer are sent again and everything goes on. A request that has waited for
 //! as long as the user set fails, and so do all others until the server is back.
 //!
-//! A server that dies loses writes that it had acknowledged and not made durable. They are kept here
-//! until the next flush, and sent again before anything else when it is back (to a server that has lost
-//! nothing, too: nobody can tell). So that this takes a bounded memory, the server is asked to flush
-//! now and then. A server without flushes keeps what it has acknowledged, or breaks its word.
+//! A server that dies loses writes that it had acknowledged and not made durable. They are kept
+//! here until the next flush, and sent again before anything else when it is back (to a server that
+//! has lost nothing, too: nobody can tell). So that this takes a bounded memory, the server is
+//! asked to flush now and then. A server without flushes keeps what it has acknowledged, or breaks
+//! its word.
 
 mod connection;
 mod greet;

@@ -1,4 +1,5 @@
-//! What the host does to ranges of a file by itself: copying and zeroing. These calls may take long.
+//! What the host does to ranges of a file by itself: copying and zeroing. These calls may take
+//! long.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 

@@ -1,12 +1,13 @@
 //! A simulated file with a volatile and a durable side.
 //!
-//! Every call takes effect at a moment that a seed chooses, after other tasks may have run, and ends
-//! later still. A crash keeps what was durable and an arbitrary part of what was done since, torn at
-//! 512 bytes. Calls can be made to fail ([`Faults`]), and the disk to be full
+//! Every call takes effect at a moment that a seed chooses, after other tasks may have run, and
+//! ends later still. A crash keeps what was durable and an arbitrary part of what was done since,
+//! torn at 512 bytes. Calls can be made to fail ([`Faults`]), and the disk to be full
 //! ([`SimFile::set_room`]).
 //!
-//! As with Linux, what cannot be brought to disk is forgotten, and every open file is told so once: by
-//! the flush that failed, or by the first one after the write-back that did, for whatever reason.
+//! As with Linux, what cannot be brought to disk is forgotten, and every open file is told so once:
+//! by the flush that failed, or by the first one after the write-back that did, for whatever
+//! reason.
 
 mod change;
 mod content;
@@ -119,8 +120,8 @@ impl SimFile {
         Self::open(Rc::new(inode))
     }
 
-    /// The same file, opened once more: it is told of what is lost from now on, and of what was lost
-    /// before and nobody has been told of.
+    /// The same file, opened once more: it is told of what is lost from now on, and of what was
+    /// lost before and nobody has been told of.
     pub fn open_again(&self) -> Self {
         Self::open(self.inode.clone())
     }
@@ -158,8 +159,8 @@ impl SimFile {
         let state = self.inode.state.borrow();
         let mut random = seed;
         let mut content = state.durable.clone();
-        // Some crashes keep nearly everything, some nearly nothing, and some just what came last: as
-        // if the disk did the latest first.
+        // Some crashes keep nearly everything, some nearly nothing, and some just what came last:
+        // as if the disk did the latest first.
         let keep = random::next(&mut random) % 101;
         let all = state.unflushed.len() as u64;
         let from = random::next(&mut random) % (4 * all + 4);
@@ -195,14 +196,14 @@ impl SimFile {
         self.inode.room.set(blocks.unwrap_or(u64::MAX));
     }
 
-    /// Lets the flush after `count` more find no room, as where the host allocates late: it fails, and
-    /// what it was to make durable is lost, or not. `None`: no flush any more.
+    /// Lets the flush after `count` more find no room, as where the host allocates late: it fails,
+    /// and what it was to make durable is lost, or not. `None`: no flush any more.
     pub fn fill_up_at_flush(&self, count: Option<u64>) {
         self.inode.full_at_flush.set(count);
     }
 
-    /// Keeps those who have opened the file read-only from writing it ([`super::Storage::make_writable`]),
-    /// or no longer.
+    /// Keeps those who have opened the file read-only from writing it
+    /// ([`super::Storage::make_writable`]), or no longer.
     pub fn set_write_protected(&self, protected: bool) {
         self.inode.write_protected.set(protected);
     }

@@ -1,4 +1,5 @@
-//! The largest size that the host lets a file have (`RLIMIT_FSIZE`, or what the file system allows).
+//! The largest size that the host lets a file have (`RLIMIT_FSIZE`, or what the file system
+//! allows).
 
 use std::{io, sync::Arc};
 
@@ -7,8 +8,8 @@ use signal_hook::{consts::SIGXFSZ, flag};
 
 use crate::error::NoRoom;
 
-/// From now on a write past the process's file-size limit fails, as one on a full disk does; without
-/// this the host ends the process. For the beginning of `main`.
+/// From now on a write past the process's file-size limit fails, as one on a full disk does;
+/// without this the host ends the process. For the beginning of `main`.
 ///
 /// # Errors
 /// The host refuses to change what the signal does.

@@ -1,5 +1,6 @@
 //! Vectored system calls on scatter lists.
-#![allow(unsafe_code)] // preadv2 and pwritev take raw addresses: guest memory must not become a slice.
+// preadv2 and pwritev take raw addresses: guest memory must not become a slice.
+#![allow(unsafe_code)]
 
 use std::{
     fs::File,

@@ -139,7 +139,8 @@ impl BusDevice for PmBlock {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        // Bytes that the access does not touch: nothing to clear in the status, the old value elsewhere.
+        // Bytes that the access does not touch: nothing to clear in the status, the old value
+        // elsewhere.
         let merge = |register: u64, old: u16| {
             let mut bytes = old.to_le_bytes();
             for (port, &byte) in (offset..).zip(data) {

@@ -114,7 +114,8 @@ fn fadt(facs: u32, dsdt: u32) -> acpi_tables::fadt::FADT {
     fadt.p_lvl2_lat = 0xfff.into();
     fadt.p_lvl3_lat = 0xfff.into();
     fadt.century = rtc::CENTURY;
-    // The flag for an 8042 stays off: there is nothing to type on, and a driver need not look for it.
+    // The flag for an 8042 stays off: there is nothing to type on, and a driver need not look for
+    // it.
     fadt.iapc_boot_arch = (LEGACY_DEVICES | NO_VGA).into();
     fadt.reset_reg = port(I8042::COMMAND, 8, AccessSize::ByteAccess);
     fadt.reset_value = I8042::RESET;

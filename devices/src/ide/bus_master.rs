@@ -19,7 +19,8 @@ const TABLE: u64 = 4;
 
 /// Command register: the engine runs.
 const START: u8 = 1 << 0;
-/// Command register: the engine writes to memory. What moves which way is the drive's command's business.
+/// Command register: the engine writes to memory. What moves which way is the drive's command's
+/// business.
 const TO_MEMORY: u8 = 1 << 3;
 
 bitflags! {

@@ -2,7 +2,8 @@
 //!
 //! Everything here happens under the channel's mutex, on a vCPU thread (register accesses) or on
 //! the device thread (a request has ended). Neither waits for a disk: what needs one becomes a
-//! [`Job`], of which there is at most one, and the channel is busy until the worker has finished it.
+//! [`Job`], of which there is at most one, and the channel is busy until the worker has finished
+//! it.
 
 mod commands;
 mod transfer;

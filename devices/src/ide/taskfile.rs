@@ -176,7 +176,8 @@ impl TaskFile {
         self.count.current
     }
 
-    /// Both values of the sector count register, for commands that count something else than sectors.
+    /// Both values of the sector count register, for commands that count something else than
+    /// sectors.
     pub fn count16(&self) -> u16 {
         u16::from_be_bytes([self.count.previous, self.count.current])
     }

@@ -26,8 +26,8 @@ pub struct IdeWorkerParts {
 }
 
 impl IdeWorkerParts {
-    /// The worker, on the thread that owns `disks`: primary master and slave, then secondary, in the
-    /// order of the descriptions that the controller was made from.
+    /// The worker, on the thread that owns `disks`: primary master and slave, then secondary, in
+    /// the order of the descriptions that the controller was made from.
     pub fn into_worker(self, disks: [Option<Disk>; 4]) -> IdeWorker {
         let [a, b, c, d] = disks;
         let [first, second] = self.channels;

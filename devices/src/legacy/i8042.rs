@@ -24,7 +24,8 @@ mod command {
     pub const LOOP_KEYBOARD: u8 = 0xd2;
     pub const LOOP_AUX: u8 = 0xd3;
     pub const WRITE_AUX: u8 = 0xd4;
-    /// Pulses low the lines of the output port whose bit in the low nibble is 0; bit 0 is the CPU's reset.
+    /// Pulses low the lines of the output port whose bit in the low nibble is 0; bit 0 is the CPU's
+    /// reset.
     pub const PULSE: std::ops::RangeInclusive<u8> = 0xf0..=0xff;
 }
 

@@ -1,4 +1,5 @@
-//! Port 0x92, the old way of resetting the machine. (PCI's, 0xCF9, is in [`crate::pci::ConfigPorts`].)
+//! Port 0x92, the old way of resetting the machine. (PCI's, 0xCF9, is in
+//! [`crate::pci::ConfigPorts`].)
 
 use super::{Signal, read_bytes, write_bytes};
 use crate::bus::BusDevice;

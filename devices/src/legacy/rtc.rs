@@ -37,7 +37,8 @@ const B_24_HOURS: u8 = 1 << 1;
 const D_VALID: u8 = 1 << 7;
 const PM: u8 = 1 << 7;
 
-/// How long before a new second begins the update shows (data sheet: 244 us plus the update itself).
+/// How long before a new second begins the update shows (data sheet: 244 us plus the update
+/// itself).
 const UPDATE_WARNING: Duration = Duration::from_micros(244);
 
 /// Time since 1970-01-01T00:00:00Z.

@@ -101,12 +101,14 @@ pub struct ConfigPorts {
     root: Arc<Mutex<PciRoot>>,
     /// CONFIG_ADDRESS as last written.
     address: u32,
-    /// Called when the guest asks for a reset through port 0xCF9, which PIIX3 has inside this range.
+    /// Called when the guest asks for a reset through port 0xCF9, which PIIX3 has inside this
+    /// range.
     reset: Box<dyn Fn() + Send>,
 }
 
 impl ConfigPorts {
-    /// The ports in front of `root`. `reset` is called when the guest sets the reset bit of port 0xCF9.
+    /// The ports in front of `root`. `reset` is called when the guest sets the reset bit of port
+    /// 0xCF9.
     pub fn new(root: Arc<Mutex<PciRoot>>, reset: Box<dyn Fn() + Send>) -> Self {
         Self {
             root,
@@ -164,7 +166,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// The window for memory BARs: [`super::MMIO_WINDOW_LEN`] bytes from [`super::MMIO_WINDOW_BASE`] on.
+    /// The window for memory BARs: [`super::MMIO_WINDOW_LEN`] bytes from
+    /// [`super::MMIO_WINDOW_BASE`] on.
     pub fn memory(root: Arc<Mutex<PciRoot>>) -> Self {
         Self {
             root,

@@ -28,8 +28,8 @@ struct State {
 }
 
 impl Channel {
-    /// Looks at a message of the front end: at what it says of the channel. Whether that is in order
-    /// the library finds out, which ends the connection if it is not.
+    /// Looks at a message of the front end: at what it says of the channel. Whether that is in
+    /// order the library finds out, which ends the connection if it is not.
     ///
     /// QEMU (7.2) does not listen while its device stands still, as that of a paused guest does; so
     /// it is told once more when it starts a ring.

@@ -79,8 +79,8 @@ impl Front {
         self.features.store(0, Ordering::Release);
     }
 
-    /// Readable when a part of the front end's memory is missing; with `again`, only if another one is
-    /// from now on.
+    /// Readable when a part of the front end's memory is missing; with `again`, only if another one
+    /// is from now on.
     pub fn lost(&self, again: bool) -> &OwnedFd {
         if again {
             // That there was nothing to read is as well.
@@ -157,8 +157,8 @@ impl VhostUserBackend for Front {
         vec![u64::MAX]
     }
 
-    /// The library (`vhost-user-backend` 0.24) never closes the descriptor that it gets here. So the
-    /// thread ends by [`END`].
+    /// The library (`vhost-user-backend` 0.24) never closes the descriptor that it gets here. So
+    /// the thread ends by [`END`].
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
         None
     }

@@ -1,8 +1,8 @@
 //! Memory of a front end that is not there any more.
 //!
-//! A front end's memory is a file that it has given us, and that it can cut off: whoever touches what
-//! is missing gets SIGBUS, which ends the process and with it every other disk. So the signal is
-//! handled: zeros take the place of the page that is missing, and the connection is told to end.
+//! A front end's memory is a file that it has given us, and that it can cut off: whoever touches
+//! what is missing gets SIGBUS, which ends the process and with it every other disk. So the signal
+//! is handled: zeros take the place of the page that is missing, and the connection is told to end.
 //! (System calls on such memory just fail.)
 #![allow(unsafe_code)] // Handles a signal, and maps pages in place of those that are missing.
 
@@ -107,8 +107,8 @@ fn install() -> io::Result<()> {
         let _ = BEFORE.set(before);
         action.sa_sigaction = handle as *const () as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        // SAFETY: reads the structure, which lives through the call. The handler touches nothing but
-        // atomics and its own stack, and calls nothing that is not safe in a signal handler.
+        // SAFETY: reads the structure, which lives through the call. The handler touches nothing
+        // but atomics and its own stack, and calls nothing that is not safe in a signal handler.
         let set = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
         if set != 0 {
             result = Err(io::Error::last_os_error());
@@ -177,7 +177,7 @@ fn zeros(page: usize, size: usize) -> bool {
 
 fn signal(eventfd: i32) {
     let one = 1u64.to_ne_bytes();
-    // SAFETY: reads 8 bytes of the stack. The descriptor is an eventfd that an entry keeps open; that
-    // it is full, or somebody else's by now, is no error here.
+    // SAFETY: reads 8 bytes of the stack. The descriptor is an eventfd that an entry keeps open;
+    // that it is full, or somebody else's by now, is no error here.
     unsafe { libc::write(eventfd, one.as_ptr().cast(), one.len()) };
 }

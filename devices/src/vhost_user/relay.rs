@@ -35,9 +35,9 @@ const HEADER: usize = 12;
 /// Bytes of a body. The library ends a connection on whose header more is announced.
 const MAX_BODY: usize = 4096;
 
-/// A front end that has just come has to say SET_OWNER within so much time, and the rest of a message
-/// whose beginning it has said. One that owns the device may be silent for as long as it likes: so is
-/// one whose guest has not found the disk yet.
+/// A front end that has just come has to say SET_OWNER within so much time, and the rest of a
+/// message whose beginning it has said. One that owns the device may be silent for as long as it
+/// likes: so is one whose guest has not found the disk yet.
 const SILENCE: Duration = Duration::from_millis(if cfg!(test) { 700 } else { 30_000 });
 
 fn silent() -> io::Error {
@@ -94,8 +94,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Passes on what is said, until one side goes, the front end says nothing for [`SILENCE`] where it
-    /// has to, or `lost` becomes readable: its memory is missing. At the end both are cut off.
+    /// Passes on what is said, until one side goes, the front end says nothing for [`SILENCE`]
+    /// where it has to, or `lost` becomes readable: its memory is missing. At the end both are cut
+    /// off.
     pub fn relay(&self, channel: &Channel, lost: &OwnedFd) {
         match self.pass_on(channel, lost) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}

@@ -124,7 +124,8 @@ pub fn run(listener: &UnixListener, entrance: &Entrance, front: Arc<Front>, cont
 struct End<'a>(&'a OwnedFd);
 
 impl<'a> End<'a> {
-    /// To be dropped before `daemon`, and `event` after it: one that is closed is not seen any more.
+    /// To be dropped before `daemon`, and `event` after it: one that is closed is not seen any
+    /// more.
     ///
     /// # Errors
     /// The host cannot watch the event.

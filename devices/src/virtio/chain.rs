@@ -3,7 +3,8 @@
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-/// Pieces of guest memory that together are one run of bytes. Addresses are the guest's and unchecked.
+/// Pieces of guest memory that together are one run of bytes. Addresses are the guest's and
+/// unchecked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pieces(Vec<(GuestAddress, u32)>);
 

@@ -116,7 +116,8 @@ impl Common {
     }
 
     /// The driver writes a field at its natural width, or a 64-bit one in two halves (4.1.3.1);
-    /// anything else is dropped. A write to the status register is returned for the transport to act on.
+    /// anything else is dropped. A write to the status register is returned for the transport to
+    /// act on.
     pub fn write(&mut self, state: &DeviceState, offset: u64, data: &[u8]) -> Option<u8> {
         let mut wide = [0; 8];
         wide.get_mut(..data.len())?.copy_from_slice(data);

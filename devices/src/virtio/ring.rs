@@ -152,7 +152,8 @@ impl Ring {
         Err(Error::InvalidAvailRingIndex)
     }
 
-    /// Gives the chain `head` back; `len` bytes were written from the start of its writable part on.
+    /// Gives the chain `head` back; `len` bytes were written from the start of its writable part
+    /// on.
     pub fn complete(&self, head: u16, len: u32) {
         self.in_flight.set(self.in_flight.get() - 1);
         if !self.broken.get() {

@@ -173,7 +173,8 @@ impl VirtioPci {
         }
     }
 
-    /// Whether the driver has accepted a set of features that the device can work with (2.2.2, 6.2).
+    /// Whether the driver has accepted a set of features that the device can work with (2.2.2,
+    /// 6.2).
     fn acceptable(&self) -> bool {
         let accepted = self.common.accepted();
         accepted & !self.device.features() == 0 && accepted & 1 << VIRTIO_F_VERSION_1 != 0
@@ -192,8 +193,8 @@ impl VirtioPci {
         }
     }
 
-    /// Runs the access that the PCI configuration access capability describes (4.1.4.9): BAR, offset
-    /// and length lie before the data window.
+    /// Runs the access that the PCI configuration access capability describes (4.1.4.9): BAR,
+    /// offset and length lie before the data window.
     fn window(&self) -> Option<(u64, usize)> {
         let at = self.pci_cfg_capability;
         let bar = self.config.u32_at(at + 4) as u8;

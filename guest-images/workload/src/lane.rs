@@ -23,7 +23,8 @@ pub struct Gauge {
     pub requests: AtomicU32,
     /// Longest request of each kind since the reporter last took it, in microseconds.
     longest: [AtomicU64; KINDS],
-    /// When the request under way began, in microseconds since the run's start, plus one; 0 if none.
+    /// When the request under way began, in microseconds since the run's start, plus one; 0 if
+    /// none.
     began: [AtomicU64; KINDS],
 }
 

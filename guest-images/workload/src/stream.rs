@@ -2,9 +2,9 @@
 //! a run came knows what must be on its disks.
 //!
 //! A disk is cut into extents of [`EXTENT_UNITS`] units that belong to its lanes in turn. A lane
-//! does one operation after the other, and only inside its own extents, so it knows at any time what
-//! each of its units holds. An extent's length is odd on purpose: its ends fall inside the clusters
-//! of any image format, where two lanes then meet.
+//! does one operation after the other, and only inside its own extents, so it knows at any time
+//! what each of its units holds. An extent's length is odd on purpose: its ends fall inside the
+//! clusters of any image format, where two lanes then meet.
 
 #[cfg(test)]
 mod tests;
@@ -114,7 +114,8 @@ impl Lane {
         // Short and long are both frequent: the upper bound of the length doubles step by step.
         let bound = 1 << take(what, 7);
         let count = 1 + take(what, bound);
-        // Half of all operations fall on an eighth of the extents, so that data is overwritten often.
+        // Half of all operations fall on an eighth of the extents, so that data is overwritten
+        // often.
         let extents = self.extents();
         let is_hot = take(&mut place, 2) == 0;
         let choice = if is_hot { extents.div_ceil(8) } else { extents };

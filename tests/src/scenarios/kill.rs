@@ -1,4 +1,5 @@
-//! Step 7 of the main job: SIGKILL loses nothing that was flushed, and a merge can be started again.
+//! Step 7 of the main job: SIGKILL loses nothing that was flushed, and a merge can be started
+//! again.
 
 use super::layers::{self, Disks, History, Merge, Progress};
 use crate::error::{Context, Outcome, ensure};

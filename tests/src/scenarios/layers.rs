@@ -205,7 +205,8 @@ pub fn make_chain(stage: &Stage, machine: &mut Machine, a: &Path) -> Outcome<[Pa
     Ok(layers)
 }
 
-/// `system_powerdown`: the guest ends its work and powers off through ACPI, and strata exits with 0.
+/// `system_powerdown`: the guest ends its work and powers off through ACPI, and strata exits with
+/// 0.
 pub fn power_off(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     machine.hmp.run("system_powerdown")?;
     machine.wait_success(60)?;

@@ -1,5 +1,5 @@
-//! Steps 1 to 6 of the main job: the guest writes all the time, and at the end everything that it had
-//! acknowledged as flushed is where it must be.
+//! Steps 1 to 6 of the main job: the guest writes all the time, and at the end everything that it
+//! had acknowledged as flushed is where it must be.
 
 use super::layers::{self, Disks, History, Merge, mib};
 use crate::error::{Context, Outcome, ensure};

@@ -128,8 +128,8 @@ fn recognise(kernel: &mut Source) -> Result<Kind, BootError> {
 
 const WHAT_TO_GIVE: &str = "it is neither a bzImage (/boot/vmlinuz-...) nor an ELF vmlinux";
 
-/// First byte that neither a bzImage of `len` bytes nor its unpacking uses. It unpacks itself at its preferred
-/// address, or where it is when that lies higher.
+/// First byte that neither a bzImage of `len` bytes nor its unpacking uses. It unpacks itself at
+/// its preferred address, or where it is when that lies higher.
 fn end_of(header: &setup_header, len: u64) -> Result<u64, BootError> {
     let start = layout::KERNEL.max(header.pref_address);
     let unpacked = start.saturating_add(header.init_size.into());

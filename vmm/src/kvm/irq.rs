@@ -84,8 +84,8 @@ impl Router {
 }
 
 impl Messages {
-    /// Routes `gsi` to `message`; `apply` hands the table to the kernel. That takes it as a whole, and
-    /// waits until no processor uses the old one: it only gets one that differs.
+    /// Routes `gsi` to `message`; `apply` hands the table to the kernel. That takes it as a whole,
+    /// and waits until no processor uses the old one: it only gets one that differs.
     fn set(
         &mut self,
         gsi: u32,
@@ -263,7 +263,8 @@ impl Vector {
 impl MsiVector for Vector {
     fn route(&self, message: Option<MsiMessage>) -> io::Result<()> {
         match message {
-            // The route first: a signal that is already in the eventfd goes out as soon as the kernel listens.
+            // The route first: a signal that is already in the eventfd goes out as soon as the
+            // kernel listens.
             Some(message) => {
                 self.router.set_route(self.gsi, message)?;
                 self.connect(true)

@@ -114,7 +114,8 @@ unsafe impl Send for Flag {}
 /// Why KVM_RUN returned.
 #[derive(Debug)]
 pub enum Exit<'a> {
-    /// Port input: `data` is to be filled, in items of `size` bytes (a string instruction has several).
+    /// Port input: `data` is to be filled, in items of `size` bytes (a string instruction has
+    /// several).
     PortIn {
         /// Port.
         port: u16,
@@ -203,7 +204,8 @@ pub fn run(vcpu: &mut VcpuFd) -> Result<Exit<'_>, kvm_ioctls::Error> {
     })
 }
 
-/// Bytes in one item of the access that `vcpu` has just left for; `kvm-ioctls` only tells their sum.
+/// Bytes in one item of the access that `vcpu` has just left for; `kvm-ioctls` only tells their
+/// sum.
 fn access_size(vcpu: &mut VcpuFd, access: &Access) -> usize {
     let run = vcpu.get_kvm_run();
     match access {

@@ -1,7 +1,8 @@
 //! Register state for entering a 64-bit Linux kernel, and the tables that it points to.
 //!
 //! `Documentation/arch/x86/boot.rst`, "64-bit boot protocol": long mode, memory identity mapped,
-//! flat segments with the selectors 0x10 (code) and 0x18 (data), interrupts off, RSI at the zero page.
+//! flat segments with the selectors 0x10 (code) and 0x18 (data), interrupts off, RSI at the zero
+//! page.
 
 use kvm_bindings::{kvm_fpu, kvm_lapic_state, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
@@ -26,7 +27,8 @@ const ENTRIES: u64 = 512;
 /// Page directories: 4 GiB are mapped.
 const DIRECTORIES: u64 = 4;
 
-/// Descriptors, by selector / 8. The third is code, the fourth data, the fifth a task state segment.
+/// Descriptors, by selector / 8. The third is code, the fourth data, the fifth a task state
+/// segment.
 const GDT: [u64; 5] = [
     0,
     0,

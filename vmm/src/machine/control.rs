@@ -335,7 +335,8 @@ impl Control {
     fn is_done(&self, step: Step) -> bool {
         match step {
             // What has been sent to a worker counts only once it has seen it: one turn at least.
-            // Workers must have let go of the rings in the old guest's memory before that is written.
+            // Workers must have let go of the rings in the old guest's memory before that is
+            // written.
             Step::Drain | Step::ResetDevices => {
                 self.underway.turned && self.parts.workers.iter().all(Worker::is_idle)
             }

@@ -59,8 +59,8 @@ pub struct Post {
     waiting: Waiting,
 }
 
-/// Kinds of events that wait in the inbox. A guest can cause most of them without end, by writing to
-/// a register or by printing: of each kind one waits at most, the first.
+/// Kinds of events that wait in the inbox. A guest can cause most of them without end, by writing
+/// to a register or by printing: of each kind one waits at most, the first.
 #[derive(Clone, Default)]
 struct Waiting(Arc<Mutex<HashSet<Discriminant<GuestEvent>>>>);
 

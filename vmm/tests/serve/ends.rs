@@ -38,8 +38,8 @@ fn a_server_may_have_no_disk() {
     assert_eq!(serve.wait(), Some(0));
 }
 
-/// The disk's own server is gone, and may stay away for an hour: who asks for the end twice gets it,
-/// and the monitor answers meanwhile.
+/// The disk's own server is gone, and may stay away for an hour: who asks for the end twice gets
+/// it, and the monitor answers meanwhile.
 #[test]
 fn nobody_waits_at_the_end_for_a_server_that_has_gone() {
     let mut below = Serve::start(&["--disk", DISK, "--export", EXPORT]);

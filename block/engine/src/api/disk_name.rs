@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::CmdError;
 
-/// What a command calls a disk by: its id (`device`), the node name of its top layer (`node-name`), or
-/// both. Then the node name counts where nothing has the id.
+/// What a command calls a disk by: its id (`device`), the node name of its top layer (`node-name`),
+/// or both. Then the node name counts where nothing has the id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskName {
     /// The disk's id.

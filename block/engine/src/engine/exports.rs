@@ -109,8 +109,8 @@ pub struct ExportSpec {
 
 impl Engine {
     /// Exports a disk at `address`, where a server is started if none listens there yet, with the
-    /// credentials called `tls_creds`; says where that listens, with the port that the host chose in
-    /// place of 0. Blocks: for start-up.
+    /// credentials called `tls_creds`; says where that listens, with the port that the host chose
+    /// in place of 0. Blocks: for start-up.
     ///
     /// # Errors
     /// One line on why that cannot be.

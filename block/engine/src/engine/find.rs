@@ -14,8 +14,9 @@ impl Engine {
         Rc::ptr_eq(&layer, &disk.root()).then_some(disk)
     }
 
-    /// The layer that a command means, and its disk: the top of a disk by the disk's id, or any layer
-    /// by its node name. Disks and layers have their names from one space, so it is one at most.
+    /// The layer that a command means, and its disk: the top of a disk by the disk's id, or any
+    /// layer by its node name. Disks and layers have their names from one space, so it is one at
+    /// most.
     pub(super) fn find_layer(&self, name: &str) -> Option<(Rc<GuestDisk>, Rc<Node>)> {
         let disks = self.disks.borrow();
         if let Some(disk) = disks.iter().find(|disk| disk.options().id == name) {

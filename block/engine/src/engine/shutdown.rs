@@ -32,14 +32,15 @@ impl Engine {
         self.jobs.reset_io_status();
     }
 
-    /// Waits for no server any more that is gone: what waits for one fails now. For whoever has asked
-    /// twice for an end.
+    /// Waits for no server any more that is gone: what waits for one fails now. For whoever has
+    /// asked twice for an end.
     pub fn give_up_on_servers(&self) {
         self.exec.give_up_on_peers();
     }
 
-    /// Sends the exports' clients away, ends all jobs (each chain stays as far as its job has come), drains, flushes and closes
-    /// every disk; then calls `done` with what went wrong on the way.
+    /// Sends the exports' clients away, ends all jobs (each chain stays as far as its job has
+    /// come), drains, flushes and closes every disk; then calls `done` with what went wrong on the
+    /// way.
     pub fn begin_to_shut_down(self: &Rc<Self>, done: impl FnOnce(Vec<Error>) + 'static) {
         let engine = self.clone();
         self.exec.spawn(Queue::Guest, async move {

@@ -1,9 +1,9 @@
 //! `block-commit` of a layer in the middle: what it holds goes down into a layer further below, on
 //! which the layer above it lies then.
 //!
-//! The layers between are not changed, and hide what the base gets until the end. So a job that dies
-//! at any point leaves a chain that reads the same bytes. What lies on the base besides sees what is
-//! written to it: nobody can help that.
+//! The layers between are not changed, and hide what the base gets until the end. So a job that
+//! dies at any point leaves a chain that reads the same bytes. What lies on the base besides sees
+//! what is written to it: nobody can help that.
 
 use std::rc::Rc;
 
@@ -43,8 +43,8 @@ impl Work for Commit {
         Ok(take_all(job, self, self.len()).await?)
     }
 
-    /// The base is durable before a header names it. Then the graph follows, and the layers that are
-    /// not needed any more are closed.
+    /// The base is durable before a header names it. Then the graph follows, and the layers that
+    /// are not needed any more are closed.
     async fn finish(&self, job: &Job) -> Result<(), Error> {
         self.base.flush().await?;
         self.check_base(job.disk())?;

@@ -1,5 +1,5 @@
-//! The life of a job, whatever its kind: the states that it goes through, and the events that tell of
-//! them.
+//! The life of a job, whatever its kind: the states that it goes through, and the events that tell
+//! of them.
 //!
 //! A kind of job is a [`Work`]: what it copies, and how the graph follows. Everything else is here.
 
@@ -20,8 +20,8 @@ pub(crate) trait Work {
     /// [`IoError::Cancelled`], or what ends the job.
     async fn run(&self, job: &Job) -> Result<(), Error>;
 
-    /// Whether what the guest writes after [`Work::run`] makes more work: then the job becomes ready,
-    /// and goes on until the client completes or cancels it.
+    /// Whether what the guest writes after [`Work::run`] makes more work: then the job becomes
+    /// ready, and goes on until the client completes or cancels it.
     fn converges(&self) -> bool {
         false
     }

@@ -24,7 +24,8 @@ use strata_storage::nbd::wire::{
 use super::{Export, handshake, listener::listen, session};
 use crate::unix_socket::SocketFile;
 
-/// Clients at a time at most; one more has been accepted and waits, others are in the socket's backlog.
+/// Clients at a time at most; one more has been accepted and waits, others are in the socket's
+/// backlog.
 const MAX_CLIENTS: usize = 256;
 
 /// A client that has not chosen an export by then is let go. (QEMU's servers give as much.)

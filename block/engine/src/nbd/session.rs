@@ -225,8 +225,8 @@ impl Session {
 }
 
 impl Permit {
-    /// Waits until the request may take `bytes` of memory, at most [`MAX_BYTES`]: of what the client
-    /// may hold, and then of what the server has.
+    /// Waits until the request may take `bytes` of memory, at most [`MAX_BYTES`]: of what the
+    /// client may hold, and then of what the server has.
     async fn add(&mut self, bytes: u64) {
         let session = &self.session;
         let Client { held, most, .. } = &*session.client;

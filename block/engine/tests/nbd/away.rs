@@ -1,4 +1,5 @@
-//! The client when its server goes away: for a moment, for long, for ever, or comes back as another.
+//! The client when its server goes away: for a moment, for long, for ever, or comes back as
+//! another.
 
 use std::{cell::Cell, fs, path::PathBuf, rc::Rc, time::Duration};
 

@@ -106,7 +106,8 @@ fn a_disk_changes_its_size_under_its_clients() {
             ..BlockResize::default()
         });
         served.execute(cmd);
-        // The answer comes when it is done, which may be after the errand; then the size has changed.
+        // The answer comes when it is done, which may be after the errand; then the size has
+        // changed.
         let expected = size.to_string();
         while run_client("nbdinfo", &["--size", &uri]).trim() != expected {
             thread::sleep(Duration::from_millis(5));

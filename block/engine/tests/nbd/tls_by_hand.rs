@@ -1,5 +1,5 @@
-//! TLS with clients that do what well-made ones do not: leave within the handshake, or send all that
-//! they have before they read a reply.
+//! TLS with clients that do what well-made ones do not: leave within the handshake, or send all
+//! that they have before they read a reply.
 
 use std::{
     fs,

@@ -173,7 +173,8 @@ impl Bits {
         Content::Bytes(words.flat_map(u64::to_le_bytes).collect())
     }
 
-    /// Sets those bits from `at` on, a multiple of 64, that are set in `bytes`, as far as they exist.
+    /// Sets those bits from `at` on, a multiple of 64, that are set in `bytes`, as far as they
+    /// exist.
     pub fn load(&mut self, at: u64, bytes: &[u8]) {
         let (words, _) = bytes.as_chunks::<8>();
         for (n, bytes) in words.iter().enumerate() {

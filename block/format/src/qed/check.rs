@@ -63,8 +63,8 @@ impl Qed {
         Ok(Walk::new(self, false).run().await?.report)
     }
 
-    /// Checks the image and repairs it in its file, which can be written although the image has been
-    /// opened for reading. It has to be opened again then.
+    /// Checks the image and repairs it in its file, which can be written although the image has
+    /// been opened for reading. It has to be opened again then.
     ///
     /// # Errors
     /// The file cannot be read or written. A repair that stops can be tried again.

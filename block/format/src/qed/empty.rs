@@ -5,7 +5,8 @@ use strata_storage::error::IoResult;
 use super::Qed;
 
 impl Qed {
-    /// Clears L1, also behind the disk's end, durably, and cuts the file behind it. Nothing else uses the image meanwhile.
+    /// Clears L1, also behind the disk's end, durably, and cuts the file behind it. Nothing else
+    /// uses the image meanwhile.
     ///
     /// # Errors
     /// The host's error.

@@ -123,8 +123,8 @@ impl Qed {
         result
     }
 
-    /// Writes the header's fields. After an error the ones in memory are the old ones, as in the file
-    /// if there was no room.
+    /// Writes the header's fields. After an error the ones in memory are the old ones, as in the
+    /// file if there was no room.
     pub(super) async fn write_header(&self, header: Header) -> IoResult<()> {
         self.write_metadata(0, header.to_bytes()).await?;
         *self.header.borrow_mut() = header;

@@ -68,8 +68,8 @@ impl Qed {
         Ok(image)
     }
 
-    /// Prepares an image that was opened read-only for being written, as if it had been opened so. Its
-    /// file can be written and is kept from others. Readers may go on meanwhile.
+    /// Prepares an image that was opened read-only for being written, as if it had been opened so.
+    /// Its file can be written and is kept from others. Readers may go on meanwhile.
     ///
     /// # Errors
     /// Why it cannot be written; the host's error. It is read-only then, as before.

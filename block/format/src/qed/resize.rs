@@ -1,5 +1,5 @@
-//! Growing the disk. The header's size changes last, so that after a crash the disk has its old or its
-//! new size, and what is new reads as zeros.
+//! Growing the disk. The header's size changes last, so that after a crash the disk has its old or
+//! its new size, and what is new reads as zeros.
 
 use strata_storage::error::{Error, IoResult, Result};
 

@@ -150,7 +150,8 @@ impl Qed {
         Ok(data.len())
     }
 
-    /// Lets go of what was allocated last, from `host` on, if what was to be done with it has failed.
+    /// Lets go of what was allocated last, from `host` on, if what was to be done with it has
+    /// failed.
     fn named_or_taken_back<T>(&self, host: u64, result: IoResult<T>) -> IoResult<T> {
         if result.is_err() {
             self.end.set(host);

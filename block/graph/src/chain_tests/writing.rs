@@ -238,7 +238,8 @@ fn what_a_walk_has_found_stays_until_it_is_let_go() {
         drop(found);
         rest().await;
         assert!(discarded.get());
-        // One that takes none becomes writable later; what is only passed on the way is held by nobody.
+        // One that takes none becomes writable later; what is only passed on the way is held by
+        // nobody.
         let found = top.walk().find(4096, 512).await.unwrap();
         assert_eq!(found.depth, 3);
         mid.write_zeroes(8192, 4096, true).await.unwrap();

@@ -160,8 +160,8 @@ impl Plan {
         (unit - within % unit).min(source.top.size() - within)
     }
 
-    /// Where a part of the target's disk lies as it is; `None` if it does not lie in one piece, or is
-    /// compressed.
+    /// Where a part of the target's disk lies as it is; `None` if it does not lie in one piece, or
+    /// is compressed.
     pub async fn place(&self, offset: u64, len: u64) -> Option<Place> {
         let (start, source) = self.source_at(offset);
         let within = offset - start;

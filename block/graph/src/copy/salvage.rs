@@ -15,8 +15,8 @@ struct Lost {
 }
 
 impl Copy {
-    /// Fills `data` with what the sources show at `offset`; with zeros where they cannot be read, if
-    /// that is wanted.
+    /// Fills `data` with what the sources show at `offset`; with zeros where they cannot be read,
+    /// if that is wanted.
     pub(super) async fn read_or_salvage(
         &self,
         offset: u64,

@@ -53,8 +53,8 @@ impl Image {
         self.as_qcow2().map(Qcow2::pin)
     }
 
-    /// What the image holds; the range starts on the disk. With `holes_are_data` the host is not asked
-    /// for holes in raw files.
+    /// What the image holds; the range starts on the disk. With `holes_are_data` the host is not
+    /// asked for holes in raw files.
     pub(crate) async fn extent(
         &self,
         offset: u64,

@@ -6,8 +6,8 @@ use super::{Mode, Node};
 
 impl Node {
     /// Has the host copy `len` bytes from `from` on in `source` to `offset` of the disk; whether it
-    /// could. Where it could not, what the range holds is undefined. It can copy to raw images only:
-    /// others have to find a place first.
+    /// could. Where it could not, what the range holds is undefined. It can copy to raw images
+    /// only: others have to find a place first.
     ///
     /// # Errors
     /// As [`Node::write`].

@@ -10,8 +10,8 @@ impl Node {
     /// end is given up. Nothing else uses the layer meanwhile, and no other program reads it.
     ///
     /// # Errors
-    /// The format or the host cannot have that size; the layer has its old size then, or the new one
-    /// if the error came after that was written.
+    /// The format or the host cannot have that size; the layer has its old size then, or the new
+    /// one if the error came after that was written.
     pub async fn resize(&self, size: u64) -> Result<()> {
         self.resize_with(size, Preallocation::Off).await
     }

@@ -5,9 +5,9 @@ use strata_storage::{Access, error::Result};
 use super::Node;
 
 impl Node {
-    /// Makes a layer that is open read-only writable where it is: its files are opened and locked for
-    /// that, and its format is told. Readers may be at work meanwhile; when this returns, all of them
-    /// have entered what they read, so that the caller may write.
+    /// Makes a layer that is open read-only writable where it is: its files are opened and locked
+    /// for that, and its format is told. Readers may be at work meanwhile; when this returns, all
+    /// of them have entered what they read, so that the caller may write.
     ///
     /// # Errors
     /// Its files cannot be written, or others use them; its format does not let it be written. Then
@@ -22,9 +22,9 @@ impl Node {
         Ok(())
     }
 
-    /// The way back from [`Node::prepare_writing`]: everything is durable, and the file as its format
-    /// leaves it when it is closed; others may read it. Nobody writes to the layer any more; readers
-    /// may be at work.
+    /// The way back from [`Node::prepare_writing`]: everything is durable, and the file as its
+    /// format leaves it when it is closed; others may read it. Nobody writes to the layer any more;
+    /// readers may be at work.
     ///
     /// # Errors
     /// An I/O error, as of [`Node::flush`]. Then the layer is still writable and locked for that.

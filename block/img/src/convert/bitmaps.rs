@@ -10,7 +10,8 @@ use strata_graph::{
 
 use crate::{Failure, refuse_bad_bitmaps};
 
-/// Whether the bitmaps of `source` can be copied; with `skip` those that are out of date do not matter.
+/// Whether the bitmaps of `source` can be copied; with `skip` those that are out of date do not
+/// matter.
 pub fn check(source: &Node, skip: bool) -> Result<(), Failure> {
     if !has_bitmaps(source) {
         return Err(Failure::new("Source lacks bitmap support"));

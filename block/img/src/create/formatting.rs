@@ -54,8 +54,8 @@ const DEFAULTS: [(Format, &str, &str); 6] = [
     (Format::Qed, "cluster_size", "65536"),
 ];
 
-/// The line for an image at `path`, whose options were `given` so: numbers in digits, the rest as it
-/// was written.
+/// The line for an image at `path`, whose options were `given` so: numbers in digits, the rest as
+/// it was written.
 pub fn line(path: &Path, format: Format, given: &BTreeMap<String, String>) -> String {
     let mut line = format!("Formatting '{}', fmt={format}", path.display());
     let order = ORDER.iter().find(|(of, _)| *of == format);

@@ -1,5 +1,5 @@
-//! Persistent dirty bitmaps of images that both sides write to, and resize: what is dirty, both say,
-//! and it is what was written.
+//! Persistent dirty bitmaps of images that both sides write to, and resize: what is dirty, both
+//! say, and it is what was written.
 
 use serde_json::Value;
 

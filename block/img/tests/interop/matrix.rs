@@ -100,8 +100,8 @@ pub fn in_one_file() -> Vec<Case> {
             };
             let refcount_bits = match [16, 1, 64, 4, 8, 32, 2][turn % 7] {
                 _ if !v3 => 16,
-                // Compressed clusters share one of the file, and the snapshot refers to each cluster
-                // once more.
+                // Compressed clusters share one of the file, and the snapshot refers to each
+                // cluster once more.
                 1..8 if snapshot && compressed.is_some() => 16,
                 1 if snapshot => 2,
                 bits => bits,

@@ -1,5 +1,5 @@
-//! Internal snapshots that both sides make, apply and delete in turns, on disks that change their size:
-//! what each keeps is what the disk showed, for both.
+//! Internal snapshots that both sides make, apply and delete in turns, on disks that change their
+//! size: what each keeps is what the disk showed, for both.
 
 use std::collections::BTreeMap;
 
@@ -100,8 +100,8 @@ impl History<'_> {
         }
     }
 
-    /// Gives the disk another size, at most half as large again as at first: one of whole clusters, as
-    /// QEMU shows what the rest of the last one held when the disk grows again.
+    /// Gives the disk another size, at most half as large again as at first: one of whole clusters,
+    /// as QEMU shows what the rest of the last one held when the disk grows again.
     fn resize(&mut self, program: &str) {
         let most = self.case.size() * 3 / 2 / self.case.cluster;
         let size = (1 + self.random.below(most)) * self.case.cluster;

@@ -307,8 +307,8 @@ fn a_data_file_follows_the_size() {
     }
 }
 
-/// What a raw data file holds behind the disk's end is what the disk shows once it is larger, as with
-/// QEMU.
+/// What a raw data file holds behind the disk's end is what the disk shows once it is larger, as
+/// with QEMU.
 #[test]
 fn a_raw_data_file_keeps_what_it_holds_when_the_disk_grows() {
     for (len, size) in [

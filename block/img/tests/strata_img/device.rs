@@ -8,8 +8,8 @@ use crate::{Folder, text};
 pub struct Device(String);
 
 impl Device {
-    /// A device of `len` bytes, a multiple of 512; `None`, and a word about it, where this machine has
-    /// none to give.
+    /// A device of `len` bytes, a multiple of 512; `None`, and a word about it, where this machine
+    /// has none to give.
     pub fn new(folder: &Folder, name: &str, len: u64) -> Option<Self> {
         Self::with_sectors(folder, name, len, 512)
     }

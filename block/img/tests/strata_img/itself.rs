@@ -1,11 +1,12 @@
-//! Nothing is made in a file that the command needs: not in its backing files, sources and data files,
-//! whatever they are called.
+//! Nothing is made in a file that the command needs: not in its backing files, sources and data
+//! files, whatever they are called.
 
 use std::{fs, os::unix::fs::symlink};
 
 use crate::{Folder, device::Device, read, text};
 
-/// `base.raw`, `base.qcow2` on it with an external data file, `mid.qcow2` and `mid.qed` on that, each with data.
+/// `base.raw`, `base.qcow2` on it with an external data file, `mid.qcow2` and `mid.qed` on that,
+/// each with data.
 fn images() -> Folder {
     let folder = Folder::new();
     fs::write(folder.path("base.raw"), vec![1; 1 << 20]).unwrap();

@@ -1,4 +1,5 @@
-//! Targets on a device that cannot store some blocks: no command says that it has made what is lost.
+//! Targets on a device that cannot store some blocks: no command says that it has made what is
+//! lost.
 
 use crate::{Folder, lossy::LossyDevice};
 

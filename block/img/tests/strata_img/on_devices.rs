@@ -7,8 +7,9 @@ use crate::{Folder, device::Device, read, text};
 const SIZE: u64 = 4 << 20;
 const PROGRAMS: [&str; 2] = ["qemu-img", "strata-img"];
 
-/// A folder with a device of `SIZE` and the given number of sectors more, and sources: 1 MiB with data
-/// and zeros (`s.raw`), an odd length (`odd.raw`), more than the device has (`big.raw`), a base.
+/// A folder with a device of `SIZE` and the given number of sectors more, and sources: 1 MiB with
+/// data and zeros (`s.raw`), an odd length (`odd.raw`), more than the device has (`big.raw`), a
+/// base.
 fn setup(sectors: u64) -> Option<(Folder, Device)> {
     let folder = Folder::new();
     let device = Device::new(&folder, "disk", SIZE + sectors * 512)?;

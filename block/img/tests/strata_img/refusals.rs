@@ -1,5 +1,5 @@
-//! What commands say of images that they cannot open or make: in the words of the reference, where it
-//! has one line for it.
+//! What commands say of images that they cannot open or make: in the words of the reference, where
+//! it has one line for it.
 
 use crate::{Folder, text};
 

@@ -104,8 +104,8 @@ fn the_same_is_repaired_as_by_qemu() {
 #[test]
 fn more_is_repaired_than_by_qemu() {
     let damages = [
-        // The flag that no compressed cluster has, a block that lies nowhere, and one that would lie
-        // where nobody has ever been.
+        // The flag that no compressed cluster has, a block that lies nowhere, and one that would
+        // lie where nobody has ever been.
         (L2(4, COPIED | 1 << 62 | 0x9_0000), 1),
         (Block(0, 0x3_0200), 21),
         (Block(1, 1 << 32), 1),

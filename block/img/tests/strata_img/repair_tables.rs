@@ -29,8 +29,8 @@ fn check(folder: &Folder, program: &str, repair: &[&str]) -> (Option<i32>, Strin
     (output.status.code(), said)
 }
 
-/// Repairs the image; it is sound then for us and for QEMU, and the disk shows what it did. Returns what
-/// was said.
+/// Repairs the image; it is sound then for us and for QEMU, and the disk shows what it did. Returns
+/// what was said.
 fn repaired(folder: &Folder) -> String {
     let (code, said) = check(folder, "strata-img", &[]);
     if code != Some(2) {
@@ -294,8 +294,8 @@ fn refused(folder: &Folder) -> [String; 2] {
     })
 }
 
-/// Extra data as long as all of an entry may be, which leads behind the end of the file: the snapshot
-/// loses its name, and nothing else.
+/// Extra data as long as all of an entry may be, which leads behind the end of the file: the
+/// snapshot loses its name, and nothing else.
 #[test]
 fn extra_data_that_hides_what_follows_is_cut() {
     let folder = image();

@@ -1,5 +1,6 @@
-//! Whoever is at the files besides: layers that lie elsewhere for a while, and overlays made by hand, as
-//! they should be or not. What the engine does not refuse has to be right when the chain is opened again.
+//! Whoever is at the files besides: layers that lie elsewhere for a while, and overlays made by
+//! hand, as they should be or not. What the engine does not refuse has to be right when the chain
+//! is opened again.
 
 use std::rc::Rc;
 
@@ -13,7 +14,8 @@ use crate::{guest::Allowed, plan::path};
 
 impl Operator {
     /// Has a snapshot taken, or a merge started, while the file that its header would name lies
-    /// elsewhere: both are refused, and make nothing. Whether there are simulated files to do it with.
+    /// elsewhere: both are refused, and make nothing. Whether there are simulated files to do it
+    /// with.
     pub(super) async fn work_on_what_is_away(&self) -> bool {
         let Some(folder) = &self.simulated else {
             return false;
@@ -82,7 +84,8 @@ impl Operator {
         true
     }
 
-    /// A layer as somebody writes it into a header: by one of its names, with its format or another.
+    /// A layer as somebody writes it into a header: by one of its names, with its format or
+    /// another.
     fn by_hand(&self, layer: &Node) -> Backing {
         let name = match self.below(2) {
             0 => layer.path().file_name().unwrap().display().to_string(),

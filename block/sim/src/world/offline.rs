@@ -117,10 +117,10 @@ impl Offline {
         }
     }
 
-    /// Carries `work` on until a random moment, often one when a file begins to be flushed, or shortly
-    /// after it has set `mark`; its result if it has ended by then. Where files begin to be flushed
-    /// `look` now and then sees what a crash would leave: a rule that asked for a flush before is
-    /// broken there if it ever is.
+    /// Carries `work` on until a random moment, often one when a file begins to be flushed, or
+    /// shortly after it has set `mark`; its result if it has ended by then. Where files begin to be
+    /// flushed `look` now and then sees what a crash would leave: a rule that asked for a flush
+    /// before is broken there if it ever is.
     pub fn run<T: 'static>(
         &self,
         world: &mut World,

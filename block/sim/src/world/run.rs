@@ -18,8 +18,9 @@ use crate::{
 const REQUESTS: u64 = 40;
 
 impl World {
-    /// Lets guests work, and an operator too, and stops at a random moment: often at one that matters, when
-    /// a file begins to be flushed, or shortly after a flush, a snapshot or the end of a merge has begun.
+    /// Lets guests work, and an operator too, and stops at a random moment: often at one that
+    /// matters, when a file begins to be flushed, or shortly after a flush, a snapshot or the end
+    /// of a merge has begun.
     pub fn run(&mut self, operator: bool) {
         self.renew_bitmaps();
         self.start();
@@ -121,16 +122,16 @@ impl World {
     }
 
     /// Lets files fail for a while. Then an image that has stopped writes nothing more but can be
-    /// read, one that has lost something is never flushed again, and any other goes on as if nothing
-    /// had been.
+    /// read, one that has lost something is never flushed again, and any other goes on as if
+    /// nothing had been.
     pub fn run_with_faults(&mut self) {
         self.renew_bitmaps();
         self.start();
         self.running().allowed.set(Allowed::Anything);
         let faults = self.random.faults();
         self.spawn_work(true);
-        // Or one flush finds no room, and all else goes well: so that nothing but that flush is in the way
-        // of what goes on as if nothing had been.
+        // Or one flush finds no room, and all else goes well: so that nothing but that flush is in
+        // the way of what goes on as if nothing had been.
         let one = self.random.one_in(3);
         for file in self.running().folder.files() {
             if one {
@@ -189,8 +190,8 @@ impl World {
         }
     }
 
-    /// Lets the top's file system, or everyone's, be full for a while: requests fail, for want of space and no other
-    /// reason. Once there is room everything works again.
+    /// Lets the top's file system, or everyone's, be full for a while: requests fail, for want of
+    /// space and no other reason. Once there is room everything works again.
     pub fn run_on_a_full_disk(&mut self) {
         self.renew_bitmaps();
         self.short_of_room = true;

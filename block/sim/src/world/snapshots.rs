@@ -158,9 +158,10 @@ impl World {
         }
     }
 
-    /// Does it on layer `layer` until it ends or a random moment comes; perhaps with files that fail or
-    /// have no more room. A change that fails has not been made at all, and can be made when there is
-    /// no trouble any more; or the image has stopped, and a power cut shows which it was.
+    /// Does it on layer `layer` until it ends or a random moment comes; perhaps with files that
+    /// fail or have no more room. A change that fails has not been made at all, and can be made
+    /// when there is no trouble any more; or the image has stopped, and a power cut shows which it
+    /// was.
     fn carry_out(&mut self, layer: usize, change: Change, name: String) -> (Offline, End) {
         let alone = (change != Change::Apply).then(|| self.layer_alone(layer, None));
         let offline = self.offline();

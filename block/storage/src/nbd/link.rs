@@ -58,8 +58,8 @@ enum State {
 }
 
 impl Link {
-    /// Connects once. With `keeps`, what a server that goes away could lose is sent to it again when
-    /// it is back.
+    /// Connects once. With `keeps`, what a server that goes away could lose is sent to it again
+    /// when it is back.
     ///
     /// # Errors
     /// Why that could not be.
@@ -284,8 +284,8 @@ impl Link {
         false
     }
 
-    /// Gives a server that is back what it may have lost: one call after the other, as later ones may
-    /// have replaced what earlier ones wrote. Nothing else is sent to it before.
+    /// Gives a server that is back what it may have lost: one call after the other, as later ones
+    /// may have replaced what earlier ones wrote. Nothing else is sent to it before.
     async fn send_again(&self, connection: &Connection) {
         let Some(unflushed) = &self.unflushed else {
             return;

@@ -1,7 +1,7 @@
 //! Names of exports: `nbd://HOST[:PORT][/EXPORT]` and `nbd+unix:///[EXPORT]?socket=PATH` (the NBD
 //! project's `doc/uri.md`). With `nbds` for `nbd` the connection is under TLS;
-//! `tls-certificates=DIR` then says where the certificates are, and `tls-hostname=NAME` which name the
-//! server's has to show, if not HOST (`localhost` for a Unix socket).
+//! `tls-certificates=DIR` then says where the certificates are, and `tls-hostname=NAME` which name
+//! the server's has to show, if not HOST (`localhost` for a Unix socket).
 
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,8 @@
 //! Which calls of a simulated file fail.
 
-/// How often calls fail, of a thousand of each kind. A read that fails has filled some of its buffer;
-/// a write that fails is short or torn; after a flush or a write-back that fails, what was not durable
-/// is lost, or not.
+/// How often calls fail, of a thousand of each kind. A read that fails has filled some of its
+/// buffer; a write that fails is short or torn; after a flush or a write-back that fails, what was
+/// not durable is lost, or not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Faults {
     /// Reads.

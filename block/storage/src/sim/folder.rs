@@ -44,8 +44,8 @@ impl SimFolder {
         self.files.borrow().get(path).cloned()
     }
 
-    /// As if somebody had put another file in the place of the one at `path`, which stays open where it
-    /// is. A crash finds the old one there.
+    /// As if somebody had put another file in the place of the one at `path`, which stays open
+    /// where it is. A crash finds the old one there.
     pub fn divert(&self, path: &Path) {
         let other = Rc::new(SimFile::with_content(path, Content::default(), 0));
         self.diverted.borrow_mut().insert(path.to_owned(), other);

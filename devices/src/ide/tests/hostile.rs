@@ -139,7 +139,8 @@ fn apply(rig: &mut Rig, action: Action) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Whatever a guest does: no panic, the worker comes to rest, and after a reset the drive works.
+    /// Whatever a guest does: no panic, the worker comes to rest, and after a reset the drive
+    /// works.
     #[test]
     fn any_accesses_are_survived(actions in prop::collection::vec(action(), 1..120)) {
         let mut rig = Rig::new();

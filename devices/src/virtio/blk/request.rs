@@ -63,8 +63,8 @@ impl Incoming {
         })
     }
 
-    /// Reads the header and whatever else says what to do. A segment of data has `max_segment` bytes
-    /// at most.
+    /// Reads the header and whatever else says what to do. A segment of data has `max_segment`
+    /// bytes at most.
     ///
     /// # Errors
     /// The status to answer with at once.

@@ -166,7 +166,8 @@ impl BlkWorker {
         }
     }
 
-    /// Serves ring `index` for one turn; where there is more, a kick to itself brings the worker back.
+    /// Serves ring `index` for one turn; where there is more, a kick to itself brings the worker
+    /// back.
     fn run(&self, index: usize) {
         let may_fetch = !self.stopped && !self.resetting && self.state.bus_master();
         let ring = self.rings.get(index).and_then(Option::as_ref);

@@ -1,4 +1,5 @@
-//! Where the machine is going: what was asked for, the steps to it, and what may be done on the way.
+//! Where the machine is going: what was asked for, the steps to it, and what may be done on the
+//! way.
 //!
 //! Only decisions are here. [`Control`](super::Control) takes the steps, and says when one is done.
 
@@ -12,7 +13,8 @@ use crate::{
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
-    /// The guest stands still, what it has written is durable, and this is what the machine is doing.
+    /// The guest stands still, what it has written is durable, and this is what the machine is
+    /// doing.
     Stop(RunState),
     /// The machine is as after power-on, and runs or not as before.
     Reset {
@@ -99,8 +101,8 @@ impl Course {
         goal.steps().get(self.done).copied()
     }
 
-    /// The step that was under way is done. What follows it is under way now; behind the last one to
-    /// a goal that is the first one to the next, if there is one.
+    /// The step that was under way is done. What follows it is under way now; behind the last one
+    /// to a goal that is the first one to the next, if there is one.
     pub fn step_done(&mut self) -> Option<Progress> {
         let goal = *self.goals.front()?;
         self.done += 1;

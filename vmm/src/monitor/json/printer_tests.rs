@@ -10,7 +10,8 @@ fn printed(value: &Value) -> String {
     text
 }
 
-/// Prints an object of these keys, given in the opposite order, and checks that they come in theirs.
+/// Prints an object of these keys, given in the opposite order, and checks that they come in
+/// theirs.
 fn comes_in_order(keys: &[&str]) {
     let members: Map<String, Value> = keys
         .iter()

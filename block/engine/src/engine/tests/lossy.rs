@@ -1,4 +1,5 @@
-//! Disks on devices that lose what is written to them: whoever was promised that it is safe is told.
+//! Disks on devices that lose what is written to them: whoever was promised that it is safe is
+//! told.
 
 use std::path::PathBuf;
 

@@ -9,12 +9,12 @@ use strata_exec::{Queue, mem};
 
 use super::Server;
 
-/// Bytes that the requests of all clients may take beyond what each has to itself (256 KiB): several
-/// of the maximum size.
+/// Bytes that the requests of all clients may take beyond what each has to itself (256 KiB):
+/// several of the maximum size.
 pub(super) const TOTAL: u64 = 192 << 20;
 
-/// While others wait for memory, a client that holds some and has neither taken a byte of its replies
-/// nor sent one of its request for so long is sent away.
+/// While others wait for memory, a client that holds some and has neither taken a byte of its
+/// replies nor sent one of its request for so long is sent away.
 const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5000 });
 
 /// How often clients are looked at while memory is short.

@@ -59,8 +59,8 @@ impl PartialEq for TlsServer {
 }
 
 impl TlsServer {
-    /// Reads the server's files in `dir`. With `verify_peer`, clients need a certificate that the CA
-    /// has signed.
+    /// Reads the server's files in `dir`. With `verify_peer`, clients need a certificate that the
+    /// CA has signed.
     ///
     /// # Errors
     /// [`TlsError`].

@@ -128,7 +128,8 @@ fn take(driver: &mut Driver, step: Step) {
     driver.run();
 }
 
-/// Resets the device, by the machine's reset if the driver has lost its registers, and starts it again.
+/// Resets the device, by the machine's reset if the driver has lost its registers, and starts it
+/// again.
 fn recover(driver: &mut Driver) {
     driver.worker.borrow_mut().cont();
     let home = (driver.bar as u32 | 4).to_le_bytes();

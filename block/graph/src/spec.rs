@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
-use strata_storage::is_nbd_uri;
+use strata_storage::{is_nbd_uri, split_options};
 
 use super::{Format, chain::ImageOptions};
 
@@ -91,12 +91,16 @@ impl ImageSpec {
     /// As [`ImageSpec::from_name`].
     pub fn from_options(list: &OsStr) -> Result<Self, String> {
         let mut options = Options::new();
-        for option in split_at_commas(list.as_bytes()) {
+        for option in split_options(list) {
+            let option = option.as_bytes();
+            if option.is_empty() {
+                continue;
+            }
             let at = option.iter().position(|&byte| byte == b'=');
             let (name, value) = match at {
                 Some(at) => (&option[..at], &option[at + 1..]),
                 None => {
-                    let option = String::from_utf8_lossy(&option);
+                    let option = String::from_utf8_lossy(option);
                     return Err(format!("Expected '=' after parameter '{option}'"));
                 }
             };
@@ -248,21 +252,6 @@ fn take_text(options: &mut Options, name: &str) -> Result<Option<String>, String
     let text = options.remove(name).map(OsString::into_string);
     text.transpose()
         .map_err(|_| format!("Parameter '{name}' is not valid UTF-8 text"))
-}
-
-/// The options in a list, where a doubled comma is one of the value's.
-fn split_at_commas(list: &[u8]) -> Vec<Vec<u8>> {
-    let mut options = vec![Vec::new()];
-    let mut bytes = list.iter().copied().peekable();
-    while let Some(byte) = bytes.next() {
-        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
-            options.push(Vec::new());
-        } else if let Some(option) = options.last_mut() {
-            option.push(byte);
-        }
-    }
-    options.retain(|option| !option.is_empty());
-    options
 }
 
 fn refuse_rest(driver: &str, options: &Options) -> Result<(), String> {

@@ -3,8 +3,10 @@
 use std::{
     borrow::Cow,
     ffi::{OsStr, OsString},
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::unix::ffi::OsStrExt,
 };
+
+use strata_storage::split_options;
 
 /// The single options of all values of `-o`.
 ///
@@ -25,21 +27,7 @@ pub fn checked(lists: &[OsString]) -> Result<Vec<OsString>, String> {
 
 /// As [`checked`], whatever the lists look like.
 pub fn split(lists: &[OsString]) -> impl Iterator<Item = OsString> {
-    lists.iter().flat_map(|list| split_one(list.as_bytes()))
-}
-
-/// Splits at commas; a doubled comma is one within a value.
-fn split_one(list: &[u8]) -> Vec<OsString> {
-    let mut options = vec![Vec::new()];
-    let mut bytes = list.iter().copied().peekable();
-    while let Some(byte) = bytes.next() {
-        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
-            options.push(Vec::new());
-        } else if let Some(option) = options.last_mut() {
-            option.push(byte);
-        }
-    }
-    options.into_iter().map(OsString::from_vec).collect()
+    lists.iter().flat_map(|list| split_options(list))
 }
 
 /// An option's name, and its value: what is switched on needs none.

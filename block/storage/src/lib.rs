@@ -16,6 +16,7 @@ mod lock;
 pub mod lossy;
 mod lost;
 pub mod nbd;
+mod option_list;
 mod ranges;
 #[cfg(feature = "sim")]
 mod sim;
@@ -38,6 +39,7 @@ pub use hints::FileHints;
 pub use identity::Identity;
 pub use lock::Access;
 pub use nbd::{DEFAULT_RECONNECT_DELAY, NbdOptions, NbdStorage, is_nbd_uri};
+pub use option_list::split_options;
 #[cfg(feature = "sim")]
 pub use sim::{Content, Faults, SimFile, SimFolder};
 pub use size_limit::outlive_size_limit;

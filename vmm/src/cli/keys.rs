@@ -5,6 +5,8 @@ use std::{
     os::unix::ffi::{OsStrExt, OsStringExt},
 };
 
+use strata_storage::split_options;
+
 /// The pairs in `text`, each key once.
 ///
 /// # Errors
@@ -22,10 +24,11 @@ pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
 /// What is wrong, with what would be right.
 pub(super) fn native_pairs(text: &OsStr) -> Result<Vec<(String, OsString)>, String> {
     let mut pairs: Vec<(String, OsString)> = Vec::new();
-    for pair in split(text.as_bytes()) {
+    for pair in split_options(text) {
+        let pair = pair.as_bytes();
         let at = pair.iter().position(|&byte| byte == b'=');
         let at = at.ok_or_else(|| {
-            let pair = String::from_utf8_lossy(&pair);
+            let pair = String::from_utf8_lossy(pair);
             format!("'{pair}' is not key=value (a comma inside a value is doubled)")
         })?;
         let key = String::from_utf8_lossy(&pair[..at]).into_owned();
@@ -35,20 +38,6 @@ pub(super) fn native_pairs(text: &OsStr) -> Result<Vec<(String, OsString)>, Stri
         pairs.push((key, OsString::from_vec(pair[at + 1..].to_vec())));
     }
     Ok(pairs)
-}
-
-/// Splits at single commas; double ones become one.
-fn split(text: &[u8]) -> Vec<Vec<u8>> {
-    let mut parts = vec![Vec::new()];
-    let mut bytes = text.iter().copied().peekable();
-    while let Some(byte) = bytes.next() {
-        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
-            parts.push(Vec::new());
-        } else if let Some(last) = parts.last_mut() {
-            last.push(byte);
-        }
-    }
-    parts
 }
 
 /// One of several words.

@@ -1,7 +1,8 @@
 //! What only a file that was opened in an unusual way shows.
 
-use std::sync::Mutex;
+use std::{fs::OpenOptions, sync::Mutex};
 
+use strata_exec::Executor;
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},

@@ -1,19 +1,19 @@
 //! `--object`: what images may need. Encrypted images need secrets; since these are not supported,
 //! no secret is ever asked for, and none is read.
 
+use strata_storage::split_options;
+
 /// Why an object cannot be had.
 pub fn refused(object: &str) -> Option<String> {
-    let marked = object.replace(",,", "\0");
-    let mut parts = marked.split(',');
+    let parts = split_options(object.as_ref());
+    let mut parts = parts.iter().map(|part| part.to_string_lossy());
     let first = parts.next().unwrap_or_default();
-    let kind = first.strip_prefix("qom-type=").unwrap_or(first);
+    let kind = first.strip_prefix("qom-type=").unwrap_or(&first);
     if kind != "secret" {
         return Some(format!("--object {kind} is not supported: only secret is"));
     }
-    let names: Vec<&str> = parts
-        .filter_map(|part| Some(part.split_once('=')?.0))
-        .collect();
-    if !names.contains(&"id") {
+    let has_id = parts.any(|part| part.starts_with("id="));
+    if !has_id {
         return Some("Parameter 'id' is missing".to_owned());
     }
     None

@@ -41,6 +41,9 @@ pub struct RunResult {
     pub console: Vec<String>,
     /// What ran.
     pub versions: Versions,
+    /// A command has ended, and has said what it had to.
+    #[serde(skip)]
+    command_ended: bool,
 }
 
 /// Seconds since the program's start; absent where it did not happen.
@@ -98,15 +101,19 @@ impl RunResult {
                 kernel: kernel.display().to_string(),
                 host: host_kernel(),
             },
+            command_ended: false,
         };
         match run {
             Ok(ended) => {
                 result.outcome = ended.outcome.name();
                 result.exit_status = ended.outcome.exit_status();
                 result.reason = ended.outcome.reason();
-                if let Outcome::Exited(code) = ended.outcome {
-                    result.code = Some(code);
-                }
+                result.code = match ended.outcome {
+                    Outcome::Exited(code) => Some(code),
+                    Outcome::Command(status) => Some(status.into()),
+                    _ => None,
+                };
+                result.command_ended = matches!(ended.outcome, Outcome::Command(_));
                 result.times.kernel_entry = ended.started.map(since);
                 result.times.first_disk_request = ended.first_request.map(since);
                 result.times.end = Some(since(ended.ended));
@@ -131,15 +138,18 @@ impl RunResult {
         transcript: &Transcript,
         begin: Instant,
     ) -> Self {
+        // Whatever ended it, there is no status of a command.
+        let too_early = matches!(
+            &run,
+            Ok(Ended {
+                outcome: Outcome::PoweredOff | Outcome::Signal | Outcome::Quit,
+                ..
+            })
+        );
         let mut result = Self::new(kernel, run, transcript, begin);
-        match result.outcome {
-            "command" => result.code = Some(result.exit_status.into()),
-            // Whatever ended it, there is no status of a command.
-            "power-off" | "signal" | "quit" => {
-                result.exit_status = FAILED;
-                result.reason += " before the command had ended";
-            }
-            _ => {}
+        if too_early {
+            result.exit_status = FAILED;
+            result.reason += " before the command had ended";
         }
         result
     }
@@ -148,7 +158,7 @@ impl RunResult {
     /// that says how the run ended, unless a command did and has said what it had to.
     pub fn for_people(&self) -> String {
         let mut text = String::new();
-        if self.outcome == "command" {
+        if self.command_ended {
             return text;
         }
         if !self.vcpus.is_empty() {

@@ -55,3 +55,24 @@ fn a_failure_of_strata_is_told_apart_from_the_guests_end() {
     );
     assert_eq!(json.get("code"), None);
 }
+
+#[test]
+fn a_command_speaks_for_itself_unless_the_guest_ended_before_it() {
+    let begin = Instant::now();
+    let kernel = Path::new("/boot/vmlinuz");
+    let of = |outcome| {
+        let run = Ok(ended(outcome, begin));
+        RunResult::of_command(kernel, run, &Transcript::default(), begin)
+    };
+    let result = of(Outcome::Command(42));
+    assert_eq!((result.exit_status, result.code), (42, Some(42)));
+    assert_eq!(result.for_people(), "");
+    for outcome in [Outcome::PoweredOff, Outcome::Signal, Outcome::Quit] {
+        let result = of(outcome);
+        assert_eq!((result.exit_status, result.code), (125, None));
+        let said = result.for_people();
+        assert!(said.ends_with(" before the command had ended\n"), "{said}");
+    }
+    let result = of(Outcome::Panicked(None));
+    assert_eq!((result.exit_status, result.outcome), (101, "panic"));
+}

@@ -87,12 +87,9 @@ pub struct RunArgs {
         allow_hyphen_values = true
     )]
     pub append: String,
-    /// Guest memory, with suffix M or G (plain numbers are MiB).
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size::parse_memory)]
-    pub memory: u64,
-    /// Number of processors.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MAX_CPUS as i64))]
-    pub cpus: u8,
+    /// Its memory and processors.
+    #[command(flatten)]
+    pub machine: MachineArgs,
     /// A disk, as key=value,...; may be given several times.
     #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parser())]
     pub disks: Vec<DiskOption>,
@@ -112,6 +109,17 @@ pub struct RunArgs {
     /// What ends the run.
     #[command(flatten)]
     pub ending: EndingArgs,
+}
+
+/// How large a guest's machine is.
+#[derive(Debug, Clone, Args)]
+pub struct MachineArgs {
+    /// Guest memory, with suffix M or G (plain numbers are MiB).
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size::parse_memory)]
+    pub memory: u64,
+    /// Number of processors.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MAX_CPUS as i64))]
+    pub cpus: u8,
 }
 
 /// `strata serve`.

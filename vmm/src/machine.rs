@@ -202,11 +202,12 @@ pub(crate) fn run_with(
     let engine = Engine::new(move |event| told.notify(Notice::Block(event)))
         .map_err(host("make an eventfd"))?;
     engine.serve_vhost_user_with(vhost_user::serve);
-    let (workers, meters) = disks::attach(&engine, &args.disks, &mut hardware.seats(args.cpus))?;
+    let (workers, meters) =
+        disks::attach(&engine, &args.disks, &mut hardware.seats(args.machine.cpus))?;
     let firmware = Firmware {
         memory: hardware.memory,
-        size: args.memory,
-        tables: Tables::build(args.cpus),
+        size: args.machine.memory,
+        tables: Tables::build(args.machine.cpus),
     };
     let entry = firmware.load(&mut boot)?;
 
@@ -220,7 +221,7 @@ pub(crate) fn run_with(
         buses: Arc::new(hardware.buses),
         post: post.clone(),
     };
-    let vcpus = Vcpus::new(&setup, args.cpus)?;
+    let vcpus = Vcpus::new(&setup, args.machine.cpus)?;
     vcpus.reset(entry)?;
 
     let mut subscribers: Vec<Box<dyn MutEventSubscriber>> = vec![
@@ -279,11 +280,11 @@ struct Hardware {
 impl Hardware {
     /// Memory, interrupt controllers and the built-in devices.
     fn new(args: &RunArgs, kvm: &Kvm, post: &Post, output: Output) -> Result<Self, RunError> {
-        let memory = Arc::new(allocate(args.memory)?);
+        let memory = Arc::new(allocate(args.machine.memory)?);
         let vm = Arc::new(kvm::create_vm(kvm, GuestMemoryMmap::clone(&memory))?);
         let router = Router::new(Arc::clone(&vm)).map_err(host("route interrupts"))?;
         let mut buses = Buses::default();
-        let board = Board::new(&mut buses, &router, post, args.memory, output)?;
+        let board = Board::new(&mut buses, &router, post, args.machine.memory, output)?;
         Ok(Self {
             vm,
             memory,

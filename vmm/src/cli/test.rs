@@ -5,10 +5,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::Args;
 
 use super::{
+    MachineArgs,
     disk::{self, DiskOption},
-    duration, size,
+    duration,
 };
-use crate::kvm::cpuid::MAX_CPUS;
 
 /// `strata test`.
 #[derive(Debug, Args)]
@@ -45,12 +45,9 @@ pub struct TestArgs {
         allow_hyphen_values = true
     )]
     pub append: String,
-    /// Guest memory, with suffix M or G (plain numbers are MiB).
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size::parse_memory)]
-    pub memory: u64,
-    /// Number of processors.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MAX_CPUS as i64))]
-    pub cpus: u8,
+    /// Its memory and processors.
+    #[command(flatten)]
+    pub machine: MachineArgs,
     /// End after so long, counted from the start: a number with the suffix s, m or h.
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub timeout: Option<Duration>,

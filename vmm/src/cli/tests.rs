@@ -18,7 +18,7 @@ fn the_definition_is_consistent() {
 #[test]
 fn defaults() {
     let args = run(&["--kernel", "k"]).unwrap();
-    assert_eq!((args.memory, args.cpus), (512 << 20, 1));
+    assert_eq!((args.machine.memory, args.machine.cpus), (512 << 20, 1));
     assert_eq!(args.serial(), Ok(SerialEndpoint::Stdio));
     assert!(args.disks.is_empty() && args.monitors.is_empty() && !args.paused);
 }

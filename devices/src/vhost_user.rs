@@ -77,9 +77,10 @@ impl Export {
         queues: u16,
         writable: bool,
     ) -> io::Result<Self> {
-        let disk = match writable {
-            true => disk,
-            false => Disk::new(Rc::new(ReadOnly(disk))),
+        let disk = if writable {
+            disk
+        } else {
+            Disk::new(Rc::new(ReadOnly(disk)))
         };
         let info = disk.info();
         let shared = Arc::new(Shared::new(&info));

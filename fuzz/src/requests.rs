@@ -182,9 +182,10 @@ impl Case {
                     refcount_bits: 1 << (refcount_order % 7),
                     lazy_refcounts: lazy,
                     extended_l2,
-                    preallocation: match preallocated {
-                        true => Preallocation::Metadata,
-                        false => Preallocation::Off,
+                    preallocation: if preallocated {
+                        Preallocation::Metadata
+                    } else {
+                        Preallocation::Off
                     },
                     ..Default::default()
                 };

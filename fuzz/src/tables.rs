@@ -89,9 +89,10 @@ pub fn build(input: &[u8]) -> Option<Vec<u8>> {
 
 impl Tables {
     fn cluster_bits(&self) -> u32 {
-        match self.extended_l2() {
-            true => 14,
-            false => 9 + u32::from(self.cluster_bits) % 4,
+        if self.extended_l2() {
+            14
+        } else {
+            9 + u32::from(self.cluster_bits) % 4
         }
     }
 
@@ -104,9 +105,10 @@ impl Tables {
     }
 
     fn refcount_order(&self) -> u32 {
-        match self.version_2 {
-            true => 4,
-            false => u32::from(self.refcount_order) % 7,
+        if self.version_2 {
+            4
+        } else {
+            u32::from(self.refcount_order) % 7
         }
     }
 

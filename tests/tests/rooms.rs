@@ -1,6 +1,8 @@
 //! Which crate may know which, and which modules do not know each other: the order that
 //! `docs/ARCHITECTURE.md` draws, read from `Cargo.toml` files and `use` lines.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     collections::BTreeMap,
     fs,

@@ -73,13 +73,15 @@ fn io_uring() -> &'static str {
 
 /// What the folder's file system offers.
 fn folder_line(dir: &Path) -> io::Result<String> {
-    let holes = match punches_holes(dir)? {
-        true => "punches holes",
-        false => "cannot punch holes",
+    let holes = if punches_holes(dir)? {
+        "punches holes"
+    } else {
+        "cannot punch holes"
     };
-    let extents = match shares_extents(dir)? {
-        true => "shares extents",
-        false => "cannot share extents",
+    let extents = if shares_extents(dir)? {
+        "shares extents"
+    } else {
+        "cannot share extents"
     };
     Ok(format!("{}: {holes}, {extents}", dir.display()))
 }

@@ -1,6 +1,8 @@
 //! The committed corpus of the fuzzing targets, through the same functions, on a stable compiler:
 //! what a fuzzer has found once stays fixed.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../../../fuzz/src/lib.rs"]
 mod targets;
 

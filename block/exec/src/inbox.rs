@@ -171,9 +171,12 @@ impl<T> WatchedInbox<T> {
     /// Waits until somebody has sent, has gone or has called [`InboxWaker::wake`] since this, or a
     /// [`WatchedInbox::receive`] that found nothing, last returned.
     pub async fn woken(&self) {
-        let taken = self.watched.readable(|wake| match wake.take() {
-            true => Ok(()),
-            false => Err(io::ErrorKind::WouldBlock.into()),
+        let taken = self.watched.readable(|wake| {
+            if wake.take() {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
         });
         // It has no other error.
         let _ = taken.await;

@@ -107,9 +107,10 @@ impl<'a> BitmapPlan<'a> {
     /// # Errors
     /// The image is read-only, has stopped, or the host's error.
     pub async fn announce(&self) -> IoResult<()> {
-        match self.stored {
-            true => self.node.image().begin_bitmap_change().await,
-            false => Ok(()),
+        if self.stored {
+            self.node.image().begin_bitmap_change().await
+        } else {
+            Ok(())
         }
     }
 
@@ -228,9 +229,10 @@ fn check_storable(node: &Node, place: &str, bitmap: &DirtyBitmap) -> Result<(), 
             "Can't store persistent bitmaps to {place}: Operation not supported"
         ));
     };
-    let storable = match node.is_writable() {
-        true => storable,
-        false => Err("the layer is read-only".into()),
+    let storable = if node.is_writable() {
+        storable
+    } else {
+        Err("the layer is read-only".into())
     };
     storable.map_err(|why| {
         format!(

@@ -229,9 +229,10 @@ impl ImageSpec {
 fn plain_name(name: &Path) -> PathBuf {
     let first = name.as_os_str().as_bytes();
     let first = first.split(|byte| *byte == b'/').next().unwrap_or_default();
-    match first.contains(&b':') {
-        true => Path::new(".").join(name),
-        false => name.to_owned(),
+    if first.contains(&b':') {
+        Path::new(".").join(name)
+    } else {
+        name.to_owned()
     }
 }
 
@@ -281,9 +282,10 @@ fn nbd_uri(options: &mut Options) -> Result<PathBuf, String> {
             format!("nbd+unix:///{export}?socket={}", encode(&path))
         }
         (None | Some("inet"), None, Some(host)) => {
-            let host = match host.contains(':') {
-                true => format!("[{host}]"),
-                false => encode(&host),
+            let host = if host.contains(':') {
+                format!("[{host}]")
+            } else {
+                encode(&host)
             };
             let port = port.map_or(String::new(), |port| format!(":{port}"));
             format!("nbd://{host}{port}/{export}")
@@ -298,9 +300,12 @@ fn nbd_uri(options: &mut Options) -> Result<PathBuf, String> {
 /// Percent-encodes what may not stand in a URI as it is.
 fn encode(text: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(byte);
-    let encoded = text.bytes().map(|byte| match plain(&byte) {
-        true => char::from(byte).to_string(),
-        false => format!("%{byte:02X}"),
+    let encoded = text.bytes().map(|byte| {
+        if plain(&byte) {
+            char::from(byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
     });
     encoded.collect()
 }

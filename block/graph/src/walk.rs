@@ -131,9 +131,10 @@ impl<'a> Walk<'a> {
             turn.spend(LOOK).await;
             let held = self.top_is_held && depth == 1;
             let (entered, extent) = loop {
-                let entered = match !held && node.is_writable() {
-                    true => Some(node.reading(offset, len).await?),
-                    false => None,
+                let entered = if !held && node.is_writable() {
+                    Some(node.reading(offset, len).await?)
+                } else {
+                    None
                 };
                 let extent = node.look(offset, len, self.holes_are_data).await?;
                 // It may have become writable since.

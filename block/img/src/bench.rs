@@ -91,9 +91,10 @@ pub async fn run(tool: &Tool, args: BenchArgs) -> Result<u8, Failure> {
     let load = args.load().map_err(Failure::new)?;
     let cache =
         CacheMode::parse(&args.cache, "cache").map_err(|_| Failure::new("Invalid cache mode"))?;
-    let format = match args.write {
-        true => Some(tool.told(&args.file, args.format).await?),
-        false => args.format,
+    let format = if args.write {
+        Some(tool.told(&args.file, args.format).await?)
+    } else {
+        args.format
     };
     let options = ImageOptions {
         format,

@@ -74,9 +74,10 @@ impl Options {
 
 /// As [`Options::named`], where `is_list` says whether the name is a list of options.
 pub fn spec(name: &Path, is_list: bool, options: ImageOptions) -> Result<(PathBuf, ImageOptions)> {
-    let spec = match is_list {
-        false => ImageSpec::from_name(name),
-        true => ImageSpec::from_options(name.as_os_str()),
+    let spec = if is_list {
+        ImageSpec::from_options(name.as_os_str())
+    } else {
+        ImageSpec::from_name(name)
     };
     let refused = |why| Error::Image {
         file: name.to_owned(),

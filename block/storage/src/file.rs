@@ -78,13 +78,15 @@ struct Handles {
 
 impl Handles {
     fn new(file: File, direct: bool, read_only: bool) -> io::Result<Self> {
-        let direct = match direct {
-            true => Some(Arc::new(direct::reopen(&file, read_only)?)),
-            false => None,
+        let direct = if direct {
+            Some(Arc::new(direct::reopen(&file, read_only)?))
+        } else {
+            None
         };
-        let watch = match read_only {
-            true => None,
-            false => Watch::open(&file).map(Arc::new),
+        let watch = if read_only {
+            None
+        } else {
+            Watch::open(&file).map(Arc::new)
         };
         Ok(Self {
             direct,

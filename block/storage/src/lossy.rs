@@ -1,6 +1,8 @@
 //! For tests: a device with blocks that it cannot store. Writes to them go well as long as they
 //! stay in the host's page cache, and are lost when they are written back.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs::File,
     ops::Range,

@@ -207,9 +207,10 @@ pub fn gather(memory: &Arc<GuestMemoryMmap>, table: u32, bytes: u64) -> Regions 
         wanted -= used;
         let last = flags & END_OF_TABLE != 0;
         if wanted == 0 {
-            end = match last && used == u64::from(count) {
-                true => TableEnd::Exact,
-                false => TableEnd::More,
+            end = if last && used == u64::from(count) {
+                TableEnd::Exact
+            } else {
+                TableEnd::More
             };
             break;
         }

@@ -47,9 +47,10 @@ impl Drive {
     /// The drive for the disk that `info` describes, at `place` (0 to 3) on its controller.
     pub fn new(info: &DiskInfo, place: usize) -> Self {
         let sectors = info.size / SECTOR;
-        let serial = match info.serial.is_empty() {
-            true => format!("ST{place:05}"),
-            false => info.serial.clone(),
+        let serial = if info.serial.is_empty() {
+            format!("ST{place:05}")
+        } else {
+            info.serial.clone()
         };
         Self {
             file: TaskFile::new(),

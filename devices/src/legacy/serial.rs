@@ -178,9 +178,10 @@ impl<R: Read + AsRawFd> SerialInput<R> {
             return;
         }
         let events = Events::with_data(&self.source, SOURCE, EventSet::IN);
-        let changed = match on {
-            true => ops.add(events),
-            false => ops.remove(events),
+        let changed = if on {
+            ops.add(events)
+        } else {
+            ops.remove(events)
         };
         match changed {
             Ok(()) => self.watching = on,

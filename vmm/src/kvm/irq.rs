@@ -249,11 +249,12 @@ impl Vector {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if *connected != wanted {
-            match wanted {
-                true => vm.register_irqfd(&self.eventfd, self.gsi),
-                false => vm.unregister_irqfd(&self.eventfd, self.gsi),
-            }
-            .map_err(to_io)?;
+            let changed = if wanted {
+                vm.register_irqfd(&self.eventfd, self.gsi)
+            } else {
+                vm.unregister_irqfd(&self.eventfd, self.gsi)
+            };
+            changed.map_err(to_io)?;
             *connected = wanted;
         }
         Ok(())

@@ -220,16 +220,18 @@ fn find_any<'a>(state: &'a mut State, id: &str) -> Result<&'a mut BlockJobInfo, 
 }
 
 fn pause(job: &mut BlockJobInfo) -> Result<Reply, CmdError> {
-    match std::mem::replace(&mut job.paused, true) {
-        true => Err(generic("Job is already paused")),
-        false => Ok(Reply::Done),
+    if std::mem::replace(&mut job.paused, true) {
+        Err(generic("Job is already paused"))
+    } else {
+        Ok(Reply::Done)
     }
 }
 
 fn resume(job: &mut BlockJobInfo) -> Result<Reply, CmdError> {
-    match std::mem::replace(&mut job.paused, false) {
-        false => Err(generic("Can't resume a job that was not paused")),
-        true => Ok(Reply::Done),
+    if std::mem::replace(&mut job.paused, false) {
+        Ok(Reply::Done)
+    } else {
+        Err(generic("Can't resume a job that was not paused"))
     }
 }
 
@@ -242,9 +244,10 @@ fn wrong_verb(job: &BlockJobInfo, verb: &str) -> Result<Reply, CmdError> {
 
 fn find_disk(name: &DiskName) -> Result<(), CmdError> {
     let is_it = |disk: &BlockInfo| name.names().any(|name| name == disk.device);
-    match disks().iter().any(is_it) {
-        true => Ok(()),
-        false => Err(generic(format!("Cannot find {name}"))),
+    if disks().iter().any(is_it) {
+        Ok(())
+    } else {
+        Err(generic(format!("Cannot find {name}")))
     }
 }
 

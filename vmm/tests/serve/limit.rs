@@ -12,9 +12,10 @@ fn write_all(uri: &str) -> Result<(), String> {
     let mut command = Command::new("qemu-io");
     command.args(["-f", "raw", "-c", "write -P 7 0 64M", "-c", "flush", uri]);
     let output = command.output().unwrap();
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(String::from_utf8(output.stdout).unwrap()),
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8(output.stdout).unwrap())
     }
 }
 

@@ -13,9 +13,10 @@ fn write_and_flush(uri: &str) -> Result<(), String> {
     let mut command = Command::new("qemu-io");
     command.args(["-f", "raw", "-c", "write -P 2 0 512", "-c", "flush", uri]);
     let output = command.output().unwrap();
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(String::from_utf8(output.stdout).unwrap()),
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8(output.stdout).unwrap())
     }
 }
 

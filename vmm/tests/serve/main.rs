@@ -1,6 +1,8 @@
 //! The binary's `strata serve`, from its command line to its end. Needs Debian's `libnbd-bin`,
 //! `qemu-utils`, `qemu-system-x86` and `fio`.
 
+#![allow(clippy::unwrap_used)]
+
 mod bitmaps;
 mod ends;
 mod limit;

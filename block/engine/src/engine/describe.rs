@@ -79,9 +79,10 @@ fn depth(node: &Rc<Node>) -> u32 {
 fn describe_layer(disk: &GuestDisk, node: &Rc<Node>, image: ImageInfo) -> BlockDeviceInfo {
     let options = disk.options();
     let is_top = Rc::ptr_eq(node, &disk.root());
-    let detect_zeroes = match is_top {
-        true => options.detect_zeroes,
-        false => DetectZeroes::Off,
+    let detect_zeroes = if is_top {
+        options.detect_zeroes
+    } else {
+        DetectZeroes::Off
     };
     BlockDeviceInfo {
         file: node.path().display().to_string(),

@@ -124,9 +124,10 @@ impl Steps for Commit {
         match kind {
             ExtentKind::Unallocated => Ok(Step { len, copied: 0 }),
             ExtentKind::Zero => {
-                let cheap = match self.base.has_zero_clusters() {
-                    true => ZERO_CLUSTERS * self.base.cluster_size(),
-                    false => chunk,
+                let cheap = if self.base.has_zero_clusters() {
+                    ZERO_CLUSTERS * self.base.cluster_size()
+                } else {
+                    chunk
                 };
                 let len = len.min(cheap);
                 let zeroed = self.base.write_zeroes(offset, len, true).await;

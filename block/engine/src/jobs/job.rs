@@ -250,9 +250,10 @@ impl Job {
         if !self.paused.get() || self.cancelled.get() {
             return;
         }
-        let (paused, goes_on) = match self.is_ready() {
-            true => (JobStatus::Standby, JobStatus::Ready),
-            false => (JobStatus::Paused, JobStatus::Running),
+        let (paused, goes_on) = if self.is_ready() {
+            (JobStatus::Standby, JobStatus::Ready)
+        } else {
+            (JobStatus::Paused, JobStatus::Running)
         };
         self.set_status(paused);
         while self.paused.get() && !self.cancelled.get() {

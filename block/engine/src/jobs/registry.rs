@@ -155,9 +155,10 @@ impl Jobs {
             let desc = format!("The block job for device '{id}' is currently paused");
             return Err(refused(desc));
         }
-        match job.is_ready() && !force {
-            true => job.end_by(Ending::Leave),
-            false => job.cancel(),
+        if job.is_ready() && !force {
+            job.end_by(Ending::Leave);
+        } else {
+            job.cancel();
         }
         Ok(())
     }

@@ -62,9 +62,10 @@ pub(super) async fn negotiate(
             return Err(Violation("an option of fixed newstyle, which was not agreed on").into());
         }
         let bare = server.tls().is_some() && !stream.is_encrypted();
-        let mut answer = match bare {
-            true => before_tls(option, &data)?,
-            false => negotiation.answer(option, &data)?,
+        let mut answer = if bare {
+            before_tls(option, &data)?
+        } else {
+            negotiation.answer(option, &data)?
         };
         stream.send(&answer.pieces).await?;
         match answer.then.take() {

@@ -2,6 +2,8 @@
 //! other people's servers and of ones that go away. Needs Debian's `libnbd-bin`, `python3-libnbd`,
 //! `nbdkit`, `qemu-utils` and `fio`.
 
+#![allow(clippy::unwrap_used)]
+
 mod away;
 mod bitmaps;
 mod certificates;

@@ -205,9 +205,10 @@ fn run(
 fn open(engine: &Rc<Engine>, folder: &Path, disk: &Exported) -> Disk {
     engine
         .open_disk(DiskSpec {
-            path: match is_nbd_uri(disk.file.as_ref()) {
-                true => disk.file.into(),
-                false => folder.join(disk.file),
+            path: if is_nbd_uri(disk.file.as_ref()) {
+                disk.file.into()
+            } else {
+                folder.join(disk.file)
             },
             image: ImageOptions {
                 format: Some(disk.format),

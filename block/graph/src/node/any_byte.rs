@@ -33,14 +33,16 @@ impl Node {
         while at < end {
             let sector = at - at % SECTOR;
             let whole = at == sector && end - at >= SECTOR;
-            let stop = match whole {
-                true => end - end % SECTOR,
-                false => end.min(sector + SECTOR),
+            let stop = if whole {
+                end - end % SECTOR
+            } else {
+                end.min(sector + SECTOR)
             };
             let part = data.slice((at - offset) as usize, (stop - at) as usize);
-            parts.push(match whole {
-                true => part,
-                false => self.patched(sector, (at - sector) as usize, &part).await?,
+            parts.push(if whole {
+                part
+            } else {
+                self.patched(sector, (at - sector) as usize, &part).await?
             });
             at = stop;
         }

@@ -54,9 +54,10 @@ fn is_shown(kept: &[u8], seen: &[u8]) -> bool {
 impl History<'_> {
     /// Somebody writes, then changes the snapshots; the other one looks at what has become of it.
     fn step(&mut self, ours: bool) {
-        let (program, other) = match ours {
-            true => ("strata-img", "qemu-img"),
-            false => ("qemu-img", "strata-img"),
+        let (program, other) = if ours {
+            ("strata-img", "qemu-img")
+        } else {
+            ("qemu-img", "strata-img")
         };
         self.write(ours);
         let names: Vec<_> = self.kept.keys().cloned().collect();

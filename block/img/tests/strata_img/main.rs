@@ -1,5 +1,7 @@
 //! `strata-img` beside `qemu-img`: the same options give the same output and exit codes.
 
+#![allow(clippy::unwrap_used)]
+
 mod amend;
 mod any_name;
 mod bad_input;

@@ -175,9 +175,10 @@ impl FileStorage {
         }
         let before = self.access.get();
         self.lock(Access::Write)?;
-        let result = match self.is_read_only() {
-            true => self.reopen_for_writing(),
-            false => Ok(()),
+        let result = if self.is_read_only() {
+            self.reopen_for_writing()
+        } else {
+            Ok(())
         };
         if result.is_err() {
             // That asks for less, which nobody stands against.

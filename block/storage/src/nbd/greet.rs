@@ -168,9 +168,10 @@ async fn negotiate(stream: &Stream, reader: &mut Reader, uri: &Uri) -> Result<Fa
         options.start_tls(plan).await?;
     }
     let structured = options.simple(option::STRUCTURED_REPLY).await?;
-    let allocation = match structured {
-        true => options.allocation_context(export).await?,
-        false => None,
+    let allocation = if structured {
+        options.allocation_context(export).await?
+    } else {
+        None
     };
     let mut facts = Facts {
         size: 0,

@@ -26,9 +26,10 @@ fn ranges(list: &[u8], size: u64) -> Result<Vec<(u64, u64)>, IoError> {
         .map(parse)
         .filter(|range| range.1 != 0)
         .collect();
-    match ranges.iter().all(|(offset, len)| offset + len <= size) {
-        true => Ok(ranges),
-        false => Err(IoError::OutOfRange),
+    if ranges.iter().all(|(offset, len)| offset + len <= size) {
+        Ok(ranges)
+    } else {
+        Err(IoError::OutOfRange)
     }
 }
 

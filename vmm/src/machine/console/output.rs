@@ -68,9 +68,10 @@ impl<W: Write + AsFd> Patient<W> {
 
 impl<W: Write + AsFd> Write for Patient<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.ready() {
-            true => self.target.write(bytes),
-            false => Ok(bytes.len()),
+        if self.ready() {
+            self.target.write(bytes)
+        } else {
+            Ok(bytes.len())
         }
     }
 

@@ -89,9 +89,10 @@ pub(super) fn parse(params: &[Param], line: &str) -> Result<Args, Failure> {
             _ => parse_word(param, &mut words, &mut args)?,
         }
     }
-    match words.rest().trim_ascii().is_empty() {
-        true => Ok(args),
-        false => Err(Failure::Extraneous),
+    if words.rest().trim_ascii().is_empty() {
+        Ok(args)
+    } else {
+        Err(Failure::Extraneous)
     }
 }
 

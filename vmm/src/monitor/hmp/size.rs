@@ -58,9 +58,10 @@ pub(super) fn human_size(bytes: u64) -> String {
         _ => 3,
     };
     let text = format!("{value:.decimals$}");
-    let text = match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.'),
-        false => &text,
+    let text = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
     };
     format!("{text} {}", UNITS[unit])
 }

@@ -31,9 +31,12 @@ fn an_end_sleeps_while_a_job_comes_to_its_own() {
     exec.spawn(Queue::Guest, async move {
         let _range = root.enter_exclusive(0, 65536).await.unwrap();
         holds.set(true);
-        std::future::poll_fn(|_| match released.get() {
-            true => std::task::Poll::Ready(()),
-            false => std::task::Poll::Pending,
+        std::future::poll_fn(|_| {
+            if released.get() {
+                std::task::Poll::Ready(())
+            } else {
+                std::task::Poll::Pending
+            }
         })
         .await;
     });

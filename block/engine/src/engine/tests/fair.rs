@@ -117,9 +117,10 @@ fn polls(bench: &Bench, disk: &Disk, request: Request) -> usize {
     });
     let mut polls = 0;
     while !ended.get() {
-        match bench.engine.exec().step(Queue::Guest) {
-            true => polls += 1,
-            false => std::thread::yield_now(),
+        if bench.engine.exec().step(Queue::Guest) {
+            polls += 1;
+        } else {
+            std::thread::yield_now();
         }
     }
     polls

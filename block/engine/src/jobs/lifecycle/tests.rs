@@ -61,9 +61,10 @@ impl Work for Script {
 
     async fn finish(&self, _job: &Job) -> Result<(), Error> {
         self.note("finish");
-        match self.fails {
-            true => Err(IoError::OutOfRange.into()),
-            false => Ok(()),
+        if self.fails {
+            Err(IoError::OutOfRange.into())
+        } else {
+            Ok(())
         }
     }
 

@@ -42,9 +42,10 @@ impl Qcow2 {
             self.file.refused(cannot_be_written(&why))
         })?;
         self.file.set_read_only(false);
-        let result = match self.is_dirty() {
-            true => self.rebuild_refcounts().await,
-            false => Ok(()),
+        let result = if self.is_dirty() {
+            self.rebuild_refcounts().await
+        } else {
+            Ok(())
         };
         if result.is_err() {
             self.file.set_read_only(true);

@@ -55,9 +55,10 @@ impl Check<'_> {
                 continue;
             };
             // Clusters of an external data file have one reference each, whatever the flag says.
-            let refcount = match self.image.geometry.external_data {
-                true => 1,
-                false => self.refcount(host).await,
+            let refcount = if self.image.geometry.external_data {
+                1
+            } else {
+                self.refcount(host).await
             };
             let raw = &mut raw.descriptor;
             if (refcount == 1) != copied {

@@ -53,9 +53,10 @@ impl Qcow2 {
             Ok(true)
         }
         .await;
-        match self.give_up(result)? {
-            true => Ok(()),
-            false => Err(self.too_many_references().into()),
+        if self.give_up(result)? {
+            Ok(())
+        } else {
+            Err(self.too_many_references().into())
         }
     }
 

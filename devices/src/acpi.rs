@@ -1,6 +1,6 @@
 //! ACPI: the tables that tell a guest what machine it runs on, and the registers for power.
 //!
-//! ACPI mode is always on: there is no firmware to take it from, hence no SMI command port. The
+//! ACPI mode is always on, also where firmware runs first, hence no SMI command port. The
 //! power button is the fixed-hardware one, which needs no code in the tables.
 
 pub mod pm;

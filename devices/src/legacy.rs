@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+pub mod debug_port;
 pub mod exit_port;
 pub mod i8042;
 pub mod pvpanic;

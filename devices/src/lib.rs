@@ -8,6 +8,7 @@
 
 pub mod acpi;
 pub mod bus;
+pub mod fw_cfg;
 mod guest_memory;
 pub mod host;
 pub mod ide;

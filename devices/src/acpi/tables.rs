@@ -1,5 +1,7 @@
 //! The static tables: RSDP, XSDT, FADT, FACS, MADT, and the DSDT in a module of its own.
 
+use std::ops::Range;
+
 use acpi_tables::{
     Aml,
     fadt::{FADTBuilder, Flags, PmProfile},
@@ -14,8 +16,10 @@ use super::{SCI_GSI, pm::PmBlock};
 use crate::legacy::{i8042::I8042, rtc};
 
 mod dsdt;
+mod files;
 
 pub use dsdt::intx_gsi;
+pub use files::files;
 
 const OEM_ID: [u8; 6] = *b"STRATA";
 const OEM_TABLE_ID: [u8; 8] = *b"STRATAVM";
@@ -46,48 +50,107 @@ impl Tables {
     /// # Panics
     /// If there is no CPU: the machine's own mistake.
     pub fn build(cpus: u8) -> Self {
-        assert!(cpus > 0, "a machine without CPUs");
-        let mut blob = Blob::default();
-        // The RSDP comes first and is filled in last, when the address of the XSDT is known.
-        blob.bytes.resize(Rsdp::len(), 0);
-        let facs = blob.append(&acpi_tables::facs::FACS::new());
-        let dsdt = blob.append(&dsdt::build());
-        let fadt = blob.append(&fadt(facs, dsdt));
-        let madt = blob.append(&madt(cpus));
-        let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-        xsdt.add_entry(fadt.into());
-        xsdt.add_entry(madt.into());
-        let xsdt = blob.append(&xsdt);
-        let mut rsdp = Vec::new();
-        Rsdp::new(OEM_ID, xsdt.into()).to_aml_bytes(&mut rsdp);
-        blob.bytes[..rsdp.len()].copy_from_slice(&rsdp);
+        // The RSDP comes first, but points at what follows it.
+        let start = Rsdp::len().next_multiple_of(Blob::ALIGN);
+        let (blob, xsdt) = Blob::build(cpus, Self::ADDRESS as u32 + start as u32);
+        let mut bytes = rsdp(xsdt);
+        bytes.resize(start, 0);
+        bytes.extend(blob.bytes);
+        let end = Self::ADDRESS + bytes.len() as u64;
+        assert!(end <= Self::LIMIT, "255 CPUs fit in a fraction of this");
         Self {
             address: Self::ADDRESS,
-            bytes: blob.bytes,
+            bytes,
         }
     }
 }
 
-/// Tables one behind the other.
-#[derive(Default)]
+/// The root pointer, to an XSDT at the address `xsdt`.
+fn rsdp(xsdt: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Rsdp::new(OEM_ID, xsdt.into()).to_aml_bytes(&mut bytes);
+    bytes
+}
+
+/// All tables but the RSDP, one behind the other.
 struct Blob {
+    /// Guest physical address of the first byte, a multiple of [`Blob::ALIGN`].
+    base: u32,
     bytes: Vec<u8>,
+    /// Fields that hold a guest physical address within the blob.
+    pointers: Vec<Field>,
+    /// Tables in which there are such fields.
+    pointing: Vec<Range<usize>>,
+}
+
+/// Where a field lies in a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Field {
+    offset: usize,
+    len: u8,
 }
 
 impl Blob {
     /// The FACS needs this alignment, and it harms no other table.
     const ALIGN: usize = 64;
 
+    /// The tables of a machine with `cpus` CPUs for the address `base`, and the XSDT's address.
+    fn build(cpus: u8, base: u32) -> (Self, u32) {
+        assert!(cpus > 0, "a machine without CPUs");
+        let mut blob = Self {
+            base,
+            bytes: Vec::new(),
+            pointers: Vec::new(),
+            pointing: Vec::new(),
+        };
+        let facs = blob.append(&acpi_tables::facs::FACS::new());
+        let dsdt = blob.append(&dsdt::build());
+        let fadt = blob.append_with_pointers(&fadt(facs, dsdt), &FADT_POINTERS);
+        let madt = blob.append(&madt(cpus));
+        let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+        let tables = [fadt, madt];
+        let mut pointers = Vec::new();
+        for (number, table) in tables.into_iter().enumerate() {
+            xsdt.add_entry(table.into());
+            let offset = XSDT_ENTRIES + 8 * number;
+            pointers.push(Field { offset, len: 8 });
+        }
+        let xsdt = blob.append_with_pointers(&xsdt, &pointers);
+        (blob, xsdt)
+    }
+
     /// Appends a table; returns its guest physical address.
     fn append(&mut self, table: &dyn Aml) -> u32 {
-        let offset = self.bytes.len().next_multiple_of(Self::ALIGN);
-        self.bytes.resize(offset, 0);
+        self.append_with_pointers(table, &[])
+    }
+
+    /// The same for a table that points at others; `pointers` count from its start.
+    fn append_with_pointers(&mut self, table: &dyn Aml, pointers: &[Field]) -> u32 {
+        let start = self.bytes.len().next_multiple_of(Self::ALIGN);
+        self.bytes.resize(start, 0);
         table.to_aml_bytes(&mut self.bytes);
-        let end = Tables::ADDRESS + self.bytes.len() as u64;
-        assert!(end <= Tables::LIMIT, "255 CPUs fit in a fraction of this");
-        Tables::ADDRESS as u32 + offset as u32
+        for &Field { offset, len } in pointers {
+            let offset = start + offset;
+            self.pointers.push(Field { offset, len });
+        }
+        if !pointers.is_empty() {
+            self.pointing.push(start..self.bytes.len());
+        }
+        self.base + start as u32
     }
 }
+
+/// FIRMWARE_CTRL, DSDT and X_DSDT (ACPI 6.5, 5.2.9).
+const FADT_POINTERS: [Field; 3] = [
+    Field { offset: 36, len: 4 },
+    Field { offset: 40, len: 4 },
+    Field {
+        offset: 140,
+        len: 8,
+    },
+];
+/// Where the XSDT's entries begin.
+const XSDT_ENTRIES: usize = 36;
 
 /// An I/O port register of the fixed hardware.
 fn port(port: u64, bits: u8, access: AccessSize) -> GAS {

@@ -1,6 +1,8 @@
 //! The two bridges of a 440FX PC: the host bridge and the PIIX3 ISA bridge.
 //!
-//! They have no registers that do anything here; a guest needs them to find a PC it knows.
+//! They have no registers that do anything here; a guest needs them to find a PC it knows. Firmware
+//! knows by the subsystem ids that it runs on QEMU's, and by its PAM registers that it may write to
+//! the memory below 1 MiB, where there is always memory here.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,6 +16,12 @@ pub const ISA_BRIDGE: Slot = Slot::new(1, 0);
 pub const IDE_FUNCTION: Slot = Slot::new(1, 1);
 
 const INTEL: u16 = 0x8086;
+/// Subsystem ids of all that is on QEMU's board.
+const QEMU: (u16, u16) = (0x1af4, 0x1100);
+/// The seven programmable attribute map registers: for each part of the memory from 0xC0000 to 1 MiB
+/// whether reads and writes reach it (82441FX data sheet, 3.2.18). They are storage only.
+const PAM: usize = 0x59;
+const PAM_WRITABLE: [u8; 7] = [0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33];
 /// PIIX3's four PIRQ route control registers; 0x80 means not routed to an ISA IRQ.
 const PIRQ_ROUTE: usize = 0x60;
 
@@ -39,14 +47,16 @@ impl PciDevice for Bridge {
 
 /// The 440FX host bridge (82441FX), for [`HOST_BRIDGE`].
 pub fn host_bridge() -> SharedPciDevice {
-    Arc::new(Mutex::new(Bridge(ConfigSpace::new(Identity {
+    let mut config = ConfigSpace::new(Identity {
         vendor: INTEL,
         device: 0x1237,
         class: 0x06_00_00,
         revision: 2,
-        subsystem: (0, 0),
+        subsystem: QEMU,
         multi_function: false,
-    }))))
+    });
+    config.allow(PAM, &PAM_WRITABLE);
+    Arc::new(Mutex::new(Bridge(config)))
 }
 
 /// The PIIX3 ISA bridge (82371SB function 0), for [`ISA_BRIDGE`].
@@ -56,7 +66,7 @@ pub fn isa_bridge() -> SharedPciDevice {
         device: 0x7000,
         class: 0x06_01_00,
         revision: 0,
-        subsystem: (0, 0),
+        subsystem: QEMU,
         multi_function: true,
     });
     config.put(PIRQ_ROUTE, &[0x80; 4]);

@@ -8,6 +8,7 @@ mod keys;
 pub mod object;
 pub mod serial;
 pub mod size;
+pub mod temporary;
 pub mod test;
 
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::{
     disk::DiskOption, ending::EndingArgs, export::ExportOption, object::ObjectOption,
-    serial::SerialEndpoint, test::TestArgs,
+    serial::SerialEndpoint, temporary::TemporaryArgs, test::TestArgs,
 };
 use crate::{
     kvm::cpuid::MAX_CPUS,
@@ -61,7 +62,8 @@ pub enum Command {
                   --monitor unix:/tmp/monitor --qmp unix:/tmp/qmp\n\n\
                   With --serial stdio, Ctrl-A X ends the program and Ctrl-A Ctrl-A types Ctrl-A.\n\n\
                   Keys of --disk:\n  file=PATH (needed), format=qcow2|raw|qed, if=virtio|ide|none, id=NAME, node-name=NAME,\n  \
-                  readonly=on|off, cache=writeback|none|writethrough|unsafe, aio=threads|io_uring,\n  \
+                  readonly=on|off, snapshot=on|off (what is written is thrown away in the end),\n  \
+                  cache=writeback|none|writethrough|unsafe, aio=threads|io_uring,\n  \
                   discard=ignore|unmap, detect-zeroes=off|on|unmap, serial=TEXT, iothread=NAME,\n  \
                   backing-format=qcow2|raw|qed, backing-folders=DIR:DIR (where backing files may lie),\n  \
                   reconnect-delay=SECONDS\n  \
@@ -93,6 +95,9 @@ pub struct RunArgs {
     /// A disk, as key=value,...; may be given several times.
     #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parser())]
     pub disks: Vec<DiskOption>,
+    /// Disks whose changes are thrown away.
+    #[command(flatten)]
+    pub temporary: TemporaryArgs,
     /// Where the guest's first serial port goes: stdio, none, file:PATH or unix:PATH [default:
     /// stdio, where no monitor takes it].
     #[arg(long, value_name = "WHERE", value_parser = serial::parse)]
@@ -141,6 +146,9 @@ pub struct ServeArgs {
     /// A disk, as key=value,...; may be given several times.
     #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parser())]
     pub disks: Vec<DiskOption>,
+    /// Disks whose changes are thrown away.
+    #[command(flatten)]
+    pub temporary: TemporaryArgs,
     /// Credentials for TLS, as tls-creds-x509,key=value,...; may be given several times.
     #[arg(long = "object", value_name = "TYPE,KEY=VALUE,...", value_parser = object::parse)]
     pub objects: Vec<ObjectOption>,

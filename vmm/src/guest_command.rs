@@ -169,6 +169,7 @@ fn run_args(args: &TestArgs, kernel: &Kernel, initrd: PathBuf) -> RunArgs {
         append: format!("console=ttyS0 panic=-1 {}", args.append),
         machine: args.machine.clone(),
         disks: args.root.iter().chain(&args.disks).cloned().collect(),
+        temporary: args.temporary.clone(),
         serial: Some(SerialEndpoint::None),
         monitors: Vec::new(),
         qmps: Vec::new(),

@@ -202,8 +202,11 @@ pub(crate) fn run_with(
     let engine = Engine::new(move |event| told.notify(Notice::Block(event)))
         .map_err(host("make an eventfd"))?;
     engine.serve_vhost_user_with(vhost_user::serve);
-    let (workers, meters) =
-        disks::attach(&engine, &args.disks, &mut hardware.seats(args.machine.cpus))?;
+    let (workers, meters) = disks::attach(
+        &engine,
+        (&args.disks, &args.temporary),
+        &mut hardware.seats(args.machine.cpus),
+    )?;
     let firmware = Firmware {
         memory: hardware.memory,
         size: args.machine.memory,

@@ -21,6 +21,7 @@ use crate::{
         ServeArgs,
         disk::{DiskOption, Interface, Numbering},
         export::ExportOption,
+        temporary::TemporaryArgs,
     },
     machine::disks::{DiskError, spec},
     monitor::{self, Action, Answer, Doors, Mailbox, Monitor, Notice, ShutdownCause},
@@ -120,7 +121,7 @@ fn serve_all(
     news: Mailbox,
     inbox: Rc<WatchedInbox<Message>>,
 ) -> Result<(End, Monitor), ServeError> {
-    open_disks(engine, &args.disks)?;
+    open_disks(engine, &args.disks, &args.temporary)?;
     let monitor = Monitor::start(doors, Box::new(handle), news)?;
     for object in &args.objects {
         let added = engine.add_tls_creds(object.id.clone(), &object.creds);
@@ -136,7 +137,11 @@ fn serve_all(
 }
 
 /// Opens `disks`, under the names that they would have in a machine.
-fn open_disks(engine: &Rc<Engine>, disks: &[DiskOption]) -> Result<(), DiskError> {
+fn open_disks(
+    engine: &Rc<Engine>,
+    disks: &[DiskOption],
+    temporary: &TemporaryArgs,
+) -> Result<(), DiskError> {
     let mut numbering = Numbering::default();
     let mut ids = Vec::new();
     for option in disks {
@@ -151,7 +156,7 @@ fn open_disks(engine: &Rc<Engine>, disks: &[DiskOption]) -> Result<(), DiskError
             interface,
             ..option.clone()
         };
-        let opened = engine.open_disk(spec(&option, &place));
+        let opened = engine.open_disk(spec(&option, &place, temporary));
         opened.map_err(|source| DiskError::Open {
             id: id.clone(),
             source,

@@ -36,6 +36,7 @@ use strata_graph::{
 };
 use strata_storage::{
     error::{Error, IoError, Result},
+    is_unnamed,
     nbd::wire::TlsServer,
 };
 
@@ -143,14 +144,25 @@ impl Engine {
         };
         let engine = self.clone();
         self.exec.block_on(async move {
-            let root = engine
-                .opener
-                .open_layer_as(node, &spec.path, &spec.image)
-                .await?;
-            engine.opener.open_below(&root, &spec.image).await?;
+            let root = engine.open_chain(node, &spec).await?;
             refuse_empty(&root)?;
             Ok(engine.attach(root, spec, id))
         })
+    }
+
+    async fn open_chain(&self, node: Name, spec: &DiskSpec) -> Result<Rc<Node>> {
+        let DiskSpec { path, image, disk } = spec;
+        match &disk.temporary {
+            Some(directory) if !image.read_only => {
+                let place = (directory.as_path(), disk.id.as_str());
+                self.opener.open_temporary(node, path, image, place).await
+            }
+            _ => {
+                let root = self.opener.open_layer_as(node, path, image).await?;
+                self.opener.open_below(&root, image).await?;
+                Ok(root)
+            }
+        }
     }
 
     fn attach(&self, root: Rc<Node>, spec: DiskSpec, id: Option<Name>) -> Disk {
@@ -281,7 +293,10 @@ fn of_any_job(error: CmdError) -> CmdError {
 }
 
 /// A file without bytes is an image of a disk that no device can have.
-fn refuse_empty(root: &Node) -> Result<()> {
+fn refuse_empty(root: &Rc<Node>) -> Result<()> {
+    // A temporary overlay is none of the user's images.
+    let below = root.backing().filter(|_| is_unnamed(root.path()));
+    let root = below.as_ref().unwrap_or(root);
     if root.format() == Format::Raw && root.size() == 0 {
         return Err(Error::Image {
             file: root.path().to_owned(),

@@ -22,6 +22,8 @@ use strata_storage::{
 
 use super::{Format, Name, Names, Node, data_file, foreign, policy, spec::ImageSpec};
 
+mod temporary;
+
 /// Layers in a chain at most: bounds what a made-up chain can cost.
 pub const MAX_LAYERS: usize = 1024;
 
@@ -203,16 +205,7 @@ impl Opener {
                 foreign::refuse(&file).await?;
                 looks_like
             }
-            None => {
-                let why = format!(
-                    "the format is not given, and is never guessed for a disk that can be \
-                     written; it looks like {looks_like}: say format={looks_like}"
-                );
-                return Err(Error::Image {
-                    file: path.to_owned(),
-                    why,
-                });
-            }
+            None => return Err(unsaid_format(path, looks_like)),
         };
         check_file(&file, format, looks_like).map_err(|why| Error::Image {
             file: path.to_owned(),
@@ -314,6 +307,18 @@ impl Opener {
             backing.name.display(),
             backing.name.display()
         )))
+    }
+}
+
+/// A format that has to be said, and was not.
+pub(super) fn unsaid_format(path: &Path, looks_like: Format) -> Error {
+    let why = format!(
+        "the format is not given, and is never guessed for a disk that can be written; it looks \
+         like {looks_like}: say format={looks_like}"
+    );
+    Error::Image {
+        file: path.to_owned(),
+        why,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    path::PathBuf,
     rc::{Rc, Weak},
 };
 
@@ -35,6 +36,9 @@ pub struct DiskOptions {
     pub discard: bool,
     /// Writes of zeros become zero clusters.
     pub detect_zeroes: DetectZeroes,
+    /// What is written goes to a file without a name in this directory, and is gone in the end; the
+    /// image is only read (`snapshot=on`). Nothing to a disk that is `read_only`.
+    pub temporary: Option<PathBuf>,
 }
 
 /// `detect-zeroes`.

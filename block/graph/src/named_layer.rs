@@ -11,7 +11,7 @@ use strata_format::backing::Backing;
 use strata_storage::{
     Files, Identity, absolute_name,
     error::{Error, Result},
-    is_nbd_uri,
+    is_nbd_uri, is_unnamed,
 };
 
 use super::{
@@ -117,9 +117,23 @@ fn folder(image: &Path) -> Option<PathBuf> {
     Some(folder.canonicalize().unwrap_or_else(|_| folder.to_owned()))
 }
 
+/// Refuses a header that is to lie on an overlay without a name but leads anywhere: the chain does
+/// not open again anyway, and must not seem to.
+fn check_unnamed(backing: &Backing, layer: &Node) -> std::result::Result<(), String> {
+    if Path::new(&backing.name) == layer.path() {
+        return Ok(());
+    }
+    Err(format!(
+        "its header names '{}', but the disk lies on a temporary overlay, which has no name: only a \
+         new overlay can be put on it",
+        backing.name.display()
+    ))
+}
+
 /// Refuses `backing`, as the header of the image `upper` says it or is to say it, if the chain
 /// would not open again as it is: what it names is not the file that `layer` has open, or may not
-/// be opened with `options`, those of the disk.
+/// be opened with `options`, those of the disk. What lies on an overlay without a name does not
+/// open again until that has been copied; its header says so to everybody.
 ///
 /// # Errors
 /// One line on why not.
@@ -141,6 +155,9 @@ pub fn check_leads_to(
         let why = format!("its header names no backing file, and not '{live}': {remedy}");
         return Err(refused(why));
     };
+    if is_unnamed(layer.path()) {
+        return check_unnamed(backing, layer).map_err(refused);
+    }
     let path = chain::resolve(upper, backing)?;
     let named = files.identity(&path).ok();
     if named.is_none() || named != layer.image().storage().identity().ok() {

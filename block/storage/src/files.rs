@@ -10,7 +10,9 @@ use std::{
 
 use strata_exec::Executor;
 
-use super::{DEFAULT_RECONNECT_DELAY, FileOptions, FileStorage, Identity, Storage, is_nbd_uri};
+use super::{
+    DEFAULT_RECONNECT_DELAY, FileOptions, FileStorage, Identity, Storage, is_nbd_uri, is_unnamed,
+};
 #[cfg(feature = "sim")]
 use crate::SimFolder;
 use crate::error::{Error, Result};
@@ -75,6 +77,30 @@ impl Files {
             }
             #[cfg(feature = "sim")]
             Self::Sim(folder) => folder.create(path).map(Storage::Sim),
+        }
+    }
+
+    /// Makes a file without a name, as [`FileStorage::create_unnamed`] does.
+    ///
+    /// # Errors
+    /// The host's error.
+    pub fn create_unnamed(
+        &self,
+        exec: &Executor,
+        directory: &Path,
+        path: &Path,
+    ) -> Result<Storage> {
+        match self {
+            Self::Host => {
+                let file = FileStorage::create_unnamed(exec, directory, path)?;
+                Ok(Storage::File(Rc::new(file)))
+            }
+            #[cfg(feature = "sim")]
+            Self::Sim(folder) => {
+                let file = folder.create(path)?;
+                folder.remove(path);
+                Ok(Storage::Sim(file))
+            }
         }
     }
 
@@ -148,7 +174,8 @@ impl Files {
     }
 }
 
-/// Says more of a file that is not there if its name is what QEMU takes for something else.
+/// Says more of a file that is not there if its name is what QEMU takes for something else, or that
+/// of a file without one.
 fn explain(path: &Path, error: Error) -> Error {
     const PROTOCOLS: [&str; 12] = [
         "json", "file", "http", "https", "ftp", "ftps", "ssh", "rbd", "iscsi", "nfs", "gluster",
@@ -157,6 +184,10 @@ fn explain(path: &Path, error: Error) -> Error {
     let name = path.to_string_lossy();
     let protocol = name.split_once(':').map(|(protocol, _)| protocol);
     match (&error, protocol) {
+        (Error::File { .. }, _) if is_unnamed(path) => Error::Image {
+            file: path.to_owned(),
+            why: "was a temporary overlay, which has gone with the process that had it".to_owned(),
+        },
         (Error::File { source, .. }, Some(protocol))
             if source.kind() == ErrorKind::NotFound && PROTOCOLS.contains(&protocol) =>
         {

@@ -21,6 +21,7 @@ mod ranges;
 #[cfg(feature = "sim")]
 mod sim;
 mod size_limit;
+mod unnamed;
 mod vectored;
 mod watch;
 
@@ -43,6 +44,7 @@ pub use option_list::split_options;
 #[cfg(feature = "sim")]
 pub use sim::{Content, Faults, SimFile, SimFolder};
 pub use size_limit::outlive_size_limit;
+pub use unnamed::{is_unnamed, unnamed_path};
 
 use strata_exec::{Executor, mem::SgList};
 

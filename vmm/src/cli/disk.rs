@@ -52,6 +52,8 @@ pub struct DiskOption {
     pub node_name: Option<String>,
     /// Writes are refused.
     pub read_only: bool,
+    /// Whether what is written is thrown away in the end, where that was said.
+    pub snapshot: Option<bool>,
     /// Host cache behaviour.
     pub cache: Cache,
     /// The guest's discards free space.
@@ -64,7 +66,7 @@ pub struct DiskOption {
     pub reconnect_delay: Option<Duration>,
 }
 
-const KNOWN: &str = "file, format, if, id, node-name, readonly, cache, aio, discard, \
+const KNOWN: &str = "file, format, if, id, node-name, readonly, snapshot, cache, aio, discard, \
                      detect-zeroes, serial, iothread, backing-format, backing-folders, \
                      reconnect-delay";
 
@@ -117,6 +119,10 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
         "node-name" => disk.node_name = Some(name(key, value)?),
         "readonly" => {
             disk.read_only = choose(key, value, &[("on", true), ("off", false)])?;
+        }
+        "snapshot" => {
+            let on = choose(key, value, &[("on", true), ("off", false)])?;
+            disk.snapshot = Some(on);
         }
         "cache" => {
             let all = [

@@ -8,6 +8,7 @@ use super::{
     MachineArgs,
     disk::{self, DiskOption},
     duration,
+    temporary::TemporaryArgs,
 };
 
 /// `strata test`.
@@ -31,6 +32,9 @@ pub struct TestArgs {
     /// others.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = disk::parser())]
     pub root: Option<DiskOption>,
+    /// Disks whose changes are thrown away.
+    #[command(flatten)]
+    pub temporary: TemporaryArgs,
     /// A copy of a directory for the guest; may be given several times.
     #[arg(long = "share", value_name = "DIR:MOUNT", value_parser = parse_share)]
     pub shares: Vec<Share>,

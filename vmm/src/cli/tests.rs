@@ -76,6 +76,28 @@ fn memory_sizes() {
 }
 
 #[test]
+fn what_a_disk_says_of_its_changes_comes_first() {
+    let directories = |options: &[&str]| {
+        let disks = [
+            "--disk",
+            "file=a",
+            "--disk",
+            "file=b,snapshot=on",
+            "--disk",
+            "file=c,snapshot=off",
+        ];
+        let args = run(&[&["--kernel", "k"], &disks[..], options].concat()).unwrap();
+        let directory = |disk| args.temporary.directory_for(disk);
+        args.disks.iter().map(directory).collect::<Vec<_>>()
+    };
+    let here = Some(PathBuf::from("here"));
+    let given = directories(&["--temp-dir", "here"]);
+    assert_eq!(given, [None, here.clone(), None]);
+    let given = directories(&["--snapshot", "--temp-dir", "here"]);
+    assert_eq!(given, [here.clone(), here, None]);
+}
+
+#[test]
 fn one_thing_uses_the_terminal() {
     let serial = |args: &[&str]| run(&[&["--kernel", "k"], args].concat()).unwrap().serial();
     let monitor = ["--monitor", "stdio"];

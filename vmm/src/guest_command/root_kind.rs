@@ -10,7 +10,10 @@ use strata_exec::mem::SgList;
 
 use super::TestError;
 use crate::{
-    cli::disk::{DiskOption, Numbering},
+    cli::{
+        disk::{DiskOption, Numbering},
+        temporary::TemporaryArgs,
+    },
     machine::disks::spec,
 };
 
@@ -77,7 +80,7 @@ pub fn find(option: &DiskOption) -> Result<Vec<Kind>, TestError> {
     let place = Numbering::default().place(&option);
     let engine = Engine::new(|_| {}).map_err(super::file_error("open", &option.file))?;
     let disk = engine
-        .open_disk(spec(&option, &place))
+        .open_disk(spec(&option, &place, &TemporaryArgs::default()))
         .map_err(TestError::Root)?;
     let look = Look {
         engine: &engine,

@@ -22,7 +22,10 @@ use self::meter::Metered;
 pub use self::meter::{DiskReport, Meter};
 use super::{board::Board, vcpus::Buses};
 use crate::{
-    cli::disk::{Cache, DiskOption, Interface, Numbering, Place},
+    cli::{
+        disk::{Cache, DiskOption, Interface, Numbering, Place},
+        temporary::TemporaryArgs,
+    },
     kvm::irq::{KvmPciHost, Router},
 };
 
@@ -145,7 +148,7 @@ pub struct Seats<'a> {
 /// The first disk that cannot be used.
 pub fn attach(
     engine: &Rc<Engine>,
-    disks: &[DiskOption],
+    (disks, temporary): (&[DiskOption], &TemporaryArgs),
     seats: &mut Seats<'_>,
 ) -> Result<(Vec<Worker>, Vec<Rc<Meter>>), DiskError> {
     let mut numbering = Numbering::default();
@@ -158,7 +161,7 @@ pub fn attach(
             return Err(DiskError::NameTaken(place.id));
         }
         let disk = engine
-            .open_disk(spec(option, &place))
+            .open_disk(spec(option, &place, temporary))
             .map_err(|source| DiskError::Open {
                 id: place.id.clone(),
                 source,
@@ -185,7 +188,7 @@ pub fn attach(
 }
 
 /// What the block layer needs to know.
-pub fn spec(option: &DiskOption, place: &Place) -> DiskSpec {
+pub fn spec(option: &DiskOption, place: &Place, temporary: &TemporaryArgs) -> DiskSpec {
     let mut spec = DiskSpec {
         path: option.file.clone(),
         ..Default::default()
@@ -206,6 +209,7 @@ pub fn spec(option: &DiskOption, place: &Place) -> DiskSpec {
         writethrough: option.cache == Cache::Writethrough,
         discard: option.discard,
         detect_zeroes: option.detect_zeroes,
+        temporary: temporary.directory_for(option),
         ..Default::default()
     };
     spec

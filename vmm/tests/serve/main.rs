@@ -12,6 +12,7 @@ mod lossy_device;
 mod nodes;
 mod process;
 mod start;
+mod temporary;
 
 use std::{fs, process::Command, time::Duration};
 

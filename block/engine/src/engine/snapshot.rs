@@ -11,7 +11,7 @@ use strata_graph::{
     chain::{ImageOptions, MAX_LAYERS},
     check_leads_to, create_image_in,
 };
-use strata_storage::{Access, absolute_name};
+use strata_storage::{Access, absolute_name, is_unnamed};
 
 use super::{Engine, refused};
 use crate::api::{BlockdevSnapshotSync, CmdError, NewImageMode, Reply};
@@ -164,6 +164,13 @@ impl Engine {
         self.check_header(disk, old, (&path, format), backing.as_ref())?;
         drained.apply()?;
         make_backing_file(old).await;
+        if is_unnamed(old.path()) {
+            tracing::warn!(
+                disk = disk.options().id, overlay = %path.display(),
+                "the overlay lies on a temporary one, without which it cannot be opened: copy that \
+                 with block_stream, or both are lost at the end"
+            );
+        }
         Ok(())
     }
 

@@ -23,6 +23,7 @@ mod node_names;
 mod qed;
 mod reopen;
 mod resize;
+mod temporary;
 mod zeroes;
 
 use strata_exec::mem::SgList;

@@ -18,7 +18,7 @@ use crate::{
     holder,
     lock::{self, LockError},
     lost::Lost,
-    watch,
+    unnamed, watch,
 };
 
 impl FileStorage {
@@ -88,6 +88,26 @@ impl FileStorage {
         let file = Self::new(exec, file, path, FileOptions::default()).map_err(failed)?;
         file.lock(Access::Write)?;
         Ok(file)
+    }
+
+    /// Makes a new, empty file in `directory` that has no name, so that it goes with this process.
+    /// Its flushes are ignored. `path` is what it is called
+    /// ([`unnamed_path`](crate::unnamed_path)).
+    ///
+    /// # Errors
+    /// The host's error.
+    pub fn create_unnamed(exec: &Executor, directory: &Path, path: &Path) -> Result<Self> {
+        let options = FileOptions {
+            no_flush: true,
+            ..FileOptions::default()
+        };
+        unnamed::create(directory)
+            .and_then(|file| Self::new(exec, file, path, options))
+            .map_err(|source| Error::File {
+                what: "make a temporary file in",
+                file: directory.to_owned(),
+                source,
+            })
     }
 
     /// Opens a file to make a new image in it, locked for writing: one that exists, with what it

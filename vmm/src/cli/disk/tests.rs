@@ -8,7 +8,7 @@ fn parse(text: &str) -> Result<DiskOption, String> {
 
 #[test]
 fn every_key_is_understood() {
-    let text = "file=/a/b.img,format=qcow2,if=ide,id=d0,node-name=n0,readonly=on,cache=unsafe,\
+    let text = "file=/a/b.img,format=qcow2,if=ide,id=d0,node-name=n0,readonly=on,snapshot=on,cache=unsafe,\
                 aio=threads,discard=unmap,detect-zeroes=on,serial=S 1,backing-format=raw,\
                 backing-folders=/base:/more,reconnect-delay=7";
     let expected = DiskOption {
@@ -20,6 +20,7 @@ fn every_key_is_understood() {
         id: Some("d0".into()),
         node_name: Some("n0".into()),
         read_only: true,
+        snapshot: Some(true),
         cache: Cache::Unsafe,
         discard: true,
         detect_zeroes: DetectZeroes::On,

@@ -42,6 +42,14 @@ pub(super) fn block_stream(args: &Args, _: &dyn Machine) -> Step<String> {
     }))
 }
 
+pub(super) fn commit(args: &Args, _: &dyn Machine) -> Step<String> {
+    let device = args.required_text("device");
+    Step::Done(format!(
+        "Error: Cannot commit '{device}' while it is in use: its base may be shared. Keep what was \
+         written with snapshot_blkdev and then block_stream, or run 'strata-img commit' at the end\n"
+    ))
+}
+
 pub(super) fn block_resize(args: &Args, _: &dyn Machine) -> Step<String> {
     block(Cmd::BlockResize(BlockResize {
         device: args.text("device"),

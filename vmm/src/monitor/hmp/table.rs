@@ -128,6 +128,15 @@ pub(super) static COMMANDS: &[Command] = &[
         )
     },
     Command {
+        usage: "device|all",
+        params: &[DEVICE],
+        ..plain(
+            "commit",
+            "not done while a disk is in use: says what to do instead",
+            run::commit,
+        )
+    },
+    Command {
         alias: Some("c"),
         ..plain("cont", "resume emulation", run::cont)
     },

@@ -3,6 +3,8 @@
 //! Everything but the values in [`api`] lives on one thread, the device thread. There is no lock
 //! around the graph: see `docs/ARCHITECTURE.md`.
 
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
+
 pub mod api;
 pub mod engine;
 mod jobs;

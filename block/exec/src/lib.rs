@@ -5,6 +5,8 @@
 //! eventfd. That and the descriptors that tasks wait for ([`Watched`]) are in one epoll instance,
 //! which the device thread's epoll loop watches in turn.
 
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
+
 mod helpers;
 pub mod inbox;
 pub mod mem;

@@ -11,6 +11,16 @@
 
 use std::{any::Any, cell::UnsafeCell, fmt, sync::Arc};
 
+/// `value` as a length or an index in memory. Nothing is lost: a `usize` has 64 bits wherever this
+/// builds.
+pub const fn to_usize(value: u64) -> usize {
+    const { assert!(usize::BITS == u64::BITS) };
+    #[allow(clippy::cast_possible_truncation)]
+    {
+        value as usize
+    }
+}
+
 /// One contiguous piece of memory.
 #[derive(Clone, Copy, Debug)]
 struct Segment {

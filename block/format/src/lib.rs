@@ -3,6 +3,8 @@
 //! A format knows its file ([`strata_storage::Storage`]) and what lies [below](below::Below) it,
 //! and nothing of chains, disks or jobs. No format knows another.
 
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
+
 pub mod backing;
 pub mod below;
 pub mod bitmap;

@@ -6,7 +6,11 @@
 
 use std::rc::Rc;
 
-use strata_exec::{SpeedLimit, mem::SgList, yield_now};
+use strata_exec::{
+    SpeedLimit,
+    mem::{SgList, to_usize},
+    yield_now,
+};
 use strata_format::extent::ExtentKind;
 use strata_storage::error::{Error, IoResult, Result};
 
@@ -33,7 +37,7 @@ pub async fn commit(
     if base.size() < size {
         grow(base, size).await?;
     }
-    let buffer = SgList::zeroed(CHUNK as usize);
+    let buffer = SgList::zeroed(to_usize(CHUNK));
     let mut offset = 0;
     while offset < size {
         let step = step(top, base, offset, &buffer).await?;

@@ -18,7 +18,7 @@ use std::{
 
 use strata_exec::{
     Executor, Queue, SpeedLimit,
-    mem::SgList,
+    mem::{SgList, to_usize},
     sync::{Lock, WaitQueue, promise},
 };
 use strata_format::qcow2::Packed;
@@ -270,7 +270,7 @@ impl Copy {
         if piece.kind == Kind::Zero && self.options.sparse > 0 {
             return Ok(Content::Zeros);
         }
-        let len = piece.len as usize;
+        let len = to_usize(piece.len);
         if buffer.len() < len {
             *buffer = SgList::zeroed(len);
         }

@@ -6,7 +6,12 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use strata_exec::{Executor, Queue, mem::SgList, sync::Budget, yield_now};
+use strata_exec::{
+    Executor, Queue,
+    mem::{SgList, to_usize},
+    sync::Budget,
+    yield_now,
+};
 use strata_storage::error::{IoError, IoResult};
 use tracing::Instrument;
 
@@ -145,8 +150,8 @@ impl GuestDisk {
             block_size: 512,
             read_only: options.read_only,
             discard: options.discard,
-            // A cluster at most: 64 MiB.
-            discard_granularity: root.granularity() as u32,
+            discard_granularity: u32::try_from(root.granularity())
+                .expect("a cluster at most: 64 MiB"),
             serial: options.serial.clone(),
         });
         Rc::new_cyclic(|this| Self {
@@ -316,7 +321,7 @@ impl GuestDisk {
         // Less than two sectors before and less than one behind.
         for (at, len) in [(offset, start - offset), (stop, end - stop)] {
             if len > 0 {
-                root.write_bytes(at, SgList::zeroed(len as usize)).await?;
+                root.write_bytes(at, SgList::zeroed(to_usize(len))).await?;
             }
         }
         for (offset, len) in pieces(start, stop - start, zeroing_step(root)) {
@@ -395,7 +400,7 @@ async fn write(root: &Rc<Node>, offset: u64, data: &SgList) -> IoResult<()> {
         if at > offset {
             yield_now().await;
         }
-        let piece = data.slice((at - offset) as usize, len as usize);
+        let piece = data.slice(to_usize(at - offset), to_usize(len));
         root.write_bytes(at, piece).await?;
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! The node graph: layers, the chains that they form, and the disks on top.
 
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
+
 #[cfg(test)]
 mod bench;
 pub mod bitmaps;

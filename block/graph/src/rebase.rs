@@ -5,7 +5,10 @@
 
 use std::rc::Rc;
 
-use strata_exec::{mem::SgList, yield_now};
+use strata_exec::{
+    mem::{SgList, to_usize},
+    yield_now,
+};
 use strata_format::{backing::Backing, extent::ExtentKind};
 use strata_storage::error::{Error, IoResult, Result};
 
@@ -32,7 +35,7 @@ pub async fn copy_differences(
         top,
         new,
         common: new.and_then(|new| common_layer(top, new)),
-        buffers: [(); 2].map(|()| SgList::zeroed(CHUNK as usize)),
+        buffers: [(); 2].map(|()| SgList::zeroed(to_usize(CHUNK))),
     };
     let mut offset = 0;
     while offset < top.size() {
@@ -133,7 +136,7 @@ impl Rebase<'_> {
     }
 
     async fn copy(&self, offset: u64, len: u64) -> IoResult<u64> {
-        let old = self.buffers[0].slice(0, len as usize);
+        let old = self.buffers[0].slice(0, to_usize(len));
         self.top.read_backing(offset, old.clone()).await?;
         let before = old.to_vec();
         let after = self.read_new(offset, len).await?;
@@ -150,7 +153,7 @@ impl Rebase<'_> {
     }
 
     async fn read_new(&self, offset: u64, len: u64) -> IoResult<Vec<u8>> {
-        let data = self.buffers[1].slice(0, len as usize);
+        let data = self.buffers[1].slice(0, to_usize(len));
         match self.new {
             Some(new) => new.read(offset, data.clone()).await?,
             None => data.fill(0, data.len(), 0),

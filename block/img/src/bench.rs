@@ -8,7 +8,11 @@ use std::{
 };
 
 use clap::Args;
-use strata_exec::{Queue, mem::SgList, sync::promise};
+use strata_exec::{
+    Queue,
+    mem::{SgList, to_usize},
+    sync::promise,
+};
 use strata_graph::{Format, Node, chain::ImageOptions};
 use strata_storage::error::{IoError, IoResult};
 
@@ -243,7 +247,7 @@ impl Bench {
 
     async fn send_one_by_one(&self, end: u64) {
         let len = self.load.len;
-        let data = SgList::from_vec(vec![self.load.pattern; len as usize]);
+        let data = SgList::from_vec(vec![self.load.pattern; to_usize(len)]);
         while self.started.get() < end && self.error.borrow().is_ok() {
             self.started.set(self.started.get() + 1);
             let offset = self.next_offset();

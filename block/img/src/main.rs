@@ -1,5 +1,7 @@
 //! `strata-img`: images at rest, with `qemu-img`'s options, output and exit codes.
 
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
+
 mod amend;
 mod bench;
 mod bitmap;

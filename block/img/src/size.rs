@@ -39,7 +39,10 @@ pub fn parse(text: &str) -> Result<u64, String> {
     if power == 0 && part > 0.0 {
         return Err(wrong());
     }
-    let bytes = whole.and_then(|whole| whole.checked_mul(factor)?.checked_add(part as u64));
+    // A part of the factor, and that is 2^60 at most.
+    #[allow(clippy::cast_possible_truncation)]
+    let part = part as u64;
+    let bytes = whole.and_then(|whole| whole.checked_mul(factor)?.checked_add(part));
     bytes
         .filter(|bytes| *bytes <= MAX)
         .ok_or_else(|| format!("Invalid size '{text}': it must be between 0 and {MAX} bytes"))

@@ -12,7 +12,7 @@ use std::{
     os::unix::fs::{FileExt, OpenOptionsExt},
 };
 
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 
 use super::watch;
 
@@ -42,7 +42,7 @@ pub(super) fn read(file: &File, offset: u64, data: &SgList) -> io::Result<()> {
     let end = end_of(offset, data)?;
     let start = offset - offset % BLOCK;
     let end = end.checked_next_multiple_of(BLOCK).ok_or_else(too_large)?;
-    let mut buffer = Buffer::zeroed((end - start) as usize);
+    let mut buffer = Buffer::zeroed(to_usize(end - start));
     let bytes = buffer.bytes();
     let mut done = 0;
     while done < bytes.len() {
@@ -57,7 +57,7 @@ pub(super) fn read(file: &File, offset: u64, data: &SgList) -> io::Result<()> {
             break;
         }
     }
-    let from = (offset - start) as usize;
+    let from = to_usize(offset - start);
     data.copy_from(0, &bytes[from..from + data.len()]);
     Ok(())
 }
@@ -65,9 +65,9 @@ pub(super) fn read(file: &File, offset: u64, data: &SgList) -> io::Result<()> {
 /// The part of `data`, which is for `offset`, that fills whole blocks.
 pub(super) fn whole_blocks(offset: u64, data: &SgList) -> Range<usize> {
     let len = data.len();
-    let start = (offset.next_multiple_of(BLOCK) - offset).min(len as u64) as usize;
+    let start = to_usize((offset.next_multiple_of(BLOCK) - offset).min(len as u64));
     let rest = len - start;
-    start..start + rest - rest % BLOCK as usize
+    start..start + rest - rest % to_usize(BLOCK)
 }
 
 /// Writes whole blocks.
@@ -95,8 +95,8 @@ struct Buffer {
 
 impl Buffer {
     fn zeroed(len: usize) -> Self {
-        let memory = vec![0; len + BLOCK as usize];
-        let start = memory.as_ptr().align_offset(BLOCK as usize);
+        let memory = vec![0; len + to_usize(BLOCK)];
+        let start = memory.as_ptr().align_offset(to_usize(BLOCK));
         Self { memory, start, len }
     }
 

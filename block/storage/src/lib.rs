@@ -3,6 +3,8 @@
 //! The seam between formats and what holds their bytes. A closed enum, so that a reader can go from
 //! a call to what it does.
 
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
+
 mod descriptor_limit;
 mod direct;
 pub mod error;
@@ -46,7 +48,10 @@ pub use sim::{Content, Faults, SimFile, SimFolder};
 pub use size_limit::outlive_size_limit;
 pub use unnamed::{is_unnamed, unnamed_path};
 
-use strata_exec::{Executor, mem::SgList};
+use strata_exec::{
+    Executor,
+    mem::{SgList, to_usize},
+};
 
 use crate::error::{Error, IoError, IoResult, Result};
 
@@ -179,10 +184,10 @@ impl Storage {
     /// As [`Storage::write`].
     pub async fn write_zeroes_in_full(&self, offset: u64, len: u64) -> IoResult<()> {
         const PIECE: u64 = 1 << 20;
-        let zeros = SgList::zeroed(PIECE.min(len) as usize);
+        let zeros = SgList::zeroed(to_usize(PIECE.min(len)));
         let mut done = 0;
         while done < len {
-            let piece = zeros.slice(0, PIECE.min(len - done) as usize);
+            let piece = zeros.slice(0, to_usize(PIECE.min(len - done)));
             self.write(offset + done, piece).await?;
             done += PIECE;
         }

@@ -172,10 +172,10 @@ fn is_locked(file: &File, byte: u64) -> io::Result<bool> {
 
 /// One byte of a file, as fcntl wants it.
 fn flock(byte: u64, kind: libc::c_int) -> libc::flock {
+    let short = |constant| libc::c_short::try_from(constant).expect("fcntl's constants are small");
     libc::flock {
-        // The constants and the bytes are small.
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
+        l_type: short(kind),
+        l_whence: short(libc::SEEK_SET),
         l_start: byte as libc::off_t,
         l_len: 1,
         // The kernel asks for 0: the owner is the file, not a process.

@@ -27,7 +27,11 @@ use std::{
 
 pub use uri::is_nbd_uri;
 
-use strata_exec::{Executor, Helpers, mem::SgList, sync::Lock};
+use strata_exec::{
+    Executor, Helpers,
+    mem::{SgList, to_usize},
+    sync::Lock,
+};
 
 use self::{
     connection::{Call, says_zero},
@@ -133,15 +137,15 @@ impl NbdStorage {
 
     pub(super) async fn read(&self, offset: u64, data: SgList) -> IoResult<()> {
         let inside = super::before_end(offset, data.len() as u64, self.len());
-        let len = (inside.end - inside.start) as usize;
+        let len = to_usize(inside.end - inside.start);
         data.fill(len, data.len() - len, 0);
         let (start, end) = self.whole_blocks(inside.start, inside.end);
         if (start, end) == (inside.start, inside.end) {
             return self.read_blocks(start, data.slice(0, len)).await;
         }
-        let blocks = SgList::zeroed((end - start) as usize);
+        let blocks = SgList::zeroed(to_usize(end - start));
         self.read_blocks(start, blocks.clone()).await?;
-        let wanted = blocks.slice((inside.start - start) as usize, len);
+        let wanted = blocks.slice(to_usize(inside.start - start), len);
         data.copy_from(0, &wanted.to_vec());
         Ok(())
     }
@@ -154,9 +158,9 @@ impl NbdStorage {
             return self.write_blocks(offset, data).await;
         }
         let _held = self.partial.lock().await;
-        let blocks = SgList::zeroed((stop - start) as usize);
+        let blocks = SgList::zeroed(to_usize(stop - start));
         self.read_blocks(start, blocks.clone()).await?;
-        blocks.copy_from((offset - start) as usize, &data.to_vec());
+        blocks.copy_from(to_usize(offset - start), &data.to_vec());
         self.write_blocks(start, blocks).await
     }
 
@@ -355,7 +359,7 @@ impl NbdStorage {
     async fn send_zeros(&self, mut offset: u64, mut len: u64) -> IoResult<()> {
         while len > 0 {
             let part = ZEROS.min(len);
-            let zeros = SgList::zeroed(part as usize);
+            let zeros = SgList::zeroed(to_usize(part));
             Box::pin(self.write(offset, zeros)).await?;
             offset += part;
             len -= part;

@@ -31,7 +31,10 @@ pub use faults::Faults;
 use faults::{Call, Outcome};
 pub use folder::SimFolder;
 
-use strata_exec::{mem::SgList, random, yield_now};
+use strata_exec::{
+    mem::{SgList, to_usize},
+    random, yield_now,
+};
 
 use super::{FileExtent, Identity, lost::Lost};
 use crate::error::{Error, IoError, IoResult, NoRoom, Result};
@@ -165,7 +168,7 @@ impl SimFile {
         let all = state.unflushed.len() as u64;
         let from = random::next(&mut random) % (4 * all + 4);
         if from < all {
-            for change in &state.unflushed[from as usize..] {
+            for change in &state.unflushed[to_usize(from)..] {
                 change.apply(&mut content);
             }
             return content;
@@ -346,7 +349,7 @@ impl SimFile {
         let Ok(start) = usize::try_from(offset) else {
             return hole;
         };
-        let end = volatile.len().min(start.saturating_add(len as usize));
+        let end = volatile.len().min(start.saturating_add(to_usize(len)));
         if start >= end {
             return hole;
         }
@@ -375,7 +378,7 @@ impl SimFile {
         if let Outcome::Fails(mut random) = self.outcome(call) {
             let parts: Vec<_> = change.parts().collect();
             // A short write, or a torn one.
-            let first = random::next(&mut random) as usize % (parts.len() + 1);
+            let first = to_usize(random::next(&mut random)) % (parts.len() + 1);
             let short = random.is_multiple_of(2);
             for (n, part) in parts.into_iter().enumerate() {
                 let kept = random::next(&mut random).is_multiple_of(2);

@@ -6,7 +6,10 @@
 
 use std::rc::Rc;
 
-use strata_exec::{mem::SgList, yield_now};
+use strata_exec::{
+    mem::{SgList, to_usize},
+    yield_now,
+};
 use strata_format::{backing::Backing, extent::ExtentKind};
 use strata_graph::{Edit, GuestDisk, Hold, Node, check_leads_to};
 use strata_storage::{
@@ -162,7 +165,7 @@ impl Stream {
     async fn read(&self, offset: u64, data: &SgList) -> IoResult<()> {
         let mut done = 0;
         while done < data.len() {
-            let len = (data.len() - done).min(stride::MOST as usize);
+            let len = (data.len() - done).min(to_usize(stride::MOST));
             self.top
                 .read_backing(offset + done as u64, data.slice(done, len))
                 .await?;

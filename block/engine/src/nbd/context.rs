@@ -20,8 +20,7 @@ impl Context {
         match self {
             Self::Allocation => 0,
             Self::Depth => 1,
-            // An export has few bitmaps.
-            Self::Bitmap(index) => 2 + index as u32,
+            Self::Bitmap(index) => 2 + u32::try_from(index).expect("an export has few bitmaps"),
         }
     }
 

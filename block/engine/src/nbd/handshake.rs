@@ -47,7 +47,8 @@ pub(super) async fn negotiate(
     let mut greeting = Vec::with_capacity(18);
     greeting.extend(INIT_MAGIC.to_be_bytes());
     greeting.extend(OPTION_MAGIC.to_be_bytes());
-    greeting.extend((offered.bits() as u16).to_be_bytes());
+    let offered = u16::try_from(offered.bits()).expect("both sides' flags have these bits");
+    greeting.extend(offered.to_be_bytes());
     stream.send(&[greeting]).await?;
     let mut answer = [0; 4];
     reader.fill(&mut answer).await?;
@@ -244,7 +245,8 @@ impl<'a> Negotiation<'a> {
     fn list(&self, data: &[u8]) -> Result<Vec<Vec<u8>>, Refused> {
         no_data(data)?;
         let entry = |export: &Rc<Export>| {
-            let mut data = (export.name.len() as u32).to_be_bytes().to_vec();
+            let len = u32::try_from(export.name.len()).expect("names of exports are short");
+            let mut data = len.to_be_bytes().to_vec();
             data.extend(export.name.as_bytes());
             data.extend(export.description.iter().flat_map(|text| text.bytes()));
             option_reply(option::LIST, reply::SERVER, &data)
@@ -362,12 +364,12 @@ fn no_data(data: &[u8]) -> Result<(), Refused> {
 }
 
 fn option_reply(option: u32, kind: u32, data: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(data.len()).expect("names and texts");
     let header = OptionReplyHeader {
         magic: OPTION_REPLY_MAGIC.into(),
         option: option.into(),
         kind: kind.into(),
-        // Names and texts: far below 4 GiB.
-        len: (data.len() as u32).into(),
+        len: len.into(),
     };
     [header.as_bytes(), data].concat()
 }

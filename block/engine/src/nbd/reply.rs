@@ -54,8 +54,8 @@ impl Question {
         let text = refusal.why.as_bytes();
         let mut piece = self.chunk(REPLY_DONE, chunk::ERROR, 6 + text.len());
         piece.extend(error.to_be_bytes());
-        // Our own texts: far shorter than a string may be.
-        piece.extend((text.len() as u16).to_be_bytes());
+        let len = u16::try_from(text.len()).expect("our own texts are short");
+        piece.extend(len.to_be_bytes());
         piece.extend(text);
         vec![piece]
     }
@@ -126,7 +126,8 @@ impl Question {
     fn long_status(&self, flags: u16, context: Context, runs: &[(u64, u32)]) -> Vec<u8> {
         let mut piece = self.chunk(flags, chunk::BLOCK_STATUS_EXT, 8 + 16 * runs.len());
         piece.extend(context.id().to_be_bytes());
-        piece.extend((runs.len() as u32).to_be_bytes());
+        let count = u32::try_from(runs.len()).expect("a reply has a bounded number of extents");
+        piece.extend(count.to_be_bytes());
         for (len, status) in runs {
             piece.extend(len.to_be_bytes());
             piece.extend(u64::from(*status).to_be_bytes());
@@ -158,13 +159,13 @@ impl Question {
             };
             return header.as_bytes().to_vec();
         }
+        let len = u32::try_from(len).expect("the maximum payload and a few bytes");
         let header = ChunkHeader {
             magic: STRUCTURED_REPLY_MAGIC.into(),
             flags,
             kind,
             cookie,
-            // At most the maximum payload and a few bytes.
-            len: (len as u32).into(),
+            len: len.into(),
         };
         header.as_bytes().to_vec()
     }

@@ -5,6 +5,7 @@ pub(in crate::qcow2) mod bitmap_table;
 pub(in crate::qcow2) mod data_file;
 pub(in crate::qcow2) mod entry;
 pub(in crate::qcow2) mod extensions;
+pub(in crate::qcow2) mod fields;
 pub(in crate::qcow2) mod geometry;
 pub(in crate::qcow2) mod header;
 pub(in crate::qcow2) mod header_area;

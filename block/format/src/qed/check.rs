@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use strata_exec::yield_now;
+use strata_exec::{mem::to_usize, yield_now};
 use strata_storage::error::{Error, IoResult, Result};
 
 use super::{Qed, lookup::ZERO};
@@ -158,7 +158,7 @@ impl<'a> Walk<'a> {
             let part = image.file.extent(at, len).await;
             let len = part.len.next_multiple_of(8).min(len);
             if part.data {
-                let entries = image.file.read_vec(at, len as usize).await?;
+                let entries = image.file.read_vec(at, to_usize(len)).await?;
                 let (entries, _) = entries.as_chunks::<8>();
                 for (n, entry) in (0..).zip(entries) {
                     let index = (at - l1_offset) / 8 + n;
@@ -209,7 +209,7 @@ impl<'a> Walk<'a> {
             let part = self.image.file.extent(at, len).await;
             let len = part.len.next_multiple_of(8).min(len);
             if part.data {
-                let entries = self.image.file.read_vec(at, len as usize).await?;
+                let entries = self.image.file.read_vec(at, to_usize(len)).await?;
                 let (entries, _) = entries.as_chunks::<8>();
                 for (n, entry) in entries.iter().enumerate() {
                     let entry = u64::from_le_bytes(*entry);

@@ -144,9 +144,9 @@ impl Header {
     /// The bytes of the fields.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = b"QED\0".to_vec();
-        // These came from 32 bits, or from options that were checked.
         for field in [self.cluster_size, self.table_clusters, self.header_clusters] {
-            bytes.extend_from_slice(&(field as u32).to_le_bytes());
+            let field = u32::try_from(field).expect("of 32 bits, or checked");
+            bytes.extend_from_slice(&field.to_le_bytes());
         }
         let features = self.features.bits();
         for field in [
@@ -198,7 +198,8 @@ impl Header {
             false if old.0 as usize + old.1 as usize <= 2048 => 2048,
             false => SECTOR,
         };
-        self.name = (place as u32, name.len() as u32);
+        let field = |n: usize| u32::try_from(n).expect("within the header's cluster");
+        self.name = (field(place), field(name.len()));
         let mut head = self.to_bytes();
         if inside {
             head.extend_from_slice(name);

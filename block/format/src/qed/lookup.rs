@@ -1,6 +1,7 @@
 //! Looking up where guest clusters are.
 
 use std::rc::Rc;
+use strata_exec::mem::to_usize;
 
 use strata_storage::error::IoResult;
 
@@ -55,7 +56,7 @@ impl Qed {
     pub(super) async fn lookup(&self, offset: u64, len: u64) -> IoResult<Run> {
         let cluster_size = self.cluster_size();
         let coverage = self.header.borrow().l2_coverage();
-        let Some(table) = self.l2_table((offset / coverage) as usize)? else {
+        let Some(table) = self.l2_table(to_usize(offset / coverage))? else {
             return Ok(Run {
                 len: len.min(coverage - offset % coverage),
                 mapping: Mapping::Unallocated,
@@ -133,5 +134,5 @@ impl Qed {
 
 /// The entry at `index` of a slice. The cache thinks in big-endian numbers.
 pub(super) fn entry(slice: &Slice, index: u64) -> u64 {
-    slice.entry(index as usize).swap_bytes()
+    slice.entry(to_usize(index)).swap_bytes()
 }

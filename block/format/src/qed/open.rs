@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use strata_exec::sync::Lock;
+use strata_exec::{mem::to_usize, sync::Lock};
 use strata_storage::{
     Storage,
     error::{Error, Result},
@@ -48,7 +48,7 @@ impl Qed {
         let backing = read_backing(&file, &header).await?.map_err(refuse)?;
         // Only as many entries as the disk needs: at most 16 MiB, as the fields go together.
         let count = header.image_size.div_ceil(header.l2_coverage());
-        let l1 = RootTable::load(&file, header.l1_offset, count as usize).await?;
+        let l1 = RootTable::load(&file, header.l1_offset, to_usize(count)).await?;
         let image = Self {
             l2: TableCache::new(file.clone(), SLICE, cache_bytes),
             l1,

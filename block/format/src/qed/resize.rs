@@ -1,6 +1,7 @@
 //! Growing the disk. The header's size changes last, so that after a crash the disk has its old or
 //! its new size, and what is new reads as zeros.
 
+use strata_exec::mem::to_usize;
 use strata_storage::error::{Error, IoResult, Result};
 
 use super::Qed;
@@ -54,7 +55,7 @@ impl Qed {
         let have = self.l1.len() as u64;
         let missing = size.div_ceil(coverage).saturating_sub(have);
         let at = offset + have * 8;
-        let bytes = self.file.read_vec(at, missing as usize * 8).await?;
+        let bytes = self.file.read_vec(at, to_usize(missing) * 8).await?;
         let (words, _) = bytes.as_chunks::<8>();
         let mut entries = self.l1.entries();
         entries.resize(entries.len() + words.len(), 0);
@@ -65,7 +66,7 @@ impl Qed {
             .enumerate()
             .filter(|(_, word)| **word != [0; 8])
         {
-            self.l1.set(have as usize + n, 0);
+            self.l1.set(to_usize(have) + n, 0);
         }
         Ok(())
     }

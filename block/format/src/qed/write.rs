@@ -1,7 +1,7 @@
 //! Writing. What lies in the file already is written in place; new clusters are allocated by one
 //! request at a time, as in QEMU.
 
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 use strata_storage::error::{IoError, IoResult};
 
 use super::{
@@ -54,13 +54,13 @@ impl Qed {
         let mut done = 0;
         while done < data.len() {
             let at = offset + done as u64;
-            let in_cluster = (cluster_size - at % cluster_size) as usize;
+            let in_cluster = to_usize(cluster_size - at % cluster_size);
             let part = data.slice(done, in_cluster.min(data.len() - done));
             let run = self.lookup(at, part.len() as u64).await?;
             done += if run.mapping != Mapping::Unallocated {
                 part.len()
             } else if part.is_zero() {
-                self.zero_unallocated(at, part.len() as u64, below).await? as usize
+                to_usize(self.zero_unallocated(at, part.len() as u64, below).await?)
             } else {
                 self.write_new(at, part, below).await?
             };
@@ -101,7 +101,7 @@ impl Qed {
 
     async fn write_in_place(&self, host: u64, at: u64, run: Run, data: SgList) -> IoResult<usize> {
         // No longer than the data.
-        let len = run.len as usize;
+        let len = to_usize(run.len);
         let offset = host + at % self.cluster_size();
         self.file.write(offset, data.slice(0, len)).await?;
         Ok(len)
@@ -126,7 +126,7 @@ impl Qed {
         let cluster_size = self.cluster_size();
         let first = at / cluster_size % self.header.borrow().table_entries();
         let room = (SLICE_ENTRIES - first % SLICE_ENTRIES) * cluster_size - at % cluster_size;
-        let data = data.slice(0, run.len.min(room) as usize);
+        let data = data.slice(0, to_usize(run.len.min(room)));
         let end = at + data.len() as u64;
         let count = (end.div_ceil(cluster_size)) - at / cluster_size;
         let host = self.allocate(count * cluster_size);
@@ -143,7 +143,7 @@ impl Qed {
         };
         let slice = self.named_or_taken_back(host, written.await)?;
         for n in 0..count {
-            let index = (first % SLICE_ENTRIES + n) as usize;
+            let index = to_usize(first % SLICE_ENTRIES + n);
             let entry = host + n * cluster_size;
             self.l2.set_entry(&slice, index, entry.swap_bytes());
         }
@@ -184,10 +184,10 @@ impl Qed {
         }
         let mut done = 0;
         while done < len {
-            let part = SgList::zeroed(CHUNK.min(len - done) as usize);
+            let part = SgList::zeroed(to_usize(CHUNK.min(len - done)));
             // Behind the end of the disk there are zeros, so that nothing turns up if it grows.
             let visible = self.virtual_size().saturating_sub(guest + done);
-            let visible = visible.min(part.len() as u64) as usize;
+            let visible = to_usize(visible.min(part.len() as u64));
             if visible > 0 {
                 below
                     .read_below(guest + done, part.slice(0, visible))
@@ -205,7 +205,7 @@ impl Qed {
             let header = self.header.borrow();
             (header.l2_coverage(), header.table_bytes())
         };
-        let index = (at / coverage) as usize;
+        let index = to_usize(at / coverage);
         if let Some(table) = self.l2_table(index)? {
             return Ok(table);
         }

@@ -1,6 +1,6 @@
 //! Zeroing and discarding.
 
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 use strata_storage::error::IoResult;
 
 use super::{
@@ -99,7 +99,7 @@ impl Qed {
         let count = run.len.div_ceil(cluster_size).min(in_slice);
         let slice = self.slice(table, first).await?;
         for n in 0..count {
-            let index = (first % SLICE_ENTRIES + n) as usize;
+            let index = to_usize(first % SLICE_ENTRIES + n);
             self.l2.set_entry(&slice, index, ZERO.swap_bytes());
         }
         Ok(run.len.min(count * cluster_size))

@@ -1,6 +1,6 @@
 //! Zeros within what has been read.
 
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 
 /// A part of a buffer. Bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ fn uniform(data: &SgList, offset: u64, block: u64) -> Vec<Run> {
     let mut start = 0;
     while start < data.len() {
         let to_boundary = block - (offset + start as u64) % block;
-        let len = (data.len() - start).min(to_boundary as usize);
+        let len = (data.len() - start).min(to_usize(to_boundary));
         let zero = data.is_zero_at(start, len);
         add(&mut runs, Run { start, len, zero });
         start += len;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 use strata_storage::error::{IoError, IoResult};
 
 use super::{Node, read::read_chain};
@@ -38,11 +38,11 @@ impl Node {
             } else {
                 end.min(sector + SECTOR)
             };
-            let part = data.slice((at - offset) as usize, (stop - at) as usize);
+            let part = data.slice(to_usize(at - offset), to_usize(stop - at));
             parts.push(if whole {
                 part
             } else {
-                self.patched(sector, (at - sector) as usize, &part).await?
+                self.patched(sector, to_usize(at - sector), &part).await?
             });
             at = stop;
         }
@@ -51,7 +51,7 @@ impl Node {
 
     /// What the sector at `sector` holds, with `part` in place of its bytes from `from` on.
     async fn patched(self: &Rc<Self>, sector: u64, from: usize, part: &SgList) -> IoResult<SgList> {
-        let bytes = SgList::zeroed(SECTOR as usize);
+        let bytes = SgList::zeroed(to_usize(SECTOR));
         let walk = self.walk().with_top_held();
         read_chain(walk, sector, bytes.clone()).await?;
         bytes.copy_from(from, &part.to_vec());

@@ -7,7 +7,7 @@ use std::{
 };
 
 use strata_exec::{
-    mem::SgList,
+    mem::{SgList, to_usize},
     sync::{Lock, WaitQueue},
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -275,7 +275,7 @@ impl Pending {
             (Some(start), Some(end))
                 if self.call.kind == command::READ && end <= self.call.data.len() as u64 =>
             {
-                Ok((start as usize, len as usize))
+                Ok((to_usize(start), len as usize))
             }
             _ => Err(Violation("a part of something that was not asked for")),
         }

@@ -263,11 +263,11 @@ impl Options<'_> {
     }
 
     async fn send(&mut self, option: u32, data: &[u8]) -> Result<(), ConnectError> {
+        let len = u32::try_from(data.len()).expect("an export's name and a few bytes");
         let header = OptionHeader {
             magic: OPTION_MAGIC.into(),
             option: option.into(),
-            // An export's name and a few bytes.
-            len: (data.len() as u32).into(),
+            len: len.into(),
         };
         let piece = [header.as_bytes(), data].concat();
         Ok(self.stream.send(&[piece]).await?)
@@ -318,5 +318,6 @@ fn refusal(kind: u32, data: &[u8], export: &str) -> ConnectError {
 }
 
 fn string(text: &str) -> Vec<u8> {
-    [&(text.len() as u32).to_be_bytes(), text.as_bytes()].concat()
+    let len = u32::try_from(text.len()).expect("an export's name, or our own text");
+    [&len.to_be_bytes(), text.as_bytes()].concat()
 }

@@ -164,12 +164,12 @@ fn tcp(host: &str) -> Result<Address, String> {
 fn decode(text: &str) -> Result<String, String> {
     let bad = || format!("'{text}' is not percent-encoded UTF-8 without NUL");
     let mut bytes = Vec::with_capacity(text.len());
+    let digit = |byte: Option<u8>| u8::try_from(char::from(byte?).to_digit(16)?).ok();
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
-        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
         let byte = match byte {
             b'%' => match (digit(rest.next()), digit(rest.next())) {
-                (Some(high), Some(low)) => (high << 4 | low) as u8,
+                (Some(high), Some(low)) => high << 4 | low,
                 _ => return Err(bad()),
             },
             other => other,

@@ -1,6 +1,6 @@
 //! Keeping COPIED flags in step with refcounts that have changed.
 
-use strata_exec::yield_now;
+use strata_exec::{mem::to_usize, yield_now};
 use strata_storage::error::IoResult;
 
 use crate::qcow2::{
@@ -75,7 +75,7 @@ impl Qcow2 {
         let g = &self.geometry;
         self.order.make_room().await?;
         let slice = self.tables.slice(table, first).await?;
-        for index in 0..g.slice_entries() as usize {
+        for index in 0..to_usize(g.slice_entries()) {
             let entry = self.tables.entry(&slice, index)?;
             let Entry::Plain {
                 host: Some((host, copied)),

@@ -1,6 +1,7 @@
 //! Making a new image: header, refcount table, refcount blocks and L1 side by side at the start of
 //! the file; with preallocated metadata also all L2 tables and the clusters they name.
 
+use strata_exec::mem::to_usize;
 use strata_storage::{
     Storage,
     error::{Error, Result},
@@ -339,14 +340,14 @@ fn header_area(
 
 /// Writes the refcount table and its blocks: one reference to each cluster of the plan.
 async fn write_refcounts(file: &Storage, g: &Geometry, plan: &Plan) -> Result<()> {
-    let mut table = vec![0; g.cluster_len() * plan.table_len as usize];
+    let mut table = vec![0; g.cluster_len() * to_usize(plan.table_len)];
     for n in 0..plan.blocks_len {
-        let at = n as usize * 8;
+        let at = to_usize(n) * 8;
         let offset = (plan.blocks + n) << g.cluster_bits;
         table[at..at + 8].copy_from_slice(&offset.to_be_bytes());
         let mut block = vec![0; g.cluster_len()];
         let used = (plan.total - n * g.refcounts_per_block()).min(g.refcounts_per_block());
-        for index in 0..used as usize {
+        for index in 0..to_usize(used) {
             width::set(&mut block, g.refcount_order, index, 1);
         }
         file.write_vec(offset, block).await?;
@@ -364,9 +365,9 @@ async fn write_mapping(
     raw: bool,
 ) -> Result<()> {
     let l1_bytes = (plan.l2 - plan.l1) << g.cluster_bits;
-    let mut l1 = vec![0; l1_bytes as usize];
+    let mut l1 = vec![0; to_usize(l1_bytes)];
     for n in 0..plan.l2_len {
-        let at = n as usize * 8;
+        let at = to_usize(n) * 8;
         let table = HostCluster(plan.l2 + n);
         l1[at..at + 8].copy_from_slice(&encode_l1(table, g).to_be_bytes());
         let first = n * g.l2_entries();
@@ -396,7 +397,7 @@ fn preallocated(place: HostCluster, g: &Geometry, raw: bool) -> Vec<u8> {
     };
     let RawEntry { descriptor, bitmap } = encode_l2(entry, g);
     let mut bytes = [descriptor.to_be_bytes(), bitmap.to_be_bytes()].concat();
-    bytes.truncate(g.l2_entry_bytes() as usize);
+    bytes.truncate(to_usize(g.l2_entry_bytes()));
     bytes
 }
 

@@ -6,7 +6,7 @@
 
 use std::{cmp::Ordering, ops::Range};
 
-use strata_exec::yield_now;
+use strata_exec::{mem::to_usize, yield_now};
 use strata_storage::error::{IoResult, Result};
 
 use crate::{
@@ -188,14 +188,14 @@ impl Qcow2 {
         while at < clusters.end {
             let slice = self.order.slice_for_write(GuestCluster(at)).await?;
             let first = g.index_in_slice(GuestCluster(at));
-            for index in first..g.slice_entries() as usize {
+            for index in first..to_usize(g.slice_entries()) {
                 let old = self.tables.entry(&slice, index)?;
                 if old != Entry::UNALLOCATED {
                     self.tables.set_entry(&slice, index, Entry::UNALLOCATED);
                     self.tables.free_old_clusters(old, None);
                 }
             }
-            at += (g.slice_entries() as usize - first) as u64;
+            at += (to_usize(g.slice_entries()) - first) as u64;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Packing and unpacking single clusters (specification, "Compressed clusters").
 
 use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
+use strata_exec::mem::to_usize;
 
 /// log2 of the window of deflate streams: QEMU reads none that go further back.
 const WINDOW_BITS: u8 = 12;
@@ -57,7 +58,7 @@ fn deflate(cluster: &[u8], packed: &mut [u8]) -> Option<usize> {
         .compress(cluster, packed, FlushCompress::Finish)
         .ok()?;
     // At most the cluster's length.
-    (status == Status::StreamEnd).then_some(stream.total_out() as usize)
+    (status == Status::StreamEnd).then_some(to_usize(stream.total_out()))
 }
 
 fn inflate(packed: &[u8], cluster: &mut [u8]) -> Result<usize, String> {
@@ -66,7 +67,7 @@ fn inflate(packed: &[u8], cluster: &mut [u8]) -> Result<usize, String> {
         .decompress(packed, cluster, FlushDecompress::Finish)
         .map_err(|error| error.to_string())?;
     // At most the cluster's length.
-    Ok(stream.total_out() as usize)
+    Ok(to_usize(stream.total_out()))
 }
 
 /// The frame is unpacked at once, straight into the cluster: whatever window it asks for, none is

@@ -1,6 +1,6 @@
 //! Copy-on-write: filling up subclusters of which only a part is written.
 
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 use strata_storage::error::IoResult;
 
 use super::Data;
@@ -76,7 +76,7 @@ impl Data {
         for (first, count) in entry::runs(data & !written) {
             let offset = u64::from(first) * g.subcluster_size();
             // A cluster at most.
-            let len = (u64::from(count) * g.subcluster_size()) as usize;
+            let len = to_usize(u64::from(count) * g.subcluster_size());
             let (from, to) = (g.host_offset(from) + offset, g.host_offset(to) + offset);
             let bytes = self.file.storage().read_vec(from, len).await?;
             self.file.storage().write_vec(to, bytes).await?;
@@ -94,8 +94,8 @@ impl Data {
         zeros: bool,
         below: &dyn Below,
     ) -> IoResult<SgList> {
-        let old = SgList::zeroed(len as usize);
-        let visible = len.min(self.size.get().saturating_sub(at)) as usize;
+        let old = SgList::zeroed(to_usize(len));
+        let visible = to_usize(len.min(self.size.get().saturating_sub(at)));
         if zeros || visible == 0 {
             return Ok(old);
         }

@@ -1,6 +1,6 @@
 //! Guest data in an external data file.
 
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 use strata_storage::error::IoResult;
 
 use super::Data;
@@ -12,7 +12,7 @@ impl Data {
         let room = self.size.get().saturating_sub(offset);
         if self.file.has_raw_data() && room < data.len() as u64 {
             // Less than the length.
-            data.slice(0, room as usize)
+            data.slice(0, to_usize(room))
         } else {
             data
         }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 use strata_storage::error::IoResult;
 
 use super::Data;
@@ -56,7 +56,7 @@ impl Data {
         while done < data.len() {
             let at = offset + done as u64;
             let run = self.tables.lookup(at, (data.len() - done) as u64).await?;
-            let part = data.slice(done, run.len as usize);
+            let part = data.slice(done, to_usize(run.len));
             done += part.len();
             self.read_mapped(run.mapping, at, part).await?;
         }
@@ -71,7 +71,7 @@ impl Data {
             return Ok(found);
         }
         // In bounds: an entry describes two clusters at most.
-        let packed = self.file.storage().read_vec(offset, len as usize).await?;
+        let packed = self.file.storage().read_vec(offset, to_usize(len)).await?;
         let (compression, cluster_len) = (self.compression, self.geometry.cluster_len());
         let unpacked = self
             .file
@@ -108,7 +108,7 @@ impl Data {
             }
             Mapping::Compressed { offset, len } => {
                 let cluster = self.unpacked(offset, len).await?;
-                let start = within as usize;
+                let start = to_usize(within);
                 data.copy_from(0, &cluster[start..start + data.len()]);
                 Ok(())
             }

@@ -1,6 +1,6 @@
 //! Writing data.
 
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 use strata_storage::error::IoResult;
 
 use super::{Data, claims::Claim};
@@ -53,7 +53,7 @@ impl Data {
             let at = offset + done as u64;
             let rest = data.len() - done;
             let run = self.tables.lookup(at, rest as u64).await?;
-            let part = data.slice(done, (run.len as usize).min(rest));
+            let part = data.slice(done, (to_usize(run.len)).min(rest));
             done += match run.mapping {
                 Mapping::Data { host, copied: true } => self.write_in_place(host, at, part).await?,
                 _ => self.write_new(run, at, part, below).await?,
@@ -80,12 +80,12 @@ impl Data {
         while done < data.len() {
             let at = offset + done as u64;
             let run = self.tables.lookup(at, (data.len() - done) as u64).await?;
-            let part = data.slice(done, run.len as usize);
+            let part = data.slice(done, to_usize(run.len));
             if matches!(run.mapping, Mapping::Unallocated { .. }) {
                 let (len, zero) = self.uniform_part(at, &part);
                 let part = part.slice(0, len);
                 done += if zero {
-                    self.write_zero_part(run, at, len as u64, below).await? as usize
+                    to_usize(self.write_zero_part(run, at, len as u64, below).await?)
                 } else {
                     self.write_new(run, at, part, below).await?
                 };
@@ -126,8 +126,8 @@ impl Data {
     /// Bytes from the start of `data` in subclusters that are all zeros, or none of which is.
     fn uniform_part(&self, at: u64, data: &SgList) -> (usize, bool) {
         // 2 MiB at most.
-        let unit = self.geometry.subcluster_size() as usize;
-        let mut end = (unit - at as usize % unit).min(data.len());
+        let unit = to_usize(self.geometry.subcluster_size());
+        let mut end = (unit - to_usize(at) % unit).min(data.len());
         let zero = data.slice(0, end).is_zero();
         while end < data.len() {
             let len = unit.min(data.len() - end);
@@ -176,7 +176,7 @@ impl Data {
         let target = self.target(fillable, at, &mut claim).await?;
         let end = end.min(claim.end());
         // No longer than `data`.
-        let len = (end - at) as usize;
+        let len = to_usize(end - at);
         let filled = Filled {
             slice: &slice,
             run: target.run,

@@ -2,7 +2,8 @@
 
 use bitflags::bitflags;
 
-use crate::{bitmap, qcow2::layout::geometry::Geometry};
+use super::{fields::Fields, geometry::Geometry};
+use crate::bitmap;
 
 /// Bytes of an entry before its extra data and name.
 const FIXED: usize = 24;
@@ -57,8 +58,7 @@ impl Entry {
             table_len,
             flags,
             kind: TRACKING,
-            // At most 31.
-            granularity_bits: bitmap.granularity_bits() as u8,
+            granularity_bits: u8::try_from(bitmap.granularity_bits()).expect("at most 31"),
             extra: Vec::new(),
             name: bitmap.name().to_owned(),
         }
@@ -90,18 +90,15 @@ impl Entry {
     fn parse(bytes: &[u8], geometry: &Geometry) -> Result<(Self, usize), String> {
         let cut_off = || "the bitmap directory is cut off".to_owned();
         let fixed = bytes.get(..FIXED).ok_or_else(cut_off)?;
-        let be = |start: usize, len: usize| {
-            let bytes = &fixed[start..start + len];
-            bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
-        };
-        let (name_len, extra_len) = (be(18, 2) as usize, be(20, 4) as usize);
-        let name_at = FIXED + extra_len;
+        let fields = Fields(fixed);
+        let name_len = usize::from(fields.u16(18));
+        let name_at = FIXED + fields.u32(20) as usize;
         let name = bytes.get(name_at..name_at + name_len).ok_or_else(cut_off)?;
         let name = std::str::from_utf8(name).ok();
         let entry = Self {
-            table: be(0, 8),
-            table_len: be(8, 4) as u32,
-            flags: Flags::from_bits_retain(be(12, 4) as u32),
+            table: fields.u64(0),
+            table_len: fields.u32(8),
+            flags: Flags::from_bits_retain(fields.u32(12)),
             kind: fixed[16],
             granularity_bits: fixed[17],
             extra: bytes[FIXED..name_at].to_vec(),
@@ -140,8 +137,10 @@ impl Entry {
         out.extend(self.table_len.to_be_bytes());
         out.extend(self.flags.bits().to_be_bytes());
         out.extend([self.kind, self.granularity_bits]);
-        out.extend((self.name.len() as u16).to_be_bytes());
-        out.extend((self.extra.len() as u32).to_be_bytes());
+        let name_len = u16::try_from(self.name.len()).expect("at most MAX_NAME");
+        let extra_len = u32::try_from(self.extra.len()).expect("of 32-bit length");
+        out.extend(name_len.to_be_bytes());
+        out.extend(extra_len.to_be_bytes());
         out.extend(&self.extra);
         out.extend(self.name.as_bytes());
         out.resize(out.len().next_multiple_of(8), 0);

@@ -1,6 +1,9 @@
 //! Entries of L1 and L2 tables (specification, "Cluster mapping"), and of the refcount table.
 
-use super::geometry::{Geometry, HostCluster, MAX_HOST_BITS};
+use super::{
+    fields::Fields,
+    geometry::{Geometry, HostCluster, MAX_HOST_BITS},
+};
 
 /// The cluster's refcount is exactly one: it may be written in place.
 pub const COPIED: u64 = 1 << 63;
@@ -269,8 +272,7 @@ pub fn decode_l2(raw: RawEntry, geometry: &Geometry) -> Result<Entry, String> {
     let used = offset != 0 || external && copied && !flag;
     let host = used.then(|| (geometry.host_cluster(offset), copied || external));
     let (data, zero) = match (geometry.extended_l2, flag) {
-        // The masks are the halves of the bitmap.
-        (true, _) => (bitmap as u32, (bitmap >> 32) as u32),
+        (true, _) => halves(bitmap),
         (false, true) => (0, 1),
         (false, false) => (u32::from(host.is_some()), 0),
     };
@@ -285,6 +287,12 @@ pub fn decode_l2(raw: RawEntry, geometry: &Geometry) -> Result<Entry, String> {
         ));
     }
     Ok(Entry::Plain { host, data, zero })
+}
+
+/// The masks of a subcluster bitmap: which hold data, and which read as zeros.
+pub fn halves(bitmap: u64) -> (u32, u32) {
+    let bytes = bitmap.to_be_bytes();
+    (Fields(&bytes).u32(4), Fields(&bytes).u32(0))
 }
 
 /// Bits 0 to x-1 are the offset, x to 61 the number of further sectors, with

@@ -6,6 +6,8 @@ use std::{
     os::unix::ffi::OsStrExt,
 };
 
+use super::fields::Fields;
+
 /// Ends the list.
 const END: u32 = 0;
 /// Format of the backing file.
@@ -83,11 +85,11 @@ impl Extensions {
     pub fn parse(mut area: &[u8]) -> Result<Self, String> {
         let mut list = Vec::new();
         while area.len() >= 8 {
-            let kind = u32::from_be_bytes([area[0], area[1], area[2], area[3]]);
+            let kind = Fields(area).u32(0);
             if kind == END {
                 break;
             }
-            let len = u32::from_be_bytes([area[4], area[5], area[6], area[7]]) as usize;
+            let len = Fields(area).u32(4) as usize;
             let rest = &area[8..];
             if len > rest.len() {
                 return Err(format!(
@@ -108,7 +110,8 @@ impl Extensions {
         let mut out = Vec::new();
         for Extension { kind, data } in &self.0 {
             out.extend_from_slice(&kind.to_be_bytes());
-            out.extend_from_slice(&(data.len() as u32).to_be_bytes());
+            let len = u32::try_from(data.len()).expect("they fit into a cluster");
+            out.extend_from_slice(&len.to_be_bytes());
             out.extend_from_slice(data);
             out.resize(out.len().next_multiple_of(8), 0);
         }
@@ -164,17 +167,14 @@ impl Extensions {
         let Ok(data) = <&[u8; 24]>::try_from(data) else {
             return Some(Err("the bitmaps extension has a wrong length".into()));
         };
-        let be = |start: usize, len: usize| {
-            let bytes = &data[start..start + len];
-            bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
-        };
-        if be(4, 4) != 0 {
+        let fields = Fields(data);
+        if fields.u32(4) != 0 {
             return Some(Err("the bitmaps extension has reserved bits set".into()));
         }
         Some(Ok(DirectoryPlace {
-            count: be(0, 4) as u32,
-            len: be(8, 8),
-            offset: be(16, 8),
+            count: fields.u32(0),
+            len: fields.u64(8),
+            offset: fields.u64(16),
         }))
     }
 

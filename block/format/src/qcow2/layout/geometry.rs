@@ -110,8 +110,8 @@ impl Geometry {
 
     /// Index of the subcluster that `offset` lies in, within its cluster.
     pub fn subcluster(&self, offset: u64) -> u32 {
-        // Below 32.
-        (self.in_cluster(offset) / self.subcluster_size()) as u32
+        let index = self.in_cluster(offset) / self.subcluster_size();
+        u32::try_from(index).expect("below 32")
     }
 
     /// Those subclusters of a guest cluster that the bytes from `start` to before `end` touch. Bit
@@ -123,7 +123,7 @@ impl Geometry {
         let first = (start.clamp(base, base + self.cluster_size()) - base) / size;
         let behind = (end.clamp(base, base + self.cluster_size()) - base).div_ceil(size);
         let below = |n: u64| (1u64 << n) - 1;
-        (below(behind) & !below(first)) as u32
+        u32::try_from(below(behind) & !below(first)).expect("32 subclusters at most")
     }
 
     /// Bytes of an L2 entry.

@@ -269,7 +269,8 @@ impl Header {
             out.extend_from_slice(&self.compatible.to_be_bytes());
             out.extend_from_slice(&self.autoclear.to_be_bytes());
             out.extend_from_slice(&self.geometry.refcount_order.to_be_bytes());
-            out.extend_from_slice(&(self.len() as u32).to_be_bytes());
+            let len = u32::try_from(self.len()).expect("within the first cluster");
+            out.extend_from_slice(&len.to_be_bytes());
             out.extend_from_slice(&self.additional);
         }
         out

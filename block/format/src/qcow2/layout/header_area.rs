@@ -5,6 +5,7 @@
 //! feature name table is given up where they do not fit, and a new name never lies on the old one.
 
 use std::{ffi::OsString, os::unix::ffi::OsStrExt};
+use strata_exec::mem::to_usize;
 
 use crate::{
     backing::{Backing, file_name},
@@ -94,7 +95,8 @@ impl HeaderArea {
             let place = place_for_name(end, name_len, old, cluster).ok_or_else(|| {
                 format!("the backing file's name of {name_len} bytes does not fit the header cluster of {cluster} bytes")
             })?;
-            self.header.backing = Some((place as u64, name_len as u32));
+            let name_len = u32::try_from(name_len).expect("at most MAX_BACKING_NAME");
+            self.header.backing = Some((place as u64, name_len));
         } else if end > cluster {
             return Err("the header extensions do not fit the header cluster".into());
         }
@@ -126,7 +128,7 @@ impl HeaderArea {
         let mut tail = None;
         if let (Some((offset, _)), Some(name)) = (self.header.backing, &self.backing_name) {
             // In bounds: `set_backing` and `parse` have checked the place.
-            let (offset, name) = (offset as usize, name.as_bytes());
+            let (offset, name) = (to_usize(offset), name.as_bytes());
             let inside = SECTOR.saturating_sub(offset).min(name.len());
             if inside > 0 {
                 bytes.resize(offset.max(bytes.len()), 0);
@@ -160,7 +162,7 @@ fn backing_name(cluster: &[u8], offset: u64, len: u32) -> Result<(usize, OsStrin
         .ok()
         .and_then(|start| cluster.get(start..start.checked_add(len)?))
         .ok_or("the backing file's name lies outside the header cluster")?;
-    Ok((offset as usize, file_name(bytes)?))
+    Ok((to_usize(offset), file_name(bytes)?))
 }
 
 /// Finds room for a name of `len` bytes behind `end` that does not lie on the old one, except in
@@ -173,7 +175,7 @@ fn place_for_name(
 ) -> Option<usize> {
     let fits = |at: usize| at + len <= cluster;
     let (old_start, old_end) =
-        old.map_or((0, 0), |(at, n)| (at as usize, at as usize + n as usize));
+        old.map_or((0, 0), |(at, n)| (to_usize(at), to_usize(at) + n as usize));
     let disjoint = |at: usize| {
         let (from, to) = (at.max(old_start).max(SECTOR), (at + len).min(old_end));
         from >= to

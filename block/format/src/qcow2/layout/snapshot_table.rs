@@ -3,6 +3,7 @@
 use strata_storage::{Storage, error::IoResult};
 
 use crate::qcow2::layout::{
+    fields::Fields,
     geometry::{Geometry, MAX_L1_BYTES, MAX_SNAPSHOTS},
     header::Header,
 };
@@ -39,17 +40,15 @@ impl SnapshotEntry {
             return Ok(None);
         }
         let fixed = file.read_vec(at, FIXED).await?;
-        let be = |start: usize, len: usize| {
-            let bytes = &fixed[start..start + len];
-            bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
-        };
-        let extra_len = be(36, 4);
-        let len = FIXED as u64 + extra_len + be(12, 2) + be(14, 2);
+        let fields = Fields(&fixed);
+        let extra_len = u64::from(fields.u32(36));
+        let names = u64::from(fields.u16(12)) + u64::from(fields.u16(14));
+        let len = FIXED as u64 + extra_len + names;
         let entry = Self {
             len: len.next_multiple_of(8),
             extra_len,
-            l1_offset: be(0, 8),
-            l1_size: be(8, 4) as u32,
+            l1_offset: fields.u64(0),
+            l1_size: fields.u32(8),
         };
         Ok((done + entry.len <= MAX_TABLE).then_some(entry))
     }

@@ -26,8 +26,10 @@ pub fn set(bytes: &mut [u8], order: u32, index: usize, value: u64) {
         let per_byte = 8 >> order;
         let shift = (index % per_byte) << order;
         let byte = &mut bytes[index / per_byte];
-        let mask = (max(order) << shift) as u8;
-        *byte = *byte & !mask | (value << shift) as u8 & mask;
+        // Widths below 8 bits: all of it is in the lowest byte.
+        let [mask, ..] = (max(order) << shift).to_le_bytes();
+        let [value, ..] = (value << shift).to_le_bytes();
+        *byte = *byte & !mask | value & mask;
         return;
     }
     let len = 1 << (order - 3);

@@ -1,5 +1,6 @@
 //! The active L1 table: moving it to where it can be larger, or where another one is.
 
+use strata_exec::mem::to_usize;
 use strata_storage::error::IoResult;
 
 use super::Order;
@@ -13,7 +14,7 @@ impl Order {
     /// Makes room for `entries` entries in the L1 table. The caller has checked that they are not
     /// more than a table may have.
     pub async fn grow_l1(&self, entries: u64) -> IoResult<()> {
-        let entries = entries as usize;
+        let entries = to_usize(entries);
         if entries <= self.tables.l1_len() {
             return Ok(());
         }
@@ -70,14 +71,14 @@ impl Order {
         let g = &self.geometry;
         let offset = g.host_offset(to.first);
         let mut bytes: Vec<u8> = entries.iter().flat_map(|e| e.to_be_bytes()).collect();
-        bytes.resize((to.count * g.cluster_size()) as usize, 0);
+        bytes.resize(to_usize(to.count * g.cluster_size()), 0);
         self.file.storage().write_vec(offset, bytes).await?;
         // What the entries name, and the refcounts of the table itself.
         self.flush().await?;
         let _excluded = self.file.exclude_tables().await;
         let change = |header: &mut Header| {
             header.l1_offset = offset;
-            header.l1_size = entries.len() as u32;
+            header.l1_size = u32::try_from(entries.len()).expect("an L1 table of 32 MiB at most");
             change(header);
         };
         self.file.change_header(change).await

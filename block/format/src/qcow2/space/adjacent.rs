@@ -1,5 +1,6 @@
 //! Allocating clusters that have to lie side by side: for tables that a single offset names.
 
+use strata_exec::mem::to_usize;
 use strata_storage::error::{IoError, IoResult, NoRoom};
 
 use super::{MetadataKind, Space, refcount::RefcountsLocked};
@@ -52,7 +53,7 @@ impl Space {
             let Some((slice, index)) = self.refcount_slice(lock, at).await? else {
                 return Ok(Search::Uncounted(first, at.0 / g.refcounts_per_block()));
             };
-            for index in index..g.refcounts_per_slice() as usize {
+            for index in index..to_usize(g.refcounts_per_slice()) {
                 let used = slice.with(|bytes| width::get(bytes, order, index) != 0);
                 at = at.plus(1);
                 if used {
@@ -106,7 +107,7 @@ impl Space {
             .await?;
         self.take(lock, place).await?;
         self.note_metadata(place, MetadataKind::RefcountBlock)?;
-        self.refcounts.table.set(index as usize, offset);
+        self.refcounts.table.set(to_usize(index), offset);
         Ok(())
     }
 }

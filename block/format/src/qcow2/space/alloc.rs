@@ -1,6 +1,7 @@
 //! Allocating host clusters: the first free run behind the last one, so that what is written in
 //! sequence lies in sequence.
 
+use strata_exec::mem::to_usize;
 use strata_storage::error::{IoError, IoResult, NoRoom};
 
 use super::Space;
@@ -37,7 +38,7 @@ impl Space {
                 continue;
             };
             let order = g.refcount_order;
-            let end = g.refcounts_per_slice() as usize;
+            let end = to_usize(g.refcounts_per_slice());
             let is_free = |bytes: &[u8], i: usize| width::get(bytes, order, i) == 0;
             let found = slice.with(|bytes| {
                 let first = (index..end).find(|&i| is_free(bytes, i))?;

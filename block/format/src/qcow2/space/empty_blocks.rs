@@ -1,5 +1,6 @@
 //! Refcount blocks that count nothing any more, once the image needs less of its file.
 
+use strata_exec::mem::to_usize;
 use strata_storage::error::IoResult;
 
 use super::Space;
@@ -49,12 +50,12 @@ impl Space {
         let g = &self.geometry;
         let _lock = self.refcounts.lock().await;
         let own = counts_itself.then_some(block.0 % g.refcounts_per_block());
-        for start in (0..g.refcounts_per_block()).step_by(g.refcounts_per_slice() as usize) {
+        for start in (0..g.refcounts_per_block()).step_by(to_usize(g.refcounts_per_slice())) {
             let at = start / g.refcounts_per_slice() * g.slice_bytes();
             let slice = self.refcounts.blocks.get(g.host_offset(block) + at).await?;
             let empty = slice.with(|bytes| {
                 (0..g.refcounts_per_slice()).all(|n| {
-                    let count = width::get(bytes, g.refcount_order, n as usize);
+                    let count = width::get(bytes, g.refcount_order, to_usize(n));
                     count == 0 || (own == Some(start + n) && count == 1)
                 })
             });

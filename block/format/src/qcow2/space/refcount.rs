@@ -1,6 +1,7 @@
 //! Refcounts: cached blocks, and dropping references.
 
 use std::{cell::Cell, rc::Rc};
+use strata_exec::mem::to_usize;
 
 use strata_storage::error::IoResult;
 
@@ -87,7 +88,7 @@ impl Space {
         let slice = in_block / g.refcounts_per_slice();
         let offset = g.host_offset(block) + slice * g.slice_bytes();
         let slice = self.refcounts.blocks.get(offset).await?;
-        let index = (in_block % g.refcounts_per_slice()) as usize;
+        let index = to_usize(in_block % g.refcounts_per_slice());
         Ok(Some((slice, index)))
     }
 
@@ -229,7 +230,7 @@ impl Space {
                 at += g.refcounts_per_block();
                 continue;
             };
-            let end = g.refcounts_per_slice() as usize;
+            let end = to_usize(g.refcounts_per_slice());
             let counts = slice.with(|bytes| {
                 let counts = (index..end).map(|i| width::get(bytes, g.refcount_order, i));
                 counts.filter(|count| *count > 0).count()

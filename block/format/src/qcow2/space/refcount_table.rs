@@ -1,5 +1,6 @@
 //! The refcount table: adding blocks, and moving it to where it can be larger.
 
+use strata_exec::mem::to_usize;
 use strata_storage::error::IoResult;
 
 use super::{MetadataKind, Space, refcount::RefcountsLocked};
@@ -38,7 +39,7 @@ impl Space {
         self.note_metadata(HostRun::one(block), MetadataKind::RefcountBlock)?;
         let offset = self.geometry.host_offset(block);
         // The index is within the table: the caller has looked.
-        self.refcounts.table.set(index as usize, offset);
+        self.refcounts.table.set(to_usize(index), offset);
         self.mark_allocated(HostRun::one(block));
         Ok(())
     }
@@ -103,8 +104,8 @@ impl Space {
     /// The bytes of `blocks` refcount blocks that count `used` clusters, then free ones.
     fn new_refcount_blocks(&self, blocks: u64, used: u64) -> Vec<u8> {
         let g = &self.geometry;
-        let mut bytes = vec![0; g.cluster_len() * blocks as usize];
-        for i in 0..used as usize {
+        let mut bytes = vec![0; g.cluster_len() * to_usize(blocks)];
+        for i in 0..to_usize(used) {
             width::set(&mut bytes, g.refcount_order, i, 1);
         }
         bytes
@@ -124,7 +125,7 @@ impl Space {
         let mut entries = self.refcounts.table.entries();
         entries.resize(len as usize, 0);
         for n in 0..blocks.count {
-            entries[(index + n) as usize] = g.host_offset(blocks.first.plus(n));
+            entries[to_usize(index + n)] = g.host_offset(blocks.first.plus(n));
         }
         self.note_metadata(to, MetadataKind::RefcountTable)?;
         let offset = g.host_offset(to.first);
@@ -133,7 +134,8 @@ impl Space {
             Ok(()) => {
                 let change = |header: &mut Header| {
                     header.refcount_table_offset = offset;
-                    header.refcount_table_clusters = to.count as u32;
+                    header.refcount_table_clusters =
+                        u32::try_from(to.count).expect("a table of 8 MiB at most");
                 };
                 self.file.change_header(change).await
             }

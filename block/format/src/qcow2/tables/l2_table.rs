@@ -1,6 +1,7 @@
 //! Entries of L2 tables, and tables that may be written: new ones, and own copies of shared ones.
 
 use std::rc::Rc;
+use strata_exec::mem::to_usize;
 
 use strata_storage::error::IoResult;
 
@@ -136,9 +137,9 @@ impl Tables {
         let _linking = self.exclude_linking().await;
         let offset = g.host_offset(table.host);
         let mut named = Vec::new();
-        for start in (0..g.cluster_size()).step_by(g.slice_bytes() as usize) {
+        for start in (0..g.cluster_size()).step_by(to_usize(g.slice_bytes())) {
             let slice = self.l2.get(offset + start).await?;
-            for n in 0..g.slice_entries() as usize {
+            for n in 0..to_usize(g.slice_entries()) {
                 named.push(self.entry(&slice, n)?);
             }
         }

@@ -1,5 +1,6 @@
 //! Looking up where guest clusters are.
 
+use strata_exec::mem::to_usize;
 use strata_storage::error::IoResult;
 
 use super::Tables;
@@ -48,7 +49,7 @@ impl Tables {
             && let Some(next) = mapping.following(count)
         {
             // A bad entry ends the run; the request that gets there fails.
-            match self.checked_entry(&slice, first + count as usize, cluster.plus(count)) {
+            match self.checked_entry(&slice, first + to_usize(count), cluster.plus(count)) {
                 Ok(found) if found.mapping(0) == next => end += alike(found, 0),
                 _ => break,
             }

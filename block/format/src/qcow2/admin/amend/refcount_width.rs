@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use strata_exec::yield_now;
+use strata_exec::{mem::to_usize, yield_now};
 use strata_storage::error::{IoError, IoResult, Result};
 
 use crate::qcow2::{
@@ -67,7 +67,7 @@ impl Reader<'_> {
         let g = &self.image.geometry;
         let index = cluster / g.refcounts_per_block();
         if self.block.as_ref().is_none_or(|(found, _)| *found != index) {
-            let raw = self.image.space.refcount_table_entry(index as usize);
+            let raw = self.image.space.refcount_table_entry(to_usize(index));
             let block = refcount_block(raw, g).map_err(|why| self.image.file.corrupt(why))?;
             let bytes = match block {
                 Some(block) => {
@@ -86,7 +86,7 @@ impl Reader<'_> {
             yield_now().await;
         }
         let bytes = self.block.as_ref().and_then(|(_, bytes)| bytes.as_ref());
-        let index = (cluster % g.refcounts_per_block()) as usize;
+        let index = to_usize(cluster % g.refcounts_per_block());
         Ok(bytes.map_or(0, |bytes| width::get(bytes, g.refcount_order, index)))
     }
 }
@@ -126,13 +126,13 @@ impl Qcow2 {
             ..self.geometry
         };
         let place = self.place_refcounts(&new).await?;
-        let mut table = vec![0; (place.table_clusters << new.cluster_bits) as usize];
+        let mut table = vec![0; to_usize(place.table_clusters << new.cluster_bits)];
         let mut reader = self.refcount_reader();
         for (n, &index) in (0..).zip(&place.blocks) {
             let offset = new.host_offset(HostCluster(place.first + n));
             let block = new_block(&mut reader, &new, &place, index).await?;
             self.file.storage().write_vec(offset, block).await?;
-            let at = index as usize * 8;
+            let at = to_usize(index) * 8;
             table[at..at + 8].copy_from_slice(&offset.to_be_bytes());
         }
         let offset = new.host_offset(HostCluster(place.table()));
@@ -140,8 +140,8 @@ impl Qcow2 {
         let change = |area: &mut HeaderArea| {
             area.header.geometry.refcount_order = order;
             area.header.refcount_table_offset = offset;
-            // At most 8 MiB.
-            area.header.refcount_table_clusters = place.table_clusters as u32;
+            area.header.refcount_table_clusters =
+                u32::try_from(place.table_clusters).expect("at most 8 MiB");
             Ok(())
         };
         // It flushes before.
@@ -230,7 +230,7 @@ async fn new_block(
         } else {
             reader.get(cluster).await?
         };
-        width::set(&mut block, new.refcount_order, n as usize, refcount);
+        width::set(&mut block, new.refcount_order, to_usize(n), refcount);
     }
     Ok(block)
 }

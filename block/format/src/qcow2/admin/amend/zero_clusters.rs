@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use strata_exec::yield_now;
+use strata_exec::{mem::to_usize, yield_now};
 use strata_storage::error::{IoResult, Result};
 
 use crate::qcow2::{
@@ -108,7 +108,7 @@ impl Qcow2 {
         }
         // The zeros, and the refcounts of where they lie (rules W1 and W2).
         self.flush().await?;
-        let len = g.l2_entry_bytes() as usize;
+        let len = to_usize(g.l2_entry_bytes());
         let bytes = entries.iter().flat_map(|entry| {
             let raw = encode_l2(*entry, g);
             let both = [raw.descriptor.to_be_bytes(), raw.bitmap.to_be_bytes()].concat();

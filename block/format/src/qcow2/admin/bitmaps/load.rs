@@ -3,6 +3,7 @@
 //! An image whose bitmaps contradict themselves can be used all the same: its bitmaps cannot. They
 //! are lost with the first write, which clears the autoclear bit that calls them valid.
 
+use strata_exec::mem::to_usize;
 use strata_storage::error::IoResult;
 
 use crate::{
@@ -119,7 +120,7 @@ impl Loader<'_> {
             .image
             .file
             .storage()
-            .read_vec(offset, len as usize)
+            .read_vec(offset, to_usize(len))
             .await?;
         let entries = match bitmap_directory::parse(&bytes, count, g) {
             Ok(entries) => entries,
@@ -147,7 +148,7 @@ impl Loader<'_> {
         let table = image
             .file
             .storage()
-            .read_vec(entry.table, bytes as usize)
+            .read_vec(entry.table, to_usize(bytes))
             .await?;
         let parts = match bitmap_table::parse(&table, &image.geometry) {
             Ok(parts) => parts,

@@ -84,7 +84,7 @@ impl Qcow2 {
         }
         let bytes = bitmap_directory::to_bytes(stored.iter().map(|stored| &stored.entry));
         let place = DirectoryPlace {
-            count: stored.len() as u32,
+            count: u32::try_from(stored.len()).expect("their names fit into memory"),
             len: bytes.len() as u64,
             offset: self
                 .write_new_clusters(bytes, MetadataKind::BitmapDirectory, made)
@@ -121,8 +121,11 @@ impl Qcow2 {
             .write_new_clusters(bytes, MetadataKind::BitmapTable, made)
             .await?;
         Ok(StoredBitmap {
-            // At most `MAX_BITMAP_BYTES` in clusters of 512 bytes.
-            entry: Entry::new(offset, parts.len() as u32, bitmap),
+            entry: Entry::new(
+                offset,
+                u32::try_from(parts.len()).expect("MAX_BITMAP_BYTES in clusters of 512 bytes"),
+                bitmap,
+            ),
             clusters: made.0[first..].to_vec(),
         })
     }

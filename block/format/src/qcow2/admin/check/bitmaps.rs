@@ -1,6 +1,7 @@
 //! Counting persistent bitmaps, while the header says that they are valid: their directory, their
 //! tables and the clusters of these.
 
+use strata_exec::mem::to_usize;
 use strata_storage::error::IoResult;
 
 use super::Check;
@@ -8,6 +9,7 @@ use crate::qcow2::layout::{
     bitmap_directory::MAX_DIRECTORY,
     entry::OFFSET_MASK,
     extensions::DirectoryPlace,
+    fields::Fields,
     header::{AUTOCLEAR_BITMAPS, Header},
 };
 
@@ -38,16 +40,13 @@ impl Check<'_> {
             .image
             .file
             .storage()
-            .read_vec(offset, len as usize)
+            .read_vec(offset, to_usize(len))
             .await?;
         let mut rest = &directory[..];
         while rest.len() >= FIXED {
-            let be = |start: usize, len: usize| {
-                let bytes = &rest[start..start + len];
-                bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
-            };
-            let (table, entries) = (be(0, 8), be(8, 4) as u32);
-            let len = FIXED + be(18, 2) as usize + be(20, 4) as usize;
+            let fields = Fields(rest);
+            let (table, entries) = (fields.u64(0), fields.u32(8));
+            let len = FIXED + usize::from(fields.u16(18)) + fields.u32(20) as usize;
             self.count_bitmap(table, entries).await;
             rest = &rest[len.next_multiple_of(8).min(rest.len())..];
         }

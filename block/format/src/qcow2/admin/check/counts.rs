@@ -1,6 +1,7 @@
 //! A counter for every cluster of a file, without space for those that are never counted.
 
 use std::{collections::BTreeMap, ops::Range};
+use strata_exec::mem::to_usize;
 
 /// Counters in one piece.
 const PIECE: u64 = 4096;
@@ -29,7 +30,7 @@ impl Counts {
             return;
         }
         let piece = self.pieces.entry(cluster / PIECE);
-        let piece = piece.or_insert_with(|| vec![0; PIECE as usize]);
+        let piece = piece.or_insert_with(|| vec![0; to_usize(PIECE)]);
         let count = &mut piece[(cluster % PIECE) as usize];
         *count = count.saturating_add(1);
     }

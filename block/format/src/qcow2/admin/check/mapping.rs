@@ -1,11 +1,11 @@
 //! Counting what L1 and L2 tables refer to.
 
-use strata_exec::yield_now;
+use strata_exec::{mem::to_usize, yield_now};
 use strata_storage::error::IoResult;
 
 use super::Check;
 use crate::qcow2::layout::{
-    entry::{self, COMPRESSED, COPIED, Entry, OFFSET_MASK, RawEntry, ZERO},
+    entry::{self, COMPRESSED, COPIED, Entry, OFFSET_MASK, RawEntry, ZERO, halves},
     geometry::GuestCluster,
 };
 
@@ -106,7 +106,7 @@ impl Check<'_> {
     pub(super) async fn read_l2(&mut self, table: u64) -> Vec<RawEntry> {
         let g = self.image.geometry;
         let words = self.read_entries(table, g.cluster_len() / 8).await;
-        let entries = words.chunks_exact(g.l2_entry_bytes() as usize / 8);
+        let entries = words.chunks_exact(to_usize(g.l2_entry_bytes()) / 8);
         let entry = |words: &[u64]| RawEntry {
             descriptor: words[0],
             bitmap: words.get(1).copied().unwrap_or(0),
@@ -132,7 +132,7 @@ impl Check<'_> {
             self.reserved_bits(descriptor);
         }
         let offset = descriptor & OFFSET_MASK;
-        let (data, zero) = (bitmap as u32, (bitmap >> 32) as u32);
+        let (data, zero) = halves(bitmap);
         let used = offset != 0 || g.external_data && descriptor & COPIED != 0;
         if !used && data != 0 {
             let line = "ERROR: Unallocated cluster has non-zero subcluster allocation map";

@@ -4,7 +4,7 @@
 //! bounded by counting a window of the file at a time. Until the end the image stays marked dirty,
 //! so that after a crash this starts again.
 
-use strata_exec::yield_now;
+use strata_exec::{mem::to_usize, yield_now};
 use strata_storage::error::{Error, Result};
 
 use super::Check;
@@ -22,7 +22,7 @@ impl Qcow2 {
         let file = self.file.storage().path();
         tracing::info!(file = %file.display(), "was not closed cleanly: counting its refcounts anew");
         let end = self.geometry.clusters_for(self.file.storage().len());
-        for start in (0..end).step_by(WINDOW as usize) {
+        for start in (0..end).step_by(to_usize(WINDOW)) {
             let mut check = Check::new(self, start..start + WINDOW);
             check.count_all().await?;
             if check.report.corruptions + check.report.check_errors > 0 {

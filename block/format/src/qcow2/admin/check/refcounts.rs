@@ -1,6 +1,6 @@
 //! The refcount blocks themselves, and comparing refcounts with the references counted.
 
-use strata_exec::yield_now;
+use strata_exec::{mem::to_usize, yield_now};
 use strata_storage::error::IoResult;
 
 use super::Check;
@@ -100,7 +100,7 @@ impl Check<'_> {
         let inside = g.clusters_for(self.image.file.storage().len());
         for index in 0..g.refcounts_per_block() {
             let cluster = start + index;
-            let refcount = width::get(block, g.refcount_order, index as usize);
+            let refcount = width::get(block, g.refcount_order, to_usize(index));
             let references = self.counts.get(cluster);
             if cluster < inside || references > 0 {
                 self.judge(cluster, refcount, references);

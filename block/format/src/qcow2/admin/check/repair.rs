@@ -5,7 +5,7 @@
 //! rely on them; at last the marks in the header. Entries are changed only where the disk shows the
 //! same bytes afterwards, or could not be read there before.
 
-use strata_exec::yield_now;
+use strata_exec::{mem::to_usize, yield_now};
 use strata_storage::error::IoResult;
 
 use super::Check;
@@ -163,13 +163,13 @@ impl Check<'_> {
         let mut block = found.to_vec();
         for index in 0..g.refcounts_per_block() {
             let cluster = start + index;
-            let refcount = width::get(found, g.refcount_order, index as usize);
+            let refcount = width::get(found, g.refcount_order, to_usize(index));
             let references = self.counts.get(cluster);
             let target = self.target(cluster, refcount);
             if target == refcount || (cluster >= inside && references == 0) {
                 continue;
             }
-            width::set(&mut block, g.refcount_order, index as usize, target);
+            width::set(&mut block, g.refcount_order, to_usize(index), target);
             self.fixed_refcount(cluster, refcount, references);
         }
         block
@@ -213,7 +213,7 @@ impl Check<'_> {
         if found == entries {
             return Ok(());
         }
-        let len = self.image.geometry.l2_entry_bytes() as usize;
+        let len = to_usize(self.image.geometry.l2_entry_bytes());
         let bytes = |entries: &[RawEntry]| -> Vec<u8> {
             let entries = entries.iter();
             let both = |raw: &RawEntry| [raw.descriptor.to_be_bytes(), raw.bitmap.to_be_bytes()];

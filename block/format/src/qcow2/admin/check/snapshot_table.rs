@@ -3,12 +3,14 @@
 //! Entries that lead nowhere are dropped: what they kept cannot be found. The new table is durable,
 //! and counted, before the header names it.
 
+use strata_exec::mem::to_usize;
 use strata_storage::error::IoResult;
 
 use super::Check;
 use crate::qcow2::{
     Qcow2, Snapshot,
     layout::{
+        fields::Fields,
         geometry::{HostCluster, HostRun, MAX_SNAPSHOTS},
         snapshot_table::{MAX_EXTRA, MAX_TABLE, SnapshotEntry},
         width,
@@ -120,12 +122,10 @@ impl Qcow2 {
         if at >= end {
             return Ok(Found::End);
         }
-        let mut fixed = self.file.storage().read_vec(at, FIXED as usize).await?;
-        let be = |start: usize, len: usize| {
-            let bytes = &fixed[start..start + len];
-            bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
-        };
-        let (names, extra_len) = (be(12, 2) + be(14, 2), be(36, 4));
+        let mut fixed = self.file.storage().read_vec(at, to_usize(FIXED)).await?;
+        let fields = Fields(&fixed);
+        let names = u64::from(fields.u16(12)) + u64::from(fields.u16(14));
+        let extra_len = u64::from(fields.u32(36));
         let len = (FIXED + extra_len + names).next_multiple_of(8);
         let extra = extra_len.min(MAX_EXTRA);
         let right_extra = if self.geometry.version > 2 && extra_len < MIN_EXTRA {
@@ -139,7 +139,8 @@ impl Qcow2 {
         }
         // What would lie behind the end of the file reads as zeros: better a snapshot without a
         // name than none.
-        fixed[36..].copy_from_slice(&(extra as u32).to_be_bytes());
+        let extra_field = u32::try_from(extra).expect("MAX_EXTRA at most");
+        fixed[36..].copy_from_slice(&extra_field.to_be_bytes());
         let behind = self
             .file
             .storage()
@@ -149,7 +150,7 @@ impl Qcow2 {
         let names = self
             .file
             .storage()
-            .read_vec(names_at, names as usize)
+            .read_vec(names_at, to_usize(names))
             .await?;
         let mut snapshot = Snapshot::parse(&[fixed, behind, names].concat());
         if extra_len > MAX_EXTRA {
@@ -220,14 +221,14 @@ impl Check<'_> {
             first: g.host_cluster(header.snapshots_offset),
             count: g.clusters_for(survey.len.min(image.file.storage().len())),
         };
-        header.snapshots = survey.kept.len() as u32;
+        header.snapshots = u32::try_from(survey.kept.len()).expect("MAX_SNAPSHOTS at most");
         header.snapshots_offset = 0;
         if !bytes.is_empty() {
             let new = HostRun {
                 first: HostCluster(g.clusters_for(image.file.storage().len())),
                 count: g.clusters_for(bytes.len() as u64),
             };
-            bytes.resize((new.count * g.cluster_size()) as usize, 0);
+            bytes.resize(to_usize(new.count * g.cluster_size()), 0);
             header.snapshots_offset = g.host_offset(new.first);
             image
                 .file
@@ -246,12 +247,12 @@ impl Check<'_> {
     async fn change_refcounts(&mut self, run: HostRun, from: u64, to: u64) -> IoResult<()> {
         let g = self.image.geometry;
         for cluster in run.first.0..run.end().0 {
-            let index = (cluster / g.refcounts_per_block()) as usize;
+            let index = to_usize(cluster / g.refcounts_per_block());
             let raw = self.image.space.refcount_table_entry(index);
             let Some(found) = self.block(raw).await else {
                 continue;
             };
-            let n = (cluster % g.refcounts_per_block()) as usize;
+            let n = to_usize(cluster % g.refcounts_per_block());
             if width::get(&found, g.refcount_order, n) == from {
                 let mut block = found.clone();
                 width::set(&mut block, g.refcount_order, n, to);

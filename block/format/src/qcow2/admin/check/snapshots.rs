@@ -1,5 +1,6 @@
 //! Counting internal snapshots: their table, and the L1 tables that it names.
 
+use strata_exec::mem::to_usize;
 use strata_storage::error::IoResult;
 
 use super::Check;
@@ -51,7 +52,7 @@ impl Check<'_> {
             .image
             .file
             .storage()
-            .read_vec(at, entry.len as usize)
+            .read_vec(at, to_usize(entry.len))
             .await?;
         let snapshot = Snapshot::parse(&bytes);
         let who = format!("{} ({})", snapshot.id, snapshot.name);

@@ -3,6 +3,7 @@
 //! ones are as they were.
 
 use std::collections::BTreeSet;
+use strata_exec::mem::to_usize;
 
 use strata_storage::error::{IoError, IoResult};
 
@@ -98,14 +99,16 @@ impl Check<'_> {
     /// The bytes of the block at `index` of the new table.
     async fn new_block(&mut self, place: &Place, index: u64) -> IoResult<Vec<u8>> {
         let g = self.image.geometry;
-        let raw = self.image.space.refcount_table_entry(index as usize);
+        let raw = self.image.space.refcount_table_entry(to_usize(index));
         let old = self.block(raw).await;
         let mut block = vec![0; g.cluster_len()];
         for n in 0..g.refcounts_per_block() {
             let cluster = index * g.refcounts_per_block() + n;
             let new = (place.first..place.end()).contains(&cluster);
             let refcount = match &old {
-                Some(old) if cluster < place.first => width::get(old, g.refcount_order, n as usize),
+                Some(old) if cluster < place.first => {
+                    width::get(old, g.refcount_order, to_usize(n))
+                }
                 _ => 0,
             };
             let target = if new {
@@ -113,7 +116,7 @@ impl Check<'_> {
             } else {
                 self.target(cluster, refcount)
             };
-            width::set(&mut block, g.refcount_order, n as usize, target);
+            width::set(&mut block, g.refcount_order, to_usize(n), target);
         }
         Ok(block)
     }
@@ -122,12 +125,12 @@ impl Check<'_> {
         let g = self.image.geometry;
         let file = self.image.file.storage();
         let table_bytes = place.table_clusters << g.cluster_bits;
-        let mut table = vec![0; table_bytes as usize];
+        let mut table = vec![0; to_usize(table_bytes)];
         for (n, &index) in place.blocks.iter().enumerate() {
             let offset = g.host_offset(HostCluster(place.first + n as u64));
             let block = self.new_block(place, index).await?;
             file.write_vec(offset, block).await?;
-            let at = index as usize * 8;
+            let at = to_usize(index) * 8;
             table[at..at + 8].copy_from_slice(&offset.to_be_bytes());
         }
         let offset = g.host_offset(HostCluster(place.table()));
@@ -135,8 +138,8 @@ impl Check<'_> {
         file.flush().await?;
         let mut header = self.image.file.header();
         header.refcount_table_offset = offset;
-        // At most 8 MiB.
-        header.refcount_table_clusters = place.table_clusters as u32;
+        header.refcount_table_clusters =
+            u32::try_from(place.table_clusters).expect("at most 8 MiB");
         self.image.file.repair_header(header).await
     }
 }

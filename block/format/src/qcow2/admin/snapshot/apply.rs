@@ -1,6 +1,7 @@
 //! Applying a snapshot: the disk becomes again what it was.
 
 use std::collections::BTreeSet;
+use strata_exec::mem::to_usize;
 
 use strata_storage::error::{IoResult, Result};
 
@@ -36,7 +37,7 @@ impl Qcow2 {
         }
         let l1 = self.read_l1(found.l1_offset, found.l1_size).await?;
         let mut l1: Vec<u64> = l1.into_iter().map(|raw| raw & !COPIED).collect();
-        let needed = (g.l1_entries(size) as usize).max(l1.len());
+        let needed = (to_usize(g.l1_entries(size))).max(l1.len());
         l1.resize(needed, 0);
         let tables = self.check_tables(&l1)?;
         self.begin_snapshot_change(&[&l1, &self.tables.l1_entries()])

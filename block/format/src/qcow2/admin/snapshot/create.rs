@@ -1,6 +1,7 @@
 //! Making a snapshot.
 
 use std::time::{SystemTime, UNIX_EPOCH};
+use strata_exec::mem::to_usize;
 
 use strata_storage::error::Result;
 
@@ -56,7 +57,7 @@ impl Qcow2 {
             icount: Some(icount),
             disk_size: Some(size),
             l1_offset: 0,
-            l1_size: l1.len() as u32,
+            l1_size: u32::try_from(l1.len()).expect("an L1 table of 32 MiB at most"),
             extra: [0, size, icount].map(u64::to_be_bytes).concat(),
         };
         let result = async {
@@ -90,7 +91,7 @@ impl Qcow2 {
         let run = self.space.allocate_adjacent(count).await?;
         self.space.note_metadata(run, MetadataKind::SnapshotL1)?;
         let mut bytes: Vec<u8> = l1.iter().flat_map(|raw| raw.to_be_bytes()).collect();
-        bytes.resize((run.count * g.cluster_size()) as usize, 0);
+        bytes.resize(to_usize(run.count * g.cluster_size()), 0);
         self.file
             .storage()
             .write_vec(g.host_offset(run.first), bytes)

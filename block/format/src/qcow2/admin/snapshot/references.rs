@@ -1,12 +1,13 @@
 //! What an L1 table leads to, and the references that this makes.
 
-use strata_exec::yield_now;
+use strata_exec::{mem::to_usize, yield_now};
 use strata_storage::error::{IoError, IoResult};
 
 use crate::qcow2::{
     Qcow2,
     layout::{
         entry::{self, Entry, RawEntry},
+        fields::Fields,
         geometry::{HostCluster, HostRun},
     },
     space::RefcountUpdate,
@@ -42,15 +43,16 @@ impl Qcow2 {
             .storage()
             .read_vec(offset, g.cluster_len())
             .await?;
-        let be = |at: usize| {
-            let word = &bytes[at..at + 8];
-            word.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
-        };
-        let len = g.l2_entry_bytes() as usize;
+        let fields = Fields(&bytes);
+        let len = to_usize(g.l2_entry_bytes());
         let entries = (0..bytes.len() / len).map(|n| {
             let raw = RawEntry {
-                descriptor: be(n * len),
-                bitmap: if g.extended_l2 { be(n * len + 8) } else { 0 },
+                descriptor: fields.u64(n * len),
+                bitmap: if g.extended_l2 {
+                    fields.u64(n * len + 8)
+                } else {
+                    0
+                },
             };
             entry::decode_l2(raw, g).map_err(|why| self.file.corrupt(why))
         });

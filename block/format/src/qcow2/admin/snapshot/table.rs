@@ -1,11 +1,13 @@
 //! The table of snapshots (specification, "Snapshots"): reading and writing whole entries.
 
+use strata_exec::mem::to_usize;
 use strata_storage::error::{IoResult, Result};
 
 use crate::qcow2::{
     Qcow2,
     admin::open::in_need_of_repair,
     layout::{
+        fields::Fields,
         geometry::HostRun,
         header::Header,
         snapshot_table::{self, SnapshotEntry},
@@ -42,14 +44,11 @@ pub struct Snapshot {
 impl Snapshot {
     /// Reads a whole entry.
     pub(in crate::qcow2) fn parse(bytes: &[u8]) -> Self {
-        let be = |start: usize, len: usize| {
-            let bytes = &bytes[start..start + len];
-            bytes.iter().fold(0, |n, &byte| n << 8 | u64::from(byte))
-        };
-        let (id_len, name_len) = (be(12, 2) as usize, be(14, 2) as usize);
-        let extra_len = be(36, 4) as usize;
+        let fields = Fields(bytes);
+        let (id_len, name_len) = (fields.u16(12).into(), fields.u16(14).into());
+        let extra_len = fields.u32(36) as usize;
         let id = FIXED + extra_len;
-        let extra = |at: usize| (extra_len >= at + 8).then(|| be(FIXED + at, 8));
+        let extra = |at: usize| (extra_len >= at + 8).then(|| fields.u64(FIXED + at));
         let text = |from: usize, len: usize| {
             // To QEMU they are strings of C.
             let text = bytes[from..from + len].split(|&byte| byte == 0).next();
@@ -58,13 +57,13 @@ impl Snapshot {
         Self {
             id: text(id, id_len),
             name: text(id + id_len, name_len),
-            date: (be(16, 4) as u32, be(20, 4) as u32),
-            vm_clock_nsec: be(24, 8),
-            vm_state_size: extra(0).unwrap_or_else(|| be(32, 4)),
+            date: (fields.u32(16), fields.u32(20)),
+            vm_clock_nsec: fields.u64(24),
+            vm_state_size: extra(0).unwrap_or_else(|| fields.u32(32).into()),
             icount: extra(16).filter(|&icount| icount != u64::MAX),
             disk_size: extra(8),
-            l1_offset: be(0, 8),
-            l1_size: be(8, 4) as u32,
+            l1_offset: fields.u64(0),
+            l1_size: fields.u32(8),
             extra: bytes[FIXED..FIXED + extra_len].to_vec(),
         }
     }
@@ -83,15 +82,17 @@ impl Snapshot {
         let mut out = Vec::new();
         out.extend_from_slice(&self.l1_offset.to_be_bytes());
         out.extend_from_slice(&self.l1_size.to_be_bytes());
-        // Names came from 16-bit lengths, or were checked.
-        out.extend_from_slice(&(self.id.len() as u16).to_be_bytes());
-        out.extend_from_slice(&(self.name.len() as u16).to_be_bytes());
+        for name in [&self.id, &self.name] {
+            let len = u16::try_from(name.len()).expect("of 16-bit length, or checked");
+            out.extend_from_slice(&len.to_be_bytes());
+        }
         out.extend_from_slice(&self.date.0.to_be_bytes());
         out.extend_from_slice(&self.date.1.to_be_bytes());
         out.extend_from_slice(&self.vm_clock_nsec.to_be_bytes());
         let short = u32::try_from(self.vm_state_size).unwrap_or(u32::MAX);
         out.extend_from_slice(&short.to_be_bytes());
-        out.extend_from_slice(&(self.extra.len() as u32).to_be_bytes());
+        let extra_len = u32::try_from(self.extra.len()).expect("of 32-bit length");
+        out.extend_from_slice(&extra_len.to_be_bytes());
         out.extend_from_slice(&self.extra);
         out.extend_from_slice(self.id.as_bytes());
         out.extend_from_slice(self.name.as_bytes());
@@ -110,7 +111,11 @@ impl Qcow2 {
         let mut snapshots = Vec::new();
         for (at, entry) in entries {
             let at = header.snapshots_offset + at;
-            let bytes = self.file.storage().read_vec(at, entry.len as usize).await?;
+            let bytes = self
+                .file
+                .storage()
+                .read_vec(at, to_usize(entry.len))
+                .await?;
             snapshots.push(Snapshot::parse(&bytes));
         }
         Ok(snapshots)
@@ -140,12 +145,12 @@ impl Qcow2 {
             self.space.note_metadata(run, MetadataKind::SnapshotTable)?;
             offset = g.host_offset(run.first);
             let mut whole = bytes;
-            whole.resize((run.count * g.cluster_size()) as usize, 0);
+            whole.resize(to_usize(run.count * g.cluster_size()), 0);
             self.file.storage().write_vec(offset, whole).await?;
         }
         self.flush().await?;
         let change = |header: &mut Header| {
-            header.snapshots = snapshots.len() as u32;
+            header.snapshots = u32::try_from(snapshots.len()).expect("MAX_SNAPSHOTS at most");
             header.snapshots_offset = offset;
         };
         self.file.change_header(change).await?;

@@ -124,7 +124,7 @@ fn serve_all(
     open_disks(engine, &args.disks, &args.temporary)?;
     let monitor = Monitor::start(doors, Box::new(handle), news)?;
     for object in &args.objects {
-        let added = engine.add_tls_creds(object.id.clone(), &object.creds);
+        let added = engine.add_tls_creds(&object.id, &object.creds);
         added.map_err(|source| ServeError::Object {
             id: object.id.clone(),
             source,

@@ -13,7 +13,6 @@ mod stream;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
     io,
     os::fd::RawFd,
     path::PathBuf,
@@ -25,6 +24,7 @@ pub use commit::CommitSpec;
 pub use describe::layer_info;
 use exports::Exports;
 pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};
+use objects::TlsCredentials;
 /// What a [`DiskSpec`] is made of, for those who do not know the graph.
 pub use strata_graph::{DetectZeroes, DiskOptions, Format, chain::ImageOptions};
 
@@ -37,7 +37,6 @@ use strata_graph::{
 use strata_storage::{
     error::{Error, IoError, Result},
     is_unnamed,
-    nbd::wire::TlsServer,
 };
 
 use crate::{
@@ -68,7 +67,7 @@ pub struct Engine {
     /// Everything comes to its end: nothing new begins.
     ending: Cell<bool>,
     exports: Exports,
-    tls_creds: RefCell<BTreeMap<String, TlsServer>>,
+    tls_creds: RefCell<Vec<TlsCredentials>>,
     events: EventSink,
 }
 
@@ -268,7 +267,7 @@ impl Engine {
             Cmd::JobDismiss(job) => jobs.dismiss(&job.id).map_err(of_any_job),
             Cmd::ObjectAdd(cmd) => cmd
                 .creds()
-                .and_then(|creds| self.add_tls_creds(cmd.id, &creds)),
+                .and_then(|creds| self.add_tls_creds(&cmd.id, &creds)),
             Cmd::ObjectDel(cmd) => self.delete_tls_creds(&cmd.id),
             Cmd::QueryBlock => return Ok(Reply::Block(self.query_block())),
             Cmd::QueryNamedBlockNodes(cmd) => {
@@ -330,6 +329,12 @@ fn refused(desc: impl Into<String>) -> CmdError {
 impl From<Busy> for CmdError {
     fn from(busy: Busy) -> Self {
         refused(busy.to_string())
+    }
+}
+
+impl From<NameError> for CmdError {
+    fn from(error: NameError) -> Self {
+        refused(error.to_string())
     }
 }
 

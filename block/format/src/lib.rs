@@ -10,6 +10,7 @@ pub mod below;
 pub mod bitmap;
 pub mod check;
 pub mod extent;
+pub mod names;
 pub mod qcow2;
 pub mod qed;
 mod root_table;

@@ -79,7 +79,7 @@ pub struct Opener {
     files: Files,
     /// Bytes of tables that a layer keeps in memory at most.
     cache_bytes: usize,
-    names: Rc<Names>,
+    names: Names,
 }
 
 impl Opener {
@@ -94,12 +94,13 @@ impl Opener {
             exec,
             files,
             cache_bytes,
-            names: Rc::default(),
+            names: Names::default(),
         }
     }
 
-    /// The names of the nodes that it makes, and of the disks on top of them.
-    pub fn names(&self) -> &Rc<Names> {
+    /// The names of the nodes that it makes, of the disks on top of them, and of what else commands
+    /// refer to.
+    pub fn names(&self) -> &Names {
         &self.names
     }
 

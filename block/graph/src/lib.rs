@@ -44,7 +44,9 @@ pub use kept::Kept;
 pub use layer_disk::LayerDisk;
 pub use named_layer::{NoSuchLayer, named_layer};
 pub use named_layer::{check_leads_to, name_for};
-pub use names::{Name, NameError, Names};
+pub use names::{NameError, Names};
 pub use node::Node;
 pub use reading::Reading;
 pub use walk::{Found, Walk};
+
+pub use strata_format::names::Name;

@@ -40,14 +40,6 @@ impl Engine {
         let CommitSpec {
             device, top, base, ..
         } = &spec;
-        let options = JobOptions {
-            id: spec.job_id.clone(),
-            kind: JobType::Commit,
-            speed: spec.speed,
-            on_error: spec.on_error,
-            auto_finalize: spec.auto_finalize,
-            auto_dismiss: spec.auto_dismiss,
-        };
         let missing = || {
             refused(format!(
                 "Cannot find device='{device}' nor node-name='{device}'"
@@ -55,7 +47,14 @@ impl Engine {
         };
         let (disk, layer) = self.find_layer(device).ok_or_else(missing)?;
         check_on_top(&disk, &layer)?;
-        self.jobs.check_new_id(&options.id)?;
+        let options = JobOptions {
+            id: self.opener.names().job(&spec.job_id)?,
+            kind: JobType::Commit,
+            speed: spec.speed,
+            on_error: spec.on_error,
+            auto_finalize: spec.auto_finalize,
+            auto_dismiss: spec.auto_dismiss,
+        };
         if disk.options().read_only {
             let id = &disk.options().id;
             return Err(refused(format!("Disk '{id}' is read-only")));

@@ -4,14 +4,14 @@ mod vhost_user;
 
 use std::{
     cell::{Cell, RefCell},
-    rc::Rc,
+    rc::{Rc, Weak},
 };
 
 pub use vhost_user::{Listening, VhostUserExport, VhostUserServer};
 
 use strata_exec::Queue;
 use strata_format::bitmap::Held;
-use strata_graph::{GuestDisk, LayerDisk, Node, check_free, disk::Disk};
+use strata_graph::{GuestDisk, LayerDisk, Name, Node, check_free, disk::Disk};
 use strata_storage::nbd::wire::{Address, TlsServer};
 
 use super::{Engine, bitmaps::find_for_export, find::check_on_top, refused};
@@ -45,7 +45,10 @@ impl Exports {
             Exported::Layer(exported) => Rc::ptr_eq(exported, layer),
             Exported::Disk(_) => false,
         };
-        entries.iter().find(is_it).map(|entry| entry.id.clone())
+        entries
+            .iter()
+            .find(is_it)
+            .map(|entry| entry.id.as_str().to_owned())
     }
 
     /// Whether there is a server of which this is true.
@@ -62,9 +65,9 @@ enum Exported {
     Layer(Rc<Node>),
 }
 
-/// One export.
+/// One export. It is in the list, and nowhere else.
 struct Entry {
-    id: String,
+    id: Name,
     what: Exported,
     served: Served,
     shutting_down: Cell<bool>,
@@ -213,7 +216,7 @@ impl Engine {
 
     /// `block-export-del`.
     pub(super) fn block_export_del(self: &Rc<Self>, cmd: &BlockExportDel) -> Outcome<Reply> {
-        self.remove_export(&cmd.id, |entry| entry.id == cmd.id, cmd.mode)?;
+        self.remove_export(&cmd.id, |entry| entry.id.as_str() == cmd.id, cmd.mode)?;
         Ok(Reply::Done)
     }
 
@@ -227,7 +230,7 @@ impl Engine {
             server.stop().await;
         }
         self.exports.changing.set(false);
-        for entry in &entries {
+        for entry in entries {
             self.tell_deleted(entry);
         }
     }
@@ -239,7 +242,7 @@ impl Engine {
             if let Served::VhostUser(export) = &entry.served {
                 export.stop().await;
             }
-            self.tell_deleted(&entry);
+            self.tell_deleted(entry);
         }
     }
 
@@ -286,7 +289,14 @@ impl Engine {
         };
         let name = spec.name.unwrap_or(spec.disk);
         let id = spec.id.unwrap_or_else(|| name.clone());
-        self.check_export_id(&id, &name)?;
+        let id = self.opener.names().export(&id).map_err(|error| {
+            // By name is what `nbd-server-add` is asked for.
+            if id == name {
+                ServerError::NameTaken(id).into()
+            } else {
+                CmdError::from(error)
+            }
+        })?;
         let bitmaps = self.find_bitmaps(&layer, &spec.bitmaps, spec.writable)?;
         let export = server.add(Export {
             name,
@@ -306,21 +316,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Refuses an id that is another export's. `name` is what clients will ask for.
-    fn check_export_id(&self, id: &str, name: &str) -> Outcome<()> {
-        let entries = self.exports.entries.borrow();
-        if !entries.iter().any(|entry| entry.id == id) {
-            return Ok(());
-        }
-        // By name is what `nbd-server-add` is asked for.
-        Err(refused(if id == name {
-            ServerError::NameTaken(name.to_owned()).to_string()
-        } else {
-            format!("Block export id '{id}' is already in use")
-        }))
-    }
-
-    fn enter_export(&self, id: String, what: Exported, served: Served) {
+    fn enter_export(&self, id: Name, what: Exported, served: Served) {
         self.exports.entries.borrow_mut().push(Rc::new(Entry {
             id,
             what,
@@ -370,7 +366,7 @@ impl Engine {
         let entries = self.exports.entries.borrow();
         let entry = entries.iter().find(|entry| is_it(entry));
         let missing = || refused(format!("Export '{what}' is not found"));
-        let entry = entry.ok_or_else(missing)?.clone();
+        let entry = entry.ok_or_else(missing)?;
         if entry.shutting_down.get() {
             let desc = format!("Export '{what}' is already shutting down");
             return Err(refused(desc));
@@ -380,31 +376,39 @@ impl Engine {
             Served::VhostUser(export) => vhost_user::check_unused(what, export.as_ref(), hard)?,
         }
         entry.shutting_down.set(true);
-        let engine = self.clone();
+        let (engine, served, entry) = (self.clone(), entry.served.clone(), Rc::downgrade(entry));
         self.exec.spawn(Queue::Guest, async move {
-            match &entry.served {
+            match &served {
                 Served::Nbd { server, export } => server.unused(export).await,
                 Served::VhostUser(export) => export.stop().await,
             }
-            let mut entries = engine.exports.entries.borrow_mut();
-            let place = entries.iter().position(|other| Rc::ptr_eq(other, &entry));
-            let removed = place.map(|place| entries.remove(place));
-            drop(entries);
-            if removed.is_some() {
-                engine.tell_deleted(&entry);
-            }
+            engine.forget_export(&entry);
         });
         Ok(())
     }
 
-    fn tell_deleted(&self, entry: &Entry) {
-        let id = entry.id.clone();
+    /// Removes an export that is not served any more, unless the end of its server has done so.
+    fn forget_export(&self, entry: &Weak<Entry>) {
+        let mut entries = self.exports.entries.borrow_mut();
+        let is_it = |other: &Rc<Entry>| std::ptr::eq(Rc::as_ptr(other), entry.as_ptr());
+        let place = entries.iter().position(is_it);
+        let removed = place.map(|place| entries.remove(place));
+        drop(entries);
+        if let Some(entry) = removed {
+            self.tell_deleted(entry);
+        }
+    }
+
+    /// Tells of an export that is gone: others may have its id.
+    fn tell_deleted(&self, entry: Rc<Entry>) {
+        let id = entry.id.as_str().to_owned();
+        drop(entry);
         (self.events.borrow_mut())(Event::ExportDeleted { id });
     }
 
     pub(super) fn describe_exports(&self) -> Vec<ExportInfo> {
         let describe = |entry: &Rc<Entry>| ExportInfo {
-            id: entry.id.clone(),
+            id: entry.id.as_str().to_owned(),
             kind: match entry.served {
                 Served::Nbd { .. } => ExportType::Nbd,
                 Served::VhostUser(_) => ExportType::VhostUserBlk,

@@ -23,7 +23,7 @@ impl Engine {
         let on_top = check_on_top(&disk, &layer);
         let default = || on_top.is_ok().then(|| disk.options().id.clone());
         let id = cmd.job_id.or_else(default).unwrap_or_default();
-        self.jobs.check_new_id(&id)?;
+        let id = self.opener.names().job(&id)?;
         on_top?;
         let base = find_base(&disk, cmd.base.as_deref(), cmd.base_node.as_deref())?;
         let hold = hold_down_to(&disk, base.as_ref())?;

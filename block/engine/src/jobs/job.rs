@@ -7,7 +7,7 @@ use std::{
 };
 
 use strata_exec::{Executor, Rate, sync::WaitQueue, yield_now};
-use strata_graph::{GuestDisk, IoStatus};
+use strata_graph::{GuestDisk, IoStatus, Name};
 use strata_storage::error::{IoError, IoResult};
 
 use super::lifecycle::{Ending, may_follow};
@@ -17,9 +17,9 @@ use crate::api::{BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobStatus, Job
 const LONGEST_NAP: Duration = Duration::from_millis(100);
 
 /// As the user started it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct JobOptions {
-    pub id: String,
+    pub id: Name,
     pub kind: JobType,
     pub speed: u64,
     pub on_error: OnError,
@@ -79,7 +79,7 @@ impl Job {
     }
 
     pub fn id(&self) -> &str {
-        &self.options.id
+        self.options.id.as_str()
     }
 
     pub fn options(&self) -> &JobOptions {
@@ -104,7 +104,7 @@ impl Job {
 
     fn tell_status(&self) {
         self.emit(Event::JobStatusChange {
-            id: self.options.id.clone(),
+            id: self.id().to_owned(),
             status: self.status.get(),
         });
     }
@@ -286,7 +286,7 @@ impl Job {
         self.busy.set(false);
         self.emit(Event::JobPending {
             kind: self.options.kind,
-            id: self.options.id.clone(),
+            id: self.id().to_owned(),
         });
         while !self.finalize.get() && !self.cancelled.get() {
             self.changed.wait().await;
@@ -320,7 +320,7 @@ impl Job {
             "report"
         };
         self.emit(Event::JobError {
-            device: self.options.id.clone(),
+            device: self.id().to_owned(),
             operation: operation.to_owned(),
             action: action.to_owned(),
         });
@@ -337,7 +337,7 @@ impl Job {
     pub fn end(&self) -> JobEnd {
         JobEnd {
             kind: self.options.kind,
-            device: self.options.id.clone(),
+            device: self.id().to_owned(),
             len: self.len.get(),
             offset: self.offset.get(),
             speed: self.rate.speed(),
@@ -348,7 +348,7 @@ impl Job {
     pub fn block_job_info(&self) -> BlockJobInfo {
         BlockJobInfo {
             kind: self.options.kind,
-            device: self.options.id.clone(),
+            device: self.id().to_owned(),
             len: self.len.get(),
             offset: self.offset.get(),
             busy: self.busy.get(),
@@ -366,7 +366,7 @@ impl Job {
     /// The job's entry in `query-jobs`.
     pub fn job_info(&self) -> JobInfo {
         JobInfo {
-            id: self.options.id.clone(),
+            id: self.id().to_owned(),
             kind: self.options.kind,
             status: self.status.get(),
             current_progress: self.offset.get(),

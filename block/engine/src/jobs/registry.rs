@@ -71,21 +71,6 @@ impl Jobs {
         self.jobs.borrow_mut().push(job);
     }
 
-    /// Refuses an id that a new job cannot have.
-    pub fn check_new_id(&self, id: &str) -> Result<(), CmdError> {
-        let well_formed = id.starts_with(|c: char| c.is_ascii_alphabetic())
-            && id
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-        if !well_formed {
-            return Err(refused(format!("Invalid job ID '{id}'")));
-        }
-        if self.jobs.borrow().iter().any(|job| job.id() == id) {
-            return Err(refused(format!("Job ID '{id}' already in use")));
-        }
-        Ok(())
-    }
-
     /// Forgets a job that is over.
     pub fn remove(&self, job: &Job) {
         job.set_status(JobStatus::Null);

@@ -162,7 +162,7 @@ impl Files {
         let storage = Storage::Sim(self.0[name].clone());
         let (path, writable) = (Path::new(name), writable.contains(&name));
         let magic = storage.read_vec(0, 4).await.unwrap();
-        let name = Rc::<Names>::default().made_up();
+        let name = Names::default().made_up();
         Rc::new(if magic == *b"QED\0" {
             let image = Qed::open(storage, !writable, 1 << 16).await.unwrap();
             Node::qed(name, path, writable, image)

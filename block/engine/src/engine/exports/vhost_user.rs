@@ -66,7 +66,7 @@ impl Engine {
         if spec.writable {
             check_writable(&guest_disk, disk)?;
         }
-        self.check_export_id(&id, "")?;
+        let id = self.opener.names().export(&id)?;
         let failed = |why: String| {
             refused(format!(
                 "could not listen at {}: {why}",

@@ -1,6 +1,6 @@
 use std::{cell::RefCell, rc::Rc};
 
-use strata_graph::{DiskOptions, Format, chain::ImageOptions};
+use strata_graph::{DiskOptions, Format, Names, chain::ImageOptions};
 use strata_storage::error::{Error, IoError, IoResult};
 
 use super::{Ending, Work, may_follow};
@@ -124,7 +124,7 @@ impl Bench {
         let tell = move |event| log.borrow_mut().push(describe(&event));
         let events: EventSink = Rc::new(RefCell::new(Box::new(tell)));
         let options = JobOptions {
-            id: ID.to_owned(),
+            id: Names::default().job(ID).unwrap(),
             kind: JobType::Stream,
             speed: 0,
             on_error: OnError::Report,

@@ -12,7 +12,7 @@ use std::{
 
 use strata_block::nbd::{Export, Server};
 use strata_exec::{Executor, Queue, Watched};
-use strata_format::{bitmap::DirtyBitmap, extent::DiskExtent};
+use strata_format::{bitmap::DirtyBitmap, extent::DiskExtent, names::Namespace};
 use strata_graph::disk::{Disk, DiskInfo, Done, ExtentsDone, Op, Request, Submit};
 use strata_storage::{error::IoError, nbd::wire::Address};
 
@@ -77,7 +77,8 @@ pub fn run(input: &[u8]) {
         let server = Server::start(&inner, Address::Unix(path.clone()), None, None).await;
         let server = server.expect("a server can be started");
         for (name, writable) in [("", true), ("read-only", false)] {
-            let bitmap = DirtyBitmap::new("b".to_owned(), 9, SIZE as u64, false);
+            let bitmap = Namespace::default().reserve("b").expect("it is empty");
+            let bitmap = DirtyBitmap::new(bitmap, 9, SIZE as u64, false);
             bitmap.set(512..4096);
             let export = Export {
                 name: name.to_owned(),

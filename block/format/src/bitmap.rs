@@ -13,6 +13,8 @@ use std::{
 
 pub use bits::{Bits, Content};
 
+use crate::names::{Name, Namespace};
+
 /// Longest name in bytes, as QEMU has it.
 pub const MAX_NAME: usize = 1023;
 
@@ -36,7 +38,7 @@ pub fn check_bits(size: u64, granularity_bits: u32) -> Result<(), String> {
 /// One bitmap.
 #[derive(Debug)]
 pub struct DirtyBitmap {
-    name: String,
+    name: Name,
     granularity_bits: u32,
     /// Bytes that it describes.
     size: Cell<u64>,
@@ -50,7 +52,7 @@ pub struct DirtyBitmap {
 impl DirtyBitmap {
     /// A bitmap of `size` bytes in which nothing is dirty. `granularity_bits` is the log2 of the
     /// bytes that share a bit: see [`GRANULARITY_BITS`].
-    pub fn new(name: String, granularity_bits: u32, size: u64, persistent: bool) -> Self {
+    pub fn new(name: Name, granularity_bits: u32, size: u64, persistent: bool) -> Self {
         Self {
             name,
             granularity_bits,
@@ -65,7 +67,7 @@ impl DirtyBitmap {
 
     /// A persistent bitmap that was not stored when it should have been: it has a name, and may be
     /// removed. It records nothing.
-    pub fn inconsistent(name: String, granularity_bits: u32) -> Self {
+    pub fn inconsistent(name: Name, granularity_bits: u32) -> Self {
         Self {
             recording: Cell::new(false),
             inconsistent: true,
@@ -75,7 +77,12 @@ impl DirtyBitmap {
 
     /// Its name, unique in its layer.
     pub fn name(&self) -> &str {
-        &self.name
+        self.name.as_str()
+    }
+
+    /// Its name, for another one in its place.
+    pub fn into_name(self) -> Name {
+        self.name
     }
 
     /// Bytes that share a bit.
@@ -220,7 +227,10 @@ impl Drop for Held {
 
 /// The bitmaps of one layer.
 #[derive(Debug, Default)]
-pub struct Bitmaps(RefCell<Vec<Rc<DirtyBitmap>>>);
+pub struct Bitmaps {
+    list: RefCell<Vec<Rc<DirtyBitmap>>>,
+    names: Namespace,
+}
 
 /// Records a change when it is dropped: when the change has been made, or has failed half-way.
 #[derive(Debug)]
@@ -233,23 +243,31 @@ pub struct Recorded<'a> {
 impl Bitmaps {
     /// All of them, in the order in which they were added.
     pub fn list(&self) -> Vec<Rc<DirtyBitmap>> {
-        self.0.borrow().clone()
+        self.list.borrow().clone()
     }
 
     /// The bitmap of that name.
     pub fn find(&self, name: &str) -> Option<Rc<DirtyBitmap>> {
-        let found = |bitmap: &&Rc<DirtyBitmap>| bitmap.name == name;
-        self.0.borrow().iter().find(found).cloned()
+        let found = |bitmap: &&Rc<DirtyBitmap>| bitmap.name() == name;
+        self.list.borrow().iter().find(found).cloned()
     }
 
-    /// Adds a bitmap. The caller has seen that its name is free.
+    /// Takes a name for a new bitmap; `None` if there is one of that name, or soon will be.
+    pub fn reserve(&self, name: &str) -> Option<Name> {
+        self.names.reserve(name)
+    }
+
+    /// Adds a bitmap whose name has been [reserved](Bitmaps::reserve) here.
     pub fn add(&self, bitmap: DirtyBitmap) {
-        self.0.borrow_mut().push(Rc::new(bitmap));
+        debug_assert!(self.names.contains(bitmap.name()));
+        self.list.borrow_mut().push(Rc::new(bitmap));
     }
 
     /// Removes the bitmap of that name.
     pub fn remove(&self, name: &str) {
-        self.0.borrow_mut().retain(|bitmap| bitmap.name != name);
+        self.list
+            .borrow_mut()
+            .retain(|bitmap| bitmap.name() != name);
     }
 
     /// Makes the range dirty in every bitmap that records, when the guard is dropped. Not before:
@@ -265,9 +283,9 @@ impl Bitmaps {
     /// # Errors
     /// Why not, in QEMU's words.
     pub fn check_resize(&self, size: u64) -> Result<(), String> {
-        for bitmap in self.0.borrow().iter() {
+        for bitmap in self.list.borrow().iter() {
             if bitmap.inconsistent {
-                let name = &bitmap.name;
+                let name = bitmap.name();
                 return Err(format!(
                     "Bitmap '{name}' is inconsistent and cannot be used"
                 ));
@@ -279,7 +297,7 @@ impl Bitmaps {
 
     /// The layer has `size` bytes from now on.
     pub fn resize(&self, size: u64) {
-        let bitmaps = self.0.borrow();
+        let bitmaps = self.list.borrow();
         let consistent = bitmaps.iter().filter(|bitmap| !bitmap.inconsistent);
         consistent.for_each(|bitmap| bitmap.resize(size));
     }
@@ -287,7 +305,7 @@ impl Bitmaps {
 
 impl Drop for Recorded<'_> {
     fn drop(&mut self) {
-        let bitmaps = self.bitmaps.0.borrow();
+        let bitmaps = self.bitmaps.list.borrow();
         let recording = bitmaps.iter().filter(|bitmap| bitmap.recording.get());
         recording.for_each(|bitmap| bitmap.set(self.range.clone()));
     }

@@ -2,7 +2,10 @@
 
 use std::rc::Rc;
 
-use strata_format::bitmap::{DirtyBitmap, GRANULARITY_BITS, MAX_NAME, check_bits};
+use strata_format::{
+    bitmap::{DirtyBitmap, GRANULARITY_BITS, MAX_NAME, check_bits},
+    names::Name,
+};
 use strata_storage::error::IoResult;
 
 use super::{Format, Node};
@@ -34,6 +37,8 @@ pub enum BitmapChange {
 /// A change, once everything about it has been checked.
 pub struct BitmapPlan<'a> {
     node: &'a Node,
+    /// How messages call the layer.
+    place: &'a str,
     /// The file has to know before it is done.
     stored: bool,
     step: Step,
@@ -65,17 +70,49 @@ impl<'a> BitmapPlan<'a> {
     /// Why it cannot be done, in QEMU's words.
     pub fn new(
         node: &'a Node,
-        place: &str,
+        place: &'a str,
         name: &str,
         change: BitmapChange,
     ) -> Result<Self, String> {
+        Self::with(node, place, name, change, None)
+    }
+
+    /// Checks the change once more: others may have been faster. The name of a new bitmap is kept
+    /// from them.
+    ///
+    /// # Errors
+    /// As [`BitmapPlan::new`].
+    pub fn check_again(self, name: &str, change: BitmapChange) -> Result<Self, String> {
+        let reserved = match self.step {
+            Step::Add(bitmap) => Some(bitmap.into_name()),
+            _ => None,
+        };
+        Self::with(self.node, self.place, name, change, reserved)
+    }
+
+    fn with(
+        node: &'a Node,
+        place: &'a str,
+        name: &str,
+        change: BitmapChange,
+        reserved: Option<Name>,
+    ) -> Result<Self, String> {
         let step = match change {
+            BitmapChange::Add { .. } if name.is_empty() => {
+                return Err("Bitmap name cannot be empty".into());
+            }
             BitmapChange::Add {
                 granularity,
                 persistent,
                 disabled,
             } => {
-                let bitmap = new_bitmap(node, place, name, granularity, persistent)?;
+                let bits = granularity_bits(node, granularity)?;
+                let name = match reserved {
+                    Some(name) => name,
+                    None => reserve(node, name)?,
+                };
+                let bitmap = DirtyBitmap::new(name, bits, node.size(), persistent);
+                check_new(node, place, &bitmap)?;
                 bitmap.set_recording(!disabled);
                 Step::Add(bitmap)
             }
@@ -98,7 +135,12 @@ impl<'a> BitmapPlan<'a> {
                 b.is_persistent() && node.is_writable()
             }
         };
-        Ok(Self { node, stored, step })
+        Ok(Self {
+            node,
+            place,
+            stored,
+            step,
+        })
     }
 
     /// Has the file say that its bitmaps are in use, where the change concerns it. To be awaited
@@ -181,30 +223,13 @@ pub fn check_consistent(bitmap: &DirtyBitmap) -> Result<(), String> {
     Ok(())
 }
 
-fn new_bitmap(
-    node: &Node,
-    place: &str,
-    name: &str,
-    granularity: Option<u32>,
-    persistent: bool,
-) -> Result<DirtyBitmap, String> {
-    if name.is_empty() {
-        return Err("Bitmap name cannot be empty".into());
-    }
-    let bits = granularity_bits(node, granularity)?;
+/// Takes the name of a new bitmap.
+fn reserve(node: &Node, name: &str) -> Result<Name, String> {
     if name.len() > MAX_NAME {
         return Err(format!("Bitmap name too long: {name}"));
     }
-    if node.bitmaps().find(name).is_some() {
-        return Err(format!("Bitmap already exists: {name}"));
-    }
-    let bitmap = DirtyBitmap::new(name.to_owned(), bits, node.size(), persistent);
-    if persistent {
-        check_storable(node, place, &bitmap)?;
-    } else {
-        check_bits(node.size(), bits)?;
-    }
-    Ok(bitmap)
+    let exists = || format!("Bitmap already exists: {name}");
+    node.bitmaps().reserve(name).ok_or_else(exists)
 }
 
 /// log2 of the bytes that share a bit. What is not given is the cluster size, within QEMU's limits.
@@ -223,7 +248,11 @@ fn granularity_bits(node: &Node, granularity: Option<u32>) -> Result<u32, String
     Ok(bits)
 }
 
-fn check_storable(node: &Node, place: &str, bitmap: &DirtyBitmap) -> Result<(), String> {
+/// Refuses a bitmap that the layer cannot have, or its file cannot hold.
+fn check_new(node: &Node, place: &str, bitmap: &DirtyBitmap) -> Result<(), String> {
+    if !bitmap.is_persistent() {
+        return check_bits(bitmap.size(), bitmap.granularity_bits());
+    }
     let Some(storable) = node.image().check_new_bitmap(bitmap) else {
         return Err(format!(
             "Can't store persistent bitmaps to {place}: Operation not supported"

@@ -247,9 +247,12 @@ async fn add_bitmap(image: &Qcow2, name: u8, granularity: u8) -> Result<()> {
     let name = format!("bitmap-{}", name % 4);
     let fewest = (image.virtual_size() / MAX_BITS).max(1).ilog2() + 1;
     let bits = (9 + u32::from(granularity) % 8).max(fewest);
-    if bits > 31 || image.bitmaps().find(&name).is_some() {
+    if bits > 31 {
         return Ok(());
     }
+    let Some(name) = image.bitmaps().reserve(&name) else {
+        return Ok(());
+    };
     let bitmap = DirtyBitmap::new(name, bits, image.virtual_size(), true);
     if image.check_new_bitmap(&bitmap).is_err() {
         return Ok(());

@@ -71,23 +71,16 @@ impl Engine {
         };
         // Not while a snapshot stores the bitmaps of its old top.
         let _pass = disk.gate().enter().await;
-        let layer = self.layer_of(cmd)?;
-        let announced = self.plan(&layer, cmd)?.announce().await;
+        // Nor is the chain edited while it is held.
+        let (_, layer) = self.find_layer(&cmd.node).ok_or_else(|| no_node(cmd))?;
+        let change = self.find_sources(&layer, &cmd.change)?;
+        let plan = BitmapPlan::new(&layer, &cmd.node, &cmd.name, change).map_err(refused)?;
+        let announced = plan.announce().await;
         announced.map_err(|error| refused(error.to_string()))?;
-        // Others may have been faster.
-        let layer = self.layer_of(cmd)?;
-        self.plan(&layer, cmd)?.carry_out();
+        let change = self.find_sources(&layer, &cmd.change)?;
+        let plan = plan.check_again(&cmd.name, change).map_err(refused)?;
+        plan.carry_out();
         Ok(())
-    }
-
-    fn layer_of(&self, cmd: &BitmapCmd) -> Outcome<Rc<Node>> {
-        let found = self.find_layer(&cmd.node);
-        Ok(found.ok_or_else(|| no_node(cmd))?.1)
-    }
-
-    fn plan<'a>(&self, layer: &'a Rc<Node>, cmd: &BitmapCmd) -> Outcome<BitmapPlan<'a>> {
-        let change = self.find_sources(layer, &cmd.change)?;
-        BitmapPlan::new(layer, &cmd.node, &cmd.name, change).map_err(refused)
     }
 
     /// The change, with the layers that a command names.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use strata_block::nbd::Export;
-use strata_format::bitmap::DirtyBitmap;
+use strata_format::{bitmap::DirtyBitmap, names::Namespace};
 
 use crate::{
     extended::{BLOCK_STATUS, chunk, enter, send},
@@ -19,7 +19,8 @@ fn served() -> Served {
     let served = Served::raw(SIZE);
     served.on_thread(|_, server| {
         let bitmap = |name: &str, dirty: &[(u64, u64)]| {
-            let bitmap = Rc::new(DirtyBitmap::new(name.into(), 16, SIZE, false));
+            let name = Namespace::default().reserve(name).unwrap();
+            let bitmap = Rc::new(DirtyBitmap::new(name, 16, SIZE, false));
             dirty.iter().for_each(|(at, len)| bitmap.set(*at..at + len));
             bitmap.hold()
         };

@@ -2,6 +2,11 @@ use strata_exec::random;
 
 use super::*;
 
+/// A name that nothing else has.
+fn name(name: &str) -> Name {
+    Namespace::default().reserve(name).unwrap()
+}
+
 /// A plain model: one `bool` for each unit.
 struct Model {
     granularity: u64,
@@ -70,7 +75,7 @@ fn random_changes_are_those_of_a_plain_model() {
     for round in 0..60 {
         let bits = 9 + below(4) as u32;
         let size = (below(200_000) + 1) << below(8);
-        let bitmap = DirtyBitmap::new("b".into(), bits, size, false);
+        let bitmap = DirtyBitmap::new(name("b"), bits, size, false);
         let mut model = Model::new(1 << bits, size);
         for _ in 0..12 {
             let start = below(model.size);
@@ -85,7 +90,7 @@ fn random_changes_are_those_of_a_plain_model() {
             model.assert_like(&bitmap);
         }
         let copy = stored(&bitmap, 512 << (round % 5));
-        let again = DirtyBitmap::new("b".into(), bits, model.size, false);
+        let again = DirtyBitmap::new(name("b"), bits, model.size, false);
         *again.bits().borrow_mut() = copy;
         model.assert_like(&again);
     }
@@ -94,8 +99,8 @@ fn random_changes_are_those_of_a_plain_model() {
 #[test]
 fn merging_widens_to_the_coarser_granularity() {
     let (fine, coarse) = (
-        DirtyBitmap::new("fine".into(), 9, 1 << 20, false),
-        DirtyBitmap::new("coarse".into(), 16, 1 << 20, false),
+        DirtyBitmap::new(name("fine"), 9, 1 << 20, false),
+        DirtyBitmap::new(name("coarse"), 16, 1 << 20, false),
     );
     fine.set(70_000..70_001);
     coarse.merge(&fine);
@@ -113,8 +118,10 @@ fn merging_widens_to_the_coarser_granularity() {
 #[test]
 fn a_change_is_recorded_when_it_has_been_made() {
     let bitmaps = Bitmaps::default();
-    bitmaps.add(DirtyBitmap::new("on".into(), 9, 4096, false));
-    bitmaps.add(DirtyBitmap::new("off".into(), 9, 4096, false));
+    for name in ["on", "off"] {
+        let name = bitmaps.reserve(name).unwrap();
+        bitmaps.add(DirtyBitmap::new(name, 9, 4096, false));
+    }
     let (on, off) = (bitmaps.find("on").unwrap(), bitmaps.find("off").unwrap());
     off.set_recording(false);
     let change = bitmaps.record(1000, 100);
@@ -128,7 +135,7 @@ fn a_change_is_recorded_when_it_has_been_made() {
 
 #[test]
 fn a_bitmap_is_busy_while_it_is_held() {
-    let bitmap = Rc::new(DirtyBitmap::new("b".into(), 9, 4096, false));
+    let bitmap = Rc::new(DirtyBitmap::new(name("b"), 9, 4096, false));
     let held = bitmap.hold();
     assert!(bitmap.is_busy());
     assert_eq!(held.bitmap().name(), "b");
@@ -139,7 +146,7 @@ fn a_bitmap_is_busy_while_it_is_held() {
 #[test]
 fn memory_follows_what_is_dirty() {
     // 8 EiB at 512 bytes: 2 PiB of bits, were they all kept.
-    let bitmap = DirtyBitmap::new("b".into(), 9, u64::MAX / 2, false);
+    let bitmap = DirtyBitmap::new(name("b"), 9, u64::MAX / 2, false);
     bitmap.set(1 << 60..(1 << 60) + 1);
     assert_eq!(bitmap.count(), 512);
     assert_eq!(bitmap.run_at(0), (1 << 60, false));

@@ -4,7 +4,10 @@ use strata_exec::mem::SgList;
 use strata_format::bitmap::DirtyBitmap;
 
 use super::support::*;
-use crate::Node;
+use crate::{
+    Node,
+    bitmaps::{BitmapChange, BitmapPlan},
+};
 
 const CLUSTER: u64 = 4096;
 const SIZE: u64 = 16 * CLUSTER;
@@ -40,7 +43,8 @@ async fn layers() -> Vec<(Files, std::rc::Rc<Node>)> {
         create(&mut bytes, "top", kind, SIZE, Some("base")).await;
         let files = Files::new(&bytes, 1);
         let node = files.open("top", &["top"]).await;
-        let bitmap = DirtyBitmap::new("b".into(), 9, SIZE, false);
+        let name = node.bitmaps().reserve("b").unwrap();
+        let bitmap = DirtyBitmap::new(name, 9, SIZE, false);
         node.bitmaps().add(bitmap);
         layers.push((files, node));
     }
@@ -90,6 +94,34 @@ fn a_write_that_fails_is_recorded() {
             assert_eq!(dirty(&top), [(CLUSTER, 512)]);
             top.write_bytes(CLUSTER + 1, ones(1)).await.unwrap_err();
             assert_eq!(dirty(&top), [(CLUSTER, 512)]);
+        }
+    });
+}
+
+#[test]
+fn the_name_of_a_bitmap_is_kept_from_others_while_it_is_being_made() {
+    seeds(1, async |_, _| {
+        for (_, top) in layers().await {
+            let add = || BitmapChange::Add {
+                granularity: None,
+                persistent: false,
+                disabled: false,
+            };
+            let taken = "Bitmap already exists: c";
+            let new = || BitmapPlan::new(&top, "top", "c", add());
+            let plan = new().unwrap();
+            assert_eq!(new().err().unwrap(), taken);
+            plan.announce().await.unwrap();
+            let plan = plan.check_again("c", add()).unwrap();
+            assert_eq!(new().err().unwrap(), taken);
+            // Given up.
+            drop(plan);
+            new().unwrap().carry_out();
+            assert_eq!(new().err().unwrap(), taken);
+            let gone = BitmapPlan::new(&top, "top", "c", BitmapChange::Remove);
+            gone.unwrap().carry_out();
+            new().unwrap().carry_out();
+            assert_eq!(top.bitmaps().list().len(), 2);
         }
     });
 }

@@ -21,8 +21,7 @@ async fn with_bitmap(file: &Rc<SimFile>, cluster_size: u64, size: u64, lazy: boo
     };
     let layer = new_layer(file, options, SMALL_CACHE, nothing()).await;
     layer.image.begin_bitmap_change().await.unwrap();
-    let bitmap = DirtyBitmap::new("b".into(), 9, size, true);
-    layer.image.bitmaps().add(bitmap);
+    layer.add_bitmap("b", 9, size);
     layer
 }
 

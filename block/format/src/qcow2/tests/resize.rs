@@ -7,7 +7,6 @@ use strata_exec::Executor;
 use super::{interop, order::*, support::*};
 use crate::{
     below::Below,
-    bitmap::DirtyBitmap,
     extent::ExtentKind,
     qcow2::{CreateOptions, OpenOptions, Preallocation},
 };
@@ -343,8 +342,7 @@ fn bitmaps_go_with_the_disk() {
         };
         let layer = new_layer(&file, options, SMALL_CACHE, nothing()).await;
         layer.image.begin_bitmap_change().await.unwrap();
-        let bitmap = DirtyBitmap::new("b".into(), 9, 1 << 20, true);
-        layer.image.bitmaps().add(bitmap);
+        layer.add_bitmap("b", 9, 1 << 20);
         layer.write(64 << 10, vec![1; 512]).await.unwrap();
         layer.image.resize(4 << 20, &*layer.below).await.unwrap();
         layer.write(3 << 20, vec![1; 512]).await.unwrap();

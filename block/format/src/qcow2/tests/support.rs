@@ -7,7 +7,7 @@ use strata_storage::{FileOptions, FileStorage, SimFile, Storage, error::IoResult
 
 use crate::{
     below::{Below, Nothing},
-    bitmap::Recorded,
+    bitmap::{DirtyBitmap, Recorded},
     extent::ExtentKind,
     qcow2::{CreateOptions, Damaged, OpenOptions, Qcow2, create},
 };
@@ -93,6 +93,13 @@ impl Layer {
         self.image
             .write(offset, SgList::from_vec(bytes), &*self.below)
             .await
+    }
+
+    /// Adds a persistent bitmap of `size` bytes; the file knows of it already.
+    pub fn add_bitmap(&self, name: &str, granularity_bits: u32, size: u64) {
+        let bitmaps = self.image.bitmaps();
+        let name = bitmaps.reserve(name).unwrap();
+        bitmaps.add(DirtyBitmap::new(name, granularity_bits, size, true));
     }
 
     /// Records a change in the bitmaps when it has been made, which is not for the format to do.

@@ -162,8 +162,11 @@ impl Loader<'_> {
             }
         }
         let bits = u32::from(entry.granularity_bits);
+        let Some(name) = image.bitmaps().reserve(&entry.name) else {
+            return Ok(Err(format!("there are two bitmaps '{}'", entry.name)));
+        };
         if entry.is_usable() {
-            let bitmap = DirtyBitmap::new(entry.name.clone(), bits, image.virtual_size(), true);
+            let bitmap = DirtyBitmap::new(name, bits, image.virtual_size(), true);
             let len = bitmap.bits().borrow().total();
             if bitmap_table::len(len, &image.geometry) != u64::from(entry.table_len) {
                 let why = format!("bitmap '{}' has a table of a wrong size", entry.name);
@@ -182,7 +185,6 @@ impl Loader<'_> {
                 let file = image.file.storage().path().display();
                 tracing::warn!(%file, "{why}: it is not used; 'strata-img bitmap --remove' removes it");
             }
-            let name = entry.name.clone();
             self.bitmaps.push(DirtyBitmap::inconsistent(name, bits));
         }
         let clusters = self.noted[first..].to_vec();

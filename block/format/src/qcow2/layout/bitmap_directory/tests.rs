@@ -1,5 +1,5 @@
 use super::*;
-use crate::bitmap::DirtyBitmap;
+use crate::{bitmap::DirtyBitmap, names::Namespace};
 
 const GEOMETRY: Geometry = Geometry {
     version: 3,
@@ -10,7 +10,8 @@ const GEOMETRY: Geometry = Geometry {
 };
 
 fn entry(name: &str, extra: &[u8]) -> Entry {
-    let bitmap = DirtyBitmap::new(name.into(), 16, 1 << 30, true);
+    let name = Namespace::default().reserve(name).unwrap();
+    let bitmap = DirtyBitmap::new(name, 16, 1 << 30, true);
     Entry {
         extra: extra.to_vec(),
         ..Entry::new(0x50000, 1, &bitmap)

@@ -89,8 +89,7 @@ fn bitmaps_of_which_a_program_did_not_know_are_not_trusted() {
         assert!(layer.image.bitmaps().list().is_empty());
         layer.write(0, vec![2; 512]).await.unwrap();
         // New ones replace them.
-        let bitmap = DirtyBitmap::new("new".into(), 16, 1 << 20, true);
-        layer.image.bitmaps().add(bitmap);
+        layer.add_bitmap("new", 16, 1 << 20);
         layer.image.close().await.unwrap();
         let layer = open_layer(&file, SMALL_CACHE, nothing()).await;
         let names: Vec<_> = layer.image.bitmaps().list();
@@ -133,8 +132,7 @@ fn tables_that_share_clusters_are_refused() {
     with_seed(4, |_, seed| async move {
         let file = sim(seed);
         let layer = with_bitmap(&file, 4096, 1 << 20, false).await;
-        let second = DirtyBitmap::new("c".into(), 9, 1 << 20, true);
-        layer.image.bitmaps().add(second);
+        layer.add_bitmap("c", 9, 1 << 20);
         layer.write(8192, vec![1; 512]).await.unwrap();
         layer.image.close().await.unwrap();
         let mut bytes = file.bytes();

@@ -109,9 +109,8 @@ fn qemu_takes_bitmaps_that_are_all_dirty_or_large() {
         );
         let layer = open(&exec, &path).await;
         layer.image.begin_bitmap_change().await.unwrap();
-        for bitmap in ["all", "most", "none"] {
-            let bitmap = DirtyBitmap::new(bitmap.into(), 9, size, true);
-            layer.image.bitmaps().add(bitmap);
+        for name in ["all", "most", "none"] {
+            layer.add_bitmap(name, 9, size);
         }
         bitmap(&layer, "all").set(0..size);
         bitmap(&layer, "most").set(5000..size - 5000);

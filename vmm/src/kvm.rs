@@ -2,6 +2,7 @@
 
 pub mod cpuid;
 pub mod irq;
+pub mod mtrr;
 pub mod probe;
 pub mod raw;
 pub mod regs;

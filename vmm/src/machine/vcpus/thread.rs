@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Buses, Shared, VcpuReport, Want};
 use crate::{
     kvm::{
-        KvmError,
+        KvmError, mtrr,
         raw::{self, Exit, Vcpu},
         regs,
         reset::VcpuState,
@@ -88,6 +88,7 @@ impl VcpuThread {
     /// Back to the state after power-on; vCPU 0 starts at `entry`, the others wait for it.
     fn reset(&self, entry: u64) -> Result<(), KvmError> {
         self.initial.restore(&self.vcpu.fd)?;
+        mtrr::set(&self.vcpu.fd)?;
         if self.index == 0 {
             regs::enter_long_mode(&self.vcpu.fd, entry)?;
         }

@@ -87,6 +87,12 @@ impl PmBlock {
         self.update_sci();
     }
 
+    /// The clock's alarm interrupts: a guest that sleeps wakes up, if it has asked for that.
+    pub fn clock_alarm(&mut self) {
+        self.status |= Event::RTC;
+        self.update_sci();
+    }
+
     fn update_sci(&self) {
         self.sci.set(self.status.intersects(self.enable));
     }

@@ -165,9 +165,8 @@ fn fadt(facs: u32, dsdt: u32) -> acpi_tables::fadt::FADT {
         .firmware_ctrl_32(facs)
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
-        // The sleep button and RTC wake-up are not in the fixed registers; the power button is.
+        // The sleep button is not in the fixed registers; the power button and the alarm are.
         .flag(Flags::SlpButton)
-        .flag(Flags::FixRtc)
         .flag(Flags::TmrValExt)
         .flag(Flags::ResetRegSup);
     fadt.dsdt = dsdt.into();

@@ -1,20 +1,33 @@
 //! The clock and its 128 bytes of CMOS memory (Motorola MC146818), ports 0x70 and 0x71.
 //!
-//! The time is the host's, in UTC, plus whatever the guest has set it off by. Nothing interrupts:
-//! alarm, periodic and update-ended interrupts cannot be enabled.
+//! The time is the host's, in UTC, plus whatever the guest has set it off by. It goes on while the
+//! guest is stopped.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use super::{read_bytes, write_bytes};
-use crate::bus::BusDevice;
+use super::{Signal, read_bytes, write_bytes};
+use crate::{bus::BusDevice, host::IrqLine};
 
 mod calendar;
+mod interrupts;
+mod timer;
 
 use calendar::DateTime;
+use interrupts::{AlarmTime, Event, Interrupts, Settings};
+use timer::Timer;
+
+pub use timer::RtcTimer;
 
 const SECONDS: u8 = 0x00;
+const SECONDS_ALARM: u8 = 0x01;
 const MINUTES: u8 = 0x02;
+const MINUTES_ALARM: u8 = 0x03;
 const HOURS: u8 = 0x04;
+const HOURS_ALARM: u8 = 0x05;
 const WEEKDAY: u8 = 0x06;
 const DAY: u8 = 0x07;
 const MONTH: u8 = 0x08;
@@ -31,11 +44,14 @@ const A_DEFAULT: u8 = 0x26;
 const A_UPDATE_IN_PROGRESS: u8 = 1 << 7;
 /// Set: updates are stopped and the guest writes the time.
 const B_SET: u8 = 1 << 7;
-const B_INTERRUPTS: u8 = 0b0111_0000;
+const B_UPDATE_INTERRUPT: u8 = Event::UPDATED.bits();
+const B_SQUARE_WAVE: u8 = 1 << 3;
 const B_BINARY: u8 = 1 << 2;
 const B_24_HOURS: u8 = 1 << 1;
 const D_VALID: u8 = 1 << 7;
 const PM: u8 = 1 << 7;
+/// Both bits set in a field of the alarm: any value will do.
+const ANY: u8 = 0b1100_0000;
 
 /// How long before a new second begins the update shows (data sheet: 244 us plus the update
 /// itself).
@@ -56,6 +72,11 @@ pub struct MemorySize {
 /// The clock. Its range is [`Rtc::LEN`] ports from [`Rtc::BASE`] on.
 pub struct Rtc {
     clock: Clock,
+    line: Arc<dyn IrqLine>,
+    /// Told when the alarm interrupts.
+    alarm: Signal,
+    timer: Timer,
+    interrupts: Interrupts,
     /// Seconds that the guest's time is ahead of the host's.
     ahead: i64,
     /// The time as last shown, while updates are stopped.
@@ -69,37 +90,103 @@ impl Rtc {
     pub const BASE: u64 = 0x70;
     /// Number of ports.
     pub const LEN: u64 = 2;
+    /// Its interrupt.
+    pub const IRQ: u32 = 8;
 
-    /// A clock that runs with the host's, and says that the machine has `size` memory.
-    pub fn new(size: MemorySize) -> Self {
-        Self::with_clock(
-            size,
-            Box::new(|| {
-                SystemTime::now()
-                    .duration_since(SystemTime::UNIX_EPOCH)
-                    .unwrap_or_default()
-            }),
-        )
+    /// A clock that runs with the host's, and says that the machine has `size` memory. It
+    /// interrupts by `line`, and calls `alarm` when the alarm does so. [`RtcTimer`] lets it.
+    ///
+    /// # Errors
+    /// The host has no timer left.
+    pub fn new(size: MemorySize, line: Arc<dyn IrqLine>, alarm: Signal) -> io::Result<Self> {
+        let clock = || {
+            SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default()
+        };
+        Self::with_clock(size, line, alarm, Box::new(clock))
     }
 
-    fn with_clock(size: MemorySize, clock: Clock) -> Self {
+    fn with_clock(
+        size: MemorySize,
+        line: Arc<dyn IrqLine>,
+        alarm: Signal,
+        clock: Clock,
+    ) -> io::Result<Self> {
         let mut memory = [0; 128];
         memory[usize::from(STATUS_A)] = A_DEFAULT;
         memory[usize::from(STATUS_B)] = B_24_HOURS;
         memory[usize::from(STATUS_D)] = D_VALID;
         describe_memory(&mut memory, size);
-        Self {
+        Ok(Self {
+            interrupts: Interrupts::new(clock()),
             clock,
+            line,
+            alarm,
+            timer: Timer::new()?,
             ahead: 0,
             stopped: None,
             index: 0,
             memory,
-        }
+        })
     }
 
     /// A machine reset: the clock goes on and the memory is kept, as the battery would have it.
+    /// Nothing interrupts any more.
     pub fn reset(&mut self) {
         self.index = 0;
+        self.interrupts = Interrupts::new((self.clock)());
+        self.memory[usize::from(STATUS_B)] &= !(Event::all().bits() | B_SQUARE_WAVE);
+        self.update_line();
+    }
+
+    /// The time that the timer was set to has come.
+    fn wake(&mut self) {
+        self.catch_up();
+        self.update_line();
+    }
+
+    /// Finds out what has happened under the settings so far, before they change or are asked for.
+    fn catch_up(&mut self) {
+        let settings = self.settings();
+        let new = self.interrupts.catch_up((self.clock)(), &settings);
+        if (new & settings.enabled).contains(Event::ALARM) {
+            (self.alarm)();
+        }
+    }
+
+    /// Sets the line, and the timer to when it changes next.
+    fn update_line(&mut self) {
+        let settings = self.settings();
+        self.line.set(self.interrupts.line(settings.enabled));
+        self.timer.set(self.interrupts.next(&settings));
+    }
+
+    fn settings(&self) -> Settings {
+        let field = |register: u8| {
+            let value = self.memory[usize::from(register)];
+            (value & ANY != ANY).then_some(value)
+        };
+        Settings {
+            a: self.memory[usize::from(STATUS_A)],
+            stopped: self.stopped.is_some(),
+            enabled: Event::from_bits_truncate(self.status_b()),
+            alarm: AlarmTime {
+                hour: field(HOURS_ALARM).map(|hour| self.decode_hour(hour)),
+                minute: field(MINUTES_ALARM).map(|minute| self.decode(minute)),
+                second: field(SECONDS_ALARM).map(|second| self.decode(second)),
+            },
+            ahead: self.ahead,
+        }
+    }
+
+    /// The guest reads register C: what has happened, which it clears.
+    fn read_events(&mut self) -> u8 {
+        self.catch_up();
+        let enabled = self.settings().enabled;
+        let value = self.interrupts.read(enabled);
+        self.update_line();
+        value
     }
 
     fn seconds(&self) -> i64 {
@@ -121,9 +208,10 @@ impl Rtc {
         self.stopped.is_none() && into + UPDATE_WARNING >= Duration::from_secs(1)
     }
 
-    fn read_register(&self, register: u8) -> u8 {
+    fn read_register(&mut self, register: u8) -> u8 {
         let now = self.now();
         let value = match register {
+            STATUS_C => return self.read_events(),
             SECONDS => now.second,
             MINUTES => now.minute,
             HOURS => return self.encode_hour(now.hour),
@@ -141,19 +229,27 @@ impl Rtc {
     }
 
     fn write_register(&mut self, register: u8, value: u8) {
+        self.catch_up();
+        self.change_register(register, value);
+        self.update_line();
+    }
+
+    fn change_register(&mut self, register: u8, value: u8) {
         match register {
             SECONDS | MINUTES | HOURS | WEEKDAY | DAY | MONTH | YEAR | CENTURY => {
                 self.set_field(register, value);
             }
             STATUS_A => self.memory[usize::from(STATUS_A)] = value & !A_UPDATE_IN_PROGRESS,
-            STATUS_B => self.set_status_b(value & !B_INTERRUPTS),
+            STATUS_B => self.set_status_b(value),
             STATUS_C | STATUS_D => {}
             _ => self.memory[usize::from(register)] = value,
         }
     }
 
-    fn set_status_b(&mut self, value: u8) {
+    fn set_status_b(&mut self, mut value: u8) {
         if value & B_SET != 0 {
+            // There is no update whose end could interrupt.
+            value &= !B_UPDATE_INTERRUPT;
             self.stopped = Some(self.now());
         } else if let Some(set) = self.stopped.take() {
             self.run_from(set);

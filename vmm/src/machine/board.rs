@@ -14,7 +14,7 @@ use strata_devices::{
         i8042::I8042,
         pvpanic::{PanicEvents, PanicSignal, PvPanic},
         reset::SystemControl,
-        rtc::{MemorySize, Rtc},
+        rtc::{MemorySize, Rtc, RtcTimer},
         serial::{Output, SerialPort},
     },
     pci::{
@@ -54,7 +54,7 @@ pub enum BoardError {
     #[error(transparent)]
     Slot(#[from] SlotTaken),
     /// No file descriptor left.
-    #[error("could not make an eventfd: {0}")]
+    #[error("could not make an eventfd or a timer: {0}")]
     EventFd(#[from] io::Error),
 }
 
@@ -75,7 +75,9 @@ impl Board {
         let power_off = signal(post, || GuestEvent::PowerOff);
         let pm = shared(PmBlock::new(router.line(SCI_GSI), power_off));
         let i8042 = shared(I8042::new(Arc::clone(&reset)));
-        let rtc = shared(Rtc::new(memory_size(memory)));
+        let alarm = alarm_signal(&pm);
+        let rtc = Rtc::new(memory_size(memory), router.line(Rtc::IRQ), alarm)?;
+        let rtc = shared(rtc);
         let serial = shared(SerialPort::new(router.line(SerialPort::COM1_IRQ), output)?);
         let pci = Arc::new(Mutex::new(PciRoot::default()));
         lock(&pci).insert(HOST_BRIDGE, bridges::host_bridge())?;
@@ -146,6 +148,11 @@ impl Board {
         Ok(port)
     }
 
+    /// What lets the clock interrupt, on the event loop.
+    pub fn clock(&self) -> RtcTimer {
+        RtcTimer::of(&self.rtc)
+    }
+
     /// Brings all devices into the state after power-on. No vCPU runs, and no request is under way.
     pub fn reset(&self) {
         lock(&self.pci).reset();
@@ -196,6 +203,12 @@ fn panic_signal(post: &Post) -> PanicSignal {
             post.guest(GuestEvent::Panicked);
         }
     })
+}
+
+/// Lets the clock's alarm wake a guest that sleeps.
+fn alarm_signal(pm: &Arc<Mutex<PmBlock>>) -> Signal {
+    let pm = Arc::clone(pm);
+    Arc::new(move || lock(&pm).clock_alarm())
 }
 
 fn memory_size(memory: u64) -> MemorySize {

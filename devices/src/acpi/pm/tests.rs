@@ -87,3 +87,18 @@ fn any_access_is_survived() {
         }
     }
 }
+
+#[test]
+fn an_alarm_of_the_clock_raises_the_sci_where_the_guest_wants_it() {
+    let (mut pm, line, _) = block();
+    pm.clock_alarm();
+    assert_eq!(word(&mut pm, STATUS), 0x0400);
+    assert!(!line.is_high());
+    pm.write(STATUS, &0x0400u16.to_le_bytes());
+    pm.write(ENABLE, &0x0400u16.to_le_bytes());
+    assert!(!line.is_high(), "the old alarm was cleared");
+    pm.clock_alarm();
+    assert!(line.is_high());
+    pm.write(STATUS, &0x0400u16.to_le_bytes());
+    assert!(!line.is_high());
+}

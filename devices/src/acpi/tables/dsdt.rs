@@ -21,7 +21,6 @@ const DEVICES: u8 = 32;
 const PINS: u8 = 4;
 /// The first of the four I/O APIC inputs that PCI interrupts share; those below are ISA's.
 const FIRST_INTX_GSI: u32 = 16;
-const RTC_IRQ: u32 = 8;
 
 /// The GSI that pin `pin` (0 for INTA# to 3 for INTD#) of device `device` on bus 0 is wired to.
 /// Level-triggered, active low in ACPI's terms; KVM takes 1 for asserted.
@@ -134,7 +133,7 @@ fn serial() -> Vec<u8> {
 fn clock() -> Vec<u8> {
     let base = Rtc::BASE as u16;
     let ports = IO::new(base, base, 1, Rtc::LEN as u8);
-    let irq = Interrupt::new(true, true, false, false, RTC_IRQ);
+    let irq = Interrupt::new(true, true, false, false, Rtc::IRQ);
     device("RTC_", "PNP0B00", 0, vec![&ports, &irq])
 }
 

@@ -74,6 +74,7 @@ fn the_fadt_names_the_power_registers() {
     assert_eq!((fadt[88], fadt[89], fadt[91]), (4, 2, 4));
     let flags = u32_at(fadt, 112);
     assert_eq!(flags & 1 << 4, 0, "the power button is a fixed one");
+    assert_eq!(flags & 1 << 6, 0, "the alarm is a fixed event");
     assert_eq!(flags & 1 << 20, 0, "not hardware-reduced");
     assert_eq!(
         (u64_at(fadt, 120), fadt[128]),

@@ -12,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use strata_devices::legacy::i8042::I8042;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use crate::{kvm::regs, layout};
@@ -179,6 +180,7 @@ impl BootSource {
         memory.write_slice(&cmdline, GuestAddress(layout::CMDLINE))?;
         params::write(memory, size, &loaded, initrd, rsdp)?;
         regs::write_tables(memory)?;
+        write_reset_stub(memory)?;
         Ok(loaded.entry)
     }
 
@@ -206,6 +208,29 @@ impl BootSource {
             .map_err(|error| initrd.error(io::Error::other(error)))?;
         Ok((start, len))
     }
+}
+
+/// What stands at the reset vectors: whoever gets there, by INIT or by a jump, wants the machine to
+/// start again.
+///
+///     mov al, I8042::RESET
+///     out I8042::COMMAND, al
+///     hlt
+///     jmp short -3
+const RESET_STUB: [u8; 7] = [
+    0xb0,
+    I8042::RESET,
+    0xe6,
+    I8042::COMMAND as u8,
+    0xf4,
+    0xeb,
+    0xfd,
+];
+
+fn write_reset_stub(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
+    layout::RESET_VECTORS
+        .into_iter()
+        .try_for_each(|vector| memory.write_slice(&RESET_STUB, GuestAddress(vector)))
 }
 
 /// Rounded up to whole pages.

@@ -25,12 +25,18 @@ pub const CMDLINE: u64 = 0x2_0000;
 /// Where the protected-mode part of a bzImage is loaded.
 pub const KERNEL: u64 = EXTENDED;
 
+/// Where a processor starts after INIT, in real mode (Intel SDM 3A, 9.1.4), and where the PC's
+/// BIOS has its entry below 1 MiB.
+pub const RESET_VECTORS: [u64; 2] = [0xffff_fff0, 0xf_fff0];
+/// Memory for the first of them, where no firmware lies there.
+pub const RESET_PAGE: (u64, u64) = (0xffff_f000, 0x1000);
+
 /// KVM's identity map page (Intel without unrestricted guest), below the BIOS area.
 pub const IDENTITY_MAP: u64 = 0xfffb_c000;
 /// KVM's three pages for a task state segment.
 pub const TSS: u64 = 0xfffb_d000;
 
-/// Ranges of guest memory, as address and length in bytes, for a guest with `size` bytes.
+/// Ranges of guest memory for programs, as address and length in bytes, for a guest with `size` bytes.
 pub fn memory_ranges(size: u64) -> Vec<(u64, u64)> {
     let low = size.min(LOW_MEMORY_LIMIT);
     let mut ranges = vec![(0, low)];

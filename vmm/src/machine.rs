@@ -231,6 +231,7 @@ pub(crate) fn run_with(
         Box::new(Signals::catch(post.clone()).map_err(host("catch signals"))?),
         Box::new(Watch::file(inbox.as_fd().as_raw_fd())),
         Box::new(Watch::file(engine.event_fd())),
+        Box::new(hardware.board.clock()),
     ];
     subscribers.extend(workers.iter().map(disks::Worker::subscriber));
     subscribers.extend(command);
@@ -325,7 +326,10 @@ impl Hardware {
 
 /// Address space for the guest's memory; the host gives pages as the guest touches them.
 fn allocate(size: u64) -> Result<GuestMemoryMmap, RunError> {
-    let ranges: Vec<_> = layout::memory_ranges(size)
+    let mut ranges = layout::memory_ranges(size);
+    ranges.push(layout::RESET_PAGE);
+    ranges.sort_unstable();
+    let ranges: Vec<_> = ranges
         .into_iter()
         .map(|(start, len)| (GuestAddress(start), len as usize))
         .collect();

@@ -63,7 +63,9 @@ fn elf(machine: u16, address: u64, bytes: &[u8], memory: u64) -> TempPath {
 }
 
 fn memory(size: u64) -> GuestMemoryMmap {
-    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size as usize)]).unwrap()
+    let ranges = [(0, size), layout::RESET_PAGE];
+    let ranges = ranges.map(|(start, len)| (GuestAddress(start), len as usize));
+    GuestMemoryMmap::from_ranges(&ranges).unwrap()
 }
 
 fn load(
@@ -265,7 +267,18 @@ fn a_second_load_repeats_the_first() {
             .write_slice(&[0xee; 4096], GuestAddress(address))
             .unwrap();
     }
+    memory
+        .write_slice(&[0xee; 7], GuestAddress(0xf_fff0))
+        .unwrap();
     source.load(&memory, 64 * MIB, RSDP).unwrap();
     assert!(first == dump());
-    assert_eq!(memory.num_regions(), 1);
+    assert_eq!(memory.num_regions(), 2);
+}
+
+#[test]
+fn who_gets_to_a_reset_vector_resets_the_machine() {
+    let guest = load(&bzimage(header()), None, "", 64 * MIB).unwrap();
+    let stub = [0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
+    assert_eq!(guest.bytes(0xffff_fff0, 7), stub);
+    assert_eq!(guest.bytes(0xf_fff0, 7), stub);
 }

@@ -21,6 +21,8 @@ pub struct Boot {
     pub disks: Vec<String>,
     /// Words for the guest's workload, without the leading `strata.`.
     pub workload: Vec<String>,
+    /// The script that the guest runs, which needs the image with tools.
+    pub script: Option<&'static str>,
     /// More words for the guest's kernel.
     pub kernel: Vec<String>,
     /// More options of `strata run`.
@@ -31,7 +33,10 @@ impl Boot {
     /// The guest kernel's command line.
     pub fn append(&self) -> String {
         let fixed = ["console=ttyS0", "quiet", "panic=-1"].map(str::to_owned);
-        let words = self.workload.iter().map(|word| format!("strata.{word}"));
+        let script = self.script.iter();
+        let script = script.flat_map(|name| ["mode=script".into(), format!("script={name}")]);
+        let words = self.workload.iter().cloned().chain(script);
+        let words = words.map(|word| format!("strata.{word}"));
         let words = fixed
             .into_iter()
             .chain(self.kernel.iter().cloned())
@@ -61,7 +66,8 @@ impl Machine {
             .arg("run")
             .arg("--kernel")
             .arg(stage.images.join("vmlinuz"));
-        command.arg("--initrd").arg(stage.images.join("guest.img"));
+        let initrd = boot.script.map_or("guest.img", |_| "tools.img");
+        command.arg("--initrd").arg(stage.images.join(initrd));
         command.args(["--memory", "256M", "--append", &boot.append()]);
         for disk in &boot.disks {
             command.args(["--disk", disk]);

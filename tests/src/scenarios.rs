@@ -14,6 +14,7 @@ mod layers;
 mod main_job;
 mod outcome;
 mod pio;
+mod platform;
 mod vhost_user;
 
 /// Something to play.
@@ -57,6 +58,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "command",
         about: "strata test: commands in guests, their streams, exit status and results",
         play: command::play,
+    },
+    Scenario {
+        name: "platform",
+        about: "what a guest finds besides its disks: the clock, and the ways to start again",
+        play: platform::play,
     },
     Scenario {
         name: "pio",

@@ -59,6 +59,8 @@ pub struct Serial {
     pub verified: Option<Verified>,
     /// Bytes of the disk that the kernel last found to have another size.
     pub new_size: Option<u64>,
+    /// What a script has said, line by line.
+    pub said: Vec<String>,
     /// Whether the workload has ended well.
     pub has_passed: bool,
     /// The workload's own failure, or the kernel's.
@@ -78,9 +80,15 @@ impl Serial {
             starts: 0,
             verified: None,
             new_size: None,
+            said: Vec::new(),
             has_passed: false,
             failure: None,
         }
+    }
+
+    /// Whether a script has said this line.
+    pub fn has_said(&self, line: &str) -> bool {
+        self.said.iter().any(|said| said == line)
     }
 
     /// Takes in what has been written since the last call. Fails if the guest reports a failure.
@@ -123,6 +131,7 @@ impl Serial {
             "verifying" => self.boots += 1,
             "ready" => self.starts += 1,
             "verified" => self.verified = parse_verified(rest),
+            "said" => self.said.push(rest.to_owned()),
             "pass" => self.has_passed = true,
             "FAIL" => self.failure = Some(rest.to_owned()),
             _ => {}

@@ -11,6 +11,7 @@ mod lane;
 mod params;
 mod port;
 mod report;
+mod script;
 mod stream;
 mod unit;
 mod verify;
@@ -47,6 +48,7 @@ fn run(serial: &Arc<Serial>) -> Result<(), Failure> {
     match params.mode {
         Mode::Shell => boot::shell().map_err(Failure::Setup),
         Mode::Verify => verify::run(serial, &params),
+        Mode::Script => script::run(serial, &params.script).map_err(Failure::Setup),
         Mode::Panic => ending::panic().map_err(Failure::Setup),
         Mode::Exit => ending::exit(params.code).map_err(Failure::Setup),
         Mode::Reset => ending::reset().map_err(Failure::Setup),

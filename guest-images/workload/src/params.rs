@@ -2,7 +2,8 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | `strata.mode=` | `shell` (the default), `write`, `verify`; `panic`, `exit`, `reset`, `hang` |
+//! | `strata.mode=` | `shell` (the default), `write`, `verify`, `script`; `panic`, `exit`, `reset`, `hang` |
+//! | `strata.script=` | which of the scripts in `/scripts` is run |
 //! | `strata.code=` | what `exit` ends with, 0 to 255; 0 without it |
 //! | `strata.disks=` | the disks, by kernel name; `vda,sda` without it |
 //! | `strata.seed=` | decides every operation of this run; never the same twice in one history |
@@ -23,6 +24,8 @@ pub enum Mode {
     Write,
     /// Verify what the history says and power off.
     Verify,
+    /// Run a script that is in the image, and power off.
+    Script,
     /// Make the kernel panic.
     Panic,
     /// End with a code, by the machine's exit port.
@@ -57,6 +60,8 @@ pub struct Params {
     pub history: Vec<Run>,
     /// What to end with.
     pub code: u8,
+    /// The script's name.
+    pub script: String,
 }
 
 impl Params {
@@ -76,6 +81,7 @@ impl Params {
             seconds: None,
             history: Vec::new(),
             code: 0,
+            script: String::new(),
         };
         for word in line.split_ascii_whitespace() {
             let Some(word) = word.strip_prefix("strata.") else {
@@ -95,6 +101,7 @@ impl Params {
             "mode" => self.mode = parse_mode(value)?,
             "disks" => self.disks = value.split(',').map(str::to_owned).collect(),
             "code" => self.code = parse_number(value)?,
+            "script" => self.script = value.to_owned(),
             "seed" => self.seed = parse_number(value)?,
             "seconds" => self.seconds = Some(Duration::from_secs(parse_number(value)?)),
             "history" => {
@@ -123,11 +130,12 @@ fn parse_mode(value: &str) -> Result<Mode, String> {
         "shell" => Ok(Mode::Shell),
         "write" => Ok(Mode::Write),
         "verify" => Ok(Mode::Verify),
+        "script" => Ok(Mode::Script),
         "panic" => Ok(Mode::Panic),
         "exit" => Ok(Mode::Exit),
         "reset" => Ok(Mode::Reset),
         "hang" => Ok(Mode::Hang),
-        _ => Err("expected shell, write, verify, panic, exit, reset or hang".to_owned()),
+        _ => Err("expected shell, write, verify, script, panic, exit, reset or hang".to_owned()),
     }
 }
 

@@ -11,6 +11,7 @@
 //! | `STRATA flushed N,N,...` | by lane (disk by disk): so many of its operations are durable |
 //! | `STRATA io t=S vda=R/W/F/N sda=...` | since the last such line: longest read, write and flush in microseconds, and requests done. A request under way counts with its age |
 //! | `STRATA end operations=N` | writing has ended, everything is flushed and reported |
+//! | `STRATA said LINE` | a line of the script's |
 //! | `STRATA pass` | all is well; power off follows |
 //! | `STRATA FAIL ...` | the first wrong byte or error; power off follows |
 

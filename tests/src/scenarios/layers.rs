@@ -100,6 +100,7 @@ impl Disks {
             workload,
             kernel: self.kernel.clone(),
             options: self.options.clone(),
+            ..Boot::default()
         }
     }
 

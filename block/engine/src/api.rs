@@ -88,7 +88,7 @@ impl CmdError {
     }
 }
 
-/// `BlockdevOnError`: what an I/O error does to a job.
+/// `BlockdevOnError`: what an I/O error does to a job; `IoErrorAction`, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnError {
@@ -368,13 +368,21 @@ pub enum Event {
         node_name: String,
         /// `read` or `write`.
         operation: String,
-        /// Always `report`: the guest is told.
-        action: String,
+        /// What came of it: the guest is told (`report`), is told that all went well (`ignore`), or
+        /// is to be stopped while the request waits (`stop`).
+        action: OnError,
         /// The host is out of space.
         nospace: bool,
         /// One line for people.
         reason: String,
     },
+}
+
+impl Event {
+    /// Whether it says that a request is held, and that the guest is to be stopped.
+    pub fn stops_guest(&self) -> bool {
+        matches!(self, Self::IoError { action, .. } if *action == OnError::Stop)
+    }
 }
 
 /// Where events go: to the monitor's clients.

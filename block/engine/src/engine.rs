@@ -1,5 +1,6 @@
 //! [`Engine`]: everything of the block layer that lives on one device thread.
 
+mod backends;
 mod bitmaps;
 mod commit;
 mod describe;
@@ -19,6 +20,7 @@ use std::{
     rc::Rc,
 };
 
+pub use backends::FailedRequests;
 use bitmaps::BitmapCmd;
 pub use commit::CommitSpec;
 pub use describe::layer_info;
@@ -26,11 +28,13 @@ use exports::Exports;
 pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};
 use objects::TlsCredentials;
 /// What a [`DiskSpec`] is made of, for those who do not know the graph.
-pub use strata_graph::{DetectZeroes, DiskOptions, Format, chain::ImageOptions};
+pub use strata_graph::{
+    DetectZeroes, DiskOptions, ErrorPolicy, Format, OnRequestError, chain::ImageOptions,
+};
 
 use strata_exec::{Executor, Queue, Turn};
 use strata_graph::{
-    Busy, EditError, FailedRequest, GuestDisk, Name, NameError, Node,
+    Backend, Busy, EditError, ErrorAction, FailedRequest, GuestDisk, Name, NameError, Node,
     chain::Opener,
     disk::{Disk, Op},
 };
@@ -40,7 +44,7 @@ use strata_storage::{
 };
 
 use crate::{
-    api::{BitmapChange, Cmd, CmdError, ErrorClass, Event, EventSink, Reply},
+    api::{BitmapChange, Cmd, CmdError, ErrorClass, Event, EventSink, OnError, Reply},
     jobs::Jobs,
 };
 
@@ -63,6 +67,8 @@ pub struct Engine {
     exec: Rc<Executor>,
     opener: Opener,
     disks: RefCell<Vec<Rc<GuestDisk>>>,
+    /// What devices' requests pass on their way to the disks.
+    backends: RefCell<Vec<Rc<Backend>>>,
     jobs: Rc<Jobs>,
     /// Everything comes to its end: nothing new begins.
     ending: Cell<bool>,
@@ -95,6 +101,7 @@ impl Engine {
             opener,
             exec,
             disks: RefCell::default(),
+            backends: RefCell::default(),
             jobs: Rc::default(),
             ending: Cell::new(false),
             exports: Exports::default(),
@@ -174,9 +181,12 @@ impl Engine {
         };
         let events = self.events.clone();
         let failures = Box::new(move |failed| (events.borrow_mut())(io_error(failed)));
+        let policy = options.errors;
         let disk = GuestDisk::new(self.exec.clone(), failures, root, (options, image), id);
-        self.disks.borrow_mut().push(disk.clone());
-        Disk::new(disk)
+        let backend = Backend::new(self.exec.clone(), disk.clone(), policy);
+        self.disks.borrow_mut().push(disk);
+        self.backends.borrow_mut().push(backend.clone());
+        Disk::new(backend)
     }
 
     /// Carries out a command. `reply` may be called before this returns, or much later.
@@ -316,7 +326,11 @@ fn io_error(failed: FailedRequest) -> Event {
             "write"
         }
         .to_owned(),
-        action: "report".to_owned(),
+        action: match failed.action {
+            ErrorAction::Report => OnError::Report,
+            ErrorAction::Ignore => OnError::Ignore,
+            ErrorAction::Stop => OnError::Stop,
+        },
         nospace: matches!(failed.error, IoError::NoSpace { .. }),
         reason: failed.error.to_string(),
     }

@@ -16,7 +16,8 @@ use strata_storage::error::{IoError, IoResult};
 use tracing::Instrument;
 
 use super::{
-    Format, Name, Node, chain::ImageOptions, inflight::Gate, node::whole_sectors, survey::survey,
+    ErrorPolicy, Format, Name, Node, chain::ImageOptions, inflight::Gate, node::whole_sectors,
+    survey::survey,
 };
 use crate::disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit};
 
@@ -44,6 +45,8 @@ pub struct DiskOptions {
     /// What is written goes to a file without a name in this directory, and is gone in the end; the
     /// image is only read (`snapshot=on`). Nothing to a disk that is `read_only`.
     pub temporary: Option<PathBuf>,
+    /// What is done about errors of the guest's requests.
+    pub errors: ErrorPolicy,
 }
 
 /// `detect-zeroes`.
@@ -80,6 +83,19 @@ pub struct FailedRequest {
     pub op: Op,
     /// Why it failed.
     pub error: IoError,
+    /// What came of that.
+    pub action: ErrorAction,
+}
+
+/// What comes of a request that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorAction {
+    /// Whoever asked is told.
+    Report,
+    /// Whoever asked is told that all went well.
+    Ignore,
+    /// The request waits, and the guest is to be stopped.
+    Stop,
 }
 
 /// Where a disk reports requests that failed.
@@ -223,7 +239,8 @@ impl GuestDisk {
         self.requests.get()
     }
 
-    async fn carry_out(&self, request: Request) -> Completion {
+    /// Has the layers carry out `request`. A failure is not reported yet.
+    pub(super) async fn carry_out(&self, request: &Request) -> Result<(), Failed> {
         let id = self.requests.get() + 1;
         self.requests.set(id);
         let span = tracing::trace_span!(
@@ -238,21 +255,22 @@ impl GuestDisk {
     }
 
     /// Waits until the request may be worked on, and has the layers do so.
-    async fn admit(&self, request: Request) -> Completion {
+    async fn admit(&self, request: &Request) -> Result<(), Failed> {
         let _pass = self.gate.enter().await;
-        let _share = self.share(&request).await;
+        let _share = self.share(request).await;
         if request.offset + request.len > self.info().size {
             // The disk has shrunk while the request waited.
-            return Err(IoError::OutOfRange);
+            return Err(Failed {
+                error: IoError::OutOfRange,
+                node_name: None,
+            });
         }
         let root = self.root();
-        let op = request.op;
-        let node = root.name().to_owned();
         let result = self.dispatch(&root, request).await;
-        if let Err(error) = &result {
-            self.report(op, node, error);
-        }
-        result
+        result.map_err(|error| Failed {
+            error,
+            node_name: Some(root.name().to_owned()),
+        })
     }
 
     /// Waits for the request's part of the work.
@@ -268,23 +286,23 @@ impl GuestDisk {
         }
     }
 
-    async fn dispatch(&self, root: &Rc<Node>, request: Request) -> IoResult<()> {
-        let Request {
+    async fn dispatch(&self, root: &Rc<Node>, request: &Request) -> IoResult<()> {
+        let &Request {
             op,
             offset,
             len,
-            data,
+            ref data,
         } = request;
         let unmap = self.options.discard;
         match op {
-            Op::Read => return root.read(offset, data).await,
+            Op::Read => return root.read(offset, data.clone()).await,
             Op::Flush => return root.flush().await,
-            Op::Write { .. } if self.detects_zeroes() && is_zero(&data).await => {
+            Op::Write { .. } if self.detects_zeroes() && is_zero(data).await => {
                 // The guest may have changed its memory since the look: then it asked for either.
                 let unmap = unmap && self.options.detect_zeroes == DetectZeroes::Unmap;
                 self.write_zeroes(root, offset, len, unmap).await?;
             }
-            Op::Write { .. } => write(root, offset, &data).await?,
+            Op::Write { .. } => write(root, offset, data).await?,
             Op::Discard if unmap => {
                 let (start, end) = whole_sectors(offset, len);
                 let len = end.saturating_sub(start);
@@ -335,16 +353,38 @@ impl GuestDisk {
         self.options.detect_zeroes != DetectZeroes::Off
     }
 
-    fn report(&self, op: Op, node_name: String, error: &IoError) {
+    /// Tells of a request that the layers have failed to carry out, and what comes of that.
+    pub(super) fn report(&self, op: Op, failed: &Failed, action: ErrorAction) {
+        let Failed { error, node_name } = failed;
+        let Some(node_name) = node_name else {
+            return;
+        };
         self.io_status.set(IoStatus::of(error));
-        tracing::warn!(disk = %self.options.id, ?op, %error, "a guest's request failed");
+        tracing::warn!(disk = %self.options.id, ?op, %error, ?action, "a guest's request failed");
         (self.failures)(FailedRequest {
             disk: self.options.id.clone(),
-            node_name,
+            node_name: node_name.clone(),
             op,
             error: error.clone(),
+            action,
         });
     }
+
+    /// Carries out `request` for whoever wants to be told of a failure.
+    async fn carry_out_and_report(&self, request: &Request) -> Completion {
+        let result = self.carry_out(request).await;
+        result.map_err(|failed| {
+            self.report(request.op, &failed, ErrorAction::Report);
+            failed.error
+        })
+    }
+}
+
+/// Why a request failed.
+pub(super) struct Failed {
+    pub error: IoError,
+    /// The name of the layer that was the top when the request came; `None` if it never got there.
+    pub node_name: Option<String>,
 }
 
 /// Bytes of the disk that lies on `root`: whole sectors. (A header may say otherwise; QEMU cuts the
@@ -441,10 +481,9 @@ impl Submit for GuestDisk {
         let Some(this) = self.this.upgrade() else {
             return done(Err(IoError::Cancelled));
         };
-        self.exec.spawn(
-            Queue::Guest,
-            async move { done(this.carry_out(request).await) },
-        );
+        self.exec.spawn(Queue::Guest, async move {
+            done(this.carry_out_and_report(&request).await)
+        });
     }
 
     fn info(&self) -> Rc<DiskInfo> {

@@ -2,6 +2,7 @@
 
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
+mod backend;
 #[cfg(test)]
 mod bench;
 pub mod bitmaps;
@@ -33,11 +34,14 @@ mod walk;
 #[cfg(test)]
 mod chain_tests;
 
+pub use backend::{Backend, ErrorPolicy, OnRequestError};
 pub use create::create_image_in;
 pub use create::{NewImage, create_image, replace_image};
 pub use edit::{Edit, EditError};
 pub use format::Format;
-pub use guest_disk::{DetectZeroes, DiskOptions, FailedRequest, FailureSink, GuestDisk, IoStatus};
+pub use guest_disk::{
+    DetectZeroes, DiskOptions, ErrorAction, FailedRequest, FailureSink, GuestDisk, IoStatus,
+};
 pub use hold::{Busy, Hold, Purpose, check_free};
 pub use image::Image;
 pub use kept::Kept;

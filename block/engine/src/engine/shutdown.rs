@@ -60,6 +60,7 @@ impl Engine {
         let mut errors = Vec::new();
         self.stop_exports().await;
         self.jobs.end_all().await;
+        self.backends.take();
         for disk in self.disks.take() {
             disk.give_up_name();
             let _drained = disk.gate().drain().await;

@@ -12,6 +12,7 @@ mod commit;
 mod describe;
 mod direct;
 mod ends;
+mod errors;
 mod exported_layers;
 mod exports;
 mod fair;

@@ -1,0 +1,173 @@
+//! [`Backend`]: a disk as the device that has it as its drive sees it.
+//!
+//! What concerns the guest's requests and nobody else's is here: what is done about errors. Jobs and
+//! exports go past it. A request waits here outside the disk's gate, so whatever drains the disk (a
+//! snapshot, a resize, the end of a job) does not wait for it, and it finds the layers that there
+//! are when it goes on.
+
+mod policy;
+
+use std::{
+    cell::Cell,
+    rc::{Rc, Weak},
+};
+
+use strata_exec::{Executor, Queue, sync::WaitQueue};
+use strata_storage::error::IoError;
+
+pub use self::policy::{ErrorPolicy, OnRequestError};
+use crate::{
+    ErrorAction, GuestDisk,
+    disk::{Completion, DiskInfo, Done, ExtentsDone, Request, Submit},
+};
+
+/// What a device's requests pass on their way to a disk.
+pub struct Backend {
+    disk: Rc<GuestDisk>,
+    policy: ErrorPolicy,
+    exec: Rc<Executor>,
+    /// Requests that the device has sent and has not been answered.
+    under_way: Cell<usize>,
+    /// Those whose error has stopped the guest.
+    stopped: Held,
+    /// The same, and the error was that there is no room: they may be tried again at any time.
+    no_room: Held,
+    /// Nobody will go on: requests that fail end, and none is held.
+    giving_up: Cell<bool>,
+    this: Weak<Self>,
+}
+
+/// Requests that have failed and wait for another try.
+#[derive(Default)]
+struct Held {
+    count: Cell<usize>,
+    /// The next try says nothing if it fails as the last one did.
+    quiet: Cell<bool>,
+    go_on: WaitQueue,
+}
+
+impl Held {
+    /// Waits for the next try.
+    async fn wait(&self) {
+        self.count.set(self.count.get() + 1);
+        self.go_on.wait().await;
+    }
+
+    /// Lets all of them go on. They count as held no longer.
+    fn release(&self, quiet: bool) {
+        self.quiet.set(quiet);
+        self.count.set(0);
+        self.go_on.wake_all();
+    }
+}
+
+impl Backend {
+    /// For a device whose requests go to `disk`, with what is done about errors.
+    pub fn new(exec: Rc<Executor>, disk: Rc<GuestDisk>, policy: ErrorPolicy) -> Rc<Self> {
+        Rc::new_cyclic(|this| Self {
+            disk,
+            policy,
+            exec,
+            under_way: Cell::default(),
+            stopped: Held::default(),
+            no_room: Held::default(),
+            giving_up: Cell::default(),
+            this: this.clone(),
+        })
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &Rc<GuestDisk> {
+        &self.disk
+    }
+
+    /// Requests that the device has sent and has not been answered.
+    pub fn under_way(&self) -> usize {
+        self.under_way.get()
+    }
+
+    /// Those of them that have failed and wait for another try.
+    pub fn held(&self) -> usize {
+        self.stopped.count.get() + self.no_room.count.get()
+    }
+
+    /// Whether some of those wait for room alone.
+    pub fn waits_for_room(&self) -> bool {
+        self.no_room.count.get() > 0
+    }
+
+    /// Tries again what has failed and waits: the guest goes on.
+    pub fn retry(&self) {
+        self.stopped.release(false);
+        self.no_room.release(false);
+    }
+
+    /// Tries again what waits for room: perhaps there is some now.
+    pub fn retry_for_room(&self) {
+        self.no_room.release(true);
+    }
+
+    /// Whether requests that fail are held as the policy wants. If not, those that are held end with
+    /// their errors.
+    pub fn hold_failures(&self, hold: bool) {
+        self.giving_up.set(!hold);
+        if !hold {
+            self.retry();
+        }
+    }
+
+    /// Carries out a request, again and again where it is held. What to answer.
+    async fn carry_out(&self, request: &Request) -> Completion {
+        let mut quiet = false;
+        loop {
+            let Err(failed) = self.disk.carry_out(request).await else {
+                return Ok(());
+            };
+            let action = match &failed.node_name {
+                Some(_) if !self.giving_up.get() => self.policy.action(request.op, &failed.error),
+                // No retry makes a request right that the disk cannot take.
+                _ => ErrorAction::Report,
+            };
+            if !(quiet && action == ErrorAction::Stop) {
+                self.disk.report(request.op, &failed, action);
+            }
+            match action {
+                ErrorAction::Report => return Err(failed.error),
+                ErrorAction::Ignore => return Ok(()),
+                ErrorAction::Stop => {}
+            }
+            let held = match self.policy.waits_for_room(request.op, &failed.error) {
+                true => &self.no_room,
+                false => &self.stopped,
+            };
+            held.wait().await;
+            if self.giving_up.get() {
+                return Err(failed.error);
+            }
+            quiet = held.quiet.get();
+        }
+    }
+}
+
+impl Submit for Backend {
+    fn submit(&self, request: Request, done: Done) {
+        let Some(this) = self.this.upgrade() else {
+            return done(Err(IoError::Cancelled));
+        };
+        self.under_way.set(self.under_way.get() + 1);
+        self.exec.spawn(Queue::Guest, async move {
+            let result = this.carry_out(&request).await;
+            // The device may send another one at once.
+            this.under_way.set(this.under_way.get() - 1);
+            done(result);
+        });
+    }
+
+    fn info(&self) -> Rc<DiskInfo> {
+        self.disk.info()
+    }
+
+    fn extents(&self, offset: u64, len: u64, max: usize, done: ExtentsDone) {
+        self.disk.extents(offset, len, max, done);
+    }
+}

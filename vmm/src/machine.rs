@@ -198,9 +198,16 @@ pub(crate) fn run_with(
     let command = command
         .map(|command| hardware.add_command_port(command, &post, console.patience()))
         .transpose()?;
-    let told = notifier.clone();
-    let engine = Engine::new(move |event| told.notify(Notice::Block(event)))
-        .map_err(host("make an eventfd"))?;
+    let (told, held) = (notifier.clone(), post.clone());
+    let engine = Engine::new(move |event| {
+        let stops = event.stops_guest();
+        // Clients are told of the error before they are told that the guest has been stopped.
+        told.notify(Notice::Block(event));
+        if stops {
+            held.guest(GuestEvent::RequestHeld);
+        }
+    })
+    .map_err(host("make an eventfd"))?;
     engine.serve_vhost_user_with(vhost_user::serve);
     let (workers, meters) = disks::attach(
         &engine,

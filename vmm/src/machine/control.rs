@@ -6,6 +6,7 @@
 
 mod course;
 mod ending;
+mod held;
 
 use std::{
     cell::{Cell, RefCell},
@@ -95,6 +96,8 @@ pub struct Control {
     asked: Option<Answer>,
     /// What is known of the end that the course leads to.
     ending: Option<Ending>,
+    /// When requests that wait for room are tried again.
+    retry: Option<Instant>,
 }
 
 /// What is known of the step that is under way.
@@ -134,6 +137,7 @@ impl Control {
             underway: Underway::default(),
             asked: None,
             ending: None,
+            retry: None,
         }
     }
 
@@ -151,6 +155,7 @@ impl Control {
             if let Some(ended) = self.proceed()? {
                 return Ok(ended);
             }
+            self.go_on_if_there_is_room();
         }
     }
 
@@ -208,6 +213,7 @@ impl Control {
             GuestEvent::Exited(code) => return Ok(Some(Outcome::Exited(code).into())),
             GuestEvent::Panicked | GuestEvent::PanicEnded => return self.on_panic(),
             GuestEvent::PanicPrinted(why) => self.panics.printed(why),
+            GuestEvent::RequestHeld => self.on_held_request()?,
             GuestEvent::CrashLoaded => self.parts.notifier.notify(Notice::GuestCrashLoaded),
             GuestEvent::Broken(why) => return Ok(Some(End::failed(why))),
         }
@@ -221,11 +227,11 @@ impl Control {
                 self.execute(command, answer);
                 return Ok(None);
             }
-            Action::Stop => self.stop(RunState::Paused)?,
-            Action::Cont => {
-                self.parts.engine.reset_io_status();
-                self.resume();
+            Action::Stop => {
+                self.wait_for_no_room();
+                self.stop(RunState::Paused)?;
             }
+            Action::Cont => self.cont(),
             Action::SystemReset => {
                 if let Some(end) = self.on_reset(ResetCause::Monitor)? {
                     return Ok(Some(end.answering(answer)));
@@ -255,6 +261,13 @@ impl Control {
         };
         self.parts.engine.execute(command, Box::new(reply));
         self.turn.more_work_now = true;
+    }
+
+    /// Has the guest go on; what its disks have failed to do is tried again.
+    fn cont(&mut self) {
+        self.parts.engine.reset_io_status();
+        self.resume();
+        self.parts.engine.retry();
     }
 
     /// Lets the vCPUs and the disks' devices run.
@@ -313,6 +326,7 @@ impl Control {
                 self.parts.hurry.set(true);
                 self.parts.vcpus.park();
                 self.parts.workers.iter().for_each(Worker::stop);
+                self.parts.engine.begin_to_rest(self.failed_requests());
             }
             // A disk that cannot be flushed is reported, and keeps its error for the guest.
             Step::Flush => self.parts.engine.quiesce(move |errors| {
@@ -338,7 +352,9 @@ impl Control {
             // Workers must have let go of the rings in the old guest's memory before that is
             // written.
             Step::Drain | Step::ResetDevices => {
-                self.underway.turned && self.parts.workers.iter().all(Worker::is_idle)
+                self.underway.turned
+                    && (self.parts.workers.iter().all(Worker::is_idle)
+                        || self.rests_but_for_held_requests())
             }
             Step::Flush | Step::Close => self.underway.done.get(),
         }
@@ -350,6 +366,7 @@ impl Control {
             Goal::Stop(state) => {
                 self.parts.state.set(state);
                 self.parts.notifier.notify(Notice::Stop);
+                self.begin_to_wait_for_room();
             }
             Goal::Reset { guest } => self.boot_again(guest)?,
             Goal::End => {}
@@ -387,6 +404,11 @@ impl Control {
         parts.chips.restore(&parts.vm.fd)?;
         let entry = parts.firmware.load(&mut parts.boot)?;
         parts.vcpus.reset(entry)?;
+        parts.engine.end_rest();
+        if parts.state.get() == RunState::IoError {
+            // What it waited for is gone; as QEMU calls it then.
+            parts.state.set(RunState::Prelaunch);
+        }
         parts.notifier.notify(Notice::Reset { guest });
         if parts.state.get() == RunState::Running {
             parts.hurry.set(false);

@@ -48,6 +48,14 @@ pub enum DiskError {
         /// What is wrong with it.
         source: strata_storage::error::Error,
     },
+    /// A choice for a device, and no device.
+    #[error("disk {id}: {key}= is about a guest's requests, and there is no guest")]
+    NoGuest {
+        /// The disk.
+        id: String,
+        /// The key.
+        key: &'static str,
+    },
     /// The PCI bus is full.
     #[error("disk {0}: the PCI bus has no slot left")]
     NoSlot(String),
@@ -210,6 +218,7 @@ pub fn spec(option: &DiskOption, place: &Place, temporary: &TemporaryArgs) -> Di
         discard: option.discard,
         detect_zeroes: option.detect_zeroes,
         temporary: temporary.directory_for(option),
+        errors: option.errors(),
         ..Default::default()
     };
     spec

@@ -63,6 +63,8 @@ pub enum RunState {
     Running,
     /// Stopped by `stop`.
     Paused,
+    /// Stopped because a disk has failed; the request is tried again at `cont`.
+    IoError,
     /// Stopped because the guest's kernel has panicked.
     GuestPanicked,
     /// The guest has powered off, or the machine is being taken down.
@@ -78,6 +80,7 @@ impl RunState {
             RunState::Prelaunch => "prelaunch",
             RunState::Running => "running",
             RunState::Paused => "paused",
+            RunState::IoError => "io-error",
             RunState::GuestPanicked => "guest-panicked",
             RunState::Shutdown => "shutdown",
             RunState::InternalError => "internal-error",

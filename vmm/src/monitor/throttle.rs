@@ -1,10 +1,11 @@
 //! At most one `BLOCK_IO_ERROR` a second and disk: a guest that retries on a broken disk makes
-//! thousands. Within the second only the last one is kept, as in QEMU.
+//! thousands. Within the second only the last one is kept, as in QEMU. One that stops the guest is
+//! always sent.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use strata_block::api::Event;
+use strata_block::api::{Event, OnError};
 
 use super::notice::Notice;
 
@@ -32,8 +33,11 @@ impl Throttle {
         time: SystemTime,
         notice: Notice,
     ) -> Option<(SystemTime, Notice)> {
-        let Notice::Block(Event::IoError { device, .. }) = &notice else {
-            return Some((time, notice));
+        let device = match &notice {
+            Notice::Block(Event::IoError { device, action, .. }) if *action != OnError::Stop => {
+                device
+            }
+            _ => return Some((time, notice)),
         };
         let fresh = || Limited {
             due: now,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use strata_block::api::Event;
+use strata_block::api::{Event, OnError};
 
 use super::notice::Notice;
 use super::throttle::Throttle;
@@ -14,7 +14,7 @@ fn error(device: &str, reason: &str) -> Notice {
         device: device.to_owned(),
         node_name: "#block1".to_owned(),
         operation: "write".to_owned(),
-        action: "report".to_owned(),
+        action: OnError::Report,
         nospace: true,
         reason: reason.to_owned(),
     })

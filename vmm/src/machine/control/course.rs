@@ -88,6 +88,11 @@ impl Course {
         self.goals.contains(&goal)
     }
 
+    /// What the machine is going to next.
+    pub fn goal(&self) -> Option<Goal> {
+        self.goals.front().copied()
+    }
+
     /// Adds a goal; returns the step to begin with if the machine was steady.
     pub fn add(&mut self, goal: Goal) -> Option<Step> {
         let was_steady = self.is_steady();

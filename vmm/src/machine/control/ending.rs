@@ -148,7 +148,8 @@ impl Control {
     pub(super) fn next_alarm(&self) -> Option<Instant> {
         let limit = self.parts.rules.limit.map(|(_, end)| end);
         let limit = limit.filter(|_| !self.timed_out);
-        self.panics.due.into_iter().chain(limit).min()
+        let alarms = self.panics.due.into_iter().chain(limit);
+        alarms.chain(self.retry).min()
     }
 
     /// What the time has brought about.

@@ -12,6 +12,7 @@ mod intx;
 mod kill;
 mod layers;
 mod main_job;
+mod no_room;
 mod outcome;
 mod pio;
 mod platform;
@@ -46,7 +47,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "control",
-        about: "the monitor at work on a running guest: stop, hold, cancel, end, reset",
+        about: "the monitor at work on a running guest: stop, hold, cancel, no room, end, reset",
         play: control::play,
     },
     Scenario {

@@ -150,6 +150,9 @@ fn open_disks(
         if ids.contains(&id) {
             return Err(DiskError::NameTaken(id));
         }
+        if let Some(key) = option.key_of_device() {
+            return Err(DiskError::NoGuest { id, key });
+        }
         // No device is there to attach it to.
         let interface = Interface::None;
         let option = DiskOption {

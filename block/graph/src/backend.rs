@@ -136,9 +136,10 @@ impl Backend {
                 ErrorAction::Ignore => return Ok(()),
                 ErrorAction::Stop => {}
             }
-            let held = match self.policy.waits_for_room(request.op, &failed.error) {
-                true => &self.no_room,
-                false => &self.stopped,
+            let held = if self.policy.waits_for_room(request.op, &failed.error) {
+                &self.no_room
+            } else {
+                &self.stopped
             };
             held.wait().await;
             if self.giving_up.get() {

@@ -3,7 +3,7 @@
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use strata_block::engine::{DetectZeroes, Format};
+use strata_block::engine::{DetectZeroes, ErrorPolicy, Format, OnRequestError};
 
 use super::keys::{self, choose};
 
@@ -64,11 +64,35 @@ pub struct DiskOption {
     pub serial: String,
     /// How long requests wait for an NBD server that is gone.
     pub reconnect_delay: Option<Duration>,
+    /// What is done about reads that fail, where it was said.
+    pub rerror: Option<OnRequestError>,
+    /// What is done about other requests that fail, where it was said.
+    pub werror: Option<OnRequestError>,
+}
+
+impl DiskOption {
+    /// What is done about errors: as with QEMU, the guest is told, but where there is no room for
+    /// what it writes it waits.
+    pub fn errors(&self) -> ErrorPolicy {
+        ErrorPolicy {
+            on_read: self.rerror.unwrap_or(OnRequestError::Report),
+            on_write: self.werror.unwrap_or(OnRequestError::Enospc),
+        }
+    }
+
+    /// A key that was given and means nothing where no device has the disk.
+    pub fn key_of_device(&self) -> Option<&'static str> {
+        let given = [
+            ("rerror", self.rerror.is_some()),
+            ("werror", self.werror.is_some()),
+        ];
+        given.iter().find(|(_, given)| *given).map(|(key, _)| *key)
+    }
 }
 
 const KNOWN: &str = "file, format, if, id, node-name, readonly, snapshot, cache, aio, discard, \
                      detect-zeroes, serial, iothread, backing-format, backing-folders, \
-                     reconnect-delay";
+                     reconnect-delay, rerror, werror";
 
 /// Parses it.
 ///
@@ -154,6 +178,23 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
             disk.reconnect_delay = Some(Duration::from_secs(
                 value.parse::<u32>().map_err(bad)?.into(),
             ));
+        }
+        "rerror" => {
+            let all = [
+                ("report", OnRequestError::Report),
+                ("ignore", OnRequestError::Ignore),
+                ("stop", OnRequestError::Stop),
+            ];
+            disk.rerror = Some(choose(key, value, &all)?);
+        }
+        "werror" => {
+            let all = [
+                ("report", OnRequestError::Report),
+                ("ignore", OnRequestError::Ignore),
+                ("enospc", OnRequestError::Enospc),
+                ("stop", OnRequestError::Stop),
+            ];
+            disk.werror = Some(choose(key, value, &all)?);
         }
         "serial" => disk.serial = value.into(),
         "iothread" => {

@@ -10,7 +10,7 @@ fn parse(text: &str) -> Result<DiskOption, String> {
 fn every_key_is_understood() {
     let text = "file=/a/b.img,format=qcow2,if=ide,id=d0,node-name=n0,readonly=on,snapshot=on,cache=unsafe,\
                 aio=threads,discard=unmap,detect-zeroes=on,serial=S 1,backing-format=raw,\
-                backing-folders=/base:/more,reconnect-delay=7";
+                backing-folders=/base:/more,reconnect-delay=7,rerror=stop,werror=ignore";
     let expected = DiskOption {
         file: "/a/b.img".into(),
         format: Some(Format::Qcow2),
@@ -26,6 +26,8 @@ fn every_key_is_understood() {
         detect_zeroes: DetectZeroes::On,
         serial: "S 1".into(),
         reconnect_delay: Some(Duration::from_secs(7)),
+        rerror: Some(OnRequestError::Stop),
+        werror: Some(OnRequestError::Ignore),
     };
     assert_eq!(parse(text), Ok(expected));
 }
@@ -34,7 +36,10 @@ fn every_key_is_understood() {
 fn only_the_file_is_needed() {
     let disk = parse("file=x").unwrap();
     assert_eq!(disk.interface, Interface::Virtio);
-    assert_eq!((disk.format, disk.id), (None, None));
+    assert_eq!((disk.format, disk.id.clone()), (None, None));
+    let errors = disk.errors();
+    assert_eq!(errors.on_read, OnRequestError::Report);
+    assert_eq!(errors.on_write, OnRequestError::Enospc);
     assert!(parse("format=raw").unwrap_err().contains("file=PATH"));
 }
 
@@ -60,6 +65,11 @@ fn mistakes_are_named() {
         ("file=a,aio=io_uring", "not supported yet"),
         ("file=a,cache=off", "expected writeback, none, writethrough"),
         ("file=a,iothread=t", "not supported yet"),
+        ("file=a,rerror=enospc", "expected report, ignore, stop"),
+        (
+            "file=a,werror=pause",
+            "werror=pause: expected report, ignore, enospc, stop",
+        ),
         ("file=a,id=0x", "a name is a letter"),
         ("file=a,id=", "a name is a letter"),
     ] {

@@ -13,6 +13,9 @@ mod guest_memory;
 pub mod host;
 pub mod ide;
 pub mod legacy;
+#[cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 pub mod pci;
+#[cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 pub mod vhost_user;
+#[cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 pub mod virtio;

@@ -165,7 +165,8 @@ impl ConfigSpace {
         self.put(offset, &[id, 0]);
         self.put(offset + 2, body);
         self.allow(offset + 2, writable);
-        self.put(self.link, &[offset as u8]);
+        let link = u8::try_from(offset).expect("configuration space has 256 bytes");
+        self.put(self.link, &[link]);
         self.put(STATUS, &[self.bytes[STATUS] | STATUS_CAPABILITIES]);
         self.link = offset + 1;
         self.free = (offset + 2 + body.len()).next_multiple_of(4);

@@ -1,6 +1,7 @@
 //! MSI-X: the vector table, its masks and its pending bits (PCI 3.0, 6.8.2 and 6.8.3).
 
 use std::io;
+use strata_exec::mem::to_usize;
 
 use crate::host::{MsiMessage, MsiVector, PciHost};
 
@@ -92,7 +93,7 @@ impl MsixTable {
 
     /// Vectors in the table.
     pub fn len(&self) -> u16 {
-        self.entries.len() as u16
+        u16::try_from(self.entries.len()).expect("a table has 2048 entries at most")
     }
 
     /// Whether the table has no vectors.
@@ -205,7 +206,7 @@ fn masked_entry() -> [u8; ENTRY_LEN] {
 fn split(offset: u64) -> (usize, usize) {
     let len = ENTRY_LEN as u64;
     let index = usize::try_from(offset / len).unwrap_or(usize::MAX);
-    (index, (offset % len) as usize)
+    (index, to_usize(offset % len))
 }
 
 #[cfg(test)]

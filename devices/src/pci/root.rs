@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use strata_exec::mem::to_usize;
 
 use super::{
     PciDevice, SharedPciDevice, Slot,
@@ -133,7 +134,7 @@ impl BusDevice for ConfigPorts {
             (1, 1) => data[0] = 0,
             (4..8, 1..=4) => {
                 if let Some((slot, register)) = self.target() {
-                    let within = (offset - 4) as usize;
+                    let within = to_usize(offset - 4);
                     lock(&self.root).read_config(slot, register + within, data);
                 }
             }
@@ -149,7 +150,7 @@ impl BusDevice for ConfigPorts {
             (1, &[control]) if control & RESET_CPU != 0 => (self.reset)(),
             (4..8, _) if data.len() <= 4 => {
                 if let Some((slot, register)) = self.target() {
-                    let within = (offset - 4) as usize;
+                    let within = to_usize(offset - 4);
                     lock(&self.root).write_config(slot, register + within, data);
                 }
             }

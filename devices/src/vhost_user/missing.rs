@@ -14,6 +14,7 @@ use std::{
         atomic::{AtomicI32, AtomicUsize, Ordering},
     },
 };
+use strata_exec::mem::to_usize;
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -81,7 +82,7 @@ pub fn watch(memory: &Arc<GuestMemoryMmap>, eventfd: &Arc<OwnedFd>) -> io::Resul
         };
         let entry = &REGIONS[index];
         // A region lies in this process's address space.
-        entry.len.store(region.len() as usize, Ordering::Release);
+        entry.len.store(to_usize(region.len()), Ordering::Release);
         entry.eventfd.store(eventfd.as_raw_fd(), Ordering::Release);
         entry
             .start

@@ -57,7 +57,7 @@ impl Pieces {
             rest = later;
             if n < *len as usize {
                 *address = GuestAddress(address.0.checked_add(n as u64)?);
-                *len -= n as u32;
+                *len -= u32::try_from(n).expect("no more than there is");
                 break;
             }
             whole += 1;

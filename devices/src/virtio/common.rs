@@ -1,5 +1,6 @@
 //! The common configuration structure: `virtio_pci_common_cfg` (virtio 1.2, 4.1.4.3).
 
+use strata_exec::mem::to_usize;
 use virtio_queue::QueueState;
 
 use super::state::{DeviceState, Status};
@@ -84,8 +85,8 @@ impl Common {
     }
 
     /// The structure as bytes.
-    fn image(&self, state: &DeviceState) -> [u8; COMMON_LEN as usize] {
-        let mut image = [0; COMMON_LEN as usize];
+    fn image(&self, state: &DeviceState) -> [u8; to_usize(COMMON_LEN)] {
+        let mut image = [0; to_usize(COMMON_LEN)];
         let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &self.device_feature_select.to_le_bytes());
         put(
@@ -98,7 +99,8 @@ impl Common {
             &word(self.accepted, self.driver_feature_select).to_le_bytes(),
         );
         put(16, &state.interrupts.config_vector().to_le_bytes());
-        put(18, &(self.queues.len() as u16).to_le_bytes());
+        let queues = u16::try_from(self.queues.len()).expect("queues have 16-bit numbers");
+        put(18, &queues.to_le_bytes());
         put(20, &[state.status().bits(), state.generation()]);
         put(22, &self.queue_select.to_le_bytes());
         // A queue that does not exist has size 0 (4.1.4.3.1).
@@ -122,16 +124,16 @@ impl Common {
         let mut wide = [0; 8];
         wide.get_mut(..data.len())?.copy_from_slice(data);
         let value = u64::from_le_bytes(wide);
+        let [a, b, c, d, ..] = wide;
+        let (half, word) = (u16::from_le_bytes([a, b]), u32::from_le_bytes([a, b, c, d]));
         match (offset, data.len()) {
-            (0, 4) => self.device_feature_select = value as u32,
-            (8, 4) => self.driver_feature_select = value as u32,
-            (12, 4) => self.accept(state, value as u32),
-            (16, 2) => state.interrupts.set_config_vector(value as u16),
-            (20, 1) => return Some(value as u8),
-            (22, 2) => self.queue_select = value as u16,
-            (26, 2) => state
-                .interrupts
-                .set_queue_vector(self.queue_select, value as u16),
+            (0, 4) => self.device_feature_select = word,
+            (8, 4) => self.driver_feature_select = word,
+            (12, 4) => self.accept(state, word),
+            (16, 2) => state.interrupts.set_config_vector(half),
+            (20, 1) => return Some(a),
+            (22, 2) => self.queue_select = half,
+            (26, 2) => state.interrupts.set_queue_vector(self.queue_select, half),
             (24 | 28, 2) | (32..56, 4 | 8) => self.write_queue(offset, value, data.len()),
             _ => {}
         }
@@ -157,14 +159,16 @@ impl Common {
         };
         match offset {
             24 => {
-                let size = value as u16;
-                if size.is_power_of_two() && size <= queue.max_size {
+                if let Ok(size) = u16::try_from(value)
+                    && size.is_power_of_two()
+                    && size <= queue.max_size
+                {
                     queue.size = size;
                 }
             }
             28 => queue.enabled |= value == 1,
             _ => {
-                let at = offset as usize - 32;
+                let at = to_usize(offset) - 32;
                 let area = &mut queue.areas[at / 8];
                 match (at % 8, len) {
                     (0, 8) => *area = value,
@@ -179,9 +183,10 @@ impl Common {
 
 /// The 32 feature bits that a select register chooses.
 fn word(features: u64, select: u32) -> u32 {
+    let [a, b, c, d, e, f, g, h] = features.to_le_bytes();
     match select {
-        0 => features as u32,
-        1 => (features >> 32) as u32,
+        0 => u32::from_le_bytes([a, b, c, d]),
+        1 => u32::from_le_bytes([e, f, g, h]),
         _ => 0,
     }
 }

@@ -27,6 +27,7 @@ const CAPABILITY_VENDOR: u8 = 0x09;
 
 /// The one BAR, and what lies where in it: a page each.
 const BAR: usize = 0;
+const BAR_NUMBER: u8 = 0;
 const BAR_LEN: u64 = 0x8000;
 const REGION_LEN: u64 = 0x1000;
 const COMMON: u64 = 0x0000;
@@ -106,9 +107,9 @@ impl VirtioPci {
         });
         config.add_bar(BAR, BarKind::Memory64, BAR_LEN, seat.bars.memory(BAR_LEN)?);
         config.set_interrupt(seat.gsi);
-        let (body, writable) = state
-            .interrupts
-            .with_msix(|table| table.capability(BAR as u8, MSIX_TABLE as u32, MSIX_PENDING as u32));
+        let (body, writable) = state.interrupts.with_msix(|table| {
+            table.capability(BAR_NUMBER, in_bar(MSIX_TABLE), in_bar(MSIX_PENDING))
+        });
         let msix_capability = config.add_capability(msix::CAPABILITY_ID, &body, &writable);
         let pci_cfg_capability = add_virtio_capabilities(&mut config, kicks.len() as u64);
         let mut function = Self {
@@ -197,7 +198,7 @@ impl VirtioPci {
     /// offset and length lie before the data window.
     fn window(&self) -> Option<(u64, usize)> {
         let at = self.pci_cfg_capability;
-        let bar = self.config.u32_at(at + 4) as u8;
+        let [bar, ..] = self.config.u32_at(at + 4).to_le_bytes();
         let offset = self.config.u32_at(at + 8);
         let len = self.config.u32_at(at + 12);
         let valid = usize::from(bar) == BAR
@@ -221,13 +222,13 @@ fn add_virtio_capabilities(config: &mut ConfigSpace, queues: u64) -> usize {
             CFG_NOTIFY,
             NOTIFY,
             queues * STRIDE,
-            &(STRIDE as u32).to_le_bytes(),
+            &in_bar(STRIDE).to_le_bytes(),
         ),
         (CFG_ISR, ISR, 1, &[]),
         (CFG_DEVICE, DEVICE, REGION_LEN, &[]),
     ];
     for (kind, offset, len, more) in structures {
-        let body = virtio_capability(kind, offset as u32, len as u32, more);
+        let body = virtio_capability(kind, in_bar(offset), in_bar(len), more);
         config.add_capability(CAPABILITY_VENDOR, &body, &[]);
     }
     let body = virtio_capability(CFG_PCI, 0, 0, &[0; 4]);
@@ -236,10 +237,15 @@ fn add_virtio_capabilities(config: &mut ConfigSpace, queues: u64) -> usize {
     config.add_capability(CAPABILITY_VENDOR, &body, &writable)
 }
 
+/// An offset or a length in the BAR, as capabilities say it.
+fn in_bar(offset: u64) -> u32 {
+    u32::try_from(offset).expect("the BAR is shorter")
+}
+
 /// `struct virtio_pci_cap` without id and next pointer, followed by `more`.
 fn virtio_capability(kind: u8, offset: u32, len: u32, more: &[u8]) -> Vec<u8> {
-    let cap_len = 16 + more.len() as u8;
-    let mut body = vec![cap_len, kind, BAR as u8, 0, 0, 0];
+    let cap_len = u8::try_from(16 + more.len()).expect("the longest has 20 bytes");
+    let mut body = vec![cap_len, kind, BAR_NUMBER, 0, 0, 0];
     body.extend(offset.to_le_bytes());
     body.extend(len.to_le_bytes());
     body.extend(more);

@@ -134,7 +134,7 @@ pub fn has(features: u64, bit: u32) -> bool {
 
 impl VirtioDevice for BlkFront {
     fn device_type(&self) -> u16 {
-        VIRTIO_ID_BLOCK as u16
+        u16::try_from(VIRTIO_ID_BLOCK).expect("device types have 16 bits")
     }
 
     fn class_code(&self) -> u32 {

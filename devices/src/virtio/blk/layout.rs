@@ -11,7 +11,7 @@ pub const WRITEBACK: usize = 32;
 /// Bytes in one segment of a read or write: `size_max`. With `seg_max` it bounds a request.
 pub const MAX_SEGMENT: u32 = 1 << 20;
 /// Segments in one discard or write-zeroes request.
-pub const MAX_RANGES: usize = 32;
+pub const MAX_RANGES: u32 = 32;
 /// Sectors in one segment of those: 1 GiB.
 pub const MAX_RANGE_SECTORS: u32 = 1 << 21;
 
@@ -29,13 +29,11 @@ pub fn image(info: &DiskInfo, sectors: u64, queues: u16, writeback: bool) -> [u8
     put(WRITEBACK, &[u8::from(writeback)]);
     put(34, &queues.to_le_bytes());
     put(36, &MAX_RANGE_SECTORS.to_le_bytes());
-    put(40, &(MAX_RANGES as u32).to_le_bytes());
-    put(
-        44,
-        &(info.discard_granularity / SECTOR as u32).to_le_bytes(),
-    );
+    put(40, &MAX_RANGES.to_le_bytes());
+    let sector = u32::try_from(SECTOR).expect("512");
+    put(44, &(info.discard_granularity / sector).to_le_bytes());
     put(48, &MAX_RANGE_SECTORS.to_le_bytes());
-    put(52, &(MAX_RANGES as u32).to_le_bytes());
+    put(52, &MAX_RANGES.to_le_bytes());
     put(56, &[1]);
     image
 }

@@ -1,7 +1,7 @@
 //! From a descriptor chain to requests for the disk (virtio 1.2, 5.2.6).
 
 use strata_block::disk::{Op, Request};
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 use virtio_bindings::virtio_blk::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -16,6 +16,7 @@ const RANGE_LEN: u64 = 16;
 /// How a request ends: the status byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
+#[allow(clippy::cast_possible_truncation)] // 0 to 2
 pub enum Status {
     /// Done.
     Ok = VIRTIO_BLK_S_OK as u8,
@@ -131,12 +132,12 @@ fn ranges(
     op: impl Fn(bool) -> Option<Op>,
 ) -> Result<Work, Status> {
     let len = segments.len();
-    if len == 0 || !len.is_multiple_of(RANGE_LEN) || len / RANGE_LEN > MAX_RANGES as u64 {
+    if len == 0 || !len.is_multiple_of(RANGE_LEN) || len / RANGE_LEN > MAX_RANGES.into() {
         return Err(Status::IoError);
     }
     let mut requests = Vec::with_capacity((len / RANGE_LEN) as usize);
     while !segments.is_empty() {
-        let mut bytes = [0; RANGE_LEN as usize];
+        let mut bytes = [0; to_usize(RANGE_LEN)];
         segments
             .take_front(memory, &mut bytes)
             .ok_or(Status::IoError)?;

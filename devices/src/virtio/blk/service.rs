@@ -102,7 +102,7 @@ impl Service {
         let len = id.len().min(list.len());
         list.copy_from(0, &id[..len]);
         if len < list.len() {
-            reply.ok_len = len as u32;
+            reply.ok_len = u32::try_from(len).expect("an id has 20 bytes");
         }
         reply.send(Status::Ok);
     }

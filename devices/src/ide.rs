@@ -1,4 +1,5 @@
-//! PIIX3 IDE (82371SB function 1): two channels with two ATA drives each, and their bus master.
+//! PIIX3 IDE (82371SB function 1): two channels with two ATA or ATAPI drives each, and their bus
+//! master.
 //!
 //! [`IdeController`] is the front half: the fixed ports, which [`IdeController::insert_ports`] puts
 //! on the bus, and the PCI function with the bus master's registers. [`IdeWorkerParts`] become the
@@ -11,6 +12,7 @@
 //! ```
 
 mod bus_master;
+mod cdrom;
 mod channel;
 mod command;
 mod drive;
@@ -29,12 +31,15 @@ use strata_block::disk::DiskInfo;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-pub use self::worker::{IdeWorker, IdeWorkerParts};
 use self::{
     channel::Channel,
     drive::Drive,
     function::Function,
     ports::{CommandPorts, ControlPort},
+};
+pub use self::{
+    drive::Media,
+    worker::{IdeWorker, IdeWorkerParts},
 };
 use crate::{
     bus::{Bus, Overlap},
@@ -60,19 +65,19 @@ pub struct IdeController {
 
 impl IdeController {
     /// A controller with the drives that `disks` describe (primary master and slave, then
-    /// secondary), which raises `lines` ([`IRQS`]) and whose bus master BAR is at the port
+    /// secondary), of the kind given, which raises `lines` ([`IRQS`]) and whose bus master BAR is at the port
     /// `bus_master` ([`BUS_MASTER_LEN`] ports).
     ///
     /// # Errors
     /// If the host has no eventfd left.
     pub fn new(
-        disks: [Option<&DiskInfo>; 4],
+        disks: [Option<(&DiskInfo, Media)>; 4],
         memory: Arc<GuestMemoryMmap>,
         lines: [Arc<dyn IrqLine>; 2],
         bus_master: u16,
     ) -> io::Result<(Self, IdeWorkerParts)> {
         let doorbell = EventFd::new(EFD_NONBLOCK)?;
-        let drive = |place: usize| disks[place].map(|info| Drive::new(info, place));
+        let drive = |place: usize| disks[place].map(|(info, media)| Drive::new(info, media, place));
         let [first, second] = lines;
         let channel = |at: usize, line| -> io::Result<_> {
             let drives = [drive(2 * at), drive(2 * at + 1)];

@@ -61,7 +61,8 @@ pub enum Command {
                   --disk file=data.raw,format=raw,if=ide \\\n    \
                   --monitor unix:/tmp/monitor --qmp unix:/tmp/qmp\n\n\
                   With --serial stdio, Ctrl-A X ends the program and Ctrl-A Ctrl-A types Ctrl-A.\n\n\
-                  Keys of --disk:\n  file=PATH (needed), format=qcow2|raw|qed, if=virtio|ide|none, id=NAME, node-name=NAME,\n  \
+                  Keys of --disk:\n  file=PATH (needed), format=qcow2|raw|qed, if=virtio|ide|none,\n  \
+                  media=disk|cdrom (cdrom: a CD drive on IDE, read-only), id=NAME, node-name=NAME,\n  \
                   readonly=on|off, snapshot=on|off (what is written is thrown away in the end),\n  \
                   cache=writeback|none|writethrough|unsafe, aio=threads|io_uring,\n  \
                   discard=ignore|unmap, detect-zeroes=off|on|unmap, serial=TEXT, iothread=NAME,\n  \

@@ -20,6 +20,7 @@ use std::{
 };
 
 use rustix::termios::tcgetwinsize;
+use strata_devices::ide::Media;
 
 use self::{
     channel::Link, initramfs::Initramfs, kernel::Kernel, modules::Modules, results::Results,
@@ -137,20 +138,22 @@ fn needed_modules(
     initramfs: &mut Initramfs,
 ) -> Result<Vec<&'static str>, TestError> {
     let mut needed = Vec::new();
-    let mut disks = args.root.iter().chain(&args.disks);
-    if disks
-        .clone()
-        .any(|disk| disk.interface == Interface::Virtio)
-    {
+    let disks = || args.root.iter().chain(&args.disks);
+    let ide = |media| disks().any(|disk| disk.interface == Interface::Ide && disk.media == media);
+    if disks().any(|disk| disk.interface == Interface::Virtio) {
         needed.extend(["virtio_pci", "virtio_blk"]);
     }
-    if disks.any(|disk| disk.interface == Interface::Ide) {
+    if ide(Media::Disk) {
         needed.extend(["ata_piix", "sd_mod"]);
     }
+    if ide(Media::Cdrom) {
+        needed.extend(["ata_piix", "sr_mod"]);
+    }
     if let Some(root) = &args.root {
-        let name = match root.interface {
-            Interface::Ide => "sda",
-            Interface::Virtio | Interface::None => "vda",
+        let name = match (root.interface, root.media) {
+            (Interface::Ide, Media::Cdrom) => "sr0",
+            (Interface::Ide, Media::Disk) => "sda",
+            (Interface::Virtio | Interface::None, _) => "vda",
         };
         initramfs.plan("root", name);
         for kind in root_kind::find(root)? {

@@ -30,6 +30,8 @@ pub struct DiskOptions {
     pub device: String,
     /// Serial number that the guest sees.
     pub serial: String,
+    /// The device is one for discs, for `info block`.
+    pub removable: bool,
     /// Writes are refused.
     pub read_only: bool,
     /// Every write is durable before it completes (`cache=writethrough`).

@@ -7,7 +7,6 @@ use bitflags::bitflags;
 use strata_exec::mem::SgList;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::drive::SECTOR;
 use crate::guest_memory::guest_list;
 
 /// Ports of one channel's engine; the second channel's follow the first's.
@@ -167,7 +166,7 @@ pub enum TableEnd {
 
 /// The memory of a transfer.
 pub struct Regions {
-    /// Whole sectors, as many as the table has room for and the transfer wants.
+    /// As many bytes as the table has room for and the transfer wants.
     pub list: SgList,
     /// How far the table reached.
     pub end: TableEnd,
@@ -221,9 +220,5 @@ pub fn gather(memory: &Arc<GuestMemoryMmap>, table: u32, bytes: u64) -> Regions 
     let Some(list) = guest_list(memory, &pieces) else {
         return fault();
     };
-    let whole = list.len() - list.len() % SECTOR as usize;
-    Regions {
-        list: list.slice(0, whole),
-        end,
-    }
+    Regions { list, end }
 }

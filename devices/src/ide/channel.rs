@@ -6,6 +6,7 @@
 //! it.
 
 mod commands;
+mod packet;
 mod transfer;
 
 use std::sync::Arc;
@@ -15,9 +16,11 @@ use strata_block::disk::Op;
 use strata_exec::mem::SgList;
 use vmm_sys_util::eventfd::EventFd;
 
-use self::transfer::Transfer;
+use self::{packet::Session, transfer::Transfer};
 use super::{
     bus_master::{BusMaster, Change, TableEnd},
+    cdrom::Packet,
+    command::DEVICE_RESET,
     drive::Drive,
     taskfile::{Status, TaskFile, port},
 };
@@ -57,8 +60,36 @@ enum Phase {
     },
     /// The drive waits for the bus master.
     Dma(Transfer),
-    /// The worker has it; without a transfer if the command moves no data.
-    Busy(Option<Transfer>),
+    /// The guest writes a packet to the data port.
+    Packet {
+        session: Session,
+        packet: Packet,
+        at: usize,
+    },
+    /// The guest reads a packet command's reply from the data port, in blocks that end at `end`.
+    PacketIn {
+        session: Session,
+        data: Vec<u8>,
+        at: usize,
+        end: usize,
+    },
+    /// A packet command's reply waits for the bus master.
+    PacketDma { session: Session, payload: Payload },
+    /// A CD drive resets itself once nothing is in flight any more.
+    DeviceReset,
+    /// The worker has it.
+    Busy(Pending),
+}
+
+/// What a job's end is for.
+#[derive(Debug, Clone)]
+enum Pending {
+    /// A command that moves no data.
+    Command,
+    /// What is left of one that does.
+    Transfer(Transfer),
+    /// What is left of a PACKET command.
+    Packet(Session),
 }
 
 /// Work for the device thread.
@@ -100,6 +131,34 @@ pub enum Work {
         /// Guest physical address of the descriptor table.
         table: u32,
     },
+    /// Read blocks of a disc into a buffer and hand it back.
+    ReadDisc {
+        /// First block, of 2,048 bytes.
+        first: u32,
+        /// Blocks.
+        count: u32,
+    },
+    /// Move a packet command's reply to guest memory.
+    PacketDma {
+        /// What.
+        payload: Payload,
+        /// Guest physical address of the descriptor table.
+        table: u32,
+    },
+}
+
+/// A packet command's reply.
+#[derive(Debug)]
+pub enum Payload {
+    /// Bytes that the drive has made up.
+    Bytes(Vec<u8>),
+    /// Blocks of the disc.
+    Disc {
+        /// First block, of 2,048 bytes.
+        first: u32,
+        /// Blocks.
+        count: u32,
+    },
 }
 
 /// What the bus master is to move.
@@ -124,7 +183,7 @@ pub enum Reply {
     Data(SgList),
     /// The bus master has moved `sectors`, which may be fewer than asked for.
     Moved {
-        /// Sectors, or blocks of ranges.
+        /// Sectors, or blocks of ranges; 0 for a packet command.
         sectors: u32,
         /// How far the descriptor table reached.
         end: TableEnd,
@@ -221,6 +280,13 @@ impl Channel {
     /// The guest writes a register of the command block other than data.
     pub fn write_register(&mut self, register: u64, value: u8) {
         if self.is_busy() {
+            let is_own = self.selected == self.active && matches!(self.phase, Phase::Busy(_));
+            let cdrom = self.drives[self.selected]
+                .as_ref()
+                .is_some_and(|d| d.cdrom.is_some());
+            if register == port::STATUS && value == DEVICE_RESET && is_own && cdrom {
+                self.device_reset();
+            }
             return;
         }
         self.control -= Control::HIGH_ORDER;
@@ -296,19 +362,30 @@ impl Channel {
 
     /// Whether register writes are not taken.
     fn is_busy(&self) -> bool {
-        matches!(self.phase, Phase::Reset | Phase::Busy(_))
+        matches!(
+            self.phase,
+            Phase::Reset | Phase::DeviceReset | Phase::Busy(_)
+        )
     }
 
     /// The status of the selected drive.
     fn status(&self) -> u8 {
-        let ready = Status::READY | Status::SEEK_COMPLETE;
-        let failed = self.drives[self.selected]
-            .as_ref()
-            .is_some_and(|d| d.failed);
+        let drive = self.drives[self.selected].as_ref();
+        let failed = drive.is_some_and(|drive| drive.failed);
+        let ready = if drive.is_some_and(|drive| drive.ready) {
+            Status::READY | Status::SEEK_COMPLETE
+        } else {
+            Status::empty()
+        };
         let status = match self.phase {
-            Phase::Reset => Status::BUSY,
+            Phase::Reset | Phase::DeviceReset => Status::BUSY,
             Phase::Busy(_) => ready | Status::BUSY,
-            Phase::In { .. } | Phase::Out { .. } | Phase::Dma(_)
+            Phase::In { .. }
+            | Phase::Out { .. }
+            | Phase::Dma(_)
+            | Phase::Packet { .. }
+            | Phase::PacketIn { .. }
+            | Phase::PacketDma { .. }
                 if self.selected == self.active =>
             {
                 ready | Status::DATA_REQUEST
@@ -357,8 +434,8 @@ impl Channel {
         self.line.set(high);
     }
 
-    fn queue(&mut self, work: Work, transfer: Option<Transfer>) {
-        self.phase = Phase::Busy(transfer);
+    fn queue(&mut self, work: Work, pending: Pending) {
+        self.phase = Phase::Busy(pending);
         self.job = Some(Job {
             drive: self.active,
             work,

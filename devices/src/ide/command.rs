@@ -46,7 +46,27 @@ pub enum Command {
     Power,
     /// EXECUTE DEVICE DIAGNOSTIC.
     Diagnostic,
+    /// What only a CD drive knows.
+    Cdrom(CdromCommand),
 }
+
+/// A command that means something else to a CD drive than to a disk, or nothing to a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CdromCommand {
+    /// PACKET.
+    Packet,
+    /// IDENTIFY PACKET DEVICE.
+    Identify,
+    /// DEVICE RESET.
+    DeviceReset,
+    /// SET FEATURES.
+    SetFeatures,
+    /// IDENTIFY DEVICE and READ SECTOR(S), which are aborted with the signature in the registers.
+    NotAtapi,
+}
+
+/// DEVICE RESET, which a CD drive takes while it is busy.
+pub const DEVICE_RESET: u8 = 0x08;
 
 /// Whether a command uses the previous values of the registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +87,8 @@ pub enum Fua {
 }
 
 impl Command {
-    /// The command with this code, or `None` for one that is aborted: unknown ones, and NOP, DEVICE
-    /// RESET, IDENTIFY PACKET DEVICE and SMART, which a drive without those features aborts.
+    /// A disk's command with this code, or `None` for one that is aborted: unknown ones, and NOP,
+    /// DEVICE RESET, IDENTIFY PACKET DEVICE and SMART, which a drive without those features aborts.
     pub fn decode(code: u8) -> Option<Self> {
         use Protocol::{Dma, Pio, PioMultiple};
         use Width::{Ext, Short};
@@ -102,6 +122,19 @@ impl Command {
             0xec => Self::Identify,
             0xef => Self::SetFeatures,
             0xf8 => Self::NativeMax(Short),
+            _ => return None,
+        })
+    }
+
+    /// The same for a CD drive.
+    pub fn decode_cdrom(code: u8) -> Option<Self> {
+        Some(match code {
+            DEVICE_RESET => Self::Cdrom(CdromCommand::DeviceReset),
+            0x20 | 0xec => Self::Cdrom(CdromCommand::NotAtapi),
+            0xa0 => Self::Cdrom(CdromCommand::Packet),
+            0xa1 => Self::Cdrom(CdromCommand::Identify),
+            0xef => Self::Cdrom(CdromCommand::SetFeatures),
+            0x90 | 0xe0..=0xe3 | 0xe5 | 0xe6 => return Self::decode(code),
             _ => return None,
         })
     }

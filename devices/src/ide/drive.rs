@@ -2,7 +2,10 @@
 
 use strata_block::disk::DiskInfo;
 
-use super::taskfile::{Geometry, TaskFile};
+use super::{
+    cdrom::{self, Cdrom},
+    taskfile::{Geometry, Signature, TaskFile},
+};
 
 /// Bytes in a sector.
 pub const SECTOR: u64 = 512;
@@ -18,6 +21,16 @@ pub enum DmaMode {
     Ultra(u8),
 }
 
+/// What kind of drive there is for a disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Media {
+    /// A disk drive.
+    #[default]
+    Disk,
+    /// A CD and DVD reader, with the disk as a disc in it.
+    Cdrom,
+}
+
 /// A drive and its registers.
 #[derive(Debug)]
 pub struct Drive {
@@ -25,6 +38,10 @@ pub struct Drive {
     pub file: TaskFile,
     /// Whether the last command failed.
     pub failed: bool,
+    /// It says that it is ready: disks always, a CD drive after a reset only once it was spoken to.
+    pub ready: bool,
+    /// What makes it a CD drive.
+    pub cdrom: Option<Cdrom>,
     /// Sectors on the drive.
     pub sectors: u64,
     /// Serial number, as given by the user or made up from the drive's place.
@@ -45,16 +62,19 @@ pub struct Drive {
 
 impl Drive {
     /// The drive for the disk that `info` describes, at `place` (0 to 3) on its controller.
-    pub fn new(info: &DiskInfo, place: usize) -> Self {
+    pub fn new(info: &DiskInfo, media: Media, place: usize) -> Self {
         let sectors = info.size / SECTOR;
         let serial = if info.serial.is_empty() {
             format!("ST{place:05}")
         } else {
             info.serial.clone()
         };
+        let cdrom = (media == Media::Cdrom).then(|| Cdrom::new(serial.clone()));
         Self {
-            file: TaskFile::new(),
+            file: TaskFile::new(signature(cdrom.is_some())),
             failed: false,
+            ready: cdrom.is_none(),
+            cdrom,
             sectors,
             serial,
             trim: info.discard && !info.read_only,
@@ -71,16 +91,32 @@ impl Drive {
         default_geometry(self.sectors)
     }
 
+    /// What tells what it is.
+    pub fn signature(&self) -> Signature {
+        signature(self.cdrom.is_some())
+    }
+
+    /// Blocks of the disc in a CD drive. What is missing in the last one reads as zeros.
+    pub fn blocks(&self) -> u32 {
+        let blocks = self.sectors.div_ceil(cdrom::BLOCK / SECTOR);
+        u32::try_from(blocks).unwrap_or(u32::MAX)
+    }
+
     /// Software reset and diagnostics: the signature shows, settings stay.
     pub fn reset_registers(&mut self) {
-        self.file.set_signature();
+        self.file.set_signature(self.signature());
         self.failed = false;
+        self.ready = self.cdrom.is_none();
     }
 
     /// Power-on: settings are those that a PC's firmware leaves behind.
     pub fn power_on(&mut self) {
-        self.file = TaskFile::new();
+        self.file = TaskFile::new(self.signature());
         self.failed = false;
+        self.ready = self.cdrom.is_none();
+        if let Some(cdrom) = &mut self.cdrom {
+            cdrom.power_on();
+        }
         self.geometry = self.default_geometry();
         self.multiple = MAX_MULTIPLE;
         self.dma_mode = DmaMode::Ultra(5);
@@ -94,6 +130,14 @@ impl Drive {
             Some(end) if end <= self.sectors => Ok(()),
             _ => Err(first.max(self.sectors)),
         }
+    }
+}
+
+fn signature(is_cdrom: bool) -> Signature {
+    if is_cdrom {
+        Signature::Packet
+    } else {
+        Signature::Ata
     }
 }
 

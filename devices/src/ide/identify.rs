@@ -1,4 +1,4 @@
-//! IDENTIFY DEVICE data (ATA8-ACS, 7.16).
+//! IDENTIFY DEVICE and IDENTIFY PACKET DEVICE data (ATA8-ACS, 7.16 and 7.17).
 
 use super::drive::{DmaMode, Drive, MAX_MULTIPLE};
 
@@ -10,8 +10,11 @@ pub const LBA28_SECTORS: u64 = 0x0fff_ffff;
 pub const MAX_TRIM_BLOCKS: u16 = 8;
 
 const MODEL: &str = "STRATA HARDDISK";
+const CDROM_MODEL: &str = "STRATA DVD-ROM";
 const FIRMWARE: &str = "1.0";
 
+const PACKET: u16 = 1 << 4;
+const DEVICE_RESET: u16 = 1 << 9;
 const POWER_MANAGEMENT: u16 = 1 << 3;
 const WRITE_CACHE: u16 = 1 << 5;
 const LOOK_AHEAD: u16 = 1 << 6;
@@ -35,6 +38,16 @@ impl Words {
         self.put(word + 1, (value >> 16) as u16);
     }
 
+    /// The words as they travel. The last one holds a signature, and a byte that makes the sum of
+    /// all bytes zero.
+    fn into_bytes(self) -> Vec<u8> {
+        let mut bytes: Vec<u8> = self.0.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes[LEN - 2] = 0xa5;
+        let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        bytes[LEN - 1] = sum.wrapping_neg();
+        bytes
+    }
+
     /// Text, padded with blanks; the first of two characters is in a word's high byte.
     fn put_text(&mut self, word: usize, words: usize, text: &str) {
         let printable = |byte: u8| if byte.is_ascii_graphic() { byte } else { b' ' };
@@ -53,21 +66,41 @@ pub fn data(drive: &Drive) -> Vec<u8> {
     put_capacity(&mut words, drive);
     put_modes(&mut words, drive);
     put_features(&mut words, drive);
-    let mut bytes: Vec<u8> = words.0.iter().flat_map(|word| word.to_le_bytes()).collect();
-    // Word 255: a signature, and a byte that makes the sum of all zero.
-    bytes[LEN - 2] = 0xa5;
-    let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-    bytes[LEN - 1] = sum.wrapping_neg();
-    bytes
+    words.into_bytes()
+}
+
+/// The data for `drive`, which is a CD drive.
+pub fn packet_data(drive: &Drive) -> Vec<u8> {
+    const FEATURES: u16 = PACKET | DEVICE_RESET | POWER_MANAGEMENT;
+    let mut words = Words([0; LEN / 2]);
+    // ATAPI, CD-ROM, removable; takes a command within 50 us, of 12 bytes.
+    words.put(0, 0x85c0);
+    put_names(&mut words, drive, CDROM_MODEL);
+    words.put(49, 0x0f00); // DMA, LBA, IORDY
+    words.put(50, VALID);
+    words.put(51, 0x0200); // PIO mode 2 without IORDY
+    words.put(53, 0x0006); // words 64-70 and 88 are valid
+    put_dma(&mut words, drive);
+    words.put(80, 0x01f0); // ATA/ATAPI-4 to ATA8-ACS
+    words.put(82, FEATURES);
+    words.put(83, VALID);
+    words.put(84, VALID);
+    words.put(85, FEATURES);
+    words.put(87, VALID);
+    words.into_bytes()
 }
 
 fn put_identity(words: &mut Words, drive: &Drive) {
     words.put(0, 0x0040); // ATA, not removable
-    words.put_text(10, 10, &drive.serial);
-    words.put_text(23, 4, FIRMWARE);
-    words.put_text(27, 20, MODEL);
+    put_names(words, drive, MODEL);
     words.put(80, 0x01f0); // ATA/ATAPI-4 to ATA8-ACS
     words.put(217, 1); // does not rotate
+}
+
+fn put_names(words: &mut Words, drive: &Drive, model: &str) {
+    words.put_text(10, 10, &drive.serial);
+    words.put_text(23, 4, FIRMWARE);
+    words.put_text(27, 20, model);
 }
 
 fn put_capacity(words: &mut Words, drive: &Drive) {
@@ -98,6 +131,11 @@ fn put_modes(words: &mut Words, drive: &Drive) {
     if drive.multiple != 0 {
         words.put(59, MULTIPLE_VALID | u16::from(drive.multiple));
     }
+    put_dma(words, drive);
+}
+
+/// Transfer modes and their times.
+fn put_dma(words: &mut Words, drive: &Drive) {
     let (multiword, ultra) = match drive.dma_mode {
         DmaMode::Multiword(mode) => (1 << (8 + mode), 0),
         DmaMode::Ultra(mode) => (0, 1 << (8 + mode)),

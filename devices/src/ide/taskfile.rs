@@ -60,6 +60,15 @@ const DEVICE_LBA: u8 = 1 << 6;
 const DEVICE_SELECT: u8 = 1 << 4;
 const DEVICE_LOW: u8 = 0x0f;
 
+/// What tells the kind of a drive after a reset or its diagnostics (9.12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signature {
+    /// A disk.
+    Ata,
+    /// A drive that takes PACKET commands.
+    Packet,
+}
+
 /// How a command says where its first sector is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Addressing {
@@ -116,7 +125,7 @@ pub struct TaskFile {
 
 impl TaskFile {
     /// The registers after a reset.
-    pub fn new() -> Self {
+    pub fn new(signature: Signature) -> Self {
         let mut file = Self {
             features: Latch::default(),
             count: Latch::default(),
@@ -124,19 +133,23 @@ impl TaskFile {
             device: 0,
             error: 0,
         };
-        file.set_signature();
+        file.set_signature(signature);
         file
     }
 
-    /// What tells an ATA drive after a reset or its diagnostics (9.12).
-    pub fn set_signature(&mut self) {
+    /// Shows the signature.
+    pub fn set_signature(&mut self, signature: Signature) {
         let latch = |current| Latch {
             current,
             previous: 0,
         };
         self.error = DIAGNOSTIC_PASSED;
         self.count = latch(1);
-        self.lba = [latch(1), latch(0), latch(0)];
+        let [mid, high] = match signature {
+            Signature::Ata => [0, 0],
+            Signature::Packet => [0x14, 0xeb],
+        };
+        self.lba = [latch(1), latch(mid), latch(high)];
         self.device = 0;
     }
 
@@ -188,6 +201,21 @@ impl TaskFile {
             current: count,
             previous: 0,
         };
+    }
+
+    /// PACKET's limit for a block at the data port, and the size of the one that is there.
+    pub fn byte_count(&self) -> u16 {
+        u16::from_le_bytes([self.lba[1].current, self.lba[2].current])
+    }
+
+    /// Sets [`TaskFile::byte_count`].
+    pub fn set_byte_count(&mut self, bytes: u16) {
+        for (latch, current) in self.lba[1..].iter_mut().zip(bytes.to_le_bytes()) {
+            *latch = Latch {
+                current,
+                previous: 0,
+            };
+        }
     }
 
     /// The head number in the device register.

@@ -1,5 +1,6 @@
 //! A small ATA driver against the controller, with a disk in memory behind it.
 
+mod cdrom;
 mod commands;
 mod dma;
 mod hostile;

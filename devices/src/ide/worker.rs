@@ -11,7 +11,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{
     bus_master::{TableEnd, gather},
-    channel::{Channel, Job, Move, Outcome, Reply, Work},
+    cdrom::BLOCK,
+    channel::{Channel, Job, Move, Outcome, Payload, Reply, Work},
     drive::SECTOR,
     lock,
 };
@@ -129,6 +130,13 @@ impl Side {
             }
             Work::Dma(what) => start_dma(disk, &what, memory, end),
             Work::Trim { blocks, table } => start_trim(disk, blocks, table, memory, end),
+            Work::ReadDisc { first, count } => {
+                let data = SgList::zeroed(count as usize * BLOCK as usize);
+                read_disc(disk, first, data.clone(), end, Reply::Data(data));
+            }
+            Work::PacketDma { payload, table } => {
+                start_packet_dma(disk, payload, table, memory, end);
+            }
         }
     }
 }
@@ -136,15 +144,17 @@ impl Side {
 /// Moves as many whole sectors as the descriptor table has room for.
 fn start_dma(disk: &Disk, what: &Move, memory: &Arc<GuestMemoryMmap>, end: Ending) {
     let regions = gather(memory, what.table, u64::from(what.count) * SECTOR);
+    let sectors = regions.list.len() / SECTOR as usize;
     let moved = Reply::Moved {
-        sectors: (regions.list.len() / SECTOR as usize) as u32,
+        sectors: sectors as u32,
         end: regions.end,
     };
-    if regions.list.is_empty() {
+    if sectors == 0 {
         end.finish(Ok(moved));
         return;
     }
-    let request = transfer(what.op, what.sector, regions.list);
+    let list = regions.list.slice(0, sectors * SECTOR as usize);
+    let request = transfer(what.op, what.sector, list);
     disk.submit(request, move |done| end.finish_with(done, moved));
 }
 
@@ -164,6 +174,48 @@ fn start_trim(disk: &Disk, blocks: u32, table: u32, memory: &Arc<GuestMemoryMmap
         }
         TableEnd::Short | TableEnd::Fault => end.finish(Ok(moved(0))),
     }
+}
+
+/// Moves a packet command's reply, all of it or nothing.
+fn start_packet_dma(
+    disk: &Disk,
+    payload: Payload,
+    table: u32,
+    memory: &Arc<GuestMemoryMmap>,
+    end: Ending,
+) {
+    let len = match &payload {
+        Payload::Bytes(bytes) => bytes.len() as u64,
+        Payload::Disc { count, .. } => u64::from(*count) * BLOCK,
+    };
+    let regions = gather(memory, table, len);
+    let moved = Reply::Moved {
+        sectors: 0,
+        end: regions.end,
+    };
+    match (regions.end, payload) {
+        (TableEnd::Short | TableEnd::Fault, _) => end.finish(Ok(moved)),
+        (_, Payload::Bytes(bytes)) => {
+            regions.list.copy_from(0, &bytes);
+            end.finish(Ok(moved));
+        }
+        (_, Payload::Disc { first, .. }) => read_disc(disk, first, regions.list, end, moved),
+    }
+}
+
+/// Reads blocks of a disc into `data`. The last block may be there in part; the rest of it is zeros.
+fn read_disc(disk: &Disk, first: u32, data: SgList, end: Ending, reply: Reply) {
+    let offset = u64::from(first) * BLOCK;
+    let there = disk.info().size.saturating_sub(offset);
+    let there = there.min(data.len() as u64) as usize;
+    if there == 0 {
+        // The disc has shrunk meanwhile.
+        end.finish(Err(IoError::OutOfRange));
+        return;
+    }
+    data.fill(there, data.len() - there, 0);
+    let request = transfer(Op::Read, offset / SECTOR, data.slice(0, there));
+    disk.submit(request, move |done| end.finish_with(done, reply));
 }
 
 fn transfer(op: Op, sector: u64, data: SgList) -> Request {

@@ -4,6 +4,7 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use strata_block::engine::{DetectZeroes, ErrorPolicy, Format, OnRequestError};
+use strata_devices::ide::Media;
 
 use super::keys::{self, choose};
 
@@ -46,6 +47,8 @@ pub struct DiskOption {
     pub backing_folders: Option<Vec<PathBuf>>,
     /// How it is attached.
     pub interface: Interface,
+    /// What kind of drive it is for the guest: a CD drive only on IDE.
+    pub media: Media,
     /// The disk's name, where one was given.
     pub id: Option<String>,
     /// The top layer's node name, where one was given.
@@ -90,7 +93,7 @@ impl DiskOption {
     }
 }
 
-const KNOWN: &str = "file, format, if, id, node-name, readonly, snapshot, cache, aio, discard, \
+const KNOWN: &str = "file, format, if, media, id, node-name, readonly, snapshot, cache, aio, discard, \
                      detect-zeroes, serial, iothread, backing-format, backing-folders, \
                      reconnect-delay, rerror, werror";
 
@@ -118,6 +121,14 @@ pub fn parse(text: &OsStr) -> Result<DiskOption, String> {
     if disk.file.as_os_str().is_empty() {
         return Err("file=PATH is missing".into());
     }
+    if disk.media == Media::Cdrom {
+        if disk.interface != Interface::Ide {
+            return Err("media=cdrom is an IDE drive: add if=ide".into());
+        }
+        disk.read_only = true;
+        // Nothing is written that could be thrown away.
+        disk.snapshot.get_or_insert(false);
+    }
     Ok(disk)
 }
 
@@ -138,6 +149,13 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
                 ("none", Interface::None),
             ];
             disk.interface = choose(key, value, &all)?;
+        }
+        "media" => {
+            disk.media = choose(
+                key,
+                value,
+                &[("disk", Media::Disk), ("cdrom", Media::Cdrom)],
+            )?;
         }
         "id" => disk.id = Some(name(key, value)?),
         "node-name" => disk.node_name = Some(name(key, value)?),
@@ -227,7 +245,8 @@ fn name(key: &str, value: &str) -> Result<String, String> {
     Ok(value.to_owned())
 }
 
-/// What tells the default names of disks without `id` apart: `virtio0`, `ide0-hd1`, `none0`.
+/// What tells the default names of disks without `id` apart: `virtio0`, `ide0-hd1`, `ide1-cd0`,
+/// `none0`.
 #[derive(Debug, Default)]
 pub struct Numbering {
     virtio: usize,
@@ -249,7 +268,10 @@ impl Numbering {
     pub fn place(&mut self, disk: &DiskOption) -> Place {
         let (counter, default): (_, fn(usize) -> String) = match disk.interface {
             Interface::Virtio => (&mut self.virtio, |n| format!("virtio{n}")),
-            Interface::Ide => (&mut self.ide, |n| format!("ide{}-hd{}", n / 2, n % 2)),
+            Interface::Ide => match disk.media {
+                Media::Disk => (&mut self.ide, |n| format!("ide{}-hd{}", n / 2, n % 2)),
+                Media::Cdrom => (&mut self.ide, |n| format!("ide{}-cd{}", n / 2, n % 2)),
+            },
             Interface::None => (&mut self.none, |n| format!("none{n}")),
         };
         let index = *counter;

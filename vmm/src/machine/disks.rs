@@ -12,7 +12,7 @@ use strata_block::{
 use strata_devices::{
     acpi::tables::intx_gsi,
     bus::Overlap,
-    ide::{self, IdeController, IdeWorker},
+    ide::{self, IdeController, IdeWorker, Media},
     pci::{NoRoom, Slot, SlotTaken, bridges::IDE_FUNCTION},
     virtio::{PciSeat, SetupError, blk},
 };
@@ -162,7 +162,7 @@ pub fn attach(
     let mut numbering = Numbering::default();
     let mut ids: Vec<String> = Vec::new();
     let (mut workers, mut meters) = (Vec::new(), Vec::new());
-    let mut ide_disks: [Option<Disk>; 4] = Default::default();
+    let mut ide_disks: [Option<(Disk, Media)>; 4] = Default::default();
     for option in disks {
         let place = numbering.place(option);
         if ids.contains(&place.id) {
@@ -179,7 +179,7 @@ pub fn attach(
         match option.interface {
             Interface::Virtio => workers.push(seats.virtio(disk, place.index)?),
             Interface::Ide => match ide_disks.get_mut(place.index) {
-                Some(seat) => *seat = Some(disk),
+                Some(seat) => *seat = Some((disk, option.media)),
                 None => return Err(DiskError::NoIdePlace(place.id)),
             },
             Interface::None => {}
@@ -219,6 +219,7 @@ pub fn spec(option: &DiskOption, place: &Place, temporary: &TemporaryArgs) -> Di
         detect_zeroes: option.detect_zeroes,
         temporary: temporary.directory_for(option),
         errors: option.errors(),
+        removable: option.media == Media::Cdrom,
         ..Default::default()
     };
     spec
@@ -261,18 +262,22 @@ impl Seats<'_> {
     }
 
     /// The IDE controller: primary master and slave, then secondary.
-    fn ide(&mut self, disks: [Option<Disk>; 4]) -> Result<Worker, DiskError> {
-        let infos = disks.each_ref().map(|disk| disk.as_ref().map(Disk::info));
+    fn ide(&mut self, disks: [Option<(Disk, Media)>; 4]) -> Result<Worker, DiskError> {
+        let infos = disks
+            .each_ref()
+            .map(|disk| disk.as_ref().map(|(disk, media)| (disk.info(), *media)));
         let bus_master = self.board.bars.io(ide::BUS_MASTER_LEN)?;
         let (controller, parts) = IdeController::new(
-            infos.each_ref().map(Option::as_deref),
+            infos
+                .each_ref()
+                .map(|drive| drive.as_ref().map(|(info, media)| (info.as_ref(), *media))),
             Arc::clone(self.memory),
             ide::IRQS.map(|irq| self.router.line(irq)),
             bus_master,
         )?;
         controller.insert_ports(&mut self.buses.ports)?;
         self.board.insert(IDE_FUNCTION, controller.function())?;
-        let worker = parts.into_worker(disks);
+        let worker = parts.into_worker(disks.map(|disk| disk.map(|(disk, _)| disk)));
         Ok(Worker::Ide(Rc::new(RefCell::new(worker))))
     }
 }

@@ -41,7 +41,7 @@ fn describe_disk(disk: &GuestDisk) -> BlockInfo {
         device: options.id.clone(),
         qdev: (!options.device.is_empty()).then(|| options.device.clone()),
         kind: "unknown".to_owned(),
-        removable: false,
+        removable: options.removable,
         locked: false,
         io_status: Some(disk.io_status().name().to_owned()),
         inserted,

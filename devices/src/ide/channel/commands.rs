@@ -1,7 +1,7 @@
 //! What each command does when it is written to the command register.
 
 use super::{
-    Channel, Phase, Work,
+    Channel, Pending, Phase, Work,
     transfer::{Kind, Transfer},
 };
 use crate::ide::{
@@ -22,7 +22,12 @@ impl Channel {
         if !matches!(self.phase, Phase::Idle) {
             return;
         }
-        let command = Command::decode(code);
+        let is_cdrom = |drive: &Drive| drive.cdrom.is_some();
+        let command = if self.drives[self.selected].as_ref().is_some_and(is_cdrom) {
+            Command::decode_cdrom(code)
+        } else {
+            Command::decode(code)
+        };
         if command == Some(Command::Diagnostic) && self.has_drives() {
             self.diagnose();
             return;
@@ -33,6 +38,7 @@ impl Channel {
         self.interrupt = false;
         self.active = self.selected;
         drive.failed = false;
+        drive.ready = true;
         drive.file.set_error(Error::empty());
         self.update_line();
         match command {
@@ -55,7 +61,7 @@ impl Channel {
             Command::Verify(width) => {
                 self.start_transfer(Kind::Verify, Protocol::Pio, width, Fua::No);
             }
-            Command::Flush => self.queue(Work::Flush, None),
+            Command::Flush => self.queue(Work::Flush, Pending::Command),
             Command::DataSetManagement => self.data_set_management(),
             Command::Identify => self.identify(),
             Command::SetFeatures => self.set_features(),
@@ -68,6 +74,7 @@ impl Channel {
                 Ok(())
             }),
             Command::Recalibrate | Command::Power => self.succeed(),
+            Command::Cdrom(command) => self.execute_cdrom(command),
             // Has been dealt with, as it is for both drives.
             Command::Diagnostic => {}
         }
@@ -90,7 +97,7 @@ impl Channel {
     }
 
     /// Carries out a command that only changes the drive's state.
-    fn set(&mut self, change: impl FnOnce(&mut Drive) -> Result<(), Error>) {
+    pub(super) fn set(&mut self, change: impl FnOnce(&mut Drive) -> Result<(), Error>) {
         let result = match &mut self.drives[self.active] {
             Some(drive) => change(drive),
             None => return,
@@ -189,7 +196,7 @@ impl Channel {
             WRITE_CACHE_OFF => {
                 drive.write_cache = false;
                 // What is cached so far must not stay so.
-                self.queue(Work::Flush, None);
+                self.queue(Work::Flush, Pending::Command);
                 return;
             }
             TRANSFER_MODE => {
@@ -272,7 +279,7 @@ impl Drive {
     }
 
     /// The transfer mode of SET FEATURES, in the sector count register (ATA8-ACS, table 53).
-    fn set_transfer_mode(&mut self) -> Result<(), Error> {
+    pub(super) fn set_transfer_mode(&mut self) -> Result<(), Error> {
         const MAX_PIO: u8 = 4;
         const MAX_MULTIWORD: u8 = 2;
         const MAX_ULTRA: u8 = 5;

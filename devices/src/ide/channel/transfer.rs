@@ -4,7 +4,7 @@ use strata_block::disk::Op;
 use strata_exec::mem::SgList;
 use strata_storage::error::IoError;
 
-use super::{Channel, Move, Outcome, Phase, Reply, Work};
+use super::{Channel, Move, Outcome, Pending, Phase, Reply, Work};
 use crate::ide::{
     bus_master::TableEnd,
     drive::SECTOR,
@@ -103,19 +103,20 @@ impl Channel {
             sector: transfer.next,
             count: transfer.step(),
         };
-        self.queue(work, Some(transfer));
+        self.queue(work, Pending::Transfer(transfer));
     }
 
     /// The guest reads the data port; what is not there reads as ones.
     pub fn read_data(&mut self, data: &mut [u8]) {
         data.fill(0xff);
         let selected = self.selected == self.active;
-        let Phase::In { block, at, then } = &mut self.phase else {
-            return;
-        };
         if !selected {
             return;
         }
+        let Phase::In { block, at, then } = &mut self.phase else {
+            self.read_packet_data(data);
+            return;
+        };
         let count = data.len().min(block.len() - *at);
         data[..count].copy_from_slice(&block[*at..*at + count]);
         *at += count;
@@ -131,18 +132,18 @@ impl Channel {
 
     /// The guest writes the data port.
     pub fn write_data(&mut self, data: &[u8]) {
-        let selected = self.selected == self.active;
+        if self.selected != self.active {
+            return;
+        }
         let Phase::Out {
             block,
             at,
             transfer,
         } = &mut self.phase
         else {
+            self.write_packet(data);
             return;
         };
-        if !selected {
-            return;
-        }
         let count = data.len().min(block.len() - *at);
         block[*at..*at + count].copy_from_slice(&data[..count]);
         *at += count;
@@ -155,7 +156,7 @@ impl Channel {
             fua: transfer.fua,
         };
         let transfer = transfer.clone();
-        self.queue(work, Some(transfer));
+        self.queue(work, Pending::Transfer(transfer));
     }
 
     /// Starts the bus master's part once both the engine and the drive are ready.
@@ -163,11 +164,19 @@ impl Channel {
         if !self.mastering || !self.bus_master.is_active() {
             return;
         }
-        let Phase::Dma(transfer) = &self.phase else {
-            return;
-        };
-        let transfer = transfer.clone();
         let table = self.bus_master.table();
+        let transfer = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Dma(transfer) => transfer,
+            Phase::PacketDma { session, payload } => {
+                let work = Work::PacketDma { payload, table };
+                self.queue(work, Pending::Packet(session));
+                return;
+            }
+            other => {
+                self.phase = other;
+                return;
+            }
+        };
         let work = match transfer.kind {
             Kind::Trim => Work::Trim {
                 blocks: transfer.left,
@@ -183,18 +192,30 @@ impl Channel {
                 table,
             }),
         };
-        self.queue(work, Some(transfer));
+        self.queue(work, Pending::Transfer(transfer));
     }
 
     /// The guest stops the engine. What is in flight ends as if that had come later, and the drive
     /// stays busy until then; what has not been started goes back to waiting.
     pub(super) fn stop_dma(&mut self) {
-        let dma = |work: &Work| matches!(work, Work::Dma(_) | Work::Trim { .. });
-        if self.job.as_ref().is_some_and(|job| dma(&job.work))
-            && let Phase::Busy(Some(transfer)) = &self.phase
-        {
-            self.phase = Phase::Dma(transfer.clone());
-            self.job = None;
+        let dma = |work: &Work| {
+            matches!(
+                work,
+                Work::Dma(_) | Work::Trim { .. } | Work::PacketDma { .. }
+            )
+        };
+        let Some(job) = self.job.take_if(|job| dma(&job.work)) else {
+            return;
+        };
+        match (&self.phase, job.work) {
+            (Phase::Busy(Pending::Packet(session)), Work::PacketDma { payload, .. }) => {
+                let session = session.clone();
+                self.phase = Phase::PacketDma { session, payload };
+            }
+            (Phase::Busy(Pending::Transfer(transfer)), _) => {
+                self.phase = Phase::Dma(transfer.clone());
+            }
+            _ => {}
         }
     }
 
@@ -204,9 +225,14 @@ impl Channel {
         match (&self.phase, outcome) {
             // The guest has given up on it, and on its interrupt.
             (Phase::Reset, _) => self.leave_reset(),
-            (Phase::Busy(None), Ok(_)) => self.succeed(),
-            (Phase::Busy(None), Err(_)) => self.fail(Error::ABORTED),
-            (Phase::Busy(Some(transfer)), outcome) => {
+            (Phase::DeviceReset, _) => self.leave_device_reset(),
+            (Phase::Busy(Pending::Command), Ok(_)) => self.succeed(),
+            (Phase::Busy(Pending::Command), Err(_)) => self.fail(Error::ABORTED),
+            (Phase::Busy(Pending::Packet(session)), outcome) => {
+                let session = session.clone();
+                self.packet_finished(session, outcome);
+            }
+            (Phase::Busy(Pending::Transfer(transfer)), outcome) => {
                 let transfer = transfer.clone();
                 match outcome {
                     Ok(reply) => self.go_on(transfer, reply),

@@ -136,6 +136,39 @@ fn apply(rig: &mut Rig, action: Action) {
     }
 }
 
+/// What a guest can do to a CD drive, besides.
+fn cdrom_action() -> impl Strategy<Value = Vec<Action>> {
+    let code = prop::sample::select(vec![
+        0x00, 0x03, 0x12, 0x1a, 0x1b, 0x1e, 0x25, 0x28, 0x2b, 0x43, 0x46, 0x4a, 0x51, 0x5a, 0xa8,
+        0xbb, 0xbd,
+    ]);
+    let near = prop_oneof![Just(0u8), Just(1), Just(2), any::<u8>()];
+    let packet = (code, prop::collection::vec(near, 11));
+    let packet = (packet, 0u8..3, any::<u16>(), 0u8..40).prop_map(
+        |((code, rest), features, limit, reads)| {
+            let [low, high] = limit.to_le_bytes();
+            let set = |port, value| Action::Write(port, vec![value]);
+            let mut all = vec![set(0x1f6, 0xa0), set(0x1f1, features)];
+            all.extend([set(0x1f4, low), set(0x1f5, high), Action::Command(0xa0)]);
+            let bytes: Vec<u8> = std::iter::once(code).chain(rest).collect();
+            all.extend(
+                bytes
+                    .chunks(2)
+                    .map(|word| Action::Write(0x1f0, word.to_vec())),
+            );
+            all.push(Action::Run);
+            all.extend((0..reads).map(|_| Action::Read(0x1f0, 4)));
+            all
+        },
+    );
+    let code = prop::sample::select(vec![0x08, 0xa0, 0xa1, 0xec, 0xef, 0x90, 0x20]);
+    prop_oneof![
+        5 => packet,
+        1 => code.prop_map(|code| vec![Action::Command(code)]),
+        4 => action().prop_map(|action| vec![action]),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
@@ -159,5 +192,30 @@ proptest! {
         rig.dma(0xc8);
         rig.succeeded();
         prop_assert_eq!(rig.peek(0x2_0000, 512), rig.disk.sectors(7, 1));
+    }
+
+    /// The same of a CD drive with a disk behind it on the cable. Its disc ends within a block.
+    #[test]
+    fn a_cd_drive_survives_any_accesses(
+        actions in prop::collection::vec(cdrom_action(), 1..60),
+    ) {
+        let mut rig = Rig::cdrom(4 * 50 + 1);
+        for action in actions.into_iter().flatten() {
+            apply(&mut rig, action);
+        }
+        rig.worker.borrow_mut().cont();
+        rig.disk.release();
+        rig.run();
+        prop_assert!(rig.worker.borrow().is_idle());
+        rig.function.lock().unwrap().reset();
+        rig.enable_bus_master();
+        prop_assert_eq!(rig.status(), 0);
+        // Whatever state the tray was left in: close it, and take note.
+        rig.packet(0, 0, &[0x1b, 0, 0, 0, 3], 2);
+        rig.packet_succeeded();
+        rig.packet(0, 0, &[0x00], 2);
+        rig.get(7);
+        let (_, reply) = rig.packet_in(2048, &[0x28, 0, 0, 0, 0, 3, 0, 0, 2]);
+        prop_assert_eq!(reply, rig.disk.sectors(12, 8));
     }
 }

@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::{
     bus::Bus,
-    ide::{IdeController, IdeWorker},
+    ide::{IdeController, IdeWorker, Media},
     legacy::doubles::FakeLine,
     pci::SharedPciDevice,
 };
@@ -148,15 +148,31 @@ impl Rig {
         Self::build(&[place], info)
     }
 
+    /// A CD drive as primary master, with a disc of so many sectors of 512 bytes.
+    pub fn cdrom(sectors: u64) -> Self {
+        let disc = DiskInfo {
+            size: sectors * 512,
+            read_only: true,
+            ..info()
+        };
+        Self::attached(&[(0, Media::Cdrom)], disc)
+    }
+
     /// The disk in all of `places`, which are on one channel.
     fn build(places: &[usize], info: DiskInfo) -> Self {
+        let disks: Vec<_> = places.iter().map(|&place| (place, Media::Disk)).collect();
+        Self::attached(&disks, info)
+    }
+
+    /// The same with drives of any kind.
+    pub fn attached(places: &[(usize, Media)], info: DiskInfo) -> Self {
         let disk = FakeDisk::new(info.clone());
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
         let memory = Arc::new(memory);
         let lines = [Arc::new(FakeLine::default()), Arc::new(FakeLine::default())];
         let (mut infos, mut disks) = ([None; 4], [const { None }; 4]);
-        for &place in places {
-            infos[place] = Some(&info);
+        for &(place, media) in places {
+            infos[place] = Some((&info, media));
             disks[place] = Some(Disk::new(disk.clone()));
         }
         let (controller, parts) = IdeController::new(
@@ -171,7 +187,7 @@ impl Rig {
         manager.add_subscriber(worker.clone());
         let mut ports = Bus::default();
         controller.insert_ports(&mut ports).unwrap();
-        let channel = places[0] / 2;
+        let channel = places[0].0 / 2;
         let rig = Self {
             ports,
             function: controller.function(),
@@ -326,6 +342,59 @@ impl Rig {
         let entry = u64::from(flags) << 32 | u64::from(address);
         let at = GuestAddress(u64::from(TABLE) + 8 * u64::from(index));
         self.memory.write_obj(entry.to_le(), at).unwrap();
+    }
+
+    /// Writes PACKET and the command behind it, as `libata` does: features, the limit for a block
+    /// of data, and 12 bytes by accesses of `width`.
+    pub fn packet(&mut self, features: u8, limit: u16, packet: &[u8], width: usize) {
+        let [low, high] = limit.to_le_bytes();
+        for (register, value) in [(6, 0xa0), (1, features), (4, low), (5, high)] {
+            self.set(register, value);
+        }
+        self.set(7, 0xa0);
+        assert_eq!(self.status(), READY | DATA_REQUEST);
+        assert_eq!(self.get(2), 1, "the reason: a command is wanted");
+        let mut command = [0; 12];
+        command[..packet.len()].copy_from_slice(packet);
+        for piece in command.chunks(width) {
+            self.ports.write(self.command, piece);
+        }
+        self.run();
+    }
+
+    /// A packet command whose reply comes through the data port: the sizes of its blocks, and the
+    /// reply. It must succeed.
+    pub fn packet_in(&mut self, limit: u16, packet: &[u8]) -> (Vec<usize>, Vec<u8>) {
+        self.packet(0, limit, packet, 2);
+        let (mut sizes, mut reply) = (Vec::new(), Vec::new());
+        while self.status() & DATA_REQUEST != 0 {
+            assert_eq!(self.acknowledge(), READY | DATA_REQUEST);
+            assert_eq!(self.get(2), 2, "the reason: data for the host");
+            let len = usize::from(self.get(4)) | usize::from(self.get(5)) << 8;
+            let mut block = vec![0; len.next_multiple_of(2)];
+            for word in block.chunks_mut(2) {
+                self.ports.read(self.command, word);
+            }
+            sizes.push(len);
+            reply.extend(&block[..len]);
+            self.run();
+        }
+        self.packet_succeeded();
+        (sizes, reply)
+    }
+
+    pub fn packet_succeeded(&self) {
+        self.succeeded();
+        assert_eq!(self.get(2), 3, "the reason: it has ended");
+    }
+
+    /// The command has failed with this sense key; the whole sense is fetched.
+    pub fn packet_failed(&mut self, key: u8) -> [u8; 3] {
+        self.failed(key << 4);
+        assert_eq!(self.get(2), 3);
+        let (_, sense) = self.packet_in(64, &[0x03, 0, 0, 0, 18]);
+        assert_eq!(sense[2], key);
+        [sense[2], sense[12], sense[13]]
     }
 
     /// As `ata_piix` does it: the table, then the command, then start; up to the interrupt.

@@ -8,7 +8,7 @@ fn parse(text: &str) -> Result<DiskOption, String> {
 
 #[test]
 fn every_key_is_understood() {
-    let text = "file=/a/b.img,format=qcow2,if=ide,id=d0,node-name=n0,readonly=on,snapshot=on,cache=unsafe,\
+    let text = "file=/a/b.img,format=qcow2,if=ide,media=disk,id=d0,node-name=n0,readonly=on,snapshot=on,cache=unsafe,\
                 aio=threads,discard=unmap,detect-zeroes=on,serial=S 1,backing-format=raw,\
                 backing-folders=/base:/more,reconnect-delay=7,rerror=stop,werror=ignore";
     let expected = DiskOption {
@@ -17,6 +17,7 @@ fn every_key_is_understood() {
         backing_format: Some(Format::Raw),
         backing_folders: Some(vec!["/base".into(), "/more".into()]),
         interface: Interface::Ide,
+        media: Media::Disk,
         id: Some("d0".into()),
         node_name: Some("n0".into()),
         read_only: true,
@@ -71,11 +72,24 @@ fn mistakes_are_named() {
             "werror=pause: expected report, ignore, enospc, stop",
         ),
         ("file=a,id=0x", "a name is a letter"),
+        ("file=a,media=dvd", "expected disk, cdrom"),
+        ("file=a,media=cdrom", "add if=ide"),
+        ("file=a,if=none,media=cdrom", "add if=ide"),
         ("file=a,id=", "a name is a letter"),
     ] {
         let error = parse(text).unwrap_err();
         assert!(error.contains(wanted), "{text}: {error}");
     }
+}
+
+#[test]
+fn cd_drives_are_read_only_and_have_names_of_their_own() {
+    let mut numbering = Numbering::default();
+    let disk = parse("file=x,if=ide").unwrap();
+    let cdrom = parse("file=x.iso,media=cdrom,if=ide").unwrap();
+    assert_eq!((cdrom.media, cdrom.read_only), (Media::Cdrom, true));
+    let names = [&disk, &cdrom, &cdrom].map(|disk| numbering.place(disk).id);
+    assert_eq!(names, ["ide0-hd0", "ide0-cd1", "ide1-cd0"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@
 //! I/O window ────▶ Window ───────▶ PciDevice::read_bar / write_bar (I/O BARs)
 //! ```
 //!
-//! There is no firmware. BARs get their addresses from a [`BarAllocator`] when a device is made,
+//! There need be no firmware. BARs get their addresses from a [`BarAllocator`] when a device is made,
 //! and decoding is on from the start, as a PC's BIOS would leave it.
 //!
 //! A function that has registers elsewhere, too (the IDE function's fixed ports), keeps those in a

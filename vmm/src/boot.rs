@@ -1,10 +1,11 @@
-//! Puts a Linux kernel, its initramfs and the boot parameters into guest memory.
+//! Puts a Linux kernel, its initramfs and the boot parameters into guest memory, or firmware.
 //!
-//! `Documentation/arch/x86/boot.rst` of Linux. There is no firmware in this machine: what a boot
-//! loader does happens here, again at every reset.
+//! `Documentation/arch/x86/boot.rst` of Linux. Where a kernel is given there is no firmware in the
+//! machine: what a boot loader does happens here, again at every reset.
 
 mod kernel;
 mod params;
+mod rom;
 
 use std::{
     fs::File,
@@ -15,6 +16,7 @@ use std::{
 use strata_devices::legacy::i8042::I8042;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
+pub use self::rom::Rom;
 use crate::{kvm::regs, layout};
 
 /// Why a guest cannot be booted; one line for people.
@@ -25,7 +27,7 @@ pub enum BootError {
     File {
         /// "open" or "read".
         what: &'static str,
-        /// "kernel" or "initrd".
+        /// "kernel", "initrd" or "firmware".
         role: &'static str,
         /// The file.
         path: PathBuf,
@@ -40,6 +42,26 @@ pub enum BootError {
         /// What it lacks, and what to give.
         why: String,
     },
+    /// Nothing that could boot the disks.
+    #[error(
+        "no firmware was found to boot a disk with: install SeaBIOS (Debian: seabios, Fedora: \
+         seabios-bin), give its file with --firmware FILE, or boot a kernel with --kernel FILE"
+    )]
+    NoFirmware,
+    /// The firmware's file holds something else.
+    #[error(
+        "'{path}' is not firmware: it has {len} bytes, and firmware has a multiple of 64 KiB, \
+         16 MiB at most"
+    )]
+    NotFirmware {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// Memory for the firmware.
+    #[error("could not get memory for the firmware: {0}")]
+    RomMemory(vm_memory::mmap::FromRangesError),
     /// Kernel and initrd do not fit.
     #[error(
         "the guest's memory of {have} MiB is too small for its kernel and initrd: \

@@ -59,7 +59,8 @@ pub enum Command {
     after_help = "Example:\n  strata run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 1G --cpus 2 \\\n    \
                   --disk file=root.qcow2,format=qcow2 \\\n    \
                   --disk file=data.raw,format=raw,if=ide \\\n    \
-                  --monitor unix:/tmp/monitor --qmp unix:/tmp/qmp\n\n\
+                  --monitor unix:/tmp/monitor --qmp unix:/tmp/qmp\n  \
+                  strata run --memory 1G --disk file=debian.img,format=raw\n\n\
                   With --serial stdio, Ctrl-A X ends the program and Ctrl-A Ctrl-A types Ctrl-A.\n\n\
                   Keys of --disk:\n  file=PATH (needed), format=qcow2|raw|qed, if=virtio|ide|none,\n  \
                   media=disk|cdrom (cdrom: a CD drive on IDE, read-only), id=NAME, node-name=NAME,\n  \
@@ -67,7 +68,7 @@ pub enum Command {
                   cache=writeback|none|writethrough|unsafe, aio=threads|io_uring,\n  \
                   discard=ignore|unmap, detect-zeroes=off|on|unmap, serial=TEXT, iothread=NAME,\n  \
                   backing-format=qcow2|raw|qed, backing-folders=DIR:DIR (where backing files may lie),\n  \
-                  reconnect-delay=SECONDS,\n  \
+                  reconnect-delay=SECONDS, bootindex=N (the lowest is booted first),\n  \
                   rerror=report|ignore|stop [report], werror=report|ignore|enospc|stop [enospc]: what is done\n  \
                   when a read or anything else fails. 'stop' stops the guest and tries again at 'cont', and\n  \
                   'enospc' does so where there is no room, and goes on by itself when there is some.\n  \
@@ -80,19 +81,24 @@ pub enum Command {
 )]
 pub struct RunArgs {
     /// Kernel to boot: a bzImage (`/boot/vmlinuz-...`) or an ELF vmlinux.
-    #[arg(long, value_name = "FILE")]
-    pub kernel: PathBuf,
+    /// Without it, firmware boots the first disk that can be booted.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["disks", "firmware"])]
+    pub kernel: Option<PathBuf>,
     /// Initial RAM file system.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initrd: Option<PathBuf>,
     /// The kernel's command line.
     #[arg(
         long,
         value_name = "TEXT",
         default_value = "",
-        allow_hyphen_values = true
+        allow_hyphen_values = true,
+        requires = "kernel"
     )]
     pub append: String,
+    /// Firmware that boots the disks [default: SeaBIOS, where packages put it].
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+    pub firmware: Option<PathBuf>,
     /// Its memory and processors.
     #[command(flatten)]
     pub machine: MachineArgs,

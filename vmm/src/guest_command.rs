@@ -83,14 +83,17 @@ fn file_error(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::E
 pub fn run(args: &TestArgs, begin: Instant) -> RunResult {
     let transcript = Transcript::default();
     let (kernel, ended) = match Kernel::find(args.kernel.as_deref()) {
-        Ok(kernel) => (kernel.path.clone(), boot(args, &kernel, &transcript, begin)),
-        Err(error) => (args.kernel.clone().unwrap_or_default(), Err(error)),
+        Ok(kernel) => {
+            let ended = boot(args, &kernel, &transcript, begin);
+            (Some(kernel.path), ended)
+        }
+        Err(error) => (args.kernel.clone(), Err(error)),
     };
     let ended = ended.map_err(|error| match error {
         TestError::Run(error) => error,
         other => RunError::Command(Box::new(other)),
     });
-    RunResult::of_command(&kernel, ended, &transcript, begin)
+    RunResult::of_command(kernel.as_deref(), ended, &transcript, begin)
 }
 
 fn boot(
@@ -167,8 +170,9 @@ fn needed_modules(
 /// The machine for the command.
 fn run_args(args: &TestArgs, kernel: &Kernel, initrd: PathBuf) -> RunArgs {
     RunArgs {
-        kernel: kernel.path.clone(),
+        kernel: Some(kernel.path.clone()),
         initrd: Some(initrd),
+        firmware: None,
         append: format!("console=ttyS0 panic=-1 {}", args.append),
         machine: args.machine.clone(),
         disks: args.root.iter().chain(&args.disks).cloned().collect(),

@@ -58,11 +58,16 @@ pub fn missing_capabilities(kvm: &Kvm) -> Vec<&'static str> {
     lacks.map(|&(_, name)| name).collect()
 }
 
-/// A VM with `memory`, the interrupt controllers and the timer of a PC, and no vCPU yet.
+/// A VM with `memory`, the interrupt controllers and the timer of a PC, and no vCPU yet. `rom` is
+/// memory that the guest cannot write.
 ///
 /// # Errors
 /// What KVM refused.
-pub fn create_vm(kvm: &Kvm, memory: GuestMemoryMmap) -> Result<raw::Vm, KvmError> {
+pub fn create_vm(
+    kvm: &Kvm,
+    memory: GuestMemoryMmap,
+    rom: Option<GuestMemoryMmap>,
+) -> Result<raw::Vm, KvmError> {
     let fd = kvm.create_vm().doing("create a virtual machine")?;
     fd.set_identity_map_address(layout::IDENTITY_MAP)
         .doing("place its identity map")?;
@@ -75,7 +80,7 @@ pub fn create_vm(kvm: &Kvm, memory: GuestMemoryMmap) -> Result<raw::Vm, KvmError
         ..Default::default()
     };
     fd.create_pit2(pit).doing("create the timer")?;
-    raw::Vm::new(fd, memory).doing("map the guest's memory")
+    raw::Vm::new(fd, memory, rom).doing("map the guest's memory")
 }
 
 /// The kernel's error as one of `std`.

@@ -31,10 +31,12 @@ pub const RESET_VECTORS: [u64; 2] = [0xffff_fff0, 0xf_fff0];
 /// Memory for the first of them, where no firmware lies there.
 pub const RESET_PAGE: (u64, u64) = (0xffff_f000, 0x1000);
 
-/// KVM's identity map page (Intel without unrestricted guest), below the BIOS area.
-pub const IDENTITY_MAP: u64 = 0xfffb_c000;
+/// KVM's identity map page (Intel without unrestricted guest), below the largest firmware.
+pub const IDENTITY_MAP: u64 = 0xfeff_c000;
 /// KVM's three pages for a task state segment.
-pub const TSS: u64 = 0xfffb_d000;
+pub const TSS: u64 = 0xfeff_d000;
+/// Bytes of both together.
+pub const KVM_PAGES_LEN: u64 = 0x4000;
 
 /// Ranges of guest memory for programs, as address and length in bytes, for a guest with `size` bytes.
 pub fn memory_ranges(size: u64) -> Vec<(u64, u64)> {

@@ -7,10 +7,12 @@ mod board;
 mod console;
 mod control;
 pub(crate) mod disks;
+mod firmware;
 mod handle;
 pub mod outcome;
 mod post;
 mod signals;
+mod start;
 mod vcpus;
 
 use std::{
@@ -19,6 +21,7 @@ use std::{
         fd::{AsFd, AsRawFd},
         unix::net::UnixStream,
     },
+    rc::Rc,
     sync::Arc,
     time::Instant,
 };
@@ -28,19 +31,22 @@ use kvm_ioctls::Kvm;
 use strata_block::engine::Engine;
 use strata_devices::{
     acpi::tables::Tables,
+    fw_cfg::FwCfg,
     legacy::serial::{Output, SerialInput},
 };
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use self::{
     board::{Board, BoardError},
     console::{Console, ConsoleError, Recorded},
     control::{Control, Rules, Watch},
     disks::{DiskError, Seats},
+    firmware::BootOrder,
     handle::{Handle, State},
     outcome::Outcome,
     post::Inbox,
     signals::Signals,
+    start::{Booted, Start},
     vcpus::{Buses, Setup, VcpuError, Vcpus},
 };
 pub use self::{console::Transcript, disks::DiskReport, vcpus::VcpuReport};
@@ -49,7 +55,7 @@ pub(crate) use self::{
     post::{GuestEvent, Post},
 };
 use crate::{
-    boot::{BootError, BootSource},
+    boot::BootError,
     cli::{RunArgs, serial::SerialEndpoint},
     guest_command::TestError,
     kvm::{
@@ -76,6 +82,12 @@ pub enum RunError {
     /// The kernel or its initrd.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// No disk has anything that firmware could start.
+    #[error(
+        "no disk can be booted: none has a boot sector, or is a CD that can be booted; give one \
+         that has, or a kernel with --kernel FILE"
+    )]
+    NothingToBoot,
     /// The guest's memory.
     #[error("could not get {mib} MiB for the guest's memory: {source}")]
     Memory {
@@ -179,7 +191,7 @@ pub(crate) fn run_with(
     begin: Instant,
     command: Option<CommandPort>,
 ) -> Result<Ended, RunError> {
-    let mut boot = BootSource::open(&args.kernel, args.initrd.as_deref(), &args.append)?;
+    let booted = Booted::open(args)?;
     let kvm = probe::open()?;
     let (post, inbox) = Inbox::new().map_err(host("make an eventfd"))?;
     let mailbox = Mailbox::new().map_err(host("make an eventfd"))?;
@@ -190,7 +202,7 @@ pub(crate) fn run_with(
     let output = Box::new(Recorded::new(output, transcript.clone(), post.clone()));
     let hurry = console.hurry();
 
-    let mut hardware = Hardware::new(args, &kvm, &post, output)?;
+    let mut hardware = Hardware::new(args, &kvm, booted.rom()?, &post, output)?;
     if let Some(option) = args.ending.exit_port {
         Board::add_exit_port(&mut hardware.buses, &post, option)
             .map_err(|_| RunError::ExitPort(option.port))?;
@@ -214,12 +226,16 @@ pub(crate) fn run_with(
         (&args.disks, &args.temporary),
         &mut hardware.seats(args.machine.cpus),
     )?;
-    let firmware = Firmware {
+    if let Booted::Disks(_) = booted {
+        hardware.describe_to_firmware(args, &engine)?;
+    }
+    let mut start = Start {
+        booted,
         memory: hardware.memory,
         size: args.machine.memory,
         tables: Tables::build(args.machine.cpus),
     };
-    let entry = firmware.load(&mut boot)?;
+    let entry = start.load()?;
 
     let state = State::new(RunState::Prelaunch);
     let handle = Handle::new(post.clone(), state.clone());
@@ -252,8 +268,7 @@ pub(crate) fn run_with(
         board: hardware.board,
         chips: ChipState::save(&hardware.vm.fd)?,
         vm: hardware.vm,
-        boot,
-        firmware,
+        start,
         inbox,
         hurry,
         state,
@@ -290,9 +305,15 @@ struct Hardware {
 
 impl Hardware {
     /// Memory, interrupt controllers and the built-in devices.
-    fn new(args: &RunArgs, kvm: &Kvm, post: &Post, output: Output) -> Result<Self, RunError> {
-        let memory = Arc::new(allocate(args.machine.memory)?);
-        let vm = Arc::new(kvm::create_vm(kvm, GuestMemoryMmap::clone(&memory))?);
+    fn new(
+        args: &RunArgs,
+        kvm: &Kvm,
+        rom: Option<GuestMemoryMmap>,
+        post: &Post,
+        output: Output,
+    ) -> Result<Self, RunError> {
+        let memory = Arc::new(allocate(args.machine.memory, rom.is_some())?);
+        let vm = Arc::new(kvm::create_vm(kvm, GuestMemoryMmap::clone(&memory), rom)?);
         let router = Router::new(Arc::clone(&vm)).map_err(host("route interrupts"))?;
         let mut buses = Buses::default();
         let board = Board::new(&mut buses, &router, post, args.machine.memory, output)?;
@@ -319,6 +340,23 @@ impl Hardware {
         Ok(Box::new(SerialInput::new(port, command.input)))
     }
 
+    /// Adds what firmware learns about the machine from. The disks are open.
+    fn describe_to_firmware(
+        &mut self,
+        args: &RunArgs,
+        engine: &Rc<Engine>,
+    ) -> Result<(), RunError> {
+        let order = BootOrder::of(engine, &args.disks);
+        // Firmware of the user's own may know what to do without.
+        if args.firmware.is_none() && !order.leads_somewhere() {
+            return Err(RunError::NothingToBoot);
+        }
+        let items = firmware::items(args, &order);
+        let fw_cfg = FwCfg::new(items, Arc::clone(&self.memory));
+        let added = self.board.add_firmware(&mut self.buses, fw_cfg);
+        added.map_err(|overlap| BoardError::from(overlap).into())
+    }
+
     /// Where disks' devices are put, for a guest with `cpus` processors.
     fn seats(&mut self, cpus: u8) -> Seats<'_> {
         Seats {
@@ -331,11 +369,14 @@ impl Hardware {
     }
 }
 
-/// Address space for the guest's memory; the host gives pages as the guest touches them.
-fn allocate(size: u64) -> Result<GuestMemoryMmap, RunError> {
+/// Address space for the guest's memory; the host gives pages as the guest touches them. Where
+/// firmware lies at the reset vector there is none for programs.
+fn allocate(size: u64, has_firmware: bool) -> Result<GuestMemoryMmap, RunError> {
     let mut ranges = layout::memory_ranges(size);
-    ranges.push(layout::RESET_PAGE);
-    ranges.sort_unstable();
+    if !has_firmware {
+        ranges.push(layout::RESET_PAGE);
+        ranges.sort_unstable();
+    }
     let ranges: Vec<_> = ranges
         .into_iter()
         .map(|(start, len)| (GuestAddress(start), len as usize))
@@ -344,21 +385,4 @@ fn allocate(size: u64) -> Result<GuestMemoryMmap, RunError> {
         mib: size >> 20,
         source,
     })
-}
-
-/// What would be firmware's work on a real machine: at the start and at every reset.
-struct Firmware {
-    memory: Arc<GuestMemoryMmap>,
-    /// Bytes.
-    size: u64,
-    tables: Tables,
-}
-
-impl Firmware {
-    /// Puts the ACPI tables and what `boot` says into memory; returns the kernel's entry point.
-    fn load(&self, boot: &mut BootSource) -> Result<u64, BootError> {
-        let at = GuestAddress(self.tables.address);
-        self.memory.write_slice(&self.tables.bytes, at)?;
-        boot.load(&self.memory, self.size, self.tables.address)
-    }
 }

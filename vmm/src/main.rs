@@ -60,7 +60,7 @@ fn run(args: &RunArgs, begin: Instant) -> ExitCode {
     let transcript = Transcript::default();
     let run = || {
         let ended = machine::run(args, &serial, &transcript, begin);
-        RunResult::new(&args.kernel, ended, &transcript, begin)
+        RunResult::new(args.kernel.as_deref(), ended, &transcript, begin)
     };
     with_result(args.ending.result.as_deref(), run)
 }

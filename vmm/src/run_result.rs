@@ -69,8 +69,10 @@ pub struct Times {
 pub struct Versions {
     /// This program.
     pub strata: &'static str,
-    /// The kernel that was booted, as the command line names it.
-    pub kernel: String,
+    /// The kernel that was booted, as the command line names it; absent where firmware booted a
+    /// disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
     /// The host's kernel.
     pub host: String,
 }
@@ -78,7 +80,7 @@ pub struct Versions {
 impl RunResult {
     /// Puts together what is known. The run has begun at `begin`.
     pub fn new(
-        kernel: &Path,
+        kernel: Option<&Path>,
         run: Result<Ended, RunError>,
         transcript: &Transcript,
         begin: Instant,
@@ -98,7 +100,7 @@ impl RunResult {
             console: transcript.tail(),
             versions: Versions {
                 strata: env!("CARGO_PKG_VERSION"),
-                kernel: kernel.display().to_string(),
+                kernel: kernel.map(|path| path.display().to_string()),
                 host: host_kernel(),
             },
             command_ended: false,
@@ -133,7 +135,7 @@ impl RunResult {
 
     /// The same for a run that was there for one command.
     pub fn of_command(
-        kernel: &Path,
+        kernel: Option<&Path>,
         run: Result<Ended, RunError>,
         transcript: &Transcript,
         begin: Instant,

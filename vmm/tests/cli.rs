@@ -49,6 +49,13 @@ fn wrong_usage_is_two() {
         (&["fly"], "'fly'"),
         (&["run"], "--kernel"),
         (&["run", "--kernel", "k", "--colour"], "--colour"),
+        (&["run", "--disk", "file=a", "--append", "b"], "--kernel"),
+        (&["run", "--disk", "file=a", "--initrd", "b"], "--kernel"),
+        (&["run", "--kernel", "k", "--firmware", "b"], "--firmware"),
+        (
+            &["run", "--disk", "file=a,bootindex=first"],
+            "bootindex=first: expected a number from 0 on",
+        ),
         (
             &["run", "--kernel", "k", "--disk", "file=a,size=3"],
             "unknown key 'size'",
@@ -87,6 +94,23 @@ fn a_file_that_is_no_kernel_is_told_from_one() {
     let text = line(&["run", "--kernel", path.to_str().unwrap()]);
     assert!(
         text.contains("is not a kernel that can be booted"),
+        "{text}"
+    );
+}
+
+#[test]
+fn firmware_is_told_from_other_files() {
+    let run = |file: &str| line(&["run", "--firmware", file, "--disk", "file=/nonexistent/d"]);
+    assert_eq!(
+        run("/nonexistent/bios"),
+        "strata: could not open the firmware '/nonexistent/bios': No such file or directory (os error 2)"
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bios");
+    std::fs::write(&path, [0; 4096]).unwrap();
+    let text = run(path.to_str().unwrap());
+    assert!(
+        text.contains("is not firmware: it has 4096 bytes"),
         "{text}"
     );
 }

@@ -67,6 +67,8 @@ pub struct DiskOption {
     pub serial: String,
     /// How long requests wait for an NBD server that is gone.
     pub reconnect_delay: Option<Duration>,
+    /// Its place in the order in which firmware tries disks; the lowest comes first.
+    pub boot_index: Option<u32>,
     /// What is done about reads that fail, where it was said.
     pub rerror: Option<OnRequestError>,
     /// What is done about other requests that fail, where it was said.
@@ -86,6 +88,7 @@ impl DiskOption {
     /// A key that was given and means nothing where no device has the disk.
     pub fn key_of_device(&self) -> Option<&'static str> {
         let given = [
+            ("bootindex", self.boot_index.is_some()),
             ("rerror", self.rerror.is_some()),
             ("werror", self.werror.is_some()),
         ];
@@ -95,7 +98,7 @@ impl DiskOption {
 
 const KNOWN: &str = "file, format, if, media, id, node-name, readonly, snapshot, cache, aio, discard, \
                      detect-zeroes, serial, iothread, backing-format, backing-folders, \
-                     reconnect-delay, rerror, werror";
+                     reconnect-delay, bootindex, rerror, werror";
 
 /// Parses it.
 ///
@@ -196,6 +199,10 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
             disk.reconnect_delay = Some(Duration::from_secs(
                 value.parse::<u32>().map_err(bad)?.into(),
             ));
+        }
+        "bootindex" => {
+            let bad = |_| format!("{key}={value}: expected a number from 0 on");
+            disk.boot_index = Some(value.parse().map_err(bad)?);
         }
         "rerror" => {
             let all = [

@@ -24,6 +24,20 @@ fn defaults() {
 }
 
 #[test]
+fn without_a_kernel_there_is_something_to_boot() {
+    let args = run(&["--disk", "file=a,bootindex=1"]).unwrap();
+    assert_eq!((args.kernel, args.disks[0].boot_index), (None, Some(1)));
+    assert!(run(&["--firmware", "f"]).unwrap().disks.is_empty());
+    let kind = |args: &[&str]| run(args).unwrap_err().kind();
+    let missing = ErrorKind::MissingRequiredArgument;
+    assert_eq!(kind(&[]), missing);
+    assert_eq!(kind(&["--disk", "file=a", "--append", ""]), missing);
+    assert_eq!(kind(&["--disk", "file=a", "--initrd", "i"]), missing);
+    let both = ["--kernel", "k", "--firmware", "f"];
+    assert_eq!(kind(&both), ErrorKind::ArgumentConflict);
+}
+
+#[test]
 fn monitors_can_be_given_several_times() {
     let args = run(&[
         "--kernel",

@@ -11,7 +11,7 @@ use std::{
 
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, kvm_userspace_memory_region,
+    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_MEM_READONLY, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
@@ -24,30 +24,44 @@ pub struct Vm {
     /// The VM.
     pub fd: VmFd,
     memory: GuestMemoryMmap,
+    /// What the guest can read and execute, but not write.
+    _rom: Option<GuestMemoryMmap>,
 }
 
 impl Vm {
-    /// Makes every region of `memory` visible to the guest of `fd`.
+    /// Makes every region of `memory` visible to the guest of `fd`, and those of `rom`, which lie
+    /// elsewhere and are nobody's to write: a guest that does leaves as for memory that is not there.
     ///
     /// # Errors
     /// The kernel's, of KVM_SET_USER_MEMORY_REGION.
-    pub fn new(fd: VmFd, memory: GuestMemoryMmap) -> Result<Self, kvm_ioctls::Error> {
-        for (slot, region) in (0..).zip(memory.iter()) {
+    pub fn new(
+        fd: VmFd,
+        memory: GuestMemoryMmap,
+        rom: Option<GuestMemoryMmap>,
+    ) -> Result<Self, kvm_ioctls::Error> {
+        let writable = memory.iter().map(|region| (region, 0));
+        let read_only = rom.iter().flat_map(|rom| rom.iter());
+        let read_only = read_only.map(|region| (region, KVM_MEM_READONLY));
+        for (slot, (region, flags)) in (0..).zip(writable.chain(read_only)) {
             let host = region
                 .get_host_address(MemoryRegionAddress(0))
                 .expect("a region has a first byte");
             let slot = kvm_userspace_memory_region {
                 slot,
-                flags: 0,
+                flags,
                 guest_phys_addr: region.start_addr().0,
                 memory_size: region.len(),
                 userspace_addr: host as u64,
             };
-            // SAFETY: the range is one mapping of `memory`, which the returned value owns a share
-            // of; regions do not overlap, and nobody holds a Rust reference into them.
+            // SAFETY: the range is one mapping of `memory` or `rom`, which the returned value owns
+            // shares of; regions do not overlap, and nobody holds a Rust reference into them.
             unsafe { fd.set_user_memory_region(slot) }?;
         }
-        Ok(Self { fd, memory })
+        Ok(Self {
+            fd,
+            memory,
+            _rom: rom,
+        })
     }
 
     /// The guest's memory.

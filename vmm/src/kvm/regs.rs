@@ -66,6 +66,28 @@ pub fn write_tables(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
     Ok(())
 }
 
+/// Where the first vCPU starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// Where a processor starts after power-on: in real mode, 16 bytes below 4 GiB.
+    ResetVector,
+    /// As [`enter_long_mode`] has it.
+    LongMode(u64),
+}
+
+impl Entry {
+    /// Prepares `vcpu`, which is in the state after power-on, to start there.
+    ///
+    /// # Errors
+    /// What KVM refused.
+    pub fn prepare(self, vcpu: &VcpuFd) -> Result<(), KvmError> {
+        match self {
+            Self::ResetVector => Ok(()),
+            Self::LongMode(entry) => enter_long_mode(vcpu, entry),
+        }
+    }
+}
+
 /// Lets `vcpu` start at `entry` (a physical address) in long mode with the zero page in RSI.
 ///
 /// # Errors

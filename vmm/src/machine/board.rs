@@ -8,8 +8,10 @@ use std::{
 use strata_devices::{
     acpi::{SCI_GSI, pm::PmBlock},
     bus::Overlap,
+    fw_cfg::FwCfg,
     legacy::{
         Signal,
+        debug_port::DebugPort,
         exit_port::ExitPort,
         i8042::I8042,
         pvpanic::{PanicEvents, PanicSignal, PvPanic},
@@ -29,6 +31,9 @@ use super::{
 };
 use crate::{cli::ending::ExitPortOption, kvm::irq::Router, layout};
 
+/// The name in logs of what firmware says to its debug port.
+const FIRMWARE_LOG: &str = "strata::firmware";
+
 /// Devices that are there whatever disks a machine has.
 pub struct Board {
     /// Addresses for their BARs.
@@ -41,6 +46,8 @@ pub struct Board {
     pm: Arc<Mutex<PmBlock>>,
     i8042: Arc<Mutex<I8042>>,
     rtc: Arc<Mutex<Rtc>>,
+    /// What firmware reads.
+    fw_cfg: Option<Arc<Mutex<FwCfg>>>,
 }
 
 /// Devices that do not fit together: the layout is fixed in code, so only a mistake there or a
@@ -111,6 +118,7 @@ impl Board {
             pm,
             i8042,
             rtc,
+            fw_cfg: None,
         })
     }
 
@@ -153,6 +161,24 @@ impl Board {
         RtcTimer::of(&self.rtc)
     }
 
+    /// Adds what only firmware uses.
+    ///
+    /// # Errors
+    /// Another device has the ports.
+    pub fn add_firmware(&mut self, buses: &mut Buses, fw_cfg: FwCfg) -> Result<(), Overlap> {
+        let fw_cfg = shared(fw_cfg);
+        let ports = &mut buses.ports;
+        ports.insert(FwCfg::BASE, FwCfg::LEN, fw_cfg.clone())?;
+        self.fw_cfg = Some(fw_cfg);
+        // Firmware writes thousands of characters, one by one, where it finds the port.
+        if tracing::enabled!(target: FIRMWARE_LOG, tracing::Level::DEBUG) {
+            let sink = |line: &str| tracing::debug!(target: FIRMWARE_LOG, "{line}");
+            let port = shared(DebugPort::new(Box::new(sink)));
+            ports.insert(DebugPort::PORT, DebugPort::LEN, port)?;
+        }
+        Ok(())
+    }
+
     /// Brings all devices into the state after power-on. No vCPU runs, and no request is under way.
     pub fn reset(&self) {
         lock(&self.pci).reset();
@@ -161,6 +187,9 @@ impl Board {
         lock(&self.rtc).reset();
         for port in [&self.serial].into_iter().chain(&self.command) {
             lock(port).reset();
+        }
+        if let Some(fw_cfg) = &self.fw_cfg {
+            lock(fw_cfg).reset();
         }
     }
 

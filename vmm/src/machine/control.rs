@@ -29,17 +29,17 @@ use self::{
     ending::{End, Panics},
 };
 use super::{
-    Ended, Firmware, RunError,
+    Ended, RunError,
     board::Board,
     console::{Hurry, Transcript},
     disks::{DiskReport, Meter, Worker},
     handle::State,
     outcome::{Outcome, ResetCause},
     post::{GuestEvent, Inbox, Message},
+    start::Start,
     vcpus::{VcpuReport, Vcpus},
 };
 use crate::{
-    boot::BootSource,
     kvm::{raw::Vm, reset::ChipState},
     monitor::{Action, Answer, Notice, Notifier, RunState},
 };
@@ -63,9 +63,7 @@ pub struct Parts {
     /// The virtual machine.
     pub vm: Arc<Vm>,
     /// What is booted.
-    pub boot: BootSource,
-    /// What goes with it.
-    pub firmware: Firmware,
+    pub start: Start,
     /// Messages.
     pub inbox: Inbox,
     /// Whether the serial port may wait.
@@ -398,11 +396,11 @@ impl Control {
         self.parts.inbox.keep(later);
     }
 
-    /// Loads the kernel again into a machine that is as after power-on. Runs or not as before.
+    /// Loads what is booted again into a machine that is as after power-on. Runs or not as before.
     fn boot_again(&mut self, guest: bool) -> Result<(), RunError> {
         let parts = &mut self.parts;
         parts.chips.restore(&parts.vm.fd)?;
-        let entry = parts.firmware.load(&mut parts.boot)?;
+        let entry = parts.start.load()?;
         parts.vcpus.reset(entry)?;
         parts.engine.end_rest();
         if parts.state.get() == RunState::IoError {

@@ -225,6 +225,12 @@ pub fn spec(option: &DiskOption, place: &Place, temporary: &TemporaryArgs) -> Di
     spec
 }
 
+/// The PCI device number of the `index`-th virtio-blk device, if the bus has so many.
+pub fn virtio_device(index: usize) -> Option<u8> {
+    let device = u8::try_from(index).ok()?.checked_add(FIRST_DEVICE)?;
+    (device < DEVICES).then_some(device)
+}
+
 /// The path that QEMU gives the `index`-th device of its kind (`qdev`), for `query-block` and
 /// `info block`; empty for none.
 fn device_path(interface: Interface, index: usize) -> String {
@@ -239,11 +245,7 @@ impl Seats<'_> {
     /// A virtio-blk device, the `index`-th.
     fn virtio(&mut self, disk: Disk, index: usize) -> Result<Worker, DiskError> {
         let info = disk.info();
-        let device = u8::try_from(index)
-            .ok()
-            .and_then(|index| index.checked_add(FIRST_DEVICE))
-            .filter(|&device| device < DEVICES)
-            .ok_or_else(|| DiskError::NoSlot(info.id.clone()))?;
+        let device = virtio_device(index).ok_or_else(|| DiskError::NoSlot(info.id.clone()))?;
         let gsi = intx_gsi(device, 0);
         let seat = PciSeat {
             host: Arc::new(KvmPciHost::new(Arc::clone(self.router))),

@@ -22,7 +22,7 @@ use crate::{
     kvm::{
         Doing, KvmError, cpuid,
         raw::{Kick, Vcpu, Vm},
-        regs,
+        regs::{self, Entry},
         reset::VcpuState,
     },
 };
@@ -52,7 +52,7 @@ struct State {
     /// Counts resets; a parked thread that has seen fewer carries the last one out.
     resets: u64,
     /// Where vCPU 0 starts after the last reset.
-    entry: u64,
+    entry: Entry,
     /// Threads that have carried the last reset out.
     reset_done: usize,
     /// What went wrong in a reset.
@@ -121,7 +121,7 @@ impl Vcpus {
                 want: Want::Park,
                 parked: 0,
                 resets: 0,
-                entry: 0,
+                entry: Entry::ResetVector,
                 reset_done: 0,
                 failure: None,
                 inspections: 0,
@@ -187,12 +187,12 @@ impl Vcpus {
         }
     }
 
-    /// Brings them into the state after power-on, vCPU 0 about to enter the kernel at `entry`.
+    /// Brings them into the state after power-on, vCPU 0 about to start at `entry`.
     /// They must be parked, and stay so.
     ///
     /// # Errors
     /// What KVM refused.
-    pub fn reset(&self, entry: u64) -> Result<(), KvmError> {
+    pub fn reset(&self, entry: Entry) -> Result<(), KvmError> {
         let mut state = self.shared.lock();
         state.entry = entry;
         state.resets += 1;

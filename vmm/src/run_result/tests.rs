@@ -15,7 +15,7 @@ fn ended(outcome: Outcome, begin: Instant) -> Ended {
 
 fn result(run: Result<Ended, RunError>, begin: Instant) -> (RunResult, serde_json::Value) {
     let result = RunResult::new(
-        Path::new("/boot/vmlinuz"),
+        Some(Path::new("/boot/vmlinuz")),
         run,
         &Transcript::default(),
         begin,
@@ -62,7 +62,7 @@ fn a_command_speaks_for_itself_unless_the_guest_ended_before_it() {
     let kernel = Path::new("/boot/vmlinuz");
     let of = |outcome| {
         let run = Ok(ended(outcome, begin));
-        RunResult::of_command(kernel, run, &Transcript::default(), begin)
+        RunResult::of_command(Some(kernel), run, &Transcript::default(), begin)
     };
     let result = of(Outcome::Command(42));
     assert_eq!((result.exit_status, result.code), (42, Some(42)));

@@ -10,7 +10,7 @@ fn parse(text: &str) -> Result<DiskOption, String> {
 fn every_key_is_understood() {
     let text = "file=/a/b.img,format=qcow2,if=ide,media=disk,id=d0,node-name=n0,readonly=on,snapshot=on,cache=unsafe,\
                 aio=threads,discard=unmap,detect-zeroes=on,serial=S 1,backing-format=raw,\
-                backing-folders=/base:/more,reconnect-delay=7,rerror=stop,werror=ignore";
+                backing-folders=/base:/more,reconnect-delay=7,bootindex=3,rerror=stop,werror=ignore";
     let expected = DiskOption {
         file: "/a/b.img".into(),
         format: Some(Format::Qcow2),
@@ -27,6 +27,7 @@ fn every_key_is_understood() {
         detect_zeroes: DetectZeroes::On,
         serial: "S 1".into(),
         reconnect_delay: Some(Duration::from_secs(7)),
+        boot_index: Some(3),
         rerror: Some(OnRequestError::Stop),
         werror: Some(OnRequestError::Ignore),
     };

@@ -63,7 +63,7 @@ pub fn run(kick: &Sender<Arc<Kick>>) -> Result<(), Unusable> {
         .map_err(|error| Unusable::Open(std::io::Error::other(error)))?;
     fill(&memory).map_err(|error| Unusable::Open(std::io::Error::other(error)))?;
     let vm = kvm.create_vm().doing("create a virtual machine")?;
-    let vm = Arc::new(Vm::new(vm, memory).doing("map the guest's memory")?);
+    let vm = Arc::new(Vm::new(vm, memory, None).doing("map the guest's memory")?);
     let vcpu = vm.fd.create_vcpu(0).doing("create a vCPU")?;
     let features = cpuid::for_vcpu(&cpuid::supported(&kvm)?, 0, 1);
     vcpu.set_cpuid2(&features).doing("set processor features")?;

@@ -7,7 +7,7 @@ use crate::{
     kvm::{
         KvmError, mtrr,
         raw::{self, Exit, Vcpu},
-        regs,
+        regs::Entry,
         reset::VcpuState,
     },
     machine::post::{GuestEvent, Post},
@@ -86,11 +86,11 @@ impl VcpuThread {
     }
 
     /// Back to the state after power-on; vCPU 0 starts at `entry`, the others wait for it.
-    fn reset(&self, entry: u64) -> Result<(), KvmError> {
+    fn reset(&self, entry: Entry) -> Result<(), KvmError> {
         self.initial.restore(&self.vcpu.fd)?;
         mtrr::set(&self.vcpu.fd)?;
         if self.index == 0 {
-            regs::enter_long_mode(&self.vcpu.fd, entry)?;
+            entry.prepare(&self.vcpu.fd)?;
         }
         Ok(())
     }

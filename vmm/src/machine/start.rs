@@ -1,0 +1,80 @@
+//! What a guest starts with: put into memory at first, and again after every reset.
+
+use std::sync::Arc;
+
+use strata_devices::acpi::tables::Tables;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::{
+    boot::{BootError, BootSource, Rom},
+    cli::RunArgs,
+    kvm::regs::Entry,
+};
+
+/// What is booted.
+pub enum Booted {
+    /// A kernel, loaded as firmware and a boot loader would.
+    Kernel(BootSource),
+    /// What firmware finds on the disks.
+    Disks(Rom),
+}
+
+impl Booted {
+    /// Opens the files.
+    ///
+    /// # Errors
+    /// [`BootError`].
+    pub fn open(args: &RunArgs) -> Result<Self, BootError> {
+        match &args.kernel {
+            Some(kernel) => {
+                BootSource::open(kernel, args.initrd.as_deref(), &args.append).map(Self::Kernel)
+            }
+            None => Rom::open(args.firmware.as_deref()).map(Self::Disks),
+        }
+    }
+
+    /// Memory that the guest cannot write, if there is any.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn rom(&self) -> Result<Option<GuestMemoryMmap>, BootError> {
+        match self {
+            Self::Kernel(_) => Ok(None),
+            Self::Disks(rom) => rom.memory().map(Some),
+        }
+    }
+}
+
+/// What is booted, and where it goes.
+pub struct Start {
+    /// What is booted.
+    pub booted: Booted,
+    /// The guest's memory.
+    pub memory: Arc<GuestMemoryMmap>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// ACPI tables, for a kernel; firmware has its own way to them.
+    pub tables: Tables,
+}
+
+impl Start {
+    /// Puts it into memory; returns where the first vCPU starts.
+    ///
+    /// # Errors
+    /// [`BootError`]; guest memory is in no particular state then.
+    pub fn load(&mut self) -> Result<Entry, BootError> {
+        match &mut self.booted {
+            Booted::Kernel(source) => {
+                let at = GuestAddress(self.tables.address);
+                self.memory.write_slice(&self.tables.bytes, at)?;
+                source
+                    .load(&self.memory, self.size, self.tables.address)
+                    .map(Entry::LongMode)
+            }
+            Booted::Disks(rom) => {
+                rom.load_copy(&self.memory)?;
+                Ok(Entry::ResetVector)
+            }
+        }
+    }
+}

@@ -160,23 +160,33 @@ impl Part<'_> {
         node.is_writable() && !covered
     }
 
-    /// Refuses an edit of what is not as it was when the edit was made, or is not held for it.
+    /// Refuses an edit of what is not as it was when the edit was made, or is not held for it: what
+    /// is changed, and what goes, is held to be changed, and what something lies on then is kept.
     fn check_held(&self) -> Result<(), EditError> {
         let not_held = |node: &Rc<Node>| Err(EditError::NotHeld(node.name().to_owned()));
         let has = |wanted| self.root.chain().any(|node| Rc::ptr_eq(&node, wanted));
-        let (above, below) = match &self.change {
-            Change::Overlay(overlay) => (overlay, Some(&self.root)),
+        let (mut changed, kept) = match &self.change {
+            Change::Overlay(overlay) => (vec![overlay.clone(), self.root.clone()], None),
             Change::Backing(upper, _) if !has(upper) => return not_held(upper),
-            Change::Backing(upper, below) => (upper, below.as_ref()),
+            Change::Backing(upper, below) => (vec![upper.clone()], below.as_ref()),
         };
         if !Rc::ptr_eq(&self.root, &self.disk.root()) {
             return not_held(&self.root);
         }
-        let mut touched = [Some(above), below].into_iter().flatten();
-        match touched.find(|node| !self.hold.covers(node)) {
-            Some(node) => not_held(node),
-            None => Ok(()),
-        }
+        changed.extend(self.gone());
+        let kept = kept.filter(|node| !self.hold.covers(node));
+        let mut changed = changed.iter().filter(|node| !self.hold.may_change(node));
+        kept.or_else(|| changed.next()).map_or(Ok(()), not_held)
+    }
+
+    /// The layers that the disk will not need any more.
+    fn gone(&self) -> Vec<Rc<Node>> {
+        let Change::Backing(upper, below) = &self.change else {
+            return Vec::new();
+        };
+        let stay: Vec<_> = below.iter().flat_map(Node::chain).collect();
+        let stays = |node: &Rc<Node>| stay.iter().any(|other| Rc::ptr_eq(node, other));
+        upper.chain().skip(1).filter(|node| !stays(node)).collect()
     }
 
     fn check_sizes(&self) -> Result<(), EditError> {
@@ -192,7 +202,7 @@ impl Part<'_> {
     }
 
     fn apply(&self) -> Vec<Rc<Node>> {
-        let before: Vec<_> = self.root.chain().collect();
+        let gone = self.gone();
         match &self.change {
             Change::Overlay(overlay) => {
                 self.root.set_read_only();
@@ -201,9 +211,7 @@ impl Part<'_> {
             }
             Change::Backing(upper, below) => upper.set_backing_node(below.clone()),
         }
-        let now: Vec<_> = self.disk.root().chain().collect();
-        let stays = |node: &Rc<Node>| now.iter().any(|other| Rc::ptr_eq(node, other));
-        before.into_iter().filter(|node| !stays(node)).collect()
+        gone
     }
 }
 

@@ -42,7 +42,7 @@ pub use format::Format;
 pub use guest_disk::{
     DetectZeroes, DiskOptions, ErrorAction, FailedRequest, FailureSink, GuestDisk, IoStatus,
 };
-pub use hold::{Busy, Hold, Purpose, check_free};
+pub use hold::{Busy, Hold, Purpose};
 pub use image::Image;
 pub use kept::Kept;
 pub use layer_disk::LayerDisk;

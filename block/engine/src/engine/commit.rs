@@ -71,7 +71,6 @@ impl Engine {
             return Err(refused(why));
         }
         let (overlay, base) = (&layers[upper - 1], &layers[lower]);
-        self.refuse_exported(overlay, Some(base))?;
         let held = layers[upper - 1..=lower].iter().cloned();
         let commit = Commit {
             hold: Hold::take(&disk, held, Purpose::Job("commit"))?,

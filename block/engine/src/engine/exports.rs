@@ -11,7 +11,7 @@ pub use vhost_user::{Listening, VhostUserExport, VhostUserServer};
 
 use strata_exec::Queue;
 use strata_format::bitmap::Held;
-use strata_graph::{GuestDisk, LayerDisk, Name, Node, check_free, disk::Disk};
+use strata_graph::{GuestDisk, Hold, LayerDisk, Name, Node, Purpose, disk::Disk};
 use strata_storage::nbd::wire::{Address, TlsServer};
 
 use super::{Engine, bitmaps::find_for_export, find::check_on_top, refused};
@@ -38,19 +38,6 @@ pub(super) struct Exports {
 }
 
 impl Exports {
-    /// The id of an export of this very layer, which lies below the top of a disk.
-    pub(super) fn of_layer(&self, layer: &Rc<Node>) -> Option<String> {
-        let entries = self.entries.borrow();
-        let is_it = |entry: &&Rc<Entry>| match &entry.what {
-            Exported::Layer(exported) => Rc::ptr_eq(exported, layer),
-            Exported::Disk(_) => false,
-        };
-        entries
-            .iter()
-            .find(is_it)
-            .map(|entry| entry.id.as_str().to_owned())
-    }
-
     /// Whether there is a server of which this is true.
     pub(super) fn any_server(&self, is_it: impl Fn(&Server) -> bool) -> bool {
         self.servers.borrow().iter().any(|server| is_it(server))
@@ -59,10 +46,14 @@ impl Exports {
 
 /// What is exported.
 enum Exported {
-    /// A disk, whatever lies on top.
+    /// A disk, whatever lies on top: layers may come and go.
     Disk(Rc<GuestDisk>),
-    /// A layer below the top of a disk, which nobody writes. It stays open, with those below.
-    Layer(Rc<Node>),
+    /// A layer below the top of a disk.
+    Layer {
+        layer: Rc<Node>,
+        /// Of the layer and those below it: nobody writes or closes them.
+        _hold: Hold,
+    },
 }
 
 /// One export. It is in the list, and nowhere else.
@@ -278,17 +269,23 @@ impl Engine {
 
     fn add_export(&self, server: &Rc<Server>, spec: ExportSpec) -> Outcome<()> {
         let (of, layer) = self.find_exported(&spec.disk)?;
+        let name = spec.name.unwrap_or_else(|| spec.disk.clone());
+        let id = spec.id.unwrap_or_else(|| name.clone());
         let what = if Rc::ptr_eq(&of.root(), &layer) {
             if spec.writable {
                 check_writable(&of, &spec.disk)?;
             }
             Exported::Disk(of)
         } else {
-            check_layer(&of, &layer, spec.writable)?;
-            Exported::Layer(layer.clone())
+            let hold = Hold::keep(&of, layer.chain(), Purpose::Export(id.clone()))?;
+            if spec.writable {
+                check_on_top(&of, &layer)?;
+            }
+            Exported::Layer {
+                layer: layer.clone(),
+                _hold: hold,
+            }
         };
-        let name = spec.name.unwrap_or(spec.disk);
-        let id = spec.id.unwrap_or_else(|| name.clone());
         let id = self.opener.names().export(&id).map_err(|error| {
             // By name is what `nbd-server-add` is asked for.
             if id == name {
@@ -303,7 +300,7 @@ impl Engine {
             description: spec.description,
             disk: match &what {
                 Exported::Disk(disk) => Disk::new(disk.clone()),
-                Exported::Layer(layer) => {
+                Exported::Layer { layer, .. } => {
                     Disk::new(LayerDisk::new(self.exec.clone(), layer.clone()))
                 }
             }
@@ -415,24 +412,12 @@ impl Engine {
             },
             node_name: match &entry.what {
                 Exported::Disk(disk) => disk.root().name().to_owned(),
-                Exported::Layer(layer) => layer.name().to_owned(),
+                Exported::Layer { layer, .. } => layer.name().to_owned(),
             },
             shutting_down: entry.shutting_down.get(),
         };
         self.exports.entries.borrow().iter().map(describe).collect()
     }
-}
-
-/// Refuses a layer below the top of `disk` that is to be written, or that may be closed soon.
-fn check_layer(disk: &GuestDisk, layer: &Rc<Node>, writable: bool) -> Outcome<()> {
-    // Nor may one below it.
-    layer
-        .chain()
-        .try_for_each(|below| check_free(disk, &below))?;
-    if writable {
-        check_on_top(disk, layer)?;
-    }
-    Ok(())
 }
 
 /// Refuses writing where it cannot be, or where two would write without knowing of each other.

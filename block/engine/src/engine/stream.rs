@@ -26,15 +26,14 @@ impl Engine {
         let id = self.opener.names().job(&id)?;
         on_top?;
         let base = find_base(&disk, cmd.base.as_deref(), cmd.base_node.as_deref())?;
-        let hold = hold_down_to(&disk, base.as_ref())?;
         if disk.options().read_only {
             return Err(refused(format!(
                 "Disk '{}' is read-only",
                 disk.options().id
             )));
         }
+        let hold = hold_down_to(&disk, base.as_ref())?;
         let top = disk.root();
-        self.refuse_exported(&top, base.as_ref())?;
         let below = base.map(|base| NewBase {
             backing: match cmd.backing_file {
                 None => name_for(&top, &base),
@@ -70,32 +69,14 @@ impl Engine {
     }
 }
 
-/// Holds the top, the base and what lies between them.
+/// Holds the top and what lies between it and the base, which will be closed; and the base, which
+/// stays as it is.
 fn hold_down_to(disk: &GuestDisk, base: Option<&Rc<Node>>) -> Result<Hold, CmdError> {
     let is_base = |node: &Rc<Node>| base.is_some_and(|base| Rc::ptr_eq(base, node));
-    let mut layers: Vec<_> = disk.root().chain().collect();
-    let place = layers.iter().position(is_base);
-    layers.truncate(place.map_or(layers.len(), |place| place + 1));
-    Ok(Hold::take(disk, layers, Purpose::Job("stream"))?)
-}
-
-impl Engine {
-    /// Refuses a merge of layers that somebody reads: they would be closed.
-    pub(super) fn refuse_exported(
-        &self,
-        top: &Rc<Node>,
-        base: Option<&Rc<Node>>,
-    ) -> Result<(), CmdError> {
-        let is_base = |node: &Rc<Node>| base.is_some_and(|base| Rc::ptr_eq(base, node));
-        let mut between = top.chain().skip(1).take_while(|node| !is_base(node));
-        let exported = between.find_map(|node| Some((self.exports.of_layer(&node)?, node)));
-        exported.map_or(Ok(()), |(id, node)| {
-            Err(refused(format!(
-                "Node '{}' is busy: it is exported as '{id}': delete that export first",
-                node.name()
-            )))
-        })
-    }
+    let top = disk.root();
+    let merged = top.chain().take_while(|node| !is_base(node));
+    let hold = Hold::take(disk, merged, Purpose::Job("stream"))?;
+    Ok(hold.and_keep(disk, base.cloned())?)
 }
 
 /// The layer that stays, by file name or by node name.

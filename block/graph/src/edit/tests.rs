@@ -169,6 +169,33 @@ fn only_what_is_held_is_changed() {
 }
 
 #[test]
+fn what_is_kept_for_an_edit_is_not_changed_by_it() {
+    let bench = Bench::default();
+    let disk = bench.disk("disk", &["D", "C", "B", "A"]);
+    let layers =
+        |names: &[&str]| -> Vec<_> { names.iter().map(|name| layer(&disk, name)).collect() };
+    let base = layer(&disk, "A");
+    for (changed, kept, not_held) in [
+        (&["D", "B"][..], &["C", "A"][..], Some("C")),
+        (&["C", "B"], &["D", "A"], Some("D")),
+        (&["D", "C"], &["A"], Some("B")),
+        (&["D", "C", "B"], &[], Some("A")),
+        (&["D", "C", "B"], &["A"], None),
+    ] {
+        let hold = Hold::take(&disk, layers(changed), Purpose::Job("test"));
+        let hold = hold.unwrap().and_keep(&disk, layers(kept)).unwrap();
+        let edit = Edit::default().backing(&disk, &disk.root(), Some(&base), &hold);
+        let expected = not_held.map_or(Ok(()), |name| Err(EditError::NotHeld(name.to_owned())));
+        assert_eq!(edit.check(), expected);
+    }
+    let hold = Hold::keep(&disk, [disk.root()], Purpose::Snapshot).unwrap();
+    let overlay = bench.layer("E", SIZE, true);
+    hold.add(overlay.clone());
+    let edit = Edit::default().overlay(&disk, &overlay, &hold);
+    assert_eq!(edit.check(), Err(EditError::NotHeld("D".to_owned())));
+}
+
+#[test]
 fn a_chain_does_not_become_too_long() {
     let bench = Bench::default();
     let disk = bench.disk("disk", &["A"]);

@@ -1,4 +1,4 @@
-use super::{Hold, Purpose};
+use super::{Busy, Hold, Purpose};
 use crate::bench::{Bench, layer};
 
 const STREAM: Purpose = Purpose::Job("stream");
@@ -50,4 +50,44 @@ fn a_layer_made_on_the_way_is_held_until_the_end() {
     assert_eq!(take(disk.root()), busy("A"));
     drop(hold);
     assert_eq!((take(made), take(disk.root())), (None, None));
+}
+
+#[test]
+fn what_is_kept_is_kept_for_many_and_changed_by_none() {
+    let bench = Bench::default();
+    let disk = bench.disk("virtio0", &["D", "C", "B", "A"]);
+    let layers =
+        |names: &[&str]| -> Vec<_> { names.iter().map(|name| layer(&disk, name)).collect() };
+    let export = |id: &str| Purpose::Export(id.to_owned());
+    let text = |busy: Busy| busy.to_string();
+    let first = Hold::keep(&disk, layers(&["B", "A"]), export("e1")).unwrap();
+    let second = Hold::keep(&disk, layers(&["A"]), export("e2")).unwrap();
+    let exported = |node, id| {
+        format!("Node '{node}' is busy: it is exported as '{id}': delete that export first")
+    };
+    let job = |changed: &[&str], kept: &[&str]| {
+        let hold = Hold::take(&disk, layers(changed), STREAM);
+        hold.and_then(|hold| hold.and_keep(&disk, layers(kept)))
+            .map_err(text)
+    };
+    // The first from the top is named.
+    let all = ["D", "C", "B", "A"];
+    assert_eq!(job(&all, &[]).err(), Some(exported("B", "e1")));
+    // Nothing was left held.
+    let running = job(&["D", "C"], &["B"]).unwrap();
+    assert!(running.covers(&layer(&disk, "B")) && !running.covers(&layer(&disk, "A")));
+    // What the job keeps, others may keep, too; what it changes they may not.
+    let third = Hold::keep(&disk, layers(&["B", "A"]), export("e3")).unwrap();
+    let busy = Hold::keep(&disk, layers(&["C", "B", "A"]), export("e4"));
+    assert_eq!(
+        busy.map_err(text).err().unwrap(),
+        "Node 'C' is busy: block device is in use by block job: stream"
+    );
+    drop((first, third));
+    let by_job = "Node 'B' is busy: block device is in use by block job: stream";
+    assert_eq!(job(&["B"], &[]).err().unwrap(), by_job);
+    drop(running);
+    assert_eq!(job(&all, &[]).err(), Some(exported("A", "e2")));
+    drop(second);
+    assert!(job(&all, &[]).is_ok());
 }

@@ -45,7 +45,7 @@ impl Engine {
         let entries = self.exports.entries.borrow();
         let is_it = |entry: &&Rc<Entry>| match &entry.what {
             Exported::Disk(exported) => Rc::ptr_eq(exported, disk),
-            Exported::Layer(_) => false,
+            Exported::Layer { .. } => false,
         };
         for entry in entries.iter().filter(is_it) {
             if let Served::VhostUser(export) = &entry.served {

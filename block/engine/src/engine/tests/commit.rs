@@ -20,7 +20,7 @@ impl Bench {
         root.chain().nth(depth).unwrap().name().to_owned()
     }
 
-    fn commit(&self, top: &str, base: &str, speed: u64) -> Result<(), CmdError> {
+    pub(super) fn commit(&self, top: &str, base: &str, speed: u64) -> Result<(), CmdError> {
         self.engine.start_commit(CommitSpec {
             device: "virtio0".to_owned(),
             top: top.to_owned(),

@@ -34,6 +34,20 @@ impl Bench {
         assert_eq!(started.unwrap(), Reply::Done);
     }
 
+    /// Deletes the export that there is.
+    fn delete_export(&self) {
+        let delete = BlockExportDel {
+            id: "layer".to_owned(),
+            mode: None,
+        };
+        self.command(Cmd::BlockExportDel(delete)).unwrap();
+        let none_left = || {
+            let exports = self.command(Cmd::QueryBlockExports);
+            matches!(exports, Ok(Reply::Exports(exports)) if exports.is_empty())
+        };
+        self.poll_until(none_left);
+    }
+
     /// Lets a client copy the export to a file.
     fn copy_export(&self, name: &str, file: &str) -> JoinHandle<()> {
         let socket = self.path("socket");
@@ -124,21 +138,64 @@ fn a_layer_that_is_read_is_not_merged_and_not_written() {
             format!("Node '{middle}' is busy: it is exported as 'layer': delete that export first")
         );
     }
-    let delete = BlockExportDel {
-        id: "layer".to_owned(),
-        mode: None,
-    };
-    bench.command(Cmd::BlockExportDel(delete)).unwrap();
-    let none_left = || {
-        let exports = bench.command(Cmd::QueryBlockExports);
-        matches!(exports, Ok(Reply::Exports(exports)) if exports.is_empty())
-    };
-    bench.poll_until(none_left);
+    bench.delete_export();
     bench.command(stream(Some(&lowest), 1)).unwrap();
     // A merge that runs may close any of them.
     assert_eq!(
         bench.export_layer(&middle, false),
         format!("Node '{middle}' is busy: block device is in use by block job: stream")
     );
+    assert!(bench.engine.shut_down().is_empty());
+}
+
+#[test]
+fn the_base_of_a_merge_is_read_also_if_the_merge_came_first() {
+    let bench = Bench::new();
+    let disk = chain(&bench);
+    bench.serve();
+    let base = bench.node(2);
+    let path = bench.path("B").display().to_string();
+    bench.command(stream(Some(&path), 1)).unwrap();
+    assert_eq!(bench.export_layer(&base, false), "");
+    bench
+        .command(Cmd::BlockJobSetSpeed(BlockJobSetSpeed {
+            device: "virtio0".to_owned(),
+            speed: 0,
+        }))
+        .unwrap();
+    bench.until(completed);
+    let copy = bench.copy_export(&base, "copy");
+    bench.poll_until(|| copy.is_finished());
+    copy.join().unwrap();
+    assert!(std::fs::read(bench.path("copy")).unwrap() == of_two());
+    drop(disk);
+    assert!(bench.engine.shut_down().is_empty());
+}
+
+#[test]
+fn nothing_is_committed_below_a_layer_that_is_read_nor_into_it() {
+    let bench = Bench::new();
+    let _disk = chain(&bench);
+    bench.serve();
+    let layers: Vec<_> = (0..4).map(|depth| bench.node(depth)).collect();
+    for exported in [1, 3] {
+        let node = &layers[exported];
+        assert_eq!(bench.export_layer(node, false), "");
+        let refused = bench.commit(&layers[2], &layers[3], 0).unwrap_err();
+        assert_eq!(
+            refused.desc,
+            format!("Node '{node}' is busy: it is exported as 'layer': delete that export first")
+        );
+        bench.delete_export();
+    }
+    bench.commit(&layers[2], &layers[3], 0).unwrap();
+    assert_eq!(
+        bench.export_layer(&layers[3], false),
+        format!(
+            "Node '{}' is busy: block device is in use by block job: commit",
+            layers[3]
+        )
+    );
+    bench.until(completed);
     assert!(bench.engine.shut_down().is_empty());
 }

@@ -1,15 +1,21 @@
-//! Puts a Linux kernel, its initramfs and the boot parameters into guest memory, or firmware.
+//! Puts a kernel, its initramfs and the boot parameters into guest memory, or firmware.
 //!
-//! `Documentation/arch/x86/boot.rst` of Linux. Where a kernel is given there is no firmware in the
+//! Linux is started as its `Documentation/arch/x86/boot.rst` says, other kernels by PVH or
+//! multiboot. Where a kernel is given there is no firmware in the
 //! machine: what a boot loader does happens here, again at every reset.
 
+mod elf;
 mod kernel;
+mod multiboot;
 mod params;
+mod pvh;
 mod rom;
 
 use std::{
+    ffi::OsStr,
     fs::File,
     io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -17,7 +23,14 @@ use strata_devices::legacy::i8042::I8042;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 pub use self::rom::Rom;
-use crate::{kvm::regs, layout};
+use self::{
+    kernel::{Kind, Loaded},
+    multiboot::Multiboot,
+};
+use crate::{
+    kvm::regs::{self, Entry, Registers},
+    layout,
+};
 
 /// Why a guest cannot be booted; one line for people.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +105,7 @@ pub enum BootError {
 /// What to boot. The files stay open, so that a reset boots what the start booted.
 pub struct BootSource {
     kernel: Source,
-    initrd: Option<Source>,
+    modules: Vec<Module>,
     cmdline: String,
 }
 
@@ -103,18 +116,18 @@ struct Source {
     file: File,
 }
 
-/// What the loaded kernel asks for.
-struct Loaded {
-    /// Where a 64-bit boot loader jumps to.
-    entry: u64,
-    /// First byte that neither the kernel nor its unpacking uses.
-    end: u64,
-    /// Last address that an initrd may use.
-    initrd_max: u64,
-    /// Bytes of command line, without the NUL.
-    cmdline_max: usize,
-    /// Set-up header for the zero page.
-    header: linux_loader::loader::bootparam::setup_header,
+/// A file that goes into memory beside the kernel.
+struct Module {
+    source: Source,
+    /// What a multiboot kernel is told of it: its name, and more words.
+    text: Vec<u8>,
+}
+
+/// Where a module lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Placed {
+    start: u64,
+    len: u64,
 }
 
 impl Source {
@@ -139,6 +152,17 @@ impl Source {
         metadata.map(|m| m.len()).map_err(|error| self.error(error))
     }
 
+    /// Puts all of it at `start`.
+    fn load(&mut self, memory: &GuestMemoryMmap, start: u64) -> Result<Placed, BootError> {
+        let len = self.len()?;
+        let rewound = io::Seek::rewind(&mut self.file);
+        rewound.map_err(|error| self.error(error))?;
+        memory
+            .read_exact_volatile_from(GuestAddress(start), &mut self.file, len as usize)
+            .map_err(|error| self.error(io::Error::other(error)))?;
+        Ok(Placed { start, len })
+    }
+
     /// Reading has failed.
     fn error(&self, source: io::Error) -> BootError {
         BootError::File {
@@ -151,7 +175,8 @@ impl Source {
 }
 
 impl BootSource {
-    /// Opens the files.
+    /// Opens the files. For a multiboot kernel `initrd` is a list of modules, with commas between
+    /// them, and words for each behind its name.
     ///
     /// # Errors
     /// [`BootError`] if one is missing or unreadable, or the kernel is none.
@@ -159,19 +184,21 @@ impl BootSource {
         if cmdline.contains('\0') {
             return Err(BootError::CommandLineNul);
         }
-        let mut kernel = Source::open("kernel", kernel)?;
-        kernel::memory_needed(&mut kernel)?;
+        let kernel = Source::open("kernel", kernel)?;
+        let modules = match (Kind::of(&kernel)?, initrd) {
+            (_, None) => Vec::new(),
+            (Kind::Multiboot(_), Some(list)) => Module::open_all(list.as_os_str().as_bytes())?,
+            (_, Some(path)) => vec![Module::open(path)?],
+        };
         Ok(Self {
             kernel,
-            initrd: initrd
-                .map(|path| Source::open("initrd", path))
-                .transpose()?,
+            modules,
             cmdline: cmdline.to_owned(),
         })
     }
 
-    /// Loads everything, and returns the entry point for [`regs::enter_long_mode`]. `size` is
-    /// the guest's memory in bytes, `rsdp` the address of the ACPI root pointer.
+    /// Loads everything, and returns where and how the first vCPU starts. `size` is the guest's
+    /// memory in bytes, `rsdp` the address of the ACPI root pointer.
     ///
     /// # Errors
     /// [`BootError`]; guest memory is in no particular state then.
@@ -180,56 +207,145 @@ impl BootSource {
         memory: &GuestMemoryMmap,
         size: u64,
         rsdp: u64,
-    ) -> Result<u64, BootError> {
+    ) -> Result<Entry, BootError> {
         let low = size.min(layout::LOW_MEMORY_LIMIT);
-        let initrd_len = self.initrd.as_ref().map_or(Ok(0), Source::len)?;
-        let needed = kernel::memory_needed(&mut self.kernel)?;
-        let all = needed.saturating_add(page_align(initrd_len));
-        if all > low {
-            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-            let (have, need) = (size >> 20, mib(all));
-            return Err(BootError::TooSmall { have, need });
+        let kind = Kind::of(&self.kernel)?;
+        let mut needed = kind.memory_needed(&self.kernel)?;
+        for module in &self.modules {
+            needed = needed.saturating_add(page_align(module.source.len()?));
         }
-        let loaded = kernel::load(&mut self.kernel, memory)?;
+        if needed > low {
+            return Err(too_small(size, needed));
+        }
+        let loaded = kind.load(&mut self.kernel, memory)?;
         if self.cmdline.len() > loaded.cmdline_max {
             let (len, limit) = (self.cmdline.len(), loaded.cmdline_max);
             return Err(BootError::CommandLine { len, limit });
         }
-        let top = low.min(loaded.initrd_max.saturating_add(1));
-        let initrd = self.load_initrd(memory, loaded.end, top, initrd_len, size)?;
-        let mut cmdline = self.cmdline.clone().into_bytes();
-        cmdline.push(0);
-        memory.write_slice(&cmdline, GuestAddress(layout::CMDLINE))?;
-        params::write(memory, size, &loaded, initrd, rsdp)?;
-        regs::write_tables(memory)?;
+        let entry = match &kind {
+            Kind::Multiboot(multiboot) => self.hand_over_multiboot(memory, size, multiboot)?,
+            Kind::BzImage(_) | Kind::Elf(_) => {
+                let initrd = self.load_initrd(memory, &loaded, size)?;
+                self.write_cmdline(memory)?;
+                params::write(memory, size, &loaded, initrd, rsdp)?;
+                if loaded.is_64_bit {
+                    Entry::LongMode(loaded.entry)
+                } else {
+                    Entry::ProtectedMode(Registers {
+                        eip: loaded.entry,
+                        esi: layout::ZERO_PAGE,
+                        ..Registers::default()
+                    })
+                }
+            }
+            Kind::Pvh(..) => {
+                let initrd = self.load_initrd(memory, &loaded, size)?;
+                self.write_cmdline(memory)?;
+                let modules: Vec<_> = initrd.into_iter().collect();
+                let info = pvh::write(memory, size, &modules, rsdp)?;
+                Entry::ProtectedMode(Registers {
+                    eip: loaded.entry,
+                    ebx: info,
+                    ..Registers::default()
+                })
+            }
+        };
+        regs::write_tables(memory, entry)?;
         write_reset_stub(memory)?;
-        Ok(loaded.entry)
+        Ok(entry)
     }
 
-    /// Loads the initrd as high as the kernel allows; its address and length, both 0 without one.
+    /// Loads the modules of a multiboot kernel, one behind the other, and tells it of them.
+    fn hand_over_multiboot(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        size: u64,
+        kernel: &Multiboot,
+    ) -> Result<Entry, BootError> {
+        let mut end = page_align(kernel.end());
+        let mut modules: Vec<(Placed, &[u8])> = Vec::new();
+        for module in &mut self.modules {
+            let placed = module.source.load(memory, end)?;
+            end = page_align(placed.start + placed.len);
+            modules.push((placed, &module.text));
+        }
+        // As with boot loaders, its first word is the kernel's own name.
+        let path = self.kernel.path.as_os_str().as_bytes();
+        let cmdline = [path, b" ", self.cmdline.as_bytes()].concat();
+        let info = kernel.write_info(memory, size, &cmdline, &modules, end)?;
+        Ok(Entry::ProtectedMode(Registers {
+            eip: kernel.entry(),
+            eax: multiboot::MAGIC.into(),
+            ebx: info,
+            ..Registers::default()
+        }))
+    }
+
+    fn write_cmdline(&self, memory: &GuestMemoryMmap) -> Result<(), BootError> {
+        let mut cmdline = self.cmdline.clone().into_bytes();
+        cmdline.push(0);
+        Ok(memory.write_slice(&cmdline, GuestAddress(layout::CMDLINE))?)
+    }
+
+    /// Loads the initrd as high as the kernel allows.
     fn load_initrd(
         &mut self,
         memory: &GuestMemoryMmap,
-        bottom: u64,
-        top: u64,
-        len: u64,
+        loaded: &Loaded,
         size: u64,
-    ) -> Result<(u64, u64), BootError> {
-        let Some(initrd) = &mut self.initrd else {
-            return Ok((0, 0));
+    ) -> Result<Option<Placed>, BootError> {
+        let Some(Module { source, .. }) = self.modules.first_mut() else {
+            return Ok(None);
         };
+        let len = source.len()?;
+        let low = size.min(layout::LOW_MEMORY_LIMIT);
+        let top = low.min(loaded.initrd_max.saturating_add(1));
         let start = top.saturating_sub(len) & !0xfff;
-        if start < bottom {
-            let need = (bottom + page_align(len)).div_ceil(1 << 20);
-            let have = size >> 20;
-            return Err(BootError::TooSmall { have, need });
+        if start < loaded.end {
+            return Err(too_small(size, loaded.end + page_align(len)));
         }
-        io::Seek::rewind(&mut initrd.file).map_err(|error| initrd.error(error))?;
-        memory
-            .read_exact_volatile_from(GuestAddress(start), &mut initrd.file, len as usize)
-            .map_err(|error| initrd.error(io::Error::other(error)))?;
-        Ok((start, len))
+        source.load(memory, start).map(Some)
     }
+}
+
+fn too_small(size: u64, need: u64) -> BootError {
+    let (have, need) = (size >> 20, need.div_ceil(1 << 20));
+    BootError::TooSmall { have, need }
+}
+
+impl Module {
+    fn open(path: &Path) -> Result<Self, BootError> {
+        Ok(Self {
+            source: Source::open("initrd", path)?,
+            text: path.as_os_str().as_bytes().to_owned(),
+        })
+    }
+
+    /// `FILE WORDS,FILE WORDS`; a comma that belongs to a name or a word is doubled.
+    fn open_all(list: &[u8]) -> Result<Vec<Self>, BootError> {
+        split_at_commas(list)
+            .into_iter()
+            .map(|text| {
+                let name = text.split(|&byte| byte == b' ').next().unwrap_or_default();
+                let source = Source::open("initrd", Path::new(OsStr::from_bytes(name)))?;
+                Ok(Self { source, text })
+            })
+            .collect()
+    }
+}
+
+/// The parts between single commas; doubled ones become one.
+fn split_at_commas(list: &[u8]) -> Vec<Vec<u8>> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = list.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
+            parts.push(Vec::new());
+        } else if let Some(part) = parts.last_mut() {
+            part.push(byte);
+        }
+    }
+    parts
 }
 
 /// What stands at the reset vectors: whoever gets there, by INIT or by a jump, wants the machine to

@@ -80,11 +80,12 @@ pub enum Command {
                   The last line on standard error says which, and why. docs/CI.md has recipes."
 )]
 pub struct RunArgs {
-    /// Kernel to boot: a bzImage (`/boot/vmlinuz-...`) or an ELF vmlinux.
+    /// Kernel to boot: a bzImage (`/boot/vmlinuz-...`), an ELF vmlinux, or any kernel
+    /// with a PVH entry or a multiboot header.
     /// Without it, firmware boots the first disk that can be booted.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["disks", "firmware"])]
     pub kernel: Option<PathBuf>,
-    /// Initial RAM file system.
+    /// Initial RAM file system. For a multiboot kernel a list of modules, FILE[ WORDS],...
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initrd: Option<PathBuf>,
     /// The kernel's command line.

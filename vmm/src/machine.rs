@@ -31,7 +31,7 @@ use kvm_ioctls::Kvm;
 use strata_block::engine::Engine;
 use strata_devices::{
     acpi::tables::Tables,
-    fw_cfg::FwCfg,
+    fw_cfg::{FwCfg, FwCfgItems},
     legacy::serial::{Output, SerialInput},
 };
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -226,8 +226,9 @@ pub(crate) fn run_with(
         (&args.disks, &args.temporary),
         &mut hardware.seats(args.machine.cpus),
     )?;
-    if let Booted::Disks(_) = booted {
-        hardware.describe_to_firmware(args, &engine)?;
+    match booted {
+        Booted::Disks(_) => hardware.describe_to_firmware(args, &engine)?,
+        Booted::Kernel(_) => hardware.describe_to_kernel(args)?,
     }
     let mut start = Start {
         booted,
@@ -351,7 +352,17 @@ impl Hardware {
         if args.firmware.is_none() && !order.leads_somewhere() {
             return Err(RunError::NothingToBoot);
         }
-        let items = firmware::items(args, &order);
+        self.add_items(firmware::items(args, &order))
+    }
+
+    /// Adds what test kernels ask, how many processors there are among it; other kernels do not
+    /// look.
+    fn describe_to_kernel(&mut self, args: &RunArgs) -> Result<(), RunError> {
+        let machine = &args.machine;
+        self.add_items(FwCfgItems::new(machine.memory, machine.cpus))
+    }
+
+    fn add_items(&mut self, items: FwCfgItems) -> Result<(), RunError> {
         let fw_cfg = FwCfg::new(items, Arc::clone(&self.memory));
         let added = self.board.add_firmware(&mut self.buses, fw_cfg);
         added.map_err(|overlap| BoardError::from(overlap).into())

@@ -3,7 +3,7 @@
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use super::Loaded;
+use super::{Placed, kernel::Loaded};
 use crate::layout;
 
 /// A boot loader without a number of its own.
@@ -14,15 +14,15 @@ pub(super) fn write(
     memory: &GuestMemoryMmap,
     size: u64,
     loaded: &Loaded,
-    (initrd, initrd_len): (u64, u64),
+    initrd: Option<Placed>,
     rsdp: u64,
 ) -> Result<(), GuestMemoryError> {
-    let params = build(size, loaded, (initrd, initrd_len), rsdp);
+    let params = build(size, loaded, initrd, rsdp);
     memory.write_slice(params.as_slice(), GuestAddress(layout::ZERO_PAGE))
 }
 
 /// Builds it.
-fn build(size: u64, loaded: &Loaded, initrd: (u64, u64), rsdp: u64) -> boot_params {
+fn build(size: u64, loaded: &Loaded, initrd: Option<Placed>, rsdp: u64) -> boot_params {
     let mut params = boot_params {
         hdr: loaded.header,
         acpi_rsdp_addr: rsdp,
@@ -31,8 +31,8 @@ fn build(size: u64, loaded: &Loaded, initrd: (u64, u64), rsdp: u64) -> boot_para
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.cmd_line_ptr = layout::CMDLINE as u32;
     // Both lie below 4 GiB: low memory ends there, and an initrd goes into low memory.
-    params.hdr.ramdisk_image = initrd.0 as u32;
-    params.hdr.ramdisk_size = initrd.1 as u32;
+    params.hdr.ramdisk_image = initrd.map_or(0, |initrd| initrd.start) as u32;
+    params.hdr.ramdisk_size = initrd.map_or(0, |initrd| initrd.len) as u32;
     let map = layout::e820(size);
     for (entry, (addr, size, kind)) in params.e820_table.iter_mut().zip(&map) {
         *entry = boot_e820_entry {

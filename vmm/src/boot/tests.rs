@@ -81,7 +81,7 @@ fn load(
 
 struct Guest {
     memory: GuestMemoryMmap,
-    entry: u64,
+    entry: Entry,
 }
 
 impl Guest {
@@ -106,7 +106,7 @@ fn a_bzimage_is_loaded_with_its_parameters() {
     let initrd = vec![7; 5000];
     let kernel = bzimage(header());
     let guest = load(&kernel, Some(&file(&initrd)), "console=ttyS0", 64 * MIB).unwrap();
-    assert_eq!(guest.entry, layout::KERNEL + 0x200);
+    assert_eq!(guest.entry, Entry::LongMode(layout::KERNEL + 0x200));
     assert_eq!(
         guest.bytes(layout::KERNEL, 8193),
         [[0x90; 8192].as_slice(), &[0]].concat()
@@ -189,11 +189,7 @@ fn a_command_line_has_the_kernel_s_limit() {
 #[test]
 fn what_is_no_kernel_is_refused_at_once() {
     let old = setup_header {
-        version: 0x20b,
-        ..header()
-    };
-    let only_32_bit = setup_header {
-        xloadflags: 0,
+        version: 0x0203,
         ..header()
     };
     let text = vec![b'x'; 4096];
@@ -201,8 +197,11 @@ fn what_is_no_kernel_is_refused_at_once() {
         (file(b""), "neither a bzImage"),
         (file(b"\x7fEL"), "neither a bzImage"),
         (file(&text), "neither a bzImage"),
-        (bzimage(old), "no 64-bit entry point"),
-        (bzimage(only_32_bit), "no 64-bit entry point"),
+        (
+            bzimage(old),
+            "it needs a BIOS: its boot protocol, 2.03, has it started in real mode",
+        ),
+        (file(b"\x1f\x8b\x08 and so on"), "gunzip"),
         (file(b"\x7fELF"), "is not a kernel"),
         (elf(40, 16 * MIB, b"x", 1), "not one for x86-64"),
         (elf(62, 0x40_0000, b"x", 1), ""),
@@ -220,7 +219,7 @@ fn what_is_no_kernel_is_refused_at_once() {
 fn an_elf_kernel_starts_at_its_entry_point() {
     let kernel = elf(62, 16 * MIB, b"kernel", 4 * MIB);
     let guest = load(&kernel, Some(&file(&[7; 100])), "quiet", 64 * MIB).unwrap();
-    assert_eq!(guest.entry, 16 * MIB);
+    assert_eq!(guest.entry, Entry::LongMode(16 * MIB));
     assert_eq!(guest.bytes(16 * MIB, 6), b"kernel");
     let magic = guest.params().hdr.header;
     assert_eq!(magic, 0x5372_6448);
@@ -281,4 +280,118 @@ fn who_gets_to_a_reset_vector_resets_the_machine() {
     let stub = [0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
     assert_eq!(guest.bytes(0xffff_fff0, 7), stub);
     assert_eq!(guest.bytes(0xf_fff0, 7), stub);
+}
+
+#[test]
+fn a_bzimage_without_a_64_bit_entry_is_entered_in_protected_mode() {
+    let only_32_bit = setup_header {
+        xloadflags: 0,
+        ..header()
+    };
+    let older = setup_header {
+        version: 0x20a,
+        ..header()
+    };
+    for header in [only_32_bit, older] {
+        let guest = load(&bzimage(header), None, "x", 64 * MIB).unwrap();
+        let registers = Registers {
+            eip: layout::KERNEL,
+            esi: layout::ZERO_PAGE,
+            ..Registers::default()
+        };
+        assert_eq!(guest.entry, Entry::ProtectedMode(registers));
+        let start = guest.params().hdr.code32_start;
+        assert_eq!(u64::from(start), layout::KERNEL);
+    }
+}
+
+/// A note as `ld` puts it into a file.
+fn note(name: &[u8; 4], kind: u32, value: &[u8]) -> Vec<u8> {
+    let words = [4, value.len() as u32, kind].map(u32::to_le_bytes).concat();
+    [&words, name.as_slice(), value].concat()
+}
+
+/// An ELF file for `machine` with one segment at 16 MiB and one of notes.
+fn elf_with_notes(machine: u16, notes: &[u8]) -> TempPath {
+    let kernel = elf(machine, 16 * MIB, &[b"code", notes].concat(), MIB);
+    let mut bytes = std::fs::read(&kernel).unwrap();
+    let mut header = [0; 56];
+    header[0] = 4;
+    header[8..16].copy_from_slice(&(120u64 + 56 + 4).to_le_bytes());
+    header[32..40].copy_from_slice(&(notes.len() as u64).to_le_bytes());
+    bytes[56] = 2;
+    bytes.splice(120..120, header);
+    // The first segment has moved.
+    bytes[64 + 8..64 + 16].copy_from_slice(&(120u64 + 56).to_le_bytes());
+    file(&bytes)
+}
+
+#[test]
+fn an_elf_kernel_with_a_note_is_entered_by_pvh() {
+    let notes = [
+        note(b"GNU\0", 18, &[1, 2, 3, 4]),
+        note(b"Xen\0", 18, &0x0100_0020u32.to_le_bytes()),
+    ];
+    let kernel = elf_with_notes(62, &notes.concat());
+    let guest = load(&kernel, Some(&file(&[7; 5000])), "console=ttyS0", 64 * MIB).unwrap();
+    let registers = Registers {
+        eip: 0x0100_0020,
+        ebx: layout::ZERO_PAGE,
+        ..Registers::default()
+    };
+    assert_eq!(guest.entry, Entry::ProtectedMode(registers));
+    assert_eq!(guest.bytes(16 * MIB, 4), b"code");
+    let word = |at: u64| u32::from_le_bytes(guest.bytes(at, 4).try_into().unwrap());
+    let info = layout::ZERO_PAGE;
+    assert_eq!(
+        (word(info), word(info + 4), word(info + 12)),
+        (0x336e_c578, 1, 1)
+    );
+    assert_eq!(guest.bytes(word(info + 24).into(), 14), b"console=ttyS0\0");
+    assert_eq!(u64::from(word(info + 32)), RSDP);
+    let initrd = u64::from(word(info + 16));
+    assert_eq!(guest.bytes(word(initrd).into(), 5000), [7; 5000]);
+    assert_eq!(word(initrd + 8), 5000);
+    let (map, ranges) = (u64::from(word(info + 40)), word(info + 48));
+    let expected = layout::e820(64 * MIB);
+    assert_eq!(ranges as usize, expected.len());
+    let (start, len, kind) = expected[0];
+    let first = (word(map), word(map + 8), word(map + 16));
+    assert_eq!(first, (start as u32, len as u32, kind as u32));
+}
+
+#[test]
+fn damaged_notes_are_passed_over_not_followed() {
+    let entry = note(b"Xen\0", 18, &[0; 4]);
+    for notes in [
+        &entry[..entry.len() - 1],
+        &note(b"Xen\0", 18, &[0; 2]),
+        &[[0xff; 8].as_slice(), &[0; 60]].concat(),
+        &[0; 11],
+    ] {
+        let guest = load(&elf_with_notes(62, notes), None, "", 64 * MIB).unwrap();
+        assert_eq!(guest.entry, Entry::LongMode(16 * MIB));
+    }
+}
+
+#[test]
+fn modules_are_for_multiboot_kernels_and_others_take_the_name_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let strange = folder.path().join("a,b c");
+    std::fs::write(&strange, [7; 100]).unwrap();
+    let guest = load(&bzimage(header()), Some(&strange), "", 64 * MIB).unwrap();
+    let len = guest.params().hdr.ramdisk_size;
+    assert_eq!(len, 100);
+}
+
+#[test]
+fn a_list_is_split_at_single_commas() {
+    let split = |list: &str| -> Vec<String> {
+        let parts = split_at_commas(list.as_bytes()).into_iter();
+        parts.map(|part| String::from_utf8(part).unwrap()).collect()
+    };
+    assert_eq!(split("a"), ["a"]);
+    assert_eq!(split("a b=c,d"), ["a b=c", "d"]);
+    assert_eq!(split("a,,b,c"), ["a,b", "c"]);
+    assert_eq!(split("a,"), ["a", ""]);
 }

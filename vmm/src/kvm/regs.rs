@@ -1,8 +1,8 @@
-//! Register state for entering a 64-bit Linux kernel, and the tables that it points to.
+//! Register state for entering a kernel, and the tables that it points to.
 //!
-//! `Documentation/arch/x86/boot.rst`, "64-bit boot protocol": long mode, memory identity mapped,
-//! flat segments with the selectors 0x10 (code) and 0x18 (data), interrupts off, RSI at the zero
-//! page.
+//! Linux's `Documentation/arch/x86/boot.rst`, "64-bit boot protocol": long mode, memory identity
+//! mapped, flat segments with the selectors 0x10 (code) and 0x18 (data), interrupts off, RSI at the
+//! zero page. Its 32-bit protocol, PVH and multiboot: the same segments, 32 bits wide, no paging.
 
 use kvm_bindings::{kvm_fpu, kvm_lapic_state, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
@@ -40,14 +40,38 @@ const CODE: u16 = 0x10;
 const DATA: u16 = 0x18;
 const TASK: u16 = 0x20;
 
-/// Writes the descriptor table and the page tables that [`enter_long_mode`] refers to.
+/// The same for code of 32 bits, and a task state segment as PVH wants it.
+const GDT_32: [u64; 5] = [
+    0,
+    0,
+    0x00cf_9b00_0000_ffff,
+    0x00cf_9300_0000_ffff,
+    0x0000_8b00_0000_0067,
+];
+
+/// Writes what the registers of `entry` refer to: the descriptor table, for long mode page tables.
 ///
 /// # Errors
 /// If the guest has no memory there.
-pub fn write_tables(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
-    for (index, descriptor) in (0..).zip(GDT) {
+pub fn write_tables(memory: &GuestMemoryMmap, entry: Entry) -> Result<(), GuestMemoryError> {
+    match entry {
+        Entry::ResetVector => Ok(()),
+        Entry::ProtectedMode(_) => write_gdt(memory, &GDT_32),
+        Entry::LongMode(_) => {
+            write_gdt(memory, &GDT)?;
+            write_page_tables(memory)
+        }
+    }
+}
+
+fn write_gdt(memory: &GuestMemoryMmap, gdt: &[u64]) -> Result<(), GuestMemoryError> {
+    for (index, &descriptor) in (0..).zip(gdt) {
         memory.write_obj(descriptor, GuestAddress(layout::GDT + index * 8))?;
     }
+    Ok(())
+}
+
+fn write_page_tables(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
     let pml4 = layout::PAGE_TABLES;
     let pdpt = pml4 + 0x1000;
     let directories = pdpt + 0x1000;
@@ -73,6 +97,21 @@ pub enum Entry {
     ResetVector,
     /// As [`enter_long_mode`] has it.
     LongMode(u64),
+    /// As [`enter_protected_mode`] has it.
+    ProtectedMode(Registers),
+}
+
+/// Registers in which a kernel is told something, all 32 bits wide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Registers {
+    /// Where it starts, a physical address.
+    pub eip: u64,
+    /// For multiboot, its mark.
+    pub eax: u64,
+    /// For multiboot and PVH, an address.
+    pub ebx: u64,
+    /// For Linux, an address.
+    pub esi: u64,
 }
 
 impl Entry {
@@ -84,6 +123,7 @@ impl Entry {
         match self {
             Self::ResetVector => Ok(()),
             Self::LongMode(entry) => enter_long_mode(vcpu, entry),
+            Self::ProtectedMode(registers) => enter_protected_mode(vcpu, registers),
         }
     }
 }
@@ -105,25 +145,50 @@ pub fn enter_long_mode(vcpu: &VcpuFd, entry: u64) -> Result<(), KvmError> {
     vcpu.set_regs(&regs).doing("set registers")
 }
 
+/// Lets `vcpu` start in protected mode, without paging, with these registers.
+///
+/// # Errors
+/// What KVM refused.
+pub fn enter_protected_mode(vcpu: &VcpuFd, registers: Registers) -> Result<(), KvmError> {
+    let mut sregs = vcpu.get_sregs().doing("read control registers")?;
+    set_segments(&mut sregs, &GDT_32);
+    sregs.cr0 = CR0_PE | CR0_ET;
+    vcpu.set_sregs(&sregs).doing("set control registers")?;
+    let regs = kvm_regs {
+        rip: registers.eip,
+        rax: registers.eax,
+        rbx: registers.ebx,
+        rsi: registers.esi,
+        rflags: 2,
+        ..Default::default()
+    };
+    vcpu.set_regs(&regs).doing("set registers")
+}
+
 /// Flat 64-bit segments, the tables of [`write_tables`], paging on.
 fn long_mode(sregs: &mut kvm_sregs) {
-    let data = segment(DATA);
-    sregs.cs = segment(CODE);
-    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-    sregs.tr = segment(TASK);
-    sregs.gdt.base = layout::GDT;
-    sregs.gdt.limit = (GDT.len() * 8 - 1) as u16;
-    sregs.idt.base = 0;
-    sregs.idt.limit = 0;
+    set_segments(sregs, &GDT);
     sregs.cr3 = layout::PAGE_TABLES;
     sregs.cr4 |= CR4_PAE;
     sregs.cr0 = CR0_PE | CR0_ET | CR0_PG;
     sregs.efer |= EFER_LME | EFER_LMA;
 }
 
+/// The segments of `gdt`, and no interrupt table.
+fn set_segments(sregs: &mut kvm_sregs, gdt: &[u64; 5]) {
+    let data = segment(gdt, DATA);
+    sregs.cs = segment(gdt, CODE);
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    sregs.tr = segment(gdt, TASK);
+    sregs.gdt.base = layout::GDT;
+    sregs.gdt.limit = (gdt.len() * 8 - 1) as u16;
+    sregs.idt.base = 0;
+    sregs.idt.limit = 0;
+}
+
 /// The descriptor behind `selector` as KVM wants it (Intel SDM 3A, 3.4.5).
-fn segment(selector: u16) -> kvm_segment {
-    let descriptor = GDT[usize::from(selector / 8)];
+fn segment(gdt: &[u64; 5], selector: u16) -> kvm_segment {
+    let descriptor = gdt[usize::from(selector / 8)];
     let bit = |at: u32| (descriptor >> at & 1) as u8;
     let limit = (descriptor & 0xffff | descriptor >> 32 & 0xf_0000) as u32;
     kvm_segment {

@@ -67,9 +67,7 @@ impl Start {
             Booted::Kernel(source) => {
                 let at = GuestAddress(self.tables.address);
                 self.memory.write_slice(&self.tables.bytes, at)?;
-                source
-                    .load(&self.memory, self.size, self.tables.address)
-                    .map(Entry::LongMode)
+                source.load(&self.memory, self.size, self.tables.address)
             }
             Booted::Disks(rom) => {
                 rom.load_copy(&self.memory)?;

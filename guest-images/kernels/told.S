@@ -1,0 +1,159 @@
+# A kernel that says on the first serial port what it was told at its start, and ends with code 0 by
+# the exit port 0xf4. Assembled with PVH=1 it has a PVH entry point, otherwise a multiboot header.
+#
+# If its command line ends in "init", it sends INIT to the boot processor instead, which starts the
+# machine again.
+
+.code32
+.text
+
+.set COM1, 0x3f8
+.set EXIT, 0xf4
+.set ICR, 0xfee00300
+.set MULTIBOOT, 0x1badb002
+# Modules on pages, the size of memory.
+.set FLAGS, 3
+
+.if PVH
+.section .note.pvh, "a", @note
+    .long 4, 4, 18
+    .asciz "Xen"
+    .long start
+.text
+.else
+    .balign 4
+    .long MULTIBOOT, FLAGS, -(MULTIBOOT + FLAGS)
+.endif
+
+.globl start
+start:
+    mov $stack, %esp
+    mov %ebx, info
+.if PVH
+    cmpl $0x336ec578, (%ebx)
+    mov $mark, %esi
+    jne fail
+    mov 24(%ebx), %edi              # the command line
+    mov 12(%ebx), %ecx              # modules
+    mov 16(%ebx), %ebp
+    mov 48(%ebx), %edx              # ranges of memory
+.else
+    cmp $0x2badb002, %eax
+    mov $mark, %esi
+    jne fail
+    mov 16(%ebx), %edi
+    mov 20(%ebx), %ecx
+    mov 24(%ebx), %ebp
+    mov 44(%ebx), %eax              # bytes of the map, in entries of 24
+    mov $24, %esi
+    xor %edx, %edx
+    div %esi
+    mov %eax, %edx
+.endif
+    mov %edi, cmdline
+    mov $told, %esi
+    call print
+    mov %edi, %esi
+    call print
+    mov $ranges, %esi
+    call print
+    lea '0'(%edx), %eax
+    call put
+    call newline
+
+next_module:
+    jecxz modules_done
+    mov $module, %esi
+    call print
+    mov (%ebp), %ebx
+.if PVH
+    mov 8(%ebp), %edx
+    add %ebx, %edx
+    add $32, %ebp
+.else
+    mov 8(%ebp), %esi
+    call print
+    mov $colon, %esi
+    call print
+    mov 4(%ebp), %edx
+    add $16, %ebp
+.endif
+1:  cmp %ebx, %edx
+    je 2f
+    mov (%ebx), %al
+    call put
+    inc %ebx
+    jmp 1b
+2:  call newline
+    dec %ecx
+    jmp next_module
+modules_done:
+
+    mov cmdline, %esi
+1:  lodsb
+    test %al, %al
+    jnz 1b
+    cmpl $0x74696e69, -5(%esi)      # "init"
+    je send_init
+    mov $done, %esi
+    call print
+    xor %al, %al
+    out %al, $EXIT
+halt:
+    hlt
+    jmp halt
+
+# To APIC id 0, asserted, edge.
+send_init:
+    mov $init, %esi
+    call print
+    movl $0, ICR + 0x10
+    movl $0x4500, ICR
+    jmp halt
+
+fail:
+    call print
+    mov $1, %al
+    out %al, $EXIT
+    jmp halt
+
+# The text at %esi, up to a zero.
+print:
+    lodsb
+    test %al, %al
+    jz 1f
+    call put
+    jmp print
+1:  ret
+
+newline:
+    mov $'\n', %al
+# %al, once the port is free.
+put:
+    push %edx
+    push %eax
+    mov $COM1 + 5, %dx
+1:  in (%dx), %al
+    test $0x20, %al
+    jz 1b
+    pop %eax
+    mov $COM1, %dx
+    out %al, (%dx)
+    pop %edx
+    ret
+
+.section .rodata
+mark:   .asciz "started without its mark\n"
+told:   .asciz "told: "
+ranges: .asciz "\nranges of memory: "
+module: .asciz "module "
+colon:  .asciz ": "
+done:   .asciz "that is all\n"
+init:   .asciz "sending INIT\n"
+
+.bss
+    .balign 4
+info:    .skip 4
+cmdline: .skip 4
+    .skip 4096
+stack:

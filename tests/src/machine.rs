@@ -79,6 +79,21 @@ impl Machine {
         Machine::launch(stage, name, command, &serial)
     }
 
+    /// Starts `strata run` with a kernel that is not Linux, which writes to `NAME.serial`.
+    pub fn start_kernel(
+        stage: &Stage,
+        name: &str,
+        kernel: &Path,
+        append: &str,
+    ) -> Outcome<Machine> {
+        let serial = stage.logs.join(format!("{name}.serial"));
+        let mut command = Command::new("strata");
+        command.arg("run").arg("--kernel").arg(kernel);
+        command.args(["--append", append, "--memory", "64M", "--serial"]);
+        command.arg(format!("file:{}", serial.display()));
+        Machine::launch(stage, name, command, &serial)
+    }
+
     /// Starts `strata serve` with these options. The guest that uses the disks is another
     /// program's, which writes its serial line to `serial`.
     pub fn serve(stage: &Stage, name: &str, options: &[String], serial: &Path) -> Outcome<Machine> {

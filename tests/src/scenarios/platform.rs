@@ -1,12 +1,29 @@
 //! What a guest finds besides its disks, by the word of its kernel and of the usual tools.
 
-use crate::error::{Outcome, ensure};
+use crate::error::{Context, Outcome, ensure};
 use crate::machine::{Boot, Machine};
+use crate::program;
 use crate::stage::Stage;
 use serde_json::json;
+use std::fs;
 use std::time::Duration;
 
 const SECONDS: u64 = 120;
+const LIMIT: Duration = Duration::from_secs(SECONDS);
+
+/// What the multiboot kernel says that it was told, with `KERNEL` and `FOLDER` for paths.
+const KERNEL: &str = "told: KERNEL some words
+ranges of memory: 4
+module FOLDER/one a=b: first
+module FOLDER/two: second
+that is all
+";
+/// What the PVH kernel says, which is given no names.
+const KERNEL_PVH: &str = "told: some words
+ranges of memory: 4
+module first
+that is all
+";
 
 /// Plays it.
 pub fn play(stage: &mut Stage) -> Outcome<()> {
@@ -27,13 +44,18 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         machine.wait_serial(line, SECONDS, |serial| serial.has_said(line))?;
         stage.verified(what, line);
     }
-    starts_again(stage, &mut machine)
+    starts_again(stage, &mut machine)?;
+    drop(machine);
+    for (name, kernel) in [("multiboot", KERNEL), ("pvh", KERNEL_PVH)] {
+        told(stage, name, kernel)?;
+    }
+    init_resets(stage)?;
+    only_32_bits(stage)
 }
 
 /// The guest resets itself by a jump to the BIOS. QMP's clients are told, and it comes up again.
 fn starts_again(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
-    let limit = Duration::from_secs(SECONDS);
-    let event = machine.qmp.wait_event("RESET", 0, limit)?;
+    let event = machine.qmp.wait_event("RESET", 0, LIMIT)?;
     let expected = json!({"guest": true, "reason": "guest-reset"});
     ensure(event.value["data"] == expected, || format!("{event:?}"))?;
     machine.wait_serial("a second boot", SECONDS, |serial| {
@@ -45,5 +67,81 @@ fn starts_again(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
         "reset by the BIOS",
         "told to QMP, and the guest came up again",
     );
+    Ok(())
+}
+
+/// A small kernel that is not Linux says what it was told, and ends the run.
+fn told(stage: &mut Stage, name: &str, expected: &str) -> Outcome<()> {
+    let folder = stage.dir.display().to_string();
+    for (file, text) in [("one", "first"), ("two", "second")] {
+        fs::write(stage.dir.join(file), text).context(file)?;
+    }
+    let kernel = stage
+        .images
+        .join("kernels")
+        .join(name)
+        .display()
+        .to_string();
+    let serial = stage.logs.join(format!("{name}.serial"));
+    let to_serial = format!("file:{}", serial.display());
+    let initrd = match name {
+        "multiboot" => format!("{folder}/one a=b,{folder}/two"),
+        _ => format!("{folder}/one"),
+    };
+    let args = [
+        "run",
+        "--kernel",
+        &kernel,
+        "--initrd",
+        &initrd,
+        "--append",
+        "some words",
+    ];
+    let more = [
+        "--memory",
+        "64M",
+        "--exit-port",
+        "0xf4",
+        "--serial",
+        &to_serial,
+    ];
+    let ended = program::run("strata", &[&args[..], &more[..]].concat(), LIMIT)?;
+    let said = fs::read_to_string(&serial).context(&to_serial)?;
+    let expected = expected
+        .replace("KERNEL", &kernel)
+        .replace("FOLDER", &folder);
+    ensure(ended.code == Some(0) && said == expected, || {
+        format!("{name}: {ended:?} {said}")
+    })?;
+    stage.verified(format!("{name} kernel"), "started, told all, and heard");
+    Ok(())
+}
+
+/// INIT to the boot processor leads to the reset vector, where there is no firmware.
+fn init_resets(stage: &mut Stage) -> Outcome<()> {
+    let kernel = stage.images.join("kernels/multiboot").display().to_string();
+    let args = [
+        "run", "--kernel", &kernel, "--append", "init", "--memory", "64M",
+    ];
+    let more = ["--serial", "none", "--no-reboot", "--timeout", "60s"];
+    let ended = program::run("strata", &[&args[..], &more[..]].concat(), LIMIT)?;
+    let is_right = ended.code == Some(102) && ended.stderr.contains("the guest reset the machine");
+    ensure(is_right, || format!("{ended:?}"))?;
+    stage.verified("INIT to the boot processor", "an orderly reset");
+    Ok(())
+}
+
+/// A bzImage whose only entry point is that for 32 bits.
+fn only_32_bits(stage: &mut Stage) -> Outcome<()> {
+    let kernel = stage.images.join("kernels/memtest86+");
+    let append = "console=ttyS0,115200";
+    let mut machine = Machine::start_kernel(stage, "memtest", &kernel, append)?;
+    let serial = stage.logs.join("memtest.serial");
+    machine.wait("a screen of memtest86+", SECONDS, |_| {
+        let said = fs::read(&serial).unwrap_or_default();
+        Ok(String::from_utf8_lossy(&said).contains("Memtest86+"))
+    })?;
+    machine.qmp.run("quit", json!({}))?;
+    stage.verified("a 32-bit bzImage", "memtest86+ runs");
     Ok(())
 }

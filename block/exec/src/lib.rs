@@ -24,6 +24,7 @@ use std::{
     future::Future,
     io,
     os::fd::RawFd,
+    panic::Location,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -35,7 +36,7 @@ pub use helpers::Helpers;
 pub use rate::Rate;
 pub use rate::SpeedLimit;
 use sync::WaitQueue;
-pub use task::Queue;
+pub use task::{Queue, TaskInfo, TaskName};
 use task::{ReadyQueues, Task, TaskId, TaskWaker};
 use timer::Timers;
 use wake::WakeFd;
@@ -77,6 +78,8 @@ pub struct Executor {
     giving_up: WaitQueue,
     /// The task that is being polled.
     current: Cell<Option<TaskId>>,
+    /// When the turn began that tasks are being polled in.
+    turn: Cell<Instant>,
 }
 
 impl Executor {
@@ -110,6 +113,7 @@ impl Executor {
             gave_up: Cell::new(false),
             giving_up: WaitQueue::default(),
             current: Cell::default(),
+            turn: Cell::new(Instant::now()),
             wake,
         }))
     }
@@ -126,15 +130,33 @@ impl Executor {
         &self.helpers
     }
 
-    /// Runs `future` to its end on `queue`. It is first polled at the next [`Executor::poll`].
+    /// Runs `future` to its end on `queue`. It is first polled at the next [`Executor::poll`]. Its
+    /// name is the caller's place in the source.
+    #[track_caller]
     pub fn spawn(&self, queue: Queue, future: impl Future<Output = ()> + 'static) {
+        let place = TaskName::Place(Location::caller());
+        self.spawn_named(queue, place, future);
+    }
+
+    /// As [`Executor::spawn`], with a name that tells people what the task does.
+    pub fn spawn_named(
+        &self,
+        queue: Queue,
+        name: impl Into<TaskName>,
+        future: impl Future<Output = ()> + 'static,
+    ) {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         let waker = Arc::new(TaskWaker::new(id, queue, self.ready.clone()));
         let task = Task {
             future: Some(Box::pin(future)),
             waker: Waker::from(waker),
+            name: name.into(),
+            queue,
+            since: None,
+            polls: 0,
             longest_poll: Duration::ZERO,
+            busy: Duration::ZERO,
         };
         task.waker.wake_by_ref();
         self.tasks.borrow_mut().insert(id, task);
@@ -143,6 +165,14 @@ impl Executor {
     /// Tasks that have not ended.
     pub fn task_count(&self) -> usize {
         self.tasks.borrow().len()
+    }
+
+    /// Those tasks, the oldest first.
+    pub fn tasks(&self) -> Vec<TaskInfo> {
+        let tasks = self.tasks.borrow();
+        let mut tasks: Vec<_> = tasks.iter().map(|(&id, task)| task.info(id)).collect();
+        tasks.sort_unstable_by_key(|task| task.id);
+        tasks
     }
 
     /// Drops every task where it waits. What is at rest for good may hold this executor, which
@@ -159,7 +189,9 @@ impl Executor {
         // Before looking at the queues, so that a wake in between is not lost.
         self.wake.take();
         self.reactor.look();
-        self.timers.borrow_mut().fire(Instant::now());
+        let now = Instant::now();
+        self.turn.set(now);
+        self.timers.borrow_mut().fire(now);
         let mut since_job = 0;
         for _ in 0..POLLS_PER_TURN {
             let job_is_due = since_job >= GUEST_POLLS_PER_JOB_STEP;
@@ -282,14 +314,20 @@ impl Executor {
             return;
         }
         if let Some(task) = self.tasks.borrow_mut().get_mut(&id) {
-            task.longest_poll = task.longest_poll.max(started.elapsed());
+            let took = started.elapsed();
+            task.longest_poll = task.longest_poll.max(took);
+            task.busy += took;
         }
     }
 
     fn poll_task(&self, id: TaskId) {
         // The future is taken out so that the task may spawn others while it runs.
-        let Some((mut future, waker)) = self.tasks.borrow_mut().get_mut(&id).and_then(Task::take)
-        else {
+        let taken = self
+            .tasks
+            .borrow_mut()
+            .get_mut(&id)
+            .and_then(|task| task.take(self.turn.get()));
+        let Some((mut future, waker)) = taken else {
             return;
         };
         let outer = self.current.replace(Some(id));

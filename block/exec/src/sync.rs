@@ -30,6 +30,15 @@ impl WaitQueue {
         .await;
     }
 
+    /// Tasks that wait.
+    pub fn waiting(&self) -> usize {
+        let waiting = self.waiting.borrow();
+        // One that was polled for another reason is there more than once.
+        let counted =
+            |(at, waker): &(usize, &Waker)| !waiting[..*at].iter().any(|w| w.will_wake(waker));
+        waiting.iter().enumerate().filter(counted).count()
+    }
+
     /// Wakes everyone who waits.
     pub fn wake_all(&self) {
         self.round.set(self.round.get() + 1);
@@ -50,6 +59,11 @@ impl Lock {
     /// Whether somebody holds it.
     pub fn is_held(&self) -> bool {
         self.held.get()
+    }
+
+    /// Tasks that wait for it.
+    pub fn waiting(&self) -> usize {
+        self.free.waiting()
     }
 
     /// Waits for the lock; it is free again when the guard is dropped.
@@ -100,6 +114,16 @@ impl Budget {
     /// Whether `amount` can be had without waiting.
     pub fn has(&self, amount: u64) -> bool {
         self.waiting.borrow().is_empty() && amount.min(self.total) <= self.left.get()
+    }
+
+    /// How much of it is taken.
+    pub fn taken(&self) -> u64 {
+        self.total - self.left.get()
+    }
+
+    /// Tasks that wait for a part of it.
+    pub fn waiting(&self) -> usize {
+        self.waiting.borrow().len()
     }
 
     /// Whether somebody waits for more than there is.

@@ -2,13 +2,16 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
+    panic::Location,
+    rc::Rc,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Wake, Waker},
     thread::ThreadId,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{LocalBoxFuture, wake::WakeFd};
@@ -24,18 +27,90 @@ pub enum Queue {
     Job,
 }
 
+/// What a task does, for people.
+#[derive(Clone)]
+pub enum TaskName {
+    /// Nobody has said it: where the task was made.
+    Place(&'static Location<'static>),
+    /// The same words for all tasks of a kind.
+    Words(&'static str),
+    /// What the value says of itself when somebody asks.
+    Shown(Rc<dyn fmt::Display>),
+}
+
+impl fmt::Display for TaskName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Place(place) => write!(f, "{}:{}", place.file(), place.line()),
+            Self::Words(words) => f.write_str(words),
+            Self::Shown(value) => value.fmt(f),
+        }
+    }
+}
+
+impl From<&'static str> for TaskName {
+    fn from(words: &'static str) -> Self {
+        Self::Words(words)
+    }
+}
+
+impl<T: fmt::Display + 'static> From<Rc<T>> for TaskName {
+    fn from(value: Rc<T>) -> Self {
+        Self::Shown(value)
+    }
+}
+
+/// A task that has not ended, as people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskInfo {
+    /// Its number: tasks are counted in the order in which they were made.
+    pub id: u64,
+    /// What it does.
+    pub name: String,
+    /// The queue it waits on.
+    pub queue: Queue,
+    /// How long ago it was polled first; nothing if it has not been.
+    pub age: Duration,
+    /// How often it has been polled.
+    pub polls: u64,
+    /// How long it has held the thread in all; known of tasks of the job queue.
+    pub busy: Option<Duration>,
+}
+
 pub(super) struct Task {
     /// Absent while the task is being polled.
     pub future: Option<LocalBoxFuture<'static, ()>>,
     pub waker: Waker,
+    pub name: TaskName,
+    pub queue: Queue,
+    /// When the turn began in which it was polled first.
+    pub since: Option<Instant>,
+    pub polls: u64,
     /// The longest that a poll has taken since the task last asked.
     pub longest_poll: Duration,
+    /// What all polls have taken, of a task on the job queue.
+    pub busy: Duration,
 }
 
 impl Task {
-    /// Takes the future out for a poll.
-    pub fn take(&mut self) -> Option<(LocalBoxFuture<'static, ()>, Waker)> {
-        Some((self.future.take()?, self.waker.clone()))
+    /// Takes the future out for a poll, in the turn that began at `turn`.
+    pub fn take(&mut self, turn: Instant) -> Option<(LocalBoxFuture<'static, ()>, Waker)> {
+        let future = self.future.take()?;
+        self.since.get_or_insert(turn);
+        self.polls += 1;
+        Some((future, self.waker.clone()))
+    }
+
+    /// The task with this number, as people see it.
+    pub fn info(&self, id: TaskId) -> TaskInfo {
+        TaskInfo {
+            id,
+            name: self.name.to_string(),
+            queue: self.queue,
+            age: self.since.map_or(Duration::ZERO, |since| since.elapsed()),
+            polls: self.polls,
+            busy: (self.queue == Queue::Job).then_some(self.busy),
+        }
     }
 }
 

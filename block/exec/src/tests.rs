@@ -175,3 +175,32 @@ fn a_job_pays_for_its_own_polls_only() {
     assert_eq!(*seen.borrow(), all);
     assert_eq!(exec.take_longest_poll(), Duration::ZERO, "outside tasks");
 }
+
+#[test]
+fn tasks_are_listed_by_name_and_age() {
+    let exec = Executor::new().unwrap();
+    let gate = Rc::new(WaitQueue::default());
+    let wait = |gate: &Rc<WaitQueue>| {
+        let gate = gate.clone();
+        async move { gate.wait().await }
+    };
+    exec.spawn_named(Queue::Guest, "the first", wait(&gate));
+    exec.spawn_named(Queue::Job, Rc::new(format!("job {}", 7)), wait(&gate));
+    exec.spawn(Queue::Guest, wait(&gate));
+    let place = format!("{}:{}", file!(), line!() - 1);
+    assert_eq!(exec.tasks()[0].polls, 0);
+    while exec.poll().more_work_now {}
+
+    let tasks = exec.tasks();
+    let names: Vec<_> = tasks.iter().map(|task| task.name.as_str()).collect();
+    assert_eq!(names, ["the first", "job 7", place.as_str()]);
+    assert!(tasks[0].age >= tasks[2].age);
+    assert!(tasks.iter().all(|task| task.polls == 1));
+    assert!(tasks[0].busy.is_none() && tasks[1].busy.is_some());
+    assert_eq!(gate.waiting(), 3);
+
+    gate.wake_all();
+    while exec.poll().more_work_now {}
+    assert!(exec.tasks().is_empty());
+    assert_eq!(gate.waiting(), 0);
+}

@@ -101,7 +101,7 @@ impl Export {
             shared: shared.clone(),
         };
         let worker = Worker::new(service, inbox);
-        exec.spawn(Queue::Guest, async move {
+        exec.spawn_named(Queue::Guest, "vhost-user export", async move {
             worker.run().await;
             ended.reached.set(true);
             ended.waiting.wake_all();

@@ -252,18 +252,20 @@ fn serve(engine: &Rc<Engine>, inbox: Rc<WatchedInbox<Message>>) -> End {
 /// wait for servers that have gone.
 fn attend_to_the_end(engine: &Rc<Engine>, inbox: Rc<WatchedInbox<Message>>) {
     let attended = engine.clone();
-    engine.exec().spawn(Queue::Guest, async move {
-        while let Some(message) = inbox.next().await {
-            match message {
-                Message::Signal => attended.give_up_on_servers(),
-                Message::Action(Action::Quit, answer) => {
-                    attended.give_up_on_servers();
-                    answer.send(Ok(Reply::Done));
+    engine
+        .exec()
+        .spawn_named(Queue::Guest, "messages until the end", async move {
+            while let Some(message) = inbox.next().await {
+                match message {
+                    Message::Signal => attended.give_up_on_servers(),
+                    Message::Action(Action::Quit, answer) => {
+                        attended.give_up_on_servers();
+                        answer.send(Ok(Reply::Done));
+                    }
+                    Message::Action(action, answer) => act(&attended, action, answer),
                 }
-                Message::Action(action, answer) => act(&attended, action, answer),
             }
-        }
-    });
+        });
 }
 
 fn act(engine: &Rc<Engine>, action: Action, answer: Answer) {

@@ -8,6 +8,7 @@ mod command;
 mod disk;
 mod disk_name;
 mod export;
+mod inflight;
 mod job;
 mod number;
 mod object;
@@ -29,6 +30,9 @@ pub use disk_name::DiskName;
 pub use export::{
     BlockExportAdd, BlockExportDel, ExportInfo, ExportType, NbdServerAdd, NbdServerRemove,
     NbdServerStart, RemoveMode, VhostUserSpec, Writable,
+};
+pub use inflight::{
+    DiskUnderWay, HeldLock, Inflight, LayerUnderWay, Queue, RangeUnderWay, TaskInfo, UnderWay,
 };
 pub use job::{BlockJobCancel, BlockJobRef, BlockJobSetSpeed, JobRef};
 pub use object::{Endpoint, ObjectAdd, ObjectDel, ObjectType, TlsCreds};
@@ -53,6 +57,8 @@ pub enum Reply {
     Jobs(Vec<JobInfo>),
     /// `query-block-exports`.
     Exports(Vec<ExportInfo>),
+    /// HMP's `info inflight`.
+    Inflight(Inflight),
 }
 
 /// QMP's error classes (`QapiErrorClass`).

@@ -197,49 +197,66 @@ impl Engine {
         if self.ending.get() && !cmd.only_asks() {
             return reply(Err(refused("The disks are being closed")));
         }
+        let name = cmd.name();
         match cmd {
             Cmd::BlockdevSnapshotSync(cmd) => {
-                self.spawn(reply, async move |engine| engine.snapshot(cmd).await);
+                self.spawn(name, reply, async move |engine| engine.snapshot(cmd).await);
             }
             Cmd::BlockResize(cmd) => {
-                self.spawn(reply, async move |engine| engine.resize(cmd).await);
+                self.spawn(name, reply, async move |engine| engine.resize(cmd).await);
             }
-            Cmd::BlockDirtyBitmapAdd(cmd) => self.bitmap(cmd.into(), reply),
+            Cmd::BlockDirtyBitmapAdd(cmd) => self.bitmap(name, cmd.into(), reply),
             Cmd::BlockDirtyBitmapRemove(bitmap) => {
-                self.bitmap(BitmapCmd::new(bitmap, BitmapChange::Remove), reply);
+                self.bitmap(name, BitmapCmd::new(bitmap, BitmapChange::Remove), reply);
             }
             Cmd::BlockDirtyBitmapClear(bitmap) => {
-                self.bitmap(BitmapCmd::new(bitmap, BitmapChange::Clear), reply);
+                self.bitmap(name, BitmapCmd::new(bitmap, BitmapChange::Clear), reply);
             }
             Cmd::BlockDirtyBitmapEnable(bitmap) => {
-                self.bitmap(BitmapCmd::new(bitmap, BitmapChange::Record(true)), reply);
+                self.bitmap(
+                    name,
+                    BitmapCmd::new(bitmap, BitmapChange::Record(true)),
+                    reply,
+                );
             }
             Cmd::BlockDirtyBitmapDisable(bitmap) => {
-                self.bitmap(BitmapCmd::new(bitmap, BitmapChange::Record(false)), reply);
+                self.bitmap(
+                    name,
+                    BitmapCmd::new(bitmap, BitmapChange::Record(false)),
+                    reply,
+                );
             }
-            Cmd::BlockDirtyBitmapMerge(cmd) => self.bitmap(cmd.into(), reply),
+            Cmd::BlockDirtyBitmapMerge(cmd) => self.bitmap(name, cmd.into(), reply),
             Cmd::NbdServerStart(cmd) => {
-                self.spawn(reply, async move |engine| {
+                self.spawn(name, reply, async move |engine| {
                     engine.nbd_server_start(cmd).await
                 });
             }
             Cmd::NbdServerStop => {
-                self.spawn(reply, async move |engine| engine.nbd_server_stop().await);
+                self.spawn(name, reply, async move |engine| {
+                    engine.nbd_server_stop().await
+                });
             }
             Cmd::NbdServerAdd(cmd) => {
-                self.spawn(reply, async move |engine| engine.nbd_server_add(cmd));
+                self.spawn(name, reply, async move |engine| engine.nbd_server_add(cmd));
             }
             Cmd::NbdServerRemove(cmd) => {
-                self.spawn(reply, async move |engine| engine.nbd_server_remove(&cmd));
+                self.spawn(name, reply, async move |engine| {
+                    engine.nbd_server_remove(&cmd)
+                });
             }
             Cmd::BlockExportAdd(cmd) => {
-                self.spawn(reply, async move |engine| engine.block_export_add(*cmd));
+                self.spawn(name, reply, async move |engine| {
+                    engine.block_export_add(*cmd)
+                });
             }
             Cmd::BlockExportDel(cmd) => {
-                self.spawn(reply, async move |engine| engine.block_export_del(&cmd));
+                self.spawn(name, reply, async move |engine| {
+                    engine.block_export_del(&cmd)
+                });
             }
             Cmd::QueryBlockExports => {
-                self.spawn(reply, async move |engine| {
+                self.spawn(name, reply, async move |engine| {
                     Ok(Reply::Exports(engine.describe_exports()))
                 });
             }
@@ -250,12 +267,13 @@ impl Engine {
     /// Has `work` done for a person who waits for it: among the guests' requests.
     fn spawn(
         self: &Rc<Self>,
+        name: &'static str,
         reply: ReplyTo,
         work: impl AsyncFnOnce(Rc<Self>) -> std::result::Result<Reply, CmdError> + 'static,
     ) {
         let engine = self.clone();
         let work = async move { reply(work(engine).await) };
-        self.exec.spawn(Queue::Guest, work);
+        self.exec.spawn_named(Queue::Guest, name, work);
     }
 
     /// Carries out a command that waits for nothing.
@@ -285,6 +303,7 @@ impl Engine {
                 return Ok(Reply::NamedBlockNodes(nodes));
             }
             Cmd::QueryBlockJobs => return Ok(Reply::BlockJobs(jobs.block_jobs())),
+            Cmd::QueryInflight => return Ok(Reply::Inflight(self.inflight())),
             Cmd::QueryJobs => return Ok(Reply::Jobs(jobs.jobs())),
             cmd => unreachable!("{} waits for something", cmd.name()),
         };

@@ -234,10 +234,12 @@ impl Executor {
 
     /// Runs everything until `future` ends: for tools, tests and start-up, where there is no event
     /// loop around.
+    #[track_caller]
     pub fn block_on<T: 'static>(self: &Rc<Self>, future: impl Future<Output = T> + 'static) -> T {
         let slot = Rc::new(RefCell::new(None));
         let result = slot.clone();
-        self.spawn(Queue::Guest, async move {
+        let place = TaskName::Place(Location::caller());
+        self.spawn_named(Queue::Guest, place, async move {
             let value = future.await;
             *result.borrow_mut() = Some(value);
         });

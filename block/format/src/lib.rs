@@ -17,3 +17,4 @@ mod root_table;
 pub mod size;
 mod stop;
 mod table_cache;
+pub mod under_way;

@@ -55,7 +55,7 @@ pub use space::Operation;
 use strata_exec::mem::SgList;
 use strata_storage::{Storage, error::IoResult};
 
-use crate::{backing::Backing, below::Below, bitmap::Bitmaps, extent::Extent};
+use crate::{backing::Backing, below::Below, bitmap::Bitmaps, extent::Extent, under_way::UnderWay};
 use data::Data;
 use file::ImageFile;
 use layout::{geometry::Geometry, header};
@@ -86,6 +86,11 @@ pub struct Qcow2 {
 
 /// What a layer of a disk does.
 impl Qcow2 {
+    /// What tasks hold of it, or wait for.
+    pub fn under_way(&self) -> UnderWay {
+        self.data.under_way()
+    }
+
     /// How the disk is stored from `offset` on, for up to `len` bytes. `len` is not 0.
     ///
     /// # Errors

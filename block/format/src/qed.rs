@@ -27,7 +27,13 @@ use strata_storage::{
     error::{IoError, IoResult},
 };
 
-use crate::{backing::Backing, root_table::RootTable, stop::Stop, table_cache::TableCache};
+use crate::{
+    backing::Backing,
+    root_table::RootTable,
+    stop::Stop,
+    table_cache::TableCache,
+    under_way::{HeldLock, UnderWay},
+};
 use flush::Flushes;
 use header::{Features, Header};
 
@@ -75,6 +81,23 @@ impl Qed {
     pub fn is_dirty(&self) -> bool {
         let features = self.header.borrow().features;
         features.contains(Features::NEED_CHECK)
+    }
+
+    /// What tasks hold of it, or wait for.
+    pub fn under_way(&self) -> UnderWay {
+        let lock = HeldLock {
+            name: "allocating".to_owned(),
+            waiting: self.allocating.waiting(),
+        };
+        UnderWay {
+            locks: self
+                .allocating
+                .is_held()
+                .then_some(lock)
+                .into_iter()
+                .collect(),
+            ..UnderWay::default()
+        }
     }
 
     /// Whether writing has stopped after a metadata write error (rule W6).

@@ -19,6 +19,7 @@ pub use self::policy::{ErrorPolicy, OnRequestError};
 use crate::{
     ErrorAction, GuestDisk,
     disk::{Completion, DiskInfo, Done, ExtentsDone, Request, Submit},
+    named_request::NamedRequest,
 };
 
 /// What a device's requests pass on their way to a disk.
@@ -156,12 +157,14 @@ impl Submit for Backend {
             return done(Err(IoError::Cancelled));
         };
         self.under_way.set(self.under_way.get() + 1);
-        self.exec.spawn(Queue::Guest, async move {
-            let result = this.carry_out(&request).await;
-            // The device may send another one at once.
-            this.under_way.set(this.under_way.get() - 1);
-            done(result);
-        });
+        let request = NamedRequest::new(self.info(), request);
+        self.exec
+            .spawn_named(Queue::Guest, request.clone(), async move {
+                let result = this.carry_out(&request.request).await;
+                // The device may send another one at once.
+                this.under_way.set(this.under_way.get() - 1);
+                done(result);
+            });
     }
 
     fn info(&self) -> Rc<DiskInfo> {

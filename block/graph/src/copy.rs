@@ -163,7 +163,7 @@ pub async fn copy(
         .map(|_| {
             let (finished, wait) = promise();
             let copy = copy.clone();
-            exec.spawn(Queue::Guest, async move {
+            exec.spawn_named(Queue::Guest, "a copy's worker", async move {
                 let result = copy.work().await;
                 copy.note(result);
                 drop(copy);

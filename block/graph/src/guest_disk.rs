@@ -16,8 +16,8 @@ use strata_storage::error::{IoError, IoResult};
 use tracing::Instrument;
 
 use super::{
-    ErrorPolicy, Format, Name, Node, chain::ImageOptions, inflight::Gate, node::whole_sectors,
-    survey::survey,
+    ErrorPolicy, Format, Name, Node, chain::ImageOptions, inflight::Gate,
+    named_request::NamedRequest, node::whole_sectors, survey::survey,
 };
 use crate::disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit};
 
@@ -217,6 +217,11 @@ impl GuestDisk {
     /// Where requests go in; closed while the graph is edited.
     pub fn gate(&self) -> &Gate {
         &self.gate
+    }
+
+    /// What its requests may work on at a time.
+    pub(super) fn work(&self) -> &Budget {
+        &self.work
     }
 
     /// The top layer has another size now. The disk is drained.
@@ -483,9 +488,11 @@ impl Submit for GuestDisk {
         let Some(this) = self.this.upgrade() else {
             return done(Err(IoError::Cancelled));
         };
-        self.exec.spawn(Queue::Guest, async move {
-            done(this.carry_out_and_report(&request).await)
-        });
+        let request = NamedRequest::new(self.info(), request);
+        self.exec
+            .spawn_named(Queue::Guest, request.clone(), async move {
+                done(this.carry_out_and_report(&request.request).await);
+            });
     }
 
     fn info(&self) -> Rc<DiskInfo> {
@@ -496,17 +503,18 @@ impl Submit for GuestDisk {
         let Some(this) = self.this.upgrade() else {
             return done(Err(IoError::Cancelled));
         };
-        self.exec.spawn(Queue::Guest, async move {
-            // Inside the gate the chain does not change.
-            let pass = this.gate.enter().await;
-            let left = this.info().size.saturating_sub(offset);
-            if left == 0 {
-                return done(Err(IoError::OutOfRange));
-            }
-            let len = len.min(left);
-            let result = survey(&this.root(), offset, len, max).await;
-            drop(pass);
-            done(result);
-        });
+        self.exec
+            .spawn_named(Queue::Guest, "block status of a disk", async move {
+                // Inside the gate the chain does not change.
+                let pass = this.gate.enter().await;
+                let left = this.info().size.saturating_sub(offset);
+                if left == 0 {
+                    return done(Err(IoError::OutOfRange));
+                }
+                let len = len.min(left);
+                let result = survey(&this.root(), offset, len, max).await;
+                drop(pass);
+                done(result);
+            });
     }
 }

@@ -34,6 +34,17 @@ impl Entry {
     }
 }
 
+/// A range in a table, as people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RangeUnderWay {
+    /// Bytes of the disk.
+    pub range: Range<u64>,
+    /// It shares its range with nobody.
+    pub exclusive: bool,
+    /// It waits until an earlier one ends.
+    pub waits: bool,
+}
+
 /// The table of one node: what is under way, and what waits for it.
 #[derive(Default)]
 pub struct InFlight(Rc<Table>);
@@ -67,6 +78,17 @@ impl InFlight {
             table.waiting.set(table.waiting.get() - 1);
         }
         guard
+    }
+
+    /// The entries, the oldest first.
+    pub fn ranges(&self) -> Vec<RangeUnderWay> {
+        let entries = self.0.entries.borrow();
+        let ranges = entries.iter().map(|(&ticket, entry)| RangeUnderWay {
+            range: entry.range.clone(),
+            exclusive: entry.mode == Mode::Exclusive,
+            waits: !self.0.may_go(ticket),
+        });
+        ranges.collect()
     }
 
     /// Entries that wait.
@@ -126,6 +148,16 @@ impl Gate {
             self.changed.wait().await;
         }
         guard
+    }
+
+    /// Whether it is closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get() > 0
+    }
+
+    /// Tasks that wait until it is open, or until all who are inside have left.
+    pub fn waiting(&self) -> usize {
+        self.changed.waiting()
     }
 
     /// Requests inside.

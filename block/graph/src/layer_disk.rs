@@ -8,6 +8,7 @@ use strata_storage::error::IoError;
 use super::{
     Node,
     guest_disk::{LONG, SHORT, WORK, whole_size},
+    named_request::NamedRequest,
     survey::survey,
 };
 use crate::disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit};
@@ -44,7 +45,7 @@ impl LayerDisk {
         })
     }
 
-    async fn carry_out(&self, request: Request) -> Completion {
+    async fn carry_out(&self, request: &Request) -> Completion {
         match request.op {
             Op::Read => {}
             // What it shows was durable before a layer was put on it.
@@ -54,7 +55,7 @@ impl LayerDisk {
             }
         }
         let amount = self.work.take(request.len.clamp(SHORT, LONG)).await;
-        let result = self.layer.read(request.offset, request.data).await;
+        let result = self.layer.read(request.offset, request.data.clone()).await;
         self.work.give_back(amount);
         if let Err(error) = &result {
             tracing::warn!(layer = self.layer.name(), %error, "a client's request failed");
@@ -68,10 +69,11 @@ impl Submit for LayerDisk {
         let Some(this) = self.this.upgrade() else {
             return done(Err(IoError::Cancelled));
         };
-        self.exec.spawn(
-            Queue::Guest,
-            async move { done(this.carry_out(request).await) },
-        );
+        let request = NamedRequest::new(self.info(), request);
+        self.exec
+            .spawn_named(Queue::Guest, request.clone(), async move {
+                done(this.carry_out(&request.request).await);
+            });
     }
 
     fn info(&self) -> Rc<DiskInfo> {
@@ -80,8 +82,9 @@ impl Submit for LayerDisk {
 
     fn extents(&self, offset: u64, len: u64, max: usize, done: ExtentsDone) {
         let layer = self.layer.clone();
-        self.exec.spawn(Queue::Guest, async move {
-            done(survey(&layer, offset, len, max).await);
-        });
+        self.exec
+            .spawn_named(Queue::Guest, "block status of a layer", async move {
+                done(survey(&layer, offset, len, max).await);
+            });
     }
 }

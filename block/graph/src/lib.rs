@@ -22,6 +22,7 @@ pub mod inflight;
 mod kept;
 mod layer_disk;
 mod named_layer;
+mod named_request;
 mod names;
 mod node;
 mod policy;
@@ -29,6 +30,7 @@ mod reading;
 pub mod rebase;
 pub mod spec;
 mod survey;
+mod under_way;
 mod walk;
 
 #[cfg(test)]
@@ -51,6 +53,7 @@ pub use named_layer::{check_leads_to, name_for};
 pub use names::{NameError, Names};
 pub use node::Node;
 pub use reading::Reading;
+pub use under_way::{DiskUnderWay, LayerUnderWay};
 pub use walk::{Found, Walk};
 
 pub use strata_format::names::Name;

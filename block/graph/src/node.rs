@@ -332,6 +332,11 @@ impl Node {
         &self.readers
     }
 
+    /// What is under way, and what waits for it.
+    pub(super) fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
     /// Requests that wait for others in the in-flight table.
     pub fn waiting(&self) -> usize {
         self.in_flight.waiting()

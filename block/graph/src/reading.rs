@@ -42,6 +42,11 @@ impl Readers {
         Counted(self.clone())
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count.get()
+    }
+
     /// Waits until there are none. The caller has seen to it that no more come.
     pub async fn leave(&self) {
         while self.count.get() > 0 {

@@ -5,12 +5,15 @@
 
 mod args;
 mod exports;
+mod inflight;
 mod info;
 mod run;
 mod size;
 mod table;
 mod words;
 
+#[cfg(test)]
+mod inflight_tests;
 #[cfg(test)]
 mod line_tests;
 #[cfg(test)]

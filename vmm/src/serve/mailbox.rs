@@ -56,7 +56,7 @@ fn forward_signals(exec: &Executor, sender: Sender<Message>) -> io::Result<()> {
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         pipe::register(signal, writer.try_clone()?)?;
     }
-    exec.spawn(Queue::Guest, async move {
+    exec.spawn_named(Queue::Guest, "signals", async move {
         // The handlers hold the writer: the stream does not end.
         while let Ok(1..) = reader.readable(|mut pipe| pipe.read(&mut [0; 64])).await {
             sender.send(Message::Signal);

@@ -14,8 +14,8 @@ use super::{
 };
 
 /// Defines [`Cmd`] and what follows from the list of commands. Each is given by its name, its
-/// variant and the type of its arguments, if it has any. Those at the end wait for a kind of job
-/// that has a use for them.
+/// variant and the type of its arguments, if it has any. QMP offers none of those at the end: they
+/// are HMP's, or wait for a kind of job that has a use for them.
 macro_rules! commands {
     (@parse $arguments:ident, $variant:ident) => {
         NoArguments::deserialize($arguments).map(|NoArguments {}| Self::$variant)
@@ -25,8 +25,8 @@ macro_rules! commands {
     };
     (
         $($name:literal => $variant:ident $(($type:ty))?: $doc:literal,)*
-        not yet offered:
-        $($inner_name:literal => $inner:ident($inner_type:ty): $inner_doc:literal,)*
+        not in QMP:
+        $($inner_name:literal => $inner:ident $(($inner_type:ty))?: $inner_doc:literal,)*
     ) => {
         /// A command for the block layer. Serialised it has the form of a QMP request.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,12 +40,12 @@ macro_rules! commands {
             $(
                 #[doc = concat!("`", $inner_name, "`: ", $inner_doc)]
                 #[serde(rename = $inner_name)]
-                $inner($inner_type),
+                $inner $(($inner_type))?,
             )*
         }
 
         impl Cmd {
-            /// The names of all commands that monitors offer, as QMP has them.
+            /// The names of all commands that QMP offers.
             pub const NAMES: &[&str] = &[$($name),*];
 
             /// The name of this one.
@@ -56,7 +56,7 @@ macro_rules! commands {
                 }
             }
 
-            /// Reads the arguments of the command called `name`; `None` if monitors offer none.
+            /// Reads the arguments of the command called `name`; `None` if QMP offers none.
             ///
             /// # Errors
             /// The deserializer's: arguments that are missing, of a wrong type, or unknown.
@@ -115,7 +115,8 @@ commands! {
     "object-add" => ObjectAdd(ObjectAdd): "makes an object that other commands refer to.",
     "object-del" => ObjectDel(ObjectDel): "removes it.",
 
-    not yet offered:
+    not in QMP:
+    "x-query-inflight" => QueryInflight: "what is under way, and what it waits for.",
     "job-complete" => JobComplete(JobRef): "what a job that is ready has made takes its place.",
 }
 
@@ -134,6 +135,7 @@ impl Cmd {
                 | Self::QueryBlockJobs
                 | Self::QueryJobs
                 | Self::QueryBlockExports
+                | Self::QueryInflight
         )
     }
 

@@ -59,8 +59,8 @@ impl From<BlockDirtyBitmapMerge> for BitmapCmd {
 
 impl Engine {
     /// Carries out a command about bitmaps.
-    pub(super) fn bitmap(self: &Rc<Self>, cmd: BitmapCmd, reply: ReplyTo) {
-        self.spawn(reply, async move |engine| {
+    pub(super) fn bitmap(self: &Rc<Self>, name: &'static str, cmd: BitmapCmd, reply: ReplyTo) {
+        self.spawn(name, reply, async move |engine| {
             engine.bitmap_command(&cmd).await.map(|()| Reply::Done)
         });
     }

@@ -6,9 +6,21 @@ use strata_format::qcow2::{Qcow2, Snapshot};
 use strata_graph::{DetectZeroes, Format, GuestDisk, Node, chain};
 
 use super::{Engine, bitmaps};
-use crate::api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, SnapshotInfo};
+use crate::api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, Inflight, SnapshotInfo};
 
 impl Engine {
+    /// HMP's `info inflight`.
+    pub(super) fn inflight(&self) -> Inflight {
+        let backends = self.backends.borrow();
+        Inflight {
+            disks: backends
+                .iter()
+                .map(|backend| backend.look_inside())
+                .collect(),
+            tasks: self.exec.tasks(),
+        }
+    }
+
     /// `query-block`.
     pub(super) fn query_block(&self) -> Vec<BlockInfo> {
         self.disks

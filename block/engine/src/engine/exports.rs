@@ -374,13 +374,14 @@ impl Engine {
         }
         entry.shutting_down.set(true);
         let (engine, served, entry) = (self.clone(), entry.served.clone(), Rc::downgrade(entry));
-        self.exec.spawn(Queue::Guest, async move {
-            match &served {
-                Served::Nbd { server, export } => server.unused(export).await,
-                Served::VhostUser(export) => export.stop().await,
-            }
-            engine.forget_export(&entry);
-        });
+        self.exec
+            .spawn_named(Queue::Guest, "end of an export", async move {
+                match &served {
+                    Served::Nbd { server, export } => server.unused(export).await,
+                    Served::VhostUser(export) => export.stop().await,
+                }
+                engine.forget_export(&entry);
+            });
         Ok(())
     }
 

@@ -12,17 +12,18 @@ impl Engine {
     /// with the errors. The caller has made sure that no new requests come. Jobs go on.
     pub fn quiesce(self: &Rc<Self>, done: impl FnOnce(Vec<Error>) + 'static) {
         let engine = self.clone();
-        self.exec.spawn(Queue::Guest, async move {
-            let mut errors = Vec::new();
-            let disks = engine.disks.borrow().clone();
-            for disk in disks {
-                let _drained = disk.gate().drain().await;
-                if let Err(error) = disk.root().flush().await {
-                    errors.push(error.into());
+        self.exec
+            .spawn_named(Queue::Guest, "drain and flush all disks", async move {
+                let mut errors = Vec::new();
+                let disks = engine.disks.borrow().clone();
+                for disk in disks {
+                    let _drained = disk.gate().drain().await;
+                    if let Err(error) = disk.root().flush().await {
+                        errors.push(error.into());
+                    }
                 }
-            }
-            done(errors);
-        });
+                done(errors);
+            });
     }
 
     /// Forgets the I/O errors that disks and jobs have met: the machine goes on (`cont`).
@@ -43,9 +44,10 @@ impl Engine {
     /// way.
     pub fn begin_to_shut_down(self: &Rc<Self>, done: impl FnOnce(Vec<Error>) + 'static) {
         let engine = self.clone();
-        self.exec.spawn(Queue::Guest, async move {
-            done(engine.shut_down_now().await);
-        });
+        self.exec
+            .spawn_named(Queue::Guest, "shut down", async move {
+                done(engine.shut_down_now().await);
+            });
     }
 
     /// As [`Engine::begin_to_shut_down`], but blocks, and returns what went wrong.

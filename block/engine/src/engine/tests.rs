@@ -17,6 +17,7 @@ mod exported_layers;
 mod exports;
 mod fair;
 mod headers;
+mod inflight;
 mod live;
 mod locks;
 mod lossy;

@@ -88,7 +88,8 @@ impl Jobs {
         // Before the command is answered: what the job does comes after it.
         job.set_status(JobStatus::Running);
         let exec = job.exec().clone();
-        exec.spawn(Queue::Job, live(job, work, self.clone()));
+        let name = Rc::new(format!("job {}", job.id()));
+        exec.spawn_named(Queue::Job, name, live(job, work, self.clone()));
     }
 }
 

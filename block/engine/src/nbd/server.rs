@@ -144,7 +144,11 @@ impl Server {
             closing: Cell::default(),
             changed: WaitQueue::default(),
         });
-        exec.spawn(Queue::Guest, server.clone().accept_clients());
+        exec.spawn_named(
+            Queue::Guest,
+            "NBD server: clients to come",
+            server.clone().accept_clients(),
+        );
         Ok(server)
     }
 
@@ -269,12 +273,13 @@ impl Server {
         condition: impl FnOnce(&Client) -> bool + 'static,
     ) {
         let (client, exec) = (Rc::downgrade(client), self.exec.clone());
-        self.exec.spawn(Queue::Guest, async move {
-            exec.sleep_until(deadline).await;
-            if let Some(client) = client.upgrade().filter(|client| condition(client)) {
-                client.stream.break_off();
-            }
-        });
+        self.exec
+            .spawn_named(Queue::Guest, "NBD server: a client's time", async move {
+                exec.sleep_until(deadline).await;
+                if let Some(client) = client.upgrade().filter(|client| condition(client)) {
+                    client.stream.break_off();
+                }
+            });
     }
 
     async fn accept_clients(self: Rc<Self>) {
@@ -334,7 +339,8 @@ impl Server {
         self.clients.borrow_mut().insert(id, client.clone());
         self.break_off_at(&client, client.since + HANDSHAKE_TIME, Client::is_choosing);
         let server = self.clone();
-        self.exec.spawn(Queue::Guest, async move {
+        let name = Rc::new(format!("NBD client {id}"));
+        self.exec.spawn_named(Queue::Guest, name, async move {
             match server.serve(&client).await {
                 Ok(()) | Err(Gone::Closed) => tracing::debug!(id, "an NBD client has left"),
                 Err(error) => tracing::info!(id, %error, "an NBD client's connection has ended"),

@@ -95,7 +95,11 @@ pub(super) async fn run(
         changed: WaitQueue::default(),
     });
     let exec = server.exec();
-    exec.spawn(Queue::Guest, session.clone().send_replies());
+    exec.spawn_named(
+        Queue::Guest,
+        "NBD client: replies",
+        session.clone().send_replies(),
+    );
     let result = session.receive(exec, client, &mut reader).await;
     session.ending.set(true);
     session.changed.wake_all();
@@ -142,7 +146,7 @@ impl Session {
                     let payload = reader.take(header.payload as usize).await?;
                     self.stream.expect_bytes(false);
                     let work = self.clone().work(question, command, payload, permit);
-                    exec.spawn(Queue::Guest, work);
+                    exec.spawn_named(Queue::Guest, "NBD client: a request", work);
                 }
                 Err(refusal) => {
                     reader.skip(u64::from(header.payload)).await?;

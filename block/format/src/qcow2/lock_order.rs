@@ -5,13 +5,12 @@
 //! each; nothing polls two futures side by side within one task.
 
 #[cfg(debug_assertions)]
-use std::{
-    cell::RefCell,
-    task::{Poll, Waker},
-};
-use std::{fmt, rc::Rc};
+use std::task::{Poll, Waker};
+use std::{cell::RefCell, fmt, rc::Rc};
 
 use strata_exec::sync::{Lock, LockGuard};
+
+use crate::under_way::HeldLock;
 
 /// The locks of an image. A task that holds one may only take those that come later here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,16 +39,17 @@ impl fmt::Display for Rank {
     }
 }
 
-/// Who holds which locks of one image.
+/// The locks of one image, and who holds which of them.
 #[derive(Default)]
 pub(in crate::qcow2) struct LockOrder {
+    locks: RefCell<Vec<(Rank, Rc<Lock>)>>,
     #[cfg(debug_assertions)]
     held: RefCell<Vec<(Rank, Waker)>>,
 }
 
 /// A lock with its place in the order.
 pub(in crate::qcow2) struct RankedLock {
-    lock: Lock,
+    lock: Rc<Lock>,
     rank: Rank,
     order: Rc<LockOrder>,
 }
@@ -64,8 +64,10 @@ pub(in crate::qcow2) struct RankedGuard<'a> {
 impl RankedLock {
     /// A lock of the image that `order` belongs to.
     pub fn new(rank: Rank, order: &Rc<LockOrder>) -> Self {
+        let lock = Rc::<Lock>::default();
+        order.locks.borrow_mut().push((rank, lock.clone()));
         Self {
-            lock: Lock::default(),
+            lock,
             rank,
             order: order.clone(),
         }
@@ -85,6 +87,19 @@ impl RankedLock {
             #[cfg(debug_assertions)]
             of: self,
         }
+    }
+}
+
+impl LockOrder {
+    /// The locks that are held.
+    pub fn held_locks(&self) -> Vec<HeldLock> {
+        let locks = self.locks.borrow();
+        let held = locks.iter().filter(|(_, lock)| lock.is_held());
+        let held = held.map(|(rank, lock)| HeldLock {
+            name: rank.to_string(),
+            waiting: lock.waiting(),
+        });
+        held.collect()
     }
 }
 

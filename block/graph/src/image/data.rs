@@ -6,6 +6,7 @@ use strata_format::{
     below::Below,
     extent::{Extent, ExtentKind},
     qcow2::{Operation, Packed, Qcow2},
+    under_way::UnderWay,
 };
 use strata_storage::{
     Storage,
@@ -45,6 +46,15 @@ impl Image {
             Driver::Raw(_) => false,
             Driver::Qcow2(image) => image.version() > 2,
             Driver::Qed(_) => true,
+        }
+    }
+
+    /// What tasks hold of the image, or wait for.
+    pub(crate) fn under_way(&self) -> UnderWay {
+        match &self.driver {
+            Driver::Raw(_) => UnderWay::default(),
+            Driver::Qcow2(image) => image.under_way(),
+            Driver::Qed(image) => image.under_way(),
         }
     }
 

@@ -110,7 +110,7 @@ pub(super) async fn connect(
             }
         }
     };
-    exec.spawn(Queue::Guest, timer);
+    exec.spawn_named(Queue::Guest, "NBD: time to connect", timer);
     let facts = negotiate(&stream, &mut reader, uri).await;
     done.set(true);
     match facts {

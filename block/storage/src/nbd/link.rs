@@ -221,13 +221,14 @@ impl Link {
     /// Receives from `connection` on a task of its own.
     fn attend(self: &Rc<Self>, connection: Rc<Connection>, reader: Reader) {
         let link = Rc::downgrade(self);
-        self.exec.spawn(Queue::Guest, async move {
-            let why = connection.receive(reader).await;
-            // One that is not in use yet is looked after by who has made it.
-            if let Some(link) = link.upgrade().filter(|link| link.uses(&connection)) {
-                link.lost(why.to_string());
-            }
-        });
+        self.exec
+            .spawn_named(Queue::Guest, "NBD: replies of a server", async move {
+                let why = connection.receive(reader).await;
+                // One that is not in use yet is looked after by who has made it.
+                if let Some(link) = link.upgrade().filter(|link| link.uses(&connection)) {
+                    link.lost(why.to_string());
+                }
+            });
     }
 
     fn uses(&self, connection: &Rc<Connection>) -> bool {
@@ -243,15 +244,19 @@ impl Link {
             Rc::downgrade(self),
             since + self.patience,
         );
-        self.exec
-            .spawn(Queue::Guest, reconnect(exec.clone(), link.clone()));
+        self.exec.spawn_named(
+            Queue::Guest,
+            "NBD: reconnecting",
+            reconnect(exec.clone(), link.clone()),
+        );
         // Those who wait have to look again when their patience ends.
-        self.exec.spawn(Queue::Guest, async move {
-            exec.wait_for_peer_until(end).await;
-            if let Some(link) = link.upgrade() {
-                link.changed.wake_all();
-            }
-        });
+        self.exec
+            .spawn_named(Queue::Guest, "NBD: patience with a server", async move {
+                exec.wait_for_peer_until(end).await;
+                if let Some(link) = link.upgrade() {
+                    link.changed.wake_all();
+                }
+            });
     }
 
     /// Tries to connect; whether the link is up again.

@@ -6,9 +6,9 @@ use strata_block::api::{
 };
 
 use super::args::Args;
-use super::info;
 use super::table::{COMMANDS, Command};
 use super::words::Words;
+use super::{inflight, info};
 use crate::monitor::machine::{Action, Machine, RunState};
 use crate::monitor::step::Step;
 use crate::monitor::{COMPATIBLE_VERSION, PACKAGE, check};
@@ -131,6 +131,14 @@ pub(super) fn info_block(args: &Args, _: &dyn Machine) -> Step<String> {
 pub(super) fn info_block_jobs(_: &Args, _: &dyn Machine) -> Step<String> {
     Step::ask(Action::Block(Cmd::QueryBlockJobs), |result| match result {
         Ok(Reply::BlockJobs(jobs)) => info::block_jobs(&jobs),
+        Ok(_) => String::new(),
+        Err(refused) => error(&refused),
+    })
+}
+
+pub(super) fn info_inflight(_: &Args, _: &dyn Machine) -> Step<String> {
+    Step::ask(Action::Block(Cmd::QueryInflight), |result| match result {
+        Ok(Reply::Inflight(found)) => inflight::show(&found),
         Ok(_) => String::new(),
         Err(refused) => error(&refused),
     })

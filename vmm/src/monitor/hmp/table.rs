@@ -252,6 +252,11 @@ static INFO: &[Command] = &[
         run::info_block_jobs,
     ),
     plain(
+        "inflight",
+        "show what disks are doing, and what it waits for",
+        run::info_inflight,
+    ),
+    plain(
         "status",
         "show the current VM status (running|paused)",
         run::info_status,

@@ -27,7 +27,8 @@ pub(super) fn block(cmd: Cmd) -> Started {
 /// `return` for what the block layer answers.
 fn returned(reply: Reply) -> Outcome {
     Ok(match reply {
-        Reply::Done | Reply::Formatted(_) => json!({}).into(),
+        // HMP shows these.
+        Reply::Done | Reply::Formatted(_) | Reply::Inflight(_) => json!({}).into(),
         Reply::Block(disks) => {
             let mut disks = express(&disks)?;
             for disk in disks.as_array_mut().into_iter().flatten() {

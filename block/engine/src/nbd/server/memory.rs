@@ -28,10 +28,11 @@ impl Server {
     pub(in crate::nbd) async fn take_memory(self: &Rc<Self>, bytes: u64) -> u64 {
         if !self.memory.has(bytes) && !self.watching.replace(true) {
             let server = self.clone();
-            self.exec.spawn(Queue::Guest, async move {
-                server.watch().await;
-                server.watching.set(false);
-            });
+            self.exec
+                .spawn_named(Queue::Guest, "NBD server: shortage of memory", async move {
+                    server.watch().await;
+                    server.watching.set(false);
+                });
         }
         self.memory.take(bytes).await
     }
@@ -62,7 +63,8 @@ impl Server {
     pub(super) fn tidy_up(&self, most: u64) {
         if most >= MUCH {
             let work = self.exec.helpers().run(mem::give_back_to_host);
-            self.exec.spawn(Queue::Guest, work);
+            self.exec
+                .spawn_named(Queue::Guest, "memory goes back to the host", work);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 use strata_exec::sync::WaitQueue;
 
 use super::Data;
-use crate::qcow2::lock_order::LockOrder;
+use crate::{qcow2::lock_order::LockOrder, under_way::UnderWay};
 
 /// The claims of one image. Positions are bytes of the virtual disk.
 pub struct Claims {
@@ -84,6 +84,17 @@ impl Drop for Claim<'_> {
 }
 
 impl Data {
+    /// What is claimed, and which locks of the image are held.
+    pub fn under_way(&self) -> UnderWay {
+        let claims = &self.claims;
+        let held = claims.held.borrow();
+        UnderWay {
+            claims: held.iter().map(|(&start, &end)| start..end).collect(),
+            waiting_for_claims: claims.released.waiting(),
+            locks: claims.locks.held_locks(),
+        }
+    }
+
     /// Claims the clusters that the bytes from `at` to before `end` touch, from the first one up to
     /// one of which another task has a part; `None` if that is the first.
     pub(super) fn claim_clusters(&self, at: u64, end: u64) -> Option<Claim<'_>> {

@@ -15,6 +15,15 @@ pub trait BusDevice: Send {
     fn read(&mut self, offset: u64, data: &mut [u8]);
     /// The guest writes.
     fn write(&mut self, offset: u64, data: &[u8]);
+    /// The guest reads several items of `size` bytes from the same place, by one instruction.
+    fn read_items(&mut self, offset: u64, size: usize, data: &mut [u8]) {
+        data.chunks_mut(size)
+            .for_each(|item| self.read(offset, item));
+    }
+    /// The guest writes several items, as [`BusDevice::read_items`] reads.
+    fn write_items(&mut self, offset: u64, size: usize, data: &[u8]) {
+        data.chunks(size).for_each(|item| self.write(offset, item));
+    }
 }
 
 /// A device that several ranges, and the machine's own code, can reach.
@@ -76,6 +85,27 @@ impl Bus {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .write(offset, data);
+        }
+    }
+
+    /// Reads items of `size` bytes, at least 1, at `address`; ones where no device is.
+    pub fn read_items(&self, address: u64, size: usize, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Some((offset, device)) = self.find(address, size) {
+            device
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .read_items(offset, size, data);
+        }
+    }
+
+    /// Writes items of `size` bytes, at least 1, at `address`; nothing happens where no device is.
+    pub fn write_items(&self, address: u64, size: usize, data: &[u8]) {
+        if let Some((offset, device)) = self.find(address, size) {
+            device
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .write_items(offset, size, data);
         }
     }
 

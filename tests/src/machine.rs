@@ -27,6 +27,8 @@ pub struct Boot {
     pub kernel: Vec<String>,
     /// More options of `strata run`.
     pub options: Vec<String>,
+    /// There is no kernel but the one that a disk's boot loader finds.
+    pub by_firmware: bool,
 }
 
 impl Boot {
@@ -62,13 +64,13 @@ impl Machine {
     pub fn start(stage: &Stage, name: &str, boot: &Boot) -> Outcome<Machine> {
         let serial = stage.logs.join(format!("{name}.serial"));
         let mut command = Command::new("strata");
-        command
-            .arg("run")
-            .arg("--kernel")
-            .arg(stage.images.join("vmlinuz"));
-        let initrd = boot.script.map_or("guest.img", |_| "tools.img");
-        command.arg("--initrd").arg(stage.images.join(initrd));
-        command.args(["--memory", "256M", "--append", &boot.append()]);
+        command.args(["run", "--memory", "256M"]);
+        if !boot.by_firmware {
+            command.arg("--kernel").arg(stage.images.join("vmlinuz"));
+            let initrd = boot.script.map_or("guest.img", |_| "tools.img");
+            command.arg("--initrd").arg(stage.images.join(initrd));
+            command.args(["--append", &boot.append()]);
+        }
         for disk in &boot.disks {
             command.args(["--disk", disk]);
         }

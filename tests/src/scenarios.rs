@@ -7,6 +7,7 @@ mod bad_input;
 mod boot;
 mod command;
 mod control;
+mod firmware;
 mod host;
 mod intx;
 mod kill;
@@ -74,6 +75,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "intx",
         about: "a guest with two processors and no message-signalled interrupts",
         play: intx::play,
+    },
+    Scenario {
+        name: "firmware",
+        about: "disks that boot by themselves: SeaBIOS and GRUB, by virtio and IDE",
+        play: firmware::play,
     },
     Scenario {
         name: "host",

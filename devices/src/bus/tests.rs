@@ -38,6 +38,22 @@ fn decodes_ranges_and_floats_elsewhere() {
 }
 
 #[test]
+fn items_of_one_instruction_meet_the_same_register() {
+    let mut bus = Bus::default();
+    let latch = || Arc::new(Mutex::new(Latch(5)));
+    bus.insert(0x1f0, 8, latch()).unwrap();
+    let mut data = [0; 6];
+    bus.read_items(0x1f2, 2, &mut data);
+    assert_eq!(data, [7; 6]);
+    bus.write_items(0x1f2, 2, &[1, 2, 3, 4]);
+    assert_eq!(read(&bus, 0x1f0, 1), [3], "the last item's first byte");
+    bus.read_items(0x1f7, 2, &mut data);
+    assert_eq!(data, [0xff; 6]);
+    bus.write_items(0x1f7, 2, &[9, 9]);
+    assert_eq!(read(&bus, 0x1f0, 1), [3]);
+}
+
+#[test]
 fn refuses_overlaps() {
     let mut bus = Bus::default();
     let latch = || Arc::new(Mutex::new(Latch(0)));

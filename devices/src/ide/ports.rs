@@ -39,6 +39,24 @@ impl BusDevice for CommandPorts {
             channel.write_register(register, byte);
         }
     }
+
+    /// A string instruction moves a whole block, and that need not go item by item.
+    fn read_items(&mut self, offset: u64, size: usize, data: &mut [u8]) {
+        if offset == port::DATA {
+            self.channel().read_data(data);
+        } else {
+            data.chunks_mut(size)
+                .for_each(|item| self.read(offset, item));
+        }
+    }
+
+    fn write_items(&mut self, offset: u64, size: usize, data: &[u8]) {
+        if offset == port::DATA {
+            self.channel().write_data(data);
+        } else {
+            data.chunks(size).for_each(|item| self.write(offset, item));
+        }
+    }
 }
 
 /// The control block's one port: alternate status when read, device control when written.

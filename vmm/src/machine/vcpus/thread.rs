@@ -144,14 +144,10 @@ enum Served {
 fn serve(buses: &Buses, exit: Exit<'_>) -> Served {
     match exit {
         Exit::PortIn { port, size, data } => {
-            for item in data.chunks_mut(size) {
-                buses.ports.read(port.into(), item);
-            }
+            buses.ports.read_items(port.into(), size, data);
         }
         Exit::PortOut { port, size, data } => {
-            for item in data.chunks(size) {
-                buses.ports.write(port.into(), item);
-            }
+            buses.ports.write_items(port.into(), size, data);
         }
         Exit::MmioRead { address, data } => buses.mmio.read(address, data),
         Exit::MmioWrite { address, data } => buses.mmio.write(address, data),

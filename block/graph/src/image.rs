@@ -74,6 +74,17 @@ impl Image {
         }
     }
 
+    /// As [`Node::apply_snapshot`](super::Node::apply_snapshot).
+    pub(super) async fn apply_snapshot(&self, id: &str) -> Result<()> {
+        let Driver::Qcow2(image) = &self.driver else {
+            let format = self.format();
+            return Err(self.refused(format!(
+                "Format driver '{format}' does not support internal snapshots"
+            )));
+        };
+        image.apply_snapshot(id).await
+    }
+
     /// Whether the image was not closed cleanly.
     pub fn is_dirty(&self) -> bool {
         match &self.driver {

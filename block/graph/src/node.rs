@@ -4,6 +4,7 @@ mod any_byte;
 mod offload;
 mod read;
 mod resize;
+mod snapshot;
 mod writing;
 
 use std::{

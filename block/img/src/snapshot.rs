@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::SystemTime};
 
 use clap::Args;
 use strata_format::qcow2::{Qcow2, Snapshot};
-use strata_graph::{Format, chain::ImageOptions};
+use strata_graph::{Format, Node, chain::ImageOptions};
 
 use crate::{Failure, Tool, output, size};
 
@@ -54,7 +54,7 @@ pub async fn run(tool: &Tool, args: SnapshotArgs) -> Result<u8, Failure> {
         output::print(&list(&image.snapshots().await?))?;
         return Ok(0);
     }
-    let result = change(image, &args).await;
+    let result = change(&node, image, &args).await;
     // Also after an error: bitmaps are stored then.
     let closed = node.image().close().await;
     result?;
@@ -62,13 +62,13 @@ pub async fn run(tool: &Tool, args: SnapshotArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-async fn change(image: &Qcow2, args: &SnapshotArgs) -> Result<(), Failure> {
+async fn change(node: &Node, image: &Qcow2, args: &SnapshotArgs) -> Result<(), Failure> {
     if let Some(name) = &args.create {
         let made = image.create_snapshot(name, SystemTime::now()).await;
         made.map_err(|error| failed("create", name, &error))?;
     }
     if let Some(name) = &args.apply {
-        apply(image, name).await?;
+        apply(node, image, name).await?;
     }
     if let Some(name) = &args.delete {
         delete(image, name).await?;
@@ -77,7 +77,7 @@ async fn change(image: &Qcow2, args: &SnapshotArgs) -> Result<(), Failure> {
 }
 
 /// By id, and by name if none has that id.
-async fn apply(image: &Qcow2, name: &str) -> Result<(), Failure> {
+async fn apply(node: &Node, image: &Qcow2, name: &str) -> Result<(), Failure> {
     let snapshots = image.snapshots().await?;
     let by_id = snapshots.iter().find(|snapshot| snapshot.id == name);
     let by_name = || snapshots.iter().find(|snapshot| snapshot.name == name);
@@ -85,7 +85,7 @@ async fn apply(image: &Qcow2, name: &str) -> Result<(), Failure> {
         let why = "Failed to load snapshot: No such file or directory";
         return Err(failed("apply", name, &why));
     };
-    let applied = image.apply_snapshot(&found.id).await;
+    let applied = node.apply_snapshot(&found.id).await;
     applied.map_err(|error| failed("apply", name, &error))
 }
 

@@ -1,5 +1,7 @@
 //! What layers record in their dirty bitmaps.
 
+use std::time::UNIX_EPOCH;
+
 use strata_exec::mem::SgList;
 use strata_format::bitmap::DirtyBitmap;
 
@@ -122,6 +124,27 @@ fn the_name_of_a_bitmap_is_kept_from_others_while_it_is_being_made() {
             gone.unwrap().carry_out();
             new().unwrap().carry_out();
             assert_eq!(top.bitmaps().list().len(), 2);
+        }
+    });
+}
+
+#[test]
+fn an_applied_snapshot_changes_all_of_the_layer() {
+    seeds(1, async |_, _| {
+        for (_, top) in layers().await {
+            let Some(image) = top.image().as_qcow2() else {
+                let refused = top.apply_snapshot("1").await.unwrap_err().to_string();
+                assert!(refused.contains("'qed' does not support"), "{refused}");
+                continue;
+            };
+            image.create_snapshot("s", UNIX_EPOCH).await.unwrap();
+            top.resize(2 * SIZE).await.unwrap();
+            top.write(0, ones(512)).await.unwrap();
+            dirty(&top);
+            top.apply_snapshot("2").await.unwrap_err();
+            assert_eq!((top.size(), dirty(&top)), (2 * SIZE, Vec::new()));
+            top.apply_snapshot("1").await.unwrap();
+            assert_eq!((top.size(), dirty(&top)), (SIZE, vec![(0, SIZE)]));
         }
     });
 }

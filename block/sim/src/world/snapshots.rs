@@ -352,7 +352,7 @@ async fn run(node: &Node, change: Change, name: &str) -> Result<()> {
     let image = node.image().as_qcow2().expect("chosen for it");
     match change {
         Change::Create => image.create_snapshot(name, UNIX_EPOCH).await,
-        Change::Apply => image.apply_snapshot(&id_of(image, name).await?).await,
+        Change::Apply => node.apply_snapshot(&id_of(image, name).await?).await,
         Change::Delete => image.delete_snapshot(&id_of(image, name).await?).await,
     }
 }

@@ -95,6 +95,12 @@ impl Layer {
             .await
     }
 
+    /// Applies a snapshot, and records that all has changed.
+    pub async fn apply_snapshot(&self, id: &str) {
+        self.image.apply_snapshot(id).await.unwrap();
+        drop(self.record(0, self.image.virtual_size()));
+    }
+
     /// Adds a persistent bitmap of `size` bytes; the file knows of it already.
     pub fn add_bitmap(&self, name: &str, granularity_bits: u32, size: u64) {
         let bitmaps = self.image.bitmaps();

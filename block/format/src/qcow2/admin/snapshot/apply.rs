@@ -19,11 +19,11 @@ use crate::qcow2::{
 impl Qcow2 {
     /// Gives the disk the content and the size of the snapshot with the id `id`; what it held is
     /// given up. Durable when this returns; a crash leaves the disk as it was, or as the snapshot.
-    /// Nothing else uses the image meanwhile.
+    /// Nothing else uses the image meanwhile. The caller records the change in the bitmaps.
     ///
     /// # Errors
-    /// There is no such snapshot, or its tables are not valid; refcounts are too narrow; the host's
-    /// error.
+    /// There is no such snapshot, or its tables are not valid; refcounts are too narrow; the disk
+    /// is as it was then. After the host's error the image has stopped.
     pub async fn apply_snapshot(&self, id: &str) -> Result<()> {
         let snapshots = self.snapshots().await?;
         let found = snapshots.into_iter().find(|snapshot| snapshot.id == id);
@@ -134,7 +134,6 @@ impl Qcow2 {
                 .note_metadata(HostRun::one(table), MetadataKind::L2)?;
         }
         self.bitmaps().resize(size);
-        drop(self.bitmaps().record(0, size));
         self.free_references(&old_l1).await
     }
 }

@@ -49,7 +49,7 @@ struct Slot<T> {
 impl Helpers {
     /// Helpers whose threads cannot start.
     #[cfg(test)]
-    pub fn without_threads() -> Self {
+    pub(crate) fn without_threads() -> Self {
         let mut helpers = Self::default();
         helpers.stack = Some(1 << 60);
         helpers

@@ -355,7 +355,7 @@ pub fn resolve(upper: &Path, backing: &Backing) -> Result<PathBuf> {
 ///
 /// # Errors
 /// As [`resolve`].
-pub fn resolve_data_file(upper: &Path, name: &OsStr) -> Result<PathBuf> {
+pub(crate) fn resolve_data_file(upper: &Path, name: &OsStr) -> Result<PathBuf> {
     resolve_name(upper, "data file", name)
 }
 

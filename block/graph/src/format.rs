@@ -35,7 +35,7 @@ impl Format {
     ///
     /// # Errors
     /// The host's error.
-    pub async fn looks_like(file: &Storage) -> IoResult<Self> {
+    pub(crate) async fn looks_like(file: &Storage) -> IoResult<Self> {
         let magic = file.read_vec(0, 4).await?;
         Ok(match magic.as_slice() {
             b"QFI\xfb" => Self::Qcow2,

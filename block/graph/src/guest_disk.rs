@@ -209,7 +209,7 @@ impl GuestDisk {
     }
 
     /// Makes `node` the top layer. The disk is drained.
-    pub fn set_root(&self, node: Rc<Node>) {
+    pub(crate) fn set_root(&self, node: Rc<Node>) {
         assert_eq!(self.gate.inside(), 0, "the graph is edited under drain");
         *self.root.borrow_mut() = node;
     }

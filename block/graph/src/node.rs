@@ -159,7 +159,7 @@ impl Node {
     }
 
     /// Puts the layer on top of another one, in memory.
-    pub fn set_backing_node(&self, backing: Option<Rc<Node>>) {
+    pub(crate) fn set_backing_node(&self, backing: Option<Rc<Node>>) {
         *self.backing.borrow_mut() = backing;
     }
 
@@ -255,7 +255,7 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::write`].
-    pub async fn hide_with_zeroes(&self, offset: u64, len: u64) -> IoResult<()> {
+    pub(crate) async fn hide_with_zeroes(&self, offset: u64, len: u64) -> IoResult<()> {
         self.check_writable()?;
         let _entry = self.enter_exclusive(offset, len).await?;
         let _recorded = self.recorded(offset, len).await?;

@@ -57,11 +57,11 @@ const ZEROS: u64 = 1 << 20;
 #[derive(Debug, Clone, Copy)]
 pub struct NbdOptions {
     /// Writes are refused.
-    pub read_only: bool,
+    pub(crate) read_only: bool,
     /// Flushes are ignored (`cache=unsafe`).
-    pub no_flush: bool,
+    pub(crate) no_flush: bool,
     /// How long requests wait for a server that is gone.
-    pub reconnect_delay: Duration,
+    pub(crate) reconnect_delay: Duration,
 }
 
 /// An export, as a [`super::Storage`].

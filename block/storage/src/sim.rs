@@ -125,7 +125,7 @@ impl SimFile {
 
     /// The same file, opened once more: it is told of what is lost from now on, and of what was
     /// lost before and nobody has been told of.
-    pub fn open_again(&self) -> Self {
+    pub(crate) fn open_again(&self) -> Self {
         Self::open(self.inode.clone())
     }
 

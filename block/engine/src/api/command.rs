@@ -127,7 +127,7 @@ struct NoArguments {}
 
 impl Cmd {
     /// Whether the command changes nothing.
-    pub fn only_asks(&self) -> bool {
+    pub(crate) fn only_asks(&self) -> bool {
         matches!(
             self,
             Self::QueryBlock

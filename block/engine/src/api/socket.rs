@@ -100,7 +100,7 @@ impl SocketAddress {
     ///
     /// # Errors
     /// It is a socket of another kind.
-    pub fn unix_path(&self) -> Result<Option<&Path>, CmdError> {
+    pub(crate) fn unix_path(&self) -> Result<Option<&Path>, CmdError> {
         match self.kind {
             None | Some(SocketAddressType::Unix) => Ok(self.path.as_deref()),
             Some(SocketAddressType::Inet) => Err(CmdError::generic(

@@ -167,7 +167,7 @@ impl Server {
     }
 
     /// Where it was asked to listen.
-    pub fn wanted_address(&self) -> &Address {
+    pub(crate) fn wanted_address(&self) -> &Address {
         &self.wanted_address
     }
 
@@ -212,7 +212,7 @@ impl Server {
     }
 
     /// Waits until no client uses `export` any more.
-    pub async fn unused(&self, export: &Rc<Export>) {
+    pub(crate) async fn unused(&self, export: &Rc<Export>) {
         while !self.users(export).is_empty() {
             self.changed.wait().await;
         }

@@ -36,7 +36,7 @@ impl Compression {
     ///
     /// # Errors
     /// What is wrong with the stream.
-    pub fn unpack(self, packed: &[u8], len: usize) -> Result<Vec<u8>, String> {
+    pub(crate) fn unpack(self, packed: &[u8], len: usize) -> Result<Vec<u8>, String> {
         let mut cluster = vec![0; len];
         let unpacked = match self {
             Self::Deflate => inflate(packed, &mut cluster)?,

@@ -89,7 +89,7 @@ pub mod chunk {
     pub const BLOCK_STATUS: u16 = 5;
     pub const BLOCK_STATUS_EXT: u16 = 6;
     /// Set in every error.
-    pub const ERROR_BIT: u16 = 1 << 15;
+    pub(crate) const ERROR_BIT: u16 = 1 << 15;
     pub const ERROR: u16 = ERROR_BIT + 1;
 }
 

@@ -178,7 +178,7 @@ impl Stream {
     }
 
     /// Sends `bytes` if that can be done at once, for what nobody answers.
-    pub fn try_send(&self, bytes: &[u8]) {
+    pub(crate) fn try_send(&self, bytes: &[u8]) {
         if !self.is_encrypted() {
             let _ = send_some(self.socket.get(), &[IoSlice::new(bytes)]);
             return;

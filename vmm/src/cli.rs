@@ -6,6 +6,7 @@ pub mod ending;
 pub mod export;
 mod keys;
 pub mod object;
+pub mod report;
 pub mod serial;
 pub mod size;
 pub mod temporary;
@@ -17,7 +18,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::{
     disk::DiskOption, ending::EndingArgs, export::ExportOption, object::ObjectOption,
-    serial::SerialEndpoint, temporary::TemporaryArgs, test::TestArgs,
+    report::ReportArgs, serial::SerialEndpoint, temporary::TemporaryArgs, test::TestArgs,
 };
 use crate::{
     kvm::cpuid::MAX_CPUS,
@@ -125,6 +126,9 @@ pub struct RunArgs {
     /// What ends the run.
     #[command(flatten)]
     pub ending: EndingArgs,
+    /// What is written of it.
+    #[command(flatten)]
+    pub report: ReportArgs,
 }
 
 /// How large a guest's machine is.

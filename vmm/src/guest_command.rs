@@ -182,5 +182,6 @@ fn run_args(args: &TestArgs, kernel: &Kernel, initrd: PathBuf) -> RunArgs {
         qmps: Vec::new(),
         paused: false,
         ending: EndingArgs::of_command(args.timeout),
+        report: args.report.clone(),
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod cli;
+pub mod core_dump;
 pub mod doctor;
 pub mod guest_command;
 pub mod kick_signal;

@@ -21,6 +21,7 @@ use std::{
         fd::{AsFd, AsRawFd},
         unix::net::UnixStream,
     },
+    path::PathBuf,
     rc::Rc,
     sync::Arc,
     time::Instant,
@@ -49,7 +50,11 @@ use self::{
     start::{Booted, Start},
     vcpus::{Buses, Setup, VcpuError, Vcpus},
 };
-pub use self::{console::Transcript, disks::DiskReport, vcpus::VcpuReport};
+pub use self::{
+    console::Transcript,
+    disks::DiskReport,
+    vcpus::{Registers, VcpuReport},
+};
 pub(crate) use self::{
     console::{Patience, RawTerminal},
     post::{GuestEvent, Post},
@@ -136,6 +141,16 @@ pub enum RunError {
     Closing(Vec<strata_storage::error::Error>),
 }
 
+/// A core of the guest's memory could not be written; one line for people.
+#[derive(Debug, thiserror::Error)]
+#[error("could not write the core '{}': {source}", path.display())]
+pub struct CoreError {
+    /// Its file.
+    pub path: PathBuf,
+    /// The host's error.
+    pub source: io::Error,
+}
+
 /// Says what was tried when a host call failed.
 fn host(what: &'static str) -> impl Fn(io::Error) -> RunError {
     move |source| RunError::Host { what, source }
@@ -164,6 +179,8 @@ pub struct Ended {
     pub vcpus: Vec<VcpuReport>,
     /// The disks that devices have.
     pub disks: Vec<DiskReport>,
+    /// The core that was written, or why it could not be; `None` where none was wanted.
+    pub core: Option<Result<PathBuf, CoreError>>,
 }
 
 /// Boots a guest and returns when it has powered off, or the run ends for another reason. What it
@@ -275,6 +292,7 @@ pub(crate) fn run_with(
         state,
         notifier,
         transcript: transcript.clone(),
+        core: args.report.core.clone(),
         rules: Rules {
             on_reset: args.ending.on_reset(),
             on_panic: args.ending.on_panic,

@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fs::File,
     io::{self, IsTerminal},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
 };
@@ -12,7 +12,7 @@ use std::{
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use strata_storage::{outlive_size_limit, raise_descriptor_limit};
 use strata_vmm::{
-    cli::{Cli, Command, RunArgs, test::TestArgs},
+    cli::{Cli, Command, RunArgs, report::ReportArgs, test::TestArgs},
     doctor, guest_command,
     machine::{self, Transcript},
     run_result::{FAILED, RunResult},
@@ -62,34 +62,91 @@ fn run(args: &RunArgs, begin: Instant) -> ExitCode {
         let ended = machine::run(args, &serial, &transcript, begin);
         RunResult::new(args.kernel.as_deref(), ended, &transcript, begin)
     };
-    with_result(args.ending.result.as_deref(), run)
+    let name = boots(args);
+    with_report(&args.report, ("strata run", &name), run)
+}
+
+/// What boots: the kernel's file, or that of the first disk.
+fn boots(args: &RunArgs) -> String {
+    let disk = args.disks.first().map(|disk| disk.file.as_path());
+    let file = args.kernel.as_deref().or(disk).and_then(Path::file_name);
+    file.unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// `strata test`.
 fn test(args: &TestArgs, begin: Instant) -> ExitCode {
-    with_result(args.result.as_deref(), || guest_command::run(args, begin))
+    let words: Vec<_> = args
+        .command
+        .iter()
+        .map(|word| word.to_string_lossy())
+        .collect();
+    let name = words.join(" ");
+    with_report(&args.report, ("strata test", &name), || {
+        guest_command::run(args, begin)
+    })
 }
 
-/// Says what came of a run, also in the file that is wanted.
-fn with_result(path: Option<&Path>, run: impl FnOnce() -> RunResult) -> ExitCode {
-    // Before the guest runs: nobody wants to learn of a mistyped directory after an hour.
-    let file = match path.map(|path| File::create(path).map(|file| (path, file))) {
-        None => None,
-        Some(Ok(file)) => Some(file),
-        Some(Err(error)) => return not_written(path.unwrap_or("".as_ref()), &error),
-    };
-    let result = run();
-    eprint!("{}", result.for_people());
-    match file.map(|(path, file)| (path, result.write(&file))) {
-        Some((path, Err(error))) => not_written(path, &error),
-        _ => ExitCode::from(result.exit_status),
+/// Says what came of a run, also in the files that are wanted.
+fn with_report(args: &ReportArgs, name: (&str, &str), run: impl FnOnce() -> RunResult) -> ExitCode {
+    let written = write_report(args, name, run);
+    written.unwrap_or_else(
+        |NotWritten {
+             option,
+             path,
+             error,
+         }| {
+            let path = path.display();
+            eprintln!("strata: could not write {option} {path}: {error}");
+            ExitCode::from(FAILED)
+        },
+    )
+}
+
+/// A file that could not be written.
+struct NotWritten {
+    option: &'static str,
+    path: PathBuf,
+    error: io::Error,
+}
+
+/// Names the file in an error.
+fn failed(option: &'static str, path: &Path) -> impl Fn(io::Error) -> NotWritten {
+    move |error| NotWritten {
+        option,
+        path: path.to_owned(),
+        error,
     }
 }
 
-fn not_written(path: &Path, error: &io::Error) -> ExitCode {
-    eprintln!(
-        "strata: could not write --result {}: {error}",
-        path.display()
-    );
-    ExitCode::from(FAILED)
+/// Makes, or empties, a file that is wanted.
+fn create<'a>(
+    option: &'static str,
+    path: Option<&'a Path>,
+) -> Result<Option<(&'a Path, File)>, NotWritten> {
+    path.map(|path| Ok((path, File::create(path).map_err(failed(option, path))?)))
+        .transpose()
+}
+
+/// The files; `name` is that of the test's suite, and its own.
+fn write_report(
+    args: &ReportArgs,
+    (suite, name): (&str, &str),
+    run: impl FnOnce() -> RunResult,
+) -> Result<ExitCode, NotWritten> {
+    // Before the guest runs: nobody wants to learn of a mistyped directory after an hour.
+    let result_file = create("--result", args.result.as_deref())?;
+    let junit_file = create("--result-junit", args.result_junit.as_deref())?;
+    if let Some(core) = &args.core {
+        core.prepare().map_err(failed("--core", &core.path))?;
+    }
+    let result = run();
+    eprint!("{}", result.for_people());
+    if let Some((path, file)) = result_file {
+        result.write(&file).map_err(failed("--result", path))?;
+    }
+    if let Some((path, file)) = junit_file {
+        let written = result.write_junit(suite, name, &file);
+        written.map_err(failed("--result-junit", path))?;
+    }
+    Ok(ExitCode::from(result.exit_status))
 }

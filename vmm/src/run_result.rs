@@ -1,11 +1,13 @@
 //! What came of a run: the exit status, what people read on standard error, and a file for
 //! programs.
 
+mod junit;
+
 use std::{
     fmt::Write as _,
     fs::File,
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     time::Instant,
 };
 
@@ -39,6 +41,12 @@ pub struct RunResult {
     pub vcpus: Vec<VcpuReport>,
     /// The last lines of the console.
     pub console: Vec<String>,
+    /// The core of the guest's memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub core: Option<PathBuf>,
+    /// Why there is none, though it was wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub core_error: Option<String>,
     /// What ran.
     pub versions: Versions,
     /// A command has ended, and has said what it had to.
@@ -98,6 +106,8 @@ impl RunResult {
             disks: Vec::new(),
             vcpus: Vec::new(),
             console: transcript.tail(),
+            core: None,
+            core_error: None,
             versions: Versions {
                 strata: env!("CARGO_PKG_VERSION"),
                 kernel: kernel.map(|path| path.display().to_string()),
@@ -121,6 +131,11 @@ impl RunResult {
                 result.times.end = Some(since(ended.ended));
                 result.disks = ended.disks;
                 result.vcpus = ended.vcpus;
+                match ended.core {
+                    Some(Ok(path)) => result.core = Some(path),
+                    Some(Err(error)) => result.core_error = Some(error.to_string()),
+                    None => {}
+                }
             }
             Err(error) => {
                 if let RunError::Unusable(_) = error {
@@ -165,6 +180,13 @@ impl RunResult {
         }
         if !self.vcpus.is_empty() {
             self.explain(&mut text);
+        }
+        if let Some(core) = &self.core {
+            let core = core.display();
+            let _ = writeln!(text, "strata: the guest's memory is in '{core}'");
+        }
+        if let Some(why) = &self.core_error {
+            let _ = writeln!(text, "strata: {why}");
         }
         let _ = writeln!(text, "strata: {}", self.reason);
         text

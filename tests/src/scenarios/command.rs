@@ -32,7 +32,11 @@ fn run(stage: &Stage, options: &[&str], command: &[&str]) -> Outcome<Ended> {
 /// Output and errors arrive apart, whole, and without a word of the kernel's.
 fn streams(stage: &mut Stage) -> Outcome<()> {
     let script = "seq 1 20000; echo oops >&2; printf '\\000\\001\\377'; exit 42";
-    let ended = run(stage, &[], &["sh", "-c", script])?;
+    let junit = stage.dir.join("junit.xml").display().to_string();
+    let ended = run(stage, &["--result-junit", &junit], &["sh", "-c", script])?;
+    let report = fs::read_to_string(&junit).context("the report")?;
+    let wanted = "<failure message=\"the command ended with status 42\" type=\"command\"";
+    ensure(report.contains(wanted), || report.clone())?;
     let mut expected: String = (1..=20000).map(|number| format!("{number}\n")).collect();
     // As the harness reads it: what is no text is marked.
     expected += "\0\u{1}\u{fffd}";

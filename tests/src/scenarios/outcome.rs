@@ -1,5 +1,7 @@
 //! How a run ended: the exit status, the last line on standard error, the result's file.
 
+mod core;
+
 use crate::error::{Context, Outcome, ensure};
 use crate::machine::{Boot, Machine};
 use crate::program::{self, Ended};
@@ -27,6 +29,8 @@ struct Case {
     says: &'static str,
     /// People are told what the guest was doing.
     explained: bool,
+    /// The guest's memory is written.
+    core: bool,
 }
 
 const CASES: [Case; 7] = [
@@ -38,6 +42,7 @@ const CASES: [Case; 7] = [
         outcome: "exit",
         says: "the guest ended with code 7",
         explained: false,
+        core: false,
     },
     Case {
         name: "code as QEMU has it",
@@ -47,6 +52,7 @@ const CASES: [Case; 7] = [
         outcome: "exit",
         says: "the guest ended with code 33",
         explained: false,
+        core: false,
     },
     Case {
         name: "panic, told by the device",
@@ -56,6 +62,7 @@ const CASES: [Case; 7] = [
         outcome: "panic",
         says: "the guest's kernel panicked: sysrq triggered crash",
         explained: true,
+        core: true,
     },
     Case {
         name: "panic, then a reset",
@@ -65,6 +72,7 @@ const CASES: [Case; 7] = [
         outcome: "panic",
         says: "the guest's kernel panicked: sysrq triggered crash",
         explained: true,
+        core: true,
     },
     Case {
         name: "reset",
@@ -74,6 +82,7 @@ const CASES: [Case; 7] = [
         outcome: "reset",
         says: "the guest reset the machine",
         explained: false,
+        core: false,
     },
     Case {
         name: "triple fault",
@@ -83,6 +92,7 @@ const CASES: [Case; 7] = [
         outcome: "triple-fault",
         says: "triple fault",
         explained: false,
+        core: true,
     },
     Case {
         name: "time-out",
@@ -92,6 +102,7 @@ const CASES: [Case; 7] = [
         outcome: "timeout",
         says: "the guest had not ended after 30 s",
         explained: true,
+        core: true,
     },
 ];
 
@@ -123,7 +134,22 @@ fn run(stage: &Stage, name: &str, words: &str, options: &[&str]) -> Outcome<(End
 }
 
 fn end(stage: &mut Stage, case: &Case) -> Outcome<()> {
-    let (ended, json) = run(stage, case.name, case.words, case.options)?;
+    let core = stage.dir.join("core");
+    // It must not stay where none is written.
+    fs::write(&core, "an older one").context("core")?;
+    let core_option = format!("{},paging=on", core.display());
+    let options = [case.options, &["--core", &core_option]].concat();
+    let (ended, json) = run(stage, case.name, case.words, &options)?;
+    ensure(core.exists() == case.core, || {
+        format!("{}: {ended:?} {json:#}", case.name)
+    })?;
+    if case.core {
+        core::check(&core, case.words, case.outcome != "triple-fault")?;
+        fs::remove_file(&core).context("core")?;
+        let told = json["core"] == core.display().to_string()
+            && ended.stderr.contains("strata: the guest's memory is in ");
+        ensure(told, || format!("{}: {ended:?} {json:#}", case.name))?;
+    }
     let last = ended.stderr.lines().last().unwrap_or_default();
     let expected = [json!(case.outcome), json!(case.status)];
     let is_right = ended.code == Some(case.status)
@@ -135,7 +161,7 @@ fn end(stage: &mut Stage, case: &Case) -> Outcome<()> {
     if case.explained {
         explained(case, &ended, &json)?;
     } else {
-        let only_line = ended.stderr.lines().count() == 1;
+        let only_line = ended.stderr.lines().count() == 1 + usize::from(case.core);
         ensure(only_line, || format!("{}: {ended:?}", case.name))?;
     }
     stage.say("ended", last);
@@ -188,6 +214,14 @@ fn panic_pauses(stage: &mut Stage) -> Outcome<()> {
     )?;
     let said = machine.hmp.run("info status")?;
     ensure(said.contains("paused (guest-panicked)"), || said.clone())?;
+    let core = stage.dir.join("core");
+    let dump = json!({"paging": true, "protocol": format!("file:{}", core.display())});
+    machine.qmp.run("dump-guest-memory", dump)?;
+    core::check(&core, "rdinit=/none", true)?;
+    fs::remove_file(&core).context("core")?;
+    let refused = machine.hmp.run("dump-guest-memory /no/such/folder/core")?;
+    let wanted = "Error: could not write the core '/no/such/folder/core': No such file";
+    ensure(refused.starts_with(wanted), || refused.clone())?;
     machine.qmp.run("quit", json!({}))?;
     stage.verified("panic, seen on the console", "paused, to be looked at");
     Ok(())
@@ -196,7 +230,12 @@ fn panic_pauses(stage: &mut Stage) -> Outcome<()> {
 /// What cannot be had is said before the guest runs.
 fn refused(stage: &mut Stage) -> Outcome<()> {
     let kernel = stage.images.join("vmlinuz").display().to_string();
-    let cases: [(&[&str], i32, &str); 3] = [
+    let cases: [(&[&str], i32, &str); 4] = [
+        (
+            &["--core", "/no/such/folder/x"],
+            125,
+            "could not write --core /no/such/folder/x: No such file",
+        ),
         (
             &["--exit-port", "0x3f8"],
             125,

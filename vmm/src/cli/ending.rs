@@ -1,6 +1,6 @@
 //! What ends a run, and what a guest's reset or panic does.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -48,9 +48,6 @@ pub struct EndingArgs {
     /// A port where the guest ends the run by writing a code, as PORT[,mapping=raw|qemu].
     #[arg(long, value_name = "PORT", value_parser = parse_exit_port)]
     pub exit_port: Option<ExitPortOption>,
-    /// Write what came of the run into a file, as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub result: Option<PathBuf>,
 }
 
 impl EndingArgs {
@@ -62,7 +59,6 @@ impl EndingArgs {
             on_panic: OnPanic::Exit,
             timeout,
             exit_port: None,
-            result: None,
         }
     }
 

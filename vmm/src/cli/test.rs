@@ -8,6 +8,7 @@ use super::{
     MachineArgs,
     disk::{self, DiskOption},
     duration,
+    report::ReportArgs,
     temporary::TemporaryArgs,
 };
 
@@ -55,9 +56,9 @@ pub struct TestArgs {
     /// End after so long, counted from the start: a number with the suffix s, m or h.
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub timeout: Option<Duration>,
-    /// Write what came of it into a file, as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub result: Option<PathBuf>,
+    /// What is written of it.
+    #[command(flatten)]
+    pub report: ReportArgs,
     /// The command, and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,

@@ -5,6 +5,7 @@
 //! until the step is done, answers meanwhile what need not wait, and takes the next step.
 
 mod course;
+mod dump;
 mod ending;
 mod held;
 
@@ -26,6 +27,7 @@ use strata_exec::Turn;
 pub use self::ending::Rules;
 use self::{
     course::{Admission, Course, Goal, Progress, Step},
+    dump::Dump,
     ending::{End, Panics},
 };
 use super::{
@@ -40,6 +42,7 @@ use super::{
     vcpus::{VcpuReport, Vcpus},
 };
 use crate::{
+    cli::report::CoreOption,
     kvm::{raw::Vm, reset::ChipState},
     monitor::{Action, Answer, Notice, Notifier, RunState},
 };
@@ -74,6 +77,8 @@ pub struct Parts {
     pub notifier: Notifier,
     /// What the guest prints.
     pub transcript: Transcript,
+    /// The core that is wanted of a guest that failed.
+    pub core: Option<CoreOption>,
     /// What ends the run.
     pub rules: Rules,
 }
@@ -92,6 +97,8 @@ pub struct Control {
     underway: Underway,
     /// For the client that has asked for what the course leads to.
     asked: Option<Answer>,
+    /// The core that the course leads to, and what became of it.
+    dump: Dump,
     /// What is known of the end that the course leads to.
     ending: Option<Ending>,
     /// When requests that wait for room are tried again.
@@ -134,6 +141,7 @@ impl Control {
             course: Course::default(),
             underway: Underway::default(),
             asked: None,
+            dump: Dump::default(),
             ending: None,
             retry: None,
         }
@@ -235,6 +243,7 @@ impl Control {
                     return Ok(Some(end.answering(answer)));
                 }
             }
+            Action::Dump(option) => self.dump(option)?,
             Action::SystemPowerdown => {
                 self.parts.board.press_power_button();
                 self.parts.notifier.notify(Notice::Powerdown);
@@ -339,7 +348,9 @@ impl Control {
                 self.parts.transcript.cut();
                 self.panics = Panics::default();
             }
-            Step::Close => self.close(done)?,
+            Step::Dump => self.write_core(done)?,
+            Step::LookBack => self.look_back(done)?,
+            Step::Close => self.close(done),
         }
         Ok(())
     }
@@ -354,12 +365,13 @@ impl Control {
                     && (self.parts.workers.iter().all(Worker::is_idle)
                         || self.rests_but_for_held_requests())
             }
-            Step::Flush | Step::Close => self.underway.done.get(),
+            Step::Flush | Step::Dump | Step::LookBack | Step::Close => self.underway.done.get(),
         }
     }
 
     /// The machine is where it was to be, and goes on to where it is to be next.
     fn reached(&mut self, goal: Goal) -> Result<(), RunError> {
+        let mut reply = Ok(Reply::Done);
         match goal {
             Goal::Stop(state) => {
                 self.parts.state.set(state);
@@ -367,13 +379,17 @@ impl Control {
                 self.begin_to_wait_for_room();
             }
             Goal::Reset { guest } => self.boot_again(guest)?,
+            Goal::Dump => {
+                self.go_on();
+                reply = self.dump.reply();
+            }
             Goal::End => {}
         }
         if let Some(step) = self.course.step() {
             return self.begin(step);
         }
         if let Some(answer) = self.asked.take() {
-            answer.send(Ok(Reply::Done));
+            answer.send(reply);
         }
         Ok(())
     }
@@ -408,6 +424,13 @@ impl Control {
             parts.state.set(RunState::Prelaunch);
         }
         parts.notifier.notify(Notice::Reset { guest });
+        self.go_on();
+        Ok(())
+    }
+
+    /// Lets a machine run that stood still for a moment, if it ran before.
+    fn go_on(&self) {
+        let parts = &self.parts;
         if parts.state.get() == RunState::Running {
             parts.hurry.set(false);
             for worker in &parts.workers {
@@ -415,7 +438,6 @@ impl Control {
             }
             parts.vcpus.resume();
         }
-        Ok(())
     }
 
     /// Sets out for the orderly end: drain, flush, close.
@@ -440,18 +462,41 @@ impl Control {
     }
 
     /// Has every disk closed.
-    fn close(&mut self, done: Rc<Cell<bool>>) -> Result<(), RunError> {
-        let mut found = Rc::default();
-        if let Some(ending) = &mut self.ending {
-            if ending.outcome.as_ref().is_ok_and(Outcome::needs_explaining) {
-                ending.vcpus = self.parts.vcpus.inspect()?;
-            }
-            found = Rc::clone(&ending.errors);
-        }
+    fn close(&self, done: Rc<Cell<bool>>) {
+        let errors = self.ending.as_ref().map(|ending| &ending.errors);
+        let found = errors.cloned().unwrap_or_default();
         self.parts.engine.begin_to_shut_down(move |errors| {
             found.replace(errors);
             done.set(true);
         });
+    }
+
+    /// Looks at what the guest was doing, where that explains its end.
+    fn look_back(&mut self, done: Rc<Cell<bool>>) -> Result<(), RunError> {
+        let ending = self.ending.as_mut();
+        let Some((ending, outcome)) = ending.and_then(|ending| {
+            let outcome = ending.outcome.clone().ok()?;
+            Some((ending, outcome))
+        }) else {
+            done.set(true);
+            return Ok(());
+        };
+        if outcome.needs_explaining() {
+            let registers = self.parts.vcpus.inspect()?;
+            ending.vcpus = registers.iter().map(VcpuReport::new).collect();
+        }
+        match self
+            .parts
+            .core
+            .clone()
+            .filter(|_| outcome.is_worth_a_core())
+        {
+            Some(core) => {
+                self.dump.wanted = Some(core);
+                self.write_core(done)?;
+            }
+            None => done.set(true),
+        }
         Ok(())
     }
 
@@ -472,6 +517,7 @@ impl Control {
             first_request: ending.first_request,
             vcpus: ending.vcpus,
             disks: ending.disks,
+            core: self.dump.take(),
         })
     }
 }

@@ -97,6 +97,11 @@ impl Outcome {
         matches!(self, Self::Panicked(_) | Self::TimedOut(_))
     }
 
+    /// Whether somebody may want to look at the guest's memory.
+    pub fn is_worth_a_core(&self) -> bool {
+        self.needs_explaining() || *self == Self::Reset(ResetCause::TripleFault)
+    }
+
     /// The reason in the event `SHUTDOWN`.
     pub fn cause(&self) -> ShutdownCause {
         match self {

@@ -1,5 +1,6 @@
 //! The vCPUs: one thread each. They run, are parked, or end, all together.
 
+mod registers;
 mod report;
 mod thread;
 
@@ -14,8 +15,8 @@ use kvm_ioctls::Kvm;
 use strata_devices::bus::Bus;
 use vmm_sys_util::signal::Killable;
 
-pub use self::report::VcpuReport;
 use self::thread::VcpuThread;
+pub use self::{registers::Registers, report::VcpuReport};
 use super::post::Post;
 use crate::{
     kick_signal,
@@ -57,10 +58,10 @@ struct State {
     reset_done: usize,
     /// What went wrong in a reset.
     failure: Option<KvmError>,
-    /// Counts requests for a report; a parked thread that has seen fewer answers the last one.
+    /// Counts requests for registers; a parked thread that has seen fewer answers the last one.
     inspections: u64,
     /// Answers to the last request.
-    reports: Vec<Result<VcpuReport, KvmError>>,
+    registers: Vec<Result<Registers, KvmError>>,
 }
 
 struct Shared {
@@ -125,7 +126,7 @@ impl Vcpus {
                 reset_done: 0,
                 failure: None,
                 inspections: 0,
-                reports: Vec::new(),
+                registers: Vec::new(),
             }),
             changed: Condvar::new(),
         });
@@ -208,18 +209,18 @@ impl Vcpus {
     ///
     /// # Errors
     /// What KVM refused.
-    pub fn inspect(&self) -> Result<Vec<VcpuReport>, KvmError> {
+    pub fn inspect(&self) -> Result<Vec<Registers>, KvmError> {
         let mut state = self.shared.lock();
         state.inspections += 1;
-        state.reports.clear();
+        state.registers.clear();
         self.shared.changed.notify_all();
-        while state.reports.len() < self.threads.len() {
+        while state.registers.len() < self.threads.len() {
             state = self.shared.wait(state);
         }
-        let reports: Result<Vec<_>, _> = state.reports.drain(..).collect();
-        let mut reports = reports?;
-        reports.sort_by_key(|report| report.index);
-        Ok(reports)
+        let registers: Result<Vec<_>, _> = state.registers.drain(..).collect();
+        let mut registers = registers?;
+        registers.sort_by_key(|registers| registers.index);
+        Ok(registers)
     }
 
     /// Sets what they are to do, and gets those that are in the guest out of it.

@@ -4,6 +4,7 @@ use strata_block::api::{Cmd, CmdError, ErrorClass, ExportType, Reply};
 use strata_devices::vhost_user::MAX_QUEUES;
 
 use super::notice::{Message, Notifier};
+use crate::cli::report::CoreOption;
 
 /// The machine as the monitor sees it.
 ///
@@ -31,6 +32,8 @@ pub enum Action {
     SystemReset,
     /// `system_powerdown`: press the power button. What the guest makes of it comes later.
     SystemPowerdown,
+    /// `dump-guest-memory`: answered when the core is written, and the machine goes on.
+    Dump(CoreOption),
     /// `quit`: end in the orderly way. Answered before the monitor is dropped.
     Quit,
 }

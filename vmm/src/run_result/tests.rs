@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::machine::CoreError;
 
 fn ended(outcome: Outcome, begin: Instant) -> Ended {
     Ended {
@@ -10,6 +11,7 @@ fn ended(outcome: Outcome, begin: Instant) -> Ended {
         first_request: None,
         vcpus: Vec::new(),
         disks: Vec::new(),
+        core: None,
     }
 }
 
@@ -57,6 +59,39 @@ fn a_failure_of_strata_is_told_apart_from_the_guests_end() {
 }
 
 #[test]
+fn a_core_is_told_of_and_why_there_is_none() {
+    let begin = Instant::now();
+    let with_core = |core| Ended {
+        core: Some(core),
+        ..ended(Outcome::Panicked(None), begin)
+    };
+    let (written, json) = result(Ok(with_core(Ok("vm.core".into()))), begin);
+    assert_eq!(
+        written.for_people(),
+        "strata: the guest's memory is in 'vm.core'\nstrata: the guest's kernel panicked\n"
+    );
+    assert_eq!(
+        (&json["core"], json.get("core-error")),
+        (&"vm.core".into(), None)
+    );
+    let error = CoreError {
+        path: "vm.core".into(),
+        source: io::ErrorKind::StorageFull.into(),
+    };
+    let (failed, json) = result(Ok(with_core(Err(error))), begin);
+    let why = "could not write the core 'vm.core': no storage space";
+    assert_eq!(
+        failed.for_people(),
+        format!("strata: {why}\nstrata: the guest's kernel panicked\n")
+    );
+    // What the guest did counts more.
+    assert_eq!(
+        (&json["core-error"], json.get("core"), &json["exit-status"]),
+        (&why.into(), None, &101.into())
+    );
+}
+
+#[test]
 fn a_command_speaks_for_itself_unless_the_guest_ended_before_it() {
     let begin = Instant::now();
     let kernel = Path::new("/boot/vmlinuz");
@@ -75,4 +110,61 @@ fn a_command_speaks_for_itself_unless_the_guest_ended_before_it() {
     }
     let result = of(Outcome::Panicked(None));
     assert_eq!((result.exit_status, result.outcome), (101, "panic"));
+}
+
+/// What `run` is told as, in JUnit's words.
+fn junit(run: Result<Ended, RunError>, begin: Instant) -> String {
+    let mut text = Vec::new();
+    let (result, _) = result(run, begin);
+    let written = result.write_junit("strata test", "sh -c 'a < b'", &mut text);
+    written.unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn ci_servers_are_told_of_one_test() {
+    let begin = Instant::now();
+    let text = junit(Ok(ended(Outcome::Command(0), begin)), begin);
+    for wanted in [
+        r#"<testsuites name="strata" tests="1" skipped="0" failures="0" errors="0""#,
+        r#"<testsuite name="strata test" tests="1""#,
+        r#"classname="vmlinuz""#,
+        r#"name="sh -c &apos;a &lt; b&apos;""#,
+        r#"time="2.000""#,
+        r#"<property name="outcome" value="command"/>"#,
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    assert!(!text.contains("<failure"), "{text}");
+}
+
+#[test]
+fn ci_servers_are_told_who_failed() {
+    let begin = Instant::now();
+    for (run, wanted) in [
+        (
+            Ok(ended(Outcome::Command(3), begin)),
+            r#"<failure message="the command ended with status 3" type="command""#,
+        ),
+        // The command's own status means what the command says.
+        (
+            Ok(ended(Outcome::Command(125), begin)),
+            r#"<failure message="the command ended with status 125""#,
+        ),
+        (
+            Ok(ended(Outcome::Panicked(Some("no\u{1}init".into())), begin)),
+            "<failure message=\"the guest's kernel panicked: noinit\" type=\"panic\"",
+        ),
+        (
+            Ok(ended(Outcome::TimedOut(Duration::from_secs(9)), begin)),
+            r#"<failure message="the guest had not ended after 9 s" type="timeout""#,
+        ),
+        (
+            Err(RunError::Guest("vCPU 0 stopped".to_owned())),
+            r#"<error message="the guest cannot go on: vCPU 0 stopped" type="failed""#,
+        ),
+    ] {
+        let text = junit(run, begin).replace("&apos;", "'");
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
 }

@@ -105,6 +105,7 @@ impl Fake {
             Action::Cont => switch(state, RunState::Running, Notice::Resume),
             Action::SystemReset => self.notifier.notify(Notice::Reset { guest: false }),
             Action::SystemPowerdown => self.notifier.notify(Notice::Powerdown),
+            Action::Dump(_) => {}
             Action::Quit => self.notifier.notify(Notice::Shutdown(ShutdownCause::Quit)),
         }
         Ok(Reply::Done)

@@ -21,6 +21,8 @@ pub enum Goal {
         /// The guest has asked for it.
         guest: bool,
     },
+    /// A core of the guest's memory is written, and the machine runs or not as before.
+    Dump,
     /// Every disk is closed.
     End,
 }
@@ -34,6 +36,11 @@ pub enum Step {
     Flush,
     /// The devices are as after power-on, and have let go of the guest's memory.
     ResetDevices,
+    /// A core of the guest's memory is written.
+    Dump,
+    /// What people will want to know of the guest has been looked at, and its memory is written if
+    /// that is wanted.
+    LookBack,
     /// Every disk is closed.
     Close,
 }
@@ -43,7 +50,8 @@ impl Goal {
         match self {
             Self::Stop(_) => &[Step::Drain, Step::Flush],
             Self::Reset { .. } => &[Step::Drain, Step::Flush, Step::ResetDevices],
-            Self::End => &[Step::Drain, Step::Flush, Step::Close],
+            Self::Dump => &[Step::Drain, Step::Dump],
+            Self::End => &[Step::Drain, Step::Flush, Step::LookBack, Step::Close],
         }
     }
 }

@@ -20,18 +20,18 @@ impl Control {
         Ok(())
     }
 
-    /// What becomes of failed requests on the way to the goal. After a stop they are tried again;
+    /// What becomes of failed requests on the way to the goal. After a stop, or a core, they are tried again;
     /// whoever would be told has gone after a reset, and at the end.
     pub(super) fn failed_requests(&self) -> FailedRequests {
         match self.course.goal() {
-            Some(Goal::Stop(_)) => FailedRequests::Held,
+            Some(Goal::Stop(_) | Goal::Dump) => FailedRequests::Held,
             Some(Goal::Reset { .. } | Goal::End) | None => FailedRequests::Ended,
         }
     }
 
     /// Whether the guest's requests rest where they are to stay for as long as it is stopped.
     pub(super) fn rests_but_for_held_requests(&self) -> bool {
-        let stops = matches!(self.course.goal(), Some(Goal::Stop(_)));
+        let stops = matches!(self.course.goal(), Some(Goal::Stop(_) | Goal::Dump));
         stops && self.parts.engine.holds_requests() && self.parts.engine.rests()
     }
 

@@ -2,11 +2,9 @@
 
 use std::fmt;
 
-use kvm_bindings::KVM_MP_STATE_HALTED;
-use kvm_ioctls::VcpuFd;
 use serde::{Serialize, Serializer};
 
-use crate::kvm::{Doing, KvmError};
+use super::Registers;
 
 /// A 64-bit register; hexadecimal where it is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,17 +61,12 @@ pub struct VcpuReport {
 }
 
 impl VcpuReport {
-    /// Reads the state of a vCPU that is not in the guest.
-    ///
-    /// # Errors
-    /// What KVM refused.
-    pub fn read(index: u8, fd: &VcpuFd) -> Result<Self, KvmError> {
-        let regs = fd.get_regs().doing("read a vCPU's registers")?;
-        let sregs = fd.get_sregs().doing("read a vCPU's system registers")?;
-        let state = fd.get_mp_state().doing("read a vCPU's state")?;
-        Ok(Self {
-            index,
-            halted: state.mp_state == KVM_MP_STATE_HALTED,
+    /// What `registers` say.
+    pub fn new(registers: &Registers) -> Self {
+        let (regs, sregs) = (&registers.general, &registers.system);
+        Self {
+            index: registers.index,
+            halted: registers.halted,
             privilege_level: sregs.ss.dpl,
             rip: Register(regs.rip),
             rsp: Register(regs.rsp),
@@ -97,7 +90,7 @@ impl VcpuReport {
             cr2: Register(sregs.cr2),
             cr3: Register(sregs.cr3),
             cr4: Register(sregs.cr4),
-        })
+        }
     }
 }
 

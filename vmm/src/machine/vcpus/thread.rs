@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Buses, Shared, VcpuReport, Want};
+use super::{Buses, Registers, Shared, Want};
 use crate::{
     kvm::{
         KvmError, mtrr,
@@ -71,8 +71,8 @@ impl VcpuThread {
             }
             if seen.inspections != state.inspections {
                 seen.inspections = state.inspections;
-                let report = VcpuReport::read(self.index, &self.vcpu.fd);
-                state.reports.push(report);
+                let registers = Registers::read(self.index, &self.vcpu.fd);
+                state.registers.push(registers);
                 self.shared.changed.notify_all();
             }
             match state.want {

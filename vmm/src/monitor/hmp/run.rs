@@ -9,6 +9,7 @@ use super::args::Args;
 use super::table::{COMMANDS, Command};
 use super::words::Words;
 use super::{inflight, info};
+use crate::cli::report::CoreOption;
 use crate::monitor::machine::{Action, Machine, RunState};
 use crate::monitor::step::Step;
 use crate::monitor::{COMPATIBLE_VERSION, PACKAGE, check};
@@ -113,6 +114,11 @@ pub(super) fn system_powerdown(_: &Args, _: &dyn Machine) -> Step<String> {
 
 pub(super) fn system_reset(_: &Args, _: &dyn Machine) -> Step<String> {
     act(Action::SystemReset)
+}
+
+pub(super) fn dump_guest_memory(args: &Args, _: &dyn Machine) -> Step<String> {
+    let path = args.required_text("filename");
+    act(Action::Dump(CoreOption::new(path, args.has('p'))))
 }
 
 pub(super) fn quit(_: &Args, _: &dyn Machine) -> Step<String> {

@@ -141,6 +141,19 @@ pub(super) static COMMANDS: &[Command] = &[
         ..plain("cont", "resume emulation", run::cont)
     },
     Command {
+        usage: "[-p] filename",
+        params: &[
+            param("", Kind::Options(&['p']), false),
+            param("filename", Kind::File, true),
+        ],
+        ..plain(
+            "dump-guest-memory",
+            "write the guest's memory into a file, as an ELF core\n\
+             \t\t\t (-p: also at the addresses of the guest's kernel, for gdb)",
+            run::dump_guest_memory,
+        )
+    },
+    Command {
         alias: Some("?"),
         usage: "[cmd]",
         params: &[param("cmd", Kind::Rest, false)],

@@ -6,6 +6,7 @@ use strata_block::api::{BlockDeviceInfo, Cmd, CmdError, ErrorClass, Reply};
 
 use super::arguments::NoArguments;
 use super::{Context, Outcome, Returned, table, version};
+use crate::cli::report::CoreOption;
 use crate::monitor::json::print;
 use crate::monitor::machine::{Action, RunState};
 use crate::monitor::step::Step;
@@ -137,6 +138,35 @@ pub(super) fn system_reset(_: NoArguments, _: &mut Context<'_>) -> Started {
 
 pub(super) fn system_powerdown(_: NoArguments, _: &mut Context<'_>) -> Started {
     act(Action::SystemPowerdown)
+}
+
+/// `dump-guest-memory`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct DumpGuestMemory {
+    paging: bool,
+    protocol: String,
+    detach: Option<bool>,
+    begin: Option<i64>,
+    length: Option<i64>,
+    format: Option<String>,
+}
+
+pub(super) fn dump_guest_memory(arguments: DumpGuestMemory, _: &mut Context<'_>) -> Started {
+    let refused = |desc: &str| Err(CmdError::generic(desc));
+    if arguments.detach == Some(true) {
+        return refused("detach is not supported: the answer comes when the core is written");
+    }
+    if arguments.begin.is_some() || arguments.length.is_some() {
+        return refused("Parts of the memory cannot be dumped: leave out begin and length");
+    }
+    if arguments.format.is_some_and(|format| format != "elf") {
+        return refused("Only the format elf is supported");
+    }
+    let Some(path) = arguments.protocol.strip_prefix("file:") else {
+        return refused("parameter 'protocol' must start with 'file:'");
+    };
+    act(Action::Dump(CoreOption::new(path, arguments.paging)))
 }
 
 pub(super) fn quit(_: NoArguments, _: &mut Context<'_>) -> Started {

@@ -39,6 +39,7 @@ const MACHINE: &[Command] = commands! {
     "cont" => run::cont,
     "system_reset" => run::system_reset,
     "system_powerdown" => run::system_powerdown,
+    "dump-guest-memory" => run::dump_guest_memory,
     "quit" => run::quit,
     "human-monitor-command" => run::human_monitor_command,
 };

@@ -25,9 +25,15 @@ fn each_goal_has_its_steps() {
             RESET,
             vec![Next(Step::Flush), Next(Step::ResetDevices), Reached(RESET)],
         ),
+        (Goal::Dump, vec![Next(Step::Dump), Reached(Goal::Dump)]),
         (
             Goal::End,
-            vec![Next(Step::Flush), Next(Step::Close), Reached(Goal::End)],
+            vec![
+                Next(Step::Flush),
+                Next(Step::LookBack),
+                Next(Step::Close),
+                Reached(Goal::End),
+            ],
         ),
     ] {
         let mut course = Course::default();

@@ -219,7 +219,7 @@ fn panic_pauses(stage: &mut Stage) -> Outcome<()> {
     machine.qmp.run("dump-guest-memory", dump)?;
     core::check(&core, "rdinit=/none", true)?;
     fs::remove_file(&core).context("core")?;
-    let refused = machine.hmp.run("dump-guest-memory /no/such/folder/core")?;
+    let refused = machine.hmp.send("dump-guest-memory /no/such/folder/core")?;
     let wanted = "Error: could not write the core '/no/such/folder/core': No such file";
     ensure(refused.starts_with(wanted), || refused.clone())?;
     machine.qmp.run("quit", json!({}))?;

@@ -20,8 +20,8 @@ impl Control {
         Ok(())
     }
 
-    /// What becomes of failed requests on the way to the goal. After a stop, or a core, they are tried again;
-    /// whoever would be told has gone after a reset, and at the end.
+    /// What becomes of failed requests on the way to the goal. After a stop, or a core, they are
+    /// tried again; whoever would be told has gone after a reset, and at the end.
     pub(super) fn failed_requests(&self) -> FailedRequests {
         match self.course.goal() {
             Some(Goal::Stop(_) | Goal::Dump) => FailedRequests::Held,

@@ -1,7 +1,7 @@
 //! The files that a run leaves for programs and people.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -82,7 +82,7 @@ fn core_parser() -> impl TypedValueParser<Value = CoreOption> {
 /// What is wrong with it.
 fn parse_core(text: &OsStr) -> Result<CoreOption, String> {
     let mut parts = split_options(text).into_iter();
-    let path: OsString = parts.next().unwrap_or_default().into();
+    let path = parts.next().unwrap_or_default();
     let mut addresses = Addresses::Physical;
     for part in parts {
         for (key, value) in keys::pairs(&part.to_string_lossy())? {

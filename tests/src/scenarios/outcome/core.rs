@@ -73,7 +73,7 @@ pub fn check(path: &Path, words: &str, registers: bool) -> Outcome<()> {
             .iter()
             .find(|load| (load.linear..load.linear.saturating_add(load.len)).contains(&pointer));
         let code = code.filter(|load| load.linear >= KERNEL_HALF);
-        let code = code.context(&format!("the code at {pointer:#x}"))?;
+        let code = code.context(format!("the code at {pointer:#x}"))?;
         let bytes = core.read(code.offset + pointer - code.linear, 16)?;
         ensure(bytes.iter().any(|byte| *byte != 0), || "no code".to_owned())?;
     }

@@ -38,13 +38,13 @@ fn pages_of_all_sizes_that_follow_each_other_are_one_run() {
         (TOP, 511, 0x2000 | PRESENT),
         (0x2000, 510, 0x3000 | PRESENT),
         // 2 MiB from 2 MiB on, then a table whose first pages follow.
-        (0x3000, 8, 2 * MIB | LARGE | PRESENT),
+        (0x3000, 8, (2 * MIB) | LARGE | PRESENT),
         (0x3000, 9, 0x4000 | PRESENT),
-        (0x4000, 0, 4 * MIB | PRESENT),
+        (0x4000, 0, (4 * MIB) | PRESENT),
         (0x4000, 1, (4 * MIB + 0x1000) | PRESENT),
         // Somewhere else, and behind the memory's end.
         (0x4000, 3, 0x5000 | PRESENT),
-        (0x4000, 4, 64 * MIB | PRESENT),
+        (0x4000, 4, (64 * MIB) | PRESENT),
         // 1 GiB, of which 8 MiB are memory.
         (0x2000, 511, LARGE | PRESENT),
     ]);

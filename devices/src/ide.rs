@@ -19,6 +19,7 @@ mod drive;
 mod function;
 mod identify;
 mod ports;
+mod smart;
 mod taskfile;
 mod worker;
 
@@ -38,7 +39,7 @@ use self::{
     ports::{CommandPorts, ControlPort},
 };
 pub use self::{
-    drive::Media,
+    drive::{DriveOptions, Media},
     worker::{IdeWorker, IdeWorkerParts},
 };
 use crate::{
@@ -65,19 +66,20 @@ pub struct IdeController {
 
 impl IdeController {
     /// A controller with the drives that `disks` describe (primary master and slave, then
-    /// secondary), of the kind given, which raises `lines` ([`IRQS`]) and whose bus master BAR is at the port
+    /// secondary), as `DriveOptions` say, which raises `lines` ([`IRQS`]) and whose bus master BAR is at the port
     /// `bus_master` ([`BUS_MASTER_LEN`] ports).
     ///
     /// # Errors
     /// If the host has no eventfd left.
     pub fn new(
-        disks: [Option<(&DiskInfo, Media)>; 4],
+        disks: [Option<(&DiskInfo, DriveOptions)>; 4],
         memory: Arc<GuestMemoryMmap>,
         lines: [Arc<dyn IrqLine>; 2],
         bus_master: u16,
     ) -> io::Result<(Self, IdeWorkerParts)> {
         let doorbell = EventFd::new(EFD_NONBLOCK)?;
-        let drive = |place: usize| disks[place].map(|(info, media)| Drive::new(info, media, place));
+        let drive =
+            |place: usize| disks[place].map(|(info, options)| Drive::new(info, options, place));
         let [first, second] = lines;
         let channel = |at: usize, line| -> io::Result<_> {
             let drives = [drive(2 * at), drive(2 * at + 1)];

@@ -50,6 +50,7 @@ impl Submit for Memory {
             id: "memory".to_owned(),
             size: SIZE as u64,
             block_size: 512,
+            physical_block_size: 512,
             read_only: false,
             discard: true,
             discard_granularity: 512,

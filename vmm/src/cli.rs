@@ -70,6 +70,8 @@ pub enum Command {
                   discard=ignore|unmap, detect-zeroes=off|on|unmap, serial=TEXT, iothread=NAME,\n  \
                   backing-format=qcow2|raw|qed, backing-folders=DIR:DIR (where backing files may lie),\n  \
                   reconnect-delay=SECONDS, bootindex=N (the lowest is booted first),\n  \
+                  logical-block-size=512|4096 (virtio; IDE has 512),\n  \
+                  physical-block-size=BYTES [logical-block-size], wwn=NUMBER (IDE), rotational=on|off (IDE) [off],\n  \
                   rerror=report|ignore|stop [report], werror=report|ignore|enospc|stop [enospc]: what is done\n  \
                   when a read or anything else fails. 'stop' stops the guest and tries again at 'cont', and\n  \
                   'enospc' does so where there is no room, and goes on by itself when there is some.\n  \

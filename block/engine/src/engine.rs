@@ -152,6 +152,7 @@ impl Engine {
         self.exec.block_on(async move {
             let root = engine.open_chain(node, &spec).await?;
             refuse_empty(&root)?;
+            refuse_partial(&root, spec.disk.block_size())?;
             Ok(engine.attach(root, spec, id))
         })
     }
@@ -329,6 +330,20 @@ fn refuse_empty(root: &Rc<Node>) -> Result<()> {
         return Err(Error::Image {
             file: root.path().to_owned(),
             why: "is empty; a disk has at least one sector of 512 bytes".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// A disk is whole sectors. (What is missing to one of 512 bytes is cut off.)
+fn refuse_partial(root: &Rc<Node>, block_size: u32) -> Result<()> {
+    let size = root.size();
+    if block_size > 512 && !size.is_multiple_of(block_size.into()) {
+        return Err(Error::Image {
+            file: root.path().to_owned(),
+            why: format!(
+                "is of {size} bytes, which is no multiple of logical-block-size={block_size}"
+            ),
         });
     }
     Ok(())

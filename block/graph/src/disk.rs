@@ -50,15 +50,18 @@ pub type Completion = IoResult<()>;
 pub struct DiskInfo {
     /// The disk's id in the monitor, such as `virtio0`.
     pub id: String,
-    /// Bytes, a multiple of 512.
+    /// Bytes, a multiple of the logical block size.
     pub size: u64,
-    /// Logical block size in bytes: 512.
+    /// Logical block size in bytes: 512 or 4096.
     pub block_size: u32,
+    /// Bytes that are written at once without anything being read first, as the user says: a power
+    /// of two, no less than `block_size`.
+    pub physical_block_size: u32,
     /// Writes are refused.
     pub read_only: bool,
     /// Discard requests are worth sending.
     pub discard: bool,
-    /// Bytes, a multiple of 512: an aligned piece of this size is the least that a discard gives
+    /// Bytes, a multiple of the logical block size: an aligned piece of this size is the least that a discard gives
     /// back. It is that of the layer that was on top when the device was made.
     pub discard_granularity: u32,
     /// Serial number as given by the user (at most 20 bytes are shown to the guest).

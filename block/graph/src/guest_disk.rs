@@ -30,6 +30,11 @@ pub struct DiskOptions {
     pub device: String,
     /// Serial number that the guest sees.
     pub serial: String,
+    /// Bytes in the sectors that the guest counts in, where it was said: 512 or 4096.
+    pub logical_block_size: Option<u32>,
+    /// Bytes in the sectors that the guest is told to write as a whole, where it was said: a power
+    /// of two, no less than in logical ones.
+    pub physical_block_size: Option<u32>,
     /// The device is one for discs, for `info block`.
     pub removable: bool,
     /// Writes are refused.
@@ -49,6 +54,13 @@ pub struct DiskOptions {
     pub temporary: Option<PathBuf>,
     /// What is done about errors of the guest's requests.
     pub errors: ErrorPolicy,
+}
+
+impl DiskOptions {
+    /// Bytes in the sectors that the guest counts in.
+    pub fn block_size(&self) -> u32 {
+        self.logical_block_size.unwrap_or(512)
+    }
 }
 
 /// `detect-zeroes`.
@@ -165,11 +177,15 @@ impl GuestDisk {
         let info = Rc::new(DiskInfo {
             id: options.id.clone(),
             size: whole_size(&root),
-            block_size: 512,
+            block_size: options.block_size(),
+            physical_block_size: options
+                .physical_block_size
+                .unwrap_or_else(|| options.block_size()),
             read_only: options.read_only,
             discard: options.discard,
             discard_granularity: u32::try_from(root.granularity())
-                .expect("a cluster at most: 64 MiB"),
+                .expect("a cluster at most: 64 MiB")
+                .max(options.block_size()),
             serial: options.serial.clone(),
         });
         Rc::new_cyclic(|this| Self {

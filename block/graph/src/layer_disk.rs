@@ -31,6 +31,7 @@ impl LayerDisk {
             id: layer.name().to_owned(),
             size: whole_size(&layer),
             block_size: 512,
+            physical_block_size: 512,
             read_only: true,
             discard: false,
             discard_granularity: 512,

@@ -7,6 +7,7 @@
 
 mod commands;
 mod packet;
+mod smart;
 mod transfer;
 
 use std::sync::Arc;

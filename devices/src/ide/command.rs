@@ -44,6 +44,10 @@ pub enum Command {
     CheckPower,
     /// STANDBY, IDLE, their IMMEDIATE forms, and SLEEP: there is no motor to stop.
     Power,
+    /// SMART.
+    Smart,
+    /// READ LOG EXT.
+    ReadLogExt,
     /// EXECUTE DEVICE DIAGNOSTIC.
     Diagnostic,
     /// What only a CD drive knows.
@@ -88,7 +92,7 @@ pub enum Fua {
 
 impl Command {
     /// A disk's command with this code, or `None` for one that is aborted: unknown ones, and NOP,
-    /// DEVICE RESET, IDENTIFY PACKET DEVICE and SMART, which a drive without those features aborts.
+    /// DEVICE RESET and IDENTIFY PACKET DEVICE, which a drive without those features aborts.
     pub fn decode(code: u8) -> Option<Self> {
         use Protocol::{Dma, Pio, PioMultiple};
         use Width::{Ext, Short};
@@ -100,6 +104,7 @@ impl Command {
             0x25 => Self::Read(Dma, Ext),
             0x27 => Self::NativeMax(Ext),
             0x29 => Self::Read(PioMultiple, Ext),
+            0x2f => Self::ReadLogExt,
             0x30 | 0x31 => Self::Write(Pio, Short, Fua::No),
             0x34 => Self::Write(Pio, Ext, Fua::No),
             0x35 => Self::Write(Dma, Ext, Fua::No),
@@ -112,6 +117,7 @@ impl Command {
             0x91 => Self::InitializeParameters,
             0x94..=0x97 | 0x99 | 0xe0..=0xe3 | 0xe6 => Self::Power,
             0x98 | 0xe5 => Self::CheckPower,
+            0xb0 => Self::Smart,
             0xc4 => Self::Read(PioMultiple, Short),
             0xc5 => Self::Write(PioMultiple, Short, Fua::No),
             0xc6 => Self::SetMultiple,

@@ -4,7 +4,8 @@ use strata_block::disk::DiskInfo;
 
 use super::{
     cdrom::{self, Cdrom},
-    taskfile::{Geometry, Signature, TaskFile},
+    smart::{CommandRecord, Smart},
+    taskfile::{Error, Geometry, Signature, Status, TaskFile},
 };
 
 /// Bytes in a sector.
@@ -31,6 +32,17 @@ pub enum Media {
     Cdrom,
 }
 
+/// What a drive is, beyond its disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DriveOptions {
+    /// Its kind.
+    pub media: Media,
+    /// World wide name.
+    pub wwn: Option<u64>,
+    /// It says that it rotates; otherwise, that it does not. A CD drive says neither.
+    pub rotational: bool,
+}
+
 /// A drive and its registers.
 #[derive(Debug)]
 pub struct Drive {
@@ -42,6 +54,16 @@ pub struct Drive {
     pub ready: bool,
     /// What makes it a CD drive.
     pub cdrom: Option<Cdrom>,
+    /// Place on the controller, 0 to 3; odd ones are a cable's second.
+    pub place: usize,
+    /// What it is.
+    pub options: DriveOptions,
+    /// Of a disk, its health.
+    pub smart: Smart,
+    /// The last command.
+    command: CommandRecord,
+    /// Logical sectors in a physical one, as a power of two.
+    pub physical_exponent: u8,
     /// Sectors on the drive.
     pub sectors: u64,
     /// Serial number, as given by the user or made up from the drive's place.
@@ -62,19 +84,24 @@ pub struct Drive {
 
 impl Drive {
     /// The drive for the disk that `info` describes, at `place` (0 to 3) on its controller.
-    pub fn new(info: &DiskInfo, media: Media, place: usize) -> Self {
+    pub fn new(info: &DiskInfo, options: DriveOptions, place: usize) -> Self {
         let sectors = info.size / SECTOR;
         let serial = if info.serial.is_empty() {
             format!("ST{place:05}")
         } else {
             info.serial.clone()
         };
-        let cdrom = (media == Media::Cdrom).then(|| Cdrom::new(serial.clone()));
+        let cdrom = (options.media == Media::Cdrom).then(|| Cdrom::new(serial.clone()));
         Self {
             file: TaskFile::new(signature(cdrom.is_some())),
             failed: false,
             ready: cdrom.is_none(),
             cdrom,
+            place,
+            options,
+            smart: Smart::new(),
+            command: CommandRecord::default(),
+            physical_exponent: physical_exponent(info),
             sectors,
             serial,
             trim: info.discard && !info.read_only,
@@ -94,6 +121,24 @@ impl Drive {
     /// What tells what it is.
     pub fn signature(&self) -> Signature {
         signature(self.cdrom.is_some())
+    }
+
+    /// A command is about to be carried out, as the registers say.
+    pub fn record_command(&mut self, code: u8) {
+        let [count, low, mid, high, device] = self.file.registers();
+        self.command = CommandRecord {
+            registers: [self.file.features(), count, low, mid, high, device],
+            code,
+            milliseconds: self.smart.milliseconds(),
+        };
+    }
+
+    /// The command has failed for what lies on the drive, or does not.
+    pub fn log_failure(&mut self, error: Error) {
+        let [count, low, mid, high, device] = self.file.registers();
+        let status = Status::READY | Status::SEEK_COMPLETE | Status::ERROR;
+        let registers = [error.bits(), count, low, mid, high, device, status.bits()];
+        self.smart.failed(self.command, registers);
     }
 
     /// Blocks of the disc in a CD drive. What is missing in the last one reads as zeros.
@@ -131,6 +176,12 @@ impl Drive {
             _ => Err(first.max(self.sectors)),
         }
     }
+}
+
+/// Sectors of 512 bytes in a physical one, as a power of two.
+fn physical_exponent(info: &DiskInfo) -> u8 {
+    let sectors = u64::from(info.physical_block_size) / SECTOR;
+    sectors.checked_ilog2().unwrap_or_default() as u8
 }
 
 fn signature(is_cdrom: bool) -> Signature {

@@ -13,6 +13,11 @@ const MODEL: &str = "STRATA HARDDISK";
 const CDROM_MODEL: &str = "STRATA DVD-ROM";
 const FIRMWARE: &str = "1.0";
 
+const SMART: u16 = 1 << 0;
+/// Of word 84: SMART's error log and self-test.
+const SMART_LOGS: u16 = 0b11;
+const LOGS_EXT: u16 = 1 << 5;
+const WWN: u16 = 1 << 8;
 const PACKET: u16 = 1 << 4;
 const DEVICE_RESET: u16 = 1 << 9;
 const POWER_MANAGEMENT: u16 = 1 << 3;
@@ -87,6 +92,7 @@ pub fn packet_data(drive: &Drive) -> Vec<u8> {
     words.put(84, VALID);
     words.put(85, FEATURES);
     words.put(87, VALID);
+    put_wwn(&mut words, drive);
     words.into_bytes()
 }
 
@@ -94,7 +100,21 @@ fn put_identity(words: &mut Words, drive: &Drive) {
     words.put(0, 0x0040); // ATA, not removable
     put_names(words, drive, MODEL);
     words.put(80, 0x01f0); // ATA/ATAPI-4 to ATA8-ACS
-    words.put(217, 1); // does not rotate
+    // Turns in a minute; 1 for none.
+    words.put(217, if drive.options.rotational { 7200 } else { 1 });
+}
+
+/// The name, its most significant word first, and that there is one.
+fn put_wwn(words: &mut Words, drive: &Drive) {
+    let Some(name) = drive.options.wwn else {
+        return;
+    };
+    for (word, bytes) in (108..112).zip(name.to_be_bytes().as_chunks().0) {
+        words.put(word, u16::from_be_bytes(*bytes));
+    }
+    for word in [84, 87] {
+        words.0[word] |= WWN;
+    }
 }
 
 fn put_names(words: &mut Words, drive: &Drive, model: &str) {
@@ -118,7 +138,15 @@ fn put_capacity(words: &mut Words, drive: &Drive) {
     words.put_u32(60, drive.sectors.min(LBA28_SECTORS) as u32);
     words.put_u32(100, drive.sectors as u32);
     words.put_u32(102, (drive.sectors >> 32) as u32);
-    words.put(106, VALID); // one logical sector per physical sector
+    // Sectors are of 512 bytes; so many of them are a physical one.
+    const SEVERAL: u16 = 1 << 13;
+    words.put(
+        106,
+        match drive.physical_exponent {
+            0 => VALID,
+            exponent => VALID | SEVERAL | u16::from(exponent),
+        },
+    );
 }
 
 fn put_modes(words: &mut Words, drive: &Drive) {
@@ -146,15 +174,21 @@ fn put_dma(words: &mut Words, drive: &Drive) {
         words.put(cycle_time, 120); // ns
     }
     words.put(88, 0x003f | ultra);
-    words.put(93, 0x6001); // 80-conductor cable
+    // 80-conductor cable, and what a reset of this drive or of its cable's other one has found.
+    let is_second = drive.place % 2 == 1;
+    words.put(93, if is_second { 0x6100 } else { 0x6001 });
 }
 
 fn put_features(words: &mut Words, drive: &Drive) {
-    let supported = NOP | POWER_MANAGEMENT | WRITE_CACHE | LOOK_AHEAD;
+    let supported = SMART | NOP | POWER_MANAGEMENT | WRITE_CACHE | LOOK_AHEAD;
     words.put(82, supported);
     words.put(83, VALID | LBA48 | FLUSH | FLUSH_EXT);
-    words.put(84, VALID | FUA);
-    let mut enabled = supported & !(WRITE_CACHE | LOOK_AHEAD);
+    let extended = FUA | SMART_LOGS | LOGS_EXT;
+    words.put(84, VALID | extended);
+    let mut enabled = supported & !(SMART | WRITE_CACHE | LOOK_AHEAD);
+    if drive.smart.is_enabled() {
+        enabled |= SMART;
+    }
     if drive.write_cache {
         enabled |= WRITE_CACHE;
     }
@@ -163,7 +197,8 @@ fn put_features(words: &mut Words, drive: &Drive) {
     }
     words.put(85, enabled);
     words.put(86, LBA48 | FLUSH | FLUSH_EXT);
-    words.put(87, VALID | FUA);
+    words.put(87, VALID | extended);
+    put_wwn(words, drive);
     if drive.trim {
         words.put(105, MAX_TRIM_BLOCKS);
         words.put(169, 1);

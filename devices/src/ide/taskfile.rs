@@ -184,6 +184,17 @@ impl TaskFile {
         self.features.current
     }
 
+    /// LBA bits 0 to 7.
+    pub fn lba_low(&self) -> u8 {
+        self.lba[0].current
+    }
+
+    /// Count, the three LBA registers and device, as they are.
+    pub fn registers(&self) -> [u8; 5] {
+        let [low, mid, high] = self.lba.map(|latch| latch.current);
+        [self.count.current, low, mid, high, self.device]
+    }
+
     /// The sector count register as it is.
     pub fn count(&self) -> u8 {
         self.count.current

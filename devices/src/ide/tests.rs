@@ -7,3 +7,4 @@ mod hostile;
 mod lifecycle;
 mod pio;
 mod rig;
+mod smart;

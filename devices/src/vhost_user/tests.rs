@@ -76,6 +76,7 @@ impl Submit for Slowly {
             id: "virtio0".into(),
             size: DISK_LEN + self.0.more.get(),
             block_size: 512,
+            physical_block_size: 512,
             read_only: false,
             discard: true,
             discard_granularity: 512,

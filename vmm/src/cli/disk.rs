@@ -65,6 +65,14 @@ pub struct DiskOption {
     pub detect_zeroes: DetectZeroes,
     /// Serial number shown to the guest.
     pub serial: String,
+    /// Bytes in the sectors that the guest counts in, where it was said.
+    pub logical_block_size: Option<u32>,
+    /// Bytes in the sectors that the guest should write as a whole, where it was said.
+    pub physical_block_size: Option<u32>,
+    /// World wide name, where one was given.
+    pub wwn: Option<u64>,
+    /// Whether the guest takes it for one that rotates, where it was said.
+    pub rotational: Option<bool>,
     /// How long requests wait for an NBD server that is gone.
     pub reconnect_delay: Option<Duration>,
     /// Its place in the order in which firmware tries disks; the lowest comes first.
@@ -85,10 +93,53 @@ impl DiskOption {
         }
     }
 
+    /// What the drive is to be must be possible on its interface.
+    fn check_drive(&self) -> Result<(), String> {
+        let is_ide = self.interface == Interface::Ide;
+        let is_cdrom = self.media == Media::Cdrom;
+        if is_cdrom && !is_ide {
+            return Err("media=cdrom is an IDE drive: add if=ide".into());
+        }
+        if is_ide && self.logical_block_size.is_some_and(|size| size != 512) {
+            return Err(
+                "logical-block-size=: IDE has only sectors of 512 bytes: use if=virtio".into(),
+            );
+        }
+        for (key, given) in [
+            ("wwn", self.wwn.is_some()),
+            ("rotational", self.rotational.is_some()),
+        ] {
+            if given && !is_ide {
+                return Err(format!(
+                    "{key}= is for if=ide: virtio-blk has no such property"
+                ));
+            }
+        }
+        for (key, given) in [
+            ("physical-block-size", self.physical_block_size.is_some()),
+            ("rotational", self.rotational.is_some()),
+        ] {
+            if given && is_cdrom {
+                return Err(format!("{key}= is for disks, not for media=cdrom"));
+            }
+        }
+        let logical = self.logical_block_size.unwrap_or(512);
+        match self.physical_block_size {
+            Some(physical) if physical < logical => Err(format!(
+                "physical-block-size={physical} is less than logical-block-size={logical}"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// A key that was given and means nothing where no device has the disk.
     pub fn key_of_device(&self) -> Option<&'static str> {
         let given = [
             ("bootindex", self.boot_index.is_some()),
+            ("logical-block-size", self.logical_block_size.is_some()),
+            ("physical-block-size", self.physical_block_size.is_some()),
+            ("wwn", self.wwn.is_some()),
+            ("rotational", self.rotational.is_some()),
             ("rerror", self.rerror.is_some()),
             ("werror", self.werror.is_some()),
         ];
@@ -98,7 +149,8 @@ impl DiskOption {
 
 const KNOWN: &str = "file, format, if, media, id, node-name, readonly, snapshot, cache, aio, discard, \
                      detect-zeroes, serial, iothread, backing-format, backing-folders, \
-                     reconnect-delay, bootindex, rerror, werror";
+                     reconnect-delay, bootindex, rerror, werror, logical-block-size, \
+                     physical-block-size, wwn, rotational";
 
 /// Parses it.
 ///
@@ -124,10 +176,8 @@ pub fn parse(text: &OsStr) -> Result<DiskOption, String> {
     if disk.file.as_os_str().is_empty() {
         return Err("file=PATH is missing".into());
     }
+    disk.check_drive()?;
     if disk.media == Media::Cdrom {
-        if disk.interface != Interface::Ide {
-            return Err("media=cdrom is an IDE drive: add if=ide".into());
-        }
         disk.read_only = true;
         // Nothing is written that could be thrown away.
         disk.snapshot.get_or_insert(false);
@@ -222,6 +272,17 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
             disk.werror = Some(choose(key, value, &all)?);
         }
         "serial" => disk.serial = value.into(),
+        "logical-block-size" => {
+            let all = [("512", 512), ("4096", 4096)];
+            disk.logical_block_size = Some(choose(key, value, &all)?);
+        }
+        "physical-block-size" => {
+            disk.physical_block_size = Some(physical_block_size(key, value)?);
+        }
+        "wwn" => disk.wwn = Some(wwn(key, value)?),
+        "rotational" => {
+            disk.rotational = Some(choose(key, value, &[("on", true), ("off", false)])?);
+        }
         "iothread" => {
             return Err("iothread is not supported yet: all disks share one device thread".into());
         }
@@ -237,6 +298,30 @@ fn format(key: &str, value: &str) -> Result<Format, String> {
         ("qed", Format::Qed),
     ];
     choose(key, value, &all)
+}
+
+/// A power of two, as large as QEMU allows it at most.
+fn physical_block_size(key: &str, value: &str) -> Result<u32, String> {
+    const SIZES: std::ops::RangeInclusive<u32> = 512..=2 << 20;
+    let size = value.parse::<u32>().ok();
+    size.filter(|size| size.is_power_of_two() && SIZES.contains(size))
+        .ok_or_else(|| {
+            format!("{key}={value}: expected a power of two from 512 to 2097152, in bytes")
+        })
+}
+
+/// 64 bits, in hexadecimal with 0x in front or in decimal.
+fn wwn(key: &str, value: &str) -> Result<u64, String> {
+    let digits = value
+        .strip_prefix("0x")
+        .or_else(|| value.strip_prefix("0X"));
+    let name = match digits {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => value.parse(),
+    };
+    name.ok().filter(|&name| name != 0).ok_or_else(|| {
+        format!("{key}={value}: expected a number of 64 bits such as 0x5000c50015ea71ac")
+    })
 }
 
 /// Names as QEMU allows them: a letter, then letters, digits, '-', '.', '_'.

@@ -12,7 +12,7 @@ use strata_block::{
 use strata_devices::{
     acpi::tables::intx_gsi,
     bus::Overlap,
-    ide::{self, IdeController, IdeWorker, Media},
+    ide::{self, DriveOptions, IdeController, IdeWorker, Media},
     pci::{NoRoom, Slot, SlotTaken, bridges::IDE_FUNCTION},
     virtio::{PciSeat, SetupError, blk},
 };
@@ -162,7 +162,7 @@ pub fn attach(
     let mut numbering = Numbering::default();
     let mut ids: Vec<String> = Vec::new();
     let (mut workers, mut meters) = (Vec::new(), Vec::new());
-    let mut ide_disks: [Option<(Disk, Media)>; 4] = Default::default();
+    let mut ide_disks: [Option<(Disk, DriveOptions)>; 4] = Default::default();
     for option in disks {
         let place = numbering.place(option);
         if ids.contains(&place.id) {
@@ -179,7 +179,7 @@ pub fn attach(
         match option.interface {
             Interface::Virtio => workers.push(seats.virtio(disk, place.index)?),
             Interface::Ide => match ide_disks.get_mut(place.index) {
-                Some(seat) => *seat = Some((disk, option.media)),
+                Some(seat) => *seat = Some((disk, drive(option))),
                 None => return Err(DiskError::NoIdePlace(place.id)),
             },
             Interface::None => {}
@@ -220,6 +220,8 @@ pub fn spec(option: &DiskOption, place: &Place, temporary: &TemporaryArgs) -> Di
         temporary: temporary.directory_for(option),
         errors: option.errors(),
         removable: option.media == Media::Cdrom,
+        logical_block_size: option.logical_block_size,
+        physical_block_size: option.physical_block_size,
         ..Default::default()
     };
     spec
@@ -229,6 +231,15 @@ pub fn spec(option: &DiskOption, place: &Place, temporary: &TemporaryArgs) -> Di
 pub fn virtio_device(index: usize) -> Option<u8> {
     let device = u8::try_from(index).ok()?.checked_add(FIRST_DEVICE)?;
     (device < DEVICES).then_some(device)
+}
+
+/// What the IDE controller needs to know besides.
+fn drive(option: &DiskOption) -> DriveOptions {
+    DriveOptions {
+        media: option.media,
+        wwn: option.wwn,
+        rotational: option.rotational.unwrap_or(false),
+    }
 }
 
 /// The path that QEMU gives the `index`-th device of its kind (`qdev`), for `query-block` and
@@ -264,15 +275,17 @@ impl Seats<'_> {
     }
 
     /// The IDE controller: primary master and slave, then secondary.
-    fn ide(&mut self, disks: [Option<(Disk, Media)>; 4]) -> Result<Worker, DiskError> {
+    fn ide(&mut self, disks: [Option<(Disk, DriveOptions)>; 4]) -> Result<Worker, DiskError> {
         let infos = disks
             .each_ref()
-            .map(|disk| disk.as_ref().map(|(disk, media)| (disk.info(), *media)));
+            .map(|disk| disk.as_ref().map(|(disk, options)| (disk.info(), *options)));
         let bus_master = self.board.bars.io(ide::BUS_MASTER_LEN)?;
         let (controller, parts) = IdeController::new(
-            infos
-                .each_ref()
-                .map(|drive| drive.as_ref().map(|(info, media)| (info.as_ref(), *media))),
+            infos.each_ref().map(|drive| {
+                drive
+                    .as_ref()
+                    .map(|(info, options)| (info.as_ref(), *options))
+            }),
             Arc::clone(self.memory),
             ide::IRQS.map(|irq| self.router.line(irq)),
             bus_master,

@@ -16,6 +16,12 @@ impl Engine {
         if disk.options().read_only {
             return Err(refused("Image is read-only"));
         }
+        let block = disk.options().block_size();
+        if block > 512 && !cmd.size.is_multiple_of(block.into()) {
+            return Err(refused(format!(
+                "The new size must be a multiple of {block}, the disk's logical block size"
+            )));
+        }
         let result = change_size(&disk, cmd.size).await;
         drop(hold);
         self.tell_resized(&disk);

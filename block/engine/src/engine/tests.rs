@@ -26,6 +26,7 @@ mod node_names;
 mod qed;
 mod reopen;
 mod resize;
+mod sectors;
 mod temporary;
 mod zeroes;
 

@@ -39,6 +39,7 @@ impl Channel {
         self.active = self.selected;
         drive.failed = false;
         drive.ready = true;
+        drive.record_command(code);
         drive.file.set_error(Error::empty());
         self.update_line();
         match command {
@@ -73,6 +74,8 @@ impl Channel {
                 drive.file.set_count(POWER_ACTIVE);
                 Ok(())
             }),
+            Command::Smart => self.smart(),
+            Command::ReadLogExt => self.read_log_ext(),
             Command::Recalibrate | Command::Power => self.succeed(),
             Command::Cdrom(command) => self.execute_cdrom(command),
             // Has been dealt with, as it is for both drives.

@@ -315,12 +315,13 @@ impl Channel {
 
     /// Ends a transfer with an error at its next sector.
     pub(super) fn fail_transfer(&mut self, transfer: &Transfer, error: Error) {
-        if let Some(drive) = &mut self.drives[self.active]
-            && transfer.kind != Kind::Trim
-        {
-            drive
-                .file
-                .set_sector(transfer.next, transfer.addressing, drive.geometry);
+        if let Some(drive) = &mut self.drives[self.active] {
+            if transfer.kind != Kind::Trim {
+                drive
+                    .file
+                    .set_sector(transfer.next, transfer.addressing, drive.geometry);
+            }
+            drive.log_failure(error);
         }
         self.fail(error);
     }

@@ -2,7 +2,7 @@ use strata_block::disk::Op;
 use strata_storage::error::IoError;
 
 use super::rig::*;
-use crate::ide::Media;
+use crate::ide::{DriveOptions, Media};
 
 const DMA: u8 = 1;
 const READ_10: u8 = 0x28;
@@ -247,7 +247,14 @@ fn stopping_the_engine_takes_back_what_has_not_been_started() {
 
 #[test]
 fn a_cd_drive_and_a_disk_share_a_cable() {
-    let mut rig = Rig::attached(&[(0, Media::Disk), (1, Media::Cdrom)], info());
+    let mut rig = {
+        let drive = |media| DriveOptions {
+            media,
+            ..DriveOptions::default()
+        };
+        let drives = [(0, drive(Media::Disk)), (1, drive(Media::Cdrom))];
+        Rig::attached(&drives, info())
+    };
     rig.set(6, 0xb0);
     assert_eq!((rig.get(4), rig.get(5), rig.status()), (0x14, 0xeb, 0));
     rig.set(1, 0);

@@ -51,7 +51,8 @@ fn a_read_only_disk_takes_no_writes_and_no_trim() {
 #[test]
 fn unknown_and_unsupported_commands_are_aborted() {
     let mut rig = Rig::new();
-    // NOP, DEVICE RESET, PACKET, IDENTIFY PACKET DEVICE, SMART, security, and codes of nothing.
+    // NOP, DEVICE RESET, PACKET, IDENTIFY PACKET DEVICE, SMART without its key, security, and codes
+    // of nothing.
     for code in [0x00, 0x08, 0xa0, 0xa1, 0xb0, 0xf1, 0xff, 0x80, 0xb1] {
         rig.command(code);
         rig.failed(ABORTED);

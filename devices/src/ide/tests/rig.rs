@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::{
     bus::Bus,
-    ide::{IdeController, IdeWorker, Media},
+    ide::{DriveOptions, IdeController, IdeWorker, Media},
     legacy::doubles::FakeLine,
     pci::SharedPciDevice,
 };
@@ -112,6 +112,7 @@ pub fn info() -> DiskInfo {
         id: "ide0-hd0".into(),
         size: SECTORS * 512,
         block_size: 512,
+        physical_block_size: 512,
         read_only: false,
         discard: true,
         discard_granularity: 512,
@@ -155,24 +156,31 @@ impl Rig {
             read_only: true,
             ..info()
         };
-        Self::attached(&[(0, Media::Cdrom)], disc)
+        let cdrom = DriveOptions {
+            media: Media::Cdrom,
+            ..DriveOptions::default()
+        };
+        Self::attached(&[(0, cdrom)], disc)
     }
 
     /// The disk in all of `places`, which are on one channel.
     fn build(places: &[usize], info: DiskInfo) -> Self {
-        let disks: Vec<_> = places.iter().map(|&place| (place, Media::Disk)).collect();
+        let disks: Vec<_> = places
+            .iter()
+            .map(|&place| (place, DriveOptions::default()))
+            .collect();
         Self::attached(&disks, info)
     }
 
     /// The same with drives of any kind.
-    pub fn attached(places: &[(usize, Media)], info: DiskInfo) -> Self {
+    pub fn attached(places: &[(usize, DriveOptions)], info: DiskInfo) -> Self {
         let disk = FakeDisk::new(info.clone());
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
         let memory = Arc::new(memory);
         let lines = [Arc::new(FakeLine::default()), Arc::new(FakeLine::default())];
         let (mut infos, mut disks) = ([None; 4], [const { None }; 4]);
-        for &(place, media) in places {
-            infos[place] = Some((&info, media));
+        for &(place, options) in places {
+            infos[place] = Some((&info, options));
             disks[place] = Some(Disk::new(disk.clone()));
         }
         let (controller, parts) = IdeController::new(

@@ -24,8 +24,12 @@ pub fn image(info: &DiskInfo, sectors: u64, queues: u16, writeback: bool) -> [u8
     // Header and status take two descriptors of a chain.
     put(12, &(u32::from(super::QUEUE_SIZE) - 2).to_le_bytes());
     put(20, &info.block_size.to_le_bytes());
-    // Topology: one logical block per physical block, aligned, and no better size than that.
-    put(26, &1u16.to_le_bytes());
+    // Topology: so many logical blocks in a physical block, aligned, and no better size than that.
+    let per_physical = info.physical_block_size / info.block_size;
+    let exponent = per_physical.checked_ilog2().unwrap_or_default();
+    put(24, &[u8::try_from(exponent).unwrap_or_default()]);
+    let minimum = u16::try_from(per_physical).unwrap_or(1);
+    put(26, &minimum.to_le_bytes());
     put(WRITEBACK, &[u8::from(writeback)]);
     put(34, &queues.to_le_bytes());
     put(36, &MAX_RANGE_SECTORS.to_le_bytes());

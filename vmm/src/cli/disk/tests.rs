@@ -10,7 +10,9 @@ fn parse(text: &str) -> Result<DiskOption, String> {
 fn every_key_is_understood() {
     let text = "file=/a/b.img,format=qcow2,if=ide,media=disk,id=d0,node-name=n0,readonly=on,snapshot=on,cache=unsafe,\
                 aio=threads,discard=unmap,detect-zeroes=on,serial=S 1,backing-format=raw,\
-                backing-folders=/base:/more,reconnect-delay=7,bootindex=3,rerror=stop,werror=ignore";
+                backing-folders=/base:/more,logical-block-size=512,physical-block-size=4096,\
+                wwn=0x5000c50015ea71ac,rotational=on,reconnect-delay=7,bootindex=3,rerror=stop,\
+                werror=ignore";
     let expected = DiskOption {
         file: "/a/b.img".into(),
         format: Some(Format::Qcow2),
@@ -18,6 +20,10 @@ fn every_key_is_understood() {
         backing_folders: Some(vec!["/base".into(), "/more".into()]),
         interface: Interface::Ide,
         media: Media::Disk,
+        logical_block_size: Some(512),
+        physical_block_size: Some(4096),
+        wwn: Some(0x5000_c500_15ea_71ac),
+        rotational: Some(true),
         id: Some("d0".into()),
         node_name: Some("n0".into()),
         read_only: true,
@@ -74,6 +80,26 @@ fn mistakes_are_named() {
         ),
         ("file=a,id=0x", "a name is a letter"),
         ("file=a,media=dvd", "expected disk, cdrom"),
+        ("file=a,logical-block-size=1024", "expected 512, 4096"),
+        ("file=a,if=ide,logical-block-size=4096", "use if=virtio"),
+        ("file=a,physical-block-size=5000", "a power of two from 512"),
+        ("file=a,physical-block-size=256", "a power of two from 512"),
+        (
+            "file=a,physical-block-size=512,logical-block-size=4096",
+            "physical-block-size=512 is less than logical-block-size=4096",
+        ),
+        ("file=a,wwn=1", "wwn= is for if=ide"),
+        ("file=a,if=ide,wwn=0", "expected a number of 64 bits"),
+        (
+            "file=a,if=ide,wwn=0xfffffffffffffffff",
+            "a number of 64 bits",
+        ),
+        ("file=a,rotational=on", "rotational= is for if=ide"),
+        ("file=a,if=ide,rotational=1", "expected on, off"),
+        (
+            "file=a,if=ide,media=cdrom,rotational=on",
+            "not for media=cdrom",
+        ),
         ("file=a,media=cdrom", "add if=ide"),
         ("file=a,if=none,media=cdrom", "add if=ide"),
         ("file=a,id=", "a name is a letter"),

@@ -47,6 +47,7 @@ pub fn info() -> DiskInfo {
         id: "virtio0".into(),
         size: DISK_LEN,
         block_size: 512,
+        physical_block_size: 512,
         read_only: false,
         discard: true,
         discard_granularity: 65536,

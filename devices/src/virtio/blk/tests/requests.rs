@@ -42,6 +42,23 @@ fn writes_and_reads_move_the_bytes() {
 }
 
 #[test]
+fn requests_for_parts_of_large_sectors_fail() {
+    let mut large = info();
+    (large.block_size, large.physical_block_size) = (4096, 4096);
+    let mut driver = Driver::with(large, 1, u64::MAX);
+    assert_eq!(driver.read_sectors(8, 4096), (OK, 4097));
+    for (sector, len) in [(1, 4096), (8, 512), (8, 4096 + 512)] {
+        assert_eq!(driver.read_sectors(sector, len).0, IOERR, "{sector} {len}");
+        assert_eq!(driver.write_sectors(sector, len).0, IOERR, "{sector} {len}");
+    }
+    for kind in [VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES] {
+        assert_eq!(give(&mut driver, kind, &range(8, 8, 0)), OK);
+        assert_eq!(give(&mut driver, kind, &range(4, 8, 0)), IOERR);
+        assert_eq!(give(&mut driver, kind, &range(8, 4, 0)), IOERR);
+    }
+}
+
+#[test]
 fn data_may_be_scattered_and_cross_into_other_regions() {
     let mut driver = Driver::new();
     for (i, byte) in driver.disk.bytes.borrow_mut().iter_mut().enumerate() {

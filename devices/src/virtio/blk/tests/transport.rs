@@ -77,6 +77,23 @@ fn device_configuration_describes_the_disk() {
 }
 
 #[test]
+fn sectors_may_be_larger() {
+    for (logical, physical, exponent, minimum) in [(4096, 4096, 0, 1), (512, 4096, 3, 8)] {
+        let mut large = info();
+        (large.block_size, large.physical_block_size) = (logical, physical);
+        let mut driver = Driver::unready(large, 1);
+        let config: [u8; 32] = std::array::from_fn(|i| {
+            let at = driver.bar + 0x2000 + i as u64;
+            driver.mmio_read::<1>(at)[0]
+        });
+        // The capacity still counts in 512 bytes.
+        assert_eq!(config[0..8], (0x10_0000u64 / 512).to_le_bytes());
+        assert_eq!(config[20..24], logical.to_le_bytes());
+        assert_eq!(config[24..28], [exponent, 0, minimum, 0]);
+    }
+}
+
+#[test]
 fn features_that_were_not_offered_are_refused() {
     let mut driver = Driver::unready(info(), 1);
     let offered = driver.offered();

@@ -19,6 +19,7 @@ impl Submit for Slow {
             id: "virtio0".to_owned(),
             size: 1 << 20,
             block_size: 512,
+            physical_block_size: 512,
             read_only: false,
             discard: true,
             discard_granularity: 512,

@@ -32,6 +32,7 @@ impl Submit for Idle {
             id: "idle".into(),
             size: 1 << 30,
             block_size: 512,
+            physical_block_size: 512,
             read_only: false,
             discard: false,
             discard_granularity: 512,

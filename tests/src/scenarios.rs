@@ -7,6 +7,7 @@ mod bad_input;
 mod boot;
 mod command;
 mod control;
+mod drives;
 mod firmware;
 mod host;
 mod intx;
@@ -65,6 +66,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "platform",
         about: "what a guest finds besides its disks: the clock, and the ways to start again",
         play: platform::play,
+    },
+    Scenario {
+        name: "drives",
+        about: "what disks and a CD drive say of themselves, to programs made for real ones",
+        play: drives::play,
     },
     Scenario {
         name: "pio",

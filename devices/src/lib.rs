@@ -15,6 +15,7 @@ pub mod ide;
 pub mod legacy;
 #[cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 pub mod pci;
+pub mod smbios;
 #[cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 pub mod vhost_user;
 #[cfg_attr(not(test), warn(clippy::cast_possible_truncation))]

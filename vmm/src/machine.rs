@@ -252,6 +252,7 @@ pub(crate) fn run_with(
         memory: hardware.memory,
         size: args.machine.memory,
         tables: Tables::build(args.machine.cpus),
+        smbios: firmware::smbios(&args.machine).at_its_address(),
     };
     let entry = start.load()?;
 

@@ -42,8 +42,8 @@ pub struct Tables {
 impl Tables {
     /// Start of the BIOS area, where guests search for the RSDP (ACPI 6.5, 5.2.5.1).
     pub const ADDRESS: u64 = 0xe_0000;
-    /// End of the BIOS area.
-    pub const LIMIT: u64 = 0x10_0000;
+    /// What is left of the BIOS area is for [`crate::smbios`].
+    pub const LIMIT: u64 = 0xf_0000;
 
     /// The tables of a machine with `cpus` CPUs (1 to 255), whose APIC ids count from 0.
     ///

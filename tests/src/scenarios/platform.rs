@@ -37,6 +37,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     let mut machine = Machine::start(stage, "guest", &boot)?;
     let found = [
         ("memory types", "mtrrs are set"),
+        ("SMBIOS", "it says who made it"),
         ("clock", "the clock was read"),
         ("alarm", "the alarm woke it"),
     ];

@@ -6,7 +6,12 @@ use strata_block::{
     disk::{Disk, Op, Request},
     engine::Engine,
 };
-use strata_devices::{acpi, fw_cfg::FwCfgItems, legacy::serial::SerialPort};
+use strata_devices::{
+    acpi,
+    fw_cfg::FwCfgItems,
+    legacy::serial::SerialPort,
+    smbios::{Described, Smbios},
+};
 use strata_exec::mem::SgList;
 
 use super::disks;
@@ -142,7 +147,20 @@ pub fn items(args: &RunArgs, order: &BootOrder) -> FwCfgItems {
     for (name, content) in acpi::tables::files(cpus) {
         items.add_file(name, content);
     }
+    let Smbios { anchor, tables } = smbios(&args.machine);
+    items.add_file("etc/smbios/smbios-anchor", anchor);
+    items.add_file("etc/smbios/smbios-tables", tables);
     items
+}
+
+/// What a machine is called, and how large it is.
+pub fn smbios(machine: &MachineArgs) -> Smbios {
+    let below_4g = machine.memory.min(layout::LOW_MEMORY_LIMIT);
+    Smbios::build(&Described {
+        cpus: machine.cpus,
+        below_4g,
+        above_4g: machine.memory - below_4g,
+    })
 }
 
 /// The memory that there is; firmware sees to what lies below 1 MiB.

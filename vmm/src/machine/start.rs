@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use strata_devices::acpi::tables::Tables;
+use strata_devices::{acpi::tables::Tables, smbios::Smbios};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::{
@@ -55,6 +55,8 @@ pub struct Start {
     pub size: u64,
     /// ACPI tables, for a kernel; firmware has its own way to them.
     pub tables: Tables,
+    /// What the machine says of itself, for a kernel, too.
+    pub smbios: Vec<u8>,
 }
 
 impl Start {
@@ -67,6 +69,8 @@ impl Start {
             Booted::Kernel(source) => {
                 let at = GuestAddress(self.tables.address);
                 self.memory.write_slice(&self.tables.bytes, at)?;
+                let at = GuestAddress(Smbios::ADDRESS);
+                self.memory.write_slice(&self.smbios, at)?;
                 source.load(&self.memory, self.size, self.tables.address)
             }
             Booted::Disks(rom) => {

@@ -11,7 +11,8 @@ const SECONDS: u64 = 120;
 /// Bytes of small disks, and what they grow to.
 const SIZES: [u64; 2] = [64 << 20, 96 << 20];
 
-/// Plays it: four IDE drives, one of them for CDs, and two virtio disks, in one guest.
+/// Plays it: four IDE drives, one of them for CDs, and two virtio disks, in one guest, which firmware
+/// starts from the CD.
 pub fn play(stage: &mut Stage) -> Outcome<()> {
     let mut machine = Machine::start(stage, "guest", &boot(stage)?)?;
     for (what, line) in [
@@ -32,6 +33,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         machine.wait_serial(line, SECONDS, |serial| serial.has_said(line))?;
         stage.verified(what, line);
     }
+    stage.verified("boot from the CD", "SeaBIOS and GRUB have read it");
     let ready = "ready for other sizes";
     machine.wait_serial(ready, SECONDS, |serial| serial.has_said(ready))?;
     for device in ["virtio1", "ide1-hd1"] {
@@ -66,16 +68,20 @@ fn boot(stage: &Stage) -> Outcome<Boot> {
             "{},if=ide,serial=DRIVE-0,wwn=0x5000c50015ea71ac,rotational=on,physical-block-size=4096",
             small("a")?
         ),
-        format!("file={},format=raw,if=ide,media=cdrom", disc.display()),
+        format!(
+            "file={},format=raw,if=ide,media=cdrom,bootindex=0",
+            disc.display()
+        ),
         // More than 28 bits of LBA reach.
         format!("{},if=ide", image("large", "qcow2", 200 << 30)?),
         format!("{},if=ide", small("b")?),
         format!("{},logical-block-size=4096", small("c")?),
         format!("{},physical-block-size=4096,serial=DISK-1", small("d")?),
     ];
+    // The disc's boot loader says which script is run.
     Ok(Boot {
-        script: Some("drives"),
         disks,
+        by_firmware: true,
         ..Boot::default()
     })
 }

@@ -40,13 +40,6 @@ pub struct Source {
     pub base: Option<Rc<Node>>,
 }
 
-impl Source {
-    /// All layers of a disk.
-    pub fn whole(top: Rc<Node>) -> Self {
-        Self { top, base: None }
-    }
-}
-
 /// How a disk is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CopyOptions {

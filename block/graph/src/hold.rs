@@ -155,7 +155,7 @@ impl Hold {
     }
 
     /// Whether this holds `layer`.
-    pub fn covers(&self, layer: &Rc<Node>) -> bool {
+    pub(crate) fn covers(&self, layer: &Rc<Node>) -> bool {
         let layers = self.layers.borrow();
         layers.iter().any(|(held, _)| Rc::ptr_eq(held, layer))
     }

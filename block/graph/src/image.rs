@@ -202,7 +202,7 @@ impl Image {
     ///
     /// # Errors
     /// An I/O error, or corrupt tables; a raw image holds everything for ever.
-    pub async fn make_empty(&self) -> IoResult<()> {
+    pub(crate) async fn make_empty(&self) -> IoResult<()> {
         match &self.driver {
             Driver::Raw(file) => Err(IoError::Unsupported {
                 file: file.path().to_owned(),

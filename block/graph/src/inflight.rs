@@ -161,7 +161,7 @@ impl Gate {
     }
 
     /// Requests inside.
-    pub fn inside(&self) -> usize {
+    pub(crate) fn inside(&self) -> usize {
         self.inside.get()
     }
 }

@@ -74,7 +74,7 @@ impl Node {
     ///
     /// # Errors
     /// That the range wraps.
-    pub async fn reading(&self, offset: u64, len: u64) -> IoResult<Reading> {
+    pub(crate) async fn reading(&self, offset: u64, len: u64) -> IoResult<Reading> {
         if !self.is_writable() {
             return Ok(self.counted());
         }

@@ -41,7 +41,8 @@ pub use files::Files;
 pub use hints::FileHints;
 pub use identity::Identity;
 pub use lock::Access;
-pub use nbd::{DEFAULT_RECONNECT_DELAY, NbdOptions, NbdStorage, is_nbd_uri};
+use nbd::NbdOptions;
+pub use nbd::{DEFAULT_RECONNECT_DELAY, NbdStorage, is_nbd_uri};
 pub use option_list::split_options;
 #[cfg(feature = "sim")]
 pub use sim::{Content, Faults, SimFile, SimFolder};

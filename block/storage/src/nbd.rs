@@ -55,13 +55,13 @@ const ZEROS: u64 = 1 << 20;
 
 /// How an export is opened.
 #[derive(Debug, Clone, Copy)]
-pub struct NbdOptions {
+pub(crate) struct NbdOptions {
     /// Writes are refused.
-    pub(crate) read_only: bool,
+    pub read_only: bool,
     /// Flushes are ignored (`cache=unsafe`).
-    pub(crate) no_flush: bool,
+    pub no_flush: bool,
     /// How long requests wait for a server that is gone.
-    pub(crate) reconnect_delay: Duration,
+    pub reconnect_delay: Duration,
 }
 
 /// An export, as a [`super::Storage`].
@@ -90,7 +90,11 @@ impl NbdStorage {
     /// # Errors
     /// The URI is malformed, the server is not there or does not want to, or the export cannot be
     /// written and should be.
-    pub async fn open(exec: &Rc<Executor>, path: &Path, options: NbdOptions) -> Result<Self> {
+    pub(crate) async fn open(
+        exec: &Rc<Executor>,
+        path: &Path,
+        options: NbdOptions,
+    ) -> Result<Self> {
         let refused = |why: String| Error::Image {
             file: path.to_owned(),
             why,
@@ -219,13 +223,8 @@ impl NbdStorage {
     }
 
     /// Bytes of the export.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.link.facts().size
-    }
-
-    /// Whether the export has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     pub(super) async fn extent(&self, offset: u64, len: u64) -> FileExtent {
@@ -260,7 +259,7 @@ impl NbdStorage {
     }
 
     /// The URI as it was given.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 

@@ -158,7 +158,7 @@ impl SimFile {
     }
 
     /// As [`SimFile::crash`], without a copy of all bytes.
-    pub fn after_crash(&self, seed: u64) -> Content {
+    pub(crate) fn after_crash(&self, seed: u64) -> Content {
         let state = self.inode.state.borrow();
         let mut random = seed;
         let mut content = state.durable.clone();

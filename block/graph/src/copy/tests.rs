@@ -37,6 +37,11 @@ const OPTIONS: CopyOptions = CopyOptions {
     speed: 0,
 };
 
+/// All layers of a disk.
+fn whole(top: Rc<Node>) -> Source {
+    Source { top, base: None }
+}
+
 /// A folder with images of [`SIZE`] bytes.
 struct Folder {
     exec: Rc<Executor>,
@@ -166,7 +171,7 @@ fn every_way_gives_the_same_bytes() {
                     if untouched == Untouched::Unknown {
                         scribble(&target, 3).await;
                     }
-                    let sources = vec![Source::whole(source.clone())];
+                    let sources = vec![whole(source.clone())];
                     folder.copy(sources, &target, options).await.unwrap();
                     assert!(read(&target).await == expected, "{format} {options:?}");
                     target.image().close().await.unwrap();
@@ -218,7 +223,7 @@ fn several_disks_one_behind_the_other() {
             expected.extend(bytes);
             if size > 0 {
                 let node = folder.open(&path, Format::Raw, true).await;
-                sources.push(Source::whole(node));
+                sources.push(whole(node));
             }
         }
         for compress in [false, true] {
@@ -252,7 +257,7 @@ fn in_order_the_file_is_the_same_each_time() {
                 compress: true,
                 ..OPTIONS
             };
-            let sources = vec![Source::whole(source.clone())];
+            let sources = vec![whole(source.clone())];
             folder.copy(sources, &target, options).await.unwrap();
             target.image().close().await.unwrap();
             files.push(std::fs::read(folder.path(&name)).unwrap());
@@ -272,7 +277,7 @@ fn zeros_take_no_space() {
         file.write_all_at(&[1; 512], 2 << 20).unwrap();
         let source = folder.open(&path, Format::Raw, true).await;
         let target = folder.create("target", Format::Qcow2, None).await;
-        let sources = vec![Source::whole(source)];
+        let sources = vec![whole(source)];
         folder.copy(sources, &target, OPTIONS).await.unwrap();
         let before = target.extent(0, SIZE).await.unwrap();
         assert_eq!(
@@ -299,7 +304,7 @@ fn the_first_error_ends_the_copy_and_says_where() {
                 any_order,
                 ..OPTIONS
             };
-            let sources = vec![Source::whole(source.clone())];
+            let sources = vec![whole(source.clone())];
             let result = folder.copy(sources, &target, options).await;
             let Err(CopyError::Write { source: why, .. }) = result else {
                 panic!("{result:?}");
@@ -323,7 +328,7 @@ fn progress_gets_to_the_end() {
             assert!(done > slot.get().0 && done <= total);
             slot.set((done, total));
         };
-        let sources = vec![Source::whole(source)];
+        let sources = vec![whole(source)];
         copy(&folder.exec, sources, target, OPTIONS, progress)
             .await
             .unwrap();

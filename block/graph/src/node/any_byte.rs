@@ -16,7 +16,7 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::read`] and [`Node::write`].
-    pub async fn write_bytes(self: &Rc<Self>, offset: u64, data: SgList) -> IoResult<()> {
+    pub(crate) async fn write_bytes(self: &Rc<Self>, offset: u64, data: SgList) -> IoResult<()> {
         let len = data.len() as u64;
         let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
         if len == 0 || offset.is_multiple_of(SECTOR) && end.is_multiple_of(SECTOR) {

@@ -96,7 +96,7 @@ impl FileStorage {
     ///
     /// # Errors
     /// The host's error.
-    pub fn create_unnamed(exec: &Executor, directory: &Path, path: &Path) -> Result<Self> {
+    pub(crate) fn create_unnamed(exec: &Executor, directory: &Path, path: &Path) -> Result<Self> {
         let options = FileOptions {
             no_flush: true,
             ..FileOptions::default()
@@ -184,7 +184,7 @@ impl FileStorage {
     /// # Errors
     /// The host does not let it be written; others use it ([`Error::Locked`]), or may be writing it
     /// (`force_share`). It is open and locked as before then.
-    pub fn make_writable(&self) -> Result<()> {
+    pub(crate) fn make_writable(&self) -> Result<()> {
         if self.options.force_share {
             return Err(Error::Image {
                 file: self.path.clone(),

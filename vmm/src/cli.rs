@@ -75,6 +75,9 @@ pub enum Command {
                   rerror=report|ignore|stop [report], werror=report|ignore|enospc|stop [enospc]: what is done\n  \
                   when a read or anything else fails. 'stop' stops the guest and tries again at 'cont', and\n  \
                   'enospc' does so where there is no room, and goes on by itself when there is some.\n  \
+                  throttling.bps-total=N, also -read and -write, throttling.iops-total=N, also -read and -write: bytes and\n  \
+                  requests a second; each with -max for bursts and -max-length for their seconds [1];\n  \
+                  throttling.iops-size=BYTES: a longer request counts for several; throttling.group=NAME: disks that share limits\n  \
                   PATH may be an NBD export: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH.\n  \
                   A comma inside a value is doubled.\n\n\
                   Exit status:\n  0 the guest powered off, or was told to end (quit, SIGTERM); 1 to 99 the code that the guest gave\n  \
@@ -156,7 +159,7 @@ pub struct MachineArgs {
                   writable=on|off [off], num-queues=N [1], id=NAME\n\
                   Keys of --object tls-creds-x509,...:\n  id=ID, dir=DIR with ca-cert.pem, server-cert.pem and server-key.pem (needed),\n  \
                   verify-peer=on|off [on]\n\
-                  Keys of --disk: as of 'strata run' but rerror and werror; if= only gives a default name.\n\
+                  Keys of --disk: as of 'strata run' but rerror, werror and throttling; if= only gives a default name.\n\
                   A comma inside a value is doubled."
 )]
 pub struct ServeArgs {

@@ -13,6 +13,7 @@ mod job;
 mod number;
 mod object;
 mod socket;
+mod throttle;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
@@ -39,6 +40,7 @@ pub use object::{Endpoint, ObjectAdd, ObjectDel, ObjectType, TlsCreds};
 pub use socket::{
     InetSocketAddress, SocketAddress, SocketAddressLegacy, SocketAddressType, UnixSocketAddress,
 };
+pub use throttle::{BlockSetIoThrottle, ThrottleInfo};
 
 /// What a command answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -246,6 +248,9 @@ pub struct BlockDeviceInfo {
     pub detect_zeroes: String,
     /// Host cache behaviour.
     pub cache: CacheInfo,
+    /// What the guest may ask of it in a second.
+    #[serde(flatten)]
+    pub throttle: ThrottleInfo,
     /// Its dirty bitmaps.
     #[serde(rename = "dirty-bitmaps", skip_serializing_if = "Vec::is_empty")]
     pub dirty_bitmaps: Vec<BitmapInfo>,

@@ -11,6 +11,7 @@ mod resize;
 mod shutdown;
 mod snapshot;
 mod stream;
+mod throttling;
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,7 +30,8 @@ pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};
 use objects::TlsCredentials;
 /// What a [`DiskSpec`] is made of, for those who do not know the graph.
 pub use strata_graph::{
-    DetectZeroes, DiskOptions, ErrorPolicy, Format, OnRequestError, chain::ImageOptions,
+    DetectZeroes, DiskOptions, ErrorPolicy, Format, Limit, Limits, OnRequestError, ThrottleLimits,
+    Throttling, chain::ImageOptions,
 };
 
 use strata_exec::{Executor, Queue, Turn};
@@ -182,10 +184,11 @@ impl Engine {
         };
         let events = self.events.clone();
         let failures = Box::new(move |failed| (events.borrow_mut())(io_error(failed)));
-        let policy = options.errors;
+        let (policy, throttling) = (options.errors, options.throttling.clone());
         let disk = GuestDisk::new(self.exec.clone(), failures, root, (options, image), id);
         let backend = Backend::new(self.exec.clone(), disk.clone(), policy);
         self.disks.borrow_mut().push(disk);
+        self.throttle(&backend, &throttling);
         self.backends.borrow_mut().push(backend.clone());
         Disk::new(backend)
     }
@@ -282,6 +285,7 @@ impl Engine {
         let jobs = &self.jobs;
         let done = match cmd {
             Cmd::BlockStream(cmd) => self.start_stream(cmd),
+            Cmd::BlockSetIoThrottle(cmd) => self.set_io_throttle(&cmd),
             Cmd::BlockJobCancel(cmd) => jobs.cancel(&cmd.device, cmd.force.unwrap_or(false)),
             Cmd::BlockJobSetSpeed(cmd) => jobs.set_speed(&cmd.device, cmd.speed),
             Cmd::BlockJobPause(job) => jobs.pause(&job.device),

@@ -1,24 +1,29 @@
 //! [`Backend`]: a disk as the device that has it as its drive sees it.
 //!
-//! What concerns the guest's requests and nobody else's is here: what is done about errors. Jobs and
-//! exports go past it. A request waits here outside the disk's gate, so whatever drains the disk (a
-//! snapshot, a resize, the end of a job) does not wait for it, and it finds the layers that there
-//! are when it goes on.
+//! What concerns the guest's requests and nobody else's is here: throttling, and what is done about
+//! errors. Jobs and exports go past it. A request waits here outside the disk's gate, so whatever
+//! drains the disk (a snapshot, a resize, the end of a job) does not wait for it, and it finds the
+//! layers that there are when it goes on.
 
 mod policy;
+mod throttle;
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     rc::{Rc, Weak},
 };
 
 use strata_exec::{Executor, Queue, sync::WaitQueue};
 use strata_storage::error::IoError;
 
-pub use self::policy::{ErrorPolicy, OnRequestError};
+use self::throttle::{Member, Way};
+pub use self::{
+    policy::{ErrorPolicy, OnRequestError},
+    throttle::{Limit, Limits, ThrottleGroup, ThrottleLimits, Throttling},
+};
 use crate::{
     ErrorAction, GuestDisk,
-    disk::{Completion, DiskInfo, Done, ExtentsDone, Request, Submit},
+    disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
     named_request::NamedRequest,
 };
 
@@ -26,6 +31,9 @@ use crate::{
 pub struct Backend {
     disk: Rc<GuestDisk>,
     policy: ErrorPolicy,
+    throttle: RefCell<Option<Rc<Member>>>,
+    /// Throttled requests go on at once: the guest comes to rest.
+    open: Cell<bool>,
     exec: Rc<Executor>,
     /// Requests that the device has sent and has not been answered.
     under_way: Cell<usize>,
@@ -68,6 +76,8 @@ impl Backend {
         Rc::new_cyclic(|this| Self {
             disk,
             policy,
+            throttle: RefCell::default(),
+            open: Cell::default(),
             exec,
             under_way: Cell::default(),
             stopped: Held::default(),
@@ -117,8 +127,55 @@ impl Backend {
         }
     }
 
+    /// The group whose limits the device's requests keep to.
+    pub fn throttle_group(&self) -> Option<Rc<ThrottleGroup>> {
+        let member = self.throttle.borrow();
+        member.as_ref().map(|member| member.group().clone())
+    }
+
+    /// From now on the device's requests keep to the limits of `group`, or to none. Those that
+    /// wait have to wait there, or go on.
+    pub fn set_throttle_group(&self, group: Option<&Rc<ThrottleGroup>>) {
+        let member = group.map(ThrottleGroup::join);
+        if let Some(member) = &member {
+            member.set_open(self.open.get());
+        }
+        if let Some(former) = self.throttle.replace(member) {
+            former.leave();
+        }
+    }
+
+    /// Whether throttled requests go on at once, though they still count: what waits for the guest
+    /// to come to rest does not wait for them.
+    pub fn let_through(&self, open: bool) {
+        self.open.set(open);
+        if let Some(member) = &*self.throttle.borrow() {
+            member.set_open(open);
+        }
+    }
+
+    /// Waits until the limits let a request through.
+    async fn throttle(&self, request: &Request) {
+        let way = match request.op {
+            Op::Read => Way::Read,
+            Op::Write { .. } | Op::WriteZeroes { .. } => Way::Write,
+            // They are no transfers, and QEMU does not count them either.
+            Op::Flush | Op::Discard => return,
+        };
+        loop {
+            let member = self.throttle.borrow().clone();
+            let Some(member) = member else {
+                return;
+            };
+            if member.pass(way, request.len).await {
+                return;
+            }
+        }
+    }
+
     /// Carries out a request, again and again where it is held. What to answer.
     async fn carry_out(&self, request: &Request) -> Completion {
+        self.throttle(request).await;
         let mut quiet = false;
         loop {
             let Err(failed) = self.disk.carry_out(request).await else {

@@ -16,7 +16,7 @@ use strata_storage::error::{IoError, IoResult};
 use tracing::Instrument;
 
 use super::{
-    ErrorPolicy, Format, Name, Node, chain::ImageOptions, inflight::Gate,
+    ErrorPolicy, Format, Name, Node, Throttling, chain::ImageOptions, inflight::Gate,
     named_request::NamedRequest, node::whole_sectors, survey::survey,
 };
 use crate::disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit};
@@ -54,6 +54,8 @@ pub struct DiskOptions {
     pub temporary: Option<PathBuf>,
     /// What is done about errors of the guest's requests.
     pub errors: ErrorPolicy,
+    /// What the guest's requests may do in a second; without limits where none is set.
+    pub throttling: Throttling,
 }
 
 impl DiskOptions {

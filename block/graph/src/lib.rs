@@ -36,7 +36,9 @@ mod walk;
 #[cfg(test)]
 mod chain_tests;
 
-pub use backend::{Backend, ErrorPolicy, OnRequestError};
+pub use backend::{
+    Backend, ErrorPolicy, Limit, Limits, OnRequestError, ThrottleGroup, ThrottleLimits, Throttling,
+};
 pub use create::create_image_in;
 pub use create::{NewImage, create_image, replace_image};
 pub use edit::{Edit, EditError};

@@ -26,6 +26,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     stage.say("boot", "two vCPUs, virtio0 = A (qcow2), ide0-hd0 (raw)");
     let mut machine = disks.start_writing(stage, "first", stage.seed, &history)?;
     stop_and_go_on(stage, &mut machine)?;
+    throttle(stage, &mut machine)?;
     refuse(stage, &mut machine)?;
     be_rude(stage, &mut machine)?;
     hold_a_merge(stage, &mut machine, &mut disks)?;
@@ -77,6 +78,51 @@ fn stop_and_go_on(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     )?;
     stage.say("stop", "and cont: the guest rested and went on");
     stage.verified("stop and cont", "guest at rest, then writing again");
+    Ok(())
+}
+
+/// A disk that may do next to nothing: `stop` does not wait for what its limits hold back, and
+/// without them the guest goes on.
+fn throttle(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+    machine
+        .hmp
+        .run("block_set_io_throttle virtio0 0 0 0 1 0 0")?;
+    let info = machine.hmp.run("info block virtio0")?;
+    ensure(
+        info.contains("I/O throttling:   bps=0") && info.contains("iops=1 "),
+        || info.clone(),
+    )?;
+    let shown = machine.qmp.run("query-block", json!({}))?;
+    let inserted = &shown[0]["inserted"];
+    ensure(
+        inserted["iops"] == 1 && inserted["group"] == "virtio0",
+        || shown.to_string(),
+    )?;
+    thread::sleep(Duration::from_secs(1));
+    machine.qmp.run("stop", json!({}))?;
+    let status = machine.hmp.run("info status")?;
+    ensure(status.contains("VM status: paused"), || status.clone())?;
+    machine.qmp.run("cont", json!({}))?;
+    // The limit is still there: of a request a second, where hundreds would be done.
+    machine.serial.update()?;
+    let from = machine.serial.io.len() + 1;
+    machine.wait_serial("reports under limits", 60, |serial| {
+        serial.io.len() > from + 1
+    })?;
+    let last = machine.serial.io[from..].last().context("a report")?;
+    let done = last.disks.iter().find(|disk| disk.name == "vda");
+    ensure(done.is_some_and(|disk| disk.requests < 30), || {
+        format!("not throttled any more: {last:?}")
+    })?;
+    machine
+        .hmp
+        .run("block_set_io_throttle virtio0 0 0 0 0 0 0")?;
+    machine.serial.update()?;
+    let before = machine.serial.io.len();
+    machine.wait_serial("report without limits", 60, |serial| {
+        serial.io.len() > before
+    })?;
+    stage.verified("throttling", "shown, not waited for, and taken away");
     Ok(())
 }
 

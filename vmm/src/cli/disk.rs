@@ -1,9 +1,11 @@
 //! The value of `--disk`: `key=value,key=value`, a comma inside a value doubled.
 
+mod throttling;
+
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use strata_block::engine::{DetectZeroes, ErrorPolicy, Format, OnRequestError};
+use strata_block::engine::{DetectZeroes, ErrorPolicy, Format, OnRequestError, Throttling};
 use strata_devices::ide::Media;
 
 use super::keys::{self, choose};
@@ -81,6 +83,8 @@ pub struct DiskOption {
     pub rerror: Option<OnRequestError>,
     /// What is done about other requests that fail, where it was said.
     pub werror: Option<OnRequestError>,
+    /// What the guest may ask of it in a second.
+    pub throttling: Throttling,
 }
 
 impl DiskOption {
@@ -142,6 +146,7 @@ impl DiskOption {
             ("rotational", self.rotational.is_some()),
             ("rerror", self.rerror.is_some()),
             ("werror", self.werror.is_some()),
+            ("throttling", self.throttling.limits.is_set()),
         ];
         given.iter().find(|(_, given)| *given).map(|(key, _)| *key)
     }
@@ -150,7 +155,7 @@ impl DiskOption {
 const KNOWN: &str = "file, format, if, media, id, node-name, readonly, snapshot, cache, aio, discard, \
                      detect-zeroes, serial, iothread, backing-format, backing-folders, \
                      reconnect-delay, bootindex, rerror, werror, logical-block-size, \
-                     physical-block-size, wwn, rotational";
+                     physical-block-size, wwn, rotational, throttling.*";
 
 /// Parses it.
 ///
@@ -173,6 +178,7 @@ pub fn parse(text: &OsStr) -> Result<DiskOption, String> {
             }
         }
     }
+    throttling::check(&disk.throttling)?;
     if disk.file.as_os_str().is_empty() {
         return Err("file=PATH is missing".into());
     }
@@ -285,6 +291,10 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
         }
         "iothread" => {
             return Err("iothread is not supported yet: all disks share one device thread".into());
+        }
+        _ if key.starts_with(throttling::PREFIX) => {
+            let key = &key[throttling::PREFIX.len()..];
+            throttling::set(&mut disk.throttling, key, value)?;
         }
         _ => return Err(format!("unknown key '{key}'; known keys: {KNOWN}")),
     }

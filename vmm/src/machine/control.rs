@@ -284,6 +284,7 @@ impl Control {
             return;
         }
         parts.hurry.set(false);
+        parts.engine.end_rest();
         for worker in &parts.workers {
             worker.cont();
         }
@@ -418,7 +419,6 @@ impl Control {
         parts.chips.restore(&parts.vm.fd)?;
         let entry = parts.start.load()?;
         parts.vcpus.reset(entry)?;
-        parts.engine.end_rest();
         if parts.state.get() == RunState::IoError {
             // What it waited for is gone; as QEMU calls it then.
             parts.state.set(RunState::Prelaunch);
@@ -433,6 +433,7 @@ impl Control {
         let parts = &self.parts;
         if parts.state.get() == RunState::Running {
             parts.hurry.set(false);
+            parts.engine.end_rest();
             for worker in &parts.workers {
                 worker.cont();
             }

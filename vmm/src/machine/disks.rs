@@ -49,7 +49,7 @@ pub enum DiskError {
         source: strata_storage::error::Error,
     },
     /// A choice for a device, and no device.
-    #[error("disk {id}: {key}= is about a guest's requests, and there is no guest")]
+    #[error("disk {id}: {key} is about a guest's device, and there is no guest")]
     NoGuest {
         /// The disk.
         id: String,
@@ -222,6 +222,7 @@ pub fn spec(option: &DiskOption, place: &Place, temporary: &TemporaryArgs) -> Di
         removable: option.media == Media::Cdrom,
         logical_block_size: option.logical_block_size,
         physical_block_size: option.physical_block_size,
+        throttling: option.throttling.clone(),
         ..Default::default()
     };
     spec

@@ -134,6 +134,7 @@ fn describe(command: &Command, failure: Failure) -> String {
     let name = command.title();
     match failure {
         Failure::InvalidSize => "invalid size\n".to_owned(),
+        Failure::InvalidNumber => "invalid number\n".to_owned(),
         Failure::Option(option) => format!("{name}: unsupported option {option}\n"),
         Failure::Expected(what) => format!("{name}: {what} expected\n"),
         Failure::Extraneous => format!("{name}: extraneous characters at the end of line\n"),

@@ -7,7 +7,7 @@ use serde_json::json;
 use strata_block::api::{
     BlockDeviceInfo, BlockInfo, BlockJobInfo, BlockStream, CacheInfo, Cmd, CmdError, DiskName,
     ErrorClass, Event, ExportInfo, ExportType, ImageInfo, JobEnd, JobInfo, JobStatus, JobType,
-    Reply,
+    Reply, ThrottleInfo,
 };
 use strata_vmm::monitor::{
     Action, Answer, Doors, Endpoint, Machine, Mailbox, Monitor, Notice, Notifier, Protocol,
@@ -371,6 +371,7 @@ pub fn disks() -> Vec<BlockInfo> {
                 direct: false,
                 no_flush: false,
             },
+            throttle: ThrottleInfo::default(),
             dirty_bitmaps: Vec::new(),
             image,
         },

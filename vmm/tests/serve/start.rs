@@ -53,12 +53,12 @@ fn do_not_wait_for_a_stuck_server() {
 /// There are no guests whose errors it would be about.
 #[test]
 fn refuse_what_is_about_guests() {
-    for key in ["werror=stop", "rerror=ignore"] {
+    for key in ["werror=stop", "rerror=ignore", "throttling.bps-total=5"] {
         let disk = format!("{DISK},{key}");
         let (code, error) = Serve::refused(&["--disk", &disk, "--export", EXPORT]);
         assert_eq!(code, Some(1));
-        let name = key.split('=').next().unwrap();
-        let expected = format!("{name}= is about a guest's requests, and there is no guest");
+        let name = key.split(['=', '.']).next().unwrap();
+        let expected = format!("{name} is about a guest's device, and there is no guest");
         assert!(error.contains(&expected), "{error}");
     }
 }

@@ -8,9 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockExportAdd, BlockExportDel,
-    BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockStream, BlockdevSnapshotSync,
-    CmdError, JobRef, NbdServerAdd, NbdServerRemove, NbdServerStart, ObjectAdd, ObjectDel,
-    QueryNamedBlockNodes,
+    BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockSetIoThrottle, BlockStream,
+    BlockdevSnapshotSync, CmdError, JobRef, NbdServerAdd, NbdServerRemove, NbdServerStart,
+    ObjectAdd, ObjectDel, QueryNamedBlockNodes,
 };
 
 /// Defines [`Cmd`] and what follows from the list of commands. Each is given by its name, its
@@ -77,6 +77,8 @@ commands! {
     "blockdev-snapshot-sync" => BlockdevSnapshotSync(BlockdevSnapshotSync):
         "puts a new overlay on top of a disk.",
     "block_resize" => BlockResize(BlockResize): "another size for a disk.",
+    "block_set_io_throttle" => BlockSetIoThrottle(Box<BlockSetIoThrottle>):
+        "limits what the guest may ask of a disk in a second.",
     "block-stream" => BlockStream(BlockStream):
         "copies what the top lacks from the layers below.",
     "block-job-set-speed" => BlockJobSetSpeed(BlockJobSetSpeed): "another limit for a job.",
@@ -149,6 +151,7 @@ impl Cmd {
             Self::BlockdevSnapshotSync(arguments) => arguments.check(),
             Self::BlockResize(arguments) => arguments.check(),
             Self::BlockStream(arguments) => arguments.check(),
+            Self::BlockSetIoThrottle(arguments) => arguments.check(),
             Self::NbdServerStart(arguments) => arguments.check(),
             Self::BlockExportAdd(arguments) => arguments.check(),
             Self::ObjectAdd(arguments) => arguments.check(),

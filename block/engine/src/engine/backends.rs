@@ -14,11 +14,12 @@ pub enum FailedRequests {
 }
 
 impl Engine {
-    /// The guest comes to rest: it sends no more, and what is under way ends or is held. See
-    /// [`Engine::rests`].
+    /// The guest comes to rest: it sends no more, and what is under way ends or is held; what is
+    /// throttled goes on at once. See [`Engine::rests`].
     pub fn begin_to_rest(&self, failed: FailedRequests) {
         for backend in self.backends.borrow().iter() {
             backend.hold_failures(failed == FailedRequests::Held);
+            backend.let_through(true);
         }
     }
 
@@ -26,6 +27,7 @@ impl Engine {
     pub fn end_rest(&self) {
         for backend in self.backends.borrow().iter() {
             backend.hold_failures(true);
+            backend.let_through(false);
         }
     }
 

@@ -6,7 +6,9 @@ use strata_format::qcow2::{Qcow2, Snapshot};
 use strata_graph::{DetectZeroes, Format, GuestDisk, Node, chain};
 
 use super::{Engine, bitmaps};
-use crate::api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, Inflight, SnapshotInfo};
+use crate::api::{
+    BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, Inflight, SnapshotInfo, ThrottleInfo,
+};
 
 impl Engine {
     /// HMP's `info inflight`.
@@ -26,8 +28,21 @@ impl Engine {
         self.disks
             .borrow()
             .iter()
-            .map(|disk| describe_disk(disk))
+            .map(|disk| {
+                let mut info = describe_disk(disk);
+                info.inserted.throttle = self.throttle_info(disk);
+                info
+            })
             .collect()
+    }
+
+    fn throttle_info(&self, disk: &Rc<GuestDisk>) -> ThrottleInfo {
+        let backends = self.backends.borrow();
+        let backend = backends.iter().find(|one| Rc::ptr_eq(one.disk(), disk));
+        backend
+            .and_then(|backend| backend.throttle_group())
+            .map(|group| ThrottleInfo::new(group.name(), &group.limits()))
+            .unwrap_or_default()
     }
 
     /// `query-named-block-nodes`: every layer of every disk, in the order in which QEMU lists those
@@ -112,6 +127,7 @@ fn describe_layer(disk: &GuestDisk, node: &Rc<Node>, image: ImageInfo) -> BlockD
             direct: options.direct,
             no_flush: options.no_flush,
         },
+        throttle: ThrottleInfo::default(),
         dirty_bitmaps: bitmaps::describe(node),
         image,
     }

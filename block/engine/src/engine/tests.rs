@@ -28,6 +28,7 @@ mod reopen;
 mod resize;
 mod sectors;
 mod temporary;
+mod throttling;
 mod zeroes;
 
 use strata_exec::mem::SgList;

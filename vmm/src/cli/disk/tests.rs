@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use strata_block::engine::{Limit, Limits, ThrottleLimits};
+
 use super::*;
 
 fn parse(text: &str) -> Result<DiskOption, String> {
@@ -12,7 +14,9 @@ fn every_key_is_understood() {
                 aio=threads,discard=unmap,detect-zeroes=on,serial=S 1,backing-format=raw,\
                 backing-folders=/base:/more,logical-block-size=512,physical-block-size=4096,\
                 wwn=0x5000c50015ea71ac,rotational=on,reconnect-delay=7,bootindex=3,rerror=stop,\
-                werror=ignore";
+                werror=ignore,throttling.bps-read=7,throttling.bps-read-max=8,\
+                throttling.bps-read-max-length=9,throttling.iops-total=3,\
+                throttling.iops-size=4096,throttling.group=g";
     let expected = DiskOption {
         file: "/a/b.img".into(),
         format: Some(Format::Qcow2),
@@ -36,6 +40,27 @@ fn every_key_is_understood() {
         boot_index: Some(3),
         rerror: Some(OnRequestError::Stop),
         werror: Some(OnRequestError::Ignore),
+        throttling: Throttling {
+            limits: ThrottleLimits {
+                bytes: Limits {
+                    read: Limit {
+                        average: 7,
+                        burst: 8,
+                        burst_seconds: 9,
+                    },
+                    ..Limits::default()
+                },
+                requests: Limits {
+                    total: Limit {
+                        average: 3,
+                        ..Limit::default()
+                    },
+                    ..Limits::default()
+                },
+                request_size: 4096,
+            },
+            group: Some("g".to_owned()),
+        },
     };
     assert_eq!(parse(text), Ok(expected));
 }
@@ -78,6 +103,23 @@ fn mistakes_are_named() {
             "file=a,werror=pause",
             "werror=pause: expected report, ignore, enospc, stop",
         ),
+        (
+            "file=a,throttling.bps=1",
+            "unknown key 'throttling.bps'; known keys: throttling.bps-total",
+        ),
+        (
+            "file=a,throttling.iops-total=10M",
+            "throttling.iops-total=10M: expected a number",
+        ),
+        (
+            "file=a,throttling.bps-total=1,throttling.bps-read=1",
+            "throttling: bps/iops/max total values and read/write values cannot be used",
+        ),
+        (
+            "file=a,throttling.bps-total-max=1",
+            "bps_max/iops_max require corresponding bps/iops values",
+        ),
+        ("file=a,throttling.group=g", "a limit is missing"),
         ("file=a,id=0x", "a name is a letter"),
         ("file=a,media=dvd", "expected disk, cdrom"),
         ("file=a,logical-block-size=1024", "expected 512, 4096"),

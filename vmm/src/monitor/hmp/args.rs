@@ -16,6 +16,8 @@ pub(super) enum Kind {
     Text,
     /// Bytes; a bare number counts MiB.
     Size,
+    /// A number from 0 on.
+    Number,
     /// A word that is a size is one; any other is left to the next argument.
     MaybeSize,
     /// All words that are left.
@@ -34,6 +36,7 @@ pub(super) struct Param {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     InvalidSize,
+    InvalidNumber,
     /// No such option.
     Option(String),
     /// Something required is missing.
@@ -127,6 +130,11 @@ fn parse_word(param: &Param, words: &mut Words<'_>, args: &mut Args) -> Result<(
                 .and_then(size_of)
                 .ok_or(Failure::InvalidSize)?;
             args.sizes.push((param.name, size));
+        }
+        (Kind::Number, word) if word.is_some() || param.required => {
+            let number = word.as_ref().and_then(|word| word.text.parse().ok());
+            let number = number.ok_or(Failure::InvalidNumber)?;
+            args.sizes.push((param.name, number));
         }
         (Kind::MaybeSize, word) => match word.as_ref().and_then(size_of) {
             Some(size) => args.sizes.push((param.name, size)),

@@ -3,7 +3,7 @@
 use std::fmt::{Result, Write};
 
 use serde_json::{Map, Value};
-use strata_block::api::{BlockInfo, BlockJobInfo, ImageInfo, JobType};
+use strata_block::api::{BlockInfo, BlockJobInfo, ImageInfo, JobType, ThrottleInfo};
 
 use super::size::human_size;
 use crate::monitor::json::in_bucket_order;
@@ -70,6 +70,9 @@ fn block_one(out: &mut String, disk: &BlockInfo, verbose: bool) -> Result {
     if top.detect_zeroes != "off" {
         writeln!(out, "    Detect zeroes:    {}", top.detect_zeroes)?;
     }
+    if top.throttle.group.is_some() {
+        throttling(out, &top.throttle)?;
+    }
     if verbose {
         writeln!(out, "\nImages:")?;
         let mut layer = Some(&top.image);
@@ -79,6 +82,32 @@ fn block_one(out: &mut String, disk: &BlockInfo, verbose: bool) -> Result {
         }
     }
     Ok(())
+}
+
+/// The limits on a line, as QEMU has them.
+fn throttling(out: &mut String, limits: &ThrottleInfo) -> Result {
+    let burst = |burst: Option<u64>| burst.unwrap_or(0);
+    let values = [
+        ("bps", limits.bps),
+        ("bps_rd", limits.bps_rd),
+        ("bps_wr", limits.bps_wr),
+        ("bps_max", burst(limits.bps_max)),
+        ("bps_rd_max", burst(limits.bps_rd_max)),
+        ("bps_wr_max", burst(limits.bps_wr_max)),
+        ("iops", limits.iops),
+        ("iops_rd", limits.iops_rd),
+        ("iops_wr", limits.iops_wr),
+        ("iops_max", burst(limits.iops_max)),
+        ("iops_rd_max", burst(limits.iops_rd_max)),
+        ("iops_wr_max", burst(limits.iops_wr_max)),
+        ("iops_size", burst(limits.iops_size)),
+    ];
+    write!(out, "    I/O throttling:  ")?;
+    for (name, value) in values {
+        write!(out, " {name}={value}")?;
+    }
+    let group = limits.group.as_deref().unwrap_or_default();
+    writeln!(out, " group={group}")
 }
 
 fn image_info(out: &mut String, image: &ImageInfo) -> Result {

@@ -1,8 +1,8 @@
 //! What each command of the table does.
 
 use strata_block::api::{
-    BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockStream, BlockdevSnapshotSync,
-    Cmd, CmdError, NewImageMode, Reply,
+    BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockSetIoThrottle, BlockStream,
+    BlockdevSnapshotSync, Cmd, CmdError, NewImageMode, Reply,
 };
 
 use super::args::Args;
@@ -57,6 +57,20 @@ pub(super) fn block_resize(args: &Args, _: &dyn Machine) -> Step<String> {
         node_name: None,
         size: args.size("size").unwrap_or(0),
     }))
+}
+
+pub(super) fn block_set_io_throttle(args: &Args, _: &dyn Machine) -> Step<String> {
+    let number = |name| args.size(name).unwrap_or(0);
+    block(Cmd::BlockSetIoThrottle(Box::new(BlockSetIoThrottle {
+        device: args.text("device"),
+        bps: number("bps"),
+        bps_rd: number("bps_rd"),
+        bps_wr: number("bps_wr"),
+        iops: number("iops"),
+        iops_rd: number("iops_rd"),
+        iops_wr: number("iops_wr"),
+        ..BlockSetIoThrottle::default()
+    })))
 }
 
 pub(super) fn block_job_cancel(args: &Args, _: &dyn Machine) -> Step<String> {

@@ -113,6 +113,24 @@ pub(super) static COMMANDS: &[Command] = &[
         )
     },
     Command {
+        usage: "device bps bps_rd bps_wr iops iops_rd iops_wr",
+        params: &[
+            DEVICE,
+            param("bps", Kind::Number, true),
+            param("bps_rd", Kind::Number, true),
+            param("bps_wr", Kind::Number, true),
+            param("iops", Kind::Number, true),
+            param("iops_rd", Kind::Number, true),
+            param("iops_wr", Kind::Number, true),
+        ],
+        ..plain(
+            "block_set_io_throttle",
+            "change I/O throttle limits for a block drive (bytes and\n\
+             \t\t\t requests a second; 0: no limit)",
+            run::block_set_io_throttle,
+        )
+    },
+    Command {
         usage: "device [speed] [base]",
         params: &[
             DEVICE,

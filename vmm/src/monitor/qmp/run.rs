@@ -34,7 +34,7 @@ fn returned(reply: Reply) -> Outcome {
             let mut disks = express(&disks)?;
             for disk in disks.as_array_mut().into_iter().flatten() {
                 if let Some(inserted) = disk.get_mut("inserted") {
-                    add_limits(inserted);
+                    add_threshold(inserted);
                 }
             }
             disks.into()
@@ -60,27 +60,17 @@ fn named_block_nodes(nodes: &[BlockDeviceInfo]) -> Result<Returned, CmdError> {
             text.push_str(", ");
         }
         let mut node = express(node)?;
-        add_limits(&mut node);
+        add_threshold(&mut node);
         print(&node, &mut text);
     }
     text.push(']');
     Ok(Returned::Text(text))
 }
 
-/// `BlockDeviceInfo` has members for I/O limits and a write threshold that the schema requires;
-/// there are none here.
-fn add_limits(node: &mut Value) {
-    let names = [
-        "bps",
-        "bps_rd",
-        "bps_wr",
-        "iops",
-        "iops_rd",
-        "iops_wr",
-        "write_threshold",
-    ];
+/// `BlockDeviceInfo` has a write threshold that the schema requires; there is none here.
+fn add_threshold(node: &mut Value) {
     if let Value::Object(members) = node {
-        members.extend(names.map(|name| (name.to_owned(), json!(0))));
+        members.insert("write_threshold".to_owned(), json!(0));
     }
 }
 

@@ -3,6 +3,7 @@
 //! ACPI mode is always on, also where firmware runs first, hence no SMI command port. The
 //! power button is the fixed-hardware one, which needs no code in the tables.
 
+pub mod hotplug;
 pub mod pm;
 pub mod tables;
 

@@ -10,6 +10,7 @@ mod control;
 mod drives;
 mod firmware;
 mod host;
+mod hotplug;
 mod intx;
 mod kill;
 mod layers;
@@ -86,6 +87,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "firmware",
         about: "disks that boot by themselves: SeaBIOS and GRUB, by virtio and IDE",
         play: firmware::play,
+    },
+    Scenario {
+        name: "hotplug",
+        about: "a disk that comes into a running guest, goes, and comes again",
+        play: hotplug::play,
     },
     Scenario {
         name: "host",

@@ -78,6 +78,7 @@ pub enum Command {
                   throttling.bps-total=N, also -read and -write, throttling.iops-total=N, also -read and -write: bytes and\n  \
                   requests a second; each with -max for bursts and -max-length for their seconds [1];\n  \
                   throttling.iops-size=BYTES: a longer request counts for several; throttling.group=NAME: disks that share limits\n  \
+                  if=none: for the monitor's commands, such as 'device_add virtio-blk-pci,drive=ID,id=NAME' in a running guest.\n  \
                   PATH may be an NBD export: nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH.\n  \
                   A comma inside a value is doubled.\n\n\
                   Exit status:\n  0 the guest powered off, or was told to end (quit, SIGTERM); 1 to 99 the code that the guest gave\n  \

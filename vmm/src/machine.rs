@@ -41,7 +41,7 @@ use self::{
     board::{Board, BoardError},
     console::{Console, ConsoleError, Recorded},
     control::{Control, Rules, Watch},
-    disks::{DiskError, Seats},
+    disks::{DiskError, Plug, Seats},
     firmware::BootOrder,
     handle::{Handle, State},
     outcome::Outcome,
@@ -249,7 +249,7 @@ pub(crate) fn run_with(
     }
     let mut start = Start {
         booted,
-        memory: hardware.memory,
+        memory: Arc::clone(&hardware.memory),
         size: args.machine.memory,
         tables: Tables::build(args.machine.cpus),
         smbios: firmware::smbios(&args.machine).at_its_address(),
@@ -285,6 +285,12 @@ pub(crate) fn run_with(
         workers,
         meters,
         board: hardware.board,
+        plug: Plug {
+            router: hardware.router,
+            memory: hardware.memory,
+            cpus: args.machine.cpus,
+            temporary: args.temporary.clone(),
+        },
         chips: ChipState::save(&hardware.vm.fd)?,
         vm: hardware.vm,
         start,

@@ -43,7 +43,7 @@ use std::thread::JoinHandle;
 pub use endpoint::{Endpoint, EndpointError};
 pub use listener::OpenError;
 use machine::check;
-pub use machine::{Action, Answer, Machine, RunState};
+pub use machine::{Action, Answer, DeviceAdd, Machine, RunState};
 pub use notice::{Mailbox, Notice, Notifier, PanicAction, ShutdownCause};
 
 /// The version of QEMU whose commands, texts and events these are.

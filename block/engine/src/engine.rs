@@ -2,6 +2,7 @@
 
 mod backends;
 mod bitmaps;
+mod blockdev;
 mod commit;
 mod describe;
 mod exports;
@@ -133,6 +134,18 @@ impl Engine {
     /// # Errors
     /// One line on what cannot be used and why; nothing has been changed.
     pub fn open_disk(self: &Rc<Self>, spec: DiskSpec) -> Result<Disk> {
+        let (node, id) = self.reserve(&spec)?;
+        let engine = self.clone();
+        self.exec.block_on(async move {
+            let root = engine.open_chain(node, &spec).await?;
+            refuse_empty(&root)?;
+            refuse_partial(&root, spec.disk.block_size())?;
+            Ok(engine.attach(root, spec, id))
+        })
+    }
+
+    /// Keeps the names of a disk's top layer and of the disk itself, if it has one, from others.
+    fn reserve(&self, spec: &DiskSpec) -> Result<(Name, Option<Name>)> {
         let refused = |error: NameError| Error::Image {
             file: spec.path.clone(),
             why: error.to_string(),
@@ -150,13 +163,7 @@ impl Engine {
                 })
             })?,
         };
-        let engine = self.clone();
-        self.exec.block_on(async move {
-            let root = engine.open_chain(node, &spec).await?;
-            refuse_empty(&root)?;
-            refuse_partial(&root, spec.disk.block_size())?;
-            Ok(engine.attach(root, spec, id))
-        })
+        Ok((node, id))
     }
 
     async fn open_chain(&self, node: Name, spec: &DiskSpec) -> Result<Rc<Node>> {
@@ -205,6 +212,16 @@ impl Engine {
         match cmd {
             Cmd::BlockdevSnapshotSync(cmd) => {
                 self.spawn(name, reply, async move |engine| engine.snapshot(cmd).await);
+            }
+            Cmd::BlockdevAdd(cmd) => {
+                self.spawn(name, reply, async move |engine| {
+                    engine.blockdev_add(cmd).await
+                });
+            }
+            Cmd::BlockdevDel(cmd) => {
+                self.spawn(name, reply, async move |engine| {
+                    engine.blockdev_del(cmd).await
+                });
             }
             Cmd::BlockResize(cmd) => {
                 self.spawn(name, reply, async move |engine| engine.resize(cmd).await);

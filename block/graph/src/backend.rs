@@ -32,6 +32,8 @@ pub struct Backend {
     disk: Rc<GuestDisk>,
     policy: ErrorPolicy,
     throttle: RefCell<Option<Rc<Member>>>,
+    /// Path of the device, empty while there is none.
+    device: RefCell<String>,
     /// Throttled requests go on at once: the guest comes to rest.
     open: Cell<bool>,
     exec: Rc<Executor>,
@@ -74,6 +76,7 @@ impl Backend {
     /// For a device whose requests go to `disk`, with what is done about errors.
     pub fn new(exec: Rc<Executor>, disk: Rc<GuestDisk>, policy: ErrorPolicy) -> Rc<Self> {
         Rc::new_cyclic(|this| Self {
+            device: RefCell::new(disk.options().device.clone()),
             disk,
             policy,
             throttle: RefCell::default(),
@@ -90,6 +93,16 @@ impl Backend {
     /// The disk.
     pub fn disk(&self) -> &Rc<GuestDisk> {
         &self.disk
+    }
+
+    /// The path of the device whose drive the disk is, as QEMU names it; empty if there is none.
+    pub fn device(&self) -> String {
+        self.device.borrow().clone()
+    }
+
+    /// Another device has the disk as its drive, or none.
+    pub fn set_device(&self, path: &str) {
+        path.clone_into(&mut self.device.borrow_mut());
     }
 
     /// Requests that the device has sent and has not been answered.

@@ -18,6 +18,8 @@ pub enum Purpose {
     Snapshot,
     /// Another size.
     Resize,
+    /// Its end.
+    Close,
     /// The export with this id.
     Export(String),
 }
@@ -27,6 +29,7 @@ impl fmt::Display for Purpose {
         match self {
             Self::Job(kind) => write!(f, "block device is in use by block job: {kind}"),
             Self::Snapshot => f.write_str("block device is in use by snapshot"),
+            Self::Close => f.write_str("block device is being closed"),
             Self::Resize => f.write_str("block device is in use by resize"),
             Self::Export(id) => {
                 write!(f, "it is exported as '{id}': delete that export first")

@@ -12,7 +12,7 @@ use acpi_tables::{
     xsdt::XSDT,
 };
 
-use super::{SCI_GSI, pm::PmBlock};
+use super::{SCI_GSI, hotplug::EventPorts, pm::PmBlock};
 use crate::legacy::{i8042::I8042, rtc};
 
 mod dsdt;
@@ -187,6 +187,9 @@ fn fadt(facs: u32, dsdt: u32) -> acpi_tables::fadt::FADT {
     fadt.pm1a_cnt_blk = (PmBlock::PM1A_CONTROL as u32).into();
     fadt.pm1_cnt_len = 2;
     fadt.x_pm1a_cnt_blk = port(PmBlock::PM1A_CONTROL, 16, AccessSize::WordAccess);
+    fadt.gpe0_blk = (EventPorts::BASE as u32).into();
+    fadt.gpe0_blk_len = EventPorts::LEN as u8;
+    fadt.x_gpe0_blk = port(EventPorts::BASE, 32, AccessSize::ByteAccess);
     fadt.pm_tmr_blk = (PmBlock::PM_TIMER as u32).into();
     fadt.pm_tmr_len = 4;
     fadt.x_pm_tmr_blk = port(PmBlock::PM_TIMER, 32, AccessSize::DwordAccess);

@@ -238,6 +238,26 @@ impl ConfigSpace {
         (0..self.bars.len()).filter_map(|bar| self.bar(bar))
     }
 
+    /// As a function is that nobody has configured: no addresses, nothing decoded. After a reset it
+    /// is as it was made, as if it had been there when the machine started.
+    pub fn unconfigure(&mut self) {
+        self.bytes[COMMAND..COMMAND + 2].fill(0);
+        for (bar, kind) in self.bars.into_iter().enumerate() {
+            let width = match kind {
+                None => continue,
+                Some((BarKind::Memory64, _)) => 8,
+                Some((BarKind::Io | BarKind::Memory32, _)) => 4,
+            };
+            let registers = BAR0 + 4 * bar..BAR0 + 4 * bar + width;
+            for (byte, writable) in self.bytes[registers.clone()]
+                .iter_mut()
+                .zip(&self.writable[registers])
+            {
+                *byte &= !writable;
+            }
+        }
+    }
+
     /// Goes back to what the function was made with.
     pub fn reset(&mut self) {
         self.bytes = self.initial;

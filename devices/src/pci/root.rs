@@ -58,6 +58,16 @@ impl PciRoot {
         Ok(())
     }
 
+    /// Takes the function out of `slot`, if there is one.
+    pub fn remove(&mut self, slot: Slot) -> Option<SharedPciDevice> {
+        self.functions.remove(&slot).map(|function| function.device)
+    }
+
+    /// Whether a function is in `slot`.
+    pub fn is_taken(&self, slot: Slot) -> bool {
+        self.functions.contains_key(&slot)
+    }
+
     /// Resets every function, as the machine's reset does.
     pub fn reset(&mut self) {
         for function in self.functions.values_mut() {

@@ -68,6 +68,8 @@ pub struct PciSeat<'a> {
     pub gsi: u8,
     /// Where BAR addresses come from.
     pub bars: &'a mut BarAllocator,
+    /// The function comes into a machine that runs: the guest gives its BARs their addresses.
+    pub hot: bool,
 }
 
 /// The front half of a virtio device.
@@ -123,6 +125,9 @@ impl VirtioPci {
             active: false,
             resetting: false,
         };
+        if seat.hot {
+            function.config.unconfigure();
+        }
         function.follow_config();
         Ok(function)
     }

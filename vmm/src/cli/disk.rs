@@ -92,8 +92,8 @@ impl DiskOption {
     /// what it writes it waits.
     pub fn errors(&self) -> ErrorPolicy {
         ErrorPolicy {
-            on_read: self.rerror.unwrap_or(OnRequestError::Report),
-            on_write: self.werror.unwrap_or(OnRequestError::Enospc),
+            on_read: self.rerror.unwrap_or(ErrorPolicy::QEMU.on_read),
+            on_write: self.werror.unwrap_or(ErrorPolicy::QEMU.on_write),
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Router {
 #[derive(Default)]
 struct Messages {
     next: u32,
+    /// Numbers of devices that have gone.
+    free: Vec<u32>,
     routes: BTreeMap<u32, MsiMessage>,
 }
 
@@ -84,6 +86,24 @@ impl Router {
 }
 
 impl Messages {
+    /// A number that nobody has.
+    fn take(&mut self) -> Option<u32> {
+        if let Some(gsi) = self.free.pop() {
+            return Some(gsi);
+        }
+        let gsi = IOAPIC_PINS + self.next;
+        (self.next < MAX_VECTORS).then(|| {
+            self.next += 1;
+            gsi
+        })
+    }
+
+    /// Its device has gone. The kernel may keep the route: nothing signals it.
+    fn give_back(&mut self, gsi: u32) {
+        self.routes.remove(&gsi);
+        self.free.push(gsi);
+    }
+
     /// Routes `gsi` to `message`; `apply` hands the table to the kernel. That takes it as a whole,
     /// and waits until no processor uses the old one: it only gets one that differs.
     fn set(
@@ -205,11 +225,9 @@ impl PciHost for KvmPciHost {
             .messages
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if messages.next == MAX_VECTORS {
-            return Err(io::Error::other("no interrupt vector is left"));
-        }
-        let gsi = IOAPIC_PINS + messages.next;
-        messages.next += 1;
+        let gsi = messages
+            .take()
+            .ok_or_else(|| io::Error::other("no interrupt vector is left"))?;
         Ok(Box::new(Vector {
             router: Arc::clone(&self.0),
             gsi,
@@ -258,6 +276,17 @@ impl Vector {
             *connected = wanted;
         }
         Ok(())
+    }
+}
+
+impl Drop for Vector {
+    fn drop(&mut self) {
+        if let Err(error) = self.connect(false) {
+            tracing::warn!(gsi = self.gsi, %error, "an interrupt could not be disconnected");
+        }
+        let messages = self.router.messages.lock();
+        let mut messages = messages.unwrap_or_else(PoisonError::into_inner);
+        messages.give_back(self.gsi);
     }
 }
 

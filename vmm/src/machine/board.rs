@@ -2,11 +2,16 @@
 
 use std::{
     io,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use strata_devices::{
-    acpi::{SCI_GSI, pm::PmBlock},
+    acpi::{
+        SCI_GSI,
+        hotplug::{EventPorts, HotPlug, SlotPorts},
+        pm::PmBlock,
+    },
     bus::Overlap,
     fw_cfg::FwCfg,
     legacy::{
@@ -44,6 +49,7 @@ pub struct Board {
     command: Option<Arc<Mutex<SerialPort>>>,
     pci: Arc<Mutex<PciRoot>>,
     pm: Arc<Mutex<PmBlock>>,
+    hot_plug: Arc<Mutex<HotPlug>>,
     i8042: Arc<Mutex<I8042>>,
     rtc: Arc<Mutex<Rtc>>,
     /// What firmware reads.
@@ -81,6 +87,8 @@ impl Board {
         let reset = signal(post, || GuestEvent::Reset);
         let power_off = signal(post, || GuestEvent::PowerOff);
         let pm = shared(PmBlock::new(router.line(SCI_GSI), power_off));
+        let ejected = signal(post, || GuestEvent::Ejected);
+        let hot_plug = shared(HotPlug::new(router.line(SCI_GSI), ejected));
         let i8042 = shared(I8042::new(Arc::clone(&reset)));
         let alarm = alarm_signal(&pm);
         let rtc = Rtc::new(memory_size(memory), router.line(Rtc::IRQ), alarm)?;
@@ -92,6 +100,10 @@ impl Board {
 
         let ports = &mut buses.ports;
         ports.insert(PmBlock::BASE, PmBlock::LEN, pm.clone())?;
+        let slots = shared(SlotPorts(hot_plug.clone()));
+        ports.insert(SlotPorts::BASE, SlotPorts::LEN, slots)?;
+        let events = shared(EventPorts(hot_plug.clone()));
+        ports.insert(EventPorts::BASE, EventPorts::LEN, events)?;
         ports.insert(I8042::DATA, I8042::LEN, i8042.clone())?;
         ports.insert(Rtc::BASE, Rtc::LEN, rtc.clone())?;
         ports.insert(SerialPort::COM1, SerialPort::LEN, serial.clone())?;
@@ -116,6 +128,7 @@ impl Board {
             command: None,
             pci,
             pm,
+            hot_plug,
             i8042,
             rtc,
             fw_cfg: None,
@@ -183,6 +196,7 @@ impl Board {
     pub fn reset(&self) {
         lock(&self.pci).reset();
         lock(&self.pm).reset();
+        lock(&self.hot_plug).reset();
         lock(&self.i8042).reset();
         lock(&self.rtc).reset();
         for port in [&self.serial].into_iter().chain(&self.command) {
@@ -199,6 +213,35 @@ impl Board {
     /// The slot is taken.
     pub fn insert(&self, slot: Slot, function: SharedPciDevice) -> Result<(), SlotTaken> {
         lock(&self.pci).insert(slot, function)
+    }
+
+    /// The first of the PCI device numbers in `wanted` that no device has.
+    pub fn free_device(&self, mut wanted: Range<u8>) -> Option<u8> {
+        let pci = lock(&self.pci);
+        wanted.find(|device| !pci.is_taken(Slot::new(*device, 0)))
+    }
+
+    /// Tells the guest of a device that has come, and that it may let go of.
+    pub fn plug(&self, device: u8) {
+        lock(&self.hot_plug).plug(device);
+    }
+
+    /// Asks the guest to let go of a device. Whether it had not been asked.
+    pub fn ask_to_eject(&self, device: u8) -> bool {
+        lock(&self.hot_plug).ask_to_eject(device)
+    }
+
+    /// Devices that the guest has let go of, as bits.
+    pub fn take_ejected(&self) -> u32 {
+        lock(&self.hot_plug).take_ejected()
+    }
+
+    /// Takes a device off the bus. Its interrupt is low, and its worker has been told to let go of
+    /// the guest's memory.
+    pub fn remove(&self, device: u8) -> Option<SharedPciDevice> {
+        let function = lock(&self.pci).remove(Slot::new(device, 0))?;
+        lock(&function).reset();
+        Some(function)
     }
 
     /// Asks the guest to power off.

@@ -8,6 +8,7 @@ mod course;
 mod dump;
 mod ending;
 mod held;
+mod plug;
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,12 +30,13 @@ use self::{
     course::{Admission, Course, Goal, Progress, Step},
     dump::Dump,
     ending::{End, Panics},
+    plug::Plugged,
 };
 use super::{
     Ended, RunError,
     board::Board,
     console::{Hurry, Transcript},
-    disks::{DiskReport, Meter, Worker},
+    disks::{DiskReport, Meter, Plug, Worker},
     handle::State,
     outcome::{Outcome, ResetCause},
     post::{GuestEvent, Inbox, Message},
@@ -61,6 +63,8 @@ pub struct Parts {
     pub meters: Vec<Rc<Meter>>,
     /// The other devices.
     pub board: Board,
+    /// What puts more disks' devices into the machine.
+    pub plug: Plug,
     /// The controllers in the kernel as they were at first.
     pub chips: ChipState,
     /// The virtual machine.
@@ -103,6 +107,8 @@ pub struct Control {
     ending: Option<Ending>,
     /// When requests that wait for room are tried again.
     retry: Option<Instant>,
+    /// Devices that have come since the machine was put together.
+    plugged: Vec<Plugged>,
 }
 
 /// What is known of the step that is under way.
@@ -144,6 +150,7 @@ impl Control {
             dump: Dump::default(),
             ending: None,
             retry: None,
+            plugged: Vec::new(),
         }
     }
 
@@ -162,6 +169,7 @@ impl Control {
                 return Ok(ended);
             }
             self.go_on_if_there_is_room();
+            self.let_go();
         }
     }
 
@@ -219,6 +227,7 @@ impl Control {
             GuestEvent::Exited(code) => return Ok(Some(Outcome::Exited(code).into())),
             GuestEvent::Panicked | GuestEvent::PanicEnded => return self.on_panic(),
             GuestEvent::PanicPrinted(why) => self.panics.printed(why),
+            GuestEvent::Ejected => self.on_ejected(),
             GuestEvent::RequestHeld => self.on_held_request()?,
             GuestEvent::CrashLoaded => self.parts.notifier.notify(Notice::GuestCrashLoaded),
             GuestEvent::Broken(why) => return Ok(Some(End::failed(why))),
@@ -247,6 +256,22 @@ impl Control {
             Action::SystemPowerdown => {
                 self.parts.board.press_power_button();
                 self.parts.notifier.notify(Notice::Powerdown);
+            }
+            Action::DriveAdd(option) => {
+                self.add_drive(&option, answer);
+                return Ok(None);
+            }
+            Action::DriveDel(id) => {
+                self.delete_drive(id, answer);
+                return Ok(None);
+            }
+            Action::DeviceAdd(device) => {
+                answer.send(self.add_device(&device).map(|()| Reply::Done));
+                return Ok(None);
+            }
+            Action::DeviceDel(id) => {
+                answer.send(self.delete_device(&id).map(|()| Reply::Done));
+                return Ok(None);
             }
             Action::Quit => return Ok(Some(End::from(Outcome::Quit).answering(answer))),
         }
@@ -415,6 +440,8 @@ impl Control {
 
     /// Loads what is booted again into a machine that is as after power-on. Runs or not as before.
     fn boot_again(&mut self, guest: bool) -> Result<(), RunError> {
+        // What was to go has gone with the reset.
+        self.on_ejected();
         let parts = &mut self.parts;
         parts.chips.restore(&parts.vm.fd)?;
         let entry = parts.start.load()?;

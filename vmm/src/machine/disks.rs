@@ -2,7 +2,7 @@
 
 mod meter;
 
-use std::{cell::RefCell, io, rc::Rc, sync::Arc};
+use std::{cell::RefCell, io, ops::Range, rc::Rc, sync::Arc};
 
 use event_manager::MutEventSubscriber;
 use strata_block::{
@@ -118,6 +118,15 @@ impl Worker {
         }
     }
 
+    /// Whether both are the same.
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Virtio(one), Self::Virtio(other)) => Rc::ptr_eq(one, other),
+            (Self::Ide(one), Self::Ide(other)) => Rc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
     /// Disks may have another size now: guests are told.
     pub fn resized(&self) {
         match self {
@@ -174,8 +183,7 @@ pub fn attach(
                 id: place.id.clone(),
                 source,
             })?;
-        let meter = Meter::new(disk);
-        let disk = Disk::new(Rc::new(Metered(Rc::clone(&meter))));
+        let (disk, meter) = metered(place.id.clone(), disk);
         match option.interface {
             Interface::Virtio => workers.push(seats.virtio(disk, place.index)?),
             Interface::Ide => match ide_disks.get_mut(place.index) {
@@ -253,17 +261,73 @@ fn device_path(interface: Interface, index: usize) -> String {
     }
 }
 
+/// Puts devices into a machine that has been put together.
+pub struct Plug {
+    /// Interrupts.
+    pub router: Arc<Router>,
+    /// What disks read into and write from.
+    pub memory: Arc<GuestMemoryMmap>,
+    /// The guest's processors.
+    pub cpus: u8,
+    /// Where the changes of throw-away disks go.
+    pub temporary: TemporaryArgs,
+}
+
+impl Plug {
+    /// PCI device numbers for disks.
+    pub const DEVICES: Range<u8> = FIRST_DEVICE..DEVICES;
+
+    /// A virtio-blk device for `disk` in the slot `device` of `board`. If `hot` the guest
+    /// configures it.
+    ///
+    /// # Errors
+    /// What the host refuses.
+    pub fn virtio(
+        &self,
+        board: &mut Board,
+        disk: Disk,
+        device: u8,
+        hot: bool,
+    ) -> Result<Worker, DiskError> {
+        let mut seats = Seats {
+            board,
+            buses: &mut Buses::default(),
+            router: &self.router,
+            memory: &self.memory,
+            cpus: self.cpus,
+        };
+        seats.virtio_in(disk, device, hot)
+    }
+}
+
+/// Puts a meter between a disk, called `id` in the run's result, and its device.
+pub fn metered(id: String, disk: Disk) -> (Disk, Rc<Meter>) {
+    let meter = Meter::new(id);
+    let metered = Metered {
+        disk,
+        meter: Rc::clone(&meter),
+    };
+    (Disk::new(Rc::new(metered)), meter)
+}
+
 impl Seats<'_> {
     /// A virtio-blk device, the `index`-th.
     fn virtio(&mut self, disk: Disk, index: usize) -> Result<Worker, DiskError> {
+        let no_slot = || DiskError::NoSlot(disk.info().id.clone());
+        let device = virtio_device(index).ok_or_else(no_slot)?;
+        self.virtio_in(disk, device, false)
+    }
+
+    /// A virtio-blk device in the slot `device`.
+    fn virtio_in(&mut self, disk: Disk, device: u8, hot: bool) -> Result<Worker, DiskError> {
         let info = disk.info();
-        let device = virtio_device(index).ok_or_else(|| DiskError::NoSlot(info.id.clone()))?;
         let gsi = intx_gsi(device, 0);
         let seat = PciSeat {
             host: Arc::new(KvmPciHost::new(Arc::clone(self.router))),
             line: self.router.line(gsi),
             gsi: gsi as u8,
             bars: &mut self.board.bars,
+            hot,
         };
         let (function, parts) = blk::create(&info, self.cpus.into(), Arc::clone(self.memory), seat)
             .map_err(|source| DiskError::Device {

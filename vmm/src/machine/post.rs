@@ -35,6 +35,8 @@ pub enum GuestEvent {
     PanicPrinted(String),
     /// Its kernel prints that this was all about the panic.
     PanicEnded,
+    /// It has let go of devices.
+    Ejected,
     /// One of its requests has failed and is held: it is to be stopped.
     RequestHeld,
     /// It cannot go on; one line for people.

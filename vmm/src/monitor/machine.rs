@@ -1,10 +1,12 @@
 //! What the monitor asks of the machine: values out, values back, no lock in between.
 
+use serde::Deserialize;
 use strata_block::api::{Cmd, CmdError, ErrorClass, ExportType, Reply};
 use strata_devices::vhost_user::MAX_QUEUES;
+use strata_storage::split_options;
 
 use super::notice::{Message, Notifier};
-use crate::cli::report::CoreOption;
+use crate::cli::{disk::DiskOption, report::CoreOption};
 
 /// The machine as the monitor sees it.
 ///
@@ -17,6 +19,53 @@ pub trait Machine: Send {
     /// Starts `action`. `answer` may be filled in before this returns, or much later, by any
     /// thread; an event that belongs to the action is to be told before.
     fn request(&self, action: Action, answer: Answer);
+}
+
+/// `device_add`: a device that comes into a running machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceAdd {
+    /// Its model: `virtio-blk-pci` or `virtio-blk`.
+    pub driver: String,
+    /// The bus, of which there is one: `pci.0`.
+    pub bus: Option<String>,
+    /// Its name.
+    pub id: Option<String>,
+    /// The disk that is its drive, by its id or the node name of its top layer.
+    pub drive: Option<String>,
+    /// Its PCI device number in hexadecimal digits; the first that is free if `None`.
+    pub addr: Option<String>,
+}
+
+impl DeviceAdd {
+    /// Reads `DRIVER,KEY=VALUE,...`, as people write it.
+    ///
+    /// # Errors
+    /// One line on what is wrong.
+    pub(super) fn parse(text: &str) -> Result<Self, CmdError> {
+        let mut device = Self::default();
+        for (number, part) in split_options(text.as_ref()).into_iter().enumerate() {
+            let part = part.to_string_lossy().into_owned();
+            let (key, value) = match part.split_once('=') {
+                Some((key, value)) => (key, value.to_owned()),
+                None if number == 0 => ("driver", part.clone()),
+                None => (part.as_str(), "on".to_owned()),
+            };
+            match key {
+                "driver" => device.driver = value,
+                "bus" => device.bus = Some(value),
+                "id" => device.id = Some(value),
+                "drive" => device.drive = Some(value),
+                "addr" => device.addr = Some(value),
+                _ => {
+                    let driver = &device.driver;
+                    let desc = format!("Property '{driver}.{key}' not found");
+                    return Err(CmdError::generic(desc));
+                }
+            }
+        }
+        Ok(device)
+    }
 }
 
 /// Something for the machine to do.
@@ -34,6 +83,14 @@ pub enum Action {
     SystemPowerdown,
     /// `dump-guest-memory`: answered when the core is written, and the machine goes on.
     Dump(CoreOption),
+    /// `drive_add`: a disk with an id and without a device.
+    DriveAdd(Box<DiskOption>),
+    /// `drive_del`: closes the disk with this id.
+    DriveDel(String),
+    /// `device_add`.
+    DeviceAdd(DeviceAdd),
+    /// `device_del` of the device with this id: the guest is asked to let go of it.
+    DeviceDel(String),
     /// `quit`: end in the orderly way. Answered before the monitor is dropped.
     Quit,
 }

@@ -13,6 +13,13 @@ pub enum Notice {
     Block(Event),
     /// `STOP`: vCPUs no longer run.
     Stop,
+    /// `DEVICE_DELETED`: a device has gone.
+    DeviceDeleted {
+        /// Its id, if it had one; none for the part of it behind its transport.
+        device: Option<String>,
+        /// Its path, as QEMU names it.
+        path: String,
+    },
     /// `RESUME`: vCPUs run.
     Resume,
     /// `RESET`.

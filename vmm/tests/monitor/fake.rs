@@ -106,6 +106,16 @@ impl Fake {
             Action::SystemReset => self.notifier.notify(Notice::Reset { guest: false }),
             Action::SystemPowerdown => self.notifier.notify(Notice::Powerdown),
             Action::Dump(_) => {}
+            Action::DriveAdd(_) | Action::DriveDel(_) => {}
+            Action::DeviceAdd(device) => {
+                let desc = format!("'{}' is not a valid device model name", device.driver);
+                return Err(generic(desc));
+            }
+            Action::DeviceDel(id) => {
+                let path = format!("/machine/peripheral/{id}");
+                let device = Some(id);
+                self.notifier.notify(Notice::DeviceDeleted { device, path });
+            }
             Action::Quit => self.notifier.notify(Notice::Shutdown(ShutdownCause::Quit)),
         }
         Ok(Reply::Done)

@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{
     BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockExportAdd, BlockExportDel,
     BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockSetIoThrottle, BlockStream,
-    BlockdevSnapshotSync, CmdError, JobRef, NbdServerAdd, NbdServerRemove, NbdServerStart,
-    ObjectAdd, ObjectDel, QueryNamedBlockNodes,
+    BlockdevAdd, BlockdevDel, BlockdevSnapshotSync, CmdError, JobRef, NbdServerAdd,
+    NbdServerRemove, NbdServerStart, ObjectAdd, ObjectDel, QueryNamedBlockNodes,
 };
 
 /// Defines [`Cmd`] and what follows from the list of commands. Each is given by its name, its
@@ -79,6 +79,8 @@ commands! {
     "block_resize" => BlockResize(BlockResize): "another size for a disk.",
     "block_set_io_throttle" => BlockSetIoThrottle(Box<BlockSetIoThrottle>):
         "limits what the guest may ask of a disk in a second.",
+    "blockdev-add" => BlockdevAdd(BlockdevAdd): "opens an image and what lies below it.",
+    "blockdev-del" => BlockdevDel(BlockdevDel): "closes such an image.",
     "block-stream" => BlockStream(BlockStream):
         "copies what the top lacks from the layers below.",
     "block-job-set-speed" => BlockJobSetSpeed(BlockJobSetSpeed): "another limit for a job.",

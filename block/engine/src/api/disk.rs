@@ -1,6 +1,7 @@
 //! Arguments of the commands that change a disk (`qapi/block-core.json`).
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde_json::{Map, Value};
 
 use super::{CmdError, DiskName, OnError, number};
 
@@ -35,6 +36,31 @@ impl BlockdevSnapshotSync {
         }
         Ok(())
     }
+}
+
+/// `blockdev-add`: the options of block drivers, as QEMU's schema has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct BlockdevAdd(pub Map<String, Value>);
+
+impl<'de> Deserialize<'de> for BlockdevAdd {
+    /// Which options there are depends on the driver; that one is named is all that is looked at.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let options = Map::deserialize(deserializer)?;
+        if options.contains_key("driver") {
+            Ok(Self(options))
+        } else {
+            Err(D::Error::missing_field("driver"))
+        }
+    }
+}
+
+/// `blockdev-del`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlockdevDel {
+    /// What `blockdev-add` has called it.
+    pub node_name: String,
 }
 
 /// `NewImageMode`.

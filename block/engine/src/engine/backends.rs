@@ -1,8 +1,11 @@
 //! The guest's requests as a whole: whether they rest, and what becomes of those that are held.
 
-use strata_graph::Backend;
+use std::rc::Rc;
 
-use super::Engine;
+use strata_graph::{Backend, disk::Disk};
+
+use super::{Engine, refused};
+use crate::api::CmdError;
 
 /// What becomes of requests that have failed, or fail, while the guest comes to rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,37 @@ impl Engine {
             backend.hold_failures(true);
             backend.let_through(false);
         }
+    }
+
+    /// Gives the disk called `drive`, by its id or the node name of its top layer, to the device at
+    /// `path` as its drive.
+    ///
+    /// # Errors
+    /// There is no such disk, or it is another device's.
+    pub fn give_to_device(&self, drive: &str, path: &str) -> Result<Disk, CmdError> {
+        let disk = self.find_disk(drive).ok_or_else(|| {
+            refused(format!(
+                "Property 'virtio-blk-device.drive' can't find value '{drive}'"
+            ))
+        })?;
+        let backends = self.backends.borrow();
+        let free = |backend: &&Rc<Backend>| {
+            Rc::ptr_eq(backend.disk(), &disk) && backend.device().is_empty()
+        };
+        let backend = backends.iter().find(free).ok_or_else(|| {
+            refused(format!(
+                "Property 'virtio-blk-device.drive' can't take value '{drive}', it's in use"
+            ))
+        })?;
+        backend.set_device(path);
+        Ok(Disk::new(backend.clone()))
+    }
+
+    /// The device at `path` has gone: its drive may be another one's.
+    pub fn take_from_device(&self, path: &str) {
+        let backends = self.backends.borrow();
+        let its = backends.iter().filter(|backend| backend.device() == path);
+        its.for_each(|backend| backend.set_device(""));
     }
 
     /// Tries again what has failed and is held.
@@ -69,7 +103,7 @@ impl Engine {
         self.any_backend(Backend::waits_for_room)
     }
 
-    fn any_backend(&self, has: impl Fn(&Backend) -> bool) -> bool {
+    pub(super) fn any_backend(&self, has: impl Fn(&Backend) -> bool) -> bool {
         self.backends.borrow().iter().any(|backend| has(backend))
     }
 }

@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use strata_format::qcow2::{Qcow2, Snapshot};
-use strata_graph::{DetectZeroes, Format, GuestDisk, Node, chain};
+use strata_graph::{Backend, DetectZeroes, Format, GuestDisk, Node, chain};
 
 use super::{Engine, bitmaps};
 use crate::api::{
@@ -30,19 +30,18 @@ impl Engine {
             .iter()
             .map(|disk| {
                 let mut info = describe_disk(disk);
-                info.inserted.throttle = self.throttle_info(disk);
+                let backends = self.backends.borrow();
+                let backend = backends.iter().find(|one| Rc::ptr_eq(one.disk(), disk));
+                if let Some(backend) = backend {
+                    let device = backend.device();
+                    info.qdev = (!device.is_empty()).then_some(device);
+                    info.inserted.throttle = throttle_info(backend);
+                }
                 info
             })
+            // What `blockdev-add` has opened is no disk before a device has it.
+            .filter(|info| !info.device.is_empty() || info.qdev.is_some())
             .collect()
-    }
-
-    fn throttle_info(&self, disk: &Rc<GuestDisk>) -> ThrottleInfo {
-        let backends = self.backends.borrow();
-        let backend = backends.iter().find(|one| Rc::ptr_eq(one.disk(), disk));
-        backend
-            .and_then(|backend| backend.throttle_group())
-            .map(|group| ThrottleInfo::new(group.name(), &group.limits()))
-            .unwrap_or_default()
     }
 
     /// `query-named-block-nodes`: every layer of every disk, in the order in which QEMU lists those
@@ -56,6 +55,13 @@ impl Engine {
         nodes.reverse();
         nodes
     }
+}
+
+fn throttle_info(backend: &Backend) -> ThrottleInfo {
+    let group = backend.throttle_group();
+    group.map_or_else(ThrottleInfo::default, |group| {
+        ThrottleInfo::new(group.name(), &group.limits())
+    })
 }
 
 fn describe_disk(disk: &GuestDisk) -> BlockInfo {

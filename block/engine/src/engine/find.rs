@@ -19,7 +19,8 @@ impl Engine {
     /// most.
     pub(super) fn find_layer(&self, name: &str) -> Option<(Rc<GuestDisk>, Rc<Node>)> {
         let disks = self.disks.borrow();
-        if let Some(disk) = disks.iter().find(|disk| disk.options().id == name) {
+        let named = |disk: &&Rc<GuestDisk>| !name.is_empty() && disk.options().id == name;
+        if let Some(disk) = disks.iter().find(named) {
             return Some((disk.clone(), disk.root()));
         }
         disks.iter().find_map(|disk| {

@@ -8,6 +8,7 @@ mod at_once;
 mod bad_input;
 mod bases;
 mod bitmaps;
+mod blockdev;
 mod commit;
 mod describe;
 mod direct;

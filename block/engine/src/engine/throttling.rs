@@ -55,7 +55,7 @@ impl Engine {
             let options = backend.disk().options();
             match (&cmd.device, &cmd.id) {
                 (Some(name), _) => options.id == *name,
-                (None, Some(id)) => is_device(&options.device, id),
+                (None, Some(id)) => is_device(&backend.device(), id),
                 (None, None) => false,
             }
         };

@@ -28,6 +28,13 @@ pub struct ErrorPolicy {
 }
 
 impl ErrorPolicy {
+    /// What QEMU does where nothing is said: the guest is told, but where there is no room for what
+    /// it writes it waits.
+    pub const QEMU: Self = Self {
+        on_read: OnRequestError::Report,
+        on_write: OnRequestError::Enospc,
+    };
+
     fn of(self, op: Op) -> OnRequestError {
         match op {
             Op::Read => self.on_read,

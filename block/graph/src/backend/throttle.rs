@@ -120,7 +120,7 @@ impl ThrottleGroup {
         let Some(this) = self.this.upgrade() else {
             return;
         };
-        self.exec.spawn(Queue::Guest, async move {
+        self.exec.spawn_named(Queue::Guest, "throttle", async move {
             this.exec.sleep_or(due, this.changed.wait()).await;
             this.timed[way as usize].set(false);
             this.go_on(way);

@@ -1,6 +1,8 @@
 //! The DSDT: sleep states, the PCI host bridge with its windows and interrupt routing, and the
 //! legacy devices that have no other way to be found.
 
+mod hotplug;
+
 use acpi_tables::{
     Aml,
     aml::{
@@ -12,7 +14,10 @@ use acpi_tables::{
 
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use crate::{
-    acpi::pm::{PmBlock, SLEEP_TYPE_S5},
+    acpi::{
+        hotplug::{EventPorts, SlotPorts},
+        pm::{PmBlock, SLEEP_TYPE_S5},
+    },
     legacy::{pvpanic::PvPanic, rtc::Rtc, serial::SerialPort},
     pci,
 };
@@ -39,6 +44,7 @@ pub fn build() -> Sdt {
     let devices: Vec<Raw> = devices.into_iter().map(Raw).collect();
     let children = devices.iter().map(|d| d as &dyn Aml).collect();
     Scope::new(Path::new("\\_SB_"), children).to_aml_bytes(&mut aml);
+    aml.extend(hotplug::handler());
     let mut dsdt = Sdt::new(
         *b"DSDT",
         HEADER,
@@ -93,7 +99,8 @@ fn pci_root() -> Vec<u8> {
     let resources = ResourceTemplate::new(resources);
     let crs = Name::new("_CRS".into(), &resources);
     let prt = Name::new("_PRT".into(), &interrupt_routing());
-    let children: Vec<&dyn Aml> = vec![&hid, &uid, &bus, &crs, &prt];
+    let slots = Raw(hotplug::slots());
+    let children: Vec<&dyn Aml> = vec![&hid, &uid, &bus, &crs, &prt, &slots];
     encode(&Device::new("PCI0".into(), children))
 }
 
@@ -112,15 +119,16 @@ fn interrupt_routing() -> PackageBuilder {
     routing
 }
 
-/// Keeps the power management ports from being handed to PCI devices.
+/// Keeps the ports of power management and of hot plug from being handed to others.
 fn fixed_ports() -> Vec<u8> {
-    let base = PmBlock::BASE as u16;
-    device(
-        "PMIO",
-        "PNP0C02",
-        0,
-        vec![&IO::new(base, base, 1, PmBlock::LEN as u8)],
-    )
+    let ports = [
+        (PmBlock::BASE, PmBlock::LEN),
+        (SlotPorts::BASE, SlotPorts::LEN),
+        (EventPorts::BASE, EventPorts::LEN),
+    ];
+    let ports = ports.map(|(base, len)| IO::new(base as u16, base as u16, 1, len as u8));
+    let ports = ports.iter().map(|range| range as &dyn Aml).collect();
+    device("PMIO", "PNP0C02", 0, ports)
 }
 
 fn serial() -> Vec<u8> {

@@ -119,3 +119,19 @@ fn accesses_over_the_end_touch_only_what_exists() {
     space.write(CONFIG_LEN - 2, &[1; 4]);
     space.write(CONFIG_LEN + 9, &[1; 4]);
 }
+
+#[test]
+fn a_function_that_nobody_has_configured_decodes_nothing_until_a_reset() {
+    let mut space = space();
+    space.add_bar(0, BarKind::Memory64, 0x1000, 0xc000_1000);
+    space.add_bar(2, BarKind::Io, 0x40, 0xc040);
+    let configured: Vec<_> = space.decoded().collect();
+    space.unconfigure();
+    assert_eq!(space.decoded().count(), 0);
+    assert_eq!(space.command(), Command::empty());
+    // The kinds of the BARs are still to be seen.
+    assert_eq!((space.u32_at(BAR0), space.u32_at(BAR0 + 4)), (0b100, 0));
+    assert_eq!(space.u32_at(BAR0 + 8), 0b001);
+    space.reset();
+    assert_eq!(space.decoded().collect::<Vec<_>>(), configured);
+}

@@ -192,3 +192,19 @@ fn the_allocator_aligns_and_ends() {
     assert_eq!(bars.io(0x2000), Ok(0xe000));
     assert_eq!(bars.io(16), Err(NoRoom { size: 16 }));
 }
+
+#[test]
+fn a_function_that_was_removed_answers_no_longer() {
+    let bench = bench();
+    let mut root = lock(&bench.root);
+    assert!(root.is_taken(SLOT));
+    assert!(root.remove(SLOT).is_some());
+    assert!(!root.is_taken(SLOT) && root.remove(SLOT).is_none());
+    let mut vendor = [0xff; 2];
+    root.read_config(SLOT, 0, &mut vendor);
+    assert_eq!(vendor, [0xff; 2]);
+    assert!(root.decode(Space::Memory, 0xc000_0000, 4).is_none());
+    root.insert(SLOT, bench.function.clone()).unwrap();
+    root.read_config(SLOT, 0, &mut vendor);
+    assert_eq!(vendor, [0xf4, 0x1a]);
+}

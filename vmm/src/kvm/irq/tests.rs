@@ -101,3 +101,16 @@ fn the_kernel_gets_a_table_only_where_it_differs() {
     }
     assert_eq!((tries, messages.routes.len()), (2, 2));
 }
+
+#[test]
+fn numbers_of_devices_that_have_gone_are_given_out_again() {
+    let mut messages = Messages::default();
+    let all: Vec<_> = std::iter::from_fn(|| messages.take()).collect();
+    assert_eq!(all.len(), MAX_VECTORS as usize);
+    assert_eq!((all[0], messages.take()), (IOAPIC_PINS, None));
+    let message = MsiMessage::default();
+    messages.set(30, message, |_| Ok(())).unwrap();
+    messages.give_back(30);
+    assert!(messages.routes.is_empty());
+    assert_eq!((messages.take(), messages.take()), (Some(30), None));
+}

@@ -13,7 +13,8 @@ use strata_block::disk::{Disk, DiskInfo, Done, ExtentsDone, Op, Request, Submit}
 
 /// A disk between a device and the block layer, which measures what goes through.
 pub struct Meter {
-    disk: Disk,
+    /// The disk's name. Not the disk: what has come of its requests is told when it has long gone.
+    id: String,
     seen: RefCell<Seen>,
 }
 
@@ -98,10 +99,10 @@ pub struct Latency {
 }
 
 impl Meter {
-    /// Measures what is asked of `disk`.
-    pub fn new(disk: Disk) -> Rc<Self> {
+    /// Measures what is asked of the disk that is called `id` in the report.
+    pub fn new(id: String) -> Rc<Self> {
         Rc::new(Self {
-            disk,
+            id,
             seen: RefCell::new(Seen {
                 first: None,
                 next_id: 0,
@@ -125,7 +126,7 @@ impl Meter {
         let seen = self.seen.borrow();
         let oldest = seen.under_way.values().min();
         DiskReport {
-            id: self.disk.info().id.clone(),
+            id: self.id.clone(),
             reads: seen.reads.report(),
             writes: seen.writes.report(),
             flushes: seen.flushes.report(),
@@ -179,13 +180,18 @@ impl Kind {
 }
 
 /// What a device holds: the disk, measured.
-pub struct Metered(pub Rc<Meter>);
+pub struct Metered {
+    /// The disk.
+    pub disk: Disk,
+    /// What measures.
+    pub meter: Rc<Meter>,
+}
 
 impl Submit for Metered {
     fn submit(&self, request: Request, done: Done) {
         let (op, len) = (request.op, request.len);
         let id = {
-            let mut seen = self.0.seen.borrow_mut();
+            let mut seen = self.meter.seen.borrow_mut();
             let now = Instant::now();
             seen.first.get_or_insert(now);
             let id = seen.next_id;
@@ -193,19 +199,19 @@ impl Submit for Metered {
             seen.under_way.insert(id, now);
             id
         };
-        let meter = Rc::clone(&self.0);
-        self.0.disk.submit(request, move |result| {
+        let meter = Rc::clone(&self.meter);
+        self.disk.submit(request, move |result| {
             meter.ended(id, op, len, result.is_err());
             done(result);
         });
     }
 
     fn info(&self) -> Rc<DiskInfo> {
-        self.0.disk.info()
+        self.disk.info()
     }
 
     fn extents(&self, offset: u64, len: u64, max: usize, done: ExtentsDone) {
-        self.0.disk.extents(offset, len, max, done);
+        self.disk.extents(offset, len, max, done);
     }
 }
 

@@ -9,8 +9,9 @@ use super::args::Args;
 use super::table::{COMMANDS, Command};
 use super::words::Words;
 use super::{inflight, info};
+use crate::cli::disk::{self, Interface};
 use crate::cli::report::CoreOption;
-use crate::monitor::machine::{Action, Machine, RunState};
+use crate::monitor::machine::{Action, DeviceAdd, Machine, RunState};
 use crate::monitor::step::Step;
 use crate::monitor::{COMPATIBLE_VERSION, PACKAGE, check};
 
@@ -112,6 +113,41 @@ pub(super) fn snapshot_blkdev(args: &Args, _: &dyn Machine) -> Step<String> {
         mode: args.has('n').then_some(NewImageMode::Existing),
         ..BlockdevSnapshotSync::default()
     }))
+}
+
+/// `drive_add`: the first word is QEMU's place on a bus, which says nothing here.
+pub(super) fn drive_add(args: &Args, _: &dyn Machine) -> Step<String> {
+    let options = args.required_text("options");
+    let refused = |why: String| Step::Done(format!("Error: {why}\n"));
+    let option = match disk::parse(options.as_ref()) {
+        Ok(option) => option,
+        Err(why) => return refused(why),
+    };
+    if option.id.is_none() {
+        return refused("id=NAME is missing: what 'device_add' is to call it by".to_owned());
+    }
+    if option.interface != Interface::None {
+        return refused("add if=none: 'device_add' makes the device".to_owned());
+    }
+    Step::ask(Action::DriveAdd(Box::new(option)), |result| match result {
+        Ok(_) => "OK\n".to_owned(),
+        Err(refused) => error(&refused),
+    })
+}
+
+pub(super) fn drive_del(args: &Args, _: &dyn Machine) -> Step<String> {
+    act(Action::DriveDel(args.required_text("id")))
+}
+
+pub(super) fn device_add(args: &Args, _: &dyn Machine) -> Step<String> {
+    match DeviceAdd::parse(&args.required_text("device")) {
+        Ok(device) => act(Action::DeviceAdd(device)),
+        Err(refused) => Step::Done(error(&refused)),
+    }
+}
+
+pub(super) fn device_del(args: &Args, _: &dyn Machine) -> Step<String> {
+    act(Action::DeviceDel(args.required_text("id")))
 }
 
 pub(super) fn cont(_: &Args, _: &dyn Machine) -> Step<String> {

@@ -159,6 +159,46 @@ pub(super) static COMMANDS: &[Command] = &[
         ..plain("cont", "resume emulation", run::cont)
     },
     Command {
+        usage: "driver[,prop=value][,...]",
+        params: &[param("device", Kind::Text, true)],
+        ..plain(
+            "device_add",
+            "add device, like -device on the command line\n\
+             \t\t\t (virtio-blk-pci,drive=DISK,id=NAME[,addr=SLOT])",
+            run::device_add,
+        )
+    },
+    Command {
+        usage: "device",
+        params: &[param("id", Kind::Text, true)],
+        ..plain(
+            "device_del",
+            "remove device (the guest is asked to let go of it)",
+            run::device_del,
+        )
+    },
+    Command {
+        usage: "[[<domain>:]<bus>:]<slot> [file=file][,id=name][,if=none][,...]",
+        params: &[
+            param("place", Kind::Text, true),
+            param("options", Kind::Text, true),
+        ],
+        ..plain(
+            "drive_add",
+            "open a disk for device_add (the keys of --disk; the place is ignored)",
+            run::drive_add,
+        )
+    },
+    Command {
+        usage: "device",
+        params: &[param("id", Kind::Device, true)],
+        ..plain(
+            "drive_del",
+            "close a disk that no device has",
+            run::drive_del,
+        )
+    },
+    Command {
         usage: "[-p] filename",
         params: &[
             param("", Kind::Options(&['p']), false),

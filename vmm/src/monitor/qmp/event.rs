@@ -29,6 +29,13 @@ fn describe(notice: &Notice) -> (&'static str, Option<Value>) {
         }
         Notice::Stop => ("STOP", None),
         Notice::Resume => ("RESUME", None),
+        Notice::DeviceDeleted { device, path } => {
+            let mut data = json!({"path": path});
+            if let (Value::Object(members), Some(device)) = (&mut data, device) {
+                members.insert("device".to_owned(), json!(device));
+            }
+            ("DEVICE_DELETED", Some(data))
+        }
         Notice::Powerdown => ("POWERDOWN", None),
         Notice::Reset { guest } => {
             let reason = if *guest {

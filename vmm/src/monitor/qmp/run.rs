@@ -8,7 +8,7 @@ use super::arguments::NoArguments;
 use super::{Context, Outcome, Returned, table, version};
 use crate::cli::report::CoreOption;
 use crate::monitor::json::print;
-use crate::monitor::machine::{Action, RunState};
+use crate::monitor::machine::{Action, DeviceAdd, RunState};
 use crate::monitor::step::Step;
 use crate::monitor::{check, hmp};
 
@@ -157,6 +157,21 @@ pub(super) fn dump_guest_memory(arguments: DumpGuestMemory, _: &mut Context<'_>)
         return refused("parameter 'protocol' must start with 'file:'");
     };
     act(Action::Dump(CoreOption::new(path, arguments.paging)))
+}
+
+pub(super) fn device_add(device: DeviceAdd, _: &mut Context<'_>) -> Started {
+    act(Action::DeviceAdd(device))
+}
+
+/// `device_del`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeviceDel {
+    id: String,
+}
+
+pub(super) fn device_del(arguments: DeviceDel, _: &mut Context<'_>) -> Started {
+    act(Action::DeviceDel(arguments.id))
 }
 
 pub(super) fn quit(_: NoArguments, _: &mut Context<'_>) -> Started {

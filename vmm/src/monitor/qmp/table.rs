@@ -40,6 +40,8 @@ const MACHINE: &[Command] = commands! {
     "system_reset" => run::system_reset,
     "system_powerdown" => run::system_powerdown,
     "dump-guest-memory" => run::dump_guest_memory,
+    "device_add" => run::device_add,
+    "device_del" => run::device_del,
     "quit" => run::quit,
     "human-monitor-command" => run::human_monitor_command,
 };

@@ -63,6 +63,7 @@ impl Bench {
         let memory = Arc::new(GuestMemoryMmap::from_ranges(&regions).unwrap());
         let mut bars = BarAllocator::default();
         let seat = PciSeat {
+            hot: false,
             host: host.clone(),
             line: line.clone(),
             gsi: 20,

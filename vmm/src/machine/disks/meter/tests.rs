@@ -44,8 +44,11 @@ fn request(op: Op, len: u64) -> Request {
 #[test]
 fn requests_are_counted_by_kind_and_those_under_way_are_seen() {
     let slow = Rc::new(Slow::default());
-    let meter = Meter::new(Disk::new(slow.clone()));
-    let disk = Disk::new(Rc::new(Metered(meter.clone())));
+    let meter = Meter::new("virtio0".to_owned());
+    let disk = Disk::new(Rc::new(Metered {
+        disk: Disk::new(slow.clone()),
+        meter: meter.clone(),
+    }));
     assert_eq!(meter.first(), None);
     let write = Op::Write { fua: false };
     let discard = Op::WriteZeroes { unmap: true };

@@ -1,5 +1,6 @@
 //! KVM: whether it can be used, and the virtual machine made with it.
 
+pub mod clock;
 pub mod cpuid;
 pub mod irq;
 pub mod mtrr;

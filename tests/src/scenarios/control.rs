@@ -59,6 +59,7 @@ fn stop_and_go_on(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     thread::sleep(Duration::from_millis(500));
     machine.serial.update()?;
     let before = machine.serial.io.len();
+    let last = machine.serial.io.last().cloned();
     thread::sleep(Duration::from_secs(3));
     machine.serial.update()?;
     ensure(machine.serial.io.len() == before, || {
@@ -66,6 +67,15 @@ fn stop_and_go_on(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     })?;
     machine.qmp.run("cont", json!({}))?;
     machine.wait_serial("report after cont", 60, |serial| serial.io.len() > before)?;
+    if let (Some(last), Some(next)) = (last, machine.serial.io.get(before)) {
+        // The guest has not seen the three seconds for which it was watched.
+        let here = next.at - last.at;
+        let there = Duration::from_millis(next.guest_ms - last.guest_ms);
+        ensure(there + Duration::from_secs(2) < here, || {
+            format!("{here:?} here were {there:?} for the guest")
+        })?;
+        stage.verified("time", "stands while the guest is stopped");
+    }
     let names: Vec<_> = machine
         .qmp
         .events()

@@ -64,7 +64,10 @@ impl Machine {
     pub fn start(stage: &Stage, name: &str, boot: &Boot) -> Outcome<Machine> {
         let serial = stage.logs.join(format!("{name}.serial"));
         let mut command = Command::new("strata");
-        command.args(["run", "--memory", "256M"]);
+        command.arg("run");
+        if !boot.options.iter().any(|option| option == "--memory") {
+            command.args(["--memory", "256M"]);
+        }
         if !boot.by_firmware {
             command.arg("--kernel").arg(stage.images.join("vmlinuz"));
             let initrd = boot.script.map_or("guest.img", |_| "tools.img");

@@ -51,7 +51,8 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         told(stage, name, kernel)?;
     }
     init_resets(stage)?;
-    only_32_bits(stage)
+    only_32_bits(stage)?;
+    large(stage)
 }
 
 /// The guest resets itself by a jump to the BIOS. QMP's clients are told, and it comes up again.
@@ -144,5 +145,24 @@ fn only_32_bits(stage: &mut Stage) -> Outcome<()> {
     })?;
     machine.qmp.run("quit", json!({}))?;
     stage.verified("a 32-bit bzImage", "memtest86+ runs");
+    Ok(())
+}
+
+/// More memory than there is room below 4 GiB, and more than the host has; eight processors.
+fn large(stage: &mut Stage) -> Outcome<()> {
+    let boot = Boot {
+        script: Some("size"),
+        options: ["--cpus", "8", "--memory", "6G"]
+            .map(str::to_owned)
+            .to_vec(),
+        ..Boot::default()
+    };
+    let mut machine = Machine::start(stage, "large", &boot)?;
+    machine.wait_success(SECONDS)?;
+    let said = machine.serial.said.join("; ");
+    ensure(said == "processors 8; memory 5 GiB and some", || {
+        said.clone()
+    })?;
+    stage.verified("8 processors, 6 GiB", "all found");
     Ok(())
 }

@@ -12,6 +12,7 @@ mod firmware;
 mod host;
 mod hotplug;
 mod intx;
+mod judgement;
 mod kill;
 mod layers;
 mod main_job;
@@ -72,6 +73,16 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "drives",
         about: "what disks and a CD drive say of themselves, to programs made for real ones",
         play: drives::play,
+    },
+    Scenario {
+        name: "judgement",
+        about: "fio, file systems, RAID and LVM on disks that are snapshotted, merged and resized",
+        play: judgement::play,
+    },
+    Scenario {
+        name: "judgement-long",
+        about: "the same ten times, with resets by the guest in between",
+        play: judgement::play_long,
     },
     Scenario {
         name: "pio",

@@ -66,6 +66,45 @@ pub struct DiskSpec {
 }
 
 /// The block layer of one device thread: its executor, disks and jobs.
+///
+/// ```
+/// use std::{cell::Cell, rc::Rc};
+/// use strata_block::{
+///     api::{Cmd, Reply},
+///     engine::{DiskSpec, Engine},
+/// };
+/// use strata_graph::{DiskOptions, Format, chain::ImageOptions};
+///
+/// let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("disk.raw");
+/// std::fs::File::create(&path)?.set_len(1 << 20)?;
+/// let engine = Engine::new(|event| println!("{event:?}"))?;
+/// let disk = engine.open_disk(DiskSpec {
+///     path,
+///     image: ImageOptions {
+///         format: Some(Format::Raw),
+///         ..ImageOptions::default()
+///     },
+///     disk: DiskOptions {
+///         id: "disk0".to_owned(),
+///         ..DiskOptions::default()
+///     },
+/// })?;
+/// assert_eq!(disk.info().size, 1 << 20);
+/// let disks = Rc::new(Cell::new(0));
+/// let counted = disks.clone();
+/// let reply = move |answer| match answer {
+///     Ok(Reply::Block(disks)) => counted.set(disks.len()),
+///     other => panic!("{other:?}"),
+/// };
+/// engine.execute(Cmd::QueryBlock, Box::new(reply));
+/// while engine.poll().more_work_now {}
+/// assert_eq!(disks.get(), 1);
+/// assert!(engine.shut_down().is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// `examples/embed.rs` takes a snapshot and merges it.
 pub struct Engine {
     exec: Rc<Executor>,
     opener: Opener,

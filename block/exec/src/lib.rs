@@ -63,6 +63,27 @@ pub struct Turn {
 }
 
 /// The executor. Lives on one thread; shared there as `Rc`.
+///
+/// ```
+/// use std::{cell::Cell, rc::Rc};
+/// use strata_exec::{Executor, Queue};
+///
+/// let exec = Executor::new()?;
+/// let steps = Rc::new(Cell::new(0));
+/// let counted = steps.clone();
+/// exec.spawn_named(Queue::Job, "an example", async move {
+///     for _ in 0..3 {
+///         counted.set(counted.get() + 1);
+///         strata_exec::yield_now().await;
+///     }
+/// });
+/// // The thread's event loop does this whenever `event_fd` is readable or a deadline is over.
+/// while exec.poll().more_work_now {}
+/// assert_eq!(steps.get(), 3);
+/// // Programs without an event loop wait for one task, and everything else runs meanwhile.
+/// assert_eq!(exec.block_on(async { 6 * 7 }), 42);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub struct Executor {
     ready: Arc<ReadyQueues>,
     wake: Arc<WakeFd>,

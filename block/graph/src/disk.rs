@@ -46,7 +46,7 @@ pub struct Request {
 pub type Completion = IoResult<()>;
 
 /// What a device needs to know of a disk to describe it to its guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskInfo {
     /// The disk's id in the monitor, such as `virtio0`.
     pub id: String,
@@ -93,6 +93,51 @@ pub trait Submit {
 }
 
 /// A disk as devices see it. Cheap to clone; lives on the device thread.
+///
+/// Those of the image stack come from an engine. This one is all zeros:
+///
+/// ```
+/// use std::rc::Rc;
+/// use strata_exec::{Executor, mem::SgList};
+/// use strata_graph::disk::{Disk, DiskInfo, Done, Op, Request, Submit};
+/// use strata_storage::error::IoError;
+///
+/// struct Zeros(Rc<DiskInfo>);
+///
+/// impl Submit for Zeros {
+///     fn submit(&self, request: Request, done: Done) {
+///         // Only what lies on the disk gets here.
+///         request.data.copy_from(0, &vec![0; request.data.len()]);
+///         done(Ok(()));
+///     }
+///
+///     fn info(&self) -> Rc<DiskInfo> {
+///         self.0.clone()
+///     }
+/// }
+///
+/// let disk = Disk::new(Rc::new(Zeros(Rc::new(DiskInfo {
+///     size: 1 << 20,
+///     block_size: 512,
+///     ..DiskInfo::default()
+/// }))));
+/// let read = |offset, data: SgList| Request {
+///     op: Op::Read,
+///     offset,
+///     len: data.len() as u64,
+///     data,
+/// };
+/// let exec = Executor::new()?;
+/// let data = SgList::from_vec(vec![7; 4096]);
+/// let request = read(0, data.clone());
+/// let reader = disk.clone();
+/// exec.block_on(async move { reader.run(request).await })?;
+/// assert_eq!(data.to_vec(), vec![0; 4096]);
+/// let behind = read(1 << 20, data);
+/// let refused = exec.block_on(async move { disk.run(behind).await });
+/// assert!(matches!(refused, Err(IoError::OutOfRange)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Disk {
     backend: Rc<dyn Submit>,

@@ -63,6 +63,27 @@ const FORMAT_HEAD: u64 = 512;
 ///
 /// Reads past the end give zeros; writes past the end grow the file. A write is durable after a
 /// [`Storage::flush`] that was started when the write had completed.
+///
+/// ```
+/// use std::time::Duration;
+/// use strata_exec::Executor;
+/// use strata_storage::{FileOptions, Storage, error::Error};
+///
+/// let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("file");
+/// std::fs::write(&path, "12345678")?;
+/// let exec = Executor::new()?;
+/// let opener = exec.clone();
+/// let bytes = exec.block_on(async move {
+///     let file = Storage::open(&opener, &path, FileOptions::default(), Duration::ZERO).await?;
+///     file.write_vec(6, b"ab".to_vec()).await?;
+///     file.flush().await?;
+///     // What lies behind the end reads as zeros.
+///     Ok::<_, Error>(file.read_vec(4, 6).await?)
+/// })?;
+/// assert_eq!(bytes, b"56ab\0\0");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub enum Storage {
     /// A file of the host.

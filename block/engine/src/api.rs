@@ -33,9 +33,7 @@ pub use export::{
     BlockExportAdd, BlockExportDel, ExportInfo, ExportType, NbdServerAdd, NbdServerRemove,
     NbdServerStart, RemoveMode, VhostUserSpec, Writable,
 };
-pub use inflight::{
-    DiskUnderWay, HeldLock, Inflight, LayerUnderWay, Queue, RangeUnderWay, TaskInfo, UnderWay,
-};
+pub use inflight::{DiskInflight, Inflight, LayerInflight, Queue, RangeInflight, TaskInfo};
 pub use job::{BlockJobCancel, BlockJobRef, BlockJobSetSpeed, JobRef};
 pub use object::{Endpoint, ObjectAdd, ObjectDel, ObjectType, TlsCreds};
 pub use socket::{

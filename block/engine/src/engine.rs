@@ -7,6 +7,7 @@ mod commit;
 mod describe;
 mod exports;
 mod find;
+mod inflight;
 mod objects;
 mod resize;
 mod shutdown;

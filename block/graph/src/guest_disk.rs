@@ -238,7 +238,7 @@ impl GuestDisk {
     }
 
     /// What its requests may work on at a time.
-    pub(super) fn work(&self) -> &Budget {
+    pub fn work(&self) -> &Budget {
         &self.work
     }
 

@@ -30,7 +30,6 @@ mod reading;
 pub mod rebase;
 pub mod spec;
 mod survey;
-mod under_way;
 mod walk;
 
 #[cfg(test)]
@@ -55,7 +54,6 @@ pub use named_layer::{check_leads_to, name_for};
 pub use names::{NameError, Names};
 pub use node::Node;
 pub use reading::Reading;
-pub use under_way::{DiskUnderWay, LayerUnderWay};
 pub use walk::{Found, Walk};
 
 pub use strata_format::names::Name;

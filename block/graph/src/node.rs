@@ -334,8 +334,13 @@ impl Node {
     }
 
     /// What is under way, and what waits for it.
-    pub(super) fn in_flight(&self) -> &InFlight {
+    pub fn in_flight(&self) -> &InFlight {
         &self.in_flight
+    }
+
+    /// Those who read the layer without being entered there, since it takes no writes.
+    pub fn reader_count(&self) -> usize {
+        self.readers.len()
     }
 
     /// Requests that wait for others in the in-flight table.

@@ -7,22 +7,10 @@ use strata_graph::{Backend, DetectZeroes, Format, GuestDisk, Node, chain};
 
 use super::{Engine, bitmaps};
 use crate::api::{
-    BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, Inflight, SnapshotInfo, ThrottleInfo,
+    BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, SnapshotInfo, ThrottleInfo,
 };
 
 impl Engine {
-    /// HMP's `info inflight`.
-    pub(super) fn inflight(&self) -> Inflight {
-        let backends = self.backends.borrow();
-        Inflight {
-            disks: backends
-                .iter()
-                .map(|backend| backend.look_inside())
-                .collect(),
-            tasks: self.exec.tasks(),
-        }
-    }
-
     /// `query-block`.
     pub(super) fn query_block(&self) -> Vec<BlockInfo> {
         self.disks

@@ -50,7 +50,7 @@ impl Image {
     }
 
     /// What tasks hold of the image, or wait for.
-    pub(crate) fn under_way(&self) -> UnderWay {
+    pub fn under_way(&self) -> UnderWay {
         match &self.driver {
             Driver::Raw(_) => UnderWay::default(),
             Driver::Qcow2(image) => image.under_way(),

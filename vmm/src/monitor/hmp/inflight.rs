@@ -5,7 +5,7 @@ use std::{
     ops::Range,
 };
 
-use strata_block::api::{DiskUnderWay, Inflight, LayerUnderWay, TaskInfo};
+use strata_block::api::{DiskInflight, Inflight, LayerInflight, TaskInfo};
 
 /// The text: each disk with its gate and layers, then the tasks.
 pub(super) fn show(found: &Inflight) -> String {
@@ -29,9 +29,9 @@ fn show_all(out: &mut String, found: &Inflight) -> Result {
     Ok(())
 }
 
-fn show_disk(out: &mut String, disk: &DiskUnderWay) -> Result {
+fn show_disk(out: &mut String, disk: &DiskInflight) -> Result {
     let gate = if disk.closed { "closed" } else { "open" };
-    let DiskUnderWay { inside, work, .. } = disk;
+    let DiskInflight { inside, work, .. } = disk;
     write!(out, "{}: gate {gate}, {inside} inside", disk.id)?;
     waiting(out, disk.at_gate)?;
     if *work > 0 {
@@ -48,7 +48,7 @@ fn show_disk(out: &mut String, disk: &DiskUnderWay) -> Result {
     Ok(())
 }
 
-fn show_layer(out: &mut String, layer: &LayerUnderWay) -> Result {
+fn show_layer(out: &mut String, layer: &LayerInflight) -> Result {
     write!(out, "    {}:", layer.node_name)?;
     if layer.readers > 0 {
         write!(out, " {} readers", layer.readers)?;
@@ -63,16 +63,16 @@ fn show_layer(out: &mut String, layer: &LayerUnderWay) -> Result {
         let waits = if entry.waits { ", waits" } else { "" };
         writeln!(out, "        range {} {mode}{waits}", bytes(&entry.range))?;
     }
-    for claim in &layer.image.claims {
+    for claim in &layer.claims {
         writeln!(out, "        claim {}", bytes(claim))?;
     }
-    if layer.image.waiting_for_claims > 0 {
-        let count = layer.image.waiting_for_claims;
+    if layer.waiting_for_claims > 0 {
+        let count = layer.waiting_for_claims;
         writeln!(out, "        {count} wait until a claim is released")?;
     }
-    for lock in &layer.image.locks {
-        write!(out, "        lock '{}'", lock.name)?;
-        waiting(out, lock.waiting)?;
+    for (lock, count) in &layer.locks {
+        write!(out, "        lock '{lock}'")?;
+        waiting(out, *count)?;
         writeln!(out)?;
     }
     Ok(())

@@ -2,46 +2,34 @@
 
 use std::time::Duration;
 
-use strata_block::api::{
-    DiskUnderWay, HeldLock, Inflight, LayerUnderWay, Queue, RangeUnderWay, TaskInfo, UnderWay,
-};
+use strata_block::api::{DiskInflight, Inflight, LayerInflight, Queue, RangeInflight, TaskInfo};
 
 use super::inflight::show;
 
 #[test]
 fn what_is_under_way_is_listed_with_what_it_waits_for() {
-    let range = |range, exclusive, waits| RangeUnderWay {
+    let range = |range, exclusive, waits| RangeInflight {
         range,
         exclusive,
         waits,
     };
-    let top = LayerUnderWay {
+    let top = LayerInflight {
         node_name: "#block012".to_owned(),
         ranges: vec![
             range(0x1_0000..0x2_0000, true, false),
             range(0..u64::MAX, true, true),
         ],
         readers: 0,
-        image: UnderWay {
-            claims: vec![0x1_0000..0x2_0000, 0x4_0000..0x6_0000],
-            waiting_for_claims: 1,
-            locks: vec![HeldLock {
-                name: "refcounts".to_owned(),
-                waiting: 2,
-            }],
-        },
+        claims: vec![0x1_0000..0x2_0000, 0x4_0000..0x6_0000],
+        waiting_for_claims: 1,
+        locks: vec![("refcounts".to_owned(), 2)],
     };
-    let disk = |id: &str, layers| DiskUnderWay {
+    let disk = |id: &str, layers| DiskInflight {
         id: id.to_owned(),
-        closed: false,
-        inside: 0,
-        at_gate: 0,
-        work: 0,
-        waiting_for_work: 0,
-        held: 0,
         layers,
+        ..DiskInflight::default()
     };
-    let busy = DiskUnderWay {
+    let busy = DiskInflight {
         closed: true,
         inside: 2,
         at_gate: 1,

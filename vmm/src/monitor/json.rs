@@ -5,11 +5,14 @@
 //! QEMU's key order.
 //!
 //! The parser is not `serde_json`'s. Conversations that were recorded from QEMU say which text each
-//! mistake gets, how many errors a broken request gives, and what is accepted. `serde_json` keeps
-//! the last of several members with one name, refuses what is nested deeper than 128 levels and
-//! numbers beyond a float's range, reads `-0` as a float, and tells its errors apart by their text
-//! alone: to translate that back would be as long as this, and depend on its wording. What commands
-//! make of the values is serde's business (`qmp/arguments`).
+//! mistake gets, how many errors a broken request gives, and what is accepted. A framer with
+//! `serde_json` behind it was built, and took 319 lines where lexer and parser are 517. With
+//! `unbounded_depth`, 1,024 levels overflowed the stack of a test's thread: it recurses, and what
+//! is here does not. `arbitrary_precision`, which 1e999 and -0 need, is a feature of the whole
+//! program, and lets a client write a number as an object with a secret name. Four of 18 recorded
+//! mistakes got other answers (`01`, `1.}`, `0e5`, `\u12`); for right ones the framer would need
+//! the lexer's numbers. And its errors are told apart by the wording of their texts alone. What
+//! commands make of the values is serde's business (`qmp/arguments`).
 
 mod lexer;
 mod parser;

@@ -66,8 +66,8 @@ pub struct IdeController {
 
 impl IdeController {
     /// A controller with the drives that `disks` describe (primary master and slave, then
-    /// secondary), as `DriveOptions` say, which raises `lines` ([`IRQS`]) and whose bus master BAR is at the port
-    /// `bus_master` ([`BUS_MASTER_LEN`] ports).
+    /// secondary), as `DriveOptions` say, which raises `lines` ([`IRQS`]) and whose bus master BAR
+    /// is at the port `bus_master` ([`BUS_MASTER_LEN`] ports).
     ///
     /// # Errors
     /// If the host has no eventfd left.

@@ -10,8 +10,8 @@
 //! I/O window ────▶ Window ───────▶ PciDevice::read_bar / write_bar (I/O BARs)
 //! ```
 //!
-//! There need be no firmware. BARs get their addresses from a [`BarAllocator`] when a device is made,
-//! and decoding is on from the start, as a PC's BIOS would leave it.
+//! There need be no firmware. BARs get their addresses from a [`BarAllocator`] when a device is
+//! made, and decoding is on from the start, as a PC's BIOS would leave it.
 //!
 //! A function that has registers elsewhere, too (the IDE function's fixed ports), keeps those in a
 //! [`crate::bus::BusDevice`] of its own that shares the registers with its `PciDevice`.

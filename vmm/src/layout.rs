@@ -42,7 +42,8 @@ pub const TSS: u64 = 0xfeff_d000;
 /// Bytes of both together.
 pub const KVM_PAGES_LEN: u64 = 0x4000;
 
-/// Ranges of guest memory for programs, as address and length in bytes, for a guest with `size` bytes.
+/// Ranges of guest memory for programs, as address and length in bytes, for a guest with `size`
+/// bytes.
 pub fn memory_ranges(size: u64) -> Vec<(u64, u64)> {
     let low = size.min(LOW_MEMORY_LIMIT);
     let mut ranges = vec![(0, low)];

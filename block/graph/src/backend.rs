@@ -131,8 +131,8 @@ impl Backend {
         self.no_room.release(true);
     }
 
-    /// Whether requests that fail are held as the policy wants. If not, those that are held end with
-    /// their errors.
+    /// Whether requests that fail are held as the policy wants. If not, those that are held end
+    /// with their errors.
     pub fn hold_failures(&self, hold: bool) {
         self.giving_up.set(!hold);
         if !hold {

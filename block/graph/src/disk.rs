@@ -61,8 +61,8 @@ pub struct DiskInfo {
     pub read_only: bool,
     /// Discard requests are worth sending.
     pub discard: bool,
-    /// Bytes, a multiple of the logical block size: an aligned piece of this size is the least that a discard gives
-    /// back. It is that of the layer that was on top when the device was made.
+    /// Bytes, a multiple of the logical block size: an aligned piece of this size is the least that
+    /// a discard gives back. It is that of the layer that was on top when the device was made.
     pub discard_granularity: u32,
     /// Serial number as given by the user (at most 20 bytes are shown to the guest).
     pub serial: String,

@@ -203,7 +203,8 @@ fn start_packet_dma(
     }
 }
 
-/// Reads blocks of a disc into `data`. The last block may be there in part; the rest of it is zeros.
+/// Reads blocks of a disc into `data`. The last block may be there in part; the rest of it is
+/// zeros.
 fn read_disc(disk: &Disk, first: u32, data: SgList, end: Ending, reply: Reply) {
     let offset = u64::from(first) * BLOCK;
     let there = disk.info().size.saturating_sub(offset);

@@ -18,8 +18,8 @@ pub const IDE_FUNCTION: Slot = Slot::new(1, 1);
 const INTEL: u16 = 0x8086;
 /// Subsystem ids of all that is on QEMU's board.
 const QEMU: (u16, u16) = (0x1af4, 0x1100);
-/// The seven programmable attribute map registers: for each part of the memory from 0xC0000 to 1 MiB
-/// whether reads and writes reach it (82441FX data sheet, 3.2.18). They are storage only.
+/// The seven programmable attribute map registers: for each part of the memory from 0xC0000 to 1
+/// MiB whether reads and writes reach it (82441FX data sheet, 3.2.18). They are storage only.
 const PAM: usize = 0x59;
 const PAM_WRITABLE: [u8; 7] = [0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33];
 /// PIIX3's four PIRQ route control registers; 0x80 means not routed to an ISA IRQ.

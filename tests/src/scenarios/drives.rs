@@ -11,8 +11,8 @@ const SECONDS: u64 = 120;
 /// Bytes of small disks, and what they grow to.
 const SIZES: [u64; 2] = [64 << 20, 96 << 20];
 
-/// Plays it: four IDE drives, one of them for CDs, and two virtio disks, in one guest, which firmware
-/// starts from the CD.
+/// Plays it: four IDE drives, one of them for CDs, and two virtio disks, in one guest, which
+/// firmware starts from the CD.
 pub fn play(stage: &mut Stage) -> Outcome<()> {
     let mut machine = Machine::start(stage, "guest", &boot(stage)?)?;
     for (what, line) in [

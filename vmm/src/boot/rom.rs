@@ -10,8 +10,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::{BootError, Source};
 use crate::layout;
 
-/// Where packages put SeaBIOS as it is built for QEMU's machine of today, larger than the `bios.bin`
-/// for old ones: Debian and Fedora, QEMU itself (Arch, openSUSE), and what is built by hand.
+/// Where packages put SeaBIOS as it is built for QEMU's machine of today, larger than the
+/// `bios.bin` for old ones: Debian and Fedora, QEMU itself (Arch, openSUSE), and what is built by
+/// hand.
 const PLACES: [&str; 3] = [
     "/usr/share/seabios/bios-256k.bin",
     "/usr/share/qemu/bios-256k.bin",

@@ -30,7 +30,8 @@ pub struct Vm {
 
 impl Vm {
     /// Makes every region of `memory` visible to the guest of `fd`, and those of `rom`, which lie
-    /// elsewhere and are nobody's to write: a guest that does leaves as for memory that is not there.
+    /// elsewhere and are nobody's to write: a guest that does leaves as for memory that is not
+    /// there.
     ///
     /// # Errors
     /// The kernel's, of KVM_SET_USER_MEMORY_REGION.

@@ -6,9 +6,7 @@ use strata_format::qcow2::{Qcow2, Snapshot};
 use strata_graph::{Backend, DetectZeroes, Format, GuestDisk, Node, chain};
 
 use super::{Engine, bitmaps};
-use crate::api::{
-    BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, SnapshotInfo, ThrottleInfo,
-};
+use crate::api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, SnapshotInfo, ThrottleInfo};
 
 impl Engine {
     /// `query-block`.

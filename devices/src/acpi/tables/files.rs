@@ -13,7 +13,8 @@ const TABLES: &str = "etc/acpi/tables";
 const CHECKSUM: usize = 9;
 /// The RSDP's pointer to the XSDT.
 const RSDP_XSDT: Field = Field { offset: 24, len: 8 };
-/// The RSDP's two checksums: offset, and how many bytes from the start it covers (ACPI 6.5, 5.2.5.3).
+/// The RSDP's two checksums: offset, and how many bytes from the start it covers (ACPI 6.5,
+/// 5.2.5.3).
 const RSDP_CHECKSUMS: [(usize, usize); 2] = [(8, 20), (32, 36)];
 
 /// Files with their names, for a machine with `cpus` CPUs (1 to 255).

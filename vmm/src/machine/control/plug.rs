@@ -19,8 +19,8 @@ pub(super) struct Plugged {
     device: u8,
     worker: Worker,
     subscriber: SubscriberId,
-    /// The guest has let go of it, or has gone itself: it is off the bus, and goes once its requests
-    /// have ended.
+    /// The guest has let go of it, or has gone itself: it is off the bus, and goes once its
+    /// requests have ended.
     gone: Option<Option<SharedPciDevice>>,
 }
 

@@ -161,7 +161,7 @@ impl Gate {
     }
 
     /// Requests inside.
-    pub(crate) fn inside(&self) -> usize {
+    pub fn inside(&self) -> usize {
         self.inside.get()
     }
 }

@@ -20,6 +20,7 @@ mod no_room;
 mod outcome;
 mod pio;
 mod platform;
+mod recipes;
 mod vhost_user;
 
 /// Something to play.
@@ -83,6 +84,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "judgement-long",
         about: "the same ten times, with resets by the guest in between",
         play: judgement::play_long,
+    },
+    Scenario {
+        name: "recipes",
+        about: "what the documents tell people to paste, run as it stands there",
+        play: recipes::play,
     },
     Scenario {
         name: "pio",

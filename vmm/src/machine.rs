@@ -93,6 +93,9 @@ pub enum RunError {
          that has, or a kernel with --kernel FILE"
     )]
     NothingToBoot,
+    /// Two disks are to be booted first.
+    #[error("two disks have bootindex={0}: give one of them another number")]
+    BootIndexTaken(u32),
     /// The guest's memory.
     #[error("could not get {mib} MiB for the guest's memory: {source}")]
     Memory {
@@ -373,6 +376,9 @@ impl Hardware {
         engine: &Rc<Engine>,
     ) -> Result<(), RunError> {
         let order = BootOrder::of(engine, &args.disks);
+        if let Some(index) = order.index_given_twice() {
+            return Err(RunError::BootIndexTaken(index));
+        }
         // Firmware of the user's own may know what to do without.
         if args.firmware.is_none() && !order.leads_somewhere() {
             return Err(RunError::NothingToBoot);

@@ -75,6 +75,13 @@ impl BootOrder {
         self
     }
 
+    /// A boot index that two of them have.
+    pub fn index_given_twice(&self) -> Option<u32> {
+        let mut pairs = self.0.windows(2);
+        let twice = pairs.find(|pair| pair[0].boot_index == pair[1].boot_index)?;
+        twice[0].boot_index
+    }
+
     /// Whether one of them can be booted.
     pub fn leads_somewhere(&self) -> bool {
         self.0.iter().any(|disk| disk.bootable)

@@ -28,6 +28,18 @@ fn wishes_come_first_then_what_can_be_booted() {
 }
 
 #[test]
+fn a_boot_index_is_for_one_disk() {
+    let twice = |indices: &[Option<u32>]| {
+        let disks = indices.iter().map(|&index| candidate("/disk", index, true));
+        BootOrder(disks.collect()).sorted().index_given_twice()
+    };
+    assert_eq!(twice(&[Some(2), None, Some(1), None]), None);
+    assert_eq!(twice(&[Some(2), Some(1), None, Some(2)]), Some(2));
+    assert_eq!(twice(&[Some(1), Some(3), Some(2), Some(3)]), Some(3));
+    assert_eq!(twice(&[]), None);
+}
+
+#[test]
 fn disks_are_found_where_they_are_and_looked_at() {
     let dir = tempfile::tempdir().unwrap();
     let make = |name: &str, len: usize, marks: &[(usize, &[u8])]| {

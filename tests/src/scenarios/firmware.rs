@@ -54,5 +54,20 @@ fn boot(stage: &mut Stage, name: &str, disks: &[String], cpus: u8) -> Outcome<St
     machine.wait_success(SECONDS)?;
     let log = stage.logs.join(format!("{name}.serial"));
     let serial = fs::read(&log).context(log.display())?;
-    Ok(String::from_utf8_lossy(&serial).into_owned())
+    Ok(without_cursor(&String::from_utf8_lossy(&serial)))
 }
+
+/// The text without the sequences that move a terminal's cursor, which firmware puts anywhere.
+fn without_cursor(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, sequence)) = rest.split_once("\x1b[") {
+        plain += before;
+        let end = sequence.find(|c: char| c.is_ascii_alphabetic());
+        rest = end.map_or("", |end| &sequence[end + 1..]);
+    }
+    plain + rest
+}
+
+#[cfg(test)]
+mod tests;

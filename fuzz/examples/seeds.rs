@@ -143,7 +143,7 @@ fn main() {
         );
         put(&corpus, "images", seed.name, &bytes);
         let steps: Vec<u8> = (0..STEPS * 4)
-            .map(|_| strata_block::random::next(&mut random) as u8)
+            .map(|_| strata_exec::random::next(&mut random) as u8)
             .collect();
         let input = [&[STEPS as u8 - 1][..], &steps, &bytes].concat();
         put(&corpus, "operations", seed.name, &input);
@@ -218,7 +218,7 @@ fn structured(corpus: &Path) {
     for target in ["tables", "requests", "operations"] {
         for n in 0..12 {
             let bytes: Vec<u8> = (0..64 + n * 24)
-                .map(|_| strata_block::random::next(&mut random) as u8)
+                .map(|_| strata_exec::random::next(&mut random) as u8)
                 .collect();
             put(corpus, target, &format!("random-{n:02}"), &bytes);
         }

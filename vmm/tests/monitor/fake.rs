@@ -148,6 +148,11 @@ impl Fake {
                 }
                 Ok(Reply::Done)
             }
+            Cmd::BlockSetIoThrottle(limits) if limits.iops > 0 && limits.iops_rd > 0 => {
+                Err(generic(
+                    "bps/iops/max total values and read/write values cannot be used at the same time",
+                ))
+            }
             Cmd::BlockStream(BlockStream {
                 job_id,
                 device,

@@ -2,7 +2,6 @@
 //! `BlockDeviceInfo`).
 
 use serde::{Deserialize, Serialize};
-use strata_graph::{Limit, Limits, ThrottleLimits};
 
 use super::{CmdError, number};
 
@@ -81,29 +80,7 @@ impl BlockSetIoThrottle {
         if self.device.is_some() == self.id.is_some() {
             return Err(CmdError::generic("Need exactly one of 'device' and 'id'"));
         }
-        self.limits().check().map_err(CmdError::generic)
-    }
-
-    /// The limits.
-    pub fn limits(&self) -> ThrottleLimits {
-        let limit = |average, burst: Option<u64>, seconds: Option<u64>| Limit {
-            average,
-            burst: burst.unwrap_or(0),
-            burst_seconds: seconds.unwrap_or(1),
-        };
-        ThrottleLimits {
-            bytes: Limits {
-                total: limit(self.bps, self.bps_max, self.bps_max_length),
-                read: limit(self.bps_rd, self.bps_rd_max, self.bps_rd_max_length),
-                write: limit(self.bps_wr, self.bps_wr_max, self.bps_wr_max_length),
-            },
-            requests: Limits {
-                total: limit(self.iops, self.iops_max, self.iops_max_length),
-                read: limit(self.iops_rd, self.iops_rd_max, self.iops_rd_max_length),
-                write: limit(self.iops_wr, self.iops_wr_max, self.iops_wr_max_length),
-            },
-            request_size: self.iops_size.unwrap_or(0),
-        }
+        Ok(())
     }
 }
 
@@ -146,36 +123,4 @@ pub struct ThrottleInfo {
     pub iops_size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-}
-
-impl ThrottleInfo {
-    /// Of a disk in the group called `group`.
-    pub fn new(group: &str, limits: &ThrottleLimits) -> Self {
-        let given = |value: u64| (value > 0).then_some(value);
-        let burst = |limit: Limit| given(limit.burst);
-        let length = |limit: Limit| burst(limit).map(|_| limit.burst_seconds);
-        let (bytes, requests) = (&limits.bytes, &limits.requests);
-        Self {
-            bps: bytes.total.average,
-            bps_rd: bytes.read.average,
-            bps_wr: bytes.write.average,
-            iops: requests.total.average,
-            iops_rd: requests.read.average,
-            iops_wr: requests.write.average,
-            bps_max: burst(bytes.total),
-            bps_rd_max: burst(bytes.read),
-            bps_wr_max: burst(bytes.write),
-            iops_max: burst(requests.total),
-            iops_rd_max: burst(requests.read),
-            iops_wr_max: burst(requests.write),
-            bps_max_length: length(bytes.total),
-            bps_rd_max_length: length(bytes.read),
-            bps_wr_max_length: length(bytes.write),
-            iops_max_length: length(requests.total),
-            iops_rd_max_length: length(requests.read),
-            iops_wr_max_length: length(requests.write),
-            iops_size: given(limits.request_size),
-            group: Some(group.to_owned()),
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc};
 use strata_format::qcow2::{Qcow2, Snapshot};
 use strata_graph::{Backend, DetectZeroes, Format, GuestDisk, Node, chain};
 
-use super::{Engine, bitmaps};
+use super::{Engine, bitmaps, throttling};
 use crate::api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, SnapshotInfo, ThrottleInfo};
 
 impl Engine {
@@ -46,7 +46,7 @@ impl Engine {
 fn throttle_info(backend: &Backend) -> ThrottleInfo {
     let group = backend.throttle_group();
     group.map_or_else(ThrottleInfo::default, |group| {
-        ThrottleInfo::new(group.name(), &group.limits())
+        throttling::throttle_info(group.name(), &group.limits())
     })
 }
 

@@ -2,21 +2,23 @@
 
 use std::rc::Rc;
 
-use strata_graph::{Backend, ThrottleGroup, Throttling};
+use strata_graph::{Backend, Limit, Limits, ThrottleGroup, ThrottleLimits, Throttling};
 
 use super::Engine;
-use crate::api::{BlockSetIoThrottle, CmdError, ErrorClass};
+use crate::api::{BlockSetIoThrottle, CmdError, ErrorClass, ThrottleInfo};
 
 impl Engine {
     /// Sets the limits of a disk, and of all that share them, or takes the disk out of its group
     /// where all are 0.
     pub(super) fn set_io_throttle(&self, cmd: &BlockSetIoThrottle) -> Result<(), CmdError> {
         let backend = self.find_backend(cmd)?;
+        let limits = limits(cmd);
+        limits.check().map_err(CmdError::generic)?;
         let former = backend
             .throttle_group()
             .map(|group| group.name().to_owned());
         let throttling = Throttling {
-            limits: cmd.limits(),
+            limits,
             group: cmd.group.clone().or(former),
         };
         self.throttle(&backend, &throttling);
@@ -73,4 +75,56 @@ impl Engine {
 fn is_device(path: &str, id: &str) -> bool {
     let of_id = |rest: &str| rest.split('/').next() == Some(id);
     !path.is_empty() && (path == id || path.strip_prefix("/machine/peripheral/").is_some_and(of_id))
+}
+
+/// The limits that a command asks for.
+fn limits(cmd: &BlockSetIoThrottle) -> ThrottleLimits {
+    let limit = |average, burst: Option<u64>, seconds: Option<u64>| Limit {
+        average,
+        burst: burst.unwrap_or(0),
+        burst_seconds: seconds.unwrap_or(1),
+    };
+    ThrottleLimits {
+        bytes: Limits {
+            total: limit(cmd.bps, cmd.bps_max, cmd.bps_max_length),
+            read: limit(cmd.bps_rd, cmd.bps_rd_max, cmd.bps_rd_max_length),
+            write: limit(cmd.bps_wr, cmd.bps_wr_max, cmd.bps_wr_max_length),
+        },
+        requests: Limits {
+            total: limit(cmd.iops, cmd.iops_max, cmd.iops_max_length),
+            read: limit(cmd.iops_rd, cmd.iops_rd_max, cmd.iops_rd_max_length),
+            write: limit(cmd.iops_wr, cmd.iops_wr_max, cmd.iops_wr_max_length),
+        },
+        request_size: cmd.iops_size.unwrap_or(0),
+    }
+}
+
+/// What `query-block` says of a disk in the group called `group`.
+pub(super) fn throttle_info(group: &str, limits: &ThrottleLimits) -> ThrottleInfo {
+    let given = |value: u64| (value > 0).then_some(value);
+    let burst = |limit: Limit| given(limit.burst);
+    let length = |limit: Limit| burst(limit).map(|_| limit.burst_seconds);
+    let (bytes, requests) = (&limits.bytes, &limits.requests);
+    ThrottleInfo {
+        bps: bytes.total.average,
+        bps_rd: bytes.read.average,
+        bps_wr: bytes.write.average,
+        iops: requests.total.average,
+        iops_rd: requests.read.average,
+        iops_wr: requests.write.average,
+        bps_max: burst(bytes.total),
+        bps_rd_max: burst(bytes.read),
+        bps_wr_max: burst(bytes.write),
+        iops_max: burst(requests.total),
+        iops_rd_max: burst(requests.read),
+        iops_wr_max: burst(requests.write),
+        bps_max_length: length(bytes.total),
+        bps_rd_max_length: length(bytes.read),
+        bps_wr_max_length: length(bytes.write),
+        iops_max_length: length(requests.total),
+        iops_rd_max_length: length(requests.read),
+        iops_wr_max_length: length(requests.write),
+        iops_size: given(limits.request_size),
+        group: Some(group.to_owned()),
+    }
 }

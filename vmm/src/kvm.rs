@@ -1,6 +1,5 @@
 //! KVM: whether it can be used, and the virtual machine made with it.
 
-pub mod clock;
 pub mod cpuid;
 pub mod irq;
 pub mod mtrr;

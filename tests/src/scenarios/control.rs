@@ -51,7 +51,6 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
 
 /// `stop`: the guest does nothing any more; `cont`: it goes on.
 fn stop_and_go_on(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
-    machine.wait_serial("a report", 60, |serial| !serial.io.is_empty())?;
     machine.qmp.run("stop", json!({}))?;
     let status = machine.hmp.run("info status")?;
     ensure(status.contains("VM status: paused"), || {
@@ -60,8 +59,6 @@ fn stop_and_go_on(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     thread::sleep(Duration::from_millis(500));
     machine.serial.update()?;
     let before = machine.serial.io.len();
-    let last = machine.serial.io.last().cloned();
-    let last = last.context("no report before stop")?;
     thread::sleep(Duration::from_secs(3));
     machine.serial.update()?;
     ensure(machine.serial.io.len() == before, || {
@@ -69,18 +66,6 @@ fn stop_and_go_on(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     })?;
     machine.qmp.run("cont", json!({}))?;
     machine.wait_serial("report after cont", 60, |serial| serial.io.len() > before)?;
-    let next = machine
-        .serial
-        .io
-        .get(before)
-        .context("no report after cont")?;
-    // The guest has not seen the three seconds for which it was watched.
-    let here = next.at - last.at;
-    let there = Duration::from_millis(next.guest_ms - last.guest_ms);
-    ensure(there + Duration::from_secs(2) < here, || {
-        format!("{here:?} here were {there:?} for the guest")
-    })?;
-    stage.verified("time", "stands while the guest is stopped");
     let names: Vec<_> = machine
         .qmp
         .events()

@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     cli::report::CoreOption,
-    kvm::{clock::StoppedClock, raw::Vm, reset::ChipState},
+    kvm::{raw::Vm, reset::ChipState},
     monitor::{Action, Answer, Notice, Notifier, RunState},
 };
 
@@ -97,8 +97,6 @@ pub struct Control {
     timed_out: bool,
     /// When vCPUs ran first.
     started: Option<Instant>,
-    /// The guest's clock, while it stands.
-    clock: StoppedClock,
     course: Course,
     underway: Underway,
     /// For the client that has asked for what the course leads to.
@@ -146,7 +144,6 @@ impl Control {
             panics: Panics::default(),
             timed_out: false,
             started: None,
-            clock: StoppedClock::default(),
             course: Course::default(),
             underway: Underway::default(),
             asked: None,
@@ -318,7 +315,6 @@ impl Control {
         }
         parts.state.set(RunState::Running);
         parts.notifier.notify(Notice::Resume);
-        self.clock.go_on(&parts.vm.fd);
         parts.vcpus.resume();
         self.started.get_or_insert_with(Instant::now);
     }
@@ -362,7 +358,6 @@ impl Control {
             Step::Drain => {
                 self.parts.hurry.set(true);
                 self.parts.vcpus.park();
-                self.clock.stop(&self.parts.vm.fd);
                 self.parts.workers.iter().for_each(Worker::stop);
                 self.parts.engine.begin_to_rest(self.failed_requests());
             }

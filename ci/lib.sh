@@ -50,7 +50,7 @@ copy_program() {
     done
 }
 
-# make_cpio TREE FILE: packs a folder as a compressed initramfs.
+# make_cpio TREE FILE: packs a directory as a compressed initramfs.
 make_cpio() {
     (cd "$1" && find . -mindepth 1 -print0 | LC_ALL=C sort -z |
         cpio --null --create --format=newc --owner=0:0 --quiet) | gzip -1 >"$2.new"

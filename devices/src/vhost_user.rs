@@ -69,7 +69,7 @@ impl Export {
     /// [`MAX_QUEUES`]).
     ///
     /// # Errors
-    /// The host has no descriptors or threads left, or no folder for temporary files.
+    /// The host has no descriptors or threads left, or no directory for temporary files.
     pub fn start(
         exec: &Rc<Executor>,
         listening: Listening,

@@ -128,9 +128,9 @@ const HEADERS: [(&str, &str, &str); 4] = [
 
 fn main() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let folder = tempfile::tempdir().expect("a folder can be made");
+    let directory = tempfile::tempdir().expect("a directory can be made");
     // Images name their data files relative to it.
-    std::env::set_current_dir(&folder).expect("it can be used");
+    std::env::set_current_dir(&directory).expect("it can be used");
     let mut random = 2u64;
     for seed in IMAGES {
         let bytes = image(&seed);
@@ -207,9 +207,9 @@ fn tool(program: &str, args: &[&str]) {
 }
 
 fn put(corpus: &Path, target: &str, name: &str, bytes: &[u8]) {
-    let folder = corpus.join(target);
-    fs::create_dir_all(&folder).expect("a folder can be made");
-    fs::write(folder.join(format!("{name}.seed")), bytes).expect("a seed can be written");
+    let directory = corpus.join(target);
+    fs::create_dir_all(&directory).expect("a directory can be made");
+    fs::write(directory.join(format!("{name}.seed")), bytes).expect("a seed can be written");
 }
 
 /// For inputs that are taken apart by `arbitrary`, any bytes will do.

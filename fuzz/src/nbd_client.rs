@@ -18,8 +18,8 @@ const LEN: usize = 4096;
 /// Connects to a server that sends `input`, and asks for this and that.
 pub fn run(input: &[u8]) {
     let exec = Executor::new().expect("an executor can be had");
-    let folder = tempfile::tempdir().expect("a folder can be made");
-    let path = folder.path().join("s");
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let path = directory.path().join("s");
     let listener = UnixListener::bind(&path).expect("a socket can be made");
     listener.set_nonblocking(true).expect("a socket can be set");
     let (input, inner) = (input.to_vec(), exec.clone());

@@ -71,8 +71,8 @@ impl Submit for Memory {
 /// Serves a client that sends `input`.
 pub fn run(input: &[u8]) {
     let exec = Executor::new().expect("an executor can be had");
-    let folder = tempfile::tempdir().expect("a folder can be made");
-    let path = folder.path().join("s");
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let path = directory.path().join("s");
     let (input, inner) = (input.to_vec(), exec.clone());
     exec.block_on(async move {
         let server = Server::start(&inner, Address::Unix(path.clone()), None, None).await;

@@ -18,13 +18,13 @@ struct Args {
     /// Repeat what an earlier run with this seed did
     #[arg(long)]
     seed: Option<u64>,
-    /// Folder to work in
+    /// Directory to work in
     #[arg(long, env = "STRATA_WORK")]
     work: PathBuf,
-    /// Folder for logs
+    /// Directory for logs
     #[arg(long, env = "STRATA_OUT")]
     out: PathBuf,
-    /// Folder with vmlinuz and guest.img
+    /// Directory with vmlinuz and guest.img
     #[arg(long, env = "STRATA_IMAGES")]
     images: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! Where a scenario plays: its folders, its seed, its clock, and what it tells people.
+//! Where a scenario plays: its directories, its seed, its clock, and what it tells people.
 
 use crate::error::{Context, Outcome};
 use std::cell::Cell;
@@ -23,11 +23,11 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Makes the folders. They are `name` below `work` and `out`.
+    /// Makes the directories. They are `name` below `work` and `out`.
     pub fn new(name: &str, seed: u64, work: &Path, out: &Path, images: &Path) -> Outcome<Stage> {
         let (dir, logs) = (work.join(name), out.join(name));
-        for folder in [&dir, &logs] {
-            fs::create_dir_all(folder).context(folder.display())?;
+        for directory in [&dir, &logs] {
+            fs::create_dir_all(directory).context(directory.display())?;
         }
         let (images, random) = (images.to_owned(), Cell::new(seed));
         Ok(Stage {

@@ -49,7 +49,7 @@ pub enum Command {
     Test(Box<TestArgs>),
     /// Serve disks on the network, without a guest.
     Serve(ServeArgs),
-    /// Say what this host can do: whether KVM is usable, which I/O engines work, what a folder's
+    /// Say what this host can do: whether KVM is usable, which I/O engines work, what a directory's
     /// file system offers.
     Doctor(DoctorArgs),
 }
@@ -188,7 +188,7 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  strata doctor /var/lib/images")]
 pub struct DoctorArgs {
-    /// Folder whose file system is looked at.
+    /// Directory whose file system is looked at.
     #[arg(value_name = "DIR", default_value = ".")]
     pub dir: PathBuf,
 }

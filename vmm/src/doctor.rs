@@ -23,10 +23,10 @@ pub enum DoctorError {
     /// KVM cannot run guests.
     #[error(transparent)]
     Kvm(#[from] Unusable),
-    /// The folder cannot hold images.
-    #[error("no file can be made in the folder '{}': {source}", dir.display())]
-    Folder {
-        /// The folder.
+    /// The directory cannot hold images.
+    #[error("no file can be made in the directory '{}': {source}", dir.display())]
+    Directory {
+        /// The directory.
         dir: PathBuf,
         /// The host's error.
         source: io::Error,
@@ -36,25 +36,27 @@ pub enum DoctorError {
 /// Prints what was found, with `dir` for the file system's part.
 ///
 /// # Errors
-/// KVM is not usable, or else the folder is not.
+/// KVM is not usable, or else the directory is not.
 pub fn run(dir: &Path) -> Result<(), DoctorError> {
     let kvm = probe::open();
-    let folder = folder_line(dir);
+    let directory = directory_line(dir);
     let mut lines = vec![
         format!("KVM: {}usable", if kvm.is_ok() { "" } else { "not " }),
         "I/O engine threads: works".to_owned(),
         format!("I/O engine io_uring: {} (not used yet)", io_uring()),
     ];
-    lines.extend(folder.as_ref().ok().cloned());
+    lines.extend(directory.as_ref().ok().cloned());
     for line in lines {
         // Whoever closed standard output does not want to know.
         let _ = writeln!(io::stdout(), "{line}");
     }
     kvm?;
-    folder.map(drop).map_err(|source| DoctorError::Folder {
-        dir: dir.to_owned(),
-        source,
-    })
+    directory
+        .map(drop)
+        .map_err(|source| DoctorError::Directory {
+            dir: dir.to_owned(),
+            source,
+        })
 }
 
 /// Whether the kernel lets this process use io_uring, as it says itself.
@@ -71,8 +73,8 @@ fn io_uring() -> &'static str {
     }
 }
 
-/// What the folder's file system offers.
-fn folder_line(dir: &Path) -> io::Result<String> {
+/// What the directory's file system offers.
+fn directory_line(dir: &Path) -> io::Result<String> {
     let holes = if punches_holes(dir)? {
         "punches holes"
     } else {

@@ -140,11 +140,11 @@ fn the_doctor_s_exit_code_is_what_it_says_of_kvm() {
 }
 
 #[test]
-fn the_doctor_wants_a_folder_that_can_be_written() {
-    let stderr = fails(1, &["doctor", "/nonexistent/folder"]);
+fn the_doctor_wants_a_directory_that_can_be_written() {
+    let stderr = fails(1, &["doctor", "/nonexistent/directory"]);
     // Where KVM is not usable either, that comes first.
     assert!(
-        stderr.contains("'/nonexistent/folder'") || stderr.contains("/dev/kvm"),
+        stderr.contains("'/nonexistent/directory'") || stderr.contains("/dev/kvm"),
         "{stderr}"
     );
 }

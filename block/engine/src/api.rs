@@ -294,7 +294,7 @@ pub struct ImageInfo {
     /// Details of the format (`{"type": "qcow2", "data": {...}}`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format_specific: Option<serde_json::Value>,
-    /// The backing file's name resolved against the image's folder.
+    /// The backing file's name resolved against the image's directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub full_backing_filename: Option<String>,
     /// The backing file's name as written in the header.

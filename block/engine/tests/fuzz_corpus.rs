@@ -14,11 +14,11 @@ fn replay(name: &str) {
         .into_iter()
         .find(|(known, _)| *known == name)
         .expect("a target of this name");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../fuzz/corpus")
         .join(name);
     let mut count = 0;
-    for entry in std::fs::read_dir(&folder).unwrap() {
+    for entry in std::fs::read_dir(&directory).unwrap() {
         let path = entry.unwrap().path();
         // The others are what a fuzzer has left here.
         if path
@@ -30,7 +30,7 @@ fn replay(name: &str) {
             count += 1;
         }
     }
-    assert!(count > 0, "no corpus in {}", folder.display());
+    assert!(count > 0, "no corpus in {}", directory.display());
 }
 
 #[test]

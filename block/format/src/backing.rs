@@ -8,7 +8,8 @@ use std::{
 /// The backing file, as the header names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backing {
-    /// Its name, as the bytes that it is to the host: absolute, or relative to the image's folder.
+    /// Its name, as the bytes that it is to the host: absolute, or relative to the image's
+    /// directory.
     pub name: OsString,
     /// Its format, if the image says it.
     pub format: Option<String>,

@@ -15,7 +15,7 @@ pub const SIZE: u64 = 4096;
 pub struct Bench {
     pub exec: Rc<Executor>,
     opener: Rc<Opener>,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Default for Bench {
@@ -24,7 +24,7 @@ impl Default for Bench {
         Self {
             opener: Rc::new(Opener::new(exec.clone())),
             exec,
-            folder: tempfile::tempdir().unwrap(),
+            directory: tempfile::tempdir().unwrap(),
         }
     }
 }
@@ -32,7 +32,7 @@ impl Default for Bench {
 impl Bench {
     /// A layer in a file of `size` bytes, which it is named after.
     pub fn layer(&self, name: &str, size: u64, writable: bool) -> Rc<Node> {
-        let path = self.folder.path().join(name);
+        let path = self.directory.path().join(name);
         let file = std::fs::File::create(&path).unwrap();
         file.set_len(size).unwrap();
         self.open(path, name, writable)
@@ -40,7 +40,7 @@ impl Bench {
 
     /// The file of the layer `file` once more.
     pub fn again(&self, file: &str, name: &str) -> Rc<Node> {
-        self.open(self.folder.path().join(file), name, false)
+        self.open(self.directory.path().join(file), name, false)
     }
 
     fn open(&self, path: PathBuf, name: &str, writable: bool) -> Rc<Node> {

@@ -59,8 +59,8 @@ pub struct ImageOptions {
     pub node_name: Option<String>,
     /// Format of backing files whose header gives none.
     pub backing_format: Option<Format>,
-    /// Folders in which backing files may lie besides that of the image that names them. If absent,
-    /// every place is allowed that is ordinary for a disk image (`docs/BACKING-FILES.md`).
+    /// Directories in which backing files may lie besides that of the image that names them. If
+    /// absent, every place is allowed that is ordinary for a disk image (`docs/BACKING-FILES.md`).
     pub backing_folders: Option<Vec<PathBuf>>,
     /// How long requests wait for an NBD server that is gone; [`DEFAULT_RECONNECT_DELAY`] if
     /// absent.
@@ -342,8 +342,8 @@ fn check_file(
     }
 }
 
-/// The path (or URI) of a backing file: relative names are relative to the folder of the image that
-/// names them, not to the working directory.
+/// The path (or URI) of a backing file: relative names are relative to the directory of the image
+/// that names them, not to the working directory.
 ///
 /// # Errors
 /// The name is neither one of a file nor an NBD URI (`json:` or another protocol).
@@ -406,7 +406,7 @@ fn resolve_name(upper: &Path, what: &str, name: &OsStr) -> Result<PathBuf> {
     let plain = name.as_bytes().strip_prefix(b"file:");
     let name = plain.map_or(name, OsStr::from_bytes);
     if is_nbd_uri(upper) && !Path::new(name).is_absolute() {
-        let why = format!("its {what} '{text}' is relative, and there is no folder around");
+        let why = format!("its {what} '{text}' is relative, and there is no directory around");
         return Err(Error::Image {
             file: upper.to_owned(),
             why,
@@ -447,8 +447,8 @@ pub(super) fn check_policy(
 ) -> Result<()> {
     let named = backing.format.as_ref().and_then(|name| name.parse().ok());
     let format = named.or(options.backing_format);
-    let folders = options.backing_folders.as_deref();
-    policy::check(upper, "backing file", path, format, folders).map_err(|why| Error::Image {
+    let directories = options.backing_folders.as_deref();
+    policy::check(upper, "backing file", path, format, directories).map_err(|why| Error::Image {
         file: upper.to_owned(),
         why,
     })

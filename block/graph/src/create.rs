@@ -182,7 +182,7 @@ async fn with_data_file(
     let result = async {
         data_place.file.give_hints(way.hints).await?;
         fill_data_file(&data_place.file, data).await?;
-        way.sync_folder(exec, &data_place).await?;
+        way.sync_directory(exec, &data_place).await?;
         fill(exec, way, place, image).await
     }
     .await;
@@ -233,7 +233,7 @@ async fn fill(exec: &Rc<Executor>, way: Way<'_>, place: &Place, image: NewImage)
         NewImage::Qed(options) => qed::create(file.clone(), options).await?,
     }
     file.flush().await?;
-    way.sync_folder(exec, place).await
+    way.sync_directory(exec, place).await
 }
 
 impl Way<'_> {
@@ -254,7 +254,7 @@ impl Way<'_> {
     }
 
     /// Makes the name of a file durable.
-    async fn sync_folder(self, exec: &Executor, place: &Place) -> Result<()> {
+    async fn sync_directory(self, exec: &Executor, place: &Place) -> Result<()> {
         if !self.durable || place.file.has_fixed_len() {
             return Ok(());
         }

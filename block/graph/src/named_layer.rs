@@ -31,8 +31,8 @@ pub enum NoSuchLayer {
 }
 
 /// The layer below `top` that `name` means. In this order: what a header of the chain calls it,
-/// word for word; a name of its file, from the folder of an image above it (as a header would say
-/// it) or from the working directory; its node name; the last component of its path, with or
+/// word for word; a name of its file, from the directory of an image above it (as a header would
+/// say it) or from the working directory; its node name; the last component of its path, with or
 /// without what comes after the dot, where only one layer has that.
 ///
 /// # Errors
@@ -55,18 +55,20 @@ pub fn named_layer(
         name: name.to_owned(),
         format: None,
     };
-    let from_folder = |upper: &Path| chain::resolve(upper, &plain).ok();
-    // Every layer above may be the one whose folder is meant: the nearest first.
-    let by_folder = pairs().find(|(upper, layer)| {
-        from_folder(upper.path()).is_some_and(|path| leads_to(&path, layer))
+    let from_directory = |upper: &Path| chain::resolve(upper, &plain).ok();
+    // Every layer above may be the one whose directory is meant: the nearest first.
+    let by_directory = pairs().find(|(upper, layer)| {
+        from_directory(upper.path()).is_some_and(|path| leads_to(&path, layer))
     });
-    let from_others = layers.iter().filter_map(|upper| from_folder(upper.path()));
-    let here = from_folder(Path::new("image"));
+    let from_others = layers
+        .iter()
+        .filter_map(|upper| from_directory(upper.path()));
+    let here = from_directory(Path::new("image"));
     let mut elsewhere = from_others.chain(here);
     let by_file =
         || elsewhere.find_map(|path| layers[1..].iter().find(|layer| leads_to(&path, layer)));
     let by_name = || layers[1..].iter().find(|layer| name == layer.name());
-    let exact = by_folder.map(|(_, layer)| layer).or_else(by_file);
+    let exact = by_directory.map(|(_, layer)| layer).or_else(by_file);
     if let Some(layer) = exact.or_else(by_name) {
         return Ok(layer.clone());
     }
@@ -93,16 +95,16 @@ fn leads_to(path: &Path, layer: &Node) -> bool {
 }
 
 /// How the header of `top` will name `base`, a layer below it: as the layer above the base has it,
-/// where that means the same from the top's folder, or else by its absolute path.
+/// where that means the same from the top's directory, or else by its absolute path.
 pub fn name_for(top: &Rc<Node>, base: &Rc<Node>) -> Backing {
     let above = top
         .chain()
         .find(|node| node.backing().is_some_and(|b| Rc::ptr_eq(&b, base)));
     let written = above.and_then(|above| {
-        let same_folder = folder(above.path()) == folder(top.path());
+        let same_directory = directory(above.path()) == directory(top.path());
         let name = above.image().backing_name()?.name;
         let anywhere = Path::new(&name).is_absolute() || is_nbd_uri(Path::new(&name));
-        (same_folder || anywhere).then_some(name)
+        (same_directory || anywhere).then_some(name)
     });
     Backing {
         name: written.unwrap_or_else(|| absolute_name(base.path()).into_os_string()),
@@ -110,11 +112,15 @@ pub fn name_for(top: &Rc<Node>, base: &Rc<Node>) -> Backing {
     }
 }
 
-/// The folder that a relative name in an image is relative to.
-fn folder(image: &Path) -> Option<PathBuf> {
-    let folder = absolute(image).ok()?;
-    let folder = folder.parent()?;
-    Some(folder.canonicalize().unwrap_or_else(|_| folder.to_owned()))
+/// The directory that a relative name in an image is relative to.
+fn directory(image: &Path) -> Option<PathBuf> {
+    let directory = absolute(image).ok()?;
+    let directory = directory.parent()?;
+    Some(
+        directory
+            .canonicalize()
+            .unwrap_or_else(|_| directory.to_owned()),
+    )
 }
 
 /// Refuses a header that is to lie on an overlay without a name but leads anywhere: the chain does

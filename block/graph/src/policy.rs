@@ -11,14 +11,14 @@ use strata_storage::is_nbd_uri;
 use super::Format;
 
 /// Where a system keeps what is no disk image and is nobody's business.
-const SYSTEM_FOLDERS: [&str; 10] = [
+const SYSTEM_DIRECTORIES: [&str; 10] = [
     "/bin", "/boot", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr",
 ];
 
 /// Says why the image `upper` may not have its backing file or data file, which `what` says, at
-/// `path`, whose format it gives as `format`. `folders` are the ones that the user allows; without
-/// them every regular file in an ordinary place is allowed. The image's own folder always is, with
-/// those below it.
+/// `path`, whose format it gives as `format`. `directories` are the ones that the user allows;
+/// without them every regular file in an ordinary place is allowed. The image's own directory
+/// always is, with those below it.
 ///
 /// # Errors
 /// Why not, and which option would allow it.
@@ -27,15 +27,15 @@ pub(super) fn check(
     what: &str,
     path: &Path,
     format: Option<Format>,
-    folders: Option<&[PathBuf]>,
+    directories: Option<&[PathBuf]>,
 ) -> Result<(), String> {
     if is_nbd_uri(path) {
-        let everything = |folders: &[PathBuf]| folders.iter().any(|f| f == Path::new("/"));
-        if folders.is_none_or(everything) {
+        let everything = |directories: &[PathBuf]| directories.iter().any(|f| f == Path::new("/"));
+        if directories.is_none_or(everything) {
             return Ok(());
         }
         return Err(format!(
-            "its {what} '{}' is on a server, and lies in none of the folders that \
+            "its {what} '{}' is on a server, and lies in none of the directories that \
              backing-folders allows; if it is meant, say backing-folders=/",
             path.display()
         ));
@@ -44,48 +44,57 @@ pub(super) fn check(
     let Ok(real) = path.canonicalize() else {
         return Ok(());
     };
-    // The root folder would stand for everything.
-    let own = folder_of(upper);
+    // The root directory would stand for everything.
+    let own = directory_of(upper);
     if own.is_some_and(|own| own != Path::new("/") && real.starts_with(own)) {
         return Ok(());
     }
-    let why = match folders {
-        Some(folders) if folders.iter().any(|folder| lies_in(&real, folder)) => return Ok(()),
-        Some(_) => "lies in none of the folders that backing-folders allows",
+    let why = match directories {
+        Some(directories)
+            if directories
+                .iter()
+                .any(|directory| lies_in(&real, directory)) =>
+        {
+            return Ok(());
+        }
+        Some(_) => "lies in none of the directories that backing-folders allows",
         None => match out_of_the_ordinary(&real, format) {
             Some(why) => why,
             None => return Ok(()),
         },
     };
-    let folder = real.parent().unwrap_or(Path::new("/")).display();
+    let directory = real.parent().unwrap_or(Path::new("/")).display();
     Err(format!(
-        "its {what} '{}' {why}; if it is meant, say backing-folders={folder}",
+        "its {what} '{}' {why}; if it is meant, say backing-folders={directory}",
         path.display()
     ))
 }
 
-/// The folder of an image, which is there or about to be made.
-fn folder_of(image: &Path) -> Option<PathBuf> {
+/// The directory of an image, which is there or about to be made.
+fn directory_of(image: &Path) -> Option<PathBuf> {
     if let Ok(real) = image.canonicalize() {
         return real.parent().map(Path::to_owned);
     }
     match image.parent()? {
-        folder if folder.as_os_str().is_empty() => Path::new(".").canonicalize(),
-        folder => folder.canonicalize(),
+        directory if directory.as_os_str().is_empty() => Path::new(".").canonicalize(),
+        directory => directory.canonicalize(),
     }
     .ok()
 }
 
-fn lies_in(real: &Path, folder: &Path) -> bool {
-    folder
+fn lies_in(real: &Path, directory: &Path) -> bool {
+    directory
         .canonicalize()
-        .is_ok_and(|folder| real.starts_with(folder))
+        .is_ok_and(|directory| real.starts_with(directory))
 }
 
-/// Why a file in another folder does not look like something to boot from.
+/// Why a file in another directory does not look like something to boot from.
 fn out_of_the_ordinary(real: &Path, format: Option<Format>) -> Option<&'static str> {
-    if SYSTEM_FOLDERS.iter().any(|folder| real.starts_with(folder)) {
-        return Some("lies in a system folder");
+    if SYSTEM_DIRECTORIES
+        .iter()
+        .any(|directory| real.starts_with(directory))
+    {
+        return Some("lies in a system directory");
     }
     let meta = fs::metadata(real).ok()?;
     if !meta.is_file() {

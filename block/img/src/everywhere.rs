@@ -15,7 +15,7 @@ use crate::object;
 #[derive(Args)]
 #[command(next_help_heading = "Backing files")]
 pub struct Options {
-    /// Folders in which backing files may lie, besides that of the image that names them
+    /// Directories in which backing files may lie, besides that of the image that names them
     #[arg(long, global = true, value_name = "DIR:DIR")]
     backing_folders: Option<OsString>,
     /// Format of backing files whose header gives none
@@ -41,15 +41,15 @@ pub struct Options {
 impl Options {
     /// Adds how backing files are opened.
     pub fn of(&self, options: ImageOptions) -> ImageOptions {
-        let folders = self.backing_folders.as_deref();
-        let folders = folders.map(|list| {
-            let folders = list.as_bytes().split(|byte| *byte == b':');
-            folders
-                .map(|folder| PathBuf::from(OsStr::from_bytes(folder)))
+        let directories = self.backing_folders.as_deref();
+        let directories = directories.map(|list| {
+            let directories = list.as_bytes().split(|byte| *byte == b':');
+            directories
+                .map(|directory| PathBuf::from(OsStr::from_bytes(directory)))
                 .collect()
         });
         ImageOptions {
-            backing_folders: folders.or(options.backing_folders),
+            backing_folders: directories.or(options.backing_folders),
             backing_format: self.backing_format.or(options.backing_format),
             ..options
         }

@@ -1,6 +1,6 @@
-//! The same on real files: a child process whose guests and operator work on a chain in a folder is
-//! killed at random moments. The page cache outlives it, but tables that it had only in memory do
-//! not: what its guests flushed is there, and the rest is old or new.
+//! The same on real files: a child process whose guests and operator work on a chain in a directory
+//! is killed at random moments. The page cache outlives it, but tables that it had only in memory
+//! do not: what its guests flushed is there, and the rest is old or new.
 
 use std::{
     cell::{Cell, RefCell},
@@ -38,7 +38,7 @@ const TASK: &str = "STRATA_KILLED_CHILD";
 
 /// A chain that a child works on.
 struct Victim {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     top: PathBuf,
     spots: Vec<u64>,
     model: Model,
@@ -89,9 +89,9 @@ fn child() {
 
 impl Victim {
     fn new(seed: u64) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let mut random = Random(seed);
-        let plan = Plan::new(folder.path(), &mut random, true);
+        let plan = Plan::new(directory.path(), &mut random, true);
         let exec = Executor::new().unwrap();
         let (top, size) = plan
             .layers
@@ -110,7 +110,7 @@ impl Victim {
             }
         }
         Self {
-            folder,
+            directory,
             top,
             spots: (0..4).map(|_| random.below(size)).collect(),
             model: Model::new(size),
@@ -124,7 +124,7 @@ impl Victim {
             top: self.top.clone(),
             spots: self.spots.clone(),
             first_number: self.model.next_number(),
-            next_layer: std::fs::read_dir(self.folder.path()).unwrap().count(),
+            next_layer: std::fs::read_dir(self.directory.path()).unwrap().count(),
             seed: self.random.next(),
         };
         let (mut child, entries) = spawn(&task);
@@ -151,7 +151,7 @@ impl Victim {
     /// Opens what was left: it checks clean but for leaks, and holds what the model knows.
     fn examine(&mut self, with_qemu: bool) {
         // As they were left: opening puts right what it may.
-        let files: Contents = std::fs::read_dir(self.folder.path())
+        let files: Contents = std::fs::read_dir(self.directory.path())
             .unwrap()
             .map(|entry| entry.unwrap().path())
             .map(|path| {
@@ -264,7 +264,7 @@ fn work(task: &Task) {
     let operator = Operator {
         engine: engine.clone(),
         random: RefCell::new(random),
-        folder: task.top.parent().unwrap().to_owned(),
+        directory: task.top.parent().unwrap().to_owned(),
         simulated: None,
         next_layer: Rc::new(Cell::new(task.next_layer)),
         allowed,

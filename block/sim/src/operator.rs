@@ -18,7 +18,7 @@ use strata_block::{
 };
 use strata_exec::{sync::promise, yield_now};
 use strata_graph::{Format, GuestDisk, Node};
-use strata_storage::SimFolder;
+use strata_storage::SimDirectory;
 
 use super::{
     guest::Allowed,
@@ -42,9 +42,9 @@ pub struct Operator {
     pub engine: Rc<Engine>,
     pub random: RefCell<Random>,
     /// Where new layers are made.
-    pub folder: PathBuf,
+    pub directory: PathBuf,
     /// The files, where they are simulated.
-    pub simulated: Option<Rc<SimFolder>>,
+    pub simulated: Option<Rc<SimDirectory>>,
     /// Number of the next layer.
     pub next_layer: Rc<Cell<usize>>,
     pub allowed: Rc<Cell<Allowed>>,
@@ -128,7 +128,7 @@ impl Operator {
         let format = if self.below(3) == 0 { "qed" } else { "qcow2" };
         self.must(Cmd::BlockdevSnapshotSync(BlockdevSnapshotSync {
             device: Some(DISK.to_owned()),
-            snapshot_file: path(&self.folder, layer).display().to_string(),
+            snapshot_file: path(&self.directory, layer).display().to_string(),
             format: Some(format.to_owned()),
             ..BlockdevSnapshotSync::default()
         }))

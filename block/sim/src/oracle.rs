@@ -14,7 +14,7 @@ use strata_graph::{
     Format, Node,
     chain::{ImageOptions, Opener},
 };
-use strata_storage::{Content, Files, SimFile, SimFolder, Storage};
+use strata_storage::{Content, Files, SimDirectory, SimFile, Storage};
 
 use super::plan::data_path;
 
@@ -77,8 +77,8 @@ fn report_of(files: &Contents, path: &Path) -> (CheckReport, u32, bool) {
     let mut files = files.clone();
     padded(files.get_mut(path).unwrap());
     let exec = Executor::new().unwrap();
-    let folder = Files::Sim(SimFolder::new(files, 0));
-    let opener = Opener::among(folder, 1 << 20, exec.clone());
+    let directory = Files::Sim(SimDirectory::new(files, 0));
+    let opener = Opener::among(directory, 1 << 20, exec.clone());
     let path = path.to_owned();
     exec.block_on(async move {
         let options = ImageOptions {
@@ -161,8 +161,8 @@ pub fn check_mark(before: &Contents, after: &Contents, (path, format): &(PathBuf
 
 /// Has QEMU's tools check every layer (leaks are allowed) and compare the disk with `seen`.
 pub fn check_with_qemu(files: &Contents, chain: &Chain, seen: &[u8]) {
-    let folder = tempfile::tempdir().unwrap();
-    let host = |path: &Path| folder.path().join(path.file_name().unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let host = |path: &Path| directory.path().join(path.file_name().unwrap());
     // Whatever names headers give.
     let layer = |path: &Path, format: Format| {
         let mut image = json!({
@@ -202,7 +202,7 @@ pub fn check_with_qemu(files: &Contents, chain: &Chain, seen: &[u8]) {
             image["backing"] = below;
         }
     }
-    let raw = folder.path().join("seen");
+    let raw = directory.path().join("seen");
     std::fs::write(&raw, seen).unwrap();
     let (image, raw) = (format!("json:{image}"), raw.display().to_string());
     qemu_img(&["compare", "-F", "raw", &image, &raw], &[0]);
@@ -210,8 +210,8 @@ pub fn check_with_qemu(files: &Contents, chain: &Chain, seen: &[u8]) {
 
 /// Has QEMU's tools compare what a snapshot of a layer keeps with `seen`.
 pub fn check_snapshot_with_qemu(image: &Content, name: &str, seen: &[u8]) {
-    let folder = tempfile::tempdir().unwrap();
-    let (file, raw) = (folder.path().join("image"), folder.path().join("raw"));
+    let directory = tempfile::tempdir().unwrap();
+    let (file, raw) = (directory.path().join("image"), directory.path().join("raw"));
     std::fs::write(&file, image.to_vec()).unwrap();
     let image = json!({
         "driver": "qcow2",

@@ -80,8 +80,8 @@ pub struct Plan {
 }
 
 /// The path of a layer by its number.
-pub fn path(folder: &Path, layer: usize) -> PathBuf {
-    folder.join(layer.to_string())
+pub fn path(directory: &Path, layer: usize) -> PathBuf {
+    directory.join(layer.to_string())
 }
 
 /// The path of the external data file that a layer has, if it has one.
@@ -90,8 +90,8 @@ pub fn data_path(layer: &Path) -> PathBuf {
 }
 
 impl Plan {
-    /// A plan for a chain in `folder`; with `for_qemu` one that QEMU's tools understand.
-    pub fn new(folder: &Path, random: &mut Random, for_qemu: bool) -> Self {
+    /// A plan for a chain in `directory`; with `for_qemu` one that QEMU's tools understand.
+    pub fn new(directory: &Path, random: &mut Random, for_qemu: bool) -> Self {
         // Half the chains are short, as most are.
         let layers = 1 + if random.one_in(2) {
             random.below(3)
@@ -126,7 +126,7 @@ impl Plan {
             } else {
                 size
             };
-            let layer = plan.layer(path(folder, number), size, random);
+            let layer = plan.layer(path(directory, number), size, random);
             plan.layers.push(layer);
         }
         plan
@@ -212,7 +212,7 @@ impl Plan {
     }
 }
 
-/// A file's name, relative to its folder or not.
+/// A file's name, relative to its directory or not.
 fn name_of(path: &Path, relative: bool) -> String {
     let name = if relative { path.file_name() } else { None };
     name.unwrap_or(path.as_os_str()).display().to_string()

@@ -27,7 +27,7 @@ use strata_graph::{
     create_image_in,
     disk::Disk,
 };
-use strata_storage::{Files, SimFolder};
+use strata_storage::{Files, SimDirectory};
 
 use super::{
     guest::Allowed,
@@ -38,7 +38,7 @@ use super::{
 };
 
 /// Where the simulated files are; nothing is there on the host.
-const FOLDER: &str = "/simulated";
+const DIRECTORY: &str = "/simulated";
 
 pub struct World {
     files: Contents,
@@ -69,7 +69,7 @@ pub struct World {
 /// What ends with a crash.
 struct Running {
     exec: Rc<Executor>,
-    folder: Rc<SimFolder>,
+    directory: Rc<SimDirectory>,
     engine: Rc<Engine>,
     disk: Disk,
     operator: Rc<Operator>,
@@ -81,7 +81,7 @@ impl World {
     /// A chain whose layers all hold something. With `with_qemu` its tools look at every crash.
     pub fn new(seed: u64, with_qemu: bool) -> Self {
         let mut random = Random(seed);
-        let plan = Plan::new(Path::new(FOLDER), &mut random, with_qemu);
+        let plan = Plan::new(Path::new(DIRECTORY), &mut random, with_qemu);
         let size = plan.layers.last().unwrap().size;
         let spots = (0..4).map(|_| random.below(size)).collect();
         let mut world = Self {
@@ -113,8 +113,8 @@ impl World {
     fn add_layer(&mut self, layer: Layer, last: bool) {
         self.model.borrow_mut().resized(layer.size);
         let exec = Executor::new().unwrap();
-        let folder = SimFolder::new(std::mem::take(&mut self.files), self.random.next());
-        let (files, path) = (Files::Sim(folder.clone()), layer.path.clone());
+        let directory = SimDirectory::new(std::mem::take(&mut self.files), self.random.next());
+        let (files, path) = (Files::Sim(directory.clone()), layer.path.clone());
         let inner = exec.clone();
         exec.block_on(async move {
             match layer.image {
@@ -129,7 +129,7 @@ impl World {
                 }
             }
         });
-        self.files = folder.durable();
+        self.files = directory.durable();
         self.chain.0.insert(0, (path, layer.format));
         if last {
             return;
@@ -178,9 +178,9 @@ impl World {
 
     fn start(&mut self) {
         let exec = Executor::seeded(self.random.next()).unwrap();
-        let folder = SimFolder::new(self.files.clone(), self.random.next());
+        let directory = SimDirectory::new(self.files.clone(), self.random.next());
         let opener = Opener::among(
-            Files::Sim(folder.clone()),
+            Files::Sim(directory.clone()),
             self.open.cache_bytes,
             exec.clone(),
         );
@@ -213,8 +213,8 @@ impl World {
         let operator = Rc::new(Operator {
             engine: engine.clone(),
             random: RefCell::new(Random(self.random.next())),
-            folder: PathBuf::from(FOLDER),
-            simulated: Some(folder.clone()),
+            directory: PathBuf::from(DIRECTORY),
+            simulated: Some(directory.clone()),
             next_layer: self.next_layer.clone(),
             allowed: allowed.clone(),
             marks: marks.clone(),
@@ -225,7 +225,7 @@ impl World {
         });
         self.running = Some(Running {
             exec,
-            folder,
+            directory,
             engine,
             disk,
             operator,
@@ -240,7 +240,7 @@ impl World {
         let running = self.running.take().unwrap();
         let errors = running.engine.shut_down();
         assert!(errors.is_empty(), "{errors:?}");
-        self.files = running.folder.durable();
+        self.files = running.directory.durable();
         running.exec.drop_tasks();
         let now = self.model.borrow_mut().now();
         self.model.borrow_mut().flushed(now);
@@ -274,7 +274,7 @@ impl World {
     pub fn crash(&mut self) {
         self.chain = Chain::of(&self.root());
         let running = self.running.take().unwrap();
-        let left = running.folder.after_crash(self.random.next());
+        let left = running.directory.after_crash(self.random.next());
         if std::mem::take(&mut self.only_guests) {
             oracle::check_mark(&self.files, &left, self.chain.top());
         }

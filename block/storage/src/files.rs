@@ -14,7 +14,7 @@ use super::{
     DEFAULT_RECONNECT_DELAY, FileOptions, FileStorage, Identity, Storage, is_nbd_uri, is_unnamed,
 };
 #[cfg(feature = "sim")]
-use crate::SimFolder;
+use crate::SimDirectory;
 use crate::error::{Error, Result};
 
 /// The host's files, or those of a simulation.
@@ -25,7 +25,7 @@ pub enum Files {
     Host,
     /// Simulated files.
     #[cfg(feature = "sim")]
-    Sim(Rc<SimFolder>),
+    Sim(Rc<SimDirectory>),
 }
 
 impl Files {
@@ -46,7 +46,7 @@ impl Files {
                 opened.map_err(|error| explain(path, error))
             }
             #[cfg(feature = "sim")]
-            Self::Sim(folder) => folder.open(path).map(Storage::Sim),
+            Self::Sim(directory) => directory.open(path).map(Storage::Sim),
         }
     }
 
@@ -58,7 +58,7 @@ impl Files {
         match self {
             Self::Host => Identity::of(path),
             #[cfg(feature = "sim")]
-            Self::Sim(folder) => folder
+            Self::Sim(directory) => directory
                 .find(path)
                 .map(|file| file.identity())
                 .ok_or_else(|| io::ErrorKind::NotFound.into()),
@@ -76,7 +76,7 @@ impl Files {
                 Ok(Storage::File(Rc::new(file)))
             }
             #[cfg(feature = "sim")]
-            Self::Sim(folder) => folder.create(path).map(Storage::Sim),
+            Self::Sim(directory) => directory.create(path).map(Storage::Sim),
         }
     }
 
@@ -96,9 +96,9 @@ impl Files {
                 Ok(Storage::File(Rc::new(file)))
             }
             #[cfg(feature = "sim")]
-            Self::Sim(folder) => {
-                let file = folder.create(path)?;
-                folder.remove(path);
+            Self::Sim(directory) => {
+                let file = directory.create(path)?;
+                directory.remove(path);
                 Ok(Storage::Sim(file))
             }
         }
@@ -129,9 +129,9 @@ impl Files {
                 Ok((Storage::File(Rc::new(file)), made))
             }
             #[cfg(feature = "sim")]
-            Self::Sim(folder) => match folder.open(path) {
+            Self::Sim(directory) => match directory.open(path) {
                 Ok(file) => Ok((Storage::Sim(file), None)),
-                Err(_) => Ok((Storage::Sim(folder.create(path)?), Some(path.to_owned()))),
+                Err(_) => Ok((Storage::Sim(directory.create(path)?), Some(path.to_owned()))),
             },
         }
     }
@@ -143,7 +143,7 @@ impl Files {
                 let _ = std::fs::remove_file(path);
             }
             #[cfg(feature = "sim")]
-            Self::Sim(folder) => folder.remove(path),
+            Self::Sim(directory) => directory.remove(path),
         }
     }
 
@@ -152,22 +152,22 @@ impl Files {
     /// # Errors
     /// The host's error.
     pub async fn sync_name(&self, exec: &Executor, path: &Path) -> Result<()> {
-        let folder = folder_of(path);
+        let directory = directory_of(path);
         match self {
             Self::Host => {
                 let synced = exec.helpers().run({
-                    let folder = folder.clone();
-                    move || File::open(folder).and_then(|folder| folder.sync_all())
+                    let directory = directory.clone();
+                    move || File::open(directory).and_then(|directory| directory.sync_all())
                 });
                 synced.await.map_err(|source| Error::File {
                     what: "make durable",
-                    file: folder,
+                    file: directory,
                     source,
                 })
             }
             #[cfg(feature = "sim")]
-            Self::Sim(folder) => {
-                folder.sync();
+            Self::Sim(directory) => {
+                directory.sync();
                 Ok(())
             }
         }
@@ -202,9 +202,9 @@ fn explain(path: &Path, error: Error) -> Error {
     }
 }
 
-fn folder_of(path: &Path) -> PathBuf {
+fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        Some(directory) if !directory.as_os_str().is_empty() => directory.to_owned(),
         _ => PathBuf::from("."),
     }
 }

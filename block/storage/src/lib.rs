@@ -45,7 +45,7 @@ use nbd::NbdOptions;
 pub use nbd::{DEFAULT_RECONNECT_DELAY, NbdStorage, is_nbd_uri};
 pub use option_list::split_options;
 #[cfg(feature = "sim")]
-pub use sim::{Content, Faults, SimFile, SimFolder};
+pub use sim::{Content, Faults, SimDirectory, SimFile};
 pub use size_limit::outlive_size_limit;
 pub use unnamed::{is_unnamed, unnamed_path};
 
@@ -464,7 +464,7 @@ impl Storage {
     }
 }
 
-/// A name that means the same from every folder: a path made absolute, a URI as it is.
+/// A name that means the same from every directory: a path made absolute, a URI as it is.
 pub fn absolute_name(path: &Path) -> PathBuf {
     if is_nbd_uri(path) {
         return path.to_owned();

@@ -25,8 +25,8 @@ impl LossyDevice {
     pub fn new(size: u64, bad: Range<u64>) -> Option<Self> {
         let store = tempfile::tempdir().unwrap();
         let room = format!("size={}m", size - (bad.end - bad.start));
-        let folder = store.path().to_str().unwrap();
-        if run("mount", &["-t", "tmpfs", "-o", &room, "none", folder]).is_none() {
+        let directory = store.path().to_str().unwrap();
+        if run("mount", &["-t", "tmpfs", "-o", &room, "none", directory]).is_none() {
             eprintln!("SKIPPED: this machine lets the test mount nothing (is it root's?)");
             return None;
         }
@@ -55,12 +55,12 @@ impl LossyDevice {
         &self.device
     }
 
-    /// A folder on the device, on a file system whose own blocks lie at its beginning.
-    pub fn folder(&mut self) -> PathBuf {
-        let folder = tempfile::tempdir().unwrap();
+    /// A directory on the device, on a file system whose own blocks lie at its beginning.
+    pub fn directory(&mut self) -> PathBuf {
+        let directory = tempfile::tempdir().unwrap();
         let (device, on) = (
             self.device.to_str().unwrap(),
-            folder.path().to_str().unwrap(),
+            directory.path().to_str().unwrap(),
         );
         // A discard would make holes where there is room.
         let options = [
@@ -77,8 +77,8 @@ impl LossyDevice {
         ];
         run("mkfs.ext4", &[options.as_slice(), &[device]].concat()).expect("a file system");
         run("mount", &[device, on]).expect("it can be mounted");
-        let path = folder.path().to_owned();
-        self.mounted = Some(folder);
+        let path = directory.path().to_owned();
+        self.mounted = Some(directory);
         path
     }
 
@@ -91,8 +91,8 @@ impl LossyDevice {
 
 impl Drop for LossyDevice {
     fn drop(&mut self) {
-        if let Some(folder) = &self.mounted {
-            run("umount", &["--lazy", folder.path().to_str().unwrap()]);
+        if let Some(directory) = &self.mounted {
+            run("umount", &["--lazy", directory.path().to_str().unwrap()]);
         }
         if self.device.is_absolute() {
             run("losetup", &["--detach", self.device.to_str().unwrap()]);

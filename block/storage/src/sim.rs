@@ -11,8 +11,8 @@
 
 mod change;
 mod content;
+mod directory;
 mod faults;
-mod folder;
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,9 +27,9 @@ use std::{
 
 use change::Change;
 pub use content::Content;
+pub use directory::SimDirectory;
 pub use faults::Faults;
 use faults::{Call, Outcome};
-pub use folder::SimFolder;
 
 use strata_exec::{
     mem::{SgList, to_usize},

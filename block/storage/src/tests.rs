@@ -11,9 +11,9 @@ use super::{FileExtent, FileOptions, FileStorage, Storage};
 use crate::error::{Error, IoError};
 
 fn on_file<T: 'static>(test: impl AsyncFnOnce(Storage) -> T + 'static) -> T {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let exec = Executor::new().unwrap();
-    let file = FileStorage::create(&exec, &folder.path().join("image")).unwrap();
+    let file = FileStorage::create(&exec, &directory.path().join("image")).unwrap();
     exec.block_on(async move { test(Storage::File(Rc::new(file))).await })
 }
 
@@ -140,9 +140,9 @@ fn many_pieces_go_in_one_request() {
 
 #[test]
 fn overlapping_flushes_all_end() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let exec = Executor::new().unwrap();
-    let file = Rc::new(FileStorage::create(&exec, &folder.path().join("image")).unwrap());
+    let file = Rc::new(FileStorage::create(&exec, &directory.path().join("image")).unwrap());
     for i in 0..10u64 {
         let storage = Storage::File(file.clone());
         exec.spawn(Queue::Guest, async move {
@@ -165,12 +165,12 @@ fn overlapping_flushes_all_end() {
 
 #[test]
 fn opening_says_what_is_wrong() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let text = |path: &Path| open(path, false).err().unwrap().to_string();
-    assert!(text(&folder.path().join("nosuch")).contains("No such file"));
-    let reading = open(folder.path(), true).err().unwrap().to_string();
-    assert!(reading.contains("is a folder"), "{reading}");
-    let file = folder.path().join("image");
+    assert!(text(&directory.path().join("nosuch")).contains("No such file"));
+    let reading = open(directory.path(), true).err().unwrap().to_string();
+    assert!(reading.contains("is a directory"), "{reading}");
+    let file = directory.path().join("image");
     std::fs::write(&file, "x").unwrap();
     let exec = Executor::new().unwrap();
     assert!(FileStorage::create(&exec, &file).is_err());
@@ -182,10 +182,10 @@ fn opening_says_what_is_wrong() {
 
 #[test]
 fn the_host_copies_from_file_to_file() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let exec = Executor::new().unwrap();
     let files = ["a", "b"].map(|name| {
-        let file = FileStorage::create(&exec, &folder.path().join(name)).unwrap();
+        let file = FileStorage::create(&exec, &directory.path().join(name)).unwrap();
         Storage::File(Rc::new(file))
     });
     exec.block_on(async move {

@@ -58,10 +58,10 @@ impl Entrance {
     /// A new one.
     ///
     /// # Errors
-    /// The host has no descriptors left, or no folder for temporary files.
+    /// The host has no descriptors left, or no directory for temporary files.
     pub fn new() -> io::Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("socket");
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("socket");
         let listener = UnixListener::bind(&path)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(CWD, &path, flags, Mode::empty())?;

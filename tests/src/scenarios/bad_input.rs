@@ -52,8 +52,8 @@ impl Files {
             dir: stage.dir.join("files"),
             copies: stage.dir.join("copies"),
         };
-        for folder in [&files.dir, &files.copies] {
-            fs::create_dir_all(folder).context(folder.display())?;
+        for directory in [&files.dir, &files.copies] {
+            fs::create_dir_all(directory).context(directory.display())?;
         }
         Tool::QemuImg.create(&files.at("base"), "qcow2", "64M")?;
         Tool::QemuImg.create(&files.at("raw"), "raw", "64M")?;
@@ -203,7 +203,7 @@ fn refused_starts(stage: &mut Stage, files: &Files) -> Outcome<()> {
 
 /// Lines of the human monitor that must be refused, with a word of the reason.
 fn refused_lines(stage: &mut Stage, machine: &mut Machine, files: &Files) -> Outcome<()> {
-    let (raw, none) = (files.at("raw"), files.at("no/such/folder/x"));
+    let (raw, none) = (files.at("raw"), files.at("no/such/directory/x"));
     let long = "x".repeat(1 << 20);
     let cases = [
         ("bogus".to_owned(), "unknown command"),

@@ -142,15 +142,15 @@ fn shares_and_results(stage: &mut Stage) -> Outcome<()> {
         && ended.stderr.contains("results: link is no plain file")
         && !out.join("link").exists();
     ensure(is_right, || format!("{ended:?} {upper:?}"))?;
-    stage.verified("share and results", "a folder goes in, files come back");
+    stage.verified("share and results", "a directory goes in, files come back");
     Ok(())
 }
 
 /// A disk whose file system is the command's root; what it writes is on the disk afterwards.
 fn root(stage: &mut Stage) -> Outcome<()> {
     let tree = stage.dir.join("tree");
-    for folder in ["bin", "etc", "proc", "sys", "dev", "run"] {
-        fs::create_dir_all(tree.join(folder)).context("tree")?;
+    for directory in ["bin", "etc", "proc", "sys", "dev", "run"] {
+        fs::create_dir_all(tree.join(directory)).context("tree")?;
     }
     fs::copy("/bin/busybox", tree.join("bin/busybox")).context("busybox")?;
     std::os::unix::fs::symlink("busybox", tree.join("bin/sh")).context("busybox")?;
@@ -196,7 +196,11 @@ fn refused(stage: &mut Stage) -> Outcome<()> {
             125,
             "/no/such/disk",
         ),
-        (&["--share", "/no/such/folder:/src"], 125, "/no/such/folder"),
+        (
+            &["--share", "/no/such/directory:/src"],
+            125,
+            "/no/such/directory",
+        ),
         (&["--share", "/tmp"], 2, "--share"),
     ];
     for (options, status, says) in cases {

@@ -130,10 +130,13 @@ fn throttle(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
 fn refuse(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     let taken = stage.dir.join("taken");
     fs::write(&taken, "mine").context("taken")?;
-    let full = full_folder(stage)?;
+    let full = full_directory(stage)?;
     let cases = [
         (taken.display().to_string(), "File exists"),
-        ("/nosuch/folder/B".to_owned(), "No such file or directory"),
+        (
+            "/nosuch/directory/B".to_owned(),
+            "No such file or directory",
+        ),
         (format!("{full}/B"), "no space left"),
     ];
     for (file, expected) in &cases {
@@ -156,36 +159,39 @@ fn refuse(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     ensure(!info.contains("Backing file"), || {
         format!("the chain has changed: {info}")
     })?;
-    stage.say("refused", "overlays: name taken, folder missing, disk full");
+    stage.say(
+        "refused",
+        "overlays: name taken, directory missing, disk full",
+    );
     stage.verified(
         "overlays",
-        "name taken, folder missing, disk full: refused, chain unchanged",
+        "name taken, directory missing, disk full: refused, chain unchanged",
     );
     Ok(())
 }
 
-/// A folder on a file system without room.
-fn full_folder(stage: &Stage) -> Outcome<String> {
-    let folder = stage.dir.join("full");
-    fs::create_dir_all(&folder).context("full")?;
-    let path = folder.display().to_string();
+/// A directory on a file system without room.
+fn full_directory(stage: &Stage) -> Outcome<String> {
+    let directory = stage.dir.join("full");
+    fs::create_dir_all(&directory).context("full")?;
+    let path = directory.display().to_string();
     let mount = ["-t", "tmpfs", "-o", "size=4k", "none", &path];
     let status = Command::new("mount")
         .args(mount)
         .status()
         .context("mount")?;
     ensure(status.success(), || "mount failed".to_owned())?;
-    fs::write(folder.join("fill"), [0; 4096]).context("fill")?;
+    fs::write(directory.join("fill"), [0; 4096]).context("fill")?;
     Ok(path)
 }
 
-fn unmount(folder: &str) -> Outcome<()> {
+fn unmount(directory: &str) -> Outcome<()> {
     let status = Command::new("umount")
-        .arg(folder)
+        .arg(directory)
         .status()
         .context("umount")?;
     ensure(status.success(), || {
-        format!("umount {folder} failed: strata still uses it")
+        format!("umount {directory} failed: strata still uses it")
     })
 }
 

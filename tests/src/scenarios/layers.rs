@@ -66,7 +66,8 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Creates an empty image `A` for virtio0, and a raw one in a folder `old-path` for ide0-hd0.
+    /// Creates an empty image `A` for virtio0, and a raw one in a directory `old-path` for
+    /// ide0-hd0.
     pub fn create(stage: &Stage, virtio_format: &'static str) -> Outcome<Disks> {
         let old_path = stage.dir.join("old-path");
         std::fs::create_dir_all(&old_path).context(old_path.display())?;

@@ -87,7 +87,7 @@ fn merge_layers(
     Ok((merge.began, completed.at))
 }
 
-/// Step 5: ide0-hd0 moves to another folder. Its old file is closed.
+/// Step 5: ide0-hd0 moves to another directory. Its old file is closed.
 fn move_disk(
     stage: &mut Stage,
     machine: &mut Machine,

@@ -219,8 +219,10 @@ fn panic_pauses(stage: &mut Stage) -> Outcome<()> {
     machine.qmp.run("dump-guest-memory", dump)?;
     core::check(&core, "rdinit=/none", true)?;
     fs::remove_file(&core).context("core")?;
-    let refused = machine.hmp.send("dump-guest-memory /no/such/folder/core")?;
-    let wanted = "Error: could not write the core '/no/such/folder/core': No such file";
+    let refused = machine
+        .hmp
+        .send("dump-guest-memory /no/such/directory/core")?;
+    let wanted = "Error: could not write the core '/no/such/directory/core': No such file";
     ensure(refused.starts_with(wanted), || refused.clone())?;
     machine.qmp.run("quit", json!({}))?;
     stage.verified("panic, seen on the console", "paused, to be looked at");
@@ -232,16 +234,20 @@ fn refused(stage: &mut Stage) -> Outcome<()> {
     let kernel = stage.images.join("vmlinuz").display().to_string();
     let cases: [(&[&str], i32, &str); 4] = [
         (
-            &["--core", "/no/such/folder/x"],
+            &["--core", "/no/such/directory/x"],
             125,
-            "could not write --core /no/such/folder/x: No such file",
+            "could not write --core /no/such/directory/x: No such file",
         ),
         (
             &["--exit-port", "0x3f8"],
             125,
             "--exit-port 0x3f8: another device has this port",
         ),
-        (&["--result", "/no/such/folder/x"], 125, "/no/such/folder/x"),
+        (
+            &["--result", "/no/such/directory/x"],
+            125,
+            "/no/such/directory/x",
+        ),
         (&["--timeout", "never"], 2, "--timeout"),
     ];
     for (options, status, says) in cases {

@@ -11,11 +11,11 @@ use std::time::Duration;
 const SECONDS: u64 = 120;
 const LIMIT: Duration = Duration::from_secs(SECONDS);
 
-/// What the multiboot kernel says that it was told, with `KERNEL` and `FOLDER` for paths.
+/// What the multiboot kernel says that it was told, with `KERNEL` and `DIRECTORY` for paths.
 const KERNEL: &str = "told: KERNEL some words
 ranges of memory: 4
-module FOLDER/one a=b: first
-module FOLDER/two: second
+module DIRECTORY/one a=b: first
+module DIRECTORY/two: second
 that is all
 ";
 /// What the PVH kernel says, which is given no names.
@@ -74,7 +74,7 @@ fn starts_again(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
 
 /// A small kernel that is not Linux says what it was told, and ends the run.
 fn told(stage: &mut Stage, name: &str, expected: &str) -> Outcome<()> {
-    let folder = stage.dir.display().to_string();
+    let directory = stage.dir.display().to_string();
     for (file, text) in [("one", "first"), ("two", "second")] {
         fs::write(stage.dir.join(file), text).context(file)?;
     }
@@ -87,8 +87,8 @@ fn told(stage: &mut Stage, name: &str, expected: &str) -> Outcome<()> {
     let serial = stage.logs.join(format!("{name}.serial"));
     let to_serial = format!("file:{}", serial.display());
     let initrd = match name {
-        "multiboot" => format!("{folder}/one a=b,{folder}/two"),
-        _ => format!("{folder}/one"),
+        "multiboot" => format!("{directory}/one a=b,{directory}/two"),
+        _ => format!("{directory}/one"),
     };
     let args = [
         "run",
@@ -111,7 +111,7 @@ fn told(stage: &mut Stage, name: &str, expected: &str) -> Outcome<()> {
     let said = fs::read_to_string(&serial).context(&to_serial)?;
     let expected = expected
         .replace("KERNEL", &kernel)
-        .replace("FOLDER", &folder);
+        .replace("DIRECTORY", &directory);
     ensure(ended.code == Some(0) && said == expected, || {
         format!("{name}: {ended:?} {said}")
     })?;

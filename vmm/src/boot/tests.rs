@@ -376,8 +376,8 @@ fn damaged_notes_are_passed_over_not_followed() {
 
 #[test]
 fn modules_are_for_multiboot_kernels_and_others_take_the_name_as_it_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let strange = folder.path().join("a,b c");
+    let directory = tempfile::tempdir().unwrap();
+    let strange = directory.path().join("a,b c");
     std::fs::write(&strange, [7; 100]).unwrap();
     let guest = load(&bzimage(header()), Some(&strange), "", 64 * MIB).unwrap();
     let len = guest.params().hdr.ramdisk_size;

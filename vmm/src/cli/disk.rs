@@ -45,7 +45,7 @@ pub struct DiskOption {
     pub format: Option<Format>,
     /// The format of a backing file whose chain does not say it.
     pub backing_format: Option<Format>,
-    /// Folders in which backing files may lie, where they were given.
+    /// Directories in which backing files may lie, where they were given.
     pub backing_folders: Option<Vec<PathBuf>>,
     /// How it is attached.
     pub interface: Interface,

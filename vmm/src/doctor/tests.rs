@@ -1,17 +1,17 @@
 use super::*;
 
 #[test]
-fn a_folder_s_line_names_it_and_leaves_nothing_behind() {
+fn a_directory_s_line_names_it_and_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
-    let line = folder_line(dir.path()).unwrap();
+    let line = directory_line(dir.path()).unwrap();
     assert!(line.contains(&dir.path().display().to_string()), "{line}");
     assert!(line.contains("holes") && line.contains("extents"), "{line}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
-fn a_folder_that_is_missing_is_an_error() {
-    let error = folder_line(Path::new("/nonexistent/folder")).unwrap_err();
+fn a_directory_that_is_missing_is_an_error() {
+    let error = directory_line(Path::new("/nonexistent/directory")).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
 }
 

@@ -34,8 +34,8 @@ fn refusal(endpoints: &[Endpoint]) -> String {
 
 #[test]
 fn a_socket_that_nobody_listens_on_is_replaced() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("qmp");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists(), "as after SIGKILL");
     let monitor = start(&[at(&path)]).unwrap();
@@ -46,8 +46,8 @@ fn a_socket_that_nobody_listens_on_is_replaced() {
 
 #[test]
 fn a_socket_in_use_is_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("qmp");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
     let first = start(&[at(&path)]).unwrap();
     let refused = refusal(&[at(&path)]);
     assert!(
@@ -60,12 +60,12 @@ fn a_socket_in_use_is_left_alone() {
 
 #[test]
 fn a_file_is_never_replaced() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("disk.img");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk.img");
     std::fs::write(&path, "precious").unwrap();
     let refused = refusal(&[at(&path)]);
     assert!(refused.contains("exists and is not a socket"), "{refused}");
-    let link = folder.path().join("link");
+    let link = directory.path().join("link");
     std::os::unix::fs::symlink(&path, &link).unwrap();
     let refused = refusal(&[at(&link)]);
     assert!(refused.contains("exists and is not a socket"), "{refused}");
@@ -74,20 +74,20 @@ fn a_file_is_never_replaced() {
 
 #[test]
 fn a_path_that_cannot_be_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let refused = refusal(&[at(&folder.path().join("nosuch/qmp"))]);
+    let directory = tempfile::tempdir().unwrap();
+    let refused = refusal(&[at(&directory.path().join("nosuch/qmp"))]);
     assert!(
         refused.contains("nosuch/qmp: No such file or directory"),
         "{refused}"
     );
-    let refused = refusal(&[at(&folder.path().join("x".repeat(200)))]);
+    let refused = refusal(&[at(&directory.path().join("x".repeat(200)))]);
     assert!(refused.contains("cannot listen at"), "{refused}");
 }
 
 #[test]
 fn what_another_has_put_there_is_not_removed() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("qmp");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
     let monitor = start(&[at(&path)]).unwrap();
     std::fs::remove_file(&path).unwrap();
     let _other = UnixListener::bind(&path).unwrap();
@@ -97,9 +97,9 @@ fn what_another_has_put_there_is_not_removed() {
 
 #[test]
 fn a_failure_leaves_no_socket_behind() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("qmp");
-    refusal(&[at(&path), at(&folder.path().join("nosuch/qmp"))]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
+    refusal(&[at(&path), at(&directory.path().join("nosuch/qmp"))]);
     assert!(!path.exists());
 }
 
@@ -113,8 +113,8 @@ fn the_same_endpoint_twice_is_refused() {
 
 #[test]
 fn an_inherited_socket_that_listens() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("qmp");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
     let listener = UnixListener::bind(&path).unwrap();
     let monitor = start(&[Endpoint::Fd(listener.into_raw_fd())]).unwrap();
     assert_eq!(Client::qmp(&path).ask(STATUS), RUNNING);
@@ -125,8 +125,8 @@ fn an_inherited_socket_that_listens() {
 
 #[test]
 fn an_inherited_connection() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("pair");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pair");
     let listener = UnixListener::bind(&path).unwrap();
     let mut client = Client::connect(&path);
     let (ours, _) = listener.accept().unwrap();
@@ -155,8 +155,8 @@ fn a_descriptor_that_is_no_stream_socket_is_refused() {
 
 #[test]
 fn a_socket_whose_queue_is_full_is_in_use() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("qmp");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("qmp");
     let listener = UnixListener::bind(&path).unwrap();
     // A program that hangs: it does not accept, and connecting to it would wait for ever.
     rustix::net::listen(&listener, 0).unwrap();

@@ -30,21 +30,21 @@ struct Fake {
     notifier: Notifier,
 }
 
-/// A monitor on two sockets in a folder of its own.
+/// A monitor on two sockets in a directory of its own.
 pub struct Bench {
     pub qmp: PathBuf,
     pub hmp: PathBuf,
     pub state: Arc<Mutex<State>>,
     pub notifier: Notifier,
-    /// Dropped before the folder.
+    /// Dropped before the directory.
     pub monitor: Option<Monitor>,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl Bench {
     pub fn new() -> Bench {
-        let folder = tempfile::tempdir().unwrap();
-        let (qmp, hmp) = (folder.path().join("qmp"), folder.path().join("hmp"));
+        let directory = tempfile::tempdir().unwrap();
+        let (qmp, hmp) = (directory.path().join("qmp"), directory.path().join("hmp"));
         let endpoints = [
             (Protocol::Qmp, Endpoint::Unix(qmp.clone())),
             (Protocol::Hmp, Endpoint::Unix(hmp.clone())),
@@ -59,7 +59,7 @@ impl Bench {
             state,
             notifier,
             monitor: Some(monitor),
-            _folder: folder,
+            _directory: directory,
         }
     }
 }

@@ -160,8 +160,8 @@ fn what_was_sent_before_a_half_close_is_answered() {
 
 #[test]
 fn a_half_closed_client_is_sent_more_than_its_socket_holds() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("pair");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pair");
     let listener = UnixListener::bind(&path).unwrap();
     let mut client = Client::connect(&path);
     let (narrow, _) = listener.accept().unwrap();
@@ -169,7 +169,7 @@ fn a_half_closed_client_is_sent_more_than_its_socket_holds() {
 
     let mailbox = Mailbox::new().unwrap();
     let (_, machine) = machine(mailbox.notifier());
-    let other = folder.path().join("qmp");
+    let other = directory.path().join("qmp");
     let endpoints = [
         Endpoint::Fd(narrow.into_raw_fd()),
         Endpoint::Unix(other.clone()),

@@ -69,8 +69,8 @@ fn pipes() {
 
 #[test]
 fn a_pipe_that_nobody_reads_disturbs_nobody() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("hmp");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hmp");
     let mut child = command()
         .env(SOCKET, &path)
         .stdin(Stdio::piped())
@@ -95,8 +95,8 @@ fn a_pipe_that_nobody_reads_disturbs_nobody() {
 
 #[test]
 fn plain_files() {
-    let folder = tempfile::tempdir().unwrap();
-    let (input, output) = (folder.path().join("in"), folder.path().join("out"));
+    let directory = tempfile::tempdir().unwrap();
+    let (input, output) = (directory.path().join("in"), directory.path().join("out"));
     std::fs::write(&input, REQUESTS).unwrap();
     let status = command()
         .stdin(File::open(&input).unwrap())

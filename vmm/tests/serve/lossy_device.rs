@@ -32,7 +32,7 @@ fn whoever_flushes_is_told_and_a_merge_is_not_completed() {
         &["-f", "raw", "-c", "write -P 1 0 16M", "-c", "flush", &uri],
     );
     let mut qmp = serve.qmp();
-    let top = device.folder().join("B.qcow2").display().to_string();
+    let top = device.directory().join("B.qcow2").display().to_string();
     qmp.run(&format!(
         r#"{{"execute":"blockdev-snapshot-sync","arguments":{{"device":"root","snapshot-file":"{top}"}}}}"#
     ));

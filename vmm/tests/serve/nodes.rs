@@ -35,7 +35,7 @@ fn lists(replies: &str) -> Vec<Value> {
     lists.map(known).collect()
 }
 
-/// What QEMU answers, started with `args` in the folder of `serve`.
+/// What QEMU answers, started with `args` in the directory of `serve`.
 fn qemu(serve: &Serve, args: &[&str]) -> Vec<Value> {
     let mut command = Command::new("timeout");
     command.args(["60", "qemu-system-x86_64", "-machine", "none"]);

@@ -1,4 +1,4 @@
-//! A running `strata serve` in a folder of its own, and those who talk to it.
+//! A running `strata serve` in a directory of its own, and those who talk to it.
 
 use std::{
     collections::BTreeSet,
@@ -19,33 +19,33 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The process; killed if it is still there when dropped.
 pub struct Serve {
-    folder: Rc<tempfile::TempDir>,
+    directory: Rc<tempfile::TempDir>,
     args: Vec<String>,
     child: Child,
 }
 
-fn command(folder: &Path, args: &[String]) -> Command {
+fn command(directory: &Path, args: &[String]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
-    command.arg("serve").args(args).current_dir(folder);
+    command.arg("serve").args(args).current_dir(directory);
     command
 }
 
-/// A folder with an empty `disk.qcow2` of 64 MiB.
+/// A directory with an empty `disk.qcow2` of 64 MiB.
 pub fn prepared() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let image = folder.path().join("disk.qcow2").display().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("disk.qcow2").display().to_string();
     qemu_img(&["create", "-q", "-f", "qcow2", &image, "64M"]);
-    folder
+    directory
 }
 
-/// What a folder holds.
-fn names(folder: &Path) -> BTreeSet<OsString> {
-    let entries = std::fs::read_dir(folder).unwrap();
+/// What a directory holds.
+fn names(directory: &Path) -> BTreeSet<OsString> {
+    let entries = std::fs::read_dir(directory).unwrap();
     entries.map(|entry| entry.unwrap().file_name()).collect()
 }
 
 impl Serve {
-    /// Serves an empty `disk.qcow2` of 64 MiB; paths in `args` are relative to its folder.
+    /// Serves an empty `disk.qcow2` of 64 MiB; paths in `args` are relative to its directory.
     pub fn start(args: &[&str]) -> Self {
         let args = args.iter().map(ToString::to_string).collect();
         Self::spawn(Rc::new(prepared()), args)
@@ -53,17 +53,17 @@ impl Serve {
 
     /// The same once more.
     pub fn again(&self) -> Self {
-        Self::spawn(self.folder.clone(), self.args.clone())
+        Self::spawn(self.directory.clone(), self.args.clone())
     }
 
-    /// Serves what its folder holds in another way.
+    /// Serves what its directory holds in another way.
     pub fn otherwise(&self, args: &[&str]) -> Self {
         let args = args.iter().map(ToString::to_string).collect();
-        Self::spawn(self.folder.clone(), args)
+        Self::spawn(self.directory.clone(), args)
     }
 
-    fn spawn(folder: Rc<tempfile::TempDir>, args: Vec<String>) -> Self {
-        let mut command = command(folder.path(), &args);
+    fn spawn(directory: Rc<tempfile::TempDir>, args: Vec<String>) -> Self {
+        let mut command = command(directory.path(), &args);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         if args.iter().any(|arg| arg == "--export") {
             // It says where the export is once it is there.
@@ -73,7 +73,7 @@ impl Serve {
             assert!(line.starts_with("strata: serving "), "{line}");
         }
         Self {
-            folder,
+            directory,
             args,
             child,
         }
@@ -84,18 +84,18 @@ impl Serve {
         Self::refused_in(&prepared(), args)
     }
 
-    /// The same in a folder that [`prepared`] has made.
-    pub fn refused_in(folder: &tempfile::TempDir, args: &[&str]) -> (Option<i32>, String) {
-        let before = names(folder.path());
+    /// The same in a directory that [`prepared`] has made.
+    pub fn refused_in(directory: &tempfile::TempDir, args: &[&str]) -> (Option<i32>, String) {
+        let before = names(directory.path());
         let args: Vec<_> = args.iter().map(ToString::to_string).collect();
-        let output = command(folder.path(), &args).output().unwrap();
+        let output = command(directory.path(), &args).output().unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(names(folder.path()), before, "{args:?}: {error}");
+        assert_eq!(names(directory.path()), before, "{args:?}: {error}");
         (output.status.code(), error)
     }
 
     pub fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
+        self.directory.path().join(name).display().to_string()
     }
 
     pub fn uri(&self, export: &str) -> String {

@@ -42,9 +42,9 @@ fn do_not_wait_for_a_stuck_server() {
         ("nbd.sock", ["--disk", DISK, "--export", EXPORT]),
         ("qmp", ["--disk", DISK, "--qmp", "unix:qmp"]),
     ] {
-        let folder = prepared();
-        let _stuck = stuck(folder.path().join(socket).to_str().unwrap());
-        let (code, error) = Serve::refused_in(&folder, &args);
+        let directory = prepared();
+        let _stuck = stuck(directory.path().join(socket).to_str().unwrap());
+        let (code, error) = Serve::refused_in(&directory, &args);
         assert_eq!(code, Some(1));
         assert!(error.contains("another program"), "{error}");
     }

@@ -49,7 +49,7 @@ use crate::api::{BlockJobRef, BlockdevSnapshotSync, Cmd, CmdError, Event, Reply}
 struct Bench {
     engine: Rc<Engine>,
     events: Rc<RefCell<Vec<Event>>>,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Bench {
@@ -60,12 +60,12 @@ impl Bench {
         Self {
             engine,
             events,
-            folder: tempfile::tempdir().unwrap(),
+            directory: tempfile::tempdir().unwrap(),
         }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     fn open(

@@ -26,16 +26,16 @@ fn full(path: &Path) -> (UnixListener, Vec<UnixStream>) {
 
 #[test]
 fn a_server_with_a_full_backlog_is_in_use() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("socket");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
     let _kept = full(&path);
     assert!(matches!(bind(&path), Err(BindError::InUse)));
 }
 
 #[test]
 fn what_a_killed_program_left_is_replaced() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("socket");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
     // The standard library leaves the file when it closes the socket.
     drop(UnixListener::bind(&path).unwrap());
     let (listener, file) = bind(&path).unwrap();
@@ -46,24 +46,24 @@ fn what_a_killed_program_left_is_replaced() {
 
 #[test]
 fn other_files_are_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("file");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
     fs::write(&path, "mine").unwrap();
     assert!(matches!(bind(&path), Err(BindError::NotASocket)));
     assert_eq!(fs::read(&path).unwrap(), b"mine");
-    let dangling = folder.path().join("link");
+    let dangling = directory.path().join("link");
     std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
     assert!(matches!(bind(&dangling), Err(BindError::NotASocket)));
 }
 
 #[test]
 fn a_later_socket_of_the_same_name_stays() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("socket");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
     let (_first, file) = bind(&path).unwrap();
     fs::remove_file(&path).unwrap();
     // Keeps the inode from being used again at once.
-    fs::write(folder.path().join("other"), "").unwrap();
+    fs::write(directory.path().join("other"), "").unwrap();
     let _second = UnixListener::bind(&path).unwrap();
     drop(file);
     assert!(path.exists());

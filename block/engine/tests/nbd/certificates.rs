@@ -1,4 +1,4 @@
-//! Certificates for tests, in a folder as QEMU and libnbd have them.
+//! Certificates for tests, in a directory as QEMU and libnbd have them.
 
 use std::{fs, path::Path};
 
@@ -7,9 +7,9 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-/// Writes a new CA, and a server (`localhost`) and a client that it has signed, into `folder`.
-pub fn write(folder: &Path) {
-    let put = |name: &str, text: String| fs::write(folder.join(name), text).unwrap();
+/// Writes a new CA, and a server (`localhost`) and a client that it has signed, into `directory`.
+pub fn write(directory: &Path) {
+    let put = |name: &str, text: String| fs::write(directory.join(name), text).unwrap();
     let mut params = params("a CA of a test");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

@@ -9,9 +9,9 @@ use crate::served::{Exported, Served, fio, pattern, run_client, stop_and_check, 
 const MIB: u64 = 1 << 20;
 
 /// `top.qcow2` on `middle.qcow2` on `base.raw`, 16 MiB, each with data of its own.
-fn chain(folder: &Path) {
-    let name = |file: &str| folder.join(file).display().to_string();
-    let base = fs::File::create(folder.join("base.raw")).unwrap();
+fn chain(directory: &Path) {
+    let name = |file: &str| directory.join(file).display().to_string();
+    let base = fs::File::create(directory.join("base.raw")).unwrap();
     base.set_len(16 * MIB).unwrap();
     base.write_all_at(&pattern(4 * MIB as usize, 1), 0).unwrap();
     for (image, below, format, at) in [

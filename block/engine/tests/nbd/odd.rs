@@ -31,12 +31,15 @@ fn exported(file: &'static str, format: Format) -> Exported {
 }
 
 /// `odd.raw`, with data up to its end.
-fn odd_raw(folder: &Path) {
-    fs::write(folder.join("odd.raw"), pattern(ODD, 1)).unwrap();
+fn odd_raw(directory: &Path) {
+    fs::write(directory.join("odd.raw"), pattern(ODD, 1)).unwrap();
 }
 
-fn create(folder: &Path, image: &str, below: &str, format: &str, size: usize) {
-    let (size, image) = (size.to_string(), folder.join(image).display().to_string());
+fn create(directory: &Path, image: &str, below: &str, format: &str, size: usize) {
+    let (size, image) = (
+        size.to_string(),
+        directory.join(image).display().to_string(),
+    );
     let args = ["create", "-q", "-f", "qcow2", "-b", below, "-F", format];
     run_client("qemu-img", &[&args[..], &[&image, &size]].concat());
 }
@@ -48,10 +51,10 @@ fn set_header_size(image: &Path, size: usize) {
 }
 
 /// `odd.qcow2`: [`ODD`] bytes by its header, all of it data.
-fn odd_qcow2(folder: &Path) {
-    let image = folder.join("odd.qcow2").display().to_string();
-    fs::write(folder.join("bytes"), pattern(ROUNDED_UP, 1)).unwrap();
-    let bytes = folder.join("bytes").display().to_string();
+fn odd_qcow2(directory: &Path) {
+    let image = directory.join("odd.qcow2").display().to_string();
+    fs::write(directory.join("bytes"), pattern(ROUNDED_UP, 1)).unwrap();
+    let bytes = directory.join("bytes").display().to_string();
     let args = ["convert", "-f", "raw", "-O", "qcow2", &bytes, &image];
     run_client("qemu-img", &args);
     set_header_size(image.as_ref(), ODD);
@@ -115,9 +118,9 @@ fn a_raw_disk_that_ends_within_a_sector_is_read_by_everybody() {
 
 #[test]
 fn so_is_an_overlay_of_one() {
-    let prepare = |folder: &Path| {
-        odd_raw(folder);
-        create(folder, "top.qcow2", "odd.raw", "raw", OVERLAY);
+    let prepare = |directory: &Path| {
+        odd_raw(directory);
+        create(directory, "top.qcow2", "odd.raw", "raw", OVERLAY);
     };
     let served = Served::new(prepare, vec![exported("top.qcow2", Format::Qcow2)]);
     read_by_all(&served, &padded(OVERLAY));
@@ -131,9 +134,9 @@ fn so_is_a_header_that_ends_within_a_sector() {
 
 #[test]
 fn so_is_a_layer_below_with_such_a_header() {
-    let prepare = |folder: &Path| {
-        odd_qcow2(folder);
-        create(folder, "top.qcow2", "odd.qcow2", "qcow2", OVERLAY);
+    let prepare = |directory: &Path| {
+        odd_qcow2(directory);
+        create(directory, "top.qcow2", "odd.qcow2", "qcow2", OVERLAY);
     };
     let served = Served::new(prepare, vec![exported("top.qcow2", Format::Qcow2)]);
     read_by_all(&served, &padded(OVERLAY));
@@ -141,10 +144,10 @@ fn so_is_a_layer_below_with_such_a_header() {
 
 #[test]
 fn so_is_an_export_of_somebody_else_that_ends_within_a_sector() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("bytes"), pattern(ODD, 1)).unwrap();
-    let file = folder.path().join("bytes").display().to_string();
-    let server = Server::nbdkit(&folder.path().join("s"), &["file", &file]);
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("bytes"), pattern(ODD, 1)).unwrap();
+    let file = directory.path().join("bytes").display().to_string();
+    let server = Server::nbdkit(&directory.path().join("s"), &["file", &file]);
     let uri: &'static str = server.uri().leak();
     let served = Served::new(|_| (), vec![exported(uri, Format::Raw)]);
     read_by_all(&served, &padded(ROUNDED_UP));
@@ -193,17 +196,17 @@ fn change(served: &Served, seed: u32) {
 fn changes_at_any_byte_change_nothing_else() {
     let raw = Served::new(odd_raw, vec![exported("odd.raw", Format::Raw)]);
     change(&raw, 1);
-    let overlay = |folder: &Path| {
-        odd_raw(folder);
-        create(folder, "top.qcow2", "odd.raw", "raw", OVERLAY);
+    let overlay = |directory: &Path| {
+        odd_raw(directory);
+        create(directory, "top.qcow2", "odd.raw", "raw", OVERLAY);
     };
     let served = Served::new(overlay, vec![exported("top.qcow2", Format::Qcow2)]);
     change(&served, 2);
     stop_and_check(served, "top.qcow2");
     let header = Served::new(odd_qcow2, vec![exported("odd.qcow2", Format::Qcow2)]);
     change(&header, 3);
-    let extended = |folder: &Path| {
-        let image = folder.join("top.qcow2").display().to_string();
+    let extended = |directory: &Path| {
+        let image = directory.join("top.qcow2").display().to_string();
         let options = "extended_l2=on,cluster_size=128k";
         let args = ["create", "-q", "-f", "qcow2", "-o", options, &image, "1M"];
         run_client("qemu-img", &args);
@@ -211,9 +214,9 @@ fn changes_at_any_byte_change_nothing_else() {
     let served = Served::new(extended, vec![exported("top.qcow2", Format::Qcow2)]);
     change(&served, 4);
     stop_and_check(served, "top.qcow2");
-    let qed = |folder: &Path| {
-        odd_raw(folder);
-        let image = folder.join("top.qed").display().to_string();
+    let qed = |directory: &Path| {
+        odd_raw(directory);
+        let image = directory.join("top.qed").display().to_string();
         let args = ["create", "-q", "-f", "qed", "-b", "odd.raw", "-F", "raw"];
         run_client("qemu-img", &[&args[..], &[&image, "1M"]].concat());
     };

@@ -178,8 +178,8 @@ fn stopping_does_not_wait_for_a_client_that_never_reads() {
     }
     let idle = Client::attached(&served);
     let socket = served.path("nbd.sock");
-    let folder = served.stop();
+    let directory = served.stop();
     assert!(!std::path::Path::new(&socket).exists());
     idle.expect_closed();
-    drop((deaf, folder));
+    drop((deaf, directory));
 }

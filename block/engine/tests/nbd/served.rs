@@ -26,9 +26,9 @@ use strata_storage::{
 /// What a test asks of the server's thread.
 type Errand = Box<dyn FnOnce(&Rc<Engine>, &Rc<Server>) + Send>;
 
-/// A server on `unix:nbd.sock` in a folder of its own, until dropped.
+/// A server on `unix:nbd.sock` in a directory of its own, until dropped.
 pub struct Served {
-    folder: Option<tempfile::TempDir>,
+    directory: Option<tempfile::TempDir>,
     errands: Sender<Errand>,
     waker: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
@@ -43,18 +43,18 @@ pub struct Exported {
 }
 
 impl Served {
-    /// Serves images that `prepare` has put into the folder.
+    /// Serves images that `prepare` has put into the directory.
     pub fn new(prepare: impl FnOnce(&Path), disks: Vec<Exported>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        prepare(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        prepare(directory.path());
         let (errands, inbox) = channel();
         let (waker, woken) = UnixStream::pair().unwrap();
-        let path = folder.path().to_owned();
+        let path = directory.path().to_owned();
         let (ready, wait) = channel();
         let thread = std::thread::spawn(move || run(path, disks, inbox, woken, &ready));
         wait.recv().expect("the server starts");
         Self {
-            folder: Some(folder),
+            directory: Some(directory),
             errands,
             waker: Some(waker),
             thread: Some(thread),
@@ -63,8 +63,8 @@ impl Served {
 
     /// Serves one writable raw disk `disk` of `size` bytes.
     pub fn raw(size: u64) -> Self {
-        let prepare = |folder: &Path| {
-            let file = std::fs::File::create(folder.join("disk.raw")).unwrap();
+        let prepare = |directory: &Path| {
+            let file = std::fs::File::create(directory.join("disk.raw")).unwrap();
             file.set_len(size).unwrap();
         };
         let disk = Exported {
@@ -77,8 +77,8 @@ impl Served {
     }
 
     pub fn path(&self, name: &str) -> String {
-        let folder = self.folder.as_ref().unwrap().path();
-        folder.join(name).display().to_string()
+        let directory = self.directory.as_ref().unwrap().path();
+        directory.join(name).display().to_string()
     }
 
     pub fn uri(&self, export: &str) -> String {
@@ -89,9 +89,9 @@ impl Served {
         UnixStream::connect(self.path("nbd.sock")).unwrap()
     }
 
-    /// Stops the server; its folder stays.
+    /// Stops the server; its directory stays.
     pub fn stop(mut self) -> tempfile::TempDir {
-        self.folder.take().unwrap()
+        self.directory.take().unwrap()
     }
 
     /// Runs `errand` on the server's thread and waits until it has been started.
@@ -152,7 +152,7 @@ impl Drop for Served {
 }
 
 fn run(
-    folder: PathBuf,
+    directory: PathBuf,
     disks: Vec<Exported>,
     errands: Receiver<Errand>,
     woken: UnixStream,
@@ -164,16 +164,16 @@ fn run(
         .map(|disk| Export {
             name: disk.id.to_owned(),
             description: None,
-            disk: open(&engine, &folder, &disk).by_bytes(),
+            disk: open(&engine, &directory, &disk).by_bytes(),
             writable: disk.writable,
             bitmaps: Vec::new(),
         })
         .collect();
     let exec = engine.exec().clone();
-    let address = Address::Unix(folder.join("nbd.sock"));
+    let address = Address::Unix(directory.join("nbd.sock"));
     // Where there are certificates they are meant to be used.
-    let tls = folder.join("server-cert.pem").exists();
-    let tls = tls.then(|| TlsServer::load(&folder, true).unwrap());
+    let tls = directory.join("server-cert.pem").exists();
+    let tls = tls.then(|| TlsServer::load(&directory, true).unwrap());
     woken.set_nonblocking(true).unwrap();
     let woken = Watched::new(&exec, woken).unwrap();
     let ready = ready.clone();
@@ -202,13 +202,13 @@ fn run(
     assert!(engine.shut_down().is_empty());
 }
 
-fn open(engine: &Rc<Engine>, folder: &Path, disk: &Exported) -> Disk {
+fn open(engine: &Rc<Engine>, directory: &Path, disk: &Exported) -> Disk {
     engine
         .open_disk(DiskSpec {
             path: if is_nbd_uri(disk.file.as_ref()) {
                 disk.file.into()
             } else {
-                folder.join(disk.file)
+                directory.join(disk.file)
             },
             image: ImageOptions {
                 format: Some(disk.format),
@@ -239,8 +239,8 @@ pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
 
 /// Stops the server and has `qemu-img` check an image that it has served.
 pub fn stop_and_check(served: Served, image: &str) {
-    let folder = served.stop();
-    let image = folder.path().join(image).display().to_string();
+    let directory = served.stop();
+    let image = directory.path().join(image).display().to_string();
     run_client("qemu-img", &["check", "-f", "qcow2", &image]);
 }
 

@@ -56,21 +56,21 @@ impl Server {
     }
 }
 
-/// A web server that shows a folder at a port of 127.0.0.1; killed when dropped.
+/// A web server that shows a directory at a port of 127.0.0.1; killed when dropped.
 pub struct WebServer {
     child: Child,
     pub port: u16,
 }
 
 impl WebServer {
-    pub fn start(folder: &Path) -> Self {
+    pub fn start(directory: &Path) -> Self {
         // The port is free again when the listener is dropped, and given to nobody else so soon.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let child = Command::new("busybox")
             .args(["httpd", "-f", "-p", &format!("127.0.0.1:{port}"), "-h"])
-            .arg(folder)
+            .arg(directory)
             .spawn()
             .expect("busybox runs");
         let server = Self { child, port };
@@ -99,19 +99,19 @@ impl Drop for Server {
 /// An engine with disks on exports.
 pub struct Bench {
     pub engine: Rc<Engine>,
-    pub folder: tempfile::TempDir,
+    pub directory: tempfile::TempDir,
 }
 
 impl Bench {
     pub fn new() -> Self {
         Self {
             engine: Engine::new(|_| {}).unwrap(),
-            folder: tempfile::tempdir().unwrap(),
+            directory: tempfile::tempdir().unwrap(),
         }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// Opens `file`, a path or a URI; requests wait for `patience` seconds.

@@ -20,9 +20,9 @@ pub const SIZE: u64 = 8 << 20;
 
 /// A server with certificates, which it wants to be used.
 pub fn served() -> Served {
-    let prepare = |folder: &Path| {
-        certificates::write(folder);
-        fs::write(folder.join("disk.raw"), vec![0x5a; SIZE as usize]).unwrap();
+    let prepare = |directory: &Path| {
+        certificates::write(directory);
+        fs::write(directory.join("disk.raw"), vec![0x5a; SIZE as usize]).unwrap();
     };
     let disk = Exported {
         id: "disk",
@@ -106,11 +106,11 @@ fn in_the_clear_nothing_is_told() {
 #[test]
 fn a_client_without_papers_or_with_others_is_refused() {
     let served = served();
-    let folder = tempfile::tempdir().unwrap();
-    let other = folder.path().join("other");
+    let directory = tempfile::tempdir().unwrap();
+    let other = directory.path().join("other");
     fs::create_dir(&other).unwrap();
     certificates::write(&other);
-    let none = folder.path().join("none");
+    let none = directory.path().join("none");
     fs::create_dir(&none).unwrap();
     fs::copy(served.path("ca-cert.pem"), none.join("ca-cert.pem")).unwrap();
     for dir in [&other, &none] {
@@ -175,10 +175,10 @@ fn a_lost_connection_is_made_again_with_tls() {
 #[test]
 fn our_client_uses_nbdkit_with_tls() {
     let bench = Bench::new();
-    certificates::write(bench.folder.path());
+    certificates::write(bench.directory.path());
     let file = bench.path("disk.raw");
     fs::write(&file, vec![0; SIZE as usize]).unwrap();
-    let dir = bench.folder.path().display().to_string();
+    let dir = bench.directory.path().display().to_string();
     let socket = bench.path("nbdkit");
     let papers = format!("--tls-certificates={dir}");
     let server = Server::nbdkit(

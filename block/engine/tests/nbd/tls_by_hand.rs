@@ -21,10 +21,10 @@ use crate::{
     tls::{ACK, SIZE, STARTTLS, others_are_served, served},
 };
 
-/// The client's side of TLS, with the papers in the server's folder.
+/// The client's side of TLS, with the papers in the server's directory.
 fn connection(served: &Served) -> ClientConnection {
-    let folder = served.path("");
-    let file = |name: &str| Path::new(&folder).join(name);
+    let directory = served.path("");
+    let file = |name: &str| Path::new(&directory).join(name);
     let certificate = |name: &str| CertificateDer::from_pem_file(file(name)).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(certificate("ca-cert.pem")).unwrap();

@@ -88,8 +88,8 @@ async fn scribble(image: &Qed, model: &mut [u8], seed: u64) {
 #[test]
 fn qemu_reads_what_we_write() {
     for (seed, (cluster_size, table_clusters)) in (1..).zip(SHAPES) {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, raw) = (folder.path().join("image"), folder.path().join("raw"));
+        let directory = tempfile::tempdir().unwrap();
+        let (path, raw) = (directory.path().join("image"), directory.path().join("raw"));
         let exec = Executor::new().unwrap();
         let (host, image) = (exec.clone(), path.clone());
         let model = exec.block_on(async move {
@@ -119,8 +119,8 @@ fn qemu_reads_what_we_write() {
 #[test]
 fn we_go_on_with_what_qemu_writes() {
     for (seed, (cluster_size, table_clusters)) in (9..).zip(SHAPES) {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, raw) = (folder.path().join("image"), folder.path().join("raw"));
+        let directory = tempfile::tempdir().unwrap();
+        let (path, raw) = (directory.path().join("image"), directory.path().join("raw"));
         let mut bytes = vec![7; 5 << 20];
         bytes[1 << 20..3 << 20].fill(0);
         std::fs::write(&raw, &bytes).unwrap();
@@ -283,8 +283,8 @@ fn an_image_that_was_not_closed_is_checked_before_it_is_written() {
 
 #[test]
 fn qemu_checks_what_a_crash_left() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("image");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
     let mut bytes = written();
     put(&mut bytes, 16, &2u64.to_le_bytes());
     std::fs::write(&path, bytes).unwrap();
@@ -294,8 +294,8 @@ fn qemu_checks_what_a_crash_left() {
 
 #[test]
 fn backing_names_come_and_go_in_the_header() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("image");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
     std::fs::write(&path, written()).unwrap();
     let exec = Executor::new().unwrap();
     for len in [4, 500, 1023, 700, 20] {

@@ -141,8 +141,8 @@ fn subclusters_both_ways() {
 /// Written by us, by QEMU, and by us again.
 async fn there_and_back(exec: Rc<Executor>, seed: u64, options: CreateOptions) {
     let mut random = seed;
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
     let (image, data) = (at("image.qcow2"), at("data.raw"));
     let raw = options.data_file.as_ref().is_some_and(|file| file.raw);
     let mut expected = vec![0; SIZE as usize];
@@ -155,9 +155,9 @@ async fn there_and_back(exec: Rc<Executor>, seed: u64, options: CreateOptions) {
     let node = open(&exec, &image).await.unwrap();
     expected = scribble(&node, expected, &mut random).await;
     drop(node);
-    agrees(folder.path(), &expected, raw);
+    agrees(directory.path(), &expected, raw);
     qemu_io(
-        folder.path(),
+        directory.path(),
         &[
             "write -P 7 300k 100k",
             "write -z 10k 200k",
@@ -174,16 +174,16 @@ async fn there_and_back(exec: Rc<Executor>, seed: u64, options: CreateOptions) {
     assert!(seen[discarded.end..] == expected[discarded.end..]);
     let expected = scribble(&node, seen, &mut random).await;
     drop(node);
-    agrees(folder.path(), &expected, raw);
+    agrees(directory.path(), &expected, raw);
     if raw {
         assert_eq!(std::fs::metadata(data).unwrap().len(), SIZE);
     }
 }
 
-fn qemu_io(folder: &Path, commands: &[&str]) {
-    let image = folder.join("image.qcow2");
+fn qemu_io(directory: &Path, commands: &[&str]) {
+    let image = directory.join("image.qcow2");
     // QEMU looks for a data file in the working directory.
-    let data = folder.join("data.raw");
+    let data = directory.join("data.raw");
     let target = format!(
         "driver=qcow2,discard=unmap,file.filename={},data-file.driver=file,data-file.filename={}",
         image.display(),
@@ -196,8 +196,8 @@ fn qemu_io(folder: &Path, commands: &[&str]) {
 }
 
 /// QEMU sees `expected` too, and nothing wrong; a raw data file is that and nothing else.
-fn agrees(folder: &Path, expected: &[u8], raw: bool) {
-    let path = |name: &str| folder.join(name).display().to_string();
+fn agrees(directory: &Path, expected: &[u8], raw: bool) {
+    let path = |name: &str| directory.join(name).display().to_string();
     std::fs::write(path("expected.raw"), expected).unwrap();
     let target = format!(
         "driver=qcow2,file.filename={},data-file.driver=file,data-file.filename={}",
@@ -217,8 +217,8 @@ fn agrees(folder: &Path, expected: &[u8], raw: bool) {
 #[test]
 fn data_files_are_locked() {
     with_seed(1, |exec, _| async move {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
         create_image(&exec, &at("a.qcow2"), options(65536, false, false))
             .await
             .unwrap();

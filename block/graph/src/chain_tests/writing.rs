@@ -331,14 +331,14 @@ fn start_only(exec: &Executor, work: impl Future<Output = ()> + 'static) -> Rc<C
 }
 
 /// Real files: `top`, a qcow2 image, on `base`, of `format`, both with the byte 1.
-async fn real_chain(exec: &Rc<Executor>, folder: &Path, format: Format) -> Rc<Node> {
+async fn real_chain(exec: &Rc<Executor>, directory: &Path, format: Format) -> Rc<Node> {
     let backing = |name: &str| {
         Some(Backing {
             name: name.into(),
             format: Some(format.to_string()),
         })
     };
-    let base = folder.join("base");
+    let base = directory.join("base");
     match format {
         Format::Raw => File::create(&base).unwrap().set_len(1 << 20).unwrap(),
         _ => {
@@ -354,7 +354,7 @@ async fn real_chain(exec: &Rc<Executor>, folder: &Path, format: Format) -> Rc<No
         backing: backing("base"),
         ..CreateOptions::default()
     };
-    let path = folder.join("top");
+    let path = directory.join("top");
     create_image(exec, &path, options).await.unwrap();
     let options = ImageOptions {
         format: Some(Format::Qcow2),
@@ -381,9 +381,9 @@ fn opens(exec: &Executor, path: &Path, read_only: bool) -> Option<FileStorage> {
 #[test]
 fn a_real_file_is_locked_for_writing_and_back() {
     for format in [Format::Raw, Format::Qcow2] {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let exec = Executor::new().unwrap();
-        let (exec, path) = (exec.clone(), folder.path().to_owned());
+        let (exec, path) = (exec.clone(), directory.path().to_owned());
         exec.block_on({
             let exec = exec.clone();
             async move {
@@ -420,8 +420,8 @@ fn a_real_file_is_locked_for_writing_and_back() {
 
 #[test]
 fn a_file_that_others_may_be_writing_is_not_written() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("raw");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("raw");
     File::create(&path).unwrap().set_len(1 << 20).unwrap();
     let exec = Executor::new().unwrap();
     exec.block_on({

@@ -42,22 +42,22 @@ fn whole(top: Rc<Node>) -> Source {
     Source { top, base: None }
 }
 
-/// A folder with images of [`SIZE`] bytes.
-struct Folder {
+/// A directory with images of [`SIZE`] bytes.
+struct Directory {
     exec: Rc<Executor>,
     opener: Opener,
     dir: tempfile::TempDir,
 }
 
-impl Folder {
+impl Directory {
     fn run<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Self>) -> F) {
         let exec = Executor::new().unwrap();
-        let folder = Rc::new(Self {
+        let directory = Rc::new(Self {
             opener: Opener::new(exec.clone()),
             dir: tempfile::tempdir().unwrap(),
             exec: exec.clone(),
         });
-        exec.block_on(test(folder));
+        exec.block_on(test(directory));
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -140,19 +140,19 @@ async fn scribble(node: &Rc<Node>, mut seed: u64) {
 }
 
 /// A disk of two layers.
-async fn two_layers(folder: &Folder) -> Rc<Node> {
-    let base = folder.create("base", Format::Qcow2, None).await;
+async fn two_layers(directory: &Directory) -> Rc<Node> {
+    let base = directory.create("base", Format::Qcow2, None).await;
     scribble(&base, 1).await;
     base.image().close().await.unwrap();
-    let top = folder.create("top", Format::Qcow2, Some("base")).await;
+    let top = directory.create("top", Format::Qcow2, Some("base")).await;
     scribble(&top, 2).await;
     top
 }
 
 #[test]
 fn every_way_gives_the_same_bytes() {
-    Folder::run(|folder| async move {
-        let source = two_layers(&folder).await;
+    Directory::run(|directory| async move {
+        let source = two_layers(&directory).await;
         let expected = read(&source).await;
         for format in [Format::Raw, Format::Qcow2, Format::Qed] {
             for (n, sparse) in [0, 512, 4096, 65536].into_iter().enumerate() {
@@ -167,12 +167,12 @@ fn every_way_gives_the_same_bytes() {
                         ..OPTIONS
                     };
                     let name = format!("{format}{sparse}{untouched:?}");
-                    let target = folder.create(&name, format, None).await;
+                    let target = directory.create(&name, format, None).await;
                     if untouched == Untouched::Unknown {
                         scribble(&target, 3).await;
                     }
                     let sources = vec![whole(source.clone())];
-                    folder.copy(sources, &target, options).await.unwrap();
+                    directory.copy(sources, &target, options).await.unwrap();
                     assert!(read(&target).await == expected, "{format} {options:?}");
                     target.image().close().await.unwrap();
                 }
@@ -183,12 +183,12 @@ fn every_way_gives_the_same_bytes() {
 
 #[test]
 fn upper_layers_alone() {
-    Folder::run(|folder| async move {
-        let source = two_layers(&folder).await;
+    Directory::run(|directory| async move {
+        let source = two_layers(&directory).await;
         let base = source.backing();
         for format in [Format::Qcow2, Format::Qed] {
             let name = format!("copy.{format}");
-            let target = folder.create(&name, format, Some("base")).await;
+            let target = directory.create(&name, format, Some("base")).await;
             let options = CopyOptions {
                 untouched: Untouched::Base(SIZE),
                 ..OPTIONS
@@ -197,7 +197,7 @@ fn upper_layers_alone() {
                 top: source.clone(),
                 base: base.clone(),
             }];
-            folder.copy(sources, &target, options).await.unwrap();
+            directory.copy(sources, &target, options).await.unwrap();
             assert!(read(&target).await == read(&source).await, "{format}");
             assert!(is_held(&source, 1 << 20).await == is_held(&target, 1 << 20).await);
             target.image().close().await.unwrap();
@@ -212,28 +212,28 @@ async fn is_held(node: &Node, offset: u64) -> bool {
 
 #[test]
 fn several_disks_one_behind_the_other() {
-    Folder::run(|folder| async move {
+    Directory::run(|directory| async move {
         let sizes = [512 * 3, 4096 * 5 + 512, 0, 512 * 21];
         let mut sources = Vec::new();
         let mut expected = Vec::new();
         for (n, size) in sizes.into_iter().enumerate() {
             let bytes = vec![n as u8 + 1; size];
-            let path = folder.path(&n.to_string());
+            let path = directory.path(&n.to_string());
             std::fs::write(&path, &bytes).unwrap();
             expected.extend(bytes);
             if size > 0 {
-                let node = folder.open(&path, Format::Raw, true).await;
+                let node = directory.open(&path, Format::Raw, true).await;
                 sources.push(whole(node));
             }
         }
         for compress in [false, true] {
             let name = format!("all{compress}");
-            let target = folder.create(&name, Format::Qcow2, None).await;
+            let target = directory.create(&name, Format::Qcow2, None).await;
             let options = CopyOptions {
                 compress,
                 ..OPTIONS
             };
-            folder
+            directory
                 .copy(sources.clone(), &target, options)
                 .await
                 .unwrap();
@@ -246,21 +246,21 @@ fn several_disks_one_behind_the_other() {
 
 #[test]
 fn in_order_the_file_is_the_same_each_time() {
-    Folder::run(|folder| async move {
-        let source = two_layers(&folder).await;
+    Directory::run(|directory| async move {
+        let source = two_layers(&directory).await;
         let mut files = Vec::new();
         for requests in [1, 8, 16] {
             let name = format!("copy{requests}");
-            let target = folder.create(&name, Format::Qcow2, None).await;
+            let target = directory.create(&name, Format::Qcow2, None).await;
             let options = CopyOptions {
                 requests,
                 compress: true,
                 ..OPTIONS
             };
             let sources = vec![whole(source.clone())];
-            folder.copy(sources, &target, options).await.unwrap();
+            directory.copy(sources, &target, options).await.unwrap();
             target.image().close().await.unwrap();
-            files.push(std::fs::read(folder.path(&name)).unwrap());
+            files.push(std::fs::read(directory.path(&name)).unwrap());
         }
         assert!(files[0] == files[1] && files[0] == files[2]);
     });
@@ -268,17 +268,17 @@ fn in_order_the_file_is_the_same_each_time() {
 
 #[test]
 fn zeros_take_no_space() {
-    Folder::run(|folder| async move {
-        let path = folder.path("source");
+    Directory::run(|directory| async move {
+        let path = directory.path("source");
         let file = File::create(&path).unwrap();
         file.set_len(SIZE).unwrap();
         // Zeros that the file holds, and one sector of data.
         file.write_all_at(&vec![0; 1 << 20], 0).unwrap();
         file.write_all_at(&[1; 512], 2 << 20).unwrap();
-        let source = folder.open(&path, Format::Raw, true).await;
-        let target = folder.create("target", Format::Qcow2, None).await;
+        let source = directory.open(&path, Format::Raw, true).await;
+        let target = directory.create("target", Format::Qcow2, None).await;
         let sources = vec![whole(source)];
-        folder.copy(sources, &target, OPTIONS).await.unwrap();
+        directory.copy(sources, &target, OPTIONS).await.unwrap();
         let before = target.extent(0, SIZE).await.unwrap();
         assert_eq!(
             (before.kind, before.len),
@@ -292,20 +292,20 @@ fn zeros_take_no_space() {
 
 #[test]
 fn the_first_error_ends_the_copy_and_says_where() {
-    Folder::run(|folder| async move {
-        let source = two_layers(&folder).await;
-        let target = folder.create("target", Format::Qcow2, None).await;
+    Directory::run(|directory| async move {
+        let source = two_layers(&directory).await;
+        let target = directory.create("target", Format::Qcow2, None).await;
         target.image().close().await.unwrap();
         drop(target);
-        let path = folder.path("target");
-        let target = folder.open(&path, Format::Qcow2, true).await;
+        let path = directory.path("target");
+        let target = directory.open(&path, Format::Qcow2, true).await;
         for any_order in [false, true] {
             let options = CopyOptions {
                 any_order,
                 ..OPTIONS
             };
             let sources = vec![whole(source.clone())];
-            let result = folder.copy(sources, &target, options).await;
+            let result = directory.copy(sources, &target, options).await;
             let Err(CopyError::Write { source: why, .. }) = result else {
                 panic!("{result:?}");
             };
@@ -316,9 +316,9 @@ fn the_first_error_ends_the_copy_and_says_where() {
 
 #[test]
 fn progress_gets_to_the_end() {
-    Folder::run(|folder| async move {
-        let source = two_layers(&folder).await;
-        let target = folder.create("target", Format::Raw, None).await;
+    Directory::run(|directory| async move {
+        let source = two_layers(&directory).await;
+        let target = directory.create("target", Format::Raw, None).await;
         let seen = Rc::new(Cell::new((0, 0)));
         let slot = seen.clone();
         let progress = move |event: Event<'_>| {
@@ -329,7 +329,7 @@ fn progress_gets_to_the_end() {
             slot.set((done, total));
         };
         let sources = vec![whole(source)];
-        copy(&folder.exec, sources, target, OPTIONS, progress)
+        copy(&directory.exec, sources, target, OPTIONS, progress)
             .await
             .unwrap();
         assert_eq!(seen.get(), (SIZE, SIZE));

@@ -1,10 +1,10 @@
 use super::*;
 
-/// A folder with `vm/overlay`, `vm/sub/base` and `store/base`, whose lengths are ordinary, and
+/// A directory with `vm/overlay`, `vm/sub/base` and `store/base`, whose lengths are ordinary, and
 /// `store/notes`, whose is not.
-fn folders() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path();
+fn directories() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
     for name in ["vm/sub", "store"] {
         fs::create_dir_all(root.join(name)).unwrap();
     }
@@ -12,13 +12,13 @@ fn folders() -> tempfile::TempDir {
         fs::write(root.join(name), [1; 1024]).unwrap();
     }
     fs::write(root.join("store/notes"), "secret").unwrap();
-    folder
+    directory
 }
 
 #[test]
 fn ordinary_chains_need_no_option() {
-    let folder = folders();
-    let at = |name: &str| folder.path().join(name);
+    let directory = directories();
+    let at = |name: &str| directory.path().join(name);
     for (base, format) in [
         ("vm/sub/base", Some(Format::Raw)),
         ("vm/../store/base", Some(Format::Raw)),
@@ -32,16 +32,20 @@ fn ordinary_chains_need_no_option() {
 
 #[test]
 fn what_is_no_disk_image_is_refused_with_the_option_that_would_allow_it() {
-    let folder = folders();
-    let at = |name: &str| folder.path().join(name);
+    let directory = directories();
+    let at = |name: &str| directory.path().join(name);
     let overlay = at("vm/overlay");
     let device = Path::new("/dev/null");
     let shadow = Path::new("/etc/passwd");
     std::os::unix::fs::symlink(shadow, at("store/link")).unwrap();
     for (base, why, option) in [
-        (shadow, "system folder", "backing-folders=/etc"),
-        (&at("store/link"), "system folder", "backing-folders=/etc"),
-        (Path::new("/proc/self/maps"), "system folder", "=/proc"),
+        (shadow, "system directory", "backing-folders=/etc"),
+        (
+            &at("store/link"),
+            "system directory",
+            "backing-folders=/etc",
+        ),
+        (Path::new("/proc/self/maps"), "system directory", "=/proc"),
         (device, "not a regular file", "backing-folders=/dev"),
         (&at("store/notes"), "512", "backing-folders="),
     ] {
@@ -57,14 +61,14 @@ fn what_is_no_disk_image_is_refused_with_the_option_that_would_allow_it() {
         )
         .unwrap();
     }
-    // A length that happens to fit does not open the system's folders to other formats either.
+    // A length that happens to fit does not open the system's directories to other formats either.
     assert!(check(&overlay, "backing file", shadow, Some(Format::Qcow2), None).is_err());
 }
 
 #[test]
-fn given_folders_are_the_only_ones_besides_the_images_own() {
-    let folder = folders();
-    let at = |name: &str| folder.path().join(name);
+fn given_directories_are_the_only_ones_besides_the_images_own() {
+    let directory = directories();
+    let at = |name: &str| directory.path().join(name);
     let overlay = at("vm/overlay");
     let raw = Some(Format::Raw);
     let error = check(&overlay, "backing file", &at("store/base"), raw, Some(&[])).unwrap_err();
@@ -90,7 +94,7 @@ fn given_folders_are_the_only_ones_besides_the_images_own() {
         )
         .is_err()
     );
-    // The root folder as the image's own does not stand for everything.
+    // The root directory as the image's own does not stand for everything.
     assert!(
         check(
             Path::new("/overlay"),
@@ -104,11 +108,11 @@ fn given_folders_are_the_only_ones_besides_the_images_own() {
 }
 
 #[test]
-fn exports_of_servers_are_in_no_folder() {
+fn exports_of_servers_are_in_no_directory() {
     let (upper, raw) = (Path::new("/vm/overlay"), Some(Format::Raw));
     for uri in ["nbd://host/x", "nbd+unix:///x?socket=/vm/s"] {
-        let allowed = |folders: Option<&[PathBuf]>| {
-            check(upper, "backing file", Path::new(uri), raw, folders)
+        let allowed = |directories: Option<&[PathBuf]>| {
+            check(upper, "backing file", Path::new(uri), raw, directories)
         };
         allowed(None).unwrap();
         allowed(Some(&["/".into()])).unwrap();

@@ -33,22 +33,22 @@ async fn overlay(exec: &Rc<Executor>, path: &Path, below: &str, format: &str) {
 
 /// Layers of 8 clusters: the top has data in 0 and zeros in 1, the middle data in 2, and the base,
 /// which is 4 clusters long, data in 3.
-async fn three_layers(exec: Rc<Executor>, folder: &Path) -> Rc<Node> {
+async fn three_layers(exec: Rc<Executor>, directory: &Path) -> Rc<Node> {
     let opener = Opener::new(exec.clone());
     let open = async |name: &str| {
         let options = ImageOptions {
             format: Some(Format::Qcow2),
             ..Default::default()
         };
-        opener.open(&folder.join(name), &options).await.unwrap()
+        opener.open(&directory.join(name), &options).await.unwrap()
     };
-    raw(&folder.join("base"), 4, 3);
-    overlay(&exec, &folder.join("middle"), "base", "raw").await;
+    raw(&directory.join("base"), 4, 3);
+    overlay(&exec, &directory.join("middle"), "base", "raw").await;
     let middle = open("middle").await;
     let data = SgList::from_vec(vec![2; CLUSTER as usize]);
     middle.write(2 * CLUSTER, data.clone()).await.unwrap();
     middle.image().close().await.unwrap();
-    overlay(&exec, &folder.join("top"), "middle", "qcow2").await;
+    overlay(&exec, &directory.join("top"), "middle", "qcow2").await;
     let top = open("top").await;
     top.write(0, data).await.unwrap();
     top.write_zeroes(CLUSTER, CLUSTER, true).await.unwrap();
@@ -63,8 +63,8 @@ fn brief(extents: &[DiskExtent]) -> Vec<(u64, bool, u32)> {
 
 fn with_three_layers<T: 'static>(check: impl AsyncFnOnce(Rc<Node>) -> T + 'static) -> T {
     let exec = Executor::new().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().to_owned();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
     exec.clone()
         .block_on(async move { check(three_layers(exec, &path).await).await })
 }
@@ -99,8 +99,8 @@ fn an_answer_is_cut_at_the_range_and_at_the_number_asked_for() {
 #[test]
 fn what_no_layer_holds_is_zero_at_depth_0() {
     let exec = Executor::new().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("lone");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lone");
     let extents = exec.clone().block_on(async move {
         let options = CreateOptions {
             size: 8 * CLUSTER,

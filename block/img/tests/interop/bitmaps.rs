@@ -52,10 +52,10 @@ impl Expected {
 }
 
 /// The dirty ranges as QEMU shows them.
-fn qemu_dirty(folder: &Folder, name: &str) -> Vec<(u64, u64)> {
+fn qemu_dirty(directory: &Directory, name: &str) -> Vec<(u64, u64)> {
     let map = format!("--map=qemu:dirty-bitmap:{name}");
     let server = ["[", "qemu-nbd", "-r", "-f", "qcow2", "-B", name, IMAGE, "]"];
-    let out = folder.run("nbdinfo", &[&["--json", &map, "--"], &server[..]].concat());
+    let out = directory.run("nbdinfo", &[&["--json", &map, "--"], &server[..]].concat());
     let runs: Vec<Value> = serde_json::from_str(&out).unwrap();
     let dirty = runs.iter().filter(|run| run["type"] == 1);
     let number = |run: &Value, name: &str| run[name].as_u64().unwrap();
@@ -65,8 +65,8 @@ fn qemu_dirty(folder: &Folder, name: &str) -> Vec<(u64, u64)> {
 }
 
 /// The dirty ranges of all bitmaps as we have them, by name.
-fn our_dirty(folder: &Folder) -> Vec<(String, Vec<(u64, u64)>)> {
-    with_image(folder, async |node| {
+fn our_dirty(directory: &Directory) -> Vec<(String, Vec<(u64, u64)>)> {
+    with_image(directory, async |node| {
         let of = |bitmap: &strata_format::bitmap::DirtyBitmap| {
             assert!(!bitmap.is_inconsistent(), "{} is lost", bitmap.name());
             let (mut at, mut ranges) = (0, Vec::new());
@@ -86,7 +86,7 @@ fn our_dirty(folder: &Folder) -> Vec<(String, Vec<(u64, u64)>)> {
 /// One image under test.
 struct Subject<'a> {
     case: &'a Case,
-    folder: Folder,
+    directory: Directory,
     size: u64,
     random: Random,
     bitmaps: Vec<Expected>,
@@ -120,11 +120,11 @@ fn both_sides_record_the_same() {
     ]);
     for (n, case) in cases.iter().enumerate() {
         println!("{n}: {case:?}");
-        let folder = Folder::new();
-        folder.create(["qemu-img", "strata-img"][n % 2], case, "");
+        let directory = Directory::new();
+        directory.create(["qemu-img", "strata-img"][n % 2], case, "");
         let mut subject = Subject {
             case,
-            folder,
+            directory,
             size: case.size(),
             random: Random(n as u64),
             bitmaps: Vec::new(),
@@ -155,10 +155,10 @@ impl Subject<'_> {
         for (n, bitmap) in std::mem::take(&mut self.bitmaps).iter().enumerate() {
             let program = ["qemu-img", "strata-img"][n % 2];
             let args = ["bitmap", "-f", "qcow2", "--remove", IMAGE, &bitmap.name];
-            self.folder.run(program, &args);
+            self.directory.run(program, &args);
         }
         self.compare(0);
-        let info = self.folder.run("qemu-img", &["info", IMAGE]);
+        let info = self.directory.run("qemu-img", &["info", IMAGE]);
         assert!(!info.contains("bitmaps"), "{info}");
     }
 
@@ -169,7 +169,7 @@ impl Subject<'_> {
         if !recording {
             args.push("--disable");
         }
-        self.folder
+        self.directory
             .run(program, &[&args[..], &[IMAGE, &name]].concat());
         let mut bitmap = Expected {
             name,
@@ -187,21 +187,21 @@ impl Subject<'_> {
             requests.iter().for_each(|request| bitmap.record(request));
         }
         if ours {
-            with_image(&self.folder, async move |node| {
+            with_image(&self.directory, async move |node| {
                 for request in requests {
                     request.carry_out(node).await;
                 }
             });
         } else {
             let commands: Vec<_> = requests.iter().flat_map(Request::commands).collect();
-            self.folder.qemu_io(&commands);
+            self.directory.qemu_io(&commands);
         }
     }
 
     fn resize(&mut self, program: &str, size: u64) {
         let text = size.to_string();
         let args = ["resize", "-q", "--shrink", "-f", "qcow2", IMAGE, &text];
-        self.folder.run(program, &args);
+        self.directory.run(program, &args);
         self.size = size;
         for bitmap in &mut self.bitmaps {
             bitmap.resize(size);
@@ -213,9 +213,9 @@ impl Subject<'_> {
         let (fine, still) = (0, GRANULARITIES.len());
         let (from, to) = (self.bitmaps[fine].name.clone(), &self.bitmaps[still].name);
         let args = ["bitmap", "-f", "qcow2", "--merge", &from, IMAGE, to];
-        self.folder.run("qemu-img", &args);
+        self.directory.run("qemu-img", &args);
         let args = ["bitmap", "-f", "qcow2", "--clear", IMAGE, &from];
-        self.folder.run("strata-img", &args);
+        self.directory.run("strata-img", &args);
         let bits = std::mem::take(&mut self.bitmaps[fine].bits);
         let merged = &mut self.bitmaps[still];
         for (n, _) in bits.iter().enumerate().filter(|(_, dirty)| **dirty) {
@@ -227,14 +227,15 @@ impl Subject<'_> {
     /// A disk that becomes again what it was is another one everywhere.
     fn snapshots(&mut self) {
         for (program, what) in [("strata-img", "-c"), ("qemu-img", "-d"), ("qemu-img", "-c")] {
-            self.folder.run(program, &["snapshot", what, "one", IMAGE]);
+            self.directory
+                .run(program, &["snapshot", what, "one", IMAGE]);
         }
     }
 
     /// All bitmaps as we see them, and every third as QEMU does, by turns.
     fn compare(&self, round: usize) {
-        self.folder.check();
-        let ours = our_dirty(&self.folder);
+        self.directory.check();
+        let ours = our_dirty(&self.directory);
         assert_eq!(ours.len(), self.bitmaps.len());
         for (n, bitmap) in self.bitmaps.iter().enumerate() {
             let expected = bitmap.dirty(self.size);
@@ -242,7 +243,7 @@ impl Subject<'_> {
             let (name, dirty) = found.expect("it is there");
             assert_eq!(*dirty, expected, "our {name}");
             if n % 3 == round % 3 {
-                assert_eq!(qemu_dirty(&self.folder, name), expected, "QEMU's {name}");
+                assert_eq!(qemu_dirty(&self.directory, name), expected, "QEMU's {name}");
             }
         }
     }

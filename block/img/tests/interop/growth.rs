@@ -23,8 +23,8 @@ struct Space {
 
 impl Space {
     /// Of an image whose refcounts have 16 bits.
-    fn of(folder: &Folder) -> Self {
-        let image = std::fs::read(folder.path(IMAGE)).unwrap();
+    fn of(directory: &Directory) -> Self {
+        let image = std::fs::read(directory.path(IMAGE)).unwrap();
         let word = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap()) as usize;
         let cluster = 1 << image[23];
         // The table's place, and its clusters in the lower half.
@@ -41,10 +41,10 @@ impl Space {
 }
 
 /// Carries requests out, each made durable.
-fn carry_out(folder: &Folder, requests: &[Request], ours: bool) {
+fn carry_out(directory: &Directory, requests: &[Request], ours: bool) {
     if ours {
         let requests = requests.to_vec();
-        with_image(folder, async move |node| {
+        with_image(directory, async move |node| {
             for request in requests {
                 request.carry_out(node).await;
                 node.flush().await.unwrap();
@@ -53,30 +53,30 @@ fn carry_out(folder: &Folder, requests: &[Request], ours: bool) {
     } else {
         let one = |request: &Request| [request.commands(), vec!["flush".to_owned()]].concat();
         let commands: Vec<_> = requests.iter().flat_map(one).collect();
-        folder.qemu_io(&commands);
+        directory.qemu_io(&commands);
     }
 }
 
 /// What an image takes after one side alone has used it.
 fn used_by(ours: bool, case: &Case, seed: u64) -> Space {
     let program = ["qemu-img", "strata-img"][usize::from(ours)];
-    let folder = Folder::new();
-    folder.create("qemu-img", case, "");
+    let directory = Directory::new();
+    directory.create("qemu-img", case, "");
     let mut random = Random(seed);
     for _ in 0..ROUNDS {
         let mut requests = || Request::several(REQUESTS, case, case.size(), &mut random);
         let (before, after) = (requests(), requests());
-        carry_out(&folder, &before, ours);
+        carry_out(&directory, &before, ours);
         if case.snapshot {
-            folder.run(program, &["snapshot", "-c", "one", IMAGE]);
+            directory.run(program, &["snapshot", "-c", "one", IMAGE]);
         }
-        carry_out(&folder, &after, ours);
+        carry_out(&directory, &after, ours);
         if case.snapshot {
-            folder.run(program, &["snapshot", "-d", "one", IMAGE]);
+            directory.run(program, &["snapshot", "-d", "one", IMAGE]);
         }
     }
-    folder.check();
-    Space::of(&folder)
+    directory.check();
+    Space::of(&directory)
 }
 
 #[test]

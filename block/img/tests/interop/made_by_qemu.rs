@@ -6,30 +6,30 @@ use crate::{
 };
 
 /// An image with all that the case asks for.
-fn make(case: &Case, seed: u64) -> Folder {
-    let folder = Folder::new();
+fn make(case: &Case, seed: u64) -> Directory {
+    let directory = Directory::new();
     if case.compressed.is_some() {
-        convert_compressed(&folder, case);
+        convert_compressed(&directory, case);
     } else {
-        folder.create("qemu-img", case, "");
+        directory.create("qemu-img", case, "");
     }
     let mut random = Random(seed);
-    folder.qemu_io(&qemu_commands(case, case.size(), &mut random));
+    directory.qemu_io(&qemu_commands(case, case.size(), &mut random));
     if case.bitmap {
-        folder.run("qemu-img", &["bitmap", "--add", IMAGE, "bits"]);
+        directory.run("qemu-img", &["bitmap", "--add", IMAGE, "bits"]);
     }
     if case.snapshot {
-        folder.run("qemu-img", &["snapshot", "-c", "one", IMAGE]);
+        directory.run("qemu-img", &["snapshot", "-c", "one", IMAGE]);
     }
-    folder.qemu_io(&qemu_commands(case, case.size(), &mut random));
-    folder
+    directory.qemu_io(&qemu_commands(case, case.size(), &mut random));
+    directory
 }
 
 /// An image all of which is compressed, also what comes from the backing file.
-fn convert_compressed(folder: &Folder, case: &Case) {
-    folder.make_base(case);
+fn convert_compressed(directory: &Directory, case: &Case) {
+    directory.make_base(case);
     let size = case.size().to_string();
-    folder.run("qemu-img", &["create", "-f", "raw", "full.raw", &size]);
+    directory.run("qemu-img", &["create", "-f", "raw", "full.raw", &size]);
     let commands = ["write -P 77 0 700k", "write -P 78 1M 100k"];
     let args = [
         "-f",
@@ -40,22 +40,22 @@ fn convert_compressed(folder: &Folder, case: &Case) {
         commands[1],
         "full.raw",
     ];
-    folder.run("qemu-io", &args);
+    directory.run("qemu-io", &args);
     let options = case.options("");
     let mut args = vec!["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", &options];
     if case.backing {
         args.extend(["-B", "base.raw", "-F", "raw"]);
     }
     args.extend(["full.raw", IMAGE]);
-    folder.run("qemu-img", &args);
+    directory.run("qemu-img", &args);
 }
 
 fn both_ways(case: &Case, seed: u64) {
-    let folder = make(case, seed);
-    we_go_on(&folder, case, seed + 1000);
+    let directory = make(case, seed);
+    we_go_on(&directory, case, seed + 1000);
     // And they go on with what we have left.
-    folder.qemu_io(&qemu_commands(case, case.size(), &mut Random(seed + 2000)));
-    folder.check();
+    directory.qemu_io(&qemu_commands(case, case.size(), &mut Random(seed + 2000)));
+    directory.check();
 }
 
 #[test]

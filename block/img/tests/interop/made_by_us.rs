@@ -6,9 +6,9 @@ use crate::{
 };
 
 fn both_ways(case: &Case, seed: u64) {
-    let folder = Folder::new();
-    folder.create("strata-img", case, "");
-    let written = with_image(&folder, {
+    let directory = Directory::new();
+    directory.create("strata-img", case, "");
+    let written = with_image(&directory, {
         let case = *case;
         async move |node| {
             let size = node.size();
@@ -16,21 +16,21 @@ fn both_ways(case: &Case, seed: u64) {
             scribble(node, &case, model, seed).await
         }
     });
-    folder.check();
+    directory.check();
     assert!(
-        folder.content(None) == written,
+        directory.content(None) == written,
         "QEMU reads other bytes than we wrote"
     );
-    folder.check_data(case, &written);
+    directory.check_data(case, &written);
     if case.snapshot {
-        folder.run("strata-img", &["snapshot", "-c", "one", IMAGE]);
+        directory.run("strata-img", &["snapshot", "-c", "one", IMAGE]);
     }
     if case.bitmap {
-        folder.run("qemu-img", &["bitmap", "--add", IMAGE, "bits"]);
+        directory.run("qemu-img", &["bitmap", "--add", IMAGE, "bits"]);
     }
-    folder.qemu_io(&qemu_commands(case, case.size(), &mut Random(seed + 2000)));
-    folder.check();
-    we_go_on(&folder, case, seed + 1000);
+    directory.qemu_io(&qemu_commands(case, case.size(), &mut Random(seed + 2000)));
+    directory.check();
+    we_go_on(&directory, case, seed + 1000);
 }
 
 #[test]

@@ -40,8 +40,8 @@ impl Case {
         (self.cluster * 12).max(2 << 20)
     }
 
-    /// The value of `-o`, for an image whose data file, if it has one, lies in `folder`.
-    pub fn options(&self, folder: &str) -> String {
+    /// The value of `-o`, for an image whose data file, if it has one, lies in `directory`.
+    pub fn options(&self, directory: &str) -> String {
         let on = |on| if on { "on" } else { "off" };
         let mut options = format!("cluster_size={}", self.cluster);
         options += match self.version {
@@ -61,7 +61,7 @@ impl Case {
         }
         if let Some(raw) = self.data_file {
             let on = on(raw);
-            options += &format!(",data_file={folder}{DATA},data_file_raw={on}");
+            options += &format!(",data_file={directory}{DATA},data_file_raw={on}");
         }
         options
     }

@@ -35,30 +35,30 @@ fn imago_reads_what_we_write_and_we_what_it_writes() {
     let known = cases().into_iter().filter(is_known_to_imago);
     for (n, case) in known.enumerate().filter(|(n, _)| n % 3 == 0) {
         println!("{n}: {case:?}");
-        let folder = Folder::new();
+        let directory = Directory::new();
         // It takes relative names from the working directory.
-        let names = format!("{}/", folder.path("").display());
-        folder.create("strata-img", &case, &names);
+        let names = format!("{}/", directory.path("").display());
+        directory.create("strata-img", &case, &names);
         let seed = n as u64;
-        let written = with_image(&folder, async move |node| {
+        let written = with_image(&directory, async move |node| {
             let size = node.size();
             let model = read(node, 0, size).await;
             scribble(node, &case, model, seed).await
         });
-        let path = folder.path(IMAGE);
+        let path = directory.path(IMAGE);
         assert!(
             content(&path) == written,
             "imago reads other bytes than we wrote"
         );
-        folder.check_data(&case, &written);
+        directory.check_data(&case, &written);
         let theirs = write(&path, written);
-        folder.check();
-        let ours = with_image(&folder, async move |node| {
+        directory.check();
+        let ours = with_image(&directory, async move |node| {
             let size = node.size();
             read(node, 0, size).await
         });
         assert!(ours == theirs, "we read other bytes than imago wrote");
-        folder.check_data(&case, &theirs);
+        directory.check_data(&case, &theirs);
         tried += 1;
     }
     assert!(tried > 10);

@@ -13,7 +13,7 @@ const STEPS: u64 = 8;
 
 /// An image, and what it has to hold.
 struct History<'a> {
-    folder: Folder,
+    directory: Directory,
     case: &'a Case,
     random: Random,
     shown: Vec<u8>,
@@ -28,11 +28,11 @@ fn both_sides_make_apply_and_delete_them() {
     let cases = cases.filter(|case| case.snapshot && case.refcount_bits > 1);
     for (n, case) in cases.step_by(3).enumerate() {
         println!("{n}: {case:?}");
-        let folder = Folder::new();
-        folder.create("strata-img", &case, "");
+        let directory = Directory::new();
+        directory.create("strata-img", &case, "");
         let mut history = History {
-            shown: folder.content(None),
-            folder,
+            shown: directory.content(None),
+            directory,
             case: &case,
             random: Random(n as u64),
             kept: BTreeMap::new(),
@@ -65,13 +65,15 @@ impl History<'_> {
         let what = match self.random.below(7) {
             0 if !names.is_empty() => {
                 let name = some(&mut self.random);
-                self.folder.run(program, &["snapshot", "-d", &name, IMAGE]);
+                self.directory
+                    .run(program, &["snapshot", "-d", &name, IMAGE]);
                 self.kept.remove(&name);
                 format!("deletes {name}")
             }
             1 | 2 if !names.is_empty() => {
                 let name = some(&mut self.random);
-                self.folder.run(program, &["snapshot", "-a", &name, IMAGE]);
+                self.directory
+                    .run(program, &["snapshot", "-a", &name, IMAGE]);
                 self.shown = self.kept[&name].clone();
                 format!("applies {name}")
             }
@@ -79,7 +81,8 @@ impl History<'_> {
             3..6 if names.len() + 3 < 1 << self.case.refcount_bits.min(3) => {
                 self.made += 1;
                 let name = format!("snapshot-{}", self.made);
-                self.folder.run(program, &["snapshot", "-c", &name, IMAGE]);
+                self.directory
+                    .run(program, &["snapshot", "-c", &name, IMAGE]);
                 self.kept.insert(name.clone(), self.shown.clone());
                 format!("makes {name}")
             }
@@ -89,11 +92,11 @@ impl History<'_> {
             }
             _ => "writes".to_owned(),
         };
-        self.folder.check();
-        let seen = self.folder.seen_by(other, None);
+        self.directory.check();
+        let seen = self.directory.seen_by(other, None);
         assert!(seen == self.shown, "{program} {what}: {other} reads others");
         if let Some((name, kept)) = self.kept.iter().next() {
-            let seen = self.folder.seen_by(other, Some(name));
+            let seen = self.directory.seen_by(other, Some(name));
             assert!(
                 is_shown(kept, &seen),
                 "{program} {what}: {other} finds another {name}"
@@ -108,7 +111,7 @@ impl History<'_> {
         let size = (1 + self.random.below(most)) * self.case.cluster;
         let text = size.to_string();
         let args = ["resize", "-q", "--shrink", "-f", "qcow2", IMAGE, &text];
-        self.folder.run(program, &args);
+        self.directory.run(program, &args);
         self.shown.resize(size as usize, 0);
     }
 
@@ -116,7 +119,7 @@ impl History<'_> {
         if ours {
             let (case, seed) = (*self.case, self.random.below(1 << 32));
             let shown = std::mem::take(&mut self.shown);
-            self.shown = with_image(&self.folder, async move |node| {
+            self.shown = with_image(&self.directory, async move |node| {
                 let size = node.size();
                 assert!(read(node, 0, size).await == shown, "we read others");
                 scribble(node, &case, shown, seed).await
@@ -124,28 +127,31 @@ impl History<'_> {
         } else {
             let size = self.shown.len() as u64;
             let commands = qemu_commands(self.case, size, &mut self.random);
-            self.folder.qemu_io(&commands);
-            self.shown = self.folder.content(None);
+            self.directory.qemu_io(&commands);
+            self.shown = self.directory.content(None);
         }
     }
 
     /// Everybody finds every snapshot; without them, nothing is left of them.
     fn end(self) {
-        let folder = &self.folder;
+        let directory = &self.directory;
         for (n, (name, kept)) in self.kept.iter().enumerate() {
             for program in ["qemu-img", "strata-img"] {
-                let seen = folder.seen_by(program, Some(name));
+                let seen = directory.seen_by(program, Some(name));
                 assert!(
                     is_shown(kept, &seen),
                     "{program} finds another {name} at the end"
                 );
             }
             let program = ["strata-img", "qemu-img"][n % 2];
-            folder.run(program, &["snapshot", "-d", name, IMAGE]);
+            directory.run(program, &["snapshot", "-d", name, IMAGE]);
         }
-        folder.check();
-        assert_eq!(folder.run("qemu-img", &["snapshot", "-l", IMAGE]), "");
-        assert!(folder.content(None) == self.shown, "the disk shows others");
+        directory.check();
+        assert_eq!(directory.run("qemu-img", &["snapshot", "-l", IMAGE]), "");
+        assert!(
+            directory.content(None) == self.shown,
+            "the disk shows others"
+        );
     }
 }
 
@@ -153,15 +159,15 @@ impl History<'_> {
 #[test]
 fn data_files_have_none() {
     for raw in ["off", "on"] {
-        let folder = Folder::new();
+        let directory = Directory::new();
         let options = format!("data_file=data.raw,data_file_raw={raw}");
         let args = ["create", "-f", "qcow2", "-o", &options, IMAGE, "1M"];
-        folder.run("qemu-img", &args);
-        folder.qemu_io(&["write -P 1 0 200k".to_owned()]);
-        let before = std::fs::read(folder.path(IMAGE)).unwrap();
+        directory.run("qemu-img", &args);
+        directory.qemu_io(&["write -P 1 0 200k".to_owned()]);
+        let before = std::fs::read(directory.path(IMAGE)).unwrap();
         for what in ["-c", "-a", "-d"] {
             for program in ["qemu-img", "strata-img"] {
-                let output = folder.output(program, &["snapshot", what, "one", IMAGE]);
+                let output = directory.output(program, &["snapshot", what, "one", IMAGE]);
                 assert_eq!(
                     output.status.code(),
                     Some(1),
@@ -169,7 +175,7 @@ fn data_files_have_none() {
                 );
             }
         }
-        assert!(std::fs::read(folder.path(IMAGE)).unwrap() == before);
-        folder.check();
+        assert!(std::fs::read(directory.path(IMAGE)).unwrap() == before);
+        directory.check();
     }
 }

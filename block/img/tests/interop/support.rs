@@ -1,4 +1,4 @@
-//! Folders with images, and what both sides do to them.
+//! Directories with images, and what both sides do to them.
 
 use std::{
     path::PathBuf,
@@ -22,9 +22,9 @@ pub const IMAGE: &str = "image.qcow2";
 /// The backing file's name.
 const BASE: &str = "base.raw";
 
-pub struct Folder(tempfile::TempDir);
+pub struct Directory(tempfile::TempDir);
 
-impl Folder {
+impl Directory {
     pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -33,7 +33,7 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// Runs a program, ours or theirs, in the folder.
+    /// Runs a program, ours or theirs, in the directory.
     pub fn output(&self, program: &str, args: &[&str]) -> Output {
         let path = match program {
             "strata-img" => env!("CARGO_BIN_EXE_strata-img"),
@@ -44,7 +44,7 @@ impl Folder {
         output.unwrap()
     }
 
-    /// As [`Folder::output`] for a program that has to succeed; what it prints.
+    /// As [`Directory::output`] for a program that has to succeed; what it prints.
     pub fn run(&self, program: &str, args: &[&str]) -> String {
         let output = self.output(program, args);
         assert!(output.status.success(), "{program} {args:?}: {output:?}");
@@ -52,11 +52,11 @@ impl Folder {
     }
 
     /// Makes a new image with `program`, which shows what lies below it. It names other files with
-    /// `folder`, which is empty or ends in a slash, before them.
-    pub fn create(&self, program: &str, case: &Case, folder: &str) {
+    /// `directory`, which is empty or ends in a slash, before them.
+    pub fn create(&self, program: &str, case: &Case, directory: &str) {
         self.make_base(case);
-        let (size, options) = (case.size().to_string(), case.options(folder));
-        let base = format!("{folder}{BASE}");
+        let (size, options) = (case.size().to_string(), case.options(directory));
+        let base = format!("{directory}{BASE}");
         let mut args = vec!["create", "-f", "qcow2", "-o", &options];
         if case.backing {
             args.extend(["-b", &base, "-F", "raw"]);
@@ -137,12 +137,12 @@ pub fn qemu_commands(case: &Case, size: u64, random: &mut Random) -> Vec<String>
 
 /// Does `work` with the opened image, and closes it.
 pub fn with_image<T: 'static>(
-    folder: &Folder,
+    directory: &Directory,
     work: impl AsyncFnOnce(&Rc<Node>) -> T + 'static,
 ) -> T {
     let exec = Executor::new().unwrap();
     let opener = Opener::new(exec.clone());
-    let path = folder.path(IMAGE);
+    let path = directory.path(IMAGE);
     exec.block_on(async move {
         let options = ImageOptions {
             format: Some(Format::Qcow2),
@@ -190,11 +190,11 @@ pub async fn scribble(node: &Rc<Node>, case: &Case, mut model: Vec<u8>, seed: u6
 
 /// We read what QEMU reads, write, and QEMU reads what we have written; snapshots stay; writing
 /// the same again takes no more space.
-pub fn we_go_on(folder: &Folder, case: &Case, seed: u64) {
+pub fn we_go_on(directory: &Directory, case: &Case, seed: u64) {
     let snapshot = case.snapshot.then_some("one");
-    let before = folder.content(None);
-    let kept = snapshot.map(|name| folder.content(Some(name)));
-    let written = with_image(folder, {
+    let before = directory.content(None);
+    let kept = snapshot.map(|name| directory.content(Some(name)));
+    let written = with_image(directory, {
         let case = *case;
         async move |node| {
             let size = node.size();
@@ -205,18 +205,18 @@ pub fn we_go_on(folder: &Folder, case: &Case, seed: u64) {
             scribble(node, &case, before, seed).await
         }
     });
-    folder.check();
+    directory.check();
     assert!(
-        folder.content(None) == written,
+        directory.content(None) == written,
         "QEMU reads other bytes than we wrote"
     );
-    folder.check_data(case, &written);
+    directory.check_data(case, &written);
     assert!(
-        kept == snapshot.map(|name| folder.content(Some(name))),
+        kept == snapshot.map(|name| directory.content(Some(name))),
         "a snapshot has changed"
     );
-    let len = folder.len();
-    let again = with_image(folder, {
+    let len = directory.len();
+    let again = with_image(directory, {
         let (case, written) = (*case, written.clone());
         async move |node| {
             let bytes = scribble(node, &case, written, seed).await;
@@ -224,14 +224,14 @@ pub fn we_go_on(folder: &Folder, case: &Case, seed: u64) {
             scribble(node, &case, bytes, seed).await
         }
     });
-    assert!(again == folder.content(None));
-    folder.check_data(case, &again);
-    folder.check();
+    assert!(again == directory.content(None));
+    directory.check_data(case, &again);
+    directory.check();
     // Freed clusters are used again only after a flush, so that the file may grow by a little.
     let room = case.cluster * 4 + (256 << 10);
     assert!(
-        folder.len() <= len + room,
+        directory.len() <= len + room,
         "the file grows from {len} to {}",
-        folder.len()
+        directory.len()
     );
 }

@@ -1,19 +1,19 @@
 //! `bitmap`: the same bitmaps, the same words.
 
-use crate::{Folder, text};
+use crate::{Directory, text};
 
 /// Both programs with the same arguments, each on an image of its own.
-fn assert_same(folders: &[Folder; 2], args: &[&str]) {
-    let run = |folder: &Folder, program: &str| {
-        let output = folder.run(program, &[&["bitmap"], args].concat());
+fn assert_same(directories: &[Directory; 2], args: &[&str]) {
+    let run = |directory: &Directory, program: &str| {
+        let output = directory.run(program, &[&["bitmap"], args].concat());
         let said = text(&output.stderr).replace(program, "PROGRAM");
         (output.status.code(), text(&output.stdout), said)
     };
-    let [theirs, ours] = folders;
+    let [theirs, ours] = directories;
     assert_eq!(run(theirs, "qemu-img"), run(ours, "strata-img"), "{args:?}");
     for name in ["a.qcow2", "b.qcow2"] {
-        let bitmaps = |folder: &Folder| {
-            let info = folder.qemu(&["info", "--output=json", name]);
+        let bitmaps = |directory: &Directory| {
+            let info = directory.qemu(&["info", "--output=json", name]);
             let info: serde_json::Value = serde_json::from_str(&info).unwrap();
             let list = info["format-specific"]["data"]["bitmaps"].as_array();
             let mut list = list.cloned().unwrap_or_default();
@@ -26,25 +26,25 @@ fn assert_same(folders: &[Folder; 2], args: &[&str]) {
 }
 
 /// The bits of a bitmap, as a server of QEMU's shows them.
-fn dirty(folder: &Folder, image: &str, bitmap: &str) -> String {
+fn dirty(directory: &Directory, image: &str, bitmap: &str) -> String {
     let map = format!("--map=qemu:dirty-bitmap:{bitmap}");
     let server = [
         "[", "qemu-nbd", "-r", "-f", "qcow2", "-B", bitmap, image, "]",
     ];
-    folder.ok("nbdinfo", &[&[&*map, "--"][..], &server].concat())
+    directory.ok("nbdinfo", &[&[&*map, "--"][..], &server].concat())
 }
 
 #[test]
 fn one_thing_after_the_other() {
-    let folders = [Folder::new(), Folder::new()];
-    for folder in &folders {
-        folder.qemu(&["create", "-q", "-f", "qcow2", "a.qcow2", "8M"]);
+    let directories = [Directory::new(), Directory::new()];
+    for directory in &directories {
+        directory.qemu(&["create", "-q", "-f", "qcow2", "a.qcow2", "8M"]);
         let small = ["create", "-q", "-f", "qcow2", "-o", "cluster_size=4k"];
-        folder.qemu(&[&small[..], &["b.qcow2", "8M"]].concat());
-        folder.qemu(&["create", "-q", "-f", "qcow2", "c.qcow2", "4M"]);
-        folder.qemu(&["bitmap", "--add", "c.qcow2", "short"]);
-        folder.qemu(&["bitmap", "--add", "-g", "512", "b.qcow2", "other"]);
-        folder.qemu_io("b.qcow2", &["write 1M 3k"]);
+        directory.qemu(&[&small[..], &["b.qcow2", "8M"]].concat());
+        directory.qemu(&["create", "-q", "-f", "qcow2", "c.qcow2", "4M"]);
+        directory.qemu(&["bitmap", "--add", "c.qcow2", "short"]);
+        directory.qemu(&["bitmap", "--add", "-g", "512", "b.qcow2", "other"]);
+        directory.qemu_io("b.qcow2", &["write 1M 3k"]);
     }
     let cases: [&[&str]; 26] = [
         &["--add", "a.qcow2", "one"],
@@ -77,9 +77,9 @@ fn one_thing_after_the_other() {
         &["--remove", "a.qcow2", "off"],
     ];
     for args in cases {
-        assert_same(&folders, &[&["-f", "qcow2"], args].concat());
+        assert_same(&directories, &[&["-f", "qcow2"], args].concat());
     }
-    let [theirs, ours] = &folders;
+    let [theirs, ours] = &directories;
     for name in ["one", "two", "three", "fine"] {
         let expected = dirty(theirs, "a.qcow2", name);
         assert_eq!(dirty(ours, "a.qcow2", name), expected, "{name}");
@@ -89,13 +89,13 @@ fn one_thing_after_the_other() {
 
 #[test]
 fn bitmaps_that_a_program_did_not_know_are_warned_of() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "-f", "qcow2", "a.qcow2", "1M"]);
-    folder.qemu(&["bitmap", "--add", "a.qcow2", "one"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "a.qcow2", "1M"]);
+    directory.qemu(&["bitmap", "--add", "a.qcow2", "one"]);
     // No autoclear feature is valid.
-    folder.poke("a.qcow2", 88, &[0; 8]);
+    directory.poke("a.qcow2", 88, &[0; 8]);
     for program in ["qemu-img", "strata-img"] {
-        let output = folder.run(program, &["map", "-f", "qcow2", "a.qcow2"]);
+        let output = directory.run(program, &["map", "-f", "qcow2", "a.qcow2"]);
         assert!(output.status.success());
         let said = text(&output.stderr);
         assert!(said.starts_with(&format!("{program}: warning: ")), "{said}");
@@ -106,10 +106,10 @@ fn bitmaps_that_a_program_did_not_know_are_warned_of() {
 
 #[test]
 fn images_that_cannot_have_bitmaps() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "a.raw", "1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "a.raw", "1M"]);
     let old = ["create", "-q", "-f", "qcow2", "-o", "compat=0.10"];
-    folder.qemu(&[&old[..], &["old.qcow2", "1M"]].concat());
+    directory.qemu(&[&old[..], &["old.qcow2", "1M"]].concat());
     for (format, name, why) in [
         ("raw", "a.raw", "Can't store persistent bitmaps to a.raw"),
         (
@@ -120,7 +120,7 @@ fn images_that_cannot_have_bitmaps() {
         ("qcow2", "missing", "No such file"),
     ] {
         let args = ["bitmap", "--add", "-f", format, name, "x"];
-        let output = folder.run("strata-img", &args);
+        let output = directory.run("strata-img", &args);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1));
         assert!(said.contains(why) && said.lines().count() == 1, "{said}");
@@ -130,7 +130,7 @@ fn images_that_cannot_have_bitmaps() {
 /// Where a cluster of 2 MiB holds a table of 8 bytes, only those are written.
 #[test]
 fn tables_of_bitmaps_take_no_more_room_than_with_qemu() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let sizes = ["qemu-img", "strata-img"].map(|program| {
         let create = [
             "create",
@@ -142,12 +142,12 @@ fn tables_of_bitmaps_take_no_more_room_than_with_qemu() {
             "a",
             "1G",
         ];
-        folder.ok(program, &create);
+        directory.ok(program, &create);
         for name in ["one", "two"] {
-            folder.ok(program, &["bitmap", "-f", "qcow2", "--add", "a", name]);
+            directory.ok(program, &["bitmap", "-f", "qcow2", "--add", "a", name]);
         }
-        folder.qemu(&["check", "-q", "a"]);
-        let file = std::fs::metadata(folder.path("a")).unwrap();
+        directory.qemu(&["check", "-q", "a"]);
+        let file = std::fs::metadata(directory.path("a")).unwrap();
         (
             file.len(),
             std::os::unix::fs::MetadataExt::blocks(&file) * 512,

@@ -1,6 +1,6 @@
 //! `-t` and `-T`: every mode gives the same images.
 
-use crate::{Folder, text};
+use crate::{Directory, text};
 
 const MODES: [&str; 6] = [
     "none",
@@ -12,30 +12,30 @@ const MODES: [&str; 6] = [
 ];
 
 /// A chain of two layers and a raw disk of an odd length.
-fn images() -> Folder {
-    let folder = Folder::new();
+fn images() -> Directory {
+    let directory = Directory::new();
     let random: Vec<u8> = (0..50_077u32)
         .flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes())
         .collect();
-    std::fs::write(folder.path("disk.raw"), random).unwrap();
+    std::fs::write(directory.path("disk.raw"), random).unwrap();
     let create = ["create", "-q", "-f", "qcow2", "-b", "disk.raw", "-F", "raw"];
     let options = ["-o", "cluster_size=512", "top.qcow2", "400k"];
-    folder.qemu(&[&create[..], &options].concat());
-    folder.qemu_io("top.qcow2", &["write -P 5 3k 5k", "write -z 64k 7k"]);
-    folder
+    directory.qemu(&[&create[..], &options].concat());
+    directory.qemu_io("top.qcow2", &["write -P 5 3k 5k", "write -z 64k 7k"]);
+    directory
 }
 
 #[test]
 fn copies_and_comparisons() {
-    let folder = images();
+    let directory = images();
     for (n, mode) in MODES.into_iter().enumerate() {
         let options = ["-O qcow2", "-c -O qcow2", "-O raw", "-O qed"][n % 4];
         for (format, source) in [("raw", "disk.raw"), ("qcow2", "top.qcow2")] {
             let args = format!("convert -t {mode} -T {mode} -f {format} {options} {source} copy");
-            folder.ok("strata-img", &args.split(' ').collect::<Vec<_>>());
-            folder.qemu(&["compare", "-f", format, source, "copy"]);
-            folder.ok("strata-img", &["compare", "-T", mode, source, "copy"]);
-            std::fs::remove_file(folder.path("copy")).unwrap();
+            directory.ok("strata-img", &args.split(' ').collect::<Vec<_>>());
+            directory.qemu(&["compare", "-f", format, source, "copy"]);
+            directory.ok("strata-img", &["compare", "-T", mode, source, "copy"]);
+            std::fs::remove_file(directory.path("copy")).unwrap();
         }
     }
 }
@@ -43,10 +43,10 @@ fn copies_and_comparisons() {
 #[test]
 fn changes_of_images() {
     for mode in MODES {
-        let folder = images();
-        folder.qemu(&["convert", "-O", "raw", "top.qcow2", "expected"]);
+        let directory = images();
+        directory.qemu(&["convert", "-O", "raw", "top.qcow2", "expected"]);
         let qemu_compares = |name: &str, format: &str| {
-            folder.qemu(&["compare", "-f", format, "-F", "raw", name, "expected"]);
+            directory.qemu(&["compare", "-f", format, "-F", "raw", name, "expected"]);
         };
         for args in [
             &[
@@ -64,21 +64,21 @@ fn changes_of_images() {
             &["check", "-T", mode, "-r", "all", "-f", "qcow2", "top.qcow2"],
             &["bench", "-t", mode, "-c", "20", "top.qcow2"],
         ] {
-            folder.ok("strata-img", args);
+            directory.ok("strata-img", args);
             qemu_compares("top.qcow2", "qcow2");
         }
-        let folder = images();
+        let directory = images();
         let commit = ["commit", "-t", mode, "-f", "qcow2", "top.qcow2"];
-        folder.qemu(&["convert", "-O", "raw", "top.qcow2", "expected"]);
-        folder.ok("strata-img", &commit);
-        folder.qemu(&["compare", "-f", "raw", "-F", "raw", "disk.raw", "expected"]);
-        folder.qemu(&["check", "-q", "top.qcow2"]);
+        directory.qemu(&["convert", "-O", "raw", "top.qcow2", "expected"]);
+        directory.ok("strata-img", &commit);
+        directory.qemu(&["compare", "-f", "raw", "-F", "raw", "disk.raw", "expected"]);
+        directory.qemu(&["check", "-q", "top.qcow2"]);
     }
 }
 
 #[test]
 fn where_the_file_system_cannot() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let args = [
         "convert",
         "-T",
@@ -88,9 +88,9 @@ fn where_the_file_system_cannot() {
         "/proc/version",
         "copy",
     ];
-    let output = folder.run("strata-img", &args);
+    let output = directory.run("strata-img", &args);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(!folder.path("copy").exists());
+    assert!(!directory.path("copy").exists());
 }

@@ -1,17 +1,17 @@
 //! `commit` and `rebase`: what they say and leave behind is what `qemu-img` says and leaves behind.
 
-use crate::{Folder, text};
+use crate::{Directory, text};
 
 /// A chain `base` - `mid` - `top` with data and zeros in each.
-fn chain(folder: &Folder, base: &str) {
-    folder.qemu(&["create", "-f", base, "base", "3M"]);
-    folder.ok("qemu-io", &["-f", base, "-c", "write -P 1 0 2M", "base"]);
+fn chain(directory: &Directory, base: &str) {
+    directory.qemu(&["create", "-f", base, "base", "3M"]);
+    directory.ok("qemu-io", &["-f", base, "-c", "write -P 1 0 2M", "base"]);
     for (name, below, format) in [("mid", "base", base), ("top", "mid", "qcow2")] {
         let args = ["create", "-f", "qcow2", "-b", below, "-F", format, name];
-        folder.qemu(&args);
+        directory.qemu(&args);
     }
-    folder.qemu_io("mid", &["write -P 2 512k 512k", "write -z 1900k 64k"]);
-    folder.qemu_io(
+    directory.qemu_io("mid", &["write -P 2 512k 512k", "write -z 1900k 64k"]);
+    directory.qemu_io(
         "top",
         &[
             "write -P 3 700k 700k",
@@ -22,24 +22,24 @@ fn chain(folder: &Folder, base: &str) {
 }
 
 /// Runs both tools on chains of their own, and compares what they say and what the images show.
-fn both(base: &str, args: &[&str], shown: &[&str]) -> [Folder; 2] {
-    let folders = ["qemu-img", "strata-img"].map(|program| {
-        let folder = Folder::new();
-        chain(&folder, base);
-        let output = folder.run(program, args);
+fn both(base: &str, args: &[&str], shown: &[&str]) -> [Directory; 2] {
+    let directories = ["qemu-img", "strata-img"].map(|program| {
+        let directory = Directory::new();
+        chain(&directory, base);
+        let output = directory.run(program, args);
         assert!(output.status.success(), "{program} {args:?}: {output:?}");
-        std::fs::write(folder.path("said"), output.stdout).unwrap();
-        folder
+        std::fs::write(directory.path("said"), output.stdout).unwrap();
+        directory
     });
-    let [theirs, ours] = &folders;
-    let said = |folder: &Folder| std::fs::read_to_string(folder.path("said")).unwrap();
+    let [theirs, ours] = &directories;
+    let said = |directory: &Directory| std::fs::read_to_string(directory.path("said")).unwrap();
     let last = |text: String| text.rsplit('\r').next().unwrap().to_owned();
     assert_eq!(last(said(theirs)), last(said(ours)), "{args:?}");
     for name in shown {
         let path = theirs.path(name);
         ours.qemu(&["compare", path.to_str().unwrap(), name]);
-        let backing = |folder: &Folder| {
-            let info = folder.qemu(&["info", name]);
+        let backing = |directory: &Directory| {
+            let info = directory.qemu(&["info", name]);
             let lines = info.lines().filter(|line| line.starts_with("backing"));
             lines
                 .filter(|line| !line.contains("actual path"))
@@ -51,7 +51,7 @@ fn both(base: &str, args: &[&str], shown: &[&str]) -> [Folder; 2] {
     for name in ["mid", "top"] {
         ours.qemu(&["check", name]);
     }
-    folders
+    directories
 }
 
 #[test]
@@ -92,34 +92,34 @@ fn rebases_are_qemus() {
         &["-u", "-b", "not/there", "-F", "raw", "mid"],
         &["-u", "-b", "", "mid"],
     ] {
-        let folders = ["qemu-img", "strata-img"].map(|program| {
-            let folder = Folder::new();
-            chain(&folder, "raw");
-            folder.qemu(&["create", "-f", "raw", "short", "1M"]);
-            folder.ok(
+        let directories = ["qemu-img", "strata-img"].map(|program| {
+            let directory = Directory::new();
+            chain(&directory, "raw");
+            directory.qemu(&["create", "-f", "raw", "short", "1M"]);
+            directory.ok(
                 "qemu-io",
                 &["-f", "raw", "-c", "write -P 3 0 900k", "short"],
             );
-            folder.qemu(&["create", "-f", "qcow2", "long", "9M"]);
-            folder.qemu_io("long", &["write -P 9 2M 7M"]);
-            let before = folder.qemu(&["convert", "-O", "raw", "top", "before"]);
+            directory.qemu(&["create", "-f", "qcow2", "long", "9M"]);
+            directory.qemu_io("long", &["write -P 9 2M 7M"]);
+            let before = directory.qemu(&["convert", "-O", "raw", "top", "before"]);
             assert!(before.is_empty());
             let args = [&f[..], args].concat();
-            let output = folder.run(program, &args);
+            let output = directory.run(program, &args);
             assert!(output.status.success(), "{program} {args:?}: {output:?}");
-            folder
+            directory
         });
         let name = args.last().unwrap();
-        let [theirs, ours] = folders.map(|folder| {
-            let info = folder.qemu(&["info", "-U", name]);
+        let [theirs, ours] = directories.map(|directory| {
+            let info = directory.qemu(&["info", "-U", name]);
             let lines = info.lines().filter(|line| line.starts_with("backing"));
             let lines = lines.map(|line| line.split(" (actual").next().unwrap().to_owned());
             let shows = if *name == "top" {
-                folder.qemu(&["convert", "-O", "raw", "top", "after"]);
+                directory.qemu(&["convert", "-O", "raw", "top", "after"]);
                 let [before, after] =
-                    ["before", "after"].map(|n| std::fs::read(folder.path(n)).unwrap());
+                    ["before", "after"].map(|n| std::fs::read(directory.path(n)).unwrap());
                 assert!(before == after, "{args:?} changed what the disk shows");
-                folder
+                directory
                     .qemu(&["map", "--output=json", "top"])
                     .matches("\"depth\": 0")
                     .count()
@@ -135,9 +135,9 @@ fn rebases_are_qemus() {
 
 #[test]
 fn refusals_are_qemus() {
-    let folder = Folder::new();
-    chain(&folder, "raw");
-    folder.qemu(&["create", "-f", "qcow2", "alone", "1M"]);
+    let directory = Directory::new();
+    chain(&directory, "raw");
+    directory.qemu(&["create", "-f", "qcow2", "alone", "1M"]);
     for args in [
         &["commit", "-f", "qcow2", "alone"][..],
         &["commit", "-f", "qcow2", "-b", "foo", "top"],
@@ -149,7 +149,7 @@ fn refusals_are_qemus() {
         &["rebase", "-f", "qcow2", "top"],
     ] {
         let [theirs, ours] = ["qemu-img", "strata-img"].map(|program| {
-            let output = folder.run(program, args);
+            let output = directory.run(program, args);
             let error = text(&output.stderr);
             let line = error.lines().next().unwrap_or_default();
             (
@@ -160,13 +160,13 @@ fn refusals_are_qemus() {
         assert_eq!(theirs, ours, "{args:?}");
     }
     let missing = ["rebase", "-f", "qcow2", "-b", "gone", "-F", "raw", "top"];
-    let output = folder.run("strata-img", &missing);
+    let output = directory.run("strata-img", &missing);
     let error = text(&output.stderr);
     assert!(
         error.contains("Could not open new backing file 'gone'"),
         "{error}"
     );
-    let output = folder.run("strata-img", &["commit", "top"]);
+    let output = directory.run("strata-img", &["commit", "top"]);
     let error = text(&output.stderr);
     assert!(error.contains("never guessed"), "{error}");
 }
@@ -175,19 +175,19 @@ fn refusals_are_qemus() {
 fn a_base_that_is_too_short_grows() {
     for base in ["raw", "qcow2", "qed"] {
         let sizes = ["qemu-img", "strata-img"].map(|program| {
-            let folder = Folder::new();
-            folder.qemu(&["create", "-f", base, "base", "1M"]);
-            folder.ok("qemu-io", &["-f", base, "-c", "write -P 1 0 1M", "base"]);
+            let directory = Directory::new();
+            directory.qemu(&["create", "-f", base, "base", "1M"]);
+            directory.ok("qemu-io", &["-f", base, "-c", "write -P 1 0 1M", "base"]);
             let args = [
                 "create", "-f", "qcow2", "-b", "base", "-F", base, "top", "3M",
             ];
-            folder.qemu(&args);
-            folder.qemu_io("top", &["write -P 2 900k 300k", "write -P 3 3071k 1k"]);
-            folder.qemu(&["convert", "-O", "raw", "top", "before"]);
-            folder.ok(program, &["commit", "-f", "qcow2", "top"]);
-            folder.qemu(&["compare", "-f", "raw", "-F", base, "before", "base"]);
-            folder.qemu(&["compare", "-f", "raw", "-F", "qcow2", "before", "top"]);
-            folder
+            directory.qemu(&args);
+            directory.qemu_io("top", &["write -P 2 900k 300k", "write -P 3 3071k 1k"]);
+            directory.qemu(&["convert", "-O", "raw", "top", "before"]);
+            directory.ok(program, &["commit", "-f", "qcow2", "top"]);
+            directory.qemu(&["compare", "-f", "raw", "-F", base, "before", "base"]);
+            directory.qemu(&["compare", "-f", "raw", "-F", "qcow2", "before", "top"]);
+            directory
                 .qemu(&["info", "--output=json", "base"])
                 .contains("3145728")
         });
@@ -195,9 +195,9 @@ fn a_base_that_is_too_short_grows() {
     }
 }
 
-/// A base is named from the folder of an image above it, wherever the tool is run.
+/// A base is named from the directory of an image above it, wherever the tool is run.
 #[test]
-fn a_base_is_named_from_the_images_folder() {
+fn a_base_is_named_from_the_images_directory() {
     for base in [
         "base",
         "./base",
@@ -205,17 +205,17 @@ fn a_base_is_named_from_the_images_folder() {
         "images/base",
         "images/../images/base",
     ] {
-        let folders = ["qemu-img", "strata-img"].map(|program| {
-            let folder = Folder::new();
-            chain(&folder, "qcow2");
-            std::fs::create_dir(folder.path("images")).unwrap();
+        let directories = ["qemu-img", "strata-img"].map(|program| {
+            let directory = Directory::new();
+            chain(&directory, "qcow2");
+            std::fs::create_dir(directory.path("images")).unwrap();
             for name in ["base", "mid", "top"] {
-                std::fs::rename(folder.path(name), folder.path("images").join(name)).unwrap();
+                std::fs::rename(directory.path(name), directory.path("images").join(name)).unwrap();
             }
             let args = ["commit", "-f", "qcow2", "-b", base, "images/top"];
-            (folder.run(program, &args), folder)
+            (directory.run(program, &args), directory)
         });
-        let [(theirs, there), (ours, here)] = &folders;
+        let [(theirs, there), (ours, here)] = &directories;
         assert!(ours.status.success(), "{base}: {ours:?}");
         // Names from the working directory are ours alone.
         if !base.starts_with("images") {

@@ -1,9 +1,12 @@
 //! `compare`: verdicts and exit codes.
 
-use crate::{Folder, text};
+use crate::{Directory, text};
 
-fn assert_same(folder: &Folder, args: &[&str]) {
-    let (theirs, ours) = (folder.run("qemu-img", args), folder.run("strata-img", args));
+fn assert_same(directory: &Directory, args: &[&str]) {
+    let (theirs, ours) = (
+        directory.run("qemu-img", args),
+        directory.run("strata-img", args),
+    );
     assert_eq!(
         theirs.status.code(),
         ours.status.code(),
@@ -14,11 +17,11 @@ fn assert_same(folder: &Folder, args: &[&str]) {
 
 #[test]
 fn verdicts_are_qemus() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-f", "qcow2", "a.qcow2", "4M"]);
-    folder.qemu_io("a.qcow2", &["write -P 1 1M 300k"]);
-    folder.qemu(&["convert", "-O", "raw", "a.qcow2", "same.raw"]);
-    folder.qemu(&[
+    let directory = Directory::new();
+    directory.qemu(&["create", "-f", "qcow2", "a.qcow2", "4M"]);
+    directory.qemu_io("a.qcow2", &["write -P 1 1M 300k"]);
+    directory.qemu(&["convert", "-O", "raw", "a.qcow2", "same.raw"]);
+    directory.qemu(&[
         "create",
         "-f",
         "qcow2",
@@ -28,8 +31,8 @@ fn verdicts_are_qemus() {
         "qcow2",
         "zero.qcow2",
     ]);
-    folder.qemu_io("zero.qcow2", &["write -z 1100k 64k"]);
-    folder.qemu(&[
+    directory.qemu_io("zero.qcow2", &["write -z 1100k 64k"]);
+    directory.qemu(&[
         "create",
         "-f",
         "qcow2",
@@ -39,8 +42,8 @@ fn verdicts_are_qemus() {
         "qcow2",
         "byte.qcow2",
     ]);
-    folder.qemu_io("byte.qcow2", &["write -P 2 3000k 512"]);
-    folder.qemu(&[
+    directory.qemu_io("byte.qcow2", &["write -P 2 3000k 512"]);
+    directory.qemu(&[
         "create",
         "-f",
         "qcow2",
@@ -51,7 +54,7 @@ fn verdicts_are_qemus() {
         "long.qcow2",
         "5M",
     ]);
-    folder.qemu(&[
+    directory.qemu(&[
         "create",
         "-f",
         "qcow2",
@@ -62,7 +65,7 @@ fn verdicts_are_qemus() {
         "tail.qcow2",
         "5M",
     ]);
-    folder.qemu_io("tail.qcow2", &["write -P 2 4500k 4k"]);
+    directory.qemu_io("tail.qcow2", &["write -P 2 4500k 4k"]);
     let names = [
         "a.qcow2",
         "same.raw",
@@ -73,28 +76,28 @@ fn verdicts_are_qemus() {
     ];
     for first in names {
         for second in names {
-            assert_same(&folder, &["compare", first, second]);
-            assert_same(&folder, &["compare", "-q", first, second]);
+            assert_same(&directory, &["compare", first, second]);
+            assert_same(&directory, &["compare", "-q", first, second]);
         }
     }
-    assert_same(&folder, &["compare", "-s", "a.qcow2", "a.qcow2"]);
-    assert_same(&folder, &["compare", "-s", "a.qcow2", "long.qcow2"]);
+    assert_same(&directory, &["compare", "-s", "a.qcow2", "a.qcow2"]);
+    assert_same(&directory, &["compare", "-s", "a.qcow2", "long.qcow2"]);
     assert_same(
-        &folder,
+        &directory,
         &["compare", "-f", "qcow2", "-F", "raw", "a.qcow2", "same.raw"],
     );
-    assert_same(&folder, &["compare", "a.qcow2", "missing"]);
+    assert_same(&directory, &["compare", "a.qcow2", "missing"]);
 }
 
 #[test]
 fn progress_is_shown_as_qemu_shows_it() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "a.raw", "20M"]);
-    folder.qemu(&["create", "longer.raw", "30M"]);
-    folder.ok("qemu-io", &["-f", "raw", "-c", "write -P 1 0 10M", "a.raw"]);
-    folder.qemu(&["convert", "-O", "qcow2", "a.raw", "same.qcow2"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "a.raw", "20M"]);
+    directory.qemu(&["create", "longer.raw", "30M"]);
+    directory.ok("qemu-io", &["-f", "raw", "-c", "write -P 1 0 10M", "a.raw"]);
+    directory.qemu(&["convert", "-O", "qcow2", "a.raw", "same.qcow2"]);
     for second in ["same.qcow2", "longer.raw"] {
-        assert_same(&folder, &["compare", "-p", "-f", "raw", "a.raw", second]);
+        assert_same(&directory, &["compare", "-p", "-f", "raw", "a.raw", second]);
     }
-    assert_same(&folder, &["compare", "-p", "-q", "a.raw", "same.qcow2"]);
+    assert_same(&directory, &["compare", "-p", "-q", "a.raw", "same.qcow2"]);
 }

@@ -2,18 +2,18 @@
 
 use serde_json::Value;
 
-use crate::{Folder, read, same_output::assert_same, text};
+use crate::{Directory, read, same_output::assert_same, text};
 
 /// Images of `qemu-img`'s with external data files: one over a backing file, one raw.
-fn images() -> (Folder, [&'static str; 3]) {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-f", "raw", "base.raw", "3M"]);
-    folder.ok(
+fn images() -> (Directory, [&'static str; 3]) {
+    let directory = Directory::new();
+    directory.qemu(&["create", "-f", "raw", "base.raw", "3M"]);
+    directory.ok(
         "qemu-io",
         &["-f", "raw", "-c", "write -P 9 1M 1M", "base.raw"],
     );
     let create = |options: &str, more: &[&str]| {
-        folder.qemu(&[&["create", "-f", "qcow2", "-o", options], more].concat());
+        directory.qemu(&[&["create", "-f", "qcow2", "-o", options], more].concat());
     };
     create("data_file=a.raw,cluster_size=4k", &["a.qcow2", "4M"]);
     let backing = ["-b", "base.raw", "-F", "raw", "b.qcow2"];
@@ -27,27 +27,27 @@ fn images() -> (Folder, [&'static str; 3]) {
             "write -z -u 1088k 64k",
             "discard 64k 64k",
         ];
-        folder.qemu_io(name, &commands);
+        directory.qemu_io(name, &commands);
     }
-    (folder, ["a.qcow2", "b.qcow2", "c.qcow2"])
+    (directory, ["a.qcow2", "b.qcow2", "c.qcow2"])
 }
 
 #[test]
 fn info_check_map_and_compare() {
-    let (folder, names) = images();
+    let (directory, names) = images();
     for name in names {
         for output in ["--output=human", "--output=json"] {
             for command in ["info", "check", "map"] {
-                assert_same(&folder, &[command, output, name]);
+                assert_same(&directory, &[command, output, name]);
             }
-            assert_same(&folder, &["info", "--backing-chain", output, name]);
+            assert_same(&directory, &["info", "--backing-chain", output, name]);
         }
         for other in names {
-            assert_same(&folder, &["compare", name, other]);
+            assert_same(&directory, &["compare", name, other]);
         }
     }
     let fields = |program| {
-        let text = folder.ok(program, &["info", "c.qcow2"]);
+        let text = directory.ok(program, &["info", "c.qcow2"]);
         text.split_once("specific").unwrap().1.to_owned()
     };
     assert_eq!(fields("strata-img"), fields("qemu-img"));
@@ -55,11 +55,11 @@ fn info_check_map_and_compare() {
 
 #[test]
 fn info_needs_no_data_file_but_everything_else_does() {
-    let (folder, _) = images();
-    std::fs::remove_file(folder.path("a.raw")).unwrap();
-    assert_same(&folder, &["info", "a.qcow2"]);
+    let (directory, _) = images();
+    std::fs::remove_file(directory.path("a.raw")).unwrap();
+    assert_same(&directory, &["info", "a.qcow2"]);
     for command in ["check", "map"] {
-        let output = folder.run("strata-img", &[command, "a.qcow2"]);
+        let output = directory.run("strata-img", &[command, "a.qcow2"]);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(
@@ -95,14 +95,14 @@ fn damaged_entries_are_found() {
         ),
     ];
     for (entry, expected, same) in cases {
-        let folder = Folder::new();
+        let directory = Directory::new();
         let options = "data_file=x.raw";
-        folder.qemu(&["create", "-f", "qcow2", "-o", options, "x.qcow2", "4M"]);
-        folder.qemu_io("x.qcow2", &["write -P 1 0 256k"]);
-        let l1 = folder.peek("x.qcow2", 40) as usize;
-        let table = folder.peek("x.qcow2", l1) & ((1 << 56) - 1);
-        folder.poke("x.qcow2", table as usize + 8, &u64::to_be_bytes(entry));
-        let run = |program| folder.run(program, &["check", "x.qcow2"]);
+        directory.qemu(&["create", "-f", "qcow2", "-o", options, "x.qcow2", "4M"]);
+        directory.qemu_io("x.qcow2", &["write -P 1 0 256k"]);
+        let l1 = directory.peek("x.qcow2", 40) as usize;
+        let table = directory.peek("x.qcow2", l1) & ((1 << 56) - 1);
+        directory.poke("x.qcow2", table as usize + 8, &u64::to_be_bytes(entry));
+        let run = |program| directory.run(program, &["check", "x.qcow2"]);
         let (theirs, ours) = (run("qemu-img"), run("strata-img"));
         let said = text(&ours.stderr);
         assert!(said.contains(expected), "{said}");
@@ -142,30 +142,34 @@ fn create_makes_what_qemu_makes() {
         ],
     ];
     for case in cases {
-        let folder = Folder::new();
-        folder.qemu(&["create", "base.raw", "3M"]);
+        let directory = Directory::new();
+        directory.qemu(&["create", "base.raw", "3M"]);
         let args = [&["create", "-f", "qcow2"], case].concat();
-        let theirs = folder.qemu(&args);
+        let theirs = directory.qemu(&args);
         let info = || {
-            let text = folder.qemu(&["info", "--output=json", "new.img"]);
+            let text = directory.qemu(&["info", "--output=json", "new.img"]);
             let mut info: Value = serde_json::from_str(&text).unwrap();
             info.as_object_mut().unwrap().remove("actual-size");
             info
         };
-        let (their_info, their_map) = (info(), folder.qemu(&["map", "--output=json", "new.img"]));
+        let (their_info, their_map) =
+            (info(), directory.qemu(&["map", "--output=json", "new.img"]));
         // What is there is replaced, by both programs.
-        std::fs::write(folder.path("d.raw"), [1; 4096]).unwrap();
-        assert_eq!(theirs, folder.ok("strata-img", &args), "{case:?}");
+        std::fs::write(directory.path("d.raw"), [1; 4096]).unwrap();
+        assert_eq!(theirs, directory.ok("strata-img", &args), "{case:?}");
         assert_eq!(their_info, info(), "{case:?}");
-        assert_eq!(their_map, folder.qemu(&["map", "--output=json", "new.img"]));
-        assert_same(&folder, &["check", "new.img"]);
+        assert_eq!(
+            their_map,
+            directory.qemu(&["map", "--output=json", "new.img"])
+        );
+        assert_same(&directory, &["check", "new.img"]);
     }
 }
 
 #[test]
 fn what_cannot_be_made() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "base.raw", "1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "base.raw", "1M"]);
     let cases: [(&[&str], &str); 4] = [
         (
             &["-o", "data_file_raw=on", "x", "1M"],
@@ -195,42 +199,42 @@ fn what_cannot_be_made() {
     for (case, expected) in cases {
         let args = [&["create", "-f", "qcow2"], case].concat();
         let said = |program| {
-            let output = folder.run(program, &args);
+            let output = directory.run(program, &args);
             assert_eq!(output.status.code(), Some(1), "{program} {args:?}");
             text(&output.stderr)
         };
         assert!(said("strata-img").contains(expected), "{expected}");
         assert!(said("qemu-img").contains(expected), "{expected}");
         for name in ["x", "d.raw"] {
-            assert!(!folder.path(name).exists(), "{args:?} left {name}");
+            assert!(!directory.path(name).exists(), "{args:?} left {name}");
         }
     }
 }
 
-/// Relative names are relative to the folder of the image, as those of backing files.
+/// Relative names are relative to the directory of the image, as those of backing files.
 #[test]
 fn names_are_relative_to_the_image() {
-    let folder = Folder::new();
-    std::fs::create_dir(folder.path("sub")).unwrap();
+    let directory = Directory::new();
+    std::fs::create_dir(directory.path("sub")).unwrap();
     let options = ["create", "-f", "qcow2", "-o", "data_file=d.raw"];
-    folder.ok(
+    directory.ok(
         "strata-img",
         &[&options[..], &["sub/x.qcow2", "1M"]].concat(),
     );
-    assert!(folder.path("sub/d.raw").exists());
-    folder.ok("strata-img", &["map", "sub/x.qcow2"]);
-    let info = folder.ok("strata-img", &["info", "sub/x.qcow2"]);
+    assert!(directory.path("sub/d.raw").exists());
+    directory.ok("strata-img", &["map", "sub/x.qcow2"]);
+    let info = directory.ok("strata-img", &["info", "sub/x.qcow2"]);
     assert!(info.contains("data file: d.raw\n"), "{info}");
 }
 
 /// A header may not make any file of the host readable.
 #[test]
 fn names_that_are_refused() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let image = |name: &str| {
-        let _ = std::fs::remove_file(folder.path("x.qcow2"));
-        let _ = std::fs::remove_file(folder.path("d.raw"));
-        folder.qemu(&[
+        let _ = std::fs::remove_file(directory.path("x.qcow2"));
+        let _ = std::fs::remove_file(directory.path("d.raw"));
+        directory.qemu(&[
             "create",
             "-f",
             "qcow2",
@@ -244,12 +248,12 @@ fn names_that_are_refused() {
         let padded = [name.as_bytes(), &[0; 8]].concat();
         let padded = &padded[..name.len().next_multiple_of(8)];
         let extension = [b"DATA", &len[..], padded, &[0; 8]].concat();
-        folder.poke("x.qcow2", 112, &extension);
+        directory.poke("x.qcow2", 112, &extension);
     };
     let cases = [
         (
             "/etc/passwd",
-            "its data file '/etc/passwd' lies in a system folder; if it is meant, say backing-folders=/etc",
+            "its data file '/etc/passwd' lies in a system directory; if it is meant, say backing-folders=/etc",
         ),
         ("x.qcow2", "its data file 'x.qcow2' is the image itself"),
         (
@@ -260,17 +264,17 @@ fn names_that_are_refused() {
             "missing",
             "its data file cannot be used: could not open 'missing'",
         ),
-        (".", "is a folder"),
+        (".", "is a directory"),
     ];
     for (name, expected) in cases {
         image(name);
         for command in ["check", "map"] {
-            let output = folder.run("strata-img", &[command, "x.qcow2"]);
+            let output = directory.run("strata-img", &[command, "x.qcow2"]);
             let said = text(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{said}");
             assert!(said.contains(expected), "{said}");
         }
-        let info = folder.ok("strata-img", &["info", "x.qcow2"]);
+        let info = directory.ok("strata-img", &["info", "x.qcow2"]);
         assert!(info.contains(&format!("data file: {name}\n")), "{info}");
     }
 }
@@ -279,30 +283,30 @@ fn names_that_are_refused() {
 #[test]
 fn a_data_file_follows_the_size() {
     for (raw, grown) in [("off", "3M"), ("on", "3M"), ("on", "1100k")] {
-        let folder = Folder::new();
+        let directory = Directory::new();
         let options = format!("data_file=d.raw,data_file_raw={raw}");
-        folder.qemu(&[
+        directory.qemu(&[
             "create", "-q", "-f", "qcow2", "-o", &options, "a.qcow2", "2M",
         ]);
-        folder.qemu_io("a.qcow2", &["write -P 5 0 2M"]);
+        directory.qemu_io("a.qcow2", &["write -P 5 0 2M"]);
         let resize = |args: &[&str]| {
-            folder.ok(
+            directory.ok(
                 "strata-img",
                 &[&["resize", "-q", "-f", "qcow2"], args].concat(),
             );
         };
         resize(&["--shrink", "a.qcow2", "1000k"]);
-        assert_eq!(read(&folder.path("d.raw")).len(), 1000 << 10);
+        assert_eq!(read(&directory.path("d.raw")).len(), 1000 << 10);
         resize(&["a.qcow2", grown]);
-        folder.qemu(&["check", "a.qcow2"]);
+        directory.qemu(&["check", "a.qcow2"]);
         let len = grown.trim_end_matches(['M', 'k']).parse::<usize>().unwrap();
         let len = len << if grown.ends_with('M') { 20 } else { 10 };
         let mut expected = vec![5; 1000 << 10];
         expected.resize(len, 0);
-        std::fs::write(folder.path("expected"), &expected).unwrap();
-        folder.qemu(&["compare", "-f", "raw", "-F", "qcow2", "expected", "a.qcow2"]);
+        std::fs::write(directory.path("expected"), &expected).unwrap();
+        directory.qemu(&["compare", "-f", "raw", "-F", "qcow2", "expected", "a.qcow2"]);
         if raw == "on" {
-            assert!(read(&folder.path("d.raw")) == expected, "{grown}");
+            assert!(read(&directory.path("d.raw")) == expected, "{grown}");
         }
     }
 }
@@ -318,29 +322,33 @@ fn a_raw_data_file_keeps_what_it_holds_when_the_disk_grows() {
         (8 << 20, "2M"),
     ] {
         for preallocation in ["off", "metadata", "falloc", "full"] {
-            let folder = Folder::new();
+            let directory = Directory::new();
             for name in ["q", "s"] {
                 let options = format!("data_file={name}.raw,data_file_raw=on");
                 let image = format!("{name}.qcow2");
-                folder.qemu(&["create", "-q", "-f", "qcow2", "-o", &options, &image, size]);
-                std::fs::write(folder.path(&format!("{name}.raw")), vec![7; len]).unwrap();
+                directory.qemu(&["create", "-q", "-f", "qcow2", "-o", &options, &image, size]);
+                std::fs::write(directory.path(&format!("{name}.raw")), vec![7; len]).unwrap();
             }
             let mode = format!("--preallocation={preallocation}");
-            folder.qemu(&["resize", "-q", "-f", "qcow2", &mode, "q.qcow2", "5M"]);
-            folder.ok(
+            directory.qemu(&["resize", "-q", "-f", "qcow2", &mode, "q.qcow2", "5M"]);
+            directory.ok(
                 "strata-img",
                 &["resize", "-q", "-f", "qcow2", &mode, "s.qcow2", "5M"],
             );
             let case = format!("{size} {len} {preallocation}");
             assert!(
-                read(&folder.path("q.raw")) == read(&folder.path("s.raw")),
+                read(&directory.path("q.raw")) == read(&directory.path("s.raw")),
                 "{case}"
             );
-            assert_eq!(read(&folder.path("s.raw"))[..len], vec![7; len], "{case}");
-            folder.qemu(&[
+            assert_eq!(
+                read(&directory.path("s.raw"))[..len],
+                vec![7; len],
+                "{case}"
+            );
+            directory.qemu(&[
                 "compare", "-f", "qcow2", "-F", "qcow2", "q.qcow2", "s.qcow2",
             ]);
-            folder.qemu(&["check", "-q", "-f", "qcow2", "s.qcow2"]);
+            directory.qemu(&["check", "-q", "-f", "qcow2", "s.qcow2"]);
         }
     }
 }
@@ -348,9 +356,9 @@ fn a_raw_data_file_keeps_what_it_holds_when_the_disk_grows() {
 /// But a commit makes the base show what the chain showed.
 #[test]
 fn a_commit_into_a_shorter_raw_data_file_leaves_zeros() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let options = "data_file=d.raw,data_file_raw=on";
-    folder.qemu(&[
+    directory.qemu(&[
         "create",
         "-q",
         "-f",
@@ -360,7 +368,7 @@ fn a_commit_into_a_shorter_raw_data_file_leaves_zeros() {
         "base.qcow2",
         "1M",
     ]);
-    std::fs::write(folder.path("d.raw"), vec![7; 3 << 20]).unwrap();
+    std::fs::write(directory.path("d.raw"), vec![7; 3 << 20]).unwrap();
     let over = [
         "create",
         "-q",
@@ -373,13 +381,13 @@ fn a_commit_into_a_shorter_raw_data_file_leaves_zeros() {
         "top.qcow2",
         "2M",
     ];
-    folder.qemu(&over);
-    folder.qemu_io("top.qcow2", &["write -P 9 1500k 64k"]);
-    folder.qemu(&["convert", "-f", "qcow2", "-O", "raw", "top.qcow2", "before"]);
-    folder.ok("strata-img", &["commit", "-q", "-f", "qcow2", "top.qcow2"]);
+    directory.qemu(&over);
+    directory.qemu_io("top.qcow2", &["write -P 9 1500k 64k"]);
+    directory.qemu(&["convert", "-f", "qcow2", "-O", "raw", "top.qcow2", "before"]);
+    directory.ok("strata-img", &["commit", "-q", "-f", "qcow2", "top.qcow2"]);
     for image in ["base.qcow2", "top.qcow2"] {
-        folder.qemu(&["compare", "-f", "raw", "-F", "qcow2", "before", image]);
+        directory.qemu(&["compare", "-f", "raw", "-F", "qcow2", "before", image]);
     }
     // What lies behind the disk's new end is not the disk's.
-    assert_eq!(read(&folder.path("d.raw"))[2 << 20..], vec![7; 1 << 20]);
+    assert_eq!(read(&directory.path("d.raw"))[2 << 20..], vec![7; 1 << 20]);
 }

@@ -1,24 +1,24 @@
 //! `dd`: what is copied, and what is said of operands that make no sense.
 
-use crate::{Folder, read, text};
+use crate::{Directory, read, text};
 
 /// `top.qcow2` of 4 MiB on a raw base, both with data that ends in the middle of sectors.
-fn images() -> Folder {
-    let folder = Folder::new();
+fn images() -> Directory {
+    let directory = Directory::new();
     let bytes: Vec<u8> = (0..3 << 20).map(|n: u32| (n / 1000) as u8).collect();
-    std::fs::write(folder.path("base"), bytes).unwrap();
+    std::fs::write(directory.path("base"), bytes).unwrap();
     let overlay = ["create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw"];
-    folder.qemu(&[&overlay[..], &["top.qcow2", "4M"]].concat());
-    folder.qemu_io(
+    directory.qemu(&[&overlay[..], &["top.qcow2", "4M"]].concat());
+    directory.qemu_io(
         "top.qcow2",
         &["write -q -P 7 1000k 300", "write -q -z 2M 512k"],
     );
-    folder
+    directory
 }
 
 #[test]
 fn ranges_are_those_of_qemu() {
-    let folder = images();
+    let directory = images();
     for format in ["raw", "qcow2", "qed"] {
         for operands in [
             "",
@@ -36,8 +36,8 @@ fn ranges_are_those_of_qemu() {
         ] {
             let mut args = vec!["dd", "-f", "qcow2", "-O", format, "if=top.qcow2"];
             args.extend(operands.split(' ').filter(|operand| !operand.is_empty()));
-            let ours = folder.run("strata-img", &[&args[..], &["of=ours"]].concat());
-            let theirs = folder.run("qemu-img", &[&args[..], &["of=theirs"]].concat());
+            let ours = directory.run("strata-img", &[&args[..], &["of=ours"]].concat());
+            let theirs = directory.run("qemu-img", &[&args[..], &["of=theirs"]].concat());
             assert!(
                 ours.status.success() && theirs.status.success(),
                 "{args:?}: {ours:?}"
@@ -47,9 +47,9 @@ fn ranges_are_those_of_qemu() {
                 said.replace("warning: ", ""),
                 meant.replace("qemu-img", "strata-img")
             );
-            folder.qemu(&["compare", "-f", format, "-F", format, "ours", "theirs"]);
+            directory.qemu(&["compare", "-f", format, "-F", format, "ours", "theirs"]);
             let size = |name| {
-                let info = folder.qemu(&["info", "--output=json", "-f", format, name]);
+                let info = directory.qemu(&["info", "--output=json", "-f", format, name]);
                 let info: serde_json::Value = serde_json::from_str(&info).unwrap();
                 info["virtual-size"].as_u64().unwrap()
             };
@@ -60,7 +60,7 @@ fn ranges_are_those_of_qemu() {
 
 #[test]
 fn wrong_operands_are_refused_before_anything_is_made() {
-    let folder = images();
+    let directory = images();
     for (operands, expected) in [
         (
             &["if=top.qcow2"][..],
@@ -94,26 +94,26 @@ fn wrong_operands_are_refused_before_anything_is_made() {
         (&["if=missing", "of=new"], "No such file or directory"),
     ] {
         let args = [&["dd"], operands].concat();
-        let ours = folder.run("strata-img", &args);
+        let ours = directory.run("strata-img", &args);
         let error = text(&ours.stderr);
         assert_eq!(error.lines().count(), 1, "{error}");
         assert!(error.contains(expected), "{error}");
         assert_eq!(ours.status.code(), Some(1));
         assert_eq!(
-            folder.run("qemu-img", &args).status.code(),
+            directory.run("qemu-img", &args).status.code(),
             Some(1),
             "{args:?}"
         );
-        assert!(!folder.path("new").exists());
+        assert!(!directory.path("new").exists());
     }
 }
 
 #[test]
 fn an_input_is_no_output() {
-    let folder = images();
-    let before = read(&folder.path("top.qcow2"));
+    let directory = images();
+    let before = read(&directory.path("top.qcow2"));
     let args = ["dd", "-f", "qcow2", "if=top.qcow2", "of=top.qcow2"];
-    let output = folder.run("strata-img", &args);
+    let output = directory.run("strata-img", &args);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(before == read(&folder.path("top.qcow2")));
+    assert!(before == read(&directory.path("top.qcow2")));
 }

@@ -2,27 +2,27 @@
 
 use std::{fs, process::Command};
 
-use crate::{Folder, text};
+use crate::{Directory, text};
 
-/// A loop device on a file of the folder; goes when it is dropped.
+/// A loop device on a file of the directory; goes when it is dropped.
 pub struct Device(String);
 
 impl Device {
     /// A device of `len` bytes, a multiple of 512; `None`, and a word about it, where this machine
     /// has none to give.
-    pub fn new(folder: &Folder, name: &str, len: u64) -> Option<Self> {
-        Self::with_sectors(folder, name, len, 512)
+    pub fn new(directory: &Directory, name: &str, len: u64) -> Option<Self> {
+        Self::with_sectors(directory, name, len, 512)
     }
 
     /// The same, with sectors of that many bytes.
-    pub fn with_sectors(folder: &Folder, name: &str, len: u64, sector: u32) -> Option<Self> {
-        let file = fs::File::create(folder.path(name)).unwrap();
+    pub fn with_sectors(directory: &Directory, name: &str, len: u64, sector: u32) -> Option<Self> {
+        let file = fs::File::create(directory.path(name)).unwrap();
         file.set_len(len).unwrap();
         let sector = sector.to_string();
         let args = ["--find", "--show", "--sector-size", &sector];
         let output = Command::new("losetup")
             .args(args)
-            .arg(folder.path(name))
+            .arg(directory.path(name))
             .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
             .output();
         match output {

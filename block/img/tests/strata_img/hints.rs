@@ -5,20 +5,20 @@ use std::{
     process::Command,
 };
 
-use crate::{Folder, text};
+use crate::{Directory, text};
 
-/// A file system of its own, mounted in a folder.
+/// A file system of its own, mounted in a directory.
 struct Mounted {
-    // Before the folder goes.
+    // Before the directory goes.
     place: PathBuf,
-    _folder: Folder,
+    _directory: Directory,
 }
 
 impl Mounted {
     /// `None`, which is said, where that cannot be had.
     fn new(kind: &str) -> Option<Self> {
-        let folder = Folder::new();
-        let (file, place) = (folder.path("fs"), folder.path("mounted"));
+        let directory = Directory::new();
+        let (file, place) = (directory.path("fs"), directory.path("mounted"));
         std::fs::create_dir(&place).unwrap();
         let fs = std::fs::File::create(&file).unwrap();
         fs.set_len(512 << 20).unwrap();
@@ -34,7 +34,7 @@ impl Mounted {
         }
         Some(Self {
             place,
-            _folder: folder,
+            _directory: directory,
         })
     }
 }
@@ -58,7 +58,7 @@ fn asked(program: &str, args: &[&str], path: &Path) -> String {
 
 #[test]
 fn they_are_taken_as_by_qemu() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let memory = Path::new("/dev/shm");
     let memory = tempfile::tempdir_in(memory).unwrap();
     let place = memory.path().join("a");
@@ -75,7 +75,7 @@ fn they_are_taken_as_by_qemu() {
             for path in ["a", place.to_str().unwrap()] {
                 let [theirs, ours] = ["qemu-img", "strata-img"].map(|program| {
                     let args = ["create", "-f", format, "-o", option, path, "1M"];
-                    let output = folder.run(program, &args);
+                    let output = directory.run(program, &args);
                     let success = output.status.success();
                     let said = text(&output.stderr).replace(program, "PROGRAM");
                     // Other errors have other words.
@@ -93,7 +93,7 @@ fn extents_are_as_large_as_was_said() {
     let Some(mounted) = Mounted::new("xfs") else {
         return;
     };
-    let folder = Folder::new();
+    let directory = Directory::new();
     for format in ["raw", "qcow2", "qed"] {
         for again in [false, true] {
             let path = mounted.place.join(format);
@@ -103,7 +103,7 @@ fn extents_are_as_large_as_was_said() {
             } else {
                 "extent_size_hint=1M"
             };
-            folder.ok(
+            directory.ok(
                 "strata-img",
                 &["create", "-q", "-f", format, "-o", size, name, "8M"],
             );
@@ -118,7 +118,7 @@ fn extents_are_as_large_as_was_said() {
     let data = mounted.place.join("data");
     let name = mounted.place.join("image");
     let option = format!("extent_size_hint=1M,data_file={}", data.display());
-    folder.ok(
+    directory.ok(
         "strata-img",
         &[
             "create",
@@ -144,21 +144,21 @@ fn what_is_not_to_be_copied_on_write_is_marked() {
     let Some(mounted) = Mounted::new("btrfs") else {
         return;
     };
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "source", "1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "source", "1M"]);
     for format in ["raw", "qcow2", "qed"] {
         let path = mounted.place.join(format);
         let name = path.to_str().unwrap();
         // Also where something was before.
         std::fs::write(&path, [7; 65536]).unwrap();
-        folder.ok(
+        directory.ok(
             "strata-img",
             &["create", "-q", "-f", format, "-o", "nocow=on", name, "8M"],
         );
         assert!(asked("lsattr", &[], &path).contains('C'), "{format}");
         let path = mounted.place.join(format!("{format}2"));
         let name = path.to_str().unwrap();
-        folder.ok(
+        directory.ok(
             "strata-img",
             &[
                 "convert", "-f", "raw", "-O", format, "-o", "nocow=on", "source", name,

@@ -3,14 +3,14 @@
 
 use std::{fs, os::unix::fs::symlink};
 
-use crate::{Folder, device::Device, read, text};
+use crate::{Directory, device::Device, read, text};
 
 /// `base.raw`, `base.qcow2` on it with an external data file, `mid.qcow2` and `mid.qed` on that,
 /// each with data.
-fn images() -> Folder {
-    let folder = Folder::new();
-    fs::write(folder.path("base.raw"), vec![1; 1 << 20]).unwrap();
-    let create = |args: &[&str]| drop(folder.qemu(&[&["create", "-q"], args].concat()));
+fn images() -> Directory {
+    let directory = Directory::new();
+    fs::write(directory.path("base.raw"), vec![1; 1 << 20]).unwrap();
+    let create = |args: &[&str]| drop(directory.qemu(&[&["create", "-q"], args].concat()));
     let options = "data_file=base.data,backing_file=base.raw,backing_fmt=raw";
     create(&["-f", "qcow2", "-o", options, "base.qcow2"]);
     create(&[
@@ -23,17 +23,17 @@ fn images() -> Folder {
         "mid.qcow2",
     ]);
     create(&["-f", "qed", "-b", "base.raw", "-F", "raw", "mid.qed"]);
-    folder.qemu_io("base.qcow2", &["write -q -P 2 0 128k"]);
-    folder.qemu_io("mid.qcow2", &["write -q -P 3 256k 64k"]);
-    fs::create_dir(folder.path("sub")).unwrap();
-    symlink("base.raw", folder.path("soft.raw")).unwrap();
-    symlink("mid.qcow2", folder.path("soft.qcow2")).unwrap();
-    symlink("base.qcow2", folder.path("soft.base")).unwrap();
-    fs::hard_link(folder.path("base.raw"), folder.path("hard.raw")).unwrap();
-    fs::hard_link(folder.path("mid.qcow2"), folder.path("hard.qcow2")).unwrap();
-    fs::hard_link(folder.path("base.data"), folder.path("hard.data")).unwrap();
-    fs::hard_link(folder.path("mid.qed"), folder.path("hard.qed")).unwrap();
-    folder
+    directory.qemu_io("base.qcow2", &["write -q -P 2 0 128k"]);
+    directory.qemu_io("mid.qcow2", &["write -q -P 3 256k 64k"]);
+    fs::create_dir(directory.path("sub")).unwrap();
+    symlink("base.raw", directory.path("soft.raw")).unwrap();
+    symlink("mid.qcow2", directory.path("soft.qcow2")).unwrap();
+    symlink("base.qcow2", directory.path("soft.base")).unwrap();
+    fs::hard_link(directory.path("base.raw"), directory.path("hard.raw")).unwrap();
+    fs::hard_link(directory.path("mid.qcow2"), directory.path("hard.qcow2")).unwrap();
+    fs::hard_link(directory.path("base.data"), directory.path("hard.data")).unwrap();
+    fs::hard_link(directory.path("mid.qed"), directory.path("hard.qed")).unwrap();
+    directory
 }
 
 const FILES: [&str; 5] = [
@@ -46,22 +46,22 @@ const FILES: [&str; 5] = [
 
 /// Runs commands, each of which has to fail in one line that names `word`, and to change nothing.
 fn refused(commands: &[(&str, &str)]) {
-    let folder = images();
-    let before = FILES.map(|name| read(&folder.path(name)));
+    let directory = images();
+    let before = FILES.map(|name| read(&directory.path(name)));
     for (command, word) in commands {
         let args: Vec<&str> = command.split_whitespace().collect();
-        let output = folder.run("strata-img", &args);
+        let output = directory.run("strata-img", &args);
         let said = text(&output.stderr);
         for (name, before) in FILES.into_iter().zip(&before) {
             assert!(
-                *before == read(&folder.path(name)),
+                *before == read(&directory.path(name)),
                 "{command}: {name} is not what it was"
             );
         }
         assert_eq!(output.status.code(), Some(1), "{command}: {said}");
         assert_eq!(said.lines().count(), 1, "{command}: {said}");
         assert!(said.contains(word), "{command}: {said}");
-        let new = folder.path("new");
+        let new = directory.path("new");
         assert!(!new.exists(), "{command}: made a new file: {said}");
     }
 }
@@ -213,8 +213,8 @@ fn an_image_is_not_put_on_itself() {
         ),
     ]);
     // A loop that was there already, by another name.
-    let folder = images();
-    folder.qemu(&[
+    let directory = images();
+    directory.qemu(&[
         "rebase",
         "-u",
         "-b",
@@ -229,7 +229,7 @@ fn an_image_is_not_put_on_itself() {
         "map -U mid.qcow2",
     ] {
         let args: Vec<&str> = command.split(' ').collect();
-        let output = folder.run("strata-img", &args);
+        let output = directory.run("strata-img", &args);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{command}: {said}");
         assert!(
@@ -241,15 +241,15 @@ fn an_image_is_not_put_on_itself() {
 
 #[test]
 fn a_device_is_the_same_by_each_of_its_nodes() {
-    let folder = images();
-    let Some(device) = Device::new(&folder, "disk", 4 << 20) else {
+    let directory = images();
+    let Some(device) = Device::new(&directory, "disk", 4 << 20) else {
         return;
     };
     let path = device.path();
-    folder.qemu(&["create", "-q", "-f", "qcow2", path, "1M"]);
+    directory.qemu(&["create", "-q", "-f", "qcow2", path, "1M"]);
     let number = path.trim_start_matches("/dev/loop");
     // Locks are of a node, not of the device.
-    folder.ok("mknod", &["node", "b", "7", number]);
+    directory.ok("mknod", &["node", "b", "7", number]);
     let before = device.content();
     for command in [
         format!("create -q -f qcow2 --backing-folders /dev -b {path} -F qcow2 node 1M"),
@@ -259,7 +259,7 @@ fn a_device_is_the_same_by_each_of_its_nodes() {
         format!("dd -f raw -O raw if={path} of=node"),
     ] {
         let args: Vec<&str> = command.split(' ').collect();
-        let output = folder.run("strata-img", &args);
+        let output = directory.run("strata-img", &args);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{command}: {said}");
         assert!(said.contains("is part of "), "{command}: {said}");
@@ -269,7 +269,7 @@ fn a_device_is_the_same_by_each_of_its_nodes() {
 
 #[test]
 fn what_lies_on_no_file_of_the_command_is_made_as_before() {
-    let folder = images();
+    let directory = images();
     for command in [
         "create -q -f qcow2 -b mid.qcow2 -F qcow2 mid.qed 1M",
         "create -q -u -f qcow2 -b missing.qcow2 -F qcow2 new 1M",
@@ -277,13 +277,13 @@ fn what_lies_on_no_file_of_the_command_is_made_as_before() {
         "convert -O qcow2 -B mid.qcow2 -F qcow2 mid.qcow2 new",
     ] {
         let args: Vec<&str> = command.split(' ').collect();
-        folder.ok("strata-img", &args);
+        directory.ok("strata-img", &args);
     }
-    folder.qemu(&["compare", "mid.qcow2", "new"]);
+    directory.qemu(&["compare", "mid.qcow2", "new"]);
     // A target on its own source is what it always was.
-    folder.ok(
+    directory.ok(
         "strata-img",
         &["convert", "-n", "-O", "qcow2", "base.qcow2", "new"],
     );
-    folder.qemu(&["compare", "base.qcow2", "new"]);
+    directory.qemu(&["compare", "base.qcow2", "new"]);
 }

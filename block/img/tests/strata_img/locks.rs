@@ -3,14 +3,14 @@
 use strata_exec::Executor;
 use strata_storage::{FileOptions, FileStorage};
 
-use crate::{Folder, read, text};
+use crate::{Directory, read, text};
 
 #[test]
 fn a_running_disk_is_refused_without_force_share() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-f", "qcow2", "a", "1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-f", "qcow2", "a", "1M"]);
     let exec = Executor::new().unwrap();
-    let writer = FileStorage::open(&exec, &folder.path("a"), FileOptions::default()).unwrap();
+    let writer = FileStorage::open(&exec, &directory.path("a"), FileOptions::default()).unwrap();
     let same = ["a", "a"];
     for (args, code) in [
         (&["info", "-f", "qcow2"][..], 1),
@@ -22,7 +22,7 @@ fn a_running_disk_is_refused_without_force_share() {
         let files = if code == 2 { &same[..] } else { &same[..1] };
         let run = |program: &str, more: &[&str]| {
             let args = [args, more, files].concat();
-            let output = folder.run(program, &args);
+            let output = directory.run(program, &args);
             (output.status.code(), text(&output.stderr))
         };
         for program in ["qemu-img", "strata-img"] {
@@ -39,19 +39,19 @@ fn a_running_disk_is_refused_without_force_share() {
         // Which process it names depends on what the other tests fork at this moment.
         assert!(said.contains(" has it open."), "{said}");
     }
-    let before = read(&folder.path("a"));
-    std::fs::write(folder.path("b"), [1; 512]).unwrap();
+    let before = read(&directory.path("a"));
+    std::fs::write(directory.path("b"), [1; 512]).unwrap();
     for args in [
         &["create", "-f", "qcow2", "a", "1M"][..],
         &["create", "a", "1M"],
         &["convert", "-f", "raw", "b", "a"],
     ] {
-        let output = folder.run("strata-img", args);
+        let output = directory.run("strata-img", args);
         assert_eq!(output.status.code(), Some(1), "{args:?}");
         let said = text(&output.stderr);
         assert!(said.contains("Failed to get \"write\" lock"), "{said}");
     }
-    assert!(before == read(&folder.path("a")));
+    assert!(before == read(&directory.path("a")));
     drop(writer);
-    folder.ok("strata-img", &["info", "-f", "qcow2", "a"]);
+    directory.ok("strata-img", &["info", "-f", "qcow2", "a"]);
 }

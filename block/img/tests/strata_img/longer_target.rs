@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::{Folder, device::Device, read, server::Server};
+use crate::{Directory, device::Device, read, server::Server};
 
 /// Bytes of the sources: a whole number of clusters, a whole number of sectors only, not even that,
 /// and none.
@@ -12,48 +12,48 @@ const TARGET: usize = 3 << 20;
 
 /// Sources `0.raw` to `3.raw`, with data, zeros and a hole at the end; an overlay of the first
 /// (`top.qcow2`); and a base for targets.
-fn images() -> Folder {
-    let folder = Folder::new();
+fn images() -> Directory {
+    let directory = Directory::new();
     for (n, len) in SOURCES.into_iter().enumerate() {
         let mut bytes = vec![0; len];
         let data = len / 3;
         bytes[..data].fill(1);
-        fs::write(folder.path(&format!("{n}.raw")), &bytes).unwrap();
+        fs::write(directory.path(&format!("{n}.raw")), &bytes).unwrap();
     }
     let overlay = ["create", "-q", "-f", "qcow2", "-b", "0.raw", "-F", "raw"];
-    folder.qemu(&[&overlay[..], &["top.qcow2", "1M"]].concat());
-    folder.qemu_io("top.qcow2", &["write -q -P 2 100k 64k"]);
-    fs::write(folder.path("base.raw"), vec![8; TARGET]).unwrap();
-    folder
+    directory.qemu(&[&overlay[..], &["top.qcow2", "1M"]].concat());
+    directory.qemu_io("top.qcow2", &["write -q -P 2 100k 64k"]);
+    fs::write(directory.path("base.raw"), vec![8; TARGET]).unwrap();
+    directory
 }
 
 /// Makes a target full of data; with a backing file where `overlay` says so.
-fn make_target(folder: &Folder, name: &str, format: &str, overlay: bool) {
-    let _ = fs::remove_file(folder.path(name));
+fn make_target(directory: &Directory, name: &str, format: &str, overlay: bool) {
+    let _ = fs::remove_file(directory.path(name));
     let mut create = vec!["create", "-q", "-f", format];
     if overlay {
         create.extend(["-b", "base.raw", "-F", "raw"]);
     }
     let size = TARGET.to_string();
-    folder.qemu(&[&create[..], &[name, &size]].concat());
+    directory.qemu(&[&create[..], &[name, &size]].concat());
     // An overlay lets its base show through at the end.
     let written = if overlay {
         "write -q -P 9 0 2M"
     } else {
         "write -q -P 9 0 3M"
     };
-    folder.ok("qemu-io", &["-f", format, "-c", written, name]);
+    directory.ok("qemu-io", &["-f", format, "-c", written, name]);
 }
 
-fn content(folder: &Folder, format: &str, name: &str) -> Vec<u8> {
+fn content(directory: &Directory, format: &str, name: &str) -> Vec<u8> {
     let convert = ["convert", "-f", format, "-O", "raw", name, "content"];
-    folder.qemu(&convert);
-    read(&folder.path("content"))
+    directory.qemu(&convert);
+    read(&directory.path("content"))
 }
 
 #[test]
 fn what_lies_behind_the_copy_stays() {
-    let folder = images();
+    let directory = images();
     let mut sources: Vec<(&str, String)> = (0..SOURCES.len())
         .map(|n| ("raw", format!("{n}.raw")))
         .collect();
@@ -74,10 +74,10 @@ fn what_lies_behind_the_copy_stays() {
         ] {
             for (from, source) in &sources {
                 let said = [("qemu-img", "theirs"), ("strata-img", "ours")].map(|(program, to)| {
-                    make_target(&folder, to, format, overlay);
+                    make_target(&directory, to, format, overlay);
                     let fixed = ["convert", "-n", "-f", from, "-O", format, source, to];
-                    let output = folder.run(program, &[&fixed[..2], more, &fixed[2..]].concat());
-                    (output.status.code(), content(&folder, format, to))
+                    let output = directory.run(program, &[&fixed[..2], more, &fixed[2..]].concat());
+                    (output.status.code(), content(&directory, format, to))
                 });
                 assert_eq!(said[0].0, said[1].0, "{format} {more:?} {source}");
                 assert!(
@@ -92,18 +92,18 @@ fn what_lies_behind_the_copy_stays() {
 
 #[test]
 fn what_lies_behind_the_copy_stays_over_a_backing_file() {
-    let folder = images();
+    let directory = images();
     for source in ["top.qcow2", "0.raw"] {
         let contents = [("qemu-img", "theirs"), ("strata-img", "ours")].map(|(program, to)| {
-            make_target(&folder, to, "qcow2", true);
+            make_target(&directory, to, "qcow2", true);
             let backing = ["-B", "base.raw", "-F", "raw"];
             let args = [
                 &["convert", "-n"],
                 &backing[..],
                 &["-O", "qcow2", source, to],
             ];
-            folder.ok(program, &args.concat());
-            content(&folder, "qcow2", to)
+            directory.ok(program, &args.concat());
+            content(&directory, "qcow2", to)
         });
         assert!(contents[0] == contents[1], "{source}");
     }
@@ -111,22 +111,22 @@ fn what_lies_behind_the_copy_stays_over_a_backing_file() {
 
 #[test]
 fn what_lies_behind_the_copy_stays_on_servers() {
-    let folder = images();
+    let directory = images();
     for (n, more) in [&["-n"][..], &["-n", "-S", "0"]].into_iter().enumerate() {
         for source in ["0.raw", "2.raw", "3.raw"] {
             let contents = ["qemu-img", "strata-img"].map(|program| {
-                make_target(&folder, "target", "raw", false);
-                let socket = folder.path(&format!("socket{n}{source}{program}"));
+                make_target(&directory, "target", "raw", false);
+                let socket = directory.path(&format!("socket{n}{source}{program}"));
                 let path = socket.display().to_string();
                 let args = ["-t", "-f", "raw", "-k", &path, "target"];
-                let target = folder.path("target").display().to_string();
+                let target = directory.path("target").display().to_string();
                 let args = [&args[..5], &[&target]].concat();
                 let server = Server::start(&socket, "qemu-nbd", &args);
                 let uri = server.uri();
                 let convert = [&["convert"], more, &["-f", "raw", source, &uri]].concat();
-                folder.ok(program, &convert);
+                directory.ok(program, &convert);
                 drop(server);
-                read(&folder.path("target"))
+                read(&directory.path("target"))
             });
             assert!(contents[0] == contents[1], "{more:?} {source}");
             assert_eq!(contents[1][TARGET - 1], 9);
@@ -136,8 +136,8 @@ fn what_lies_behind_the_copy_stays_on_servers() {
 
 #[test]
 fn what_lies_behind_the_copy_stays_on_devices() {
-    let folder = images();
-    let Some(device) = Device::new(&folder, "disk", TARGET as u64) else {
+    let directory = images();
+    let Some(device) = Device::new(&directory, "disk", TARGET as u64) else {
         return;
     };
     for command in ["convert", "convert -n", "convert -n -S 0", "dd"] {
@@ -156,7 +156,7 @@ fn what_lies_behind_the_copy_stays_on_devices() {
                     "dd" => [&*input, &*output],
                     _ => [source, device.path()],
                 });
-                folder.ok(program, &args);
+                directory.ok(program, &args);
                 device.content()
             });
             assert!(contents[0] == contents[1], "{command} {source}");
@@ -167,24 +167,24 @@ fn what_lies_behind_the_copy_stays_on_devices() {
 
 #[test]
 fn a_compressed_copy_ends_where_its_source_does() {
-    let folder = images();
+    let directory = images();
     for (source, overlay) in [
         ("1.raw", true),
         ("2.raw", true),
         ("2.raw", false),
         ("3.raw", true),
     ] {
-        make_target(&folder, "plain", "qcow2", overlay);
-        make_target(&folder, "packed", "qcow2", overlay);
+        make_target(&directory, "plain", "qcow2", overlay);
+        make_target(&directory, "packed", "qcow2", overlay);
         let convert = ["convert", "-n", "-f", "raw", "-O", "qcow2"];
         // The reference does not compress the last cluster, but gives up there.
-        folder.qemu(&[&convert[..], &[source, "plain"]].concat());
-        folder.ok(
+        directory.qemu(&[&convert[..], &[source, "plain"]].concat());
+        directory.ok(
             "strata-img",
             &[&convert[..], &["-c", source, "packed"]].concat(),
         );
-        let contents = ["plain", "packed"].map(|name| content(&folder, "qcow2", name));
+        let contents = ["plain", "packed"].map(|name| content(&directory, "qcow2", name));
         assert!(contents[0] == contents[1], "{source} {overlay}");
-        folder.qemu(&["check", "-q", "packed"]);
+        directory.qemu(&["check", "-q", "packed"]);
     }
 }

@@ -1,13 +1,13 @@
 //! Targets on a device that cannot store some blocks: no command says that it has made what is
 //! lost.
 
-use crate::{Folder, lossy::LossyDevice};
+use crate::{Directory, lossy::LossyDevice};
 
 /// 16 MiB of data, raw and as qcow2.
-fn images() -> Folder {
-    let folder = Folder::new();
-    std::fs::write(folder.path("full.raw"), vec![1; 16 << 20]).unwrap();
-    folder.qemu(&[
+fn images() -> Directory {
+    let directory = Directory::new();
+    std::fs::write(directory.path("full.raw"), vec![1; 16 << 20]).unwrap();
+    directory.qemu(&[
         "convert",
         "-f",
         "raw",
@@ -16,7 +16,7 @@ fn images() -> Folder {
         "full.raw",
         "full.qcow2",
     ]);
-    folder
+    directory
 }
 
 #[test]
@@ -35,30 +35,30 @@ fn no_command_says_that_it_has_written_what_is_lost() {
         let Some(mut device) = LossyDevice::new(32, 8..10) else {
             return;
         };
-        let folder = images();
-        let target = device.folder().join("target").display().to_string();
+        let directory = images();
+        let target = device.directory().join("target").display().to_string();
         match command.split(' ').next() {
             Some("commit") => {
-                folder.qemu(&["create", "-q", "-f", "raw", &target, "16M"]);
+                directory.qemu(&["create", "-q", "-f", "raw", &target, "16M"]);
                 let name = ["create", "-q", "-f", "qcow2", "-b", &target, "-F", "raw"];
-                folder.qemu(&[&name[..], &["top.qcow2"]].concat());
-                folder.qemu_io("top.qcow2", &["write -P 1 0 16M"]);
+                directory.qemu(&[&name[..], &["top.qcow2"]].concat());
+                directory.qemu_io("top.qcow2", &["write -P 1 0 16M"]);
             }
             Some("rebase") => {
-                folder.qemu(&["create", "-q", "-f", "qcow2", "empty.qcow2", "16M"]);
-                let base = folder.path("full.raw").display().to_string();
+                directory.qemu(&["create", "-q", "-f", "qcow2", "empty.qcow2", "16M"]);
+                let base = directory.path("full.raw").display().to_string();
                 let name = ["create", "-q", "-f", "qcow2", "-b", &base, "-F", "raw"];
-                folder.qemu(&[&name[..], &[&target]].concat());
+                directory.qemu(&[&name[..], &[&target]].concat());
             }
             Some("resize") => {
-                folder.qemu(&["create", "-q", "-f", "raw", &target, "1M"]);
+                directory.qemu(&["create", "-q", "-f", "raw", &target, "1M"]);
             }
             _ => {}
         }
-        let empty = folder.path("empty.qcow2").display().to_string();
+        let empty = directory.path("empty.qcow2").display().to_string();
         let command = command.replace("TARGET", &target).replace("EMPTY", &empty);
         let args: Vec<_> = command.split(' ').collect();
-        let output = folder.run("strata-img", &args);
+        let output = directory.run("strata-img", &args);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{command}: {errors}");
         let lost = ["may be lost", "Input/output error", "no space left"];

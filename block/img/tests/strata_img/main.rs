@@ -48,10 +48,10 @@ use std::{
     process::{Command, Output},
 };
 
-/// A folder with images.
-struct Folder(tempfile::TempDir);
+/// A directory with images.
+struct Directory(tempfile::TempDir);
 
-impl Folder {
+impl Directory {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -60,7 +60,7 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// Runs a program in the folder.
+    /// Runs a program in the directory.
     fn run(&self, program: &str, args: &[&str]) -> Output {
         let program = if program == "strata-img" {
             env!("CARGO_BIN_EXE_strata-img")

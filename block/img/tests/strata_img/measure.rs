@@ -2,12 +2,12 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::{Folder, text};
+use crate::{Directory, text};
 
-fn assert_same(folder: &Folder, args: &str) {
+fn assert_same(directory: &Directory, args: &str) {
     let args: Vec<&str> = ["measure"].into_iter().chain(args.split(' ')).collect();
     let run = |program: &str| {
-        let output = folder.run(program, &args);
+        let output = directory.run(program, &args);
         let said = text(&output.stderr).replace(program, "PROGRAM");
         (output.status.code(), text(&output.stdout), said)
     };
@@ -16,7 +16,7 @@ fn assert_same(folder: &Folder, args: &str) {
 
 #[test]
 fn empty_disks() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let options = [
         "cluster_size=64k",
         "cluster_size=512",
@@ -36,18 +36,18 @@ fn empty_disks() {
             if size == "1.5T" && options.contains("512") {
                 continue;
             }
-            assert_same(&folder, &format!("-O qcow2 -o {options} --size {size}"));
+            assert_same(&directory, &format!("-O qcow2 -o {options} --size {size}"));
         }
-        assert_same(&folder, &format!("--output=json -O qcow2 --size {size}"));
-        assert_same(&folder, &format!("-O raw --size {size}"));
-        assert_same(&folder, &format!("--output=json --size {size}"));
+        assert_same(&directory, &format!("--output=json -O qcow2 --size {size}"));
+        assert_same(&directory, &format!("-O raw --size {size}"));
+        assert_same(&directory, &format!("--output=json --size {size}"));
     }
 }
 
 #[test]
 fn disks_with_content() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "odd.raw", "3000k"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "odd.raw", "3000k"]);
     let writes = [
         "-c",
         "write 5k 1k",
@@ -56,11 +56,11 @@ fn disks_with_content() {
         "-c",
         "write 2999k 1k",
     ];
-    folder.ok(
+    directory.ok(
         "qemu-io",
         &[&["-f", "raw", "odd.raw"], &writes[..]].concat(),
     );
-    folder.qemu(&["convert", "-c", "-O", "qcow2", "odd.raw", "packed.qcow2"]);
+    directory.qemu(&["convert", "-c", "-O", "qcow2", "odd.raw", "packed.qcow2"]);
     let overlay = [
         "create",
         "-q",
@@ -71,9 +71,9 @@ fn disks_with_content() {
         "-F",
         "qcow2",
     ];
-    folder.qemu(&[&overlay[..], &["top.qcow2", "4M"]].concat());
-    folder.qemu_io("top.qcow2", &["write 3500k 3k", "write -z 128k 256k"]);
-    folder.qemu(&[
+    directory.qemu(&[&overlay[..], &["top.qcow2", "4M"]].concat());
+    directory.qemu_io("top.qcow2", &["write 3500k 3k", "write -z 128k 256k"]);
+    directory.qemu(&[
         "create",
         "-q",
         "-f",
@@ -83,17 +83,17 @@ fn disks_with_content() {
         "pre.qcow2",
         "8M",
     ]);
-    folder.qemu_io("pre.qcow2", &["write 1M 64k"]);
-    folder.qemu(&["create", "-q", "-f", "qcow2", "bits.qcow2", "64M"]);
-    folder.qemu(&["bitmap", "--add", "-g", "4k", "bits.qcow2", "one"]);
-    folder.qemu(&[
+    directory.qemu_io("pre.qcow2", &["write 1M 64k"]);
+    directory.qemu(&["create", "-q", "-f", "qcow2", "bits.qcow2", "64M"]);
+    directory.qemu(&["bitmap", "--add", "-g", "4k", "bits.qcow2", "one"]);
+    directory.qemu(&[
         "bitmap",
         "--add",
         "--disable",
         "bits.qcow2",
         "a longer name",
     ]);
-    folder.qemu_io("bits.qcow2", &["write 1M 100k"]);
+    directory.qemu_io("bits.qcow2", &["write 1M 100k"]);
     for (format, name) in [
         ("raw", "odd.raw"),
         ("qcow2", "packed.qcow2"),
@@ -111,9 +111,9 @@ fn disks_with_content() {
             "-O qcow2 -o backing_file=base.qcow2,backing_fmt=qcow2",
             "-O qcow2 --output=json -U",
         ] {
-            assert_same(&folder, &format!("{target} -f {format} {name}"));
+            assert_same(&directory, &format!("{target} -f {format} {name}"));
         }
-        folder.ok(
+        directory.ok(
             "strata-img",
             &["convert", "-f", format, "-O", "qcow2", name, "copy"],
         );
@@ -127,16 +127,16 @@ fn disks_with_content() {
             name,
         ];
         let measured: serde_json::Value =
-            serde_json::from_str(&folder.ok("strata-img", &args)).unwrap();
-        let len = std::fs::metadata(folder.path("copy")).unwrap().size();
+            serde_json::from_str(&directory.ok("strata-img", &args)).unwrap();
+        let len = std::fs::metadata(directory.path("copy")).unwrap().size();
         assert!(len <= measured["required"].as_u64().unwrap(), "{name}");
     }
 }
 
 #[test]
 fn wrong_options_are_refused_as_by_qemu() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "a.raw", "1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "a.raw", "1M"]);
     for args in [
         "-O qcow2",
         "-f raw --size 1G",
@@ -146,6 +146,6 @@ fn wrong_options_are_refused_as_by_qemu() {
         "-O qcow2 -o cluster_size=512 --size 1T",
         "-O qcow2 -o cluster_size=3 --size 1M",
     ] {
-        assert_same(&folder, args);
+        assert_same(&directory, args);
     }
 }

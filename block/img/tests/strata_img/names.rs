@@ -1,21 +1,21 @@
 //! What images can be called, beside `qemu-img`.
 
-use crate::{Folder, same_output::assert_same, text};
+use crate::{Directory, same_output::assert_same, text};
 
-fn folder() -> Folder {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "-f", "qcow2", "base.qcow2", "1M"]);
+fn directory() -> Directory {
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "base.qcow2", "1M"]);
     let backing = ["-b", "base.qcow2", "-F", "qcow2"];
     let create = ["create", "-q", "-f", "qcow2", "c.qcow2"];
-    folder.qemu(&[&create[..4], &backing, &create[4..]].concat());
-    folder.qemu_io("c.qcow2", &["write -P 1 0 64k"]);
-    std::fs::copy(folder.path("c.qcow2"), folder.path("a:b.qcow2")).unwrap();
-    folder
+    directory.qemu(&[&create[..4], &backing, &create[4..]].concat());
+    directory.qemu_io("c.qcow2", &["write -P 1 0 64k"]);
+    std::fs::copy(directory.path("c.qcow2"), directory.path("a:b.qcow2")).unwrap();
+    directory
 }
 
 #[test]
 fn the_same_is_said_of_an_image_by_other_names() {
-    let folder = folder();
+    let directory = directory();
     let names: [&[&str]; 6] = [
         &[
             "json:{\"driver\": \"qcow2\", \"file\": {\"driver\": \"file\", \"filename\": \"c.qcow2\"}}",
@@ -38,35 +38,35 @@ fn the_same_is_said_of_an_image_by_other_names() {
             if name.len() == 2 && name[1].starts_with("driver=raw") && command == ["check"] {
                 continue;
             }
-            assert_same(&folder, &[&command[..], name].concat());
+            assert_same(&directory, &[&command[..], name].concat());
         }
         let with_list = [&["compare"], name].concat();
         let second = *name.last().unwrap();
-        assert_same(&folder, &[&with_list[..], &[second]].concat());
+        assert_same(&directory, &[&with_list[..], &[second]].concat());
     }
 }
 
 #[test]
 fn images_are_written_by_their_options_without_f() {
-    let folder = folder();
+    let directory = directory();
     let listed = ["--image-opts", "driver=qcow2,file.filename=c.qcow2"];
-    folder.ok("strata-img", &[&["resize"], &listed[..], &["2M"]].concat());
-    folder.ok(
+    directory.ok("strata-img", &[&["resize"], &listed[..], &["2M"]].concat());
+    directory.ok(
         "strata-img",
         &[&["snapshot", "-c", "s"], &listed[..]].concat(),
     );
-    folder.ok(
+    directory.ok(
         "strata-img",
         &[&["bitmap", "--add"], &listed[..], &["b"]].concat(),
     );
     let json = "json:{'driver': 'qcow2', 'file.filename': 'c.qcow2'}";
-    folder.ok("strata-img", &["rebase", "-u", "-b", "", json]);
-    folder.ok("strata-img", &["check", "-r", "all", json]);
-    let info = folder.qemu(&["info", "c.qcow2"]);
+    directory.ok("strata-img", &["rebase", "-u", "-b", "", json]);
+    directory.ok("strata-img", &["check", "-r", "all", json]);
+    let info = directory.qemu(&["info", "c.qcow2"]);
     assert!(info.contains("virtual size: 2 MiB"), "{info}");
     assert!(!info.contains("backing file"), "{info}");
     // A format is not guessed here either.
-    let output = folder.run(
+    let output = directory.run(
         "strata-img",
         &["resize", "--image-opts", "file.filename=c.qcow2", "3M"],
     );
@@ -76,8 +76,8 @@ fn images_are_written_by_their_options_without_f() {
 
 #[test]
 fn a_header_may_name_its_backing_file_by_json() {
-    let folder = folder();
-    let base = folder.path("base.qcow2");
+    let directory = directory();
+    let base = directory.path("base.qcow2");
     let json = format!(
         "json:{{\"driver\": \"qcow2\", \"file\": {{\"driver\": \"file\", \"filename\": \"{}\"}}}}",
         base.display()
@@ -85,33 +85,33 @@ fn a_header_may_name_its_backing_file_by_json() {
     let rebase = [
         "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", &json, "c.qcow2",
     ];
-    folder.ok("strata-img", &rebase);
-    folder.qemu(&["compare", "c.qcow2", "a:b.qcow2"].map(|name| match name {
+    directory.ok("strata-img", &rebase);
+    directory.qemu(&["compare", "c.qcow2", "a:b.qcow2"].map(|name| match name {
         "a:b.qcow2" => "./a:b.qcow2",
         name => name,
     }));
-    assert_same(&folder, &["map", "c.qcow2"]);
-    folder.ok("strata-img", &["compare", "c.qcow2", "./a:b.qcow2"]);
+    assert_same(&directory, &["map", "c.qcow2"]);
+    directory.ok("strata-img", &["compare", "c.qcow2", "./a:b.qcow2"]);
     // Of what is not here it is said which.
     let json = "json:{'driver': 'blkdebug', 'image': 'x'}";
     let rebase = [
         "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", json, "c.qcow2",
     ];
-    folder.ok("strata-img", &rebase);
-    let output = folder.run("strata-img", &["map", "c.qcow2"]);
+    directory.ok("strata-img", &rebase);
+    let output = directory.run("strata-img", &["map", "c.qcow2"]);
     let error = text(&output.stderr);
     assert!(error.contains("Unknown driver 'blkdebug'"), "{error}");
 }
 
 #[test]
 fn secrets_are_taken_though_nothing_needs_one() {
-    let folder = folder();
+    let directory = directory();
     let secret = ["--object", "secret,id=s,data=x"];
-    folder.ok(
+    directory.ok(
         "strata-img",
         &[&["info"], &secret[..], &["c.qcow2"]].concat(),
     );
-    let output = folder.run(
+    let output = directory.run(
         "strata-img",
         &["info", "--object", "secret,data=x", "c.qcow2"],
     );
@@ -125,13 +125,13 @@ fn secrets_are_taken_though_nothing_needs_one() {
         "e.qcow2",
         "1M",
     ];
-    let output = folder.run("strata-img", &[&create[..], &secret].concat());
+    let output = directory.run("strata-img", &[&create[..], &secret].concat());
     assert!(text(&output.stderr).contains("cannot be encrypted"));
 }
 
 #[test]
 fn a_header_may_name_any_format_for_others() {
-    let folder = folder();
+    let directory = directory();
     let rebase = [
         "rebase",
         "-f",
@@ -141,10 +141,10 @@ fn a_header_may_name_any_format_for_others() {
         "-F",
         "host_device",
     ];
-    folder.ok("strata-img", &[&rebase[..], &["-u", "c.qcow2"]].concat());
-    let info = folder.qemu(&["info", "c.qcow2"]);
+    directory.ok("strata-img", &[&rebase[..], &["-u", "c.qcow2"]].concat());
+    let info = directory.qemu(&["info", "c.qcow2"]);
     assert!(info.contains("backing file format: host_device"), "{info}");
-    let output = folder.run("strata-img", &[&rebase[..], &["c.qcow2"]].concat());
+    let output = directory.run("strata-img", &[&rebase[..], &["c.qcow2"]].concat());
     let error = text(&output.stderr);
     assert!(
         error.contains("unknown image format 'host_device'"),
@@ -154,14 +154,14 @@ fn a_header_may_name_any_format_for_others() {
 
 #[test]
 fn a_loop_is_told_in_the_same_words() {
-    let folder = folder();
+    let directory = directory();
     let rebase = [
         "rebase", "-u", "-f", "qcow2", "-b", "c.qcow2", "-F", "qcow2",
     ];
-    folder.qemu(&[&rebase[..], &["base.qcow2"]].concat());
+    directory.qemu(&[&rebase[..], &["base.qcow2"]].concat());
     for image in ["c.qcow2", "base.qcow2"] {
         let said = |program| {
-            let output = folder.run(program, &["info", "--backing-chain", image]);
+            let output = directory.run(program, &["info", "--backing-chain", image]);
             let error = text(&output.stderr).replace("strata-img", "qemu-img");
             (output.status.code(), error)
         };

@@ -2,38 +2,38 @@
 
 use std::fs;
 
-use crate::{Folder, device::Device, read, text};
+use crate::{Directory, device::Device, read, text};
 
 const SIZE: u64 = 4 << 20;
 const PROGRAMS: [&str; 2] = ["qemu-img", "strata-img"];
 
-/// A folder with a device of `SIZE` and the given number of sectors more, and sources: 1 MiB with
-/// data and zeros (`s.raw`), an odd length (`odd.raw`), more than the device has (`big.raw`), a
-/// base.
-fn setup(sectors: u64) -> Option<(Folder, Device)> {
-    let folder = Folder::new();
-    let device = Device::new(&folder, "disk", SIZE + sectors * 512)?;
+/// A directory with a device of `SIZE` and the given number of sectors more, and sources: 1 MiB
+/// with data and zeros (`s.raw`), an odd length (`odd.raw`), more than the device has (`big.raw`),
+/// a base.
+fn setup(sectors: u64) -> Option<(Directory, Device)> {
+    let directory = Directory::new();
+    let device = Device::new(&directory, "disk", SIZE + sectors * 512)?;
     let mut bytes = vec![0; 1 << 20];
     bytes[1000..400_000].fill(5);
-    fs::write(folder.path("s.raw"), &bytes).unwrap();
-    fs::write(folder.path("odd.raw"), &bytes[..700_001]).unwrap();
-    fs::write(folder.path("big.raw"), vec![6; 6 << 20]).unwrap();
-    folder.qemu(&["create", "-q", "-f", "qcow2", "base.qcow2", "1M"]);
-    folder.qemu_io("base.qcow2", &["write -q -P 7 64k 64k"]);
-    Some((folder, device))
+    fs::write(directory.path("s.raw"), &bytes).unwrap();
+    fs::write(directory.path("odd.raw"), &bytes[..700_001]).unwrap();
+    fs::write(directory.path("big.raw"), vec![6; 6 << 20]).unwrap();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "base.qcow2", "1M"]);
+    directory.qemu_io("base.qcow2", &["write -q -P 7 64k 64k"]);
+    Some((directory, device))
 }
 
 /// Runs a command with the device in the place of `DEV`; its exit code and what it has printed.
 fn run(
-    folder: &Folder,
+    directory: &Directory,
     device: &Device,
     program: &str,
     command: &str,
 ) -> (Option<i32>, String, String) {
     let command = command.replace("DEV", device.path());
-    let command = command.replace("BASE", &folder.path("base.qcow2").display().to_string());
+    let command = command.replace("BASE", &directory.path("base.qcow2").display().to_string());
     let args: Vec<&str> = command.split(' ').collect();
-    let output = folder.run(program, &args);
+    let output = directory.run(program, &args);
     (
         output.status.code(),
         text(&output.stdout),
@@ -44,7 +44,7 @@ fn run(
 #[test]
 fn images_are_made_as_by_qemu() {
     for sectors in [0, 1, 5] {
-        let Some((folder, device)) = setup(sectors) else {
+        let Some((directory, device)) = setup(sectors) else {
             return;
         };
         for command in [
@@ -66,15 +66,16 @@ fn images_are_made_as_by_qemu() {
         ] {
             let images = PROGRAMS.map(|program| {
                 device.fill(9);
-                let (code, _, said) = run(&folder, &device, program, command);
+                let (code, _, said) = run(&directory, &device, program, command);
                 assert_eq!(code, Some(0), "{program} {command}: {said}");
-                folder.qemu(&["check", "-q", "-f", "qcow2", device.path()]);
-                let (code, _, said) = run(&folder, &device, "strata-img", "check -q -f qcow2 DEV");
+                directory.qemu(&["check", "-q", "-f", "qcow2", device.path()]);
+                let (code, _, said) =
+                    run(&directory, &device, "strata-img", "check -q -f qcow2 DEV");
                 assert_eq!(code, Some(0), "{program} {command}: {said}");
-                let compared = folder.path(program);
+                let compared = directory.path(program);
                 let to = compared.display().to_string();
-                folder.qemu(&["convert", "-f", "qcow2", "-O", "raw", device.path(), &to]);
-                let info = folder.qemu(&["info", "-f", "qcow2", device.path()]);
+                directory.qemu(&["convert", "-f", "qcow2", "-O", "raw", device.path(), &to]);
+                let info = directory.qemu(&["info", "-f", "qcow2", device.path()]);
                 (info, read(&compared))
             });
             assert_eq!(images[0].0, images[1].0, "{command}");
@@ -97,7 +98,7 @@ fn images_are_made_as_by_qemu() {
         ] {
             let contents = PROGRAMS.map(|program| {
                 device.fill(9);
-                let (code, _, said) = run(&folder, &device, program, command);
+                let (code, _, said) = run(&directory, &device, program, command);
                 assert_eq!(code, Some(0), "{program} {command}: {said}");
                 device.content()
             });
@@ -108,7 +109,7 @@ fn images_are_made_as_by_qemu() {
 
 #[test]
 fn what_does_not_fit_is_refused_in_a_line_and_nothing_is_written() {
-    let Some((folder, device)) = setup(1) else {
+    let Some((directory, device)) = setup(1) else {
         return;
     };
     for (command, word) in [
@@ -167,20 +168,20 @@ fn what_does_not_fit_is_refused_in_a_line_and_nothing_is_written() {
     ] {
         device.fill(9);
         let before = device.content();
-        let (code, _, said) = run(&folder, &device, "strata-img", command);
+        let (code, _, said) = run(&directory, &device, "strata-img", command);
         assert_eq!(code, Some(1), "{command}: {said}");
         assert_eq!(said.lines().count(), 1, "{command}: {said}");
         assert!(said.contains(word), "{command}: {said}");
         assert!(before == device.content(), "{command}");
         // 2 MiB clusters: the reference finds out when it has begun.
-        let (theirs, _, said) = run(&folder, &device, "qemu-img", command);
+        let (theirs, _, said) = run(&directory, &device, "qemu-img", command);
         assert_eq!(theirs, Some(1), "{command}: {said}");
     }
 }
 
 #[test]
 fn an_image_grows_to_the_end_of_its_device() {
-    let Some((folder, device)) = setup(3) else {
+    let Some((directory, device)) = setup(3) else {
         return;
     };
     for command in [
@@ -188,22 +189,27 @@ fn an_image_grows_to_the_end_of_its_device() {
         "convert -O qcow2 -W big.raw DEV",
         "dd -f raw -O qcow2 if=big.raw of=DEV",
     ] {
-        let (code, _, said) = run(&folder, &device, "strata-img", command);
+        let (code, _, said) = run(&directory, &device, "strata-img", command);
         assert_eq!(code, Some(1), "{command}: {said}");
         assert_eq!(said.lines().count(), 1, "{command}: {said}");
         assert!(said.contains("the device ends there"), "{command}: {said}");
     }
     // All but the tables can be used; then there is one line, and the image is as good as before.
-    run(&folder, &device, "strata-img", "create -q -f qcow2 DEV 40M");
-    folder.qemu(&["create", "-q", "part.raw", "40M"]);
-    folder.ok(
+    run(
+        &directory,
+        &device,
+        "strata-img",
+        "create -q -f qcow2 DEV 40M",
+    );
+    directory.qemu(&["create", "-q", "part.raw", "40M"]);
+    directory.ok(
         "qemu-io",
         &["-f", "raw", "-c", "write -q -P 4 0 3584k", "part.raw"],
     );
     let convert = "convert -n -f raw -O qcow2 part.raw DEV";
-    let (code, _, said) = run(&folder, &device, "strata-img", convert);
+    let (code, _, said) = run(&directory, &device, "strata-img", convert);
     assert_eq!(code, Some(0), "{said}");
-    folder.qemu(&[
+    directory.qemu(&[
         "compare",
         "-f",
         "raw",
@@ -212,21 +218,21 @@ fn an_image_grows_to_the_end_of_its_device() {
         "part.raw",
         device.path(),
     ]);
-    folder.ok(
+    directory.ok(
         "qemu-io",
         &["-f", "raw", "-c", "write -q -P 4 0 8M", "part.raw"],
     );
-    let (code, _, said) = run(&folder, &device, "strata-img", convert);
+    let (code, _, said) = run(&directory, &device, "strata-img", convert);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("the device ends there"), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
-    let check = folder.run("qemu-img", &["check", "-f", "qcow2", device.path()]);
+    let check = directory.run("qemu-img", &["check", "-f", "qcow2", device.path()]);
     assert!(matches!(check.status.code(), Some(0 | 3)), "{check:?}");
 }
 
 #[test]
 fn images_on_devices_are_resized_as_by_qemu() {
-    let Some((folder, device)) = setup(0) else {
+    let Some((directory, device)) = setup(0) else {
         return;
     };
     for commands in [
@@ -239,16 +245,16 @@ fn images_on_devices_are_resized_as_by_qemu() {
     ] {
         let results = PROGRAMS.map(|program| {
             device.fill(9);
-            folder.qemu(&["create", "-q", "-f", "qcow2", device.path(), "2M"]);
-            folder.qemu_io(device.path(), &["write -q -P 3 0 2M"]);
+            directory.qemu(&["create", "-q", "-f", "qcow2", device.path(), "2M"]);
+            directory.qemu_io(device.path(), &["write -q -P 3 0 2M"]);
             let mut said = Vec::new();
             for command in commands {
-                let (code, out, error) = run(&folder, &device, program, command);
+                let (code, out, error) = run(&directory, &device, program, command);
                 said.push((code, out));
                 assert!(error.lines().count() <= 1, "{error}");
             }
-            folder.qemu(&["check", "-q", "-f", "qcow2", device.path()]);
-            folder.qemu(&[
+            directory.qemu(&["check", "-q", "-f", "qcow2", device.path()]);
+            directory.qemu(&[
                 "convert",
                 "-f",
                 "qcow2",
@@ -257,7 +263,7 @@ fn images_on_devices_are_resized_as_by_qemu() {
                 device.path(),
                 program,
             ]);
-            (said, read(&folder.path(program)))
+            (said, read(&directory.path(program)))
         });
         assert_eq!(results[0].0, results[1].0, "{commands:?}");
         let (theirs, ours) = (&results[0].1, &results[1].1);
@@ -275,12 +281,12 @@ fn images_on_devices_are_resized_as_by_qemu() {
 
 #[test]
 fn devices_are_shown_as_by_qemu() {
-    let Some((folder, device)) = setup(5) else {
+    let Some((directory, device)) = setup(5) else {
         return;
     };
     for make in ["create -q -f raw DEV 1M", "convert -O qcow2 s.raw DEV"] {
         device.fill(0);
-        run(&folder, &device, "qemu-img", make);
+        run(&directory, &device, "qemu-img", make);
         for command in [
             "info DEV",
             "info --output=json DEV",
@@ -293,7 +299,7 @@ fn devices_are_shown_as_by_qemu() {
             "compare DEV s.raw",
         ] {
             let said = PROGRAMS.map(|program| {
-                let (code, out, error) = run(&folder, &device, program, command);
+                let (code, out, error) = run(&directory, &device, program, command);
                 (code, out, error.replace(program, "PROGRAM"))
             });
             assert_eq!(said[0], said[1], "{make}: {command}");
@@ -307,34 +313,34 @@ fn devices_are_shown_as_by_qemu() {
         "snapshot -d one DEV",
         "create -q -f qcow2 --backing-folders /dev -b DEV -F qcow2 top.qcow2",
     ] {
-        let (code, _, said) = run(&folder, &device, "strata-img", command);
+        let (code, _, said) = run(&directory, &device, "strata-img", command);
         assert_eq!(code, Some(0), "{command}: {said}");
     }
-    folder.qemu_io("top.qcow2", &["write -q -P 8 0 1M"]);
-    let folders = ["--backing-folders", "/"];
+    directory.qemu_io("top.qcow2", &["write -q -P 8 0 1M"]);
+    let directories = ["--backing-folders", "/"];
     let commit = ["commit", "-q", "-f", "qcow2", "top.qcow2"];
-    folder.ok("strata-img", &[&commit[..], &folders].concat());
-    folder.qemu(&["check", "-q", device.path()]);
-    folder.qemu(&["compare", "top.qcow2", device.path()]);
+    directory.ok("strata-img", &[&commit[..], &directories].concat());
+    directory.qemu(&["check", "-q", device.path()]);
+    directory.qemu(&["compare", "top.qcow2", device.path()]);
 }
 
 #[test]
 fn devices_of_large_sectors_are_zeroed_too() {
-    let folder = Folder::new();
-    let Some(device) = Device::with_sectors(&folder, "disk", SIZE, 4096) else {
+    let directory = Directory::new();
+    let Some(device) = Device::with_sectors(&directory, "disk", SIZE, 4096) else {
         return;
     };
     let mut bytes = vec![5; 1 << 20];
     bytes[5120..9728].fill(0);
     bytes[100_352..300_032].fill(0);
-    fs::write(folder.path("s.raw"), &bytes).unwrap();
+    fs::write(directory.path("s.raw"), &bytes).unwrap();
     for command in [
         "convert -n -S 512 -O raw s.raw DEV",
         "convert -O raw s.raw DEV",
     ] {
         let contents = PROGRAMS.map(|program| {
             device.fill(9);
-            let (code, _, said) = run(&folder, &device, program, command);
+            let (code, _, said) = run(&directory, &device, program, command);
             assert_eq!(code, Some(0), "{program} {command}: {said}");
             device.content()
         });

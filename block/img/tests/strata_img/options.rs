@@ -1,17 +1,17 @@
 //! Options that every command takes, and lists of what `-o` knows.
 
-use crate::{Folder, text};
+use crate::{Directory, text};
 
 #[test]
 fn where_backing_files_may_lie() {
-    let folder = Folder::new();
-    let (base, images) = (folder.path("base"), folder.path("images"));
+    let directory = Directory::new();
+    let (base, images) = (directory.path("base"), directory.path("images"));
     std::fs::create_dir(&base).unwrap();
     std::fs::create_dir(&images).unwrap();
-    folder.qemu(&["create", "-q", "base/base.raw", "1M"]);
+    directory.qemu(&["create", "-q", "base/base.raw", "1M"]);
     let name = base.join("base.raw").display().to_string();
     let create = ["create", "-q", "-f", "qcow2", "-b", &name, "-F", "raw"];
-    folder.qemu(&[&create[..], &["images/top.qcow2"]].concat());
+    directory.qemu(&[&create[..], &["images/top.qcow2"]].concat());
     let nowhere = ["--backing-folders", "/srv"];
     let there = base.display().to_string();
     let there = ["--backing-folders", &*there];
@@ -23,7 +23,7 @@ fn where_backing_files_may_lie() {
     ] {
         let run = |more: &[&str]| {
             let args = [command, more, &["images/top.qcow2"]].concat();
-            folder.run("strata-img", &args)
+            directory.run("strata-img", &args)
         };
         assert!(run(&[]).status.success(), "{command:?}");
         assert!(run(&there).status.success(), "{command:?}");
@@ -33,25 +33,25 @@ fn where_backing_files_may_lie() {
         assert!(said.contains("backing-folders"), "{said}");
     }
     let args = ["convert", "images/top.qcow2", "out"];
-    let refused = folder.run("strata-img", &[&args[..], &nowhere].concat());
+    let refused = directory.run("strata-img", &[&args[..], &nowhere].concat());
     assert_eq!(refused.status.code(), Some(1));
-    assert!(!folder.path("out").exists());
+    assert!(!directory.path("out").exists());
 }
 
 #[test]
 fn a_backing_format_that_the_header_does_not_give() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "base.raw", "1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "base.raw", "1M"]);
     let create = ["create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw"];
-    folder.qemu(&[&create[..], &["-o", "compat=0.10", "top.qcow2"]].concat());
+    directory.qemu(&[&create[..], &["-o", "compat=0.10", "top.qcow2"]].concat());
     // The extension's magic: from now on an unknown one, which says nothing.
-    let header = std::fs::read(folder.path("top.qcow2")).unwrap();
+    let header = std::fs::read(directory.path("top.qcow2")).unwrap();
     let magic = [0xe2, 0x79, 0x2a, 0xca];
     let at = header.windows(4).position(|bytes| bytes == magic).unwrap();
-    folder.poke("top.qcow2", at, &[0x12, 0x34, 0x56, 0x78]);
-    let said = text(&folder.run("strata-img", &["map", "top.qcow2"]).stderr);
+    directory.poke("top.qcow2", at, &[0x12, 0x34, 0x56, 0x78]);
+    let said = text(&directory.run("strata-img", &["map", "top.qcow2"]).stderr);
     assert!(said.contains("backing-format=raw"), "{said}");
-    folder.ok(
+    directory.ok(
         "strata-img",
         &["map", "--backing-format", "raw", "top.qcow2"],
     );
@@ -59,8 +59,8 @@ fn a_backing_format_that_the_header_does_not_give() {
 
 #[test]
 fn what_there_is_not_is_said_in_one_line() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "a.raw", "1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "a.raw", "1M"]);
     for (args, expected) in [
         (
             &["info", "--image-opts", "driver=raw"][..],
@@ -89,7 +89,7 @@ fn what_there_is_not_is_said_in_one_line() {
             "requires use of -n",
         ),
     ] {
-        let output = folder.run("strata-img", args);
+        let output = directory.run("strata-img", args);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(
@@ -101,14 +101,14 @@ fn what_there_is_not_is_said_in_one_line() {
 
 #[test]
 fn options_of_formats_are_listed() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     for format in ["raw", "qcow2", "qed"] {
         for target in [&[][..], &["image"], &["nbd://localhost/image"]] {
             for (command, sources) in [(["create", "-f"], &[][..]), (["convert", "-O"], &["a"])] {
                 let names = if target.is_empty() { &[][..] } else { sources };
                 let args = [&command[..], &[format, "-o", "help"], names, target].concat();
-                let theirs = folder.qemu(&args);
-                let ours = folder.ok("strata-img", &args);
+                let theirs = directory.qemu(&args);
+                let ours = directory.ok("strata-img", &args);
                 // What else there is in QEMU is refused here.
                 let known = |line: &&str| {
                     let not_here = ["  encrypt", "  table_size"];
@@ -125,13 +125,13 @@ fn options_of_formats_are_listed() {
 
 #[test]
 fn every_command_has_an_example() {
-    let folder = Folder::new();
-    let help = folder.ok("strata-img", &["--help"]);
+    let directory = Directory::new();
+    let help = directory.ok("strata-img", &["--help"]);
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let commands = commands.take_while(|line| line.starts_with("  "));
     for line in commands.filter(|line| !line.starts_with("  help ")) {
         let command = line.split_whitespace().next().unwrap();
-        let help = folder.ok("strata-img", &[command, "--help"]);
+        let help = directory.ok("strata-img", &[command, "--help"]);
         let example = format!("  strata-img {command} ");
         assert!(help.contains(&example), "{help}");
     }

@@ -2,19 +2,19 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use super::Folder;
+use super::Directory;
 
 const SIZE: u64 = 8 << 20;
 
 /// Length of a file, and whether all of the disk has a place on the host's.
-fn stored(folder: &Folder, name: &str) -> (u64, bool) {
-    let meta = std::fs::metadata(folder.path(name)).unwrap();
+fn stored(directory: &Directory, name: &str) -> (u64, bool) {
+    let meta = std::fs::metadata(directory.path(name)).unwrap();
     (meta.len(), meta.blocks() * 512 >= SIZE)
 }
 
 #[test]
 fn images_get_what_qemu_gives_them() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     for (format, options) in [
         ("raw", "preallocation=falloc"),
         ("raw", "preallocation=full"),
@@ -32,14 +32,14 @@ fn images_get_what_qemu_gives_them() {
         ("qcow2", "preallocation=full,compat=0.10"),
     ] {
         let args = ["create", "-f", format, "-o", options, "image", "8M"];
-        let theirs = folder.ok("qemu-img", &args);
-        let (their_len, their_room) = stored(&folder, "image");
+        let theirs = directory.ok("qemu-img", &args);
+        let (their_len, their_room) = stored(&directory, "image");
         let map = ["map", "-f", format, "--output=json", "image"];
-        let their_map = folder.ok("qemu-img", &map);
-        std::fs::remove_file(folder.path("image")).unwrap();
+        let their_map = directory.ok("qemu-img", &map);
+        std::fs::remove_file(directory.path("image")).unwrap();
 
-        let ours = folder.ok("strata-img", &args);
-        let (our_len, our_room) = stored(&folder, "image");
+        let ours = directory.ok("strata-img", &args);
+        let (our_len, our_room) = stored(&directory, "image");
         assert_eq!(ours, theirs, "{format} {options}");
         assert_eq!(our_room, their_room, "{format} {options}");
         let falloc_or_full = options.contains("falloc") || options.contains("full");
@@ -48,24 +48,24 @@ fn images_get_what_qemu_gives_them() {
             our_len <= their_len + 65536,
             "{format} {options}: {our_len}, {their_len}"
         );
-        let our_map = folder.ok("qemu-img", &map);
+        let our_map = directory.ok("qemu-img", &map);
         // QEMU writes to the first block of a raw file.
         if format == "qcow2" {
             let (ours, theirs) = (without_offsets(&our_map), without_offsets(&their_map));
             assert_eq!(ours, theirs, "{format} {options}");
-            folder.ok("qemu-img", &["check", "-f", format, "image"]);
+            directory.ok("qemu-img", &["check", "-f", format, "image"]);
         }
     }
 }
 
 #[test]
 fn an_external_data_file_gets_it() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let options = "data_file=data,preallocation=falloc";
     let args = ["create", "-q", "-f", "qcow2", "-o", options, "image", "8M"];
-    folder.ok("strata-img", &args);
-    assert_eq!(stored(&folder, "data"), (SIZE, true));
-    folder.ok("qemu-img", &["check", "-f", "qcow2", "image"]);
+    directory.ok("strata-img", &args);
+    assert_eq!(stored(&directory, "data"), (SIZE, true));
+    directory.ok("qemu-img", &["check", "-f", "qcow2", "image"]);
 }
 
 /// A map, without where the clusters lie in the file.
@@ -79,7 +79,7 @@ fn without_offsets(map: &str) -> serde_json::Value {
 
 #[test]
 fn raw_has_no_metadata_to_allocate() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let args = [
         "create",
         "-f",
@@ -89,7 +89,7 @@ fn raw_has_no_metadata_to_allocate() {
         "image",
         "8M",
     ];
-    let output = folder.run("strata-img", &args);
+    let output = directory.run("strata-img", &args);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(

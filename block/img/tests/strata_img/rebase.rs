@@ -1,37 +1,37 @@
 //! Which backing files an image gets, when it is made and later: those with which it opens again.
 
-use crate::{Folder, read, text};
+use crate::{Directory, read, text};
 
 #[test]
 fn a_base_that_would_not_be_opened_again_is_refused() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     for name in ["here", "there"] {
-        std::fs::create_dir(folder.path(name)).unwrap();
+        std::fs::create_dir(directory.path(name)).unwrap();
     }
     let run = tempfile::tempdir_in("/run").unwrap();
     let system = run.path().join("base");
     for path in [
-        folder.path("here/odd"),
-        folder.path("there/odd"),
+        directory.path("here/odd"),
+        directory.path("there/odd"),
         system.clone(),
     ] {
         std::fs::write(path, vec![7; 100_000]).unwrap();
     }
-    folder.qemu(&["create", "-q", "there/even", "1M"]);
+    directory.qemu(&["create", "-q", "there/even", "1M"]);
     let system = system.to_str().unwrap();
     for format in ["qcow2", "qed"] {
         let rebase = |more: &[&str], name: &str| {
-            folder.qemu(&["create", "-q", "-f", format, "here/top", "1M"]);
-            let before = read(&folder.path("here/top"));
+            directory.qemu(&["create", "-q", "-f", format, "here/top", "1M"]);
+            let before = read(&directory.path("here/top"));
             let args = ["rebase", "-f", format, "-F", "raw", "-b", name, "here/top"];
-            let output = folder.run("strata-img", &[&args[..], more].concat());
-            let changed = read(&folder.path("here/top")) != before;
+            let output = directory.run("strata-img", &[&args[..], more].concat());
+            let changed = read(&directory.path("here/top")) != before;
             assert_eq!(output.status.success(), changed, "{output:?}");
             (changed, text(&output.stderr))
         };
         let opens = |more: &[&str]| {
             let args = ["info", "--backing-chain", "-f", format, "here/top"];
-            let output = folder.run("strata-img", &[&args[..], more].concat());
+            let output = directory.run("strata-img", &[&args[..], more].concat());
             output.status.success()
         };
         for name in ["../there/odd", system] {
@@ -40,9 +40,9 @@ fn a_base_that_would_not_be_opened_again_is_refused() {
             let names_it = said.contains(name) && said.contains("backing-folders=/");
             assert!(names_it && said.lines().count() == 1, "{said}");
             // Whoever says that it is meant says so of the next start, too.
-            let folders = ["--backing-folders", "/"];
-            assert!(rebase(&folders, name).0, "{format} {name}");
-            assert!(opens(&folders) && !opens(&[]), "{format} {name}");
+            let directories = ["--backing-folders", "/"];
+            assert!(rebase(&directories, name).0, "{format} {name}");
+            assert!(opens(&directories) && !opens(&[]), "{format} {name}");
             // Who has only the header changed is not asked.
             assert!(rebase(&["-u"], name).0, "{format} {name}");
         }
@@ -50,7 +50,7 @@ fn a_base_that_would_not_be_opened_again_is_refused() {
             assert!(rebase(&[], name).0, "{format} {name}");
             assert!(opens(&[]), "{format} {name}");
         }
-        let only_there = folder.path("there");
+        let only_there = directory.path("there");
         let only_there = ["--backing-folders", only_there.to_str().unwrap()];
         assert!(rebase(&only_there, "../there/odd").0);
         assert!(!rebase(&only_there, system).0);
@@ -59,25 +59,25 @@ fn a_base_that_would_not_be_opened_again_is_refused() {
 
 #[test]
 fn a_base_that_would_not_be_opened_is_refused_at_creation() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     for name in ["here", "there"] {
-        std::fs::create_dir(folder.path(name)).unwrap();
+        std::fs::create_dir(directory.path(name)).unwrap();
     }
     let run = tempfile::tempdir_in("/run").unwrap();
     let system = run.path().join("base");
     for path in [
-        folder.path("here/odd"),
-        folder.path("there/odd"),
+        directory.path("here/odd"),
+        directory.path("there/odd"),
         system.clone(),
     ] {
         std::fs::write(path, vec![7; 100_000]).unwrap();
     }
-    folder.qemu(&["create", "-q", "there/even", "1M"]);
+    directory.qemu(&["create", "-q", "there/even", "1M"]);
     // Shorter than whole sectors, but with a header.
-    folder.qemu(&["create", "-q", "-f", "qcow2", "there/image", "1M"]);
-    let image = read(&folder.path("there/image"));
-    std::fs::write(folder.path("there/image"), [&image[..], &[0]].concat()).unwrap();
-    std::fs::write(folder.path("source"), vec![5; 2 << 20]).unwrap();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "there/image", "1M"]);
+    let image = read(&directory.path("there/image"));
+    std::fs::write(directory.path("there/image"), [&image[..], &[0]].concat()).unwrap();
+    std::fs::write(directory.path("source"), vec![5; 2 << 20]).unwrap();
     let system = system.to_str().unwrap();
     for (format, make) in [
         ("qcow2", "create -q -f qcow2 -F FMT -b BASE here/top"),
@@ -91,17 +91,17 @@ fn a_base_that_would_not_be_opened_is_refused_at_creation() {
         ("qed", "convert -O qed -F FMT -B BASE source here/top"),
     ] {
         let make = |more: &[&str], base_format: &str, base: &str| {
-            let _ = std::fs::remove_file(folder.path("here/top"));
+            let _ = std::fs::remove_file(directory.path("here/top"));
             let line = make.replace("FMT", base_format).replace("BASE", base);
             let args: Vec<&str> = line.split(' ').collect();
-            let output = folder.run("strata-img", &[&args[..], more].concat());
-            let made = folder.path("here/top").exists();
+            let output = directory.run("strata-img", &[&args[..], more].concat());
+            let made = directory.path("here/top").exists();
             assert_eq!(output.status.success(), made, "{output:?}");
             (made, text(&output.stderr))
         };
         let opens = |more: &[&str]| {
             let args = ["info", "--backing-chain", "-f", format, "here/top"];
-            let output = folder.run("strata-img", &[&args[..], more].concat());
+            let output = directory.run("strata-img", &[&args[..], more].concat());
             output.status.success()
         };
         for name in ["../there/odd", system] {
@@ -109,9 +109,9 @@ fn a_base_that_would_not_be_opened_is_refused_at_creation() {
             assert!(!made, "{name}");
             let names_it = said.contains(name) && said.contains("backing-folders=/");
             assert!(names_it && said.lines().count() == 1, "{said}");
-            let folders = ["--backing-folders", "/"];
-            assert!(make(&folders, "raw", name).0, "{name}");
-            assert!(opens(&folders) && !opens(&[]), "{name}");
+            let directories = ["--backing-folders", "/"];
+            assert!(make(&directories, "raw", name).0, "{name}");
+            assert!(opens(&directories) && !opens(&[]), "{name}");
         }
         for (base_format, name) in [
             ("raw", "odd"),
@@ -122,14 +122,14 @@ fn a_base_that_would_not_be_opened_is_refused_at_creation() {
             assert!(made, "{name}: {said}");
             assert!(opens(&[]), "{name}");
         }
-        let only_there = folder.path("there");
+        let only_there = directory.path("there");
         let only_there = ["--backing-folders", only_there.to_str().unwrap()];
         assert!(make(&only_there, "raw", "../there/odd").0);
         assert!(!make(&only_there, "raw", system).0);
     }
     // Who does not have the backing file looked at is not asked.
     let args = ["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b"];
-    folder.ok(
+    directory.ok(
         "strata-img",
         &[&args[..], &[system, "here/top", "1M"]].concat(),
     );

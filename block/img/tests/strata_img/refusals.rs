@@ -1,12 +1,12 @@
 //! What commands say of images that they cannot open or make: in the words of the reference, where
 //! it has one line for it.
 
-use crate::{Folder, text};
+use crate::{Directory, text};
 
 /// What both programs say for the same arguments, which they refuse.
-fn refused(folder: &Folder, args: &[&str]) -> [String; 2] {
+fn refused(directory: &Directory, args: &[&str]) -> [String; 2] {
     ["qemu-img", "strata-img"].map(|program| {
-        let output = folder.run(program, args);
+        let output = directory.run(program, args);
         assert_eq!(output.status.code(), Some(1), "{program} {args:?}");
         text(&output.stderr).replace(program, "PROGRAM")
     })
@@ -14,13 +14,13 @@ fn refused(folder: &Folder, args: &[&str]) -> [String; 2] {
 
 #[test]
 fn images_that_cannot_be_opened_are_told_alike() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "-f", "qcow2", "big", "1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "big", "1M"]);
     // A disk of an exabyte.
-    folder.poke("big", 24, &(1u64 << 60).to_be_bytes());
-    folder.qemu(&["create", "-q", "-f", "qcow2", "new", "1M"]);
-    folder.poke("new", 72, &(1u64 << 50).to_be_bytes());
-    folder.qemu(&["create", "-q", "-f", "qcow2", "good", "1M"]);
+    directory.poke("big", 24, &(1u64 << 60).to_be_bytes());
+    directory.qemu(&["create", "-q", "-f", "qcow2", "new", "1M"]);
+    directory.poke("new", 72, &(1u64 << 50).to_be_bytes());
+    directory.qemu(&["create", "-q", "-f", "qcow2", "good", "1M"]);
     for image in ["big", "new"] {
         for command in [
             "info -f qcow2 X",
@@ -42,7 +42,7 @@ fn images_that_cannot_be_opened_are_told_alike() {
         ] {
             let command = command.replace('X', image);
             let args: Vec<&str> = command.split(' ').collect();
-            let [theirs, ours] = refused(&folder, &args);
+            let [theirs, ours] = refused(&directory, &args);
             assert_eq!(ours, theirs, "{command}");
             let beginning = format!("PROGRAM: Could not open '{image}': ");
             assert!(ours.starts_with(&beginning), "{command}: {ours}");
@@ -51,17 +51,17 @@ fn images_that_cannot_be_opened_are_told_alike() {
     for command in ["info missing", "map missing", "convert missing copy"] {
         let args: Vec<&str> = command.split(' ').collect();
         let why = "PROGRAM: Could not open 'missing': No such file or directory\n";
-        assert_eq!(refused(&folder, &args)[1], why, "{command}");
+        assert_eq!(refused(&directory, &args)[1], why, "{command}");
     }
 }
 
 #[test]
 fn a_disk_that_is_too_large_is_told_alike() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     for (options, size) in [("cluster_size=64k", "1E"), ("cluster_size=512", "1T")] {
         let args = ["create", "-q", "-f", "qcow2", "-o", options, "image", size];
-        let [theirs, ours] = refused(&folder, &args);
+        let [theirs, ours] = refused(&directory, &args);
         assert_eq!(ours, theirs);
-        assert!(!folder.path("image").exists());
+        assert!(!directory.path("image").exists());
     }
 }

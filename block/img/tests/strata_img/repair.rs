@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{Folder, text};
+use crate::{Directory, text};
 
 /// One change of an image's tables: which table, which entry, and the new value; or the bits of the
 /// old one that flip.
@@ -21,31 +21,36 @@ const COPIED: u64 = 1 << 63;
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 
 impl Damage {
-    fn apply(&self, folder: &Folder, name: &str) {
-        let (l1, table) = (folder.peek(name, 40), folder.peek(name, 48) as usize);
-        let l2 = (folder.peek(name, l1 as usize) & OFFSET) as usize;
+    fn apply(&self, directory: &Directory, name: &str) {
+        let (l1, table) = (directory.peek(name, 40), directory.peek(name, 48) as usize);
+        let l2 = (directory.peek(name, l1 as usize) & OFFSET) as usize;
         let flip = |at: usize, bits: u64| {
-            let new = folder.peek(name, at) ^ bits;
-            folder.poke(name, at, &new.to_be_bytes());
+            let new = directory.peek(name, at) ^ bits;
+            directory.poke(name, at, &new.to_be_bytes());
         };
         match *self {
             Refcount(cluster, count) => {
-                let at = folder.peek(name, table) as usize + cluster * 2;
-                folder.poke(name, at, &count.to_be_bytes());
+                let at = directory.peek(name, table) as usize + cluster * 2;
+                directory.poke(name, at, &count.to_be_bytes());
             }
-            L2(index, entry) => folder.poke(name, l2 + index * 8, &entry.to_be_bytes()),
+            L2(index, entry) => directory.poke(name, l2 + index * 8, &entry.to_be_bytes()),
             FlipL2(index, bits) => flip(l2 + index * 8, bits),
             FlipL1(bits) => flip(l1 as usize, bits),
-            Block(index, entry) => folder.poke(name, table + index * 8, &entry.to_be_bytes()),
-            Feature(bits) => folder.poke(name, 79, &[bits]),
+            Block(index, entry) => directory.poke(name, table + index * 8, &entry.to_be_bytes()),
+            Feature(bits) => directory.poke(name, 79, &[bits]),
         }
     }
 }
 
 /// Exit code and JSON of a check; without what depends on where new tables go.
-fn check(folder: &Folder, program: &str, repair: &[&str], name: &str) -> (Option<i32>, Value) {
+fn check(
+    directory: &Directory,
+    program: &str,
+    repair: &[&str],
+    name: &str,
+) -> (Option<i32>, Value) {
     let args = [&["check", "--output=json", "-f", "qcow2"], repair, &[name]].concat();
-    let output = folder.run(program, &args);
+    let output = directory.run(program, &args);
     let mut json = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     if let Some(fields) = json.as_object_mut() {
         fields.remove("filename");
@@ -54,11 +59,11 @@ fn check(folder: &Folder, program: &str, repair: &[&str], name: &str) -> (Option
     (output.status.code(), json)
 }
 
-fn damaged() -> Folder {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-f", "qcow2", "a", "4M"]);
-    folder.qemu_io("a", &["write -P 5 0 1M"]);
-    folder
+fn damaged() -> Directory {
+    let directory = Directory::new();
+    directory.qemu(&["create", "-f", "qcow2", "a", "4M"]);
+    directory.qemu_io("a", &["write -P 5 0 1M"]);
+    directory
 }
 
 #[test]
@@ -80,18 +85,18 @@ fn the_same_is_repaired_as_by_qemu() {
         &[Refcount(7, 0), Refcount(8, 4), FlipL2(9, COPIED)],
         &[Refcount(7, 2), FlipL2(9, COPIED)],
     ];
-    let folder = damaged();
+    let directory = damaged();
     let mut repaired = 0;
     for (n, damage) in damages.iter().enumerate() {
         for repair in [&["-r", "leaks"], &["-r", "all"]] {
             for program in ["qemu-img", "strata-img"] {
-                std::fs::copy(folder.path("a"), folder.path(program)).unwrap();
-                damage.iter().for_each(|d| d.apply(&folder, program));
+                std::fs::copy(directory.path("a"), directory.path(program)).unwrap();
+                damage.iter().for_each(|d| d.apply(&directory, program));
             }
-            let theirs = check(&folder, "qemu-img", repair, "qemu-img");
-            let ours = check(&folder, "strata-img", repair, "strata-img");
+            let theirs = check(&directory, "qemu-img", repair, "qemu-img");
+            let ours = check(&directory, "strata-img", repair, "strata-img");
             assert_eq!(theirs, ours, "case {n} {repair:?}");
-            let left = check(&folder, "qemu-img", &[], "strata-img").0;
+            let left = check(&directory, "qemu-img", &[], "strata-img").0;
             if ours.0 != Some(1) {
                 assert_eq!(left, ours.0, "case {n} {repair:?}");
             }
@@ -111,25 +116,25 @@ fn more_is_repaired_than_by_qemu() {
         (Block(1, 1 << 32), 1),
     ];
     for (damage, fixed) in damages {
-        let folder = damaged();
-        damage.apply(&folder, "a");
-        let (code, report) = check(&folder, "strata-img", &["-r", "all"], "a");
+        let directory = damaged();
+        damage.apply(&directory, "a");
+        let (code, report) = check(&directory, "strata-img", &["-r", "all"], "a");
         assert_eq!(code, Some(0), "{report}");
         assert_eq!(report["corruptions-fixed"], fixed);
-        assert_eq!(check(&folder, "qemu-img", &[], "a").0, Some(0));
-        assert!(std::fs::metadata(folder.path("a")).unwrap().len() < 2 << 20);
+        assert_eq!(check(&directory, "qemu-img", &[], "a").0, Some(0));
+        assert!(std::fs::metadata(directory.path("a")).unwrap().len() < 2 << 20);
     }
 }
 
 #[test]
 fn what_is_printed_is_what_qemu_prints() {
-    let folder = damaged();
+    let directory = damaged();
     for program in ["qemu-img", "strata-img"] {
-        std::fs::copy(folder.path("a"), folder.path("b")).unwrap();
-        Refcount(6, 3).apply(&folder, "b");
-        FlipL2(9, COPIED).apply(&folder, "b");
-        let output = folder.run(program, &["check", "-f", "qcow2", "-r", "all", "b"]);
-        std::fs::write(folder.path(&format!("{program}.out")), output.stdout).unwrap();
+        std::fs::copy(directory.path("a"), directory.path("b")).unwrap();
+        Refcount(6, 3).apply(&directory, "b");
+        FlipL2(9, COPIED).apply(&directory, "b");
+        let output = directory.run(program, &["check", "-f", "qcow2", "-r", "all", "b"]);
+        std::fs::write(directory.path(&format!("{program}.out")), output.stdout).unwrap();
         let lines = text(&output.stderr);
         for line in [
             "Leaked cluster 6 refcount=3 reference=1",
@@ -139,9 +144,9 @@ fn what_is_printed_is_what_qemu_prints() {
             assert!(lines.contains(line), "{program}: {lines}");
         }
     }
-    let said = |program| std::fs::read_to_string(folder.path(program)).unwrap();
+    let said = |program| std::fs::read_to_string(directory.path(program)).unwrap();
     assert_eq!(said("qemu-img.out"), said("strata-img.out"));
-    let quiet = folder.run(
+    let quiet = directory.run(
         "strata-img",
         &["check", "-q", "-f", "qcow2", "-r", "all", "b"],
     );
@@ -149,74 +154,81 @@ fn what_is_printed_is_what_qemu_prints() {
 }
 
 /// A QED image with 7 clusters of data, the second entry of its L2 table at `entry`.
-fn qed() -> (Folder, usize) {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-f", "qed", "a", "4M"]);
+fn qed() -> (Directory, usize) {
+    let directory = Directory::new();
+    directory.qemu(&["create", "-f", "qed", "a", "4M"]);
     let writes = ["-c", "write -P 1 0 300k", "-c", "write -P 2 1M 64k"];
-    folder.ok("qemu-io", &[&["-f", "qed"], &writes[..], &["a"]].concat());
-    let word = |at: usize| folder.peek("a", at).swap_bytes() as usize;
+    directory.ok("qemu-io", &[&["-f", "qed"], &writes[..], &["a"]].concat());
+    let word = |at: usize| directory.peek("a", at).swap_bytes() as usize;
     let entry = word(word(40)) + 8;
-    (folder, entry)
+    (directory, entry)
 }
 
-fn check_qed(folder: &Folder, program: &str, repair: &[&str]) -> (Option<i32>, Value) {
+fn check_qed(directory: &Directory, program: &str, repair: &[&str]) -> (Option<i32>, Value) {
     let args = [&["check", "--output=json", "-f", "qed"], repair, &["a"]].concat();
-    let output = folder.run(program, &args);
+    let output = directory.run(program, &args);
     let json = serde_json::from_slice(&output.stdout).unwrap();
     (output.status.code(), json)
 }
 
 #[test]
 fn qed_is_checked_as_by_qemu() {
-    let same = |folder: &Folder| {
-        let ours = check_qed(folder, "strata-img", &[]);
-        assert_eq!(check_qed(folder, "qemu-img", &[]), ours);
+    let same = |directory: &Directory| {
+        let ours = check_qed(directory, "strata-img", &[]);
+        assert_eq!(check_qed(directory, "qemu-img", &[]), ours);
         ours.0
     };
-    let (folder, entry) = qed();
-    assert_eq!(same(&folder), Some(0));
+    let (directory, entry) = qed();
+    assert_eq!(same(&directory), Some(0));
     // Clusters that nothing names, a cluster that is not there, one that is named twice.
-    let mut bytes = std::fs::read(folder.path("a")).unwrap();
+    let mut bytes = std::fs::read(directory.path("a")).unwrap();
     bytes.resize(bytes.len() + (128 << 10), 0);
-    std::fs::write(folder.path("a"), bytes).unwrap();
-    assert_eq!(same(&folder), Some(3));
-    let data = folder.peek("a", entry);
-    folder.poke("a", entry, &(1u64 << 40).to_le_bytes());
-    assert_eq!(same(&folder), Some(2));
-    folder.poke("a", entry + 8, &folder.peek("a", entry - 8).to_be_bytes());
-    assert_eq!(same(&folder), Some(2));
-    folder.poke("a", entry, &data.to_be_bytes());
-    assert_eq!(same(&folder), Some(2));
+    std::fs::write(directory.path("a"), bytes).unwrap();
+    assert_eq!(same(&directory), Some(3));
+    let data = directory.peek("a", entry);
+    directory.poke("a", entry, &(1u64 << 40).to_le_bytes());
+    assert_eq!(same(&directory), Some(2));
+    directory.poke(
+        "a",
+        entry + 8,
+        &directory.peek("a", entry - 8).to_be_bytes(),
+    );
+    assert_eq!(same(&directory), Some(2));
+    directory.poke("a", entry, &data.to_be_bytes());
+    assert_eq!(same(&directory), Some(2));
     // Twice the same cluster cannot be put right, and nothing is cut off then.
-    let before = std::fs::read(folder.path("a")).unwrap();
-    assert_eq!(check_qed(&folder, "strata-img", &["-r", "all"]).0, Some(2));
-    assert!(before == std::fs::read(folder.path("a")).unwrap());
+    let before = std::fs::read(directory.path("a")).unwrap();
+    assert_eq!(
+        check_qed(&directory, "strata-img", &["-r", "all"]).0,
+        Some(2)
+    );
+    assert!(before == std::fs::read(directory.path("a")).unwrap());
 }
 
 #[test]
 fn qed_is_repaired() {
-    let (folder, entry) = qed();
-    let bytes = std::fs::read(folder.path("a")).unwrap();
+    let (directory, entry) = qed();
+    let bytes = std::fs::read(directory.path("a")).unwrap();
     let mut longer = bytes.clone();
     longer.resize(bytes.len() + (128 << 10), 0);
     // NEED_CHECK.
     longer[16] |= 2;
-    std::fs::write(folder.path("a"), longer).unwrap();
-    let (code, report) = check_qed(&folder, "strata-img", &["-r", "leaks"]);
+    std::fs::write(directory.path("a"), longer).unwrap();
+    let (code, report) = check_qed(&directory, "strata-img", &["-r", "leaks"]);
     assert_eq!(code, Some(0), "{report}");
     assert_eq!(report["leaks-fixed"], 2);
-    assert!(bytes == std::fs::read(folder.path("a")).unwrap());
-    folder.poke("a", entry, &(1u64 << 40).to_le_bytes());
+    assert!(bytes == std::fs::read(directory.path("a")).unwrap());
+    directory.poke("a", entry, &(1u64 << 40).to_le_bytes());
     assert_eq!(
-        check_qed(&folder, "strata-img", &["-r", "leaks"]).0,
+        check_qed(&directory, "strata-img", &["-r", "leaks"]).0,
         Some(2)
     );
-    let (code, report) = check_qed(&folder, "strata-img", &["-r", "all"]);
+    let (code, report) = check_qed(&directory, "strata-img", &["-r", "all"]);
     // The cluster that the entry named lies between others.
     assert_eq!(code, Some(3), "{report}");
     assert_eq!(report["corruptions-fixed"], 1);
-    assert_eq!(check_qed(&folder, "qemu-img", &[]).0, Some(3));
-    folder.ok(
+    assert_eq!(check_qed(&directory, "qemu-img", &[]).0, Some(3));
+    directory.ok(
         "qemu-io",
         &[
             "-f",
@@ -233,35 +245,35 @@ fn qed_is_repaired() {
 /// L1 entries behind the disk's end are looked at as the others are.
 #[test]
 fn qed_is_checked_behind_the_end_of_the_disk() {
-    let same = |folder: &Folder| {
-        let ours = check_qed(folder, "strata-img", &[]);
-        assert_eq!(check_qed(folder, "qemu-img", &[]), ours);
+    let same = |directory: &Directory| {
+        let ours = check_qed(directory, "strata-img", &[]);
+        assert_eq!(check_qed(directory, "qemu-img", &[]), ours);
         ours.0
     };
-    let l1 = |folder: &Folder| folder.peek("a", 40).swap_bytes() as usize;
-    let (folder, _) = qed();
-    let at = l1(&folder) + 5 * 8;
-    folder.poke("a", at, &(1u64 << 40).to_le_bytes());
-    assert_eq!(same(&folder), Some(2));
-    let (code, report) = check_qed(&folder, "strata-img", &["-r", "all"]);
+    let l1 = |directory: &Directory| directory.peek("a", 40).swap_bytes() as usize;
+    let (directory, _) = qed();
+    let at = l1(&directory) + 5 * 8;
+    directory.poke("a", at, &(1u64 << 40).to_le_bytes());
+    assert_eq!(same(&directory), Some(2));
+    let (code, report) = check_qed(&directory, "strata-img", &["-r", "all"]);
     assert_eq!(code, Some(0), "{report}");
     assert_eq!(report["corruptions-fixed"], 1);
-    assert_eq!(same(&folder), Some(0));
+    assert_eq!(same(&directory), Some(0));
     // The table that another entry names, too.
-    let table = folder.peek("a", l1(&folder));
-    folder.poke("a", at, &table.to_be_bytes());
-    assert_eq!(same(&folder), Some(2));
+    let table = directory.peek("a", l1(&directory));
+    directory.poke("a", at, &table.to_be_bytes());
+    assert_eq!(same(&directory), Some(2));
     // One of its own: it is in use.
-    let end = std::fs::metadata(folder.path("a")).unwrap().len();
-    let mut bytes = std::fs::read(folder.path("a")).unwrap();
+    let end = std::fs::metadata(directory.path("a")).unwrap().len();
+    let mut bytes = std::fs::read(directory.path("a")).unwrap();
     bytes.resize(bytes.len() + (256 << 10), 0);
-    std::fs::write(folder.path("a"), bytes).unwrap();
-    folder.poke("a", at, &end.to_le_bytes());
-    assert_eq!(same(&folder), Some(0));
+    std::fs::write(directory.path("a"), bytes).unwrap();
+    directory.poke("a", at, &end.to_le_bytes());
+    assert_eq!(same(&directory), Some(0));
     // A crash leaves such entries; whoever opens the image then gives their tables back.
-    folder.poke("a", 16, &[2]);
-    folder.ok("strata-img", &["resize", "-f", "qed", "a", "4M"]);
-    assert_eq!(same(&folder), Some(0));
-    assert_eq!(std::fs::metadata(folder.path("a")).unwrap().len(), end);
-    assert_eq!(folder.peek("a", at), 0);
+    directory.poke("a", 16, &[2]);
+    directory.ok("strata-img", &["resize", "-f", "qed", "a", "4M"]);
+    assert_eq!(same(&directory), Some(0));
+    assert_eq!(std::fs::metadata(directory.path("a")).unwrap().len(), end);
+    assert_eq!(directory.peek("a", at), 0);
 }

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::{Folder, read, server::Server, text};
+use crate::{Directory, read, server::Server, text};
 
 /// Images of every kind, small ones.
-fn images() -> Folder {
-    let folder = Folder::new();
+fn images() -> Directory {
+    let directory = Directory::new();
     let create = |args: &[&str]| {
-        folder.qemu(&[&["create", "-q"], args].concat());
+        directory.qemu(&[&["create", "-q"], args].concat());
     };
     let io = |format: &str, name: &str, commands: &[&str]| {
         let mut args = vec!["-f", format, name];
         args.extend(commands.iter().flat_map(|command| ["-c", command]));
-        folder.ok("qemu-io", &args);
+        directory.ok("qemu-io", &args);
     };
     create(&["base.raw", "3M"]);
     io("raw", "base.raw", &["write -P 1 64k 128k"]);
@@ -33,10 +33,10 @@ fn images() -> Folder {
         ("write -P 5 90k 3k", "two 2"),
     ] {
         io("qcow2", "snaps.qcow2", &[write]);
-        folder.qemu(&["snapshot", "-c", snapshot, "snaps.qcow2"]);
+        directory.qemu(&["snapshot", "-c", snapshot, "snaps.qcow2"]);
     }
-    folder.qemu(&["resize", "-q", "snaps.qcow2", "8M"]);
-    folder.qemu(&["snapshot", "-c", "1", "snaps.qcow2"]);
+    directory.qemu(&["resize", "-q", "snaps.qcow2", "8M"]);
+    directory.qemu(&["snapshot", "-c", "1", "snaps.qcow2"]);
     for (name, options) in [
         ("data.qcow2", "data_file=data.raw"),
         ("rawdata.qcow2", "data_file=rawdata.raw,data_file_raw=on"),
@@ -58,36 +58,36 @@ fn images() -> Folder {
         "-o",
         "compression_type=zstd",
     ];
-    folder.qemu(&[&zstd[..], &["top.qcow2", "zstd.qcow2"]].concat());
+    directory.qemu(&[&zstd[..], &["top.qcow2", "zstd.qcow2"]].concat());
     create(&["-f", "qcow2", "bits.qcow2", "8M"]);
-    folder.qemu(&["bitmap", "--add", "bits.qcow2", "one"]);
-    folder.qemu(&["bitmap", "--add", "--disable", "bits.qcow2", "two"]);
+    directory.qemu(&["bitmap", "--add", "bits.qcow2", "one"]);
+    directory.qemu(&["bitmap", "--add", "--disable", "bits.qcow2", "two"]);
     create(&["-f", "qed", "a.qed", "4M"]);
     io("qed", "a.qed", &["write -P 7 1M 100k"]);
     create(&["-f", "qed", "-b", "base.raw", "-F", "raw", "b.qed"]);
     let orphan = ["-u", "-b", "missing.raw", "-F", "raw"];
     create(&[&["-f", "qcow2"], &orphan[..], &["orphan.qcow2", "1M"]].concat());
-    std::fs::write(folder.path("empty.raw"), []).unwrap();
-    std::fs::write(folder.path("odd.raw"), [8; 700]).unwrap();
-    std::fs::create_dir(folder.path("folder")).unwrap();
-    folder
+    std::fs::write(directory.path("empty.raw"), []).unwrap();
+    std::fs::write(directory.path("odd.raw"), [8; 700]).unwrap();
+    std::fs::create_dir(directory.path("directory")).unwrap();
+    directory
 }
 
-/// A folder with the same files.
-fn copy(folder: &Folder) -> Folder {
-    let other = Folder::new();
-    for name in names(folder) {
-        if folder.path(&name).is_dir() {
+/// A directory with the same files.
+fn copy(directory: &Directory) -> Directory {
+    let other = Directory::new();
+    for name in names(directory) {
+        if directory.path(&name).is_dir() {
             std::fs::create_dir(other.path(&name)).unwrap();
         } else {
-            std::fs::copy(folder.path(&name), other.path(&name)).unwrap();
+            std::fs::copy(directory.path(&name), other.path(&name)).unwrap();
         }
     }
     other
 }
 
-fn names(folder: &Folder) -> Vec<String> {
-    let entries = std::fs::read_dir(folder.path("")).unwrap();
+fn names(directory: &Directory) -> Vec<String> {
+    let entries = std::fs::read_dir(directory.path("")).unwrap();
     let mut names: Vec<_> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -105,8 +105,8 @@ struct Said {
     error: bool,
 }
 
-fn run(folder: &Folder, program: &str, args: &[&str]) -> Said {
-    let output = folder.run(program, args);
+fn run(directory: &Directory, program: &str, args: &[&str]) -> Said {
+    let output = directory.run(program, args);
     let (out, error) = (text(&output.stdout), text(&output.stderr));
     if program == "strata-img" {
         // Where it shrinks an image it says two things, as qemu-img does.
@@ -126,7 +126,7 @@ fn run(folder: &Folder, program: &str, args: &[&str]) -> Said {
 }
 
 /// Returns the exit code.
-fn assert_same(theirs: &Folder, ours: &Folder, args: &str) -> Option<i32> {
+fn assert_same(theirs: &Directory, ours: &Directory, args: &str) -> Option<i32> {
     let args: Vec<&str> = args.split(' ').collect();
     let expected = run(theirs, "qemu-img", &args);
     assert_eq!(expected, run(ours, "strata-img", &args), "{args:?}");
@@ -135,7 +135,7 @@ fn assert_same(theirs: &Folder, ours: &Folder, args: &str) -> Option<i32> {
 
 #[test]
 fn commands_that_read() {
-    let folder = images();
+    let directory = images();
     let commands = [
         "info --output=json",
         "info",
@@ -146,14 +146,14 @@ fn commands_that_read() {
         "measure --output=json -O qcow2",
         "measure -O qcow2 -o preallocation=full,cluster_size=4k",
     ];
-    for name in names(&folder) {
+    for name in names(&directory) {
         for command in commands {
-            assert_same(&folder, &folder, &format!("{command} {name}"));
+            assert_same(&directory, &directory, &format!("{command} {name}"));
         }
         // These do not need its backing file here.
         if name != "orphan.qcow2" {
             for command in ["check", "check --output=json", "snapshot -l"] {
-                assert_same(&folder, &folder, &format!("{command} {name}"));
+                assert_same(&directory, &directory, &format!("{command} {name}"));
             }
         }
     }
@@ -191,18 +191,18 @@ fn commands_that_read() {
         "bench -c many base.raw",
         "bench -c 1 missing",
     ] {
-        assert_same(&folder, &folder, args);
+        assert_same(&directory, &directory, args);
     }
 }
 
 #[test]
 fn commands_that_write() {
-    let folder = images();
+    let directory = images();
     for args in [
         "create x 1M",
         "create x 0",
         "create x",
-        "create folder 1M",
+        "create directory 1M",
         "create no/x 1M",
         "create -f qcow2 x 0",
         "create -f qcow2 x much",
@@ -237,7 +237,7 @@ fn commands_that_write() {
         "convert -f qcow2 base.raw x",
         "convert missing x",
         "convert orphan.qcow2 x",
-        "convert base.raw folder",
+        "convert base.raw directory",
         "convert -n base.raw missing",
         "convert -n base.raw odd.raw",
         "convert -O qcow2 -B missing -F raw base.raw x",
@@ -293,9 +293,9 @@ fn commands_that_write() {
         "bitmap -f qcow2 --add bits.qcow2 three",
         "bitmap -f qcow2 --add bits.qcow2 one",
     ] {
-        let (theirs, ours) = (copy(&folder), copy(&folder));
+        let (theirs, ours) = (copy(&directory), copy(&directory));
         let code = assert_same(&theirs, &ours, args);
-        let mut seen = [&theirs, &ours].map(|folder| shown(folder, args));
+        let mut seen = [&theirs, &ours].map(|directory| shown(directory, args));
         if code != Some(0) && !seen[1].contains_key("x") {
             // An image that could not be made; qemu-img leaves what there is of it.
             seen[0].remove("x");
@@ -305,24 +305,26 @@ fn commands_that_write() {
 }
 
 /// What the images that a command names show to QEMU; of those that it cannot read nothing.
-fn shown(folder: &Folder, args: &str) -> BTreeMap<String, Option<Vec<u8>>> {
+fn shown(directory: &Directory, args: &str) -> BTreeMap<String, Option<Vec<u8>>> {
     let show = |name: &str| {
-        let shown = folder.path("shown");
+        let shown = directory.path("shown");
         let convert = ["convert", "-O", "raw", name, "shown"];
-        let converted = folder.run("qemu-img", &convert).status.success();
+        let converted = directory.run("qemu-img", &convert).status.success();
         let content = converted.then(|| read(&shown));
         let _ = std::fs::remove_file(shown);
         (name.to_owned(), content)
     };
-    let files = args.split(' ').filter(|name| folder.path(name).is_file());
+    let files = args
+        .split(' ')
+        .filter(|name| directory.path(name).is_file());
     files.map(show).collect()
 }
 
 #[test]
 fn images_on_servers() {
-    let folder = images();
-    let socket = folder.path("socket");
-    let image = folder.path("snaps.qcow2");
+    let directory = images();
+    let socket = directory.path("socket");
+    let image = directory.path("snaps.qcow2");
     let server = [
         "-t",
         "-e",
@@ -350,19 +352,19 @@ fn images_on_servers() {
         "commit -f qcow2 URI",
         "resize -f raw URI 99M",
     ] {
-        assert_same(&folder, &folder, &args.replace("URI", &uri));
+        assert_same(&directory, &directory, &args.replace("URI", &uri));
     }
 }
 
 #[test]
 fn files_that_cannot_be_written() {
-    let folder = images();
+    let directory = images();
     let full = "/dev/full";
     for args in [
         format!("create {full} 1M"),
         format!("convert base.raw {full}"),
         format!("create -f qcow2 {full} 1M"),
     ] {
-        assert_same(&folder, &folder, &args);
+        assert_same(&directory, &directory, &args);
     }
 }

@@ -2,13 +2,13 @@
 
 use serde_json::Value;
 
-use crate::{Folder, read, text};
+use crate::{Directory, read, text};
 
 /// A chain of three layers with data, zero clusters and holes, and a few odd images.
-fn images() -> (Folder, Vec<&'static str>) {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-f", "raw", "base.raw", "900k"]);
-    folder.ok(
+fn images() -> (Directory, Vec<&'static str>) {
+    let directory = Directory::new();
+    directory.qemu(&["create", "-f", "raw", "base.raw", "900k"]);
+    directory.ok(
         "qemu-io",
         &["-f", "raw", "-c", "write -P 1 64k 128k", "base.raw"],
     );
@@ -23,9 +23,9 @@ fn images() -> (Folder, Vec<&'static str>) {
         "low.qcow2",
         "2M",
     ];
-    folder.qemu(&below);
-    folder.qemu_io("low.qcow2", &["write -P 2 512k 200k", "write -z 1M 64k"]);
-    folder.qemu(&[
+    directory.qemu(&below);
+    directory.qemu_io("low.qcow2", &["write -P 2 512k 200k", "write -z 1M 64k"]);
+    directory.qemu(&[
         "create",
         "-f",
         "qcow2",
@@ -35,14 +35,14 @@ fn images() -> (Folder, Vec<&'static str>) {
         "qcow2",
         "top.qcow2",
     ]);
-    folder.qemu_io("top.qcow2", &["write -P 3 100k 30k", "write -z 192k 64k"]);
+    directory.qemu_io("top.qcow2", &["write -P 3 100k 30k", "write -z 192k 64k"]);
     let options = "cluster_size=4k,compat=0.10,preallocation=metadata";
-    folder.qemu(&["create", "-f", "qcow2", "-o", options, "old.qcow2", "2M"]);
-    folder.qemu_io("old.qcow2", &["write -P 4 64k 64k"]);
+    directory.qemu(&["create", "-f", "qcow2", "-o", options, "old.qcow2", "2M"]);
+    directory.qemu_io("old.qcow2", &["write -P 4 64k 64k"]);
     let options = "cluster_size=512,refcount_bits=1,lazy_refcounts=on";
-    folder.qemu(&["create", "-f", "qcow2", "-o", options, "small.qcow2", "1M"]);
-    folder.qemu_io("small.qcow2", &["write -P 5 64k 64k", "discard 70k 10k"]);
-    folder.qemu(&[
+    directory.qemu(&["create", "-f", "qcow2", "-o", options, "small.qcow2", "1M"]);
+    directory.qemu_io("small.qcow2", &["write -P 5 64k 64k", "discard 70k 10k"]);
+    directory.qemu(&[
         "create",
         "-f",
         "qcow2",
@@ -51,20 +51,24 @@ fn images() -> (Folder, Vec<&'static str>) {
         "large.qcow2",
         "1G",
     ]);
-    folder.qemu_io("large.qcow2", &["write -P 6 512M 1M", "write -z 600M 4M"]);
-    extended(&folder, "extended.qcow2", "cluster_size=16k,extended_l2=on");
+    directory.qemu_io("large.qcow2", &["write -P 6 512M 1M", "write -z 600M 4M"]);
+    extended(
+        &directory,
+        "extended.qcow2",
+        "cluster_size=16k,extended_l2=on",
+    );
     let options = "extended_l2=on,preallocation=metadata";
-    extended(&folder, "prepared.qcow2", options);
-    folder.qemu(&["create", "-f", "qcow2", "noted.qcow2", "64M"]);
+    extended(&directory, "prepared.qcow2", options);
+    directory.qemu(&["create", "-f", "qcow2", "noted.qcow2", "64M"]);
     for args in [
         &["-g", "4k", "noted.qcow2", "one"][..],
         &["--disable", "noted.qcow2", "two 2"],
     ] {
-        folder.qemu(&[&["bitmap", "--add"], args].concat());
+        directory.qemu(&[&["bitmap", "--add"], args].concat());
     }
-    folder.qemu_io("noted.qcow2", &["write -P 7 1M 100k"]);
-    folder.qemu(&["create", "-f", "qcow2", "empty.qcow2", "0"]);
-    folder.qemu(&["convert", "-c", "-O", "qcow2", "top.qcow2", "packed.qcow2"]);
+    directory.qemu_io("noted.qcow2", &["write -P 7 1M 100k"]);
+    directory.qemu(&["create", "-f", "qcow2", "empty.qcow2", "0"]);
+    directory.qemu(&["convert", "-c", "-O", "qcow2", "top.qcow2", "packed.qcow2"]);
     let names = vec![
         "base.raw",
         "low.qcow2",
@@ -78,14 +82,14 @@ fn images() -> (Folder, Vec<&'static str>) {
         "empty.qcow2",
         "packed.qcow2",
     ];
-    (folder, names)
+    (directory, names)
 }
 
 /// An image over `base.raw` whose clusters hold subclusters of every kind.
-fn extended(folder: &Folder, name: &str, options: &str) {
+fn extended(directory: &Directory, name: &str, options: &str) {
     let backing = ["-b", "base.raw", "-F", "raw"];
     let create = ["create", "-f", "qcow2", "-o", options];
-    folder.qemu(&[&create[..], &backing, &[name]].concat());
+    directory.qemu(&[&create[..], &backing, &[name]].concat());
     let writes = [
         "write -P 7 3k 5k",
         "write -z 20k 9k",
@@ -95,12 +99,15 @@ fn extended(folder: &Folder, name: &str, options: &str) {
         "discard 256k 64k",
         "write -P 9 640k 2k",
     ];
-    folder.qemu_io(name, &writes);
+    directory.qemu_io(name, &writes);
 }
 
 /// Both tools with the same arguments: exit code, text, and JSON where it is that.
-pub fn assert_same(folder: &Folder, args: &[&str]) {
-    let (theirs, ours) = (folder.run("qemu-img", args), folder.run("strata-img", args));
+pub fn assert_same(directory: &Directory, args: &[&str]) {
+    let (theirs, ours) = (
+        directory.run("qemu-img", args),
+        directory.run("strata-img", args),
+    );
     assert_eq!(
         theirs.status.code(),
         ours.status.code(),
@@ -118,19 +125,19 @@ pub fn assert_same(folder: &Folder, args: &[&str]) {
 
 #[test]
 fn info_check_and_map() {
-    let (folder, names) = images();
+    let (directory, names) = images();
     for name in names {
         for output in ["--output=human", "--output=json"] {
-            assert_same(&folder, &["info", output, name]);
-            assert_same(&folder, &["info", "-U", "--backing-chain", output, name]);
-            assert_same(&folder, &["map", output, name]);
+            assert_same(&directory, &["info", output, name]);
+            assert_same(&directory, &["info", "-U", "--backing-chain", output, name]);
+            assert_same(&directory, &["map", output, name]);
             if name != "base.raw" {
-                assert_same(&folder, &["check", output, "-f", "qcow2", name]);
+                assert_same(&directory, &["check", output, "-f", "qcow2", name]);
             }
         }
     }
     assert_same(
-        &folder,
+        &directory,
         &[
             "map",
             "--output=json",
@@ -141,15 +148,15 @@ fn info_check_and_map() {
             "top.qcow2",
         ],
     );
-    assert_same(&folder, &["check", "-q", "top.qcow2"]);
-    assert_same(&folder, &["check", "base.raw"]);
+    assert_same(&directory, &["check", "-q", "top.qcow2"]);
+    assert_same(&directory, &["check", "base.raw"]);
 }
 
 #[test]
 fn map_of_json_is_the_same_text() {
-    let (folder, _) = images();
+    let (directory, _) = images();
     let args = ["map", "--output=json", "top.qcow2"];
-    assert_eq!(folder.qemu(&args), folder.ok("strata-img", &args));
+    assert_eq!(directory.qemu(&args), directory.ok("strata-img", &args));
 }
 
 #[test]
@@ -164,35 +171,37 @@ fn damaged_images() {
         ("l1", 0, 0x8000_0001_0000_0000),
     ];
     for (table, at, bits) in damages {
-        let folder = Folder::new();
-        folder.qemu(&["create", "-f", "qcow2", "a.qcow2", "1M"]);
-        folder.qemu_io("a.qcow2", &["write 0 192k"]);
-        let l1 = folder.peek("a.qcow2", 40) as usize;
+        let directory = Directory::new();
+        directory.qemu(&["create", "-f", "qcow2", "a.qcow2", "1M"]);
+        directory.qemu_io("a.qcow2", &["write 0 192k"]);
+        let l1 = directory.peek("a.qcow2", 40) as usize;
         let mask = (1u64 << 56) - 1;
         let place = at
             + match table {
-                "refcount" => folder.peek("a.qcow2", folder.peek("a.qcow2", 48) as usize) as usize,
-                "l2" => (folder.peek("a.qcow2", l1) & mask) as usize,
+                "refcount" => {
+                    directory.peek("a.qcow2", directory.peek("a.qcow2", 48) as usize) as usize
+                }
+                "l2" => (directory.peek("a.qcow2", l1) & mask) as usize,
                 _ => l1,
             };
         let new = match (table, at) {
-            ("l2", 0) => folder.peek("a.qcow2", place) ^ bits,
-            ("refcount", 0) => folder.peek("a.qcow2", place) & 0xffff_ffff_ffff,
+            ("l2", 0) => directory.peek("a.qcow2", place) ^ bits,
+            ("refcount", 0) => directory.peek("a.qcow2", place) & 0xffff_ffff_ffff,
             _ => bits,
         };
-        folder.poke("a.qcow2", place, &new.to_be_bytes());
-        let before = read(&folder.path("a.qcow2"));
+        directory.poke("a.qcow2", place, &new.to_be_bytes());
+        let before = read(&directory.path("a.qcow2"));
         for output in ["--output=human", "--output=json"] {
-            assert_same(&folder, &["check", output, "a.qcow2"]);
+            assert_same(&directory, &["check", output, "a.qcow2"]);
         }
         let args = ["check", "a.qcow2"];
         let (theirs, ours) = (
-            folder.run("qemu-img", &args),
-            folder.run("strata-img", &args),
+            directory.run("qemu-img", &args),
+            directory.run("strata-img", &args),
         );
         assert_eq!(text(&theirs.stderr), text(&ours.stderr), "{table}+{at}");
         assert!(
-            before == read(&folder.path("a.qcow2")),
+            before == read(&directory.path("a.qcow2")),
             "a check changed the image"
         );
     }
@@ -211,22 +220,22 @@ fn damaged_subcluster_bitmaps() {
         (1, 0, true, 1),
     ];
     for (index, flags, named, bitmap) in damages {
-        let folder = Folder::new();
+        let directory = Directory::new();
         let options = "cluster_size=16k,extended_l2=on";
-        folder.qemu(&["create", "-f", "qcow2", "-o", options, "a.qcow2", "1M"]);
-        folder.qemu_io("a.qcow2", &["write 0 18k"]);
+        directory.qemu(&["create", "-f", "qcow2", "-o", options, "a.qcow2", "1M"]);
+        directory.qemu_io("a.qcow2", &["write 0 18k"]);
         let mask = (1u64 << 56) - 1;
-        let l1 = folder.peek("a.qcow2", 40) as usize;
-        let entry = (folder.peek("a.qcow2", l1) & mask) as usize + 16 * index;
-        let place = folder.peek("a.qcow2", entry) & mask;
+        let l1 = directory.peek("a.qcow2", 40) as usize;
+        let entry = (directory.peek("a.qcow2", l1) & mask) as usize + 16 * index;
+        let place = directory.peek("a.qcow2", entry) & mask;
         let descriptor = flags | if named { place } else { 0 };
-        folder.poke("a.qcow2", entry, &descriptor.to_be_bytes());
-        folder.poke("a.qcow2", entry + 8, &bitmap.to_be_bytes());
+        directory.poke("a.qcow2", entry, &descriptor.to_be_bytes());
+        directory.poke("a.qcow2", entry + 8, &bitmap.to_be_bytes());
         let args = ["check", "a.qcow2"];
-        assert_same(&folder, &args);
+        assert_same(&directory, &args);
         let (theirs, ours) = (
-            folder.run("qemu-img", &args),
-            folder.run("strata-img", &args),
+            directory.run("qemu-img", &args),
+            directory.run("strata-img", &args),
         );
         assert!(!theirs.stderr.is_empty());
         assert_eq!(text(&theirs.stderr), text(&ours.stderr), "{bitmap:#x}");
@@ -235,16 +244,16 @@ fn damaged_subcluster_bitmaps() {
 
 #[test]
 fn check_counts_internal_snapshots_and_bitmaps() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-f", "qcow2", "a.qcow2", "4M"]);
-    folder.qemu_io("a.qcow2", &["write 0 1M"]);
-    folder.qemu(&["snapshot", "-c", "one", "a.qcow2"]);
-    folder.qemu_io("a.qcow2", &["write 512k 1M"]);
-    folder.qemu(&["snapshot", "-c", "two", "a.qcow2"]);
-    folder.qemu(&["bitmap", "--add", "a.qcow2", "bits"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-f", "qcow2", "a.qcow2", "4M"]);
+    directory.qemu_io("a.qcow2", &["write 0 1M"]);
+    directory.qemu(&["snapshot", "-c", "one", "a.qcow2"]);
+    directory.qemu_io("a.qcow2", &["write 512k 1M"]);
+    directory.qemu(&["snapshot", "-c", "two", "a.qcow2"]);
+    directory.qemu(&["bitmap", "--add", "a.qcow2", "bits"]);
     for output in ["--output=human", "--output=json"] {
-        assert_same(&folder, &["check", output, "a.qcow2"]);
-        assert_same(&folder, &["map", output, "a.qcow2"]);
+        assert_same(&directory, &["check", output, "a.qcow2"]);
+        assert_same(&directory, &["map", output, "a.qcow2"]);
     }
 }
 
@@ -306,30 +315,30 @@ fn create_makes_what_qemu_makes() {
         &["new.img", "1000"],
     ];
     for case in cases {
-        let folder = Folder::new();
-        folder.qemu(&["create", "base.raw", "3M"]);
+        let directory = Directory::new();
+        directory.qemu(&["create", "base.raw", "3M"]);
         let args = [&["create"], case].concat();
-        let theirs = folder.qemu(&args);
+        let theirs = directory.qemu(&args);
         let info = ["info", "--output=json", "new.img"];
-        let mut their_info: Value = serde_json::from_str(&folder.qemu(&info)).unwrap();
+        let mut their_info: Value = serde_json::from_str(&directory.qemu(&info)).unwrap();
         // What the name holds already is overwritten.
-        std::fs::write(folder.path("new.img"), vec![1; 100_000]).unwrap();
-        assert_eq!(theirs, folder.ok("strata-img", &args), "{case:?}");
-        let mut our_info: Value = serde_json::from_str(&folder.qemu(&info)).unwrap();
+        std::fs::write(directory.path("new.img"), vec![1; 100_000]).unwrap();
+        assert_eq!(theirs, directory.ok("strata-img", &args), "{case:?}");
+        let mut our_info: Value = serde_json::from_str(&directory.qemu(&info)).unwrap();
         // How much of the file is holes is not a promise.
         for info in [&mut their_info, &mut our_info] {
             info.as_object_mut().unwrap().remove("actual-size");
         }
         assert_eq!(their_info, our_info, "{case:?}");
         if case.contains(&"qcow2") && !case.contains(&"-u") {
-            folder.qemu(&["check", "new.img"]);
+            directory.qemu(&["check", "new.img"]);
         }
     }
 }
 
 #[test]
 fn preallocated_tables_are_seen_as_qemu_sees_them() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let args = [
         "create",
         "-f",
@@ -339,10 +348,10 @@ fn preallocated_tables_are_seen_as_qemu_sees_them() {
         "a.qcow2",
         "64M",
     ];
-    folder.ok("strata-img", &args);
-    folder.qemu_io("a.qcow2", &["write -P 1 1M 64k"]);
+    directory.ok("strata-img", &args);
+    directory.qemu_io("a.qcow2", &["write -P 1 1M 64k"]);
     for output in ["--output=human", "--output=json"] {
-        assert_same(&folder, &["map", output, "a.qcow2"]);
-        assert_same(&folder, &["check", output, "a.qcow2"]);
+        assert_same(&directory, &["map", output, "a.qcow2"]);
+        assert_same(&directory, &["check", output, "a.qcow2"]);
     }
 }

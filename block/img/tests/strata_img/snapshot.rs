@@ -1,15 +1,15 @@
 //! `snapshot`, and what `info` says of snapshots.
 
-use crate::{Folder, text};
+use crate::{Directory, text};
 
 /// Both tools with the same arguments on images of the same content.
-fn same(folder: &Folder, args: &[&str], file: &[&str]) {
+fn same(directory: &Directory, args: &[&str], file: &[&str]) {
     let run = |program: &str, name: &str| {
         let file: Vec<&str> = file
             .iter()
             .map(|&f| if f == "NAME" { name } else { f })
             .collect();
-        folder.run(program, &[args, &file].concat())
+        directory.run(program, &[args, &file].concat())
     };
     let (theirs, ours) = (run("qemu-img", "theirs"), run("strata-img", "ours"));
     assert_eq!(
@@ -33,10 +33,10 @@ fn same(folder: &Folder, args: &[&str], file: &[&str]) {
 
 #[test]
 fn says_and_does_what_qemu_img_does() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     for name in ["ours", "theirs"] {
-        folder.qemu(&["create", "-q", "-f", "qcow2", name, "1M"]);
-        folder.qemu_io(name, &["write -P 1 0 512k"]);
+        directory.qemu(&["create", "-q", "-f", "qcow2", name, "1M"]);
+        directory.qemu_io(name, &["write -P 1 0 512k"]);
     }
     let steps: [&[&str]; 11] = [
         &["-l"],
@@ -52,21 +52,24 @@ fn says_and_does_what_qemu_img_does() {
         &["-q", "-l"],
     ];
     for step in steps {
-        same(&folder, &[&["snapshot"], step].concat(), &["NAME"]);
-        folder.qemu_io("ours", &["write -P 3 100k 200k"]);
-        folder.qemu_io("theirs", &["write -P 3 100k 200k"]);
+        same(&directory, &[&["snapshot"], step].concat(), &["NAME"]);
+        directory.qemu_io("ours", &["write -P 3 100k 200k"]);
+        directory.qemu_io("theirs", &["write -P 3 100k 200k"]);
     }
-    folder.qemu(&["check", "-f", "qcow2", "ours"]);
-    let out = folder.qemu(&["compare", "-f", "qcow2", "-F", "qcow2", "ours", "theirs"]);
+    directory.qemu(&["check", "-f", "qcow2", "ours"]);
+    let out = directory.qemu(&["compare", "-f", "qcow2", "-F", "qcow2", "ours", "theirs"]);
     assert!(out.contains("identical"), "{out}");
     // One image, and what both say of it.
     for args in [&["snapshot", "-l", "ours"][..], &["info", "ours"]] {
-        let (theirs, ours) = (folder.run("qemu-img", args), folder.run("strata-img", args));
+        let (theirs, ours) = (
+            directory.run("qemu-img", args),
+            directory.run("strata-img", args),
+        );
         assert_eq!(text(&theirs.stdout), text(&ours.stdout), "{args:?}");
     }
     let args = ["info", "--output=json", "ours"];
     let json = |program: &str| {
-        let out = folder.ok(program, &args);
+        let out = directory.ok(program, &args);
         serde_json::from_str::<serde_json::Value>(&out).unwrap()
     };
     assert_eq!(json("qemu-img"), json("strata-img"));
@@ -74,13 +77,13 @@ fn says_and_does_what_qemu_img_does() {
 
 #[test]
 fn only_qcow2_has_snapshots() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "-f", "raw", "disk.raw", "1M"]);
-    let output = folder.run("strata-img", &["snapshot", "-c", "x", "disk.raw"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "-f", "raw", "disk.raw", "1M"]);
+    let output = directory.run("strata-img", &["snapshot", "-c", "x", "disk.raw"]);
     assert_eq!(output.status.code(), Some(1));
     let error = text(&output.stderr);
     assert!(error.contains("is not a qcow2 image"), "{error}");
-    let output = folder.run(
+    let output = directory.run(
         "strata-img",
         &["snapshot", "-c", "x", "-d", "y", "disk.raw"],
     );
@@ -91,26 +94,27 @@ fn only_qcow2_has_snapshots() {
 #[test]
 fn a_snapshot_that_cannot_be_changed_leaves_the_image_as_usable_as_it_was() {
     for options in ["compat=1.1", "compat=0.10", "lazy_refcounts=on"] {
-        let folder = Folder::new();
-        folder.qemu(&["create", "-q", "-f", "qcow2", "-o", options, "a", "1M"]);
-        folder.qemu_io("a", &["write 0 192k"]);
-        folder.qemu(&["snapshot", "-c", "old", "a"]);
-        folder.qemu_io("a", &["write 0 64k"]);
-        let l1 = folder.peek("a", 40) as usize;
-        let l2 = (folder.peek("a", l1) & 0x00ff_ffff_ffff_fe00) as usize;
+        let directory = Directory::new();
+        directory.qemu(&["create", "-q", "-f", "qcow2", "-o", options, "a", "1M"]);
+        directory.qemu_io("a", &["write 0 192k"]);
+        directory.qemu(&["snapshot", "-c", "old", "a"]);
+        directory.qemu_io("a", &["write 0 64k"]);
+        let l1 = directory.peek("a", 40) as usize;
+        let l2 = (directory.peek("a", l1) & 0x00ff_ffff_ffff_fe00) as usize;
         // An offset that is not aligned.
-        folder.poke("a", l2 + 8, &(1u64 << 63 | 0x5_2a00).to_be_bytes());
+        directory.poke("a", l2 + 8, &(1u64 << 63 | 0x5_2a00).to_be_bytes());
         for change in [["-c", "new"], ["-a", "old"], ["-d", "old"]] {
-            let output = folder.run("strata-img", &[&["snapshot"], &change[..], &["a"]].concat());
+            let output =
+                directory.run("strata-img", &[&["snapshot"], &change[..], &["a"]].concat());
             let said = String::from_utf8(output.stderr).unwrap();
             assert_eq!(output.status.code(), Some(1), "{said}");
             assert!(said.contains("0x52a00"), "{said}");
-            let info = folder.ok("strata-img", &["info", "a"]);
+            let info = directory.ok("strata-img", &["info", "a"]);
             assert!(!info.contains("cleanly"), "{options}: {info}");
             let writes = [
                 "bench", "-q", "-w", "-c", "1", "-s", "512", "-f", "qcow2", "a",
             ];
-            folder.ok("strata-img", &writes);
+            directory.ok("strata-img", &writes);
         }
     }
 }
@@ -118,22 +122,22 @@ fn a_snapshot_that_cannot_be_changed_leaves_the_image_as_usable_as_it_was() {
 /// QEMU gives the L1 table of such a snapshot no place.
 #[test]
 fn snapshots_of_a_disk_without_bytes() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "-f", "qcow2", "a", "0"]);
-    folder.qemu(&["snapshot", "-c", "theirs", "a"]);
-    folder.ok("strata-img", &["snapshot", "-c", "ours", "a"]);
-    folder.ok("strata-img", &["check", "-q", "a"]);
-    folder.ok("strata-img", &["resize", "-q", "-f", "qcow2", "a", "1M"]);
-    folder.qemu_io("a", &["write -P 1 0 1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "a", "0"]);
+    directory.qemu(&["snapshot", "-c", "theirs", "a"]);
+    directory.ok("strata-img", &["snapshot", "-c", "ours", "a"]);
+    directory.ok("strata-img", &["check", "-q", "a"]);
+    directory.ok("strata-img", &["resize", "-q", "-f", "qcow2", "a", "1M"]);
+    directory.qemu_io("a", &["write -P 1 0 1M"]);
     for name in ["theirs", "ours"] {
-        folder.ok("strata-img", &["snapshot", "-a", name, "a"]);
-        folder.qemu(&["check", "-q", "a"]);
+        directory.ok("strata-img", &["snapshot", "-a", name, "a"]);
+        directory.qemu(&["check", "-q", "a"]);
         assert!(
-            folder
+            directory
                 .ok("strata-img", &["info", "a"])
                 .contains("virtual size: 0 B")
         );
-        folder.ok("strata-img", &["snapshot", "-d", name, "a"]);
-        folder.qemu(&["check", "-q", "a"]);
+        directory.ok("strata-img", &["snapshot", "-d", name, "a"]);
+        directory.qemu(&["check", "-q", "a"]);
     }
 }

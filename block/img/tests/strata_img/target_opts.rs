@@ -1,19 +1,19 @@
 //! Targets that are options of block drivers, and backing files in formats for others.
 
-use crate::{Folder, read, text};
+use crate::{Directory, read, text};
 
 /// The exit codes of both programs for the same arguments, on the same files.
 fn codes(args: &[&str]) -> [(Option<i32>, Vec<u8>, Vec<u8>); 2] {
     ["qemu-img", "strata-img"].map(|program| {
-        let folder = Folder::new();
-        folder.qemu(&["create", "-q", "-f", "qcow2", "s", "1M"]);
-        folder.qemu_io("s", &["write -q -P 3 64k 64k"]);
-        folder.qemu(&["create", "-q", "-f", "qcow2", "t", "1M"]);
-        folder.qemu(&["create", "-q", "raw", "1M"]);
-        let output = folder.run(program, args);
-        assert!(!folder.path("json:").exists());
-        folder.qemu(&["convert", "-f", "qcow2", "t", "shown"]);
-        let left = (read(&folder.path("raw")), read(&folder.path("shown")));
+        let directory = Directory::new();
+        directory.qemu(&["create", "-q", "-f", "qcow2", "s", "1M"]);
+        directory.qemu_io("s", &["write -q -P 3 64k 64k"]);
+        directory.qemu(&["create", "-q", "-f", "qcow2", "t", "1M"]);
+        directory.qemu(&["create", "-q", "raw", "1M"]);
+        let output = directory.run(program, args);
+        assert!(!directory.path("json:").exists());
+        directory.qemu(&["convert", "-f", "qcow2", "t", "shown"]);
+        let left = (read(&directory.path("raw")), read(&directory.path("shown")));
         let said = text(&output.stderr);
         if !output.status.success() {
             assert!(
@@ -79,12 +79,12 @@ fn a_new_header_may_name_a_format_for_others() {
         (&["-b", "foo", "-F", "vmdk"], false),
     ] {
         for format in ["qcow2", "qed"] {
-            let folder = Folder::new();
+            let directory = Directory::new();
             let args = [&["create", "-f", format], options, &["i", "1M"]].concat();
             let [theirs, ours] = ["qemu-img", "strata-img"].map(|program| {
-                let output = folder.run(program, &args);
-                let info = folder.run("qemu-img", &["info", "-f", format, "i"]);
-                let _ = std::fs::remove_file(folder.path("i"));
+                let output = directory.run(program, &args);
+                let info = directory.run("qemu-img", &["info", "-f", format, "i"]);
+                let _ = std::fs::remove_file(directory.path("i"));
                 let made = text(&output.stdout);
                 let made = if success { made } else { String::new() };
                 let lines = text(&info.stdout);

@@ -9,14 +9,14 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Folder, server::Server, text};
+use crate::{Directory, server::Server, text};
 
 const PROGRAMS: [&str; 2] = ["qemu-img", "strata-img"];
 
 /// What both programs say and return for the same arguments.
-fn both(folder: &Folder, args: &[&str]) -> [(Option<i32>, String, String); 2] {
+fn both(directory: &Directory, args: &[&str]) -> [(Option<i32>, String, String); 2] {
     PROGRAMS.map(|program| {
-        let output = folder.run(program, args);
+        let output = directory.run(program, args);
         let said = text(&output.stderr).replace(program, "PROGRAM");
         (output.status.code(), text(&output.stdout), said)
     })
@@ -24,8 +24,8 @@ fn both(folder: &Folder, args: &[&str]) -> [(Option<i32>, String, String); 2] {
 
 #[test]
 fn formatting_repeats_what_was_given() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "-f", "qcow2", "b,c.q", "1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "b,c.q", "1M"]);
     for (format, options) in [
         ("raw", "preallocation=off"),
         ("raw", "preallocation=falloc"),
@@ -53,7 +53,10 @@ fn formatting_repeats_what_was_given() {
         ("qed", "backing_fmt=qcow2,backing_file=b,,c.q"),
     ] {
         for size in ["1M", "0x100000", "1048576.0"] {
-            let [theirs, ours] = both(&folder, &["create", "-f", format, "-o", options, "a", size]);
+            let [theirs, ours] = both(
+                &directory,
+                &["create", "-f", format, "-o", options, "a", size],
+            );
             assert_eq!(theirs, ours, "{format} {options}");
             assert_eq!(ours.0, Some(0), "{format} {options}: {}", ours.2);
         }
@@ -70,13 +73,13 @@ fn formatting_repeats_what_was_given() {
         "compat=1.1",
         "a",
     ];
-    let [theirs, ours] = both(&folder, &overlay);
+    let [theirs, ours] = both(&directory, &overlay);
     assert_eq!(theirs, ours);
 }
 
 #[test]
 fn a_backing_file_has_a_name() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let image = ["a", "1M"];
     for options in [
         &["-f", "qcow2", "-F", "raw", "-b", ""][..],
@@ -85,22 +88,22 @@ fn a_backing_file_has_a_name() {
         &["-f", "qcow2", "-o", "backing_file=,backing_fmt=raw"],
         &["-f", "raw", "-b", ""],
     ] {
-        let [theirs, ours] = both(&folder, &[&["create"], options, &image].concat());
+        let [theirs, ours] = both(&directory, &[&["create"], options, &image].concat());
         assert_eq!((theirs.0, &theirs.2), (Some(1), &ours.2), "{options:?}");
         assert_eq!(ours.0, Some(1), "{options:?}");
-        assert!(!folder.path("a").exists(), "{options:?}");
+        assert!(!directory.path("a").exists(), "{options:?}");
     }
-    folder.ok("strata-img", &["create", "-q", "source", "1M"]);
+    directory.ok("strata-img", &["create", "-q", "source", "1M"]);
     let convert = [
         "convert", "-O", "qcow2", "-F", "raw", "-B", "", "source", "a",
     ];
-    assert_eq!(both(&folder, &convert)[1].0, Some(1));
+    assert_eq!(both(&directory, &convert)[1].0, Some(1));
 }
 
 #[test]
 fn sizes_are_read_as_by_qemu() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "-f", "qcow2", "a", "1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "a", "1M"]);
     for size in [
         "1024.0",
         "0x10000",
@@ -167,10 +170,10 @@ fn sizes_are_read_as_by_qemu() {
         ] {
             let mut sizes = Vec::new();
             for program in PROGRAMS {
-                let _ = std::fs::remove_file(folder.path("new"));
-                folder.qemu(&["create", "-q", "-f", "qcow2", "a", "1M"]);
-                folder.qemu(&["create", "-q", "-f", "raw", "raw", "1M"]);
-                let output = folder.run(program, args);
+                let _ = std::fs::remove_file(directory.path("new"));
+                directory.qemu(&["create", "-q", "-f", "qcow2", "a", "1M"]);
+                directory.qemu(&["create", "-q", "-f", "raw", "raw", "1M"]);
+                let output = directory.run(program, args);
                 let said = text(&output.stderr);
                 if program == "strata-img" {
                     assert!(said.lines().count() <= 1, "{args:?}: {said}");
@@ -185,7 +188,7 @@ fn sizes_are_read_as_by_qemu() {
                     }
                 }
                 let info = |name: &str| {
-                    let info = folder.run("qemu-img", &["info", "--output=json", name]);
+                    let info = directory.run("qemu-img", &["info", "--output=json", name]);
                     let info: Option<Value> = serde_json::from_slice(&info.stdout).ok();
                     info.map(|info| info["virtual-size"].clone())
                 };
@@ -199,8 +202,8 @@ fn sizes_are_read_as_by_qemu() {
 
 #[test]
 fn a_value_may_begin_with_a_hyphen() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "-f", "qcow2", "--", "-b.q", "1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "--", "-b.q", "1M"]);
     for args in [
         &["create", "-f", "qcow2", "-b", "-b.q", "-F", "qcow2", "a"][..],
         &[
@@ -229,30 +232,34 @@ fn a_value_may_begin_with_a_hyphen() {
         ],
     ] {
         for program in PROGRAMS {
-            let output = folder.run(program, args);
+            let output = directory.run(program, args);
             assert!(output.status.success(), "{program} {args:?}: {output:?}");
             if args[0] == "bitmap" {
                 let name = args.last().unwrap();
-                folder.qemu(&["bitmap", "--remove", "--", "a", name]);
+                directory.qemu(&["bitmap", "--remove", "--", "a", name]);
                 if *name == "more" || program == "qemu-img" {
                     continue;
                 }
             }
             if args.contains(&"-bits") && args[0] == "bitmap" {
-                folder.qemu(&["bitmap", "--add", "--", "a", "-bits"]);
+                directory.qemu(&["bitmap", "--add", "--", "a", "-bits"]);
             }
         }
     }
-    assert!(folder.qemu(&["info", "a"]).contains("backing file: -b.q"));
+    assert!(
+        directory
+            .qemu(&["info", "a"])
+            .contains("backing file: -b.q")
+    );
 }
 
 #[test]
 fn files_may_have_any_name() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     let name = |end: &str| OsStr::from_bytes(&[b"na\xff\xfe", end.as_bytes()].concat()).to_owned();
     let run = |args: &[&OsStr]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_strata-img"));
-        command.args(args).current_dir(folder.path("."));
+        command.args(args).current_dir(directory.path("."));
         let output = command.output().unwrap();
         assert!(output.status.success(), "{args:?}: {output:?}");
     };
@@ -293,14 +300,14 @@ fn files_may_have_any_name() {
         os("1M"),
     ]);
     run(&[os("resize"), os("-f"), os("qcow2"), &image, os("2M")]);
-    assert!(folder.path(".").join(&copy).exists());
+    assert!(directory.path(".").join(&copy).exists());
 }
 
 #[test]
-fn a_name_with_a_colon_needs_a_folder() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "-f", "qcow2", "./a:b.q", "1M"]);
-    folder.qemu(&["create", "-q", "-f", "qcow2", "c", "1M"]);
+fn a_name_with_a_colon_needs_a_directory() {
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "./a:b.q", "1M"]);
+    directory.qemu(&["create", "-q", "-f", "qcow2", "c", "1M"]);
     for args in [
         &["create", "-f", "qcow2", "-b", "a:b.q", "-F", "qcow2", "new"][..],
         &[
@@ -323,29 +330,29 @@ fn a_name_with_a_colon_needs_a_folder() {
         ],
         &["rebase", "-f", "qcow2", "-b", "a:b.q", "-F", "qcow2", "c"],
     ] {
-        let output = folder.run("strata-img", args);
+        let output = directory.run("strata-img", args);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
         assert!(said.contains("write './a:b"), "{args:?}: {said}");
         assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
-        assert!(!folder.path("new").exists());
+        assert!(!directory.path("new").exists());
     }
     for name in ["./a:b.q", "file:a:b.q"] {
-        folder.ok(
+        directory.ok(
             "strata-img",
             &[
                 "create", "-q", "-f", "qcow2", "-b", name, "-F", "qcow2", "new",
             ],
         );
-        folder.qemu(&["info", "--backing-chain", "new"]);
+        directory.qemu(&["info", "--backing-chain", "new"]);
     }
 }
 
 #[test]
 fn a_link_that_leads_nowhere_is_where_the_target_goes() {
-    let folder = Folder::new();
-    std::fs::write(folder.path("s"), vec![1; 1 << 20]).unwrap();
-    std::fs::create_dir(folder.path("sub")).unwrap();
+    let directory = Directory::new();
+    std::fs::write(directory.path("s"), vec![1; 1 << 20]).unwrap();
+    std::fs::create_dir(directory.path("sub")).unwrap();
     for command in [
         "create -q -f qcow2 link 1M",
         "create -q -f raw link 1M",
@@ -354,33 +361,33 @@ fn a_link_that_leads_nowhere_is_where_the_target_goes() {
         "convert -O raw s link",
         "dd if=s of=link",
     ] {
-        let _ = std::fs::remove_file(folder.path("link"));
-        let _ = std::fs::remove_file(folder.path("sub/target"));
-        symlink("sub/target", folder.path("link")).unwrap();
+        let _ = std::fs::remove_file(directory.path("link"));
+        let _ = std::fs::remove_file(directory.path("sub/target"));
+        symlink("sub/target", directory.path("link")).unwrap();
         let args: Vec<&str> = command.split(' ').collect();
-        folder.ok("strata-img", &args);
-        assert!(folder.path("sub/target").is_file(), "{command}");
-        assert!(folder.path("link").is_symlink(), "{command}");
+        directory.ok("strata-img", &args);
+        assert!(directory.path("sub/target").is_file(), "{command}");
+        assert!(directory.path("link").is_symlink(), "{command}");
     }
     // What fails takes away what it has made, and leaves the link.
-    std::fs::remove_file(folder.path("sub/target")).unwrap();
+    std::fs::remove_file(directory.path("sub/target")).unwrap();
     for command in [
         "convert -c -O qcow2 -o cluster_size=3 s link",
         "create -q -f raw -o preallocation=full link 7E",
         "create -q -f qed -o cluster_size=1 link 1M",
     ] {
         let args: Vec<&str> = command.split(' ').collect();
-        let output = folder.run("strata-img", &args);
+        let output = directory.run("strata-img", &args);
         assert_eq!(output.status.code(), Some(1), "{command}: {output:?}");
-        assert!(folder.path("link").is_symlink(), "{command}");
-        assert!(!folder.path("link").exists(), "{command}");
+        assert!(directory.path("link").is_symlink(), "{command}");
+        assert!(!directory.path("link").exists(), "{command}");
     }
 }
 
 #[test]
 fn an_export_is_a_target_without_n() {
-    let folder = Folder::new();
-    std::fs::write(folder.path("s"), vec![1; 1 << 20]).unwrap();
+    let directory = Directory::new();
+    std::fs::write(directory.path("s"), vec![1; 1 << 20]).unwrap();
     for (format, command) in [
         ("raw", "convert -O raw s URI"),
         ("qcow2", "convert -O qcow2 s URI"),
@@ -389,12 +396,12 @@ fn an_export_is_a_target_without_n() {
         ("raw", "create -q -f raw URI 1M"),
     ] {
         let contents = PROGRAMS.map(|program| {
-            std::fs::write(folder.path("disk"), vec![9; 3 << 20]).unwrap();
-            let socket = folder.path("socket");
+            std::fs::write(directory.path("disk"), vec![9; 3 << 20]).unwrap();
+            let socket = directory.path("socket");
             let _ = std::fs::remove_file(&socket);
             let (path, file) = (
                 socket.display().to_string(),
-                folder.path("disk").display().to_string(),
+                directory.path("disk").display().to_string(),
             );
             let server = Server::start(
                 &socket,
@@ -403,21 +410,21 @@ fn an_export_is_a_target_without_n() {
             );
             let command = command.replace("URI", &server.uri());
             let args: Vec<&str> = command.split(' ').collect();
-            folder.ok(program, &args);
+            directory.ok(program, &args);
             drop(server);
-            folder.qemu(&["convert", "-f", format, "-O", "raw", "disk", "content"]);
-            std::fs::read(folder.path("content")).unwrap()
+            directory.qemu(&["convert", "-f", format, "-O", "raw", "disk", "content"]);
+            std::fs::read(directory.path("content")).unwrap()
         });
         assert!(contents[0] == contents[1], "{command}");
     }
     // QED needs a file, and 4 MiB do not fit.
     for command in ["create -q -f qed URI 1M", "create -q -f raw URI 4M"] {
-        std::fs::write(folder.path("disk"), vec![9; 3 << 20]).unwrap();
-        let socket = folder.path("socket");
+        std::fs::write(directory.path("disk"), vec![9; 3 << 20]).unwrap();
+        let socket = directory.path("socket");
         let _ = std::fs::remove_file(&socket);
         let (path, file) = (
             socket.display().to_string(),
-            folder.path("disk").display().to_string(),
+            directory.path("disk").display().to_string(),
         );
         let server = Server::start(
             &socket,
@@ -426,10 +433,10 @@ fn an_export_is_a_target_without_n() {
         );
         let command = command.replace("URI", &server.uri());
         let args: Vec<&str> = command.split(' ').collect();
-        let output = folder.run("strata-img", &args);
+        let output = directory.run("strata-img", &args);
         assert_eq!(output.status.code(), Some(1), "{command}: {output:?}");
         assert!(
-            std::fs::read(folder.path("disk"))
+            std::fs::read(directory.path("disk"))
                 .unwrap()
                 .iter()
                 .all(|byte| *byte == 9)
@@ -439,9 +446,9 @@ fn an_export_is_a_target_without_n() {
 
 #[test]
 fn a_header_may_name_any_format_that_qemu_knows() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "-f", "qcow2", "a", "1M"]);
-    folder.qemu(&["create", "-q", "-f", "qed", "b", "1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "a", "1M"]);
+    directory.qemu(&["create", "-q", "-f", "qed", "b", "1M"]);
     for name in [
         "vmdk",
         "vpc",
@@ -467,10 +474,10 @@ fn a_header_may_name_any_format_that_qemu_knows() {
                 "rebase", "-u", "-f", format, "-b", "other", "-F", name, image,
             ];
             let results = PROGRAMS.map(|program| {
-                folder.qemu(&["rebase", "-u", "-f", format, "-b", "", image]);
-                let output = folder.run(program, &args);
+                directory.qemu(&["rebase", "-u", "-f", format, "-b", "", image]);
+                let output = directory.run(program, &args);
                 let said = text(&output.stderr).replace(program, "PROGRAM");
-                let info = folder.qemu(&["info", "-f", format, image]);
+                let info = directory.qemu(&["info", "-f", format, image]);
                 let named = info.lines().filter(|line| line.starts_with("backing"));
                 (
                     output.status.code(),
@@ -482,63 +489,63 @@ fn a_header_may_name_any_format_that_qemu_knows() {
         }
     }
     let args = ["rebase", "-f", "qcow2", "-b", "b", "-F", "vmdk", "a"];
-    let output = folder.run("strata-img", &args);
+    let output = directory.run("strata-img", &args);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
 #[test]
 fn a_check_names_its_members_in_the_same_order() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "-f", "qcow2", "a", "8M"]);
-    folder.qemu_io("a", &["write -q 4M 1M", "write -q 0 1M"]);
-    folder.qemu(&["convert", "-c", "-O", "qcow2", "a", "c"]);
-    folder.qemu(&["create", "-q", "-f", "qed", "d", "1M"]);
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "a", "8M"]);
+    directory.qemu_io("a", &["write -q 4M 1M", "write -q 0 1M"]);
+    directory.qemu(&["convert", "-c", "-O", "qcow2", "a", "c"]);
+    directory.qemu(&["create", "-q", "-f", "qed", "d", "1M"]);
     // A leak and a wrong refcount.
-    folder.qemu(&["convert", "-O", "qcow2", "a", "bad"]);
-    let block = folder.peek("bad", folder.peek("bad", 48) as usize) as usize;
-    folder.poke("bad", block + 2 * 50, &[0, 1]);
-    folder.poke("bad", block + 2 * 6, &[0, 0]);
+    directory.qemu(&["convert", "-O", "qcow2", "a", "bad"]);
+    let block = directory.peek("bad", directory.peek("bad", 48) as usize) as usize;
+    directory.poke("bad", block + 2 * 50, &[0, 1]);
+    directory.poke("bad", block + 2 * 6, &[0, 0]);
     for args in [
         &["check", "--output=json", "a"][..],
         &["check", "--output=json", "c"],
         &["check", "--output=json", "d"],
         &["check", "--output=json", "bad"],
     ] {
-        let [theirs, ours] = both(&folder, args);
+        let [theirs, ours] = both(&directory, args);
         assert_eq!((theirs.0, theirs.1), (ours.0, ours.1), "{args:?}");
     }
 }
 
 #[test]
 fn a_bitmap_may_come_from_an_overlay() {
-    let folder = Folder::new();
-    folder.qemu(&["create", "-q", "-f", "qcow2", "base", "1M"]);
-    folder.qemu(&[
+    let directory = Directory::new();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "base", "1M"]);
+    directory.qemu(&[
         "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top",
     ]);
-    folder.qemu(&["bitmap", "--add", "top", "source"]);
-    folder.qemu_io("top", &["write -q 64k 64k"]);
+    directory.qemu(&["bitmap", "--add", "top", "source"]);
+    directory.qemu_io("top", &["write -q 64k 64k"]);
     for program in PROGRAMS {
         let args = [
             "bitmap", "--add", "--merge", "source", "-b", "top", "-F", "qcow2",
         ];
         let args = [&args[..], &["-f", "qcow2", "base", program]].concat();
-        folder.ok(program, &args);
+        directory.ok(program, &args);
     }
-    let info = folder.qemu(&["info", "base"]);
+    let info = directory.qemu(&["info", "base"]);
     assert!(info.contains("name: strata-img"), "{info}");
-    folder.qemu(&["check", "-q", "base"]);
+    directory.qemu(&["check", "-q", "base"]);
 }
 
 #[test]
 fn a_file_system_has_a_limit_of_its_own() {
-    let folder = Folder::new();
+    let directory = Directory::new();
     for args in [
         &["create", "-q", "a", "7E"][..],
         &["resize", "-q", "-f", "raw", "b", "7E"],
     ] {
-        folder.qemu(&["create", "-q", "b", "1M"]);
-        let output = folder.run("strata-img", args);
+        directory.qemu(&["create", "-q", "b", "1M"]);
+        let output = directory.run("strata-img", args);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(
@@ -551,9 +558,9 @@ fn a_file_system_has_a_limit_of_its_own() {
 
 #[test]
 fn a_target_may_be_called_a_file() {
-    let folder = Folder::new();
-    std::fs::write(folder.path("s"), vec![1; 1 << 20]).unwrap();
-    folder.qemu(&["create", "-q", "-f", "qcow2", "base", "1M"]);
+    let directory = Directory::new();
+    std::fs::write(directory.path("s"), vec![1; 1 << 20]).unwrap();
+    directory.qemu(&["create", "-q", "-f", "qcow2", "base", "1M"]);
     for command in [
         "create -f qcow2 file:a:b 1M",
         "create -f raw file:a:b 1M",
@@ -563,23 +570,23 @@ fn a_target_may_be_called_a_file() {
         "dd if=s of=file:a:b",
     ] {
         let args: Vec<&str> = command.split(' ').collect();
-        std::fs::write(folder.path("s2"), vec![2; 1 << 20]).unwrap();
+        std::fs::write(directory.path("s2"), vec![2; 1 << 20]).unwrap();
         let [theirs, ours] = PROGRAMS.map(|program| {
-            let _ = std::fs::remove_file(folder.path("a:b"));
-            let said = folder.ok(program, &args);
-            let made = std::fs::metadata(folder.path("a:b"))
+            let _ = std::fs::remove_file(directory.path("a:b"));
+            let said = directory.ok(program, &args);
+            let made = std::fs::metadata(directory.path("a:b"))
                 .map(|meta| meta.len())
                 .ok();
-            assert!(!folder.path("file:a:b").exists(), "{program} {command}");
+            assert!(!directory.path("file:a:b").exists(), "{program} {command}");
             (
                 said,
                 made.is_some(),
-                std::fs::read(folder.path("s2")).unwrap(),
+                std::fs::read(directory.path("s2")).unwrap(),
             )
         });
         assert!(theirs == ours, "{command}");
     }
-    let made_over = folder.run("strata-img", &["convert", "s", "file:s"]);
+    let made_over = directory.run("strata-img", &["convert", "s", "file:s"]);
     assert!(
         text(&made_over.stderr).contains("is part of a source"),
         "{made_over:?}"

@@ -17,7 +17,7 @@ impl Operator {
     /// elsewhere: both are refused, and make nothing. Whether there are simulated files to do it
     /// with.
     pub(super) async fn work_on_what_is_away(&self) -> bool {
-        let Some(folder) = &self.simulated else {
+        let Some(directory) = &self.simulated else {
             return false;
         };
         let root = self.engine.find_disk(DISK).unwrap().root();
@@ -30,19 +30,19 @@ impl Operator {
                 (root, cmd, Some(layer))
             }
         };
-        folder.divert(away.path());
+        directory.divert(away.path());
         let result = self.execute(cmd).await;
-        folder.put_back(away.path());
+        directory.put_back(away.path());
         assert!(result.is_err(), "{} was not there", away.path().display());
         if let Some(layer) = made {
-            assert!(folder.file(&layer).is_none(), "something was made");
+            assert!(directory.file(&layer).is_none(), "something was made");
         }
         true
     }
 
     /// Makes an overlay whose header is right or not, and has it put on the disk.
     pub(super) async fn snapshot_onto_existing(&self) -> bool {
-        let Some(folder) = &self.simulated else {
+        let Some(directory) = &self.simulated else {
             return false;
         };
         let root = self.engine.find_disk(DISK).unwrap().root();
@@ -67,7 +67,7 @@ impl Operator {
         };
         let layer = self.new_layer();
         let image = image(format, root.size(), backing);
-        let files = Files::Sim(folder.clone());
+        let files = Files::Sim(directory.clone());
         let made = create_image_in(&files, self.engine.exec(), &layer, image).await;
         if made.is_err() {
             assert_ne!(self.allowed.get(), Allowed::Nothing);
@@ -79,7 +79,7 @@ impl Operator {
         } else {
             let result = self.execute(cmd).await;
             assert!(result.is_err(), "an overlay that names something else");
-            assert!(folder.file(&layer).is_some(), "it was there before");
+            assert!(directory.file(&layer).is_some(), "it was there before");
         }
         true
     }
@@ -110,7 +110,7 @@ impl Operator {
     fn new_layer(&self) -> std::path::PathBuf {
         let layer = self.next_layer.get();
         self.next_layer.set(layer + 1);
-        path(&self.folder, layer)
+        path(&self.directory, layer)
     }
 }
 

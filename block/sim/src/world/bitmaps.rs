@@ -65,7 +65,7 @@ impl World {
             plan.carry_out();
             node.image().close().await.unwrap();
         });
-        self.files = offline.folder.durable();
+        self.files = offline.directory.durable();
     }
 
     /// The layers above the base of a commit, but for the top, show something else now.

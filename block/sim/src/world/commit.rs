@@ -66,7 +66,7 @@ impl World {
         if self.random.one_in(2) {
             return offline.set_faults(&mut self.random);
         }
-        let file = offline.folder.file(&self.chain.0[layer].0).unwrap();
+        let file = offline.directory.file(&self.chain.0[layer].0).unwrap();
         let most = self.random.pick(&[2, 8, 48]);
         file.set_room(Some(self.random.below(most)));
     }

@@ -10,7 +10,7 @@ use strata_graph::{
     Node,
     chain::{ImageOptions, Opener},
 };
-use strata_storage::{Faults, Files, SimFolder};
+use strata_storage::{Faults, Files, SimDirectory};
 
 use super::{World, read_all};
 use crate::{oracle::Contents, plan::Random};
@@ -18,19 +18,19 @@ use crate::{oracle::Contents, plan::Random};
 /// The files of a world while a tool has them.
 pub(super) struct Offline {
     pub exec: Rc<Executor>,
-    pub folder: Rc<SimFolder>,
+    pub directory: Rc<SimDirectory>,
     pub opener: Rc<Opener>,
 }
 
 impl World {
     pub(super) fn offline(&mut self) -> Offline {
         let exec = Executor::seeded(self.random.next()).unwrap();
-        let folder = SimFolder::new(self.files.clone(), self.random.next());
-        let files = Files::Sim(folder.clone());
+        let directory = SimDirectory::new(self.files.clone(), self.random.next());
+        let files = Files::Sim(directory.clone());
         let opener = Opener::among(files, self.open.cache_bytes, exec.clone());
         Offline {
             exec,
-            folder,
+            directory,
             opener: Rc::new(opener),
         }
     }
@@ -55,14 +55,14 @@ impl World {
 
     /// The tool has ended, and all is durable.
     pub(super) fn end_offline(&mut self, offline: &Offline) {
-        self.files = offline.folder.durable();
+        self.files = offline.directory.durable();
         offline.exec.drop_tasks();
         self.check_at_rest();
     }
 
     /// Cuts the power while the tool is at work, and opens what is left.
     pub(super) fn crash_offline(&mut self, offline: &Offline) {
-        self.files = offline.folder.after_crash(self.random.next());
+        self.files = offline.directory.after_crash(self.random.next());
         offline.exec.drop_tasks();
         self.examine();
     }
@@ -99,7 +99,7 @@ impl Offline {
     pub fn set_faults(&self, random: &mut Random) {
         let faults = random.faults();
         let one = random.one_in(3);
-        for file in self.folder.files() {
+        for file in self.directory.files() {
             if one {
                 file.fill_up_at_flush(Some(random.below(12)));
             } else {
@@ -110,7 +110,7 @@ impl Offline {
 
     /// Lets files have what they need again.
     pub fn end_trouble(&self) {
-        for file in self.folder.files() {
+        for file in self.directory.files() {
             file.set_faults(Faults::default());
             file.fill_up_at_flush(None);
             file.set_room(None);
@@ -146,17 +146,17 @@ impl Offline {
                 u64::MAX
             }
             _ => {
-                flush = self.folder.flushes() + 1 + random.below(12);
+                flush = self.directory.flushes() + 1 + random.below(12);
                 u64::MAX
             }
         };
         let after = random.below(90);
-        let mut flushes = self.folder.flushes();
-        while polls > 0 && self.folder.flushes() < flush {
+        let mut flushes = self.directory.flushes();
+        while polls > 0 && self.directory.flushes() < flush {
             polls -= 1;
-            let now = self.folder.flushes();
+            let now = self.directory.flushes();
             if std::mem::replace(&mut flushes, now) != now && world.random.one_in(3) {
-                let left = self.folder.after_crash(world.random.next());
+                let left = self.directory.after_crash(world.random.next());
                 look(world, left);
             }
             if awaits_mark && mark.replace(false) {

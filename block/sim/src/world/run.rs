@@ -65,7 +65,7 @@ impl World {
             {
                 break;
             }
-            let now = running.folder.flushes();
+            let now = running.directory.flushes();
             if now >= flush {
                 break;
             }
@@ -81,7 +81,7 @@ impl World {
         let running = self.running.as_ref().unwrap();
         let root = running.engine.find_disk(DISK).unwrap().root();
         let top = Chain(vec![(root.path().to_owned(), root.format())]);
-        let files = running.folder.after_crash(self.random.next());
+        let files = running.directory.after_crash(self.random.next());
         // The name of a new layer may not be durable.
         if files.contains_key(root.path()) {
             oracle::check(&files, &top);
@@ -133,7 +133,7 @@ impl World {
         // Or one flush finds no room, and all else goes well: so that nothing but that flush is in
         // the way of what goes on as if nothing had been.
         let one = self.random.one_in(3);
-        for file in self.running().folder.files() {
+        for file in self.running().directory.files() {
             if one {
                 file.fill_up_at_flush(Some(self.random.below(25)));
             } else {
@@ -141,7 +141,7 @@ impl World {
             }
         }
         self.run_for_a_while();
-        for file in self.running().folder.files() {
+        for file in self.running().directory.files() {
             file.set_faults(Faults::default());
             file.fill_up_at_flush(None);
         }
@@ -164,16 +164,16 @@ impl World {
 
     fn check_stopped(&mut self) {
         let root = self.root();
-        let file = self.running().folder.file(root.path()).unwrap();
+        let file = self.running().directory.file(root.path()).unwrap();
         self.running().exec.block_on(check_refuses(root, file));
     }
 
     /// Whether something of the top could not be brought to disk.
     fn has_losses(&self) -> bool {
-        let (root, folder) = (self.root(), &self.running().folder);
+        let (root, directory) = (self.root(), &self.running().directory);
         [root.image().storage(), root.image().data_storage()]
             .into_iter()
-            .any(|storage| folder.file(storage.path()).unwrap().losses() > 0)
+            .any(|storage| directory.file(storage.path()).unwrap().losses() > 0)
     }
 
     /// Nobody's flush succeeds any more.
@@ -201,7 +201,7 @@ impl World {
         let root = self.root();
         for layer in root.chain().take(if all { usize::MAX } else { 1 }) {
             for storage in [layer.image().storage(), layer.image().data_storage()] {
-                let file = self.running().folder.file(storage.path()).unwrap();
+                let file = self.running().directory.file(storage.path()).unwrap();
                 file.set_room(Some(self.random.below(48)));
             }
         }
@@ -210,7 +210,7 @@ impl World {
         if self.random.one_in(2) {
             return;
         }
-        for file in self.running().folder.files() {
+        for file in self.running().directory.files() {
             file.set_room(None);
         }
         self.settle();

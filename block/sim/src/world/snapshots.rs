@@ -183,7 +183,7 @@ impl World {
         };
         offline.end_trouble();
         if in_trouble && node.image().is_stopped() {
-            let file = offline.folder.file(node.path()).unwrap();
+            let file = offline.directory.file(node.path()).unwrap();
             offline.exec.block_on(check_refuses(node, file));
             let whole = made.is_ok();
             return (offline, End::Cut { whole });
@@ -234,12 +234,12 @@ impl World {
     /// Cuts the power. In version 2, which cannot say that it has to be put right, COPIED flags may
     /// be missing then: harmless, until somebody repairs the image.
     fn leave_change(&mut self, offline: &Offline, layer: usize) {
-        self.files = offline.folder.after_crash(self.random.next());
+        self.files = offline.directory.after_crash(self.random.next());
         offline.exec.drop_tasks();
         let path = self.chain.0[layer].0.clone();
         if oracle::lacks_only_flags(&self.files, &path) {
             let offline = self.offline();
-            let (opener, folder) = (offline.opener.clone(), offline.folder.clone());
+            let (opener, directory) = (offline.opener.clone(), offline.directory.clone());
             let options = ImageOptions {
                 repair: true,
                 ..self.image_options(layer, true)
@@ -248,7 +248,7 @@ impl World {
                 let node = opener.open_layer(&path, &options).await.unwrap();
                 node.image().check(Some(Repair::All)).await.unwrap();
             });
-            self.files = folder.durable();
+            self.files = directory.durable();
         }
     }
 

@@ -22,8 +22,8 @@ fn open(exec: &Executor, path: &Path, read_only: bool) -> Storage {
 
 #[test]
 fn whatever_is_written_is_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("image");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
     std::fs::write(&path, [1; 777]).unwrap();
     let exec = Executor::new().unwrap();
     let executor = exec.clone();

@@ -22,8 +22,8 @@ use crate::{
 };
 
 impl FileStorage {
-    /// Opens an image file and locks it for what it is opened for. A folder, a socket or a pipe is
-    /// refused.
+    /// Opens an image file and locks it for what it is opened for. A directory, a socket or a pipe
+    /// is refused.
     ///
     /// # Errors
     /// The host's error, that the file cannot hold an image, or that others use it in a way that
@@ -44,7 +44,7 @@ impl FileStorage {
         let kind = file.metadata().map_err(failed)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             let what = if kind.is_dir() {
-                "a folder"
+                "a directory"
             } else {
                 "not a regular file"
             };

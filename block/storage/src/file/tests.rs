@@ -46,8 +46,8 @@ impl Subscriber for Warnings {
 /// shared lock fails, and not because somebody else holds one.
 #[test]
 fn where_there_are_no_locks_a_warning_says_so_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("image");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
     std::fs::write(&path, [0; 512]).unwrap();
     let exec = Executor::new().unwrap();
     let warnings = Warnings::default();

@@ -8,25 +8,25 @@ fn of(path: impl AsRef<Path>) -> Identity {
 
 #[test]
 fn every_name_of_a_file_has_its_identity() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("file");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
     fs::write(&file, "x").unwrap();
-    symlink(&file, folder.path().join("symbolic")).unwrap();
-    fs::hard_link(&file, folder.path().join("hard")).unwrap();
-    fs::create_dir(folder.path().join("sub")).unwrap();
+    symlink(&file, directory.path().join("symbolic")).unwrap();
+    fs::hard_link(&file, directory.path().join("hard")).unwrap();
+    fs::create_dir(directory.path().join("sub")).unwrap();
     for name in ["symbolic", "hard", "sub/../file", "./file"] {
-        assert_eq!(of(folder.path().join(name)), of(&file), "{name}");
+        assert_eq!(of(directory.path().join(name)), of(&file), "{name}");
     }
-    fs::write(folder.path().join("copy"), "x").unwrap();
-    assert_ne!(of(folder.path().join("copy")), of(&file));
-    let nothing = Identity::of(&folder.path().join("nothing"));
+    fs::write(directory.path().join("copy"), "x").unwrap();
+    assert_ne!(of(directory.path().join("copy")), of(&file));
+    let nothing = Identity::of(&directory.path().join("nothing"));
     assert_eq!(nothing.unwrap_err().kind(), std::io::ErrorKind::NotFound);
 }
 
 #[test]
 fn a_file_keeps_its_identity_under_another_name() {
-    let folder = tempfile::tempdir().unwrap();
-    let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+    let directory = tempfile::tempdir().unwrap();
+    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
     fs::write(&old, "x").unwrap();
     let before = of(&old);
     fs::rename(&old, &new).unwrap();

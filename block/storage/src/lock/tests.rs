@@ -10,15 +10,15 @@ use crate::{FileOptions, FileStorage, error::Error};
 
 struct Bench {
     exec: std::rc::Rc<Executor>,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Bench {
     /// With a qcow2 image of 1 MiB: of raw ones QEMU's programs lock less.
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let exec = Executor::new().unwrap();
-        let bench = Self { exec, folder };
+        let bench = Self { exec, directory };
         let created = Command::new("qemu-img")
             .args(["create", "-q", "-f", "qcow2"])
             .arg(bench.path())
@@ -29,7 +29,7 @@ impl Bench {
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.path().join("image")
+        self.directory.path().join("image")
     }
 
     fn open(&self, read_only: bool, force_share: bool) -> Result<FileStorage, Error> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path, rc::Rc};
 
 use strata_exec::Executor;
 
-use super::{Faults, SimFile, SimFolder};
+use super::{Faults, SimDirectory, SimFile};
 use crate::{Storage, error::IoError};
 
 fn file_of(sectors: usize, seed: u64) -> (Rc<Executor>, Rc<SimFile>, Storage) {
@@ -207,16 +207,16 @@ fn holes_are_holes() {
 }
 
 #[test]
-fn a_name_survives_for_certain_once_its_folder_was_synced() {
-    let folder = SimFolder::new(Default::default(), 1);
+fn a_name_survives_for_certain_once_its_directory_was_synced() {
+    let directory = SimDirectory::new(Default::default(), 1);
     let (first, second) = (Path::new("/a"), Path::new("/b"));
-    folder.create(first).unwrap();
-    folder.create(first).err().expect("it exists");
-    folder.sync();
-    folder.create(second).unwrap();
-    let crashes: Vec<_> = (0..20).map(|seed| folder.after_crash(seed)).collect();
+    directory.create(first).unwrap();
+    directory.create(first).err().expect("it exists");
+    directory.sync();
+    directory.create(second).unwrap();
+    let crashes: Vec<_> = (0..20).map(|seed| directory.after_crash(seed)).collect();
     assert!(crashes.iter().all(|files| files.contains_key(first)));
     let kept = crashes.iter().filter(|files| files.contains_key(second));
     assert!((1..20).contains(&kept.count()));
-    assert!(!folder.durable().contains_key(second));
+    assert!(!directory.durable().contains_key(second));
 }

@@ -116,7 +116,7 @@ fn pci_pins_share_four_inputs_above_the_isa_ones() {
 /// `iasl` (Debian's `acpica-tools`) finds nothing to complain about.
 #[test]
 fn the_dsdt_disassembles_and_compiles_again() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let tables = Tables::build(2);
     let fadt = tables.find(b"FACP");
     let dsdt = tables.at(u32_at(fadt, 40).into());
@@ -125,7 +125,7 @@ fn the_dsdt_disassembles_and_compiles_again() {
         ("facp", fadt),
         ("apic", tables.find(b"APIC")),
     ] {
-        let file = folder.path().join(format!("{name}.aml"));
+        let file = directory.path().join(format!("{name}.aml"));
         std::fs::write(&file, bytes).unwrap();
         let iasl = |args: &[&str], file: &std::path::Path| {
             let run = std::process::Command::new("iasl")

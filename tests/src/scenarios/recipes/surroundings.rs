@@ -1,4 +1,5 @@
-//! What a recipe's reader has around it: a kernel tree, images, and programs that a test host lacks.
+//! What a recipe's reader has around it: a kernel tree, images, and programs that a test host
+//! lacks.
 
 use crate::error::{Context, Outcome, ensure};
 use crate::image::Tool;
@@ -36,7 +37,7 @@ pub fn kernel_version(stage: &Stage) -> Outcome<String> {
     Ok(entry.file_name().to_string_lossy().into_owned())
 }
 
-/// Makes all of it in the stage's folder.
+/// Makes all of it in the stage's directory.
 pub fn make(stage: &Stage) -> Outcome<()> {
     let version = kernel_version(stage)?;
     let kernel = stage.images.join("vmlinuz");
@@ -98,8 +99,8 @@ fn initrd(tree: &Path, stage: &Stage) -> Outcome<()> {
 /// A file system that looks as a distribution's does.
 fn image(tree: &Path, stage: &Stage) -> Outcome<()> {
     busybox(tree)?;
-    for folder in ["etc", "proc", "sys", "dev", "run", "tmp"] {
-        fs::create_dir_all(tree.join(folder)).context("root")?;
+    for directory in ["etc", "proc", "sys", "dev", "run", "tmp"] {
+        fs::create_dir_all(tree.join(directory)).context("root")?;
     }
     fs::write(tree.join("etc/os-release"), "PRETTY_NAME=\"Small Linux\"\n").context("root")?;
     for program in ["cat", "cp", "ls"] {

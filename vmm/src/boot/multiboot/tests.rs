@@ -89,8 +89,8 @@ fn no_end_means_all_of_the_file() {
 
 #[test]
 fn it_is_told_of_command_line_memory_and_modules() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).display().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
     std::fs::write(path("one"), [1; 5000]).unwrap();
     std::fs::write(path("two"), [2; 10]).unwrap();
     let list = format!("{} a=b,{}", path("one"), path("two"));

@@ -185,9 +185,9 @@ fn names_of_files_may_be_no_text() {
     let text = OsStr::from_bytes(b"file=/a\xff,,b,backing-folders=/c\xfe:/d,format=raw");
     let disk = super::parse(text).unwrap();
     assert_eq!(disk.file.as_os_str().as_bytes(), b"/a\xff,b");
-    let folders = disk.backing_folders.unwrap();
-    assert_eq!(folders[0].as_os_str().as_bytes(), b"/c\xfe");
-    assert_eq!((folders.len(), disk.format), (2, Some(Format::Raw)));
+    let directories = disk.backing_folders.unwrap();
+    assert_eq!(directories[0].as_os_str().as_bytes(), b"/c\xfe");
+    assert_eq!((directories.len(), disk.format), (2, Some(Format::Raw)));
     let error = super::parse(OsStr::from_bytes(b"file=a,id=\xff")).unwrap_err();
     assert_eq!(error, "id= is not valid UTF-8 text");
 }

@@ -51,7 +51,7 @@ fn what_is_needed_comes_first_and_once() {
 }
 
 #[test]
-fn a_kernel_without_a_folder_has_everything_built_in() {
+fn a_kernel_without_a_directory_has_everything_built_in() {
     let top = tempfile::tempdir().unwrap();
     let kernel = Kernel {
         version: "0.0.0-none".to_owned(),

@@ -28,7 +28,7 @@ fn chain(bench: &Bench) -> (Disk, PathBuf) {
 fn left(name: &str) -> Result<usize, String> {
     let bench = Bench::new();
     let (_disk, _) = chain(&bench);
-    let name = name.replace("$", bench.folder.path().to_str().unwrap());
+    let name = name.replace("$", bench.directory.path().to_str().unwrap());
     bench
         .command(stream(Some(&name), 0))
         .map_err(|error| error.desc)?;
@@ -38,8 +38,8 @@ fn left(name: &str) -> Result<usize, String> {
 }
 
 #[test]
-fn a_base_is_named_from_the_folder_of_the_image_above_it() {
-    // From the top's folder.
+fn a_base_is_named_from_the_directory_of_the_image_above_it() {
+    // From the top's directory.
     assert_eq!(left("images/base"), Ok(2));
     assert_eq!(left("./images/mid"), Ok(3));
     assert_eq!(left("images/sub/../base"), Ok(2));

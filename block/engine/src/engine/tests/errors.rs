@@ -10,7 +10,7 @@ use strata_graph::{
     create_image_in,
     disk::{Completion, Disk, Op, Request},
 };
-use strata_storage::{Faults, Files, SimFile, SimFolder, error::IoError, lossy::LossyDevice};
+use strata_storage::{Faults, Files, SimDirectory, SimFile, error::IoError, lossy::LossyDevice};
 
 use super::{Bench, live::snapshot};
 use crate::{
@@ -23,7 +23,7 @@ const SIZE: u64 = 2 << 20;
 /// A qcow2 disk in a simulated file.
 struct Simulated {
     engine: Rc<Engine>,
-    folder: Rc<SimFolder>,
+    directory: Rc<SimDirectory>,
     path: PathBuf,
     disk: Disk,
     events: Rc<RefCell<Vec<Event>>>,
@@ -35,8 +35,8 @@ type Sent = Rc<RefCell<Option<Completion>>>;
 impl Simulated {
     fn new(on_read: OnRequestError, on_write: OnRequestError) -> Self {
         let exec = Executor::new().unwrap();
-        let folder = SimFolder::new(BTreeMap::new(), 1);
-        let files = Files::Sim(folder.clone());
+        let directory = SimDirectory::new(BTreeMap::new(), 1);
+        let files = Files::Sim(directory.clone());
         let path = PathBuf::from("/simulated/A");
         let image = NewImage::Qcow2(CreateOptions {
             size: SIZE,
@@ -61,7 +61,7 @@ impl Simulated {
         let disk = engine.open_disk(spec).unwrap();
         Self {
             engine,
-            folder,
+            directory,
             path,
             disk,
             events,
@@ -69,7 +69,7 @@ impl Simulated {
     }
 
     fn file(&self) -> Rc<SimFile> {
-        self.folder.file(&self.path).unwrap()
+        self.directory.file(&self.path).unwrap()
     }
 
     /// Lets everything come as far as it can.

@@ -22,7 +22,7 @@ use crate::api::{Cmd, Event, Reply};
 /// A raw disk of 16 MiB, just written, on a device that cannot store two of them.
 fn overfull(bench: &Bench) -> Option<(LossyDevice, PathBuf, Disk)> {
     let mut device = LossyDevice::new(32, 8..10)?;
-    let path = device.folder().join("A");
+    let path = device.directory().join("A");
     std::fs::File::create(&path)
         .unwrap()
         .set_len(16 << 20)
@@ -91,7 +91,7 @@ fn merge_onto_a_lossy_device(bench: &Bench) -> Option<(LossyDevice, Disk)> {
     let base = bench.path("A");
     std::fs::write(&base, vec![1; 16 << 20]).unwrap();
     let disk = bench.open("virtio0", &base, Some(Format::Raw)).unwrap();
-    let top = device.folder().join("B");
+    let top = device.directory().join("B");
     bench.command(snapshot("virtio0", &top)).unwrap();
     bench.command(stream(None, 0)).unwrap();
     Some((device, disk))

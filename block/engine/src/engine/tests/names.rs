@@ -31,16 +31,16 @@ fn name_after_merge(bench: &Bench, top: &Path, base: &Path) -> String {
 }
 
 #[test]
-fn a_relative_name_stays_relative_in_the_same_folder() {
+fn a_relative_name_stays_relative_in_the_same_directory() {
     let bench = Bench::new();
     let base = bench.create("base");
     overlay(&bench.path("mid"), "base", Some("qcow2"));
     overlay(&bench.path("top"), "mid", Some("qcow2"));
     assert_eq!(name_after_merge(&bench, &bench.path("top"), &base), "base");
-    // The same folder under another name is the same folder.
+    // The same directory under another name is the same directory.
     std::fs::create_dir(bench.path("elsewhere")).unwrap();
     let link = bench.path("elsewhere/link");
-    std::os::unix::fs::symlink(bench.folder.path(), &link).unwrap();
+    std::os::unix::fs::symlink(bench.directory.path(), &link).unwrap();
     let mid = link.join("mid");
     overlay(&bench.path("top2"), mid.to_str().unwrap(), Some("qcow2"));
     assert_eq!(name_after_merge(&bench, &bench.path("top2"), &base), "base");
@@ -74,7 +74,7 @@ fn an_absolute_name_stays_as_it_is() {
 }
 
 #[test]
-fn a_snapshot_in_another_folder_opens_again_without_an_option() {
+fn a_snapshot_in_another_directory_opens_again_without_an_option() {
     let bench = Bench::new();
     let (old, new) = (bench.path("old"), bench.path("new-path"));
     std::fs::create_dir(&old).unwrap();

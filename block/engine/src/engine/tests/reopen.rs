@@ -22,13 +22,13 @@ fn open(
     bench: &Bench,
     path: &Path,
     format: Format,
-    folders: Option<&[&Path]>,
+    directories: Option<&[&Path]>,
 ) -> strata_storage::error::Result<Disk> {
     bench.engine.open_disk(DiskSpec {
         path: path.to_owned(),
         image: ImageOptions {
             format: Some(format),
-            backing_folders: folders.map(|all| all.iter().map(|f| PathBuf::from(*f)).collect()),
+            backing_folders: directories.map(|all| all.iter().map(|f| PathBuf::from(*f)).collect()),
             ..ImageOptions::default()
         },
         disk: DiskOptions {
@@ -44,10 +44,10 @@ fn snapshot_and_start_again(
     bench: &Bench,
     path: &Path,
     format: Format,
-    folders: Option<&[&Path]>,
+    directories: Option<&[&Path]>,
     top: &Path,
 ) -> bool {
-    let disk = open(bench, path, format, folders).unwrap();
+    let disk = open(bench, path, format, directories).unwrap();
     let size = disk.info().size as usize;
     let taken = bench.command(snapshot("virtio0", top));
     let seen = bench.read(&disk, 0, size);
@@ -55,7 +55,7 @@ fn snapshot_and_start_again(
     assert!(bench.engine.shut_down().is_empty());
     match taken {
         Ok(_) => {
-            let disk = open(bench, top, Format::Qcow2, folders).unwrap();
+            let disk = open(bench, top, Format::Qcow2, directories).unwrap();
             assert!(bench.read(&disk, 0, size) == seen);
             drop(disk);
             assert!(bench.engine.shut_down().is_empty());
@@ -72,7 +72,7 @@ fn snapshot_and_start_again(
     }
 }
 
-fn folder(bench: &Bench, name: &str) -> PathBuf {
+fn directory(bench: &Bench, name: &str) -> PathBuf {
     let path = bench.path(name);
     fs::create_dir(&path).unwrap();
     path
@@ -81,11 +81,11 @@ fn folder(bench: &Bench, name: &str) -> PathBuf {
 #[test]
 fn a_raw_disk_of_an_odd_length() {
     let bench = Bench::new();
-    let (here, there) = (folder(&bench, "here"), folder(&bench, "there"));
+    let (here, there) = (directory(&bench, "here"), directory(&bench, "there"));
     let disk = here.join("disk.raw");
     fs::write(&disk, vec![7; 100_000]).unwrap();
-    let again = |folders: Option<&[&Path]>, top: PathBuf| {
-        let taken = snapshot_and_start_again(&bench, &disk, Format::Raw, folders, &top);
+    let again = |directories: Option<&[&Path]>, top: PathBuf| {
+        let taken = snapshot_and_start_again(&bench, &disk, Format::Raw, directories, &top);
         let _ = fs::remove_file(top);
         taken
     };
@@ -95,14 +95,14 @@ fn a_raw_disk_of_an_odd_length() {
 }
 
 #[test]
-fn a_disk_with_its_own_folders() {
+fn a_disk_with_its_own_directories() {
     let bench = Bench::new();
-    let (here, there) = (folder(&bench, "here"), folder(&bench, "there"));
-    let images = folder(&bench, "images");
+    let (here, there) = (directory(&bench, "here"), directory(&bench, "there"));
+    let images = directory(&bench, "images");
     let disk = here.join("disk");
     fs::copy(bench.create("made"), &disk).unwrap();
-    let again = |folders: &[&Path], top: PathBuf| {
-        let taken = snapshot_and_start_again(&bench, &disk, Format::Qcow2, Some(folders), &top);
+    let again = |directories: &[&Path], top: PathBuf| {
+        let taken = snapshot_and_start_again(&bench, &disk, Format::Qcow2, Some(directories), &top);
         let _ = fs::remove_file(top);
         taken
     };
@@ -112,7 +112,7 @@ fn a_disk_with_its_own_folders() {
 }
 
 #[test]
-fn a_disk_in_a_system_folder() {
+fn a_disk_in_a_system_directory() {
     let bench = Bench::new();
     let Ok(run) = tempfile::tempdir_in("/run") else {
         eprintln!("skipped: nothing can be made in /run");
@@ -128,12 +128,12 @@ fn a_disk_in_a_system_folder() {
         None,
         &top
     ));
-    let folders: &[&Path] = &[run.path()];
+    let directories: &[&Path] = &[run.path()];
     assert!(snapshot_and_start_again(
         &bench,
         &disk,
         Format::Qcow2,
-        Some(folders),
+        Some(directories),
         &top
     ));
 }
@@ -176,23 +176,23 @@ fn a_disk_on_a_block_device() {
         None,
         &top
     ));
-    let folders: &[&Path] = &[Path::new("/dev")];
+    let directories: &[&Path] = &[Path::new("/dev")];
     assert!(snapshot_and_start_again(
         &bench,
         disk,
         Format::Raw,
-        Some(folders),
+        Some(directories),
         &top
     ));
 }
 
 #[test]
-fn an_overlay_on_an_overlay_in_another_folder() {
+fn an_overlay_on_an_overlay_in_another_directory() {
     let bench = Bench::new();
     let (a, b, c) = (
-        folder(&bench, "a"),
-        folder(&bench, "b"),
-        folder(&bench, "c"),
+        directory(&bench, "a"),
+        directory(&bench, "b"),
+        directory(&bench, "c"),
     );
     let (base, mid, top) = (a.join("base"), b.join("mid"), c.join("top"));
     fs::copy(bench.create("made"), &base).unwrap();
@@ -216,7 +216,7 @@ fn an_overlay_on_an_overlay_in_another_folder() {
 #[test]
 fn a_merge_that_would_leave_a_chain_that_does_not_open_is_refused() {
     let bench = Bench::new();
-    let (here, there) = (folder(&bench, "here"), folder(&bench, "there"));
+    let (here, there) = (directory(&bench, "here"), directory(&bench, "there"));
     let base = here.join("base");
     fs::write(&base, vec![7; 100_000]).unwrap();
     let mid = here.join("mid");
@@ -239,7 +239,7 @@ fn a_merge_that_would_leave_a_chain_that_does_not_open_is_refused() {
 #[test]
 fn a_disk_whose_name_is_no_text() {
     let bench = Bench::new();
-    let here = bench.folder.path().join(OsStr::from_bytes(b"h\xff"));
+    let here = bench.directory.path().join(OsStr::from_bytes(b"h\xff"));
     fs::create_dir(&here).unwrap();
     let disk = here.join(OsStr::from_bytes(b"d\xfe"));
     fs::copy(bench.create("made"), &disk).unwrap();

@@ -13,7 +13,7 @@ use strata_graph::{
     create_image, create_image_in,
     disk::{Op, Request},
 };
-use strata_storage::{Files, SimFolder, error::IoError};
+use strata_storage::{Files, SimDirectory, error::IoError};
 
 use super::{Bench, live::qemu_img, live::snapshot, live::stream};
 use crate::{
@@ -213,8 +213,8 @@ fn after_a_resize_that_fails_guest_and_image_have_the_same_size() {
 
 fn resize_that_fails(format: Format, calls: u64, size: u64) {
     let exec = Executor::new().unwrap();
-    let folder = SimFolder::new(BTreeMap::new(), 1);
-    let files = Files::Sim(folder.clone());
+    let directory = SimDirectory::new(BTreeMap::new(), 1);
+    let files = Files::Sim(directory.clone());
     let path = PathBuf::from("/simulated/disk");
     let image = match format {
         Format::Raw => NewImage::Raw {
@@ -250,7 +250,7 @@ fn resize_that_fails(format: Format, calls: u64, size: u64) {
         let data = SgList::from_vec(vec![1; 1 << 20]);
         writing.write(1 << 20, data).await.unwrap();
     });
-    let file = folder.file(&path).unwrap();
+    let file = directory.file(&path).unwrap();
     file.fail_after(calls);
     let answer = Rc::new(RefCell::new(None));
     let slot = answer.clone();
@@ -264,7 +264,7 @@ fn resize_that_fails(format: Format, calls: u64, size: u64) {
     assert!(answer.take().is_some());
     let in_image = match root.image().as_qcow2() {
         Some(image) => image.virtual_size(),
-        None if format == Format::Raw => folder.file(&path).unwrap().bytes().len() as u64,
+        None if format == Format::Raw => directory.file(&path).unwrap().bytes().len() as u64,
         None => root.size(),
     };
     let seen = (disk.info().size, root.size());

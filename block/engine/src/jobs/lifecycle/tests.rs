@@ -84,15 +84,15 @@ struct Bench {
     engine: Rc<Engine>,
     jobs: Rc<Jobs>,
     log: Log,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 const ID: &str = "job";
 
 impl Bench {
     fn start(converges: bool, fails: bool, auto_finalize: bool) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("disk.raw");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk.raw");
         std::fs::write(&path, [0; 512]).unwrap();
         let engine = Engine::new(|_| {}).unwrap();
         let image = ImageOptions {
@@ -108,7 +108,7 @@ impl Bench {
             jobs: Rc::default(),
             log: Log::default(),
             engine,
-            _folder: folder,
+            _directory: directory,
         };
         let script = Script {
             converges,

@@ -128,8 +128,8 @@ fn a_downgrade_keeps_what_disk_and_snapshots_show() {
 #[test]
 fn a_place_that_a_snapshot_shows_is_not_zeroed() {
     with_seed(1, |_, seed| async move {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("image.qcow2");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image.qcow2");
         let name = interop::name(&path);
         run("qemu-img", &["create", "-q", "-f", "qcow2", name, "1M"]);
         run("qemu-io", &["-c", "write -P 7 0 128k", name]);
@@ -353,8 +353,8 @@ fn what_cannot_be_had_changes_nothing() {
 #[test]
 fn qemu_and_we_change_each_others_images() {
     with_seed(1, |exec, seed| async move {
-        let folder = tempfile::tempdir().unwrap();
-        let path: &Path = &folder.path().join("image.qcow2");
+        let directory = tempfile::tempdir().unwrap();
+        let path: &Path = &directory.path().join("image.qcow2");
         let options = "cluster_size=4k,compat=1.1";
         let (first, second) = super::snapshots::with_snapshots(path, options, 4096, seed);
         run("qemu-io", &["-c", "write -z 0 8k", interop::name(path)]);

@@ -35,8 +35,8 @@ fn we_read_and_write_what_qemu_has_compressed() {
                 let plain = random.bytes(cluster as usize);
                 content[cluster as usize..2 * cluster as usize].copy_from_slice(&plain);
                 content[3 * cluster as usize..4 * cluster as usize].fill(0);
-                let folder = tempfile::tempdir().unwrap();
-                let path = folder.path().join("image.qcow2");
+                let directory = tempfile::tempdir().unwrap();
+                let path = directory.path().join("image.qcow2");
                 std::fs::write(&path, qemu_compressed(&content, cluster, kind)).unwrap();
                 let layer = interop::open(&exec, &path, nothing()).await;
                 assert!(layer.image.check().await.unwrap().compressed_clusters > 0);
@@ -50,7 +50,7 @@ fn we_read_and_write_what_qemu_has_compressed() {
                 let expected = interop::scribble(&layer, content, &mut random).await;
                 assert!(layer.read_all().await == expected);
                 assert_clean(&path);
-                let raw = folder.path().join("expected.raw");
+                let raw = directory.path().join("expected.raw");
                 std::fs::write(&raw, &expected).unwrap();
                 let names = [interop::name(&raw), interop::name(&path)];
                 run("qemu-img", &[&["compare"], &names[..]].concat());
@@ -146,9 +146,9 @@ fn qemu_reads_what_we_have_compressed() {
                 let mut content = compressible(&mut random, size as usize);
                 let plain = random.bytes(cluster as usize);
                 content[cluster as usize..2 * cluster as usize].copy_from_slice(&plain);
-                let folder = tempfile::tempdir().unwrap();
-                let path = folder.path().join("image.qcow2");
-                let (name, raw) = (interop::name(&path), folder.path().join("expected.raw"));
+                let directory = tempfile::tempdir().unwrap();
+                let path = directory.path().join("image.qcow2");
+                let (name, raw) = (interop::name(&path), directory.path().join("expected.raw"));
                 let bits = [1, 2, 16][seed as usize % 3];
                 let options =
                     format!("compression_type={kind},cluster_size={cluster},refcount_bits={bits}");

@@ -22,22 +22,22 @@ use crate::{
 
 const SIZES: [u64; 3] = [16 << 10, 64 << 10, 2 << 20];
 
-/// A folder with `base.raw`, which is a little shorter than the disks over it.
+/// A directory with `base.raw`, which is a little shorter than the disks over it.
 struct Files {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     base: Vec<u8>,
 }
 
 impl Files {
     fn new(random: &mut Random, size: u64) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let base = random.bytes(size as usize - 5 * 512);
-        std::fs::write(folder.path().join("base.raw"), &base).unwrap();
-        Self { folder, base }
+        std::fs::write(directory.path().join("base.raw"), &base).unwrap();
+        Self { directory, base }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// What an empty layer over the base shows.
@@ -231,8 +231,8 @@ fn compressed_clusters_have_no_subclusters() {
 fn what_snapshots_show_stays() {
     for cluster in SIZES {
         with_seed(cluster, move |exec, seed| async move {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("image.qcow2");
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("image.qcow2");
             let options = format!("cluster_size={cluster},extended_l2=on");
             let (first, second) = snapshots::with_snapshots(&path, &options, cluster, seed);
             let layer = interop::open(&exec, &path, nothing()).await;

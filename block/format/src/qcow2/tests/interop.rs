@@ -57,9 +57,9 @@ fn qemu_reads_what_we_write() {
             with_seed(
                 n as u64 * 2 + u64::from(version),
                 move |exec, seed| async move {
-                    let folder = tempfile::tempdir().unwrap();
-                    let path = folder.path().join("image.qcow2");
-                    let raw = folder.path().join("expected.raw");
+                    let directory = tempfile::tempdir().unwrap();
+                    let path = directory.path().join("image.qcow2");
+                    let raw = directory.path().join("expected.raw");
                     let size = (cluster * 12 + 1024).max(1 << 20);
                     let file = FileStorage::create(&exec, &path).unwrap();
                     let options = CreateOptions {
@@ -89,9 +89,9 @@ fn we_read_and_go_on_with_what_qemu_writes() {
         for compat in ["0.10", "1.1"] {
             with_seed(50 + n as u64, move |exec, seed| async move {
                 let mut random = Random(seed);
-                let folder = tempfile::tempdir().unwrap();
-                let path = folder.path().join("image.qcow2");
-                let raw = folder.path().join("base.raw");
+                let directory = tempfile::tempdir().unwrap();
+                let path = directory.path().join("image.qcow2");
+                let raw = directory.path().join("base.raw");
                 let size = (cluster * 12 + 1024).max(1 << 20);
                 // Data, and holes that qemu-img leaves unallocated.
                 let mut bytes = random.bytes(size as usize);
@@ -129,8 +129,11 @@ fn many_requests_at_once_on_a_real_file() {
     for cluster in [4096, 65536] {
         with_seed(cluster, move |exec, seed| async move {
             let mut random = Random(seed);
-            let folder = tempfile::tempdir().unwrap();
-            let (path, raw) = (folder.path().join("top.qcow2"), folder.path().join("raw"));
+            let directory = tempfile::tempdir().unwrap();
+            let (path, raw) = (
+                directory.path().join("top.qcow2"),
+                directory.path().join("raw"),
+            );
             let base = random.bytes(4 << 20);
             let file = FileStorage::create(&exec, &path).unwrap();
             let options = CreateOptions {

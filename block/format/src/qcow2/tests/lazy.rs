@@ -88,8 +88,8 @@ fn a_crash_while_refcounts_are_counted_anew_loses_nothing() {
 fn what_qemu_has_left_dirty_is_put_right() {
     for bits in [1, 16, 64] {
         with_seed(bits, move |exec, _| async move {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("image.qcow2");
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("image.qcow2");
             let name = interop::name(&path);
             let options = format!("lazy_refcounts=on,refcount_bits={bits}");
             run(
@@ -147,8 +147,8 @@ fn a_dirty_image_that_is_damaged_is_left_alone() {
 fn every_refcount_width_both_ways() {
     for bits in [1, 2, 4, 8, 16, 32, 64] {
         with_seed(bits, move |exec, seed| async move {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("image.qcow2");
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("image.qcow2");
             let name = interop::name(&path);
             let options = format!("cluster_size=4096,refcount_bits={bits}");
             run(

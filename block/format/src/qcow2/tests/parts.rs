@@ -15,12 +15,12 @@ const PARTS: [&str; 7] = [
 fn sources(part: &str) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/qcow2");
     let mut found = vec![root.join(part).with_extension("rs")];
-    let mut folders = vec![root.join(part)];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
+    let mut directories = vec![root.join(part)];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                folders.push(path);
+                directories.push(path);
             } else if path.file_name().is_some_and(|name| name != "tests.rs") {
                 found.push(path);
             }

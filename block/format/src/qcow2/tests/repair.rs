@@ -19,8 +19,8 @@ const COPIED: u64 = 1 << 63;
 
 /// A sound image with data, an internal snapshot that shares some of it, and its bytes.
 fn image(cluster: u64) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("image.qcow2");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image.qcow2");
     let name = path.to_str().unwrap();
     let options = format!("cluster_size={cluster}");
     run(

@@ -217,8 +217,8 @@ fn qemu_and_we_resize_each_others_images() {
     for cluster in interop::SIZES {
         for compat in ["0.10", "1.1"] {
             with_seed(cluster, move |exec, seed| async move {
-                let folder = tempfile::tempdir().unwrap();
-                let path = folder.path().join("image.qcow2");
+                let directory = tempfile::tempdir().unwrap();
+                let path = directory.path().join("image.qcow2");
                 let name = interop::name(&path);
                 let options = format!("cluster_size={cluster},compat={compat}");
                 run(
@@ -255,8 +255,8 @@ fn qemu_and_we_resize_each_others_images() {
 #[test]
 fn shrinking_gives_the_space_back() {
     with_seed(1, |exec, _| async move {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("image.qcow2");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image.qcow2");
         let name = interop::name(&path);
         run("qemu-img", &["create", "-q", "-f", "qcow2", name, "1G"]);
         run(
@@ -276,8 +276,8 @@ fn shrinking_gives_the_space_back() {
 #[test]
 fn snapshots_keep_their_size() {
     with_seed(1, |exec, _| async move {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("image.qcow2");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image.qcow2");
         let name = interop::name(&path);
         run("qemu-img", &["create", "-q", "-f", "qcow2", name, "1M"]);
         run("qemu-io", &["-c", "write -P 3 0 1M", name]);
@@ -300,8 +300,8 @@ fn snapshots_keep_their_size() {
 #[test]
 fn sizes_that_cannot_be_are_refused() {
     with_seed(1, |exec, _| async move {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("image.qcow2");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image.qcow2");
         let name = interop::name(&path);
         run(
             "qemu-img",

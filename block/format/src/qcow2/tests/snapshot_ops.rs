@@ -73,8 +73,8 @@ fn extended_l2_entries_too() {
 }
 
 async fn both_ways(exec: &strata_exec::Executor, cluster: u64, options: &str, seed: u64) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("image.qcow2");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image.qcow2");
     let name = interop::name(&path);
     let size = (cluster * 12).max(1 << 18);
     let create_it = ["create", "-q", "-f", "qcow2", "-o", options, name];
@@ -334,8 +334,8 @@ fn a_crash_while_a_snapshot_is_deleted() {
 #[test]
 fn a_crash_while_tables_with_flags_become_the_active_ones() {
     seeds(3, async |exec, seed| {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("image.qcow2");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image.qcow2");
         let name = interop::name(&path);
         let options = "compat=0.10,cluster_size=1k";
         run(
@@ -384,8 +384,8 @@ fn after_an_error_nothing_is_written() {
 #[test]
 fn qemu_lists_what_we_make() {
     with_seed(1, |exec, _| async move {
-        let folder = tempfile::tempdir().unwrap();
-        let path: &Path = &folder.path().join("image.qcow2");
+        let directory = tempfile::tempdir().unwrap();
+        let path: &Path = &directory.path().join("image.qcow2");
         let name = interop::name(path);
         run("qemu-img", &["create", "-q", "-f", "qcow2", name, "1M"]);
         let layer = interop::open(&exec, path, nothing()).await;

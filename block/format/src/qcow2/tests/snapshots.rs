@@ -50,8 +50,8 @@ fn what_snapshots_show_stays() {
     for cluster in interop::SIZES {
         for compat in ["compat=0.10", "compat=1.1,lazy_refcounts=on"] {
             with_seed(cluster, move |exec, seed| async move {
-                let folder = tempfile::tempdir().unwrap();
-                let path = folder.path().join("image.qcow2");
+                let directory = tempfile::tempdir().unwrap();
+                let path = directory.path().join("image.qcow2");
                 let options = format!("cluster_size={cluster},{compat}");
                 let (first, second) = with_snapshots(&path, &options, cluster, seed);
                 let layer = interop::open(&exec, &path, nothing()).await;
@@ -82,8 +82,8 @@ fn what_snapshots_show_stays() {
 #[test]
 fn snapshots_survive_crashes() {
     seeds(6, async |exec, seed| {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("image.qcow2");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image.qcow2");
         let (first, second) = with_snapshots(&path, "cluster_size=4096", 4096, seed);
         let file = sim_with(std::fs::read(&path).unwrap(), seed);
         let layer = open_layer(&file, SMALL_CACHE, nothing()).await;

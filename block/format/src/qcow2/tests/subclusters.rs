@@ -84,8 +84,8 @@ fn w1_a_subcluster_is_shown_when_its_data_is_durable() {
 #[test]
 fn w1_a_shared_cluster_is_copied_before_the_table_names_the_copy() {
     seeds(4, async |exec, seed| {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("image.qcow2");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image.qcow2");
         let name = path.to_str().unwrap();
         let options = "extended_l2=on,cluster_size=16k";
         run(

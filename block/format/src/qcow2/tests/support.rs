@@ -231,8 +231,8 @@ pub fn run(program: &str, args: &[&str]) -> String {
 
 /// The bytes of an image that `qemu-img convert -c` makes of `content`.
 pub fn qemu_compressed(content: &[u8], cluster: u64, kind: &str) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let (raw, image) = (path("content.raw"), path("image.qcow2"));
     std::fs::write(&raw, content).unwrap();
     let options = format!("compression_type={kind},cluster_size={cluster}");
@@ -251,10 +251,10 @@ pub fn assert_clean(path: &Path) {
 /// Writes a simulated file's bytes to the host and has them checked; leaks are allowed with
 /// `leaks`.
 pub fn check_bytes(bytes: &[u8], leaks: bool) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("top.qcow2");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("top.qcow2");
     std::fs::write(&path, bytes).unwrap();
-    std::fs::write(folder.path().join("base.raw"), [0; 512]).unwrap();
+    std::fs::write(directory.path().join("base.raw"), [0; 512]).unwrap();
     let output = Command::new("qemu-img")
         .args(["check", "-f", "qcow2", path.to_str().unwrap()])
         .output()

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use super::*;
 
-/// A source on a socket in a folder of its own.
+/// A source on a socket in a directory of its own.
 fn source() -> (tempfile::TempDir, PathBuf, SocketSource) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("serial");

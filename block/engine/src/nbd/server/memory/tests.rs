@@ -67,8 +67,8 @@ fn with_server(
     seen: impl Fn(&Server) + 'static,
 ) {
     let exec = Executor::new().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("socket");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
     let inner = exec.clone();
     exec.block_on(async move {
         let server = Server::start(&inner, Address::Unix(path.clone()), max_clients, None).await;

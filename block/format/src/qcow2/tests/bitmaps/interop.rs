@@ -48,8 +48,8 @@ fn both_record_in_the_same_bitmaps() {
         (4, "cluster_size=2M"),
     ] {
         with_seed(seed, move |exec, seed| async move {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("a.qcow2");
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("a.qcow2");
             let name = path.to_str().unwrap();
             let size = 40 << 20;
             run(
@@ -90,8 +90,8 @@ fn both_record_in_the_same_bitmaps() {
 #[test]
 fn qemu_takes_bitmaps_that_are_all_dirty_or_large() {
     with_seed(9, |exec, _| async move {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.qcow2");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.qcow2");
         let name = path.to_str().unwrap();
         let size: u64 = 8 << 30;
         run(
@@ -139,8 +139,8 @@ fn qemu_takes_bitmaps_that_are_all_dirty_or_large() {
 #[test]
 fn what_was_in_use_when_qemu_or_we_died_is_unusable_for_both() {
     with_seed(10, |exec, _| async move {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.qcow2");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.qcow2");
         let name = path.to_str().unwrap();
         run("qemu-img", &["create", "-q", "-f", "qcow2", name, "10M"]);
         run("qemu-img", &["bitmap", "--add", name, "b"]);

@@ -1,4 +1,4 @@
-//! A simulated folder: which files there are, and which of their names a crash keeps.
+//! A simulated directory: which files there are, and which of their names a crash keeps.
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,9 +13,9 @@ use strata_exec::random;
 use super::{Content, SimFile};
 use crate::error::{Error, Result};
 
-/// Simulated files by their paths. A new file's name survives a crash for certain once the folder
-/// has been synced, as on real file systems.
-pub struct SimFolder {
+/// Simulated files by their paths. A new file's name survives a crash for certain once the
+/// directory has been synced, as on real file systems.
+pub struct SimDirectory {
     files: RefCell<BTreeMap<PathBuf, Rc<SimFile>>>,
     /// Files whose name a crash may forget.
     unsynced: RefCell<BTreeSet<PathBuf>>,
@@ -24,19 +24,19 @@ pub struct SimFolder {
     random: Cell<u64>,
 }
 
-impl SimFolder {
-    /// A folder with these files, all durable.
+impl SimDirectory {
+    /// A directory with these files, all durable.
     pub fn new(contents: BTreeMap<PathBuf, Content>, seed: u64) -> Rc<Self> {
-        let folder = Self {
+        let directory = Self {
             files: RefCell::default(),
             unsynced: RefCell::default(),
             diverted: RefCell::default(),
             random: Cell::new(seed),
         };
         for (path, content) in contents {
-            folder.insert(&path, content);
+            directory.insert(&path, content);
         }
-        Rc::new(folder)
+        Rc::new(directory)
     }
 
     /// The file at `path`.
@@ -51,7 +51,7 @@ impl SimFolder {
         self.diverted.borrow_mut().insert(path.to_owned(), other);
     }
 
-    /// Undoes [`SimFolder::divert`].
+    /// Undoes [`SimDirectory::divert`].
     pub fn put_back(&self, path: &Path) {
         self.diverted.borrow_mut().remove(path);
     }

@@ -36,7 +36,7 @@ pub fn channel<T>() -> io::Result<(Sender<T>, Inbox<T>)> {
 
 /// The sending side; any thread may have one.
 pub struct Sender<T> {
-    // In this order: whoever is woken by the last sender's end finds that it has gone.
+    // In this order: a receiver that is woken by the last sender's end finds that it has gone.
     messages: mpsc::Sender<T>,
     wake: WakeOnDrop,
 }

@@ -159,7 +159,7 @@ impl Executor {
         self.spawn_named(queue, place, future);
     }
 
-    /// As [`Executor::spawn`], with a name that tells people what the task does.
+    /// As [`Executor::spawn`], with a name that says to people what the task does.
     pub fn spawn_named(
         &self,
         queue: Queue,
@@ -197,7 +197,7 @@ impl Executor {
     }
 
     /// Drops every task where it waits. What is at rest for good may hold this executor, which
-    /// would otherwise never go: for whoever makes many of them.
+    /// would otherwise never go: for a caller that makes many of them.
     pub fn drop_tasks(&self) {
         // They may come back here while they are dropped.
         let tasks = self.tasks.take();

@@ -87,7 +87,7 @@ impl Drop for LockGuard<'_> {
 }
 
 /// So much of something that is shared, in order of arrival: who wants much is not overtaken for
-/// ever, and what is given back wakes only those that it is enough for.
+/// ever, and what is returned wakes only those that it is enough for.
 pub struct Budget {
     total: u64,
     left: Cell<u64>,
@@ -131,7 +131,7 @@ impl Budget {
         !self.waiting.borrow().is_empty()
     }
 
-    /// Waits for `amount`, or for all there is if that is more. It has to be given back.
+    /// Waits for `amount`, or for all there is if that is more. It has to be returned.
     pub async fn take(&self, amount: u64) -> u64 {
         let amount = amount.min(self.total);
         if self.has(amount) {
@@ -155,7 +155,7 @@ impl Budget {
         amount
     }
 
-    /// Gives back what was taken.
+    /// Returns what was taken.
     pub fn give_back(&self, amount: u64) {
         self.left.set(self.left.get() + amount);
         let mut waiting = self.waiting.borrow_mut();
@@ -174,7 +174,7 @@ impl Budget {
 }
 
 /// A callback and a future that ends with what the callback is called with: lets a task wait for
-/// something that tells of its end by a call.
+/// something that reports its end by a call.
 pub fn promise<T>() -> (impl FnOnce(T), impl Future<Output = T>) {
     let slot = Rc::new((Cell::new(None), WaitQueue::default()));
     let filled = slot.clone();

@@ -50,7 +50,7 @@ pub struct ImageOptions {
     pub repair: bool,
     /// Tables whose absence a check reports need not be there. Only with `read_only`.
     pub check: bool,
-    /// Discarded clusters are given back to the host.
+    /// Discarded clusters are returned to the host.
     pub discard: bool,
     /// The external data file, in the place of the one that the header of the image names. That of
     /// layers below is always their headers'.

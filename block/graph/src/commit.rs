@@ -23,7 +23,7 @@ const ZERO_CHUNK: u64 = 64 << 20;
 
 /// Copies what `top` and the layers between it and `base` hold into `base`, which can be written
 /// ([`Node::prepare_writing`]) and grows if it is shorter, and makes that durable, no faster than
-/// `limit`. `progress` is told how many bytes of how many are done.
+/// `limit`. `progress` is called with how many bytes of how many are done.
 ///
 /// # Errors
 /// The chain reads the same afterwards; the commit can be started again.

@@ -62,7 +62,7 @@ pub struct CopyOptions {
     pub speed: u64,
 }
 
-/// What a copy tells of while it is under way. Bytes.
+/// What a copy reports while it is under way. Bytes.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// So much of all is done.
@@ -124,7 +124,7 @@ pub enum CopyError {
 }
 
 /// Copies the sources, one behind the other, to the start of `target`, which is at least as long as
-/// they are together. `told` is called with what is to be told.
+/// they are together. `report` is called with what there is to report.
 ///
 /// Nothing is flushed: what is copied is durable after [`Node::flush`] of the target.
 ///
@@ -136,7 +136,7 @@ pub async fn copy(
     sources: Vec<Source>,
     target: Rc<Node>,
     options: CopyOptions,
-    told: impl Fn(Event<'_>) + 'static,
+    report: impl Fn(Event<'_>) + 'static,
 ) -> Result<(), CopyError> {
     let chunk = CHUNK.next_multiple_of(target.cluster_size());
     let plan = Plan::new(sources, &target, &options, chunk);
@@ -150,7 +150,7 @@ pub async fn copy(
         done: Cell::new(0),
         offload: Cell::new(options.offload && !options.compress),
         limit: SpeedLimit::new(exec, options.speed),
-        told: Box::new(told),
+        report: Box::new(report),
     });
     let workers: Vec<_> = (0..options.requests.max(1))
         .map(|_| {
@@ -184,7 +184,7 @@ struct Copy {
     /// Whether the host is still asked to copy.
     offload: Cell<bool>,
     limit: SpeedLimit,
-    told: Box<dyn Fn(Event<'_>)>,
+    report: Box<dyn Fn(Event<'_>)>,
 }
 
 /// Whose turn it is to write.
@@ -252,7 +252,7 @@ impl Copy {
 
     fn finished(&self, len: u64) {
         self.done.set(self.done.get() + len);
-        (self.told)(Event::Progress {
+        (self.report)(Event::Progress {
             done: self.done.get(),
             total: self.plan.total(),
         });

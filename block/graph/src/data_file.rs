@@ -33,7 +33,7 @@ pub(super) async fn open(
     if let Some(path) = &options.data_file
         && DataFile::is_used_by(file).await?
     {
-        // Whoever opens the image says so: that is not for the image to decide.
+        // The caller says so: that is not for the image to decide.
         let data = files.open(exec, path, image, options.reconnect_delay());
         return Ok(Some(data.await?));
     }

@@ -62,7 +62,7 @@ pub struct DiskInfo {
     /// Discard requests are worth sending.
     pub discard: bool,
     /// Bytes, a multiple of the logical block size: an aligned piece of this size is the least that
-    /// a discard gives back. It is that of the layer that was on top when the device was made.
+    /// a discard frees. It is that of the layer that was on top when the device was made.
     pub discard_granularity: u32,
     /// Serial number as given by the user (at most 20 bytes are shown to the guest).
     pub serial: String,
@@ -81,7 +81,7 @@ pub trait Submit {
     fn submit(&self, request: Request, done: Done);
     /// The disk as it is now; a resize changes it.
     fn info(&self) -> Rc<DiskInfo>;
-    /// Starts a look at what the range holds; see [`Disk::extents`]. A backend that cannot tell
+    /// Starts a look at what the range holds; see [`Disk::extents`]. A backend that cannot say
     /// says that all of it is data.
     fn extents(&self, _offset: u64, len: u64, _max: usize, done: ExtentsDone) {
         done(Ok(vec![DiskExtent {
@@ -175,7 +175,7 @@ impl Disk {
 
     /// Starts `request` after checking it against the disk's size, block size and read-only
     /// state, so that nothing below has to. `done` is called exactly once, on this thread, perhaps
-    /// before this returns; its error is what the guest should be told.
+    /// before this returns; its error is what the guest should get.
     pub fn submit(&self, request: Request, done: impl FnOnce(Completion) + 'static) {
         match self.info().admit(&request, self.block_size()) {
             Ok(()) => self.backend.submit(request, Box::new(done)),
@@ -186,7 +186,7 @@ impl Disk {
     /// As [`Disk::submit`], for tasks. The request runs to its end also if the future is dropped.
     ///
     /// # Errors
-    /// What a client should be told.
+    /// The error that a client should get.
     pub async fn run(&self, request: Request) -> Completion {
         let (done, ended) = promise();
         self.submit(request, done);

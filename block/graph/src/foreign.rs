@@ -6,7 +6,7 @@ use strata_storage::{
     error::{Error, Result},
 };
 
-/// Bytes at the start of a file that tell formats apart.
+/// Bytes at the start of a file that distinguish formats.
 const HEAD: usize = 512;
 
 /// Where which bytes mean which format.
@@ -27,7 +27,7 @@ const MAGICS: [(usize, &[u8], &str); 11] = [
 
 /// Refuses a file whose format has to be guessed if it has a format that is not supported. A raw
 /// disk into which its guest has written such an image, or which it has encrypted, looks the same:
-/// so told that it is raw, it is.
+/// where the user says that it is raw, it is.
 ///
 /// # Errors
 /// That; the host's error.

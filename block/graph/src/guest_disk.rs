@@ -32,7 +32,7 @@ pub struct DiskOptions {
     pub serial: String,
     /// Bytes in the sectors that the guest counts in, where it was said: 512 or 4096.
     pub logical_block_size: Option<u32>,
-    /// Bytes in the sectors that the guest is told to write as a whole, where it was said: a power
+    /// Bytes in the sectors that the guest is asked to write as a whole, where it was said: a power
     /// of two, no less than in logical ones.
     pub physical_block_size: Option<u32>,
     /// The device is one for discs, for `info block`.
@@ -106,9 +106,9 @@ pub struct FailedRequest {
 /// What comes of a request that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorAction {
-    /// Whoever asked is told.
+    /// The error is reported to the caller.
     Report,
-    /// Whoever asked is told that all went well.
+    /// The caller is answered as if it had succeeded.
     Ignore,
     /// The request waits, and the guest is to be stopped.
     Stop,
@@ -378,7 +378,7 @@ impl GuestDisk {
         self.options.detect_zeroes != DetectZeroes::Off
     }
 
-    /// Tells of a request that the layers have failed to carry out, and what comes of that.
+    /// Reports a request that the layers have failed to carry out, and what comes of that.
     pub(super) fn report(&self, op: Op, failed: &Failed, action: ErrorAction) {
         let Failed { error, node_name } = failed;
         let Some(node_name) = node_name else {
@@ -395,7 +395,7 @@ impl GuestDisk {
         });
     }
 
-    /// Carries out `request` for whoever wants to be told of a failure.
+    /// Carries out `request` for a caller that wants to know of a failure.
     async fn carry_out_and_report(&self, request: &Request) -> Completion {
         let result = self.carry_out(request).await;
         result.map_err(|failed| {

@@ -214,7 +214,7 @@ impl Image {
     }
 
     /// Has an image that was opened read-only be written: its files are opened and locked for that,
-    /// and its format is told.
+    /// and its format is notified.
     ///
     /// # Errors
     /// Its files cannot be written, or others use them; its format does not let it be written. Then

@@ -10,7 +10,7 @@ use strata_storage::is_nbd_uri;
 
 use super::Format;
 
-/// Where a system keeps what is no disk image and is nobody's business.
+/// Directories of the system, where no disk images are.
 const SYSTEM_DIRECTORIES: [&str; 10] = [
     "/bin", "/boot", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr",
 ];

@@ -22,7 +22,7 @@ const LOOK: u64 = 256 << 20;
 const SECTOR: usize = 512;
 
 /// Writes to `top` what it does not hold and `new` shows otherwise than the backing file so far
-/// (`None`: zeros). `progress` is told how many bytes of how many are done.
+/// (`None`: zeros). `progress` is called with how many bytes of how many are done.
 ///
 /// # Errors
 /// The image shows the same bytes as before.

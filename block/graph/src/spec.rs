@@ -208,10 +208,10 @@ impl ImageSpec {
     /// Both say a format.
     pub fn with(&self, options: ImageOptions) -> Result<ImageOptions, String> {
         let format = match (self.format, options.format) {
-            (Some(said), Some(told)) if said != told => {
-                return Err(format!("Driver specified twice: {said} and {told}"));
+            (Some(said), Some(other)) if said != other => {
+                return Err(format!("Driver specified twice: {said} and {other}"));
             }
-            (said, told) => said.or(told),
+            (said, other) => said.or(other),
         };
         Ok(ImageOptions {
             format,

@@ -18,7 +18,7 @@ pub const RING_FEATURES: u64 =
 
 /// How a ring reaches those around it, whatever the transport.
 pub trait Signal {
-    /// Tells the driver that queue `index` has used buffers.
+    /// Notifies the driver that queue `index` has used buffers.
     fn used(&self, index: u16);
     /// The driver has broken queue `index`: the device needs a reset (virtio 1.2, 2.1.2).
     fn broken(&self, index: u16);
@@ -103,14 +103,14 @@ impl Ring {
         *self.memory.borrow_mut() = memory;
     }
 
-    /// Where the next request will be fetched from, and the next one be given back to: what a ring
+    /// Where the next request will be fetched from, and the next one be completed to: what a ring
     /// that takes over from this one starts with.
     pub fn position(&self) -> (u16, u16) {
         let queue = self.queue.borrow();
         (queue.next_avail(), queue.next_used())
     }
 
-    /// Fetches the next request. Every chain has to be given back with [`Ring::complete`].
+    /// Fetches the next request. Every chain has to be completed with [`Ring::complete`].
     pub fn next(&self) -> Next {
         if self.broken.get() {
             return Next::Broken;

@@ -88,7 +88,8 @@ impl DeviceState {
         }
     }
 
-    /// Device configuration has changed: the driver is told to read it again (4.1.4.3.1).
+    /// Device configuration has changed: the driver is notified, so that it reads it again
+    /// (4.1.4.3.1).
     pub fn config_changed(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.interrupts.signal_config();
@@ -109,7 +110,7 @@ impl DeviceState {
         !self.bus_master.swap(on, Ordering::AcqRel) && on
     }
 
-    /// Tells the driver that queue `index` has used buffers.
+    /// Notifies the driver that queue `index` has used buffers.
     pub fn signal_queue(&self, index: u16) {
         self.interrupts.signal_queue(index);
     }

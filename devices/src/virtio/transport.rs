@@ -84,7 +84,7 @@ pub struct VirtioPci {
     doorbells: Doorbells,
     /// The worker has been given rings.
     active: bool,
-    /// The worker has been told to drain; the status register says when it has.
+    /// The worker has been asked to drain; the status register says when it has.
     resetting: bool,
 }
 

@@ -7,12 +7,12 @@ use crate::{ErrorAction, disk::Op};
 /// What is done about an error.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnRequestError {
-    /// The guest is told.
+    /// The error is reported to the guest.
     #[default]
     Report,
-    /// The guest is told that all went well.
+    /// The request is completed as if it had succeeded.
     Ignore,
-    /// The guest is stopped where there is no room; otherwise it is told.
+    /// The guest is stopped where there is no room; other errors are reported to it.
     Enospc,
     /// The guest is stopped.
     Stop,
@@ -28,8 +28,8 @@ pub struct ErrorPolicy {
 }
 
 impl ErrorPolicy {
-    /// What QEMU does where nothing is said: the guest is told, but where there is no room for what
-    /// it writes it waits.
+    /// What QEMU does where nothing is said: the error is reported, but where there is no room for
+    /// what it writes it waits.
     pub const QEMU: Self = Self {
         on_read: OnRequestError::Report,
         on_write: OnRequestError::Enospc,

@@ -91,7 +91,7 @@ impl Plan {
         if self.found.get().0 <= offset {
             let (len, kind) = match self.look(offset).await {
                 Ok(found) => found,
-                // Reading it tells more.
+                // Reading it shows more.
                 Err(_) if self.salvage => (self.unit(offset), Kind::Data),
                 Err(source) => return Err(CopyError::Status { offset, source }),
             };

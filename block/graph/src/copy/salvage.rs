@@ -4,7 +4,7 @@ use strata_exec::mem::SgList;
 
 use super::{Copy, CopyError, Event};
 
-/// What cannot be read is told apart from what can by sectors.
+/// What cannot be read is distinguished from what can by sectors.
 const SECTOR: usize = 512;
 
 /// A part that could not be read.
@@ -57,7 +57,7 @@ impl Copy {
     fn tell_of(&self, lost: Option<Lost>) {
         if let Some(Lost { offset, len, error }) = lost {
             let error = &error;
-            (self.told)(Event::Lost { offset, len, error });
+            (self.report)(Event::Lost { offset, len, error });
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{Driver, Image};
 impl Image {
     /// Changes options of the image, which lies on `below`. Nothing else uses it meanwhile, and it
     /// is not used any more afterwards: what it knows of its file is not true any more. `progress`
-    /// is told how much of the work is done.
+    /// is called with how much of the work is done.
     ///
     /// # Errors
     /// The format has no options to change; what cannot be had; the host's error.

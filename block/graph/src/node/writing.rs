@@ -6,8 +6,8 @@ use super::Node;
 
 impl Node {
     /// Makes a layer that is open read-only writable where it is: its files are opened and locked
-    /// for that, and its format is told. Readers may be at work meanwhile; when this returns, all
-    /// of them have entered what they read, so that the caller may write.
+    /// for that, and its format is notified. Readers may be at work meanwhile; when this returns,
+    /// all of them have entered what they read, so that the caller may write.
     ///
     /// # Errors
     /// Its files cannot be written, or others use them; its format does not let it be written. Then
@@ -33,7 +33,7 @@ impl Node {
             return Ok(());
         }
         self.set_read_only();
-        // Readers that have come before may keep clusters from being given back.
+        // Readers that have come before may keep clusters from being freed.
         drop(self.enter_whole().await?);
         let mut result = self.image.settle().await;
         if result.is_ok() {

@@ -13,7 +13,7 @@ use virtio_queue::QueueState;
 use super::layout;
 use crate::virtio::{VirtioDevice, ring::RING_FEATURES};
 
-/// What the front half tells the worker.
+/// What the front half sends to the worker.
 #[derive(Debug)]
 pub enum Message {
     /// Serve these queues.

@@ -97,7 +97,7 @@ impl BlkWorker {
         self.run_all();
     }
 
-    /// The disk has another size now: the guest is told.
+    /// The disk has another size now: the guest is notified.
     pub fn resized(&self) {
         let sectors = self.service.disk.info().size / layout::SECTOR;
         if self.service.shared.sectors.swap(sectors, Ordering::AcqRel) != sectors {

@@ -30,7 +30,11 @@ fn status_reads_zero_only_after_the_last_request() {
     driver.run();
     assert_eq!(driver.status(), 0);
     assert!(driver.worker.borrow().is_idle());
-    assert_eq!(driver.host.vector(0).take_signals(), 0, "nobody is told");
+    assert_eq!(
+        driver.host.vector(0).take_signals(),
+        0,
+        "nobody is notified"
+    );
 }
 
 #[test]

@@ -144,7 +144,7 @@ fn no_more_than_the_queues_size_is_in_flight() {
         driver.offer(0);
     }
     driver.kick(0);
-    // A driver that reuses entries which the device has not given back.
+    // A driver that reuses entries which the device has not completed.
     for _ in 0..3 {
         driver.offer(0);
     }

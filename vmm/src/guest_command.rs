@@ -12,6 +12,7 @@ mod kernel;
 mod modules;
 mod results;
 mod root_kind;
+mod unpacked;
 
 use std::{
     io::{self, IsTerminal},
@@ -114,6 +115,9 @@ fn boot(
         if let Some(kind) = std::env::var_os("TERM") {
             initramfs.plan_environment("TERM", &kind);
         }
+    }
+    if modules.are_missing() {
+        initramfs.plan("without-modules", "");
     }
     let needed = needed_modules(args, &mut initramfs)?;
     initramfs.add_modules(&modules.needed(kernel, &needed)?)?;

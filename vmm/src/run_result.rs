@@ -20,6 +20,9 @@ pub const FAILED: u8 = 125;
 /// KVM cannot be used.
 const KVM_UNUSABLE: u8 = 126;
 
+/// How a guest's first program begins what it has to say on the console.
+const INIT: &str = "strata-init: ";
+
 /// What came of a run. Members have these names in the file, in kebab-case.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -167,6 +170,11 @@ impl RunResult {
         if too_early {
             result.exit_status = FAILED;
             result.reason += " before the command had ended";
+            // Without its port the guest has only the console to say why.
+            let said = result.console.iter().rev();
+            if let Some(why) = said.flat_map(|line| line.strip_prefix(INIT)).next() {
+                result.reason += &format!(": {why}");
+            }
         }
         result
     }

@@ -208,6 +208,19 @@ fn refused(stage: &mut Stage) -> Outcome<()> {
         let is_right = ended.code == Some(status) && ended.stderr.contains(says);
         ensure(is_right, || format!("{options:?}: {ended:?}"))?;
     }
+    let ended = run(stage, &["--append", "8250.nr_uarts=1"], &["true"])?;
+    let says = "before the command had ended: the guest's kernel gives no second serial port";
+    ensure(
+        ended.code == Some(125) && ended.stderr.contains(says),
+        || format!("{ended:?}"),
+    )?;
+    if !Path::new("/boot").exists() {
+        let ended = program::run("strata", &["test", "--", "true"], LIMIT)?;
+        let says = "strata: no kernel was found in /boot: give one with --kernel FILE\n";
+        ensure(ended.code == Some(125) && ended.stderr == says, || {
+            format!("{ended:?}")
+        })?;
+    }
     let args = ["test", "--kernel", "/no/such/kernel", "--", "true"];
     let ended = program::run("strata", &args, LIMIT)?;
     ensure(

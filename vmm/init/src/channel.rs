@@ -37,7 +37,9 @@ impl Channel {
                 sent: AtomicU64::new(0),
             })
         };
-        open().map_err(|error| format!("{PORT}: {error}"))
+        open().map_err(|error| {
+            format!("the guest's kernel gives no second serial port, {PORT}: {error}")
+        })
     }
 
     /// Sends a frame, or several where `content` is longer than one.

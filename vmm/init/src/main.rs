@@ -45,7 +45,8 @@ fn main() -> ExitCode {
         // Without the channel the kernel's console is all there is.
         Err(why) => eprintln!("strata-init: {why}"),
     }
-    eprintln!("strata-init: {}", sys::power_off());
+    let why = sys::power_off();
+    eprintln!("strata-init: cannot power off: {why}");
     loop {
         thread::sleep(Duration::from_secs(1));
     }

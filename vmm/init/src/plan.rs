@@ -13,6 +13,8 @@ pub struct Plan {
     /// The disk whose file system is the root, by its name in `/dev`; the initramfs itself without
     /// one.
     pub root: Option<String>,
+    /// The host has found no modules of this kernel.
+    pub without_modules: bool,
     /// File systems to try there.
     pub file_systems: Vec<String>,
     /// Directories of the initramfs, and where they are wanted.
@@ -64,6 +66,7 @@ impl Plan {
                 let pair = (native(&value[..at]), native(&value[at + 1..]));
                 self.environment.push(pair);
             }
+            b"without-modules" => self.without_modules = true,
             b"out" => self.out = true,
             b"argument" => self.command.push(native(value)),
             _ => return None,

@@ -40,8 +40,7 @@ fn mount(source: &str, target: &str, kind: &str, flags: u64) -> Result<(), Strin
 pub fn load_modules(paths: &[String]) -> Result<(), String> {
     const EEXIST: i32 = 17;
     for path in paths {
-        let compressed = !path.ends_with(".ko");
-        let loaded = File::open(path).and_then(|file| sys::load_module(&file, compressed));
+        let loaded = File::open(path).and_then(|file| sys::load_module(&file));
         match loaded {
             Err(error) if error.raw_os_error() != Some(EEXIST) => {
                 return Err(format!("module {path} does not load: {error}"));
@@ -57,7 +56,7 @@ pub fn enter_root(plan: &Plan) -> Result<PathBuf, String> {
     let Some(disk) = &plan.root else {
         return Ok(PathBuf::from("/"));
     };
-    wait_for(disk)?;
+    wait_for(disk, plan.without_modules)?;
     let devices = parts(disk);
     for device in &devices {
         for kind in &plan.file_systems {
@@ -93,12 +92,17 @@ fn parts(disk: &str) -> Vec<String> {
     parts
 }
 
-fn wait_for(disk: &str) -> Result<(), String> {
+fn wait_for(disk: &str, without_modules: bool) -> Result<(), String> {
     let start = Instant::now();
     while !Path::new("/sys/block").join(disk).exists() {
         if start.elapsed() > PATIENCE {
+            let why = if without_modules {
+                ": its driver is not built in, and the host has found no modules of this kernel"
+            } else {
+                ""
+            };
             return Err(format!(
-                "--root: the guest's kernel has found no disk {disk}"
+                "--root: the guest's kernel has found no disk {disk}{why}"
             ));
         }
         thread::sleep(Duration::from_millis(5));

@@ -45,7 +45,6 @@ pub const READ_ONLY: c_ulong = 1;
 pub const REMOUNT: c_ulong = 32;
 
 const SYS_FINIT_MODULE: c_long = 313;
-const MODULE_INIT_COMPRESSED_FILE: c_int = 4;
 const RB_POWER_OFF: c_int = 0x4321_fedc;
 const TIOCSCTTY: c_ulong = 0x540e;
 const TIOCGPTN: c_ulong = 0x8004_5430;
@@ -82,12 +81,8 @@ pub fn mount_at(source: &str, target: &str, kind: &str, flags: c_ulong) -> io::R
 }
 
 /// finit_module(2), without parameters.
-pub fn load_module(file: &File, compressed: bool) -> io::Result<()> {
-    let flags = if compressed {
-        MODULE_INIT_COMPRESSED_FILE
-    } else {
-        0
-    };
+pub fn load_module(file: &File) -> io::Result<()> {
+    let flags: c_int = 0;
     let parameters: &CStr = c"";
     // SAFETY: a descriptor that is open and a string that lives until the call returns.
     let result = unsafe {

@@ -18,7 +18,7 @@ use std::{
 use cpio::newc::{Builder, trailer};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::{TestError, file_error};
+use super::{TestError, file_error, unpacked};
 use crate::cli::test::Share;
 
 /// What runs first in the guest; empty where it could not be built.
@@ -157,8 +157,8 @@ impl Initramfs {
     /// One cannot be read.
     pub fn add_modules(&mut self, files: &[PathBuf]) -> Result<(), TestError> {
         for file in files {
-            let content = fs::read(file).map_err(file_error("read the module", file))?;
-            let name = file.file_name().unwrap_or_default();
+            let content = unpacked::read(file).map_err(file_error("read the module", file))?;
+            let name = unpacked::name(file);
             let place = Path::new("strata/modules").join(format!("{:03}", self.modules));
             self.add(&place, DIRECTORY, b"")?;
             self.add(&place.join(name), PLAIN, &content)?;

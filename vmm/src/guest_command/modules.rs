@@ -48,6 +48,11 @@ impl Modules {
         })
     }
 
+    /// Whether none were found.
+    pub fn are_missing(&self) -> bool {
+        self.directory.is_none()
+    }
+
     /// The files of modules by these names and of all that they need, in the order in which they
     /// load.
     ///

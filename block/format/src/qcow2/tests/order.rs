@@ -405,7 +405,7 @@ fn w5_the_header_names_the_old_or_the_new_backing_file() {
         let below = nothing();
         let file = sim(seed);
         let named = |n: usize, format: &str| Backing {
-            name: format!("{}/base.{n}", "directory".repeat(30 * n)).into(),
+            name: format!("{}/base.{n}", "directory".repeat(20 * n)).into(),
             format: Some(format.into()),
         };
         let options = CreateOptions {

@@ -351,10 +351,12 @@ fn split_at_commas(list: &[u8]) -> Vec<Vec<u8>> {
 /// What stands at the reset vectors: whoever gets there, by INIT or by a jump, wants the machine to
 /// start again.
 ///
-///     mov al, I8042::RESET
-///     out I8042::COMMAND, al
-///     hlt
-///     jmp short -3
+/// ```text
+/// mov al, I8042::RESET
+/// out I8042::COMMAND, al
+/// hlt
+/// jmp short -3
+/// ```
 const RESET_STUB: [u8; 7] = [
     0xb0,
     I8042::RESET,

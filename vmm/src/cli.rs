@@ -92,7 +92,7 @@ pub struct RunArgs {
     /// Without it, firmware boots the first disk that can be booted.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["disks", "firmware"])]
     pub kernel: Option<PathBuf>,
-    /// Initial RAM file system. For a multiboot kernel a list of modules, FILE[ WORDS],...
+    /// Initial RAM file system. For a multiboot kernel a list of modules, each as 'FILE WORDS'.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub initrd: Option<PathBuf>,
     /// The kernel's command line.

@@ -178,8 +178,6 @@ impl Engine {
         let engine = self.clone();
         self.exec.block_on(async move {
             let root = engine.open_chain(node, &spec).await?;
-            refuse_empty(&root)?;
-            refuse_partial(&root, spec.disk.block_size())?;
             Ok(engine.attach(root, spec, id))
         })
     }
@@ -206,19 +204,23 @@ impl Engine {
         Ok((node, id))
     }
 
+    /// Opens the layers of a disk that a device can have.
     async fn open_chain(&self, node: Name, spec: &DiskSpec) -> Result<Rc<Node>> {
         let DiskSpec { path, image, disk } = spec;
-        match &disk.temporary {
+        let root = match &disk.temporary {
             Some(directory) if !image.read_only => {
                 let place = (directory.as_path(), disk.id.as_str());
-                self.opener.open_temporary(node, path, image, place).await
+                self.opener.open_temporary(node, path, image, place).await?
             }
             _ => {
                 let root = self.opener.open_layer_as(node, path, image).await?;
                 self.opener.open_below(&root, image).await?;
-                Ok(root)
+                root
             }
-        }
+        };
+        refuse_empty(&root)?;
+        refuse_partial(&root, disk.block_size())?;
+        Ok(root)
     }
 
     fn attach(&self, root: Rc<Node>, spec: DiskSpec, id: Option<Name>) -> Disk {

@@ -3,44 +3,35 @@
 use std::{path::Path, rc::Rc};
 
 use serde_json::Value;
-use strata_exec::Queue;
 use strata_graph::{Backend, GuestDisk, Hold, Purpose, spec::ImageSpec};
 use strata_storage::error::Error;
 
-use super::{
-    DetectZeroes, DiskOptions, DiskSpec, Engine, ErrorPolicy, refuse_empty, refuse_partial, refused,
-};
+use super::{DetectZeroes, DiskOptions, DiskSpec, Engine, ErrorPolicy, ReplyTo, refused, shutdown};
 use crate::api::{BlockdevAdd, BlockdevDel, CmdError, Reply};
 
 impl Engine {
-    /// `drive_add`: opens a disk with all its layers, while guests' requests go on. Then calls
-    /// `done`.
-    pub fn begin_to_add_disk(
-        self: &Rc<Self>,
-        spec: DiskSpec,
-        done: impl FnOnce(Result<(), CmdError>) + 'static,
-    ) {
-        let engine = self.clone();
-        self.exec
-            .spawn_named(Queue::Guest, "drive_add", async move {
-                let added = engine.add_disk(spec).await;
-                done(added.map_err(|error| refused(error.to_string())));
-            });
+    /// `drive_add`: opens a disk with all its layers, while guests' requests go on.
+    pub fn drive_add(self: &Rc<Self>, spec: DiskSpec, reply: ReplyTo) {
+        self.spawn("drive_add", reply, async move |engine| {
+            engine.add_disk(spec).await
+        });
     }
 
-    async fn add_disk(&self, spec: DiskSpec) -> Result<(), Error> {
+    async fn add_disk(&self, spec: DiskSpec) -> Result<Reply, CmdError> {
+        let added = self.open_and_attach(spec).await;
+        added.map_err(|error| refused(error.to_string()))?;
+        Ok(Reply::Done)
+    }
+
+    async fn open_and_attach(&self, spec: DiskSpec) -> Result<(), Error> {
         let (node, id) = self.reserve(&spec)?;
         let root = self.open_chain(node, &spec).await?;
-        refuse_empty(&root)?;
-        refuse_partial(&root, spec.disk.block_size())?;
         if self.ending.get() {
-            for layer in root.chain() {
-                layer.image().close().await?;
-            }
-            return Err(Error::Image {
+            let errors = shutdown::close_layers(&root).await;
+            return Err(errors.into_iter().next().unwrap_or(Error::Image {
                 file: spec.path,
                 why: "the disks are being closed".to_owned(),
-            });
+            }));
         }
         self.attach(root, spec, id);
         Ok(())
@@ -49,10 +40,7 @@ impl Engine {
     /// `blockdev-add`: a disk that has no id, and is found by the node name of its top layer.
     pub(super) async fn blockdev_add(&self, cmd: BlockdevAdd) -> Result<Reply, CmdError> {
         let spec = spec_of(&cmd).map_err(refused)?;
-        self.add_disk(spec)
-            .await
-            .map_err(|error| refused(error.to_string()))?;
-        Ok(Reply::Done)
+        self.add_disk(spec).await
     }
 
     /// `blockdev-del`: closes such a disk.
@@ -64,24 +52,17 @@ impl Engine {
         if !Rc::ptr_eq(&layer, &disk.root()) || !disk.options().id.is_empty() {
             return Err(refused(format!("Node {name} is not owned by the monitor")));
         }
-        self.remove_disk(&disk, name).await?;
-        Ok(Reply::Done)
+        self.remove_disk(&disk, name).await
     }
 
-    /// `drive_del`: closes a disk that has an id. Then calls `done`.
-    pub fn begin_to_delete_disk(
-        self: &Rc<Self>,
-        id: String,
-        done: impl FnOnce(Result<(), CmdError>) + 'static,
-    ) {
-        let engine = self.clone();
-        self.exec
-            .spawn_named(Queue::Guest, "drive_del", async move {
-                done(engine.delete_disk(&id).await);
-            });
+    /// `drive_del`: closes a disk that has an id.
+    pub fn drive_del(self: &Rc<Self>, id: String, reply: ReplyTo) {
+        self.spawn("drive_del", reply, async move |engine| {
+            engine.delete_disk(&id).await
+        });
     }
 
-    async fn delete_disk(&self, id: &str) -> Result<(), CmdError> {
+    async fn delete_disk(&self, id: &str) -> Result<Reply, CmdError> {
         let named = |disk: &&Rc<GuestDisk>| !id.is_empty() && disk.options().id == id;
         let disk = self.disks.borrow().iter().find(named).cloned();
         let disk = disk.ok_or_else(|| refused(format!("Device '{id}' not found")))?;
@@ -89,25 +70,20 @@ impl Engine {
     }
 
     /// Closes a disk that no device has and that nothing else holds.
-    async fn remove_disk(&self, disk: &Rc<GuestDisk>, name: &str) -> Result<(), CmdError> {
+    async fn remove_disk(&self, disk: &Rc<GuestDisk>, name: &str) -> Result<Reply, CmdError> {
         let is_its = |backend: &Backend| Rc::ptr_eq(backend.disk(), disk);
         let has_device = |backend: &Backend| is_its(backend) && !backend.device().is_empty();
         if self.any_backend(has_device) {
             return Err(refused(format!("Block device {name} is in use")));
         }
-        let layers: Vec<_> = disk.root().chain().collect();
-        let _hold = Hold::take(disk, layers.clone(), Purpose::Close)?;
+        let _hold = Hold::take(disk, disk.root().chain(), Purpose::Close)?;
         self.backends.borrow_mut().retain(|one| !is_its(one));
         self.disks.borrow_mut().retain(|one| !Rc::ptr_eq(one, disk));
-        disk.give_up_name();
-        let _drained = disk.gate().drain().await;
-        let mut result = Ok(());
-        for layer in layers {
-            if let Err(error) = layer.image().close().await {
-                result = Err(refused(error.to_string()));
-            }
+        let errors = shutdown::close(disk).await;
+        match errors.last() {
+            Some(error) => Err(refused(error.to_string())),
+            None => Ok(Reply::Done),
         }
-        result
     }
 }
 

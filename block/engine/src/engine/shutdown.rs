@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use strata_exec::Queue;
+use strata_graph::{GuestDisk, Node};
 use strata_storage::error::Error;
 
 use super::Engine;
@@ -64,13 +65,25 @@ impl Engine {
         self.jobs.end_all().await;
         self.backends.take();
         for disk in self.disks.take() {
-            disk.give_up_name();
-            let _drained = disk.gate().drain().await;
-            for node in disk.root().chain() {
-                errors.extend(node.image().close().await.err());
-            }
+            errors.extend(close(&disk).await);
         }
         self.ending.set(false);
         errors
     }
+}
+
+/// Closes a disk that has left the list, once no request for it is under way. What went wrong.
+pub(super) async fn close(disk: &GuestDisk) -> Vec<Error> {
+    disk.give_up_name();
+    let _drained = disk.gate().drain().await;
+    close_layers(&disk.root()).await
+}
+
+/// Closes `root` and all layers below it. What went wrong.
+pub(super) async fn close_layers(root: &Rc<Node>) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for layer in root.chain() {
+        errors.extend(layer.image().close().await.err());
+    }
+    errors
 }

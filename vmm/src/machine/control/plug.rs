@@ -1,7 +1,7 @@
 //! Devices that come into the machine and go while it runs.
 
 use event_manager::{SubscriberId, SubscriberOps};
-use strata_block::api::{CmdError, ErrorClass, Reply};
+use strata_block::api::{CmdError, ErrorClass};
 use strata_devices::pci::SharedPciDevice;
 
 use super::Control;
@@ -32,15 +32,15 @@ impl Control {
             id: option.id.clone().unwrap_or_default(),
         };
         let spec = spec(option, &place, &self.parts.plug.temporary);
-        let done = move |added: Result<(), CmdError>| answer.send(added.map(|()| Reply::Done));
-        self.parts.engine.begin_to_add_disk(spec, done);
+        let reply = Box::new(move |added| answer.send(added));
+        self.parts.engine.drive_add(spec, reply);
         self.turn.more_work_now = true;
     }
 
     /// `drive_del`: closes a disk that no device has.
     pub(super) fn delete_drive(&mut self, id: String, answer: Answer) {
-        let done = move |deleted: Result<(), CmdError>| answer.send(deleted.map(|()| Reply::Done));
-        self.parts.engine.begin_to_delete_disk(id, done);
+        let reply = Box::new(move |deleted| answer.send(deleted));
+        self.parts.engine.drive_del(id, reply);
         self.turn.more_work_now = true;
     }
 

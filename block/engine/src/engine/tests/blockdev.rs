@@ -88,9 +88,8 @@ fn what_is_held_is_not_closed() {
     let result = std::rc::Rc::new(std::cell::RefCell::new(None));
     let slot = result.clone();
     let engine = &bench.engine;
-    engine.begin_to_delete_disk("virtio0".to_owned(), move |deleted| {
-        *slot.borrow_mut() = Some(deleted);
-    });
+    let reply = Box::new(move |deleted| *slot.borrow_mut() = Some(deleted));
+    engine.drive_del("virtio0".to_owned(), reply);
     while result.borrow().is_none() {
         engine.poll();
     }

@@ -8,6 +8,7 @@
 
 pub mod acpi;
 pub mod bus;
+mod checksum;
 pub mod fw_cfg;
 mod guest_memory;
 pub mod host;

@@ -1,6 +1,8 @@
 //! What the machine is called, and how large it is, in the form of a PC's BIOS (SMBIOS 2.8, DMTF
 //! DSP0134): `dmidecode` and `/sys/class/dmi/id` show it.
 
+use crate::checksum::checksum;
+
 /// Tables and what leads to them, as firmware wants them, or to be put into memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Smbios {
@@ -304,10 +306,7 @@ impl Structures {
 fn set_checksums(anchor: &mut [u8]) {
     for (from, at) in [(16, 21), (0, 4)] {
         anchor[at] = 0;
-        let sum = anchor[from..]
-            .iter()
-            .fold(0u8, |sum, &byte| sum.wrapping_add(byte));
-        anchor[at] = sum.wrapping_neg();
+        anchor[at] = checksum(&anchor[from..]);
     }
 }
 

@@ -1,6 +1,7 @@
 //! IDENTIFY DEVICE and IDENTIFY PACKET DEVICE data (ATA8-ACS, 7.16 and 7.17).
 
 use super::drive::{DmaMode, Drive, MAX_MULTIPLE};
+use crate::checksum::checksum;
 
 /// Bytes of IDENTIFY DEVICE data.
 pub const LEN: usize = 512;
@@ -48,8 +49,7 @@ impl Words {
     fn into_bytes(self) -> Vec<u8> {
         let mut bytes: Vec<u8> = self.0.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes[LEN - 2] = 0xa5;
-        let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-        bytes[LEN - 1] = sum.wrapping_neg();
+        bytes[LEN - 1] = checksum(&bytes);
         bytes
     }
 

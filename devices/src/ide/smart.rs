@@ -9,6 +9,7 @@ use std::time::Instant;
 
 pub use self::error_log::CommandRecord;
 use self::error_log::ErrorLog;
+use crate::checksum::checksum;
 
 /// Bytes of each structure.
 const LEN: usize = 512;
@@ -241,8 +242,7 @@ fn entry(number: usize) -> usize {
 
 /// The last byte makes the sum of all zero.
 fn with_checksum(mut data: Vec<u8>) -> Vec<u8> {
-    let sum = data.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-    data[LEN - 1] = sum.wrapping_neg();
+    data[LEN - 1] = checksum(&data);
     data
 }
 

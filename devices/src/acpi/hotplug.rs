@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::read_image;
 use crate::{bus::BusDevice, host::IrqLine, legacy::Signal};
 
 /// The general-purpose event of PCI hot plug.
@@ -121,15 +122,6 @@ fn lock(shared: &Mutex<HotPlug>) -> MutexGuard<'_, HotPlug> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Copies from a block of registers what an access at `offset` reads; ones behind its end.
-fn read_from(image: &[u8], offset: u64, data: &mut [u8]) {
-    let from = usize::try_from(offset).unwrap_or(usize::MAX);
-    for (i, byte) in data.iter_mut().enumerate() {
-        let at = from.checked_add(i);
-        *byte = at.and_then(|at| image.get(at)).copied().unwrap_or(0xff);
-    }
-}
-
 impl BusDevice for SlotPorts {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         let mut registers = lock(&self.0);
@@ -142,7 +134,7 @@ impl BusDevice for SlotPorts {
         for (at, value) in values {
             image[at as usize..at as usize + 4].copy_from_slice(&value.to_le_bytes());
         }
-        read_from(&image, offset, data);
+        read_image(&image, offset, data);
         if offset == UP {
             registers.up = 0;
         }
@@ -166,7 +158,7 @@ impl BusDevice for EventPorts {
             registers.status.to_le_bytes(),
             registers.enable.to_le_bytes(),
         );
-        read_from(&[s0, s1, e0, e1], offset, data);
+        read_image(&[s0, s1, e0, e1], offset, data);
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use bitflags::bitflags;
 
+use super::read_image;
 use crate::{bus::BusDevice, host::IrqLine, legacy::Signal};
 
 bitflags! {
@@ -136,12 +137,7 @@ impl PmBlock {
 impl BusDevice for PmBlock {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         // Timer reads of several bytes must be of one point in time.
-        let image = self.image();
-        let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (i, byte) in data.iter_mut().enumerate() {
-            let at = from.checked_add(i);
-            *byte = at.and_then(|at| image.get(at)).copied().unwrap_or(0xff);
-        }
+        read_image(&self.image(), offset, data);
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {

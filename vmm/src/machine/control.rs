@@ -308,14 +308,9 @@ impl Control {
         if parts.state.get() == RunState::Running {
             return;
         }
-        parts.hurry.set(false);
-        parts.engine.end_rest();
-        for worker in &parts.workers {
-            worker.cont();
-        }
         parts.state.set(RunState::Running);
         parts.notifier.notify(Notice::Resume);
-        parts.vcpus.resume();
+        self.go_on();
         self.started.get_or_insert_with(Instant::now);
     }
 

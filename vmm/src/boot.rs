@@ -15,11 +15,12 @@ use std::{
     ffi::OsStr,
     fs::File,
     io,
-    os::unix::ffi::OsStrExt,
+    os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
 };
 
 use strata_devices::legacy::i8042::I8042;
+use strata_storage::split_options;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 pub use self::rom::Rom;
@@ -187,7 +188,7 @@ impl BootSource {
         let kernel = Source::open("kernel", kernel)?;
         let modules = match (Kind::of(&kernel)?, initrd) {
             (_, None) => Vec::new(),
-            (Kind::Multiboot(_), Some(list)) => Module::open_all(list.as_os_str().as_bytes())?,
+            (Kind::Multiboot(_), Some(list)) => Module::open_all(list.as_os_str())?,
             (_, Some(path)) => vec![Module::open(path)?],
         };
         Ok(Self {
@@ -208,7 +209,7 @@ impl BootSource {
         size: u64,
         rsdp: u64,
     ) -> Result<Entry, BootError> {
-        let low = size.min(layout::LOW_MEMORY_LIMIT);
+        let low = layout::low_memory(size);
         let kind = Kind::of(&self.kernel)?;
         let mut needed = kind.memory_needed(&self.kernel)?;
         for module in &self.modules {
@@ -298,7 +299,7 @@ impl BootSource {
             return Ok(None);
         };
         let len = source.len()?;
-        let low = size.min(layout::LOW_MEMORY_LIMIT);
+        let low = layout::low_memory(size);
         let top = low.min(loaded.initrd_max.saturating_add(1));
         let start = top.saturating_sub(len) & !0xfff;
         if start < loaded.end {
@@ -322,30 +323,17 @@ impl Module {
     }
 
     /// `FILE WORDS,FILE WORDS`; a comma that belongs to a name or a word is doubled.
-    fn open_all(list: &[u8]) -> Result<Vec<Self>, BootError> {
-        split_at_commas(list)
+    fn open_all(list: &OsStr) -> Result<Vec<Self>, BootError> {
+        split_options(list)
             .into_iter()
             .map(|text| {
+                let text = text.into_vec();
                 let name = text.split(|&byte| byte == b' ').next().unwrap_or_default();
                 let source = Source::open("initrd", Path::new(OsStr::from_bytes(name)))?;
                 Ok(Self { source, text })
             })
             .collect()
     }
-}
-
-/// The parts between single commas; doubled ones become one.
-fn split_at_commas(list: &[u8]) -> Vec<Vec<u8>> {
-    let mut parts = vec![Vec::new()];
-    let mut bytes = list.iter().copied().peekable();
-    while let Some(byte) = bytes.next() {
-        if byte == b',' && bytes.next_if_eq(&b',').is_none() {
-            parts.push(Vec::new());
-        } else if let Some(part) = parts.last_mut() {
-            part.push(byte);
-        }
-    }
-    parts
 }
 
 /// What stands at the reset vectors: whoever gets there, by INIT or by a jump, wants the machine to

@@ -42,10 +42,15 @@ pub const TSS: u64 = 0xfeff_d000;
 /// Bytes of both together.
 pub const KVM_PAGES_LEN: u64 = 0x4000;
 
+/// Bytes of memory below the PCI hole, for a guest with `size` bytes; the others lie above it.
+pub fn low_memory(size: u64) -> u64 {
+    size.min(LOW_MEMORY_LIMIT)
+}
+
 /// Ranges of guest memory for programs, as address and length in bytes, for a guest with `size`
 /// bytes.
 pub fn memory_ranges(size: u64) -> Vec<(u64, u64)> {
-    let low = size.min(LOW_MEMORY_LIMIT);
+    let low = low_memory(size);
     let mut ranges = vec![(0, low)];
     if size > low {
         ranges.push((HIGH_MEMORY, size - low));

@@ -228,7 +228,7 @@ fn build(address: u64, size: u64, cmdline: &[u8], modules: &[(Placed, &[u8])]) -
     }
     let list = append(&mut bytes, &list);
 
-    let low = size.min(layout::LOW_MEMORY_LIMIT);
+    let low = layout::low_memory(size);
     let flags = INFO_MEMORY | INFO_CMDLINE | INFO_MODULES | INFO_MAP | INFO_LOADER;
     let fields = [
         (0, flags.into()),

@@ -387,8 +387,8 @@ fn modules_are_for_multiboot_kernels_and_others_take_the_name_as_it_is() {
 #[test]
 fn a_list_is_split_at_single_commas() {
     let split = |list: &str| -> Vec<String> {
-        let parts = split_at_commas(list.as_bytes()).into_iter();
-        parts.map(|part| String::from_utf8(part).unwrap()).collect()
+        let parts = split_options(list.as_ref()).into_iter();
+        parts.map(|part| part.into_string().unwrap()).collect()
     };
     assert_eq!(split("a"), ["a"]);
     assert_eq!(split("a b=c,d"), ["a b=c", "d"]);

@@ -284,7 +284,7 @@ fn alarm_signal(pm: &Arc<Mutex<PmBlock>>) -> Signal {
 }
 
 fn memory_size(memory: u64) -> MemorySize {
-    let low = memory.min(layout::LOW_MEMORY_LIMIT);
+    let low = layout::low_memory(memory);
     MemorySize {
         below_4g: low,
         above_4g: memory - low,

@@ -162,7 +162,7 @@ pub fn items(args: &RunArgs, order: &BootOrder) -> FwCfgItems {
 
 /// What a machine is called, and how large it is.
 pub fn smbios(machine: &MachineArgs) -> Smbios {
-    let below_4g = machine.memory.min(layout::LOW_MEMORY_LIMIT);
+    let below_4g = layout::low_memory(machine.memory);
     Smbios::build(&Described {
         cpus: machine.cpus,
         below_4g,

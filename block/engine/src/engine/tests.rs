@@ -52,6 +52,28 @@ struct Bench {
     directory: tempfile::TempDir,
 }
 
+/// The disk `id` on the image `path`.
+fn spec(id: &str, path: &Path, format: Option<Format>) -> DiskSpec {
+    DiskSpec {
+        path: path.to_owned(),
+        image: ImageOptions {
+            format,
+            ..Default::default()
+        },
+        disk: DiskOptions {
+            id: id.to_owned(),
+            ..Default::default()
+        },
+    }
+}
+
+/// The same, with a qcow2 layer that is called `node_name` if that says anything.
+fn named_spec(id: &str, path: &Path, node_name: &str) -> DiskSpec {
+    let mut spec = spec(id, path, Some(Format::Qcow2));
+    spec.image.node_name = (!node_name.is_empty()).then(|| node_name.to_owned());
+    spec
+}
+
 impl Bench {
     fn new() -> Self {
         let events = Rc::new(RefCell::new(Vec::new()));
@@ -74,17 +96,7 @@ impl Bench {
         path: &Path,
         format: Option<Format>,
     ) -> strata_storage::error::Result<Disk> {
-        self.engine.open_disk(DiskSpec {
-            path: path.to_owned(),
-            image: ImageOptions {
-                format,
-                ..Default::default()
-            },
-            disk: DiskOptions {
-                id: id.to_owned(),
-                ..Default::default()
-            },
-        })
+        self.engine.open_disk(spec(id, path, format))
     }
 
     /// Makes a qcow2 image of 4 MiB.

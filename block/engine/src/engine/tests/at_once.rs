@@ -3,16 +3,12 @@
 
 use std::{cell::RefCell, path::Path, rc::Rc};
 
-use strata_graph::{DiskOptions, Format, chain::ImageOptions};
 use strata_storage::nbd::wire::Address;
 
-use super::{Bench, live::completed};
-use crate::{
-    api::{
-        BlockDirtyBitmapAdd, BlockExportAdd, BlockExportDel, BlockStream, BlockdevSnapshotSync,
-        Cmd, Event, ExportType, JobRef, NbdServerAdd, NbdServerStart, RemoveMode, Reply,
-    },
-    engine::DiskSpec,
+use super::{Bench, live::completed, named_spec};
+use crate::api::{
+    BlockDirtyBitmapAdd, BlockExportAdd, BlockExportDel, BlockStream, BlockdevSnapshotSync, Cmd,
+    Event, ExportType, JobRef, NbdServerAdd, NbdServerStart, RemoveMode, Reply,
 };
 
 impl Bench {
@@ -24,18 +20,8 @@ impl Bench {
 
     /// The same on the image that there is.
     fn named_again(&self, id: &str, node_name: &str) -> Result<(), String> {
-        let opened = self.engine.open_disk(DiskSpec {
-            path: self.path(&format!("of-{id}")),
-            image: ImageOptions {
-                format: Some(Format::Qcow2),
-                node_name: (!node_name.is_empty()).then(|| node_name.to_owned()),
-                ..ImageOptions::default()
-            },
-            disk: DiskOptions {
-                id: id.to_owned(),
-                ..DiskOptions::default()
-            },
-        });
+        let spec = named_spec(id, &self.path(&format!("of-{id}")), node_name);
+        let opened = self.engine.open_disk(spec);
         opened.map(drop).map_err(|error| error.to_string())
     }
 

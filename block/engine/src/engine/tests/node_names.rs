@@ -2,30 +2,17 @@
 
 use std::{cell::RefCell, path::Path, rc::Rc};
 
-use strata_graph::{DiskOptions, Format, chain::ImageOptions, disk::Disk};
+use strata_graph::disk::Disk;
 
 use super::{
     Bench,
     live::{completed, snapshot, stream},
+    named_spec,
 };
-use crate::{
-    api::{BlockResize, Cmd, CmdError, DiskName, Reply},
-    engine::DiskSpec,
-};
+use crate::api::{BlockResize, Cmd, CmdError, DiskName, Reply};
 
 fn open(bench: &Bench, path: &Path, id: &str, node_name: &str) -> Result<Disk, String> {
-    let opened = bench.engine.open_disk(DiskSpec {
-        path: path.to_owned(),
-        image: ImageOptions {
-            format: Some(Format::Qcow2),
-            node_name: (!node_name.is_empty()).then(|| node_name.to_owned()),
-            ..ImageOptions::default()
-        },
-        disk: DiskOptions {
-            id: id.to_owned(),
-            ..DiskOptions::default()
-        },
-    });
+    let opened = bench.engine.open_disk(named_spec(id, path, node_name));
     opened.map_err(|error| error.to_string())
 }
 

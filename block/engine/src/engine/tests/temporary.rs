@@ -4,19 +4,16 @@ use std::{fs, path::Path, process::Command};
 
 use strata_exec::mem::SgList;
 use strata_graph::{
-    DiskOptions, Format,
-    chain::ImageOptions,
+    Format,
     disk::{Disk, Op},
 };
 
 use super::{
     Bench,
     live::{completed, qemu_img, snapshot, stream},
+    spec,
 };
-use crate::{
-    api::{BlockResize, BlockdevSnapshotSync, Cmd, NewImageMode, Reply},
-    engine::DiskSpec,
-};
+use crate::api::{BlockResize, BlockdevSnapshotSync, Cmd, NewImageMode, Reply};
 
 impl Bench {
     /// Opens a disk whose writes go to the directory `temporary`.
@@ -26,18 +23,9 @@ impl Bench {
         path: &Path,
         format: Option<Format>,
     ) -> strata_storage::error::Result<Disk> {
-        self.engine.open_disk(DiskSpec {
-            path: path.to_owned(),
-            image: ImageOptions {
-                format,
-                ..Default::default()
-            },
-            disk: DiskOptions {
-                id: id.to_owned(),
-                temporary: Some(self.path("temporary")),
-                ..Default::default()
-            },
-        })
+        let mut spec = spec(id, path, format);
+        spec.disk.temporary = Some(self.path("temporary"));
+        self.engine.open_disk(spec)
     }
 
     /// A raw image of 1 MiB, and an empty directory for temporary files.
@@ -48,6 +36,13 @@ impl Bench {
         (path, bytes)
     }
 
+    /// The same with the disk `virtio0` over it.
+    fn over_base(&self) -> (std::path::PathBuf, Vec<u8>, Disk) {
+        let (base, bytes) = self.base();
+        let disk = self.open_temporary("virtio0", &base, Some(Format::Raw));
+        (base, bytes, disk.unwrap())
+    }
+
     fn left_behind(&self) -> usize {
         fs::read_dir(self.path("temporary")).unwrap().count()
     }
@@ -56,10 +51,7 @@ impl Bench {
 #[test]
 fn what_is_written_is_gone_in_the_end() {
     let bench = Bench::new();
-    let (base, bytes) = bench.base();
-    let disk = bench
-        .open_temporary("virtio0", &base, Some(Format::Raw))
-        .unwrap();
+    let (base, bytes, disk) = bench.over_base();
     bench.write(&disk, 4096, vec![9; 512]).unwrap();
     bench.run(&disk, Op::Flush, 0, 0, SgList::empty()).unwrap();
     let seen = bench.read(&disk, 0, 1 << 20);
@@ -118,11 +110,8 @@ fn a_hundred_disks_share_an_image() {
 #[test]
 fn a_snapshot_that_is_streamed_keeps_it_all() {
     let bench = Bench::new();
-    let (base, bytes) = bench.base();
+    let (base, bytes, disk) = bench.over_base();
     let kept = bench.path("kept");
-    let disk = bench
-        .open_temporary("virtio0", &base, Some(Format::Raw))
-        .unwrap();
     bench.write(&disk, 0, vec![1; 65536]).unwrap();
     bench.command(snapshot("virtio0", &kept)).unwrap();
     bench.write(&disk, 65536, vec![2; 65536]).unwrap();
@@ -172,11 +161,8 @@ fn a_snapshot_that_is_streamed_keeps_it_all() {
 #[test]
 fn a_snapshot_can_be_streamed_down_to_the_image() {
     let bench = Bench::new();
-    let (base, bytes) = bench.base();
+    let (base, bytes, disk) = bench.over_base();
     let kept = bench.path("kept");
-    let disk = bench
-        .open_temporary("virtio0", &base, Some(Format::Raw))
-        .unwrap();
     bench.write(&disk, 0, vec![1; 512]).unwrap();
     bench.command(snapshot("virtio0", &kept)).unwrap();
     bench.command(stream(base.to_str(), 0)).unwrap();
@@ -192,10 +178,7 @@ fn a_snapshot_can_be_streamed_down_to_the_image() {
 #[test]
 fn it_can_be_resized() {
     let bench = Bench::new();
-    let (base, bytes) = bench.base();
-    let disk = bench
-        .open_temporary("virtio0", &base, Some(Format::Raw))
-        .unwrap();
+    let (base, bytes, disk) = bench.over_base();
     let size = 2 << 20;
     let device = Some("virtio0".to_owned());
     let resize = BlockResize {
@@ -212,16 +195,13 @@ fn it_can_be_resized() {
 #[test]
 fn an_overlay_that_exists_cannot_be_put_on_it() {
     let bench = Bench::new();
-    let (base, _) = bench.base();
+    let (base, _, _disk) = bench.over_base();
     let existing = bench.path("existing");
     let backing = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b"];
     qemu_img(
         &[&backing[..], &[base.to_str().unwrap()]].concat(),
         &existing,
     );
-    let _disk = bench
-        .open_temporary("virtio0", &base, Some(Format::Raw))
-        .unwrap();
     let command = BlockdevSnapshotSync {
         device: Some("virtio0".to_owned()),
         snapshot_file: existing.display().to_string(),
@@ -263,20 +243,8 @@ fn what_is_wrong_is_said_in_a_line() {
 fn a_disk_that_is_read_only_needs_no_overlay() {
     let bench = Bench::new();
     let (base, _) = bench.base();
-    let image = ImageOptions {
-        format: Some(Format::Raw),
-        read_only: true,
-        ..Default::default()
-    };
-    let disk = DiskOptions {
-        id: "virtio0".to_owned(),
-        temporary: Some(bench.path("nosuch")),
-        ..Default::default()
-    };
-    let spec = DiskSpec {
-        path: base,
-        image,
-        disk,
-    };
+    let mut spec = spec("virtio0", &base, Some(Format::Raw));
+    spec.image.read_only = true;
+    spec.disk.temporary = Some(bench.path("nosuch"));
     assert!(bench.engine.open_disk(spec).unwrap().info().read_only);
 }

@@ -8,7 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use strata_block::engine::{DetectZeroes, ErrorPolicy, Format, OnRequestError, Throttling};
 use strata_devices::ide::Media;
 
-use super::keys::{self, choose};
+use super::keys::{self, choose, on_off};
 
 /// How a disk is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -218,13 +218,8 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
         }
         "id" => disk.id = Some(name(key, value)?),
         "node-name" => disk.node_name = Some(name(key, value)?),
-        "readonly" => {
-            disk.read_only = choose(key, value, &[("on", true), ("off", false)])?;
-        }
-        "snapshot" => {
-            let on = choose(key, value, &[("on", true), ("off", false)])?;
-            disk.snapshot = Some(on);
-        }
+        "readonly" => disk.read_only = on_off(key, value)?,
+        "snapshot" => disk.snapshot = Some(on_off(key, value)?),
         "cache" => {
             let all = [
                 ("writeback", Cache::Writeback),
@@ -286,9 +281,7 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
             disk.physical_block_size = Some(physical_block_size(key, value)?);
         }
         "wwn" => disk.wwn = Some(wwn(key, value)?),
-        "rotational" => {
-            disk.rotational = Some(choose(key, value, &[("on", true), ("off", false)])?);
-        }
+        "rotational" => disk.rotational = Some(on_off(key, value)?),
         "iothread" => {
             return Err("iothread is not supported yet: all disks share one device thread".into());
         }

@@ -8,7 +8,7 @@ use strata_block::{
 use strata_devices::vhost_user::MAX_QUEUES;
 use strata_storage::nbd::wire::Address;
 
-use super::keys::{self, choose};
+use super::keys::{self, choose, on_off};
 
 /// One export as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,8 +54,6 @@ pub fn parse(text: &str) -> Result<ExportOption, String> {
 
 type Pairs = Vec<(String, String)>;
 
-const ON_OFF: [(&str, bool); 2] = [("on", true), ("off", false)];
-
 fn nbd(pairs: Pairs) -> Result<ExportOption, String> {
     let known = "type, disk, addr, name, id, description, writable, bitmap, tls-creds";
     let mut address = None;
@@ -70,7 +68,7 @@ fn nbd(pairs: Pairs) -> Result<ExportOption, String> {
             "id" => spec.id = Some(value),
             "description" => spec.description = Some(value),
             "tls-creds" => tls_creds = Some(value),
-            "writable" => spec.writable = choose(&key, &value, &ON_OFF)?,
+            "writable" => spec.writable = on_off(&key, &value)?,
             "bitmap" => {
                 spec.bitmaps = vec![BitmapRef {
                     node: None,
@@ -104,7 +102,7 @@ fn vhost_user(pairs: Pairs) -> Result<ExportOption, String> {
                 Ok(Address::Unix(socket)) => path = Some(socket),
                 _ => return Err(format!("addr={value}: expected unix:PATH")),
             },
-            "writable" => writable = choose(&key, &value, &ON_OFF)?,
+            "writable" => writable = on_off(&key, &value)?,
             "num-queues" => {
                 let number = value.parse().ok().filter(|n| (1..=MAX_QUEUES).contains(n));
                 queues = number.ok_or(format!("{key}={value}: expected 1 to {MAX_QUEUES}"))?;

@@ -40,6 +40,11 @@ pub(super) fn native_pairs(text: &OsStr) -> Result<Vec<(String, OsString)>, Stri
     Ok(pairs)
 }
 
+/// `on` or `off`.
+pub(super) fn on_off(key: &str, value: &str) -> Result<bool, String> {
+    choose(key, value, &[("on", true), ("off", false)])
+}
+
 /// One of several words.
 pub(super) fn choose<T: Copy>(key: &str, value: &str, all: &[(&str, T)]) -> Result<T, String> {
     let found = all.iter().find(|(word, _)| *word == value);

@@ -2,7 +2,7 @@
 
 use strata_block::api::TlsCreds;
 
-use super::keys::{self, choose};
+use super::keys::{self, choose, on_off};
 
 /// One object as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Result<ObjectOption, String> {
             "id" => id = Some(value),
             "dir" => dir = Some(value),
             "endpoint" => choose(&key, &value, &[("server", ())])?,
-            "verify-peer" => verify_peer = choose(&key, &value, &[("on", true), ("off", false)])?,
+            "verify-peer" => verify_peer = on_off(&key, &value)?,
             _ => {
                 let known = "id, dir, endpoint, verify-peer";
                 return Err(format!("unknown key '{key}'; known keys: {known}"));

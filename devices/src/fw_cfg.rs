@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use strata_exec::mem::to_usize;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::bus::BusDevice;
@@ -76,15 +77,16 @@ impl FwCfgItems {
     /// All items by their number, the directory of files among them.
     fn by_number(self) -> BTreeMap<u16, Vec<u8>> {
         let mut items = self.numbered;
-        let mut directory = (self.files.len() as u32).to_be_bytes().to_vec();
-        for (number, (name, content)) in (key::FIRST_FILE..).zip(self.files) {
+        let number = |len| u32::try_from(len).expect("files are few and short");
+        let mut directory = number(self.files.len()).to_be_bytes().to_vec();
+        for (item, (name, content)) in (key::FIRST_FILE..).zip(self.files) {
             let mut padded = [0; Self::MAX_NAME + 1];
             padded[..name.len()].copy_from_slice(name.as_bytes());
-            directory.extend((content.len() as u32).to_be_bytes());
-            directory.extend(number.to_be_bytes());
+            directory.extend(number(content.len()).to_be_bytes());
+            directory.extend(item.to_be_bytes());
             directory.extend([0; 2]);
             directory.extend(padded);
-            items.insert(number, content);
+            items.insert(item, content);
         }
         items.insert(key::FILE_DIRECTORY, directory);
         items
@@ -172,7 +174,7 @@ impl FwCfg {
             Err(_) => Err(()),
         };
         let control = outcome.map_or(control::ERROR, |()| 0);
-        // Where the guest has no memory it cannot be told.
+        // Where the guest has no memory nothing can be reported to it.
         let _ = self.memory.write_slice(&control.to_be_bytes(), at);
     }
 
@@ -210,11 +212,11 @@ impl FwCfg {
 
 impl DmaRequest {
     fn parse(bytes: [u8; FwCfg::REQUEST_LEN]) -> Self {
-        let all = u128::from_be_bytes(bytes);
+        let [c0, c1, c2, c3, l0, l1, l2, l3, address @ ..] = bytes;
         Self {
-            control: (all >> 96) as u32,
-            len: (all >> 64) as u32,
-            address: all as u64,
+            control: u32::from_be_bytes([c0, c1, c2, c3]),
+            len: u32::from_be_bytes([l0, l1, l2, l3]),
+            address: u64::from_be_bytes(address),
         }
     }
 }
@@ -225,7 +227,7 @@ impl BusDevice for FwCfg {
         match (offset, data.len()) {
             (Self::DATA, 1) => data[0] = self.next_byte(),
             (Self::DMA.., _) => {
-                let from = (offset - Self::DMA) as usize;
+                let from = to_usize(offset - Self::DMA);
                 for (byte, value) in data.iter_mut().zip(&DMA_SIGNATURE[from..]) {
                     *byte = *value;
                 }

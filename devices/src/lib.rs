@@ -5,6 +5,7 @@
 //! `event_manager::MutEventSubscriber`, holds the [`strata_block::disk::Disk`] and finishes
 //! requests. They share guest memory, eventfds, and a little state each: IDE its register file,
 //! virtio its status and interrupts ([`virtio::state::DeviceState`]). Nothing else.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
 pub mod acpi;
 pub mod bus;
@@ -14,10 +15,7 @@ mod guest_memory;
 pub mod host;
 pub mod ide;
 pub mod legacy;
-#[cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 pub mod pci;
 pub mod smbios;
-#[cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 pub mod vhost_user;
-#[cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 pub mod virtio;

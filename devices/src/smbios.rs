@@ -83,7 +83,8 @@ impl Smbios {
     /// The bytes to put at [`Smbios::ADDRESS`]: the anchor, and the tables that it points to.
     pub fn at_its_address(mut self) -> Vec<u8> {
         let start = self.anchor.len().next_multiple_of(16);
-        let address = Self::ADDRESS as u32 + start as u32;
+        let address = Self::ADDRESS + start as u64;
+        let address = u32::try_from(address).expect("the tables lie below 1 MiB");
         self.anchor[24..28].copy_from_slice(&address.to_le_bytes());
         set_checksums(&mut self.anchor);
         self.anchor.resize(start, 0);
@@ -126,12 +127,13 @@ impl Structure {
     /// A text: its number stands here, itself behind the fixed part.
     fn text(mut self, text: &'static str) -> Self {
         self.texts.push(text);
-        self.fixed.push(self.texts.len() as u8);
+        let number = u8::try_from(self.texts.len()).expect("a structure has few texts");
+        self.fixed.push(number);
         self
     }
 
     fn finish(mut self) -> Vec<u8> {
-        self.fixed[1] = self.fixed.len() as u8;
+        self.fixed[1] = u8::try_from(self.fixed.len()).expect("fixed parts are short");
         for text in &self.texts {
             self.fixed.extend(text.bytes().chain([0]));
         }
@@ -154,7 +156,8 @@ impl Structures {
     fn add(&mut self, structure: Structure) {
         let bytes = structure.finish();
         self.count += 1;
-        self.longest = self.longest.max(bytes.len() as u16);
+        let len = u16::try_from(bytes.len()).expect("structures are short");
+        self.longest = self.longest.max(len);
         self.bytes.extend(bytes);
     }
 
@@ -293,7 +296,8 @@ impl Structures {
         anchor.extend(self.longest.to_le_bytes());
         anchor.extend([0; 6]);
         anchor.extend(b"_DMI_\0");
-        anchor.extend((self.bytes.len() as u16).to_le_bytes());
+        let len = u16::try_from(self.bytes.len()).expect("structures are short and few");
+        anchor.extend(len.to_le_bytes());
         anchor.extend([0; 4]);
         anchor.extend(self.count.to_le_bytes());
         anchor.push(MAJOR << 4 | MINOR);

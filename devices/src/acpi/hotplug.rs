@@ -4,6 +4,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use strata_exec::mem::to_usize;
+
 use super::read_image;
 use crate::{bus::BusDevice, host::IrqLine, legacy::Signal};
 
@@ -125,14 +127,15 @@ fn lock(shared: &Mutex<HotPlug>) -> MutexGuard<'_, HotPlug> {
 impl BusDevice for SlotPorts {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         let mut registers = lock(&self.0);
-        let mut image = [0; Self::LEN as usize];
+        let mut image = [0; to_usize(Self::LEN)];
         let values = [
             (UP, registers.up),
             (DOWN, registers.down),
             (REMOVABLE, registers.plugged),
         ];
         for (at, value) in values {
-            image[at as usize..at as usize + 4].copy_from_slice(&value.to_le_bytes());
+            let at = to_usize(at);
+            image[at..at + 4].copy_from_slice(&value.to_le_bytes());
         }
         read_image(&image, offset, data);
         if offset == UP {

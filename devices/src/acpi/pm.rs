@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bitflags::bitflags;
+use strata_exec::mem::to_usize;
 
 use super::read_image;
 use crate::{bus::BusDevice, host::IrqLine, legacy::Signal};
@@ -100,14 +101,20 @@ impl PmBlock {
 
     fn timer(&self) -> u32 {
         let ticks = self.started.elapsed().as_nanos() * Self::TIMER_HZ / 1_000_000_000;
-        ticks as u32
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the timer wraps at 32 bits"
+        )]
+        {
+            ticks as u32
+        }
     }
 
     /// The block's bytes as they read now.
-    fn image(&self) -> [u8; Self::LEN as usize] {
-        let mut image = [0; Self::LEN as usize];
+    fn image(&self) -> [u8; to_usize(Self::LEN)] {
+        let mut image = [0; to_usize(Self::LEN)];
         let mut put = |at: u64, bytes: &[u8]| {
-            let at = at as usize;
+            let at = to_usize(at);
             image[at..at + bytes.len()].copy_from_slice(bytes);
         };
         put(STATUS, &self.status.bits().to_le_bytes());
@@ -148,7 +155,7 @@ impl BusDevice for PmBlock {
             for (port, &byte) in (offset..).zip(data) {
                 if let Some(slot) = port
                     .checked_sub(register)
-                    .and_then(|i| bytes.get_mut(i as usize))
+                    .and_then(|i| bytes.get_mut(to_usize(i)))
                 {
                     *slot = byte;
                 }

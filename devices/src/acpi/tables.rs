@@ -52,7 +52,7 @@ impl Tables {
     pub fn build(cpus: u8) -> Self {
         // The RSDP comes first, but points at what follows it.
         let start = Rsdp::len().next_multiple_of(Blob::ALIGN);
-        let (blob, xsdt) = Blob::build(cpus, Self::ADDRESS as u32 + start as u32);
+        let (blob, xsdt) = Blob::build(cpus, narrow(Self::ADDRESS + start as u64));
         let mut bytes = rsdp(xsdt);
         bytes.resize(start, 0);
         bytes.extend(blob.bytes);
@@ -136,7 +136,7 @@ impl Blob {
         if !pointers.is_empty() {
             self.pointing.push(start..self.bytes.len());
         }
-        self.base + start as u32
+        self.base + narrow::<u32>(start as u64)
     }
 }
 
@@ -151,6 +151,14 @@ const FADT_POINTERS: [Field; 3] = [
 ];
 /// Where the XSDT's entries begin.
 const XSDT_ENTRIES: usize = 36;
+
+/// `value` in a field of a table. What stands in tables is this crate's own and fits.
+fn narrow<T: TryFrom<u64>>(value: u64) -> T {
+    let Ok(value) = T::try_from(value) else {
+        unreachable!("{value:#x} does not fit in its field");
+    };
+    value
+}
 
 /// An I/O port register of the fixed hardware.
 fn port(port: u64, bits: u8, access: AccessSize) -> GAS {
@@ -171,7 +179,7 @@ fn fadt(facs: u32, dsdt: u32) -> acpi_tables::fadt::FADT {
         .flag(Flags::ResetRegSup);
     fadt.dsdt = dsdt.into();
     fadt.x_dsdt = u64::from(dsdt).into();
-    fadt.sci_int = (SCI_GSI as u16).into();
+    fadt.sci_int = narrow::<u16>(SCI_GSI.into()).into();
     // No C2 and no C3: latencies beyond what the specification calls usable.
     fadt.p_lvl2_lat = 0xfff.into();
     fadt.p_lvl3_lat = 0xfff.into();
@@ -181,16 +189,16 @@ fn fadt(facs: u32, dsdt: u32) -> acpi_tables::fadt::FADT {
     fadt.iapc_boot_arch = (LEGACY_DEVICES | NO_VGA).into();
     fadt.reset_reg = port(I8042::COMMAND, 8, AccessSize::ByteAccess);
     fadt.reset_value = I8042::RESET;
-    fadt.pm1a_evt_blk = (PmBlock::BASE as u32).into();
+    fadt.pm1a_evt_blk = narrow::<u32>(PmBlock::BASE).into();
     fadt.pm1_evt_len = 4;
     fadt.x_pm1a_evt_blk = port(PmBlock::BASE, 32, AccessSize::WordAccess);
-    fadt.pm1a_cnt_blk = (PmBlock::PM1A_CONTROL as u32).into();
+    fadt.pm1a_cnt_blk = narrow::<u32>(PmBlock::PM1A_CONTROL).into();
     fadt.pm1_cnt_len = 2;
     fadt.x_pm1a_cnt_blk = port(PmBlock::PM1A_CONTROL, 16, AccessSize::WordAccess);
-    fadt.gpe0_blk = (EventPorts::BASE as u32).into();
-    fadt.gpe0_blk_len = EventPorts::LEN as u8;
+    fadt.gpe0_blk = narrow::<u32>(EventPorts::BASE).into();
+    fadt.gpe0_blk_len = narrow(EventPorts::LEN);
     fadt.x_gpe0_blk = port(EventPorts::BASE, 32, AccessSize::ByteAccess);
-    fadt.pm_tmr_blk = (PmBlock::PM_TIMER as u32).into();
+    fadt.pm_tmr_blk = narrow::<u32>(PmBlock::PM_TIMER).into();
     fadt.pm_tmr_len = 4;
     fadt.x_pm_tmr_blk = port(PmBlock::PM_TIMER, 32, AccessSize::DwordAccess);
     fadt.finalize()
@@ -222,7 +230,8 @@ fn madt(cpus: u8) -> Sdt {
     IoApic::new(0, IO_APIC, 0).to_aml_bytes(&mut structures);
     // The timer, IRQ 0, is wired to pin 2. All other ISA interrupts keep their number.
     structures.extend(source_override(0, 2, BUS_DEFAULT));
-    structures.extend(source_override(SCI_GSI as u8, SCI_GSI, ACTIVE_HIGH | LEVEL));
+    let sci = narrow(SCI_GSI.into());
+    structures.extend(source_override(sci, SCI_GSI, ACTIVE_HIGH | LEVEL));
     madt.append_slice(&structures);
     madt
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bitflags::bitflags;
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::guest_memory::guest_list;
@@ -80,7 +80,7 @@ impl BusMaster {
         match offset {
             COMMAND => Some(self.command),
             STATUS => Some(self.status.bits()),
-            TABLE.. => self.table.get((offset - TABLE) as usize).copied(),
+            TABLE.. => self.table.get(to_usize(offset - TABLE)).copied(),
             _ => None,
         }
     }
@@ -95,7 +95,7 @@ impl BusMaster {
                 self.status = (self.status - Status::WRITABLE) | (value & Status::WRITABLE);
             }
             TABLE.. => {
-                if let Some(byte) = self.table.get_mut((offset - TABLE) as usize) {
+                if let Some(byte) = self.table.get_mut(to_usize(offset - TABLE)) {
                     *byte = value;
                     // A table begins at a multiple of four.
                     self.table[0] &= !3;
@@ -201,12 +201,12 @@ pub fn gather(memory: &Arc<GuestMemoryMmap>, table: u32, bytes: u64) -> Regions 
             0 => 0x1_0000,
             count => count,
         };
-        let used = u64::from(count).min(wanted);
-        pieces.push((GuestAddress((base & !1).into()), used as u32));
-        wanted -= used;
+        let used = u32::try_from(wanted).map_or(count, |wanted| count.min(wanted));
+        pieces.push((GuestAddress((base & !1).into()), used));
+        wanted -= u64::from(used);
         let last = flags & END_OF_TABLE != 0;
         if wanted == 0 {
-            end = if last && used == u64::from(count) {
+            end = if last && used == count {
                 TableEnd::Exact
             } else {
                 TableEnd::More

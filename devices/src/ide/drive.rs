@@ -181,7 +181,8 @@ impl Drive {
 /// Sectors of 512 bytes in a physical one, as a power of two.
 fn physical_exponent(info: &DiskInfo) -> u8 {
     let sectors = u64::from(info.physical_block_size) / SECTOR;
-    sectors.checked_ilog2().unwrap_or_default() as u8
+    let exponent = sectors.checked_ilog2().unwrap_or_default();
+    u8::try_from(exponent).expect("a logarithm of 64 bits")
 }
 
 fn signature(is_cdrom: bool) -> Signature {
@@ -196,10 +197,10 @@ fn signature(is_cdrom: bool) -> Signature {
 fn default_geometry(sectors: u64) -> Geometry {
     const HEADS: u8 = 16;
     const PER_TRACK: u8 = 63;
-    const MAX_CYLINDERS: u64 = 16_383;
+    const MAX_CYLINDERS: u16 = 16_383;
     let cylinders = sectors / (u64::from(HEADS) * u64::from(PER_TRACK));
     Geometry {
-        cylinders: cylinders.min(MAX_CYLINDERS) as u16,
+        cylinders: u16::try_from(cylinders).map_or(MAX_CYLINDERS, |n| n.min(MAX_CYLINDERS)),
         heads: HEADS,
         sectors: PER_TRACK,
     }

@@ -40,8 +40,9 @@ impl Words {
     }
 
     fn put_u32(&mut self, word: usize, value: u32) {
-        self.put(word, value as u16);
-        self.put(word + 1, (value >> 16) as u16);
+        let [a, b, c, d] = value.to_le_bytes();
+        self.put(word, u16::from_le_bytes([a, b]));
+        self.put(word + 1, u16::from_le_bytes([c, d]));
     }
 
     /// The words as they travel. The last one holds a signature, and a byte that makes the sum of
@@ -135,9 +136,11 @@ fn put_capacity(words: &mut Words, drive: &Drive) {
     words.put(55, current.heads.into());
     words.put(56, current.sectors.into());
     words.put_u32(57, reached);
-    words.put_u32(60, drive.sectors.min(LBA28_SECTORS) as u32);
-    words.put_u32(100, drive.sectors as u32);
-    words.put_u32(102, (drive.sectors >> 32) as u32);
+    let by_lba28 = drive.sectors.min(LBA28_SECTORS);
+    words.put_u32(60, u32::try_from(by_lba28).expect("28 bits"));
+    let [a, b, c, d, e, f, g, h] = drive.sectors.to_le_bytes();
+    words.put_u32(100, u32::from_le_bytes([a, b, c, d]));
+    words.put_u32(102, u32::from_le_bytes([e, f, g, h]));
     // Sectors are of 512 bytes; so many of them are a physical one.
     const SEVERAL: u16 = 1 << 13;
     words.put(

@@ -118,7 +118,10 @@ impl Smart {
 
     /// Milliseconds since the drive was switched on; they wrap after 49 days.
     pub fn milliseconds(&self) -> u32 {
-        self.since.elapsed().as_millis() as u32
+        #[expect(clippy::cast_possible_truncation, reason = "the counter wraps")]
+        {
+            self.since.elapsed().as_millis() as u32
+        }
     }
 
     /// Hours that the drive has been on.
@@ -132,7 +135,7 @@ impl Smart {
         const FORETELLS: u16 = 0x0003;
         const AGES: u16 = 0x0002;
         /// Degrees Celsius.
-        const TEMPERATURE: u64 = 31;
+        const TEMPERATURE: u8 = 31;
         let unreadable = u64::from(self.errors.unreadable());
         let attribute = |id, flags, threshold, raw| Attribute {
             id,
@@ -148,8 +151,8 @@ impl Smart {
             attribute(12, AGES, 0, 1), // power cycles
             attribute(187, AGES, 0, unreadable),
             Attribute {
-                value: 100 - TEMPERATURE as u8,
-                ..attribute(190, AGES, 0, TEMPERATURE)
+                value: 100 - TEMPERATURE,
+                ..attribute(190, AGES, 0, TEMPERATURE.into())
             },
             attribute(197, AGES, 0, 0), // sectors that may have to be moved
         ]
@@ -226,7 +229,7 @@ impl Smart {
             data[at] = test.kind;
             data[at + 2..at + 4].copy_from_slice(&test.hours.to_le_bytes());
         }
-        data[508] = self.tests.len() as u8;
+        data[508] = u8::try_from(self.tests.len()).expect("the log has room for 21");
         data
     }
 }

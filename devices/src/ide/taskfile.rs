@@ -312,9 +312,10 @@ impl TaskFile {
                 let track = sector / u64::from(geometry.sectors);
                 let heads = u64::from(geometry.heads);
                 let [low, high, ..] = (track / heads).to_le_bytes();
-                let number = (sector % u64::from(geometry.sectors)) as u8 + 1;
-                put([number, low, high], [0; 3]);
-                self.set_head((track % heads) as u8);
+                let [within, ..] = (sector % u64::from(geometry.sectors)).to_le_bytes();
+                let [head, ..] = (track % heads).to_le_bytes();
+                put([within + 1, low, high], [0; 3]);
+                self.set_head(head);
             }
         }
     }

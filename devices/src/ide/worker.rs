@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use strata_block::disk::{Completion, Disk, Op, Request};
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 use strata_storage::error::IoError;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
@@ -114,7 +114,7 @@ impl Side {
         };
         match job.work {
             Work::Read { sector, count } => {
-                let data = SgList::zeroed(count as usize * SECTOR as usize);
+                let data = SgList::zeroed(count as usize * to_usize(SECTOR));
                 let request = transfer(Op::Read, sector, data.clone());
                 disk.submit(request, move |done| {
                     end.finish_with(done, Reply::Data(data));
@@ -131,7 +131,7 @@ impl Side {
             Work::Dma(what) => start_dma(disk, &what, memory, end),
             Work::Trim { blocks, table } => start_trim(disk, blocks, table, memory, end),
             Work::ReadDisc { first, count } => {
-                let data = SgList::zeroed(count as usize * BLOCK as usize);
+                let data = SgList::zeroed(count as usize * to_usize(BLOCK));
                 read_disc(disk, first, data.clone(), end, Reply::Data(data));
             }
             Work::PacketDma { payload, table } => {
@@ -144,16 +144,16 @@ impl Side {
 /// Moves as many whole sectors as the descriptor table has room for.
 fn start_dma(disk: &Disk, what: &Move, memory: &Arc<GuestMemoryMmap>, end: Ending) {
     let regions = gather(memory, what.table, u64::from(what.count) * SECTOR);
-    let sectors = regions.list.len() / SECTOR as usize;
+    let sectors = regions.list.len() / to_usize(SECTOR);
     let moved = Reply::Moved {
-        sectors: sectors as u32,
+        sectors: u32::try_from(sectors).expect("no more than were asked for"),
         end: regions.end,
     };
     if sectors == 0 {
         end.finish(Ok(moved));
         return;
     }
-    let list = regions.list.slice(0, sectors * SECTOR as usize);
+    let list = regions.list.slice(0, sectors * to_usize(SECTOR));
     let request = transfer(what.op, what.sector, list);
     disk.submit(request, move |done| end.finish_with(done, moved));
 }
@@ -208,7 +208,7 @@ fn start_packet_dma(
 fn read_disc(disk: &Disk, first: u32, data: SgList, end: Ending, reply: Reply) {
     let offset = u64::from(first) * BLOCK;
     let there = disk.info().size.saturating_sub(offset);
-    let there = there.min(data.len() as u64) as usize;
+    let there = to_usize(there).min(data.len());
     if there == 0 {
         // The disc has shrunk meanwhile.
         end.finish(Err(IoError::OutOfRange));

@@ -218,8 +218,8 @@ impl Rtc {
             WEEKDAY => now.weekday(),
             DAY => now.day,
             MONTH => now.month,
-            YEAR => (now.year % 100) as u8,
-            CENTURY => (now.year / 100) as u8,
+            YEAR => now.year_of_century(),
+            CENTURY => now.century(),
             STATUS_A if self.updating() => {
                 return self.memory[usize::from(STATUS_A)] | A_UPDATE_IN_PROGRESS;
             }

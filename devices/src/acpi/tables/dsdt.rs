@@ -12,7 +12,7 @@ use acpi_tables::{
     sdt::Sdt,
 };
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, narrow};
 use crate::{
     acpi::{
         hotplug::{EventPorts, SlotPorts},
@@ -80,20 +80,24 @@ fn device(name: &str, id: &str, unique: u8, resources: Vec<&dyn Aml>) -> Vec<u8>
     encode(&Device::new(name.into(), vec![&hid, &uid, &crs]))
 }
 
+/// `len` ports from `base` on.
+fn ports(base: u64, len: u64) -> IO {
+    IO::new(narrow(base), narrow(base), 1, narrow(len))
+}
+
 fn pci_root() -> Vec<u8> {
-    let config_base = pci::CONFIG_PORTS_BASE as u16;
-    let last_port = (pci::IO_WINDOW_BASE + pci::IO_WINDOW_LEN - 1) as u16;
-    let first = pci::MMIO_WINDOW_BASE as u32;
-    let last = (pci::MMIO_WINDOW_BASE + pci::MMIO_WINDOW_LEN - 1) as u32;
+    let last_port: u16 = narrow(pci::IO_WINDOW_BASE + pci::IO_WINDOW_LEN - 1);
+    let first: u32 = narrow(pci::MMIO_WINDOW_BASE);
+    let last: u32 = narrow(pci::MMIO_WINDOW_BASE + pci::MMIO_WINDOW_LEN - 1);
     let cacheable = AddressSpaceCacheable::NotCacheable;
     let hid = Name::new("_HID".into(), &EISAName::new("PNP0A03"));
     let uid = Name::new("_UID".into(), &0u8);
     let bus = Name::new("_BBN".into(), &0u8);
     let only_bus = AddressSpace::new_bus_number(0u16, 0u16);
-    let config = IO::new(config_base, config_base, 1, pci::CONFIG_PORTS_LEN as u8);
+    let config = ports(pci::CONFIG_PORTS_BASE, pci::CONFIG_PORTS_LEN);
     // The fixed ports of the IDE function and of ISA devices, then those for BARs.
-    let ports_below = AddressSpace::new_io(0u16, config_base - 1, None);
-    let ports_above = AddressSpace::new_io(pci::IO_WINDOW_BASE as u16, last_port, None);
+    let ports_below = AddressSpace::new_io(0u16, narrow(pci::CONFIG_PORTS_BASE - 1), None);
+    let ports_above = AddressSpace::new_io(narrow(pci::IO_WINDOW_BASE), last_port, None);
     let memory = AddressSpace::new_memory(cacheable, true, first, last, None);
     let resources: Vec<&dyn Aml> = vec![&only_bus, &config, &ports_below, &ports_above, &memory];
     let resources = ResourceTemplate::new(resources);
@@ -121,34 +125,30 @@ fn interrupt_routing() -> PackageBuilder {
 
 /// Keeps the ports of power management and of hot plug from being handed to others.
 fn fixed_ports() -> Vec<u8> {
-    let ports = [
-        (PmBlock::BASE, PmBlock::LEN),
-        (SlotPorts::BASE, SlotPorts::LEN),
-        (EventPorts::BASE, EventPorts::LEN),
+    let ranges = [
+        ports(PmBlock::BASE, PmBlock::LEN),
+        ports(SlotPorts::BASE, SlotPorts::LEN),
+        ports(EventPorts::BASE, EventPorts::LEN),
     ];
-    let ports = ports.map(|(base, len)| IO::new(base as u16, base as u16, 1, len as u8));
-    let ports = ports.iter().map(|range| range as &dyn Aml).collect();
-    device("PMIO", "PNP0C02", 0, ports)
+    let ranges = ranges.iter().map(|range| range as &dyn Aml).collect();
+    device("PMIO", "PNP0C02", 0, ranges)
 }
 
 fn serial() -> Vec<u8> {
-    let base = SerialPort::COM1 as u16;
-    let ports = IO::new(base, base, 1, SerialPort::LEN as u8);
+    let ports = ports(SerialPort::COM1, SerialPort::LEN);
     let irq = Interrupt::new(true, true, false, false, SerialPort::COM1_IRQ);
     device("COM1", "PNP0501", 1, vec![&ports, &irq])
 }
 
 fn clock() -> Vec<u8> {
-    let base = Rtc::BASE as u16;
-    let ports = IO::new(base, base, 1, Rtc::LEN as u8);
+    let ports = ports(Rtc::BASE, Rtc::LEN);
     let irq = Interrupt::new(true, true, false, false, Rtc::IRQ);
     device("RTC_", "PNP0B00", 0, vec![&ports, &irq])
 }
 
 /// The panic device. Its id is no EISA id, but a string.
 fn panic() -> Vec<u8> {
-    let base = PvPanic::PORT as u16;
-    let ports = IO::new(base, base, 1, PvPanic::LEN as u8);
+    let ports = ports(PvPanic::PORT, PvPanic::LEN);
     let hid = Name::new("_HID".into(), &PvPanic::ACPI_ID);
     let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports]));
     encode(&Device::new("PEVT".into(), vec![&hid, &crs]))

@@ -3,7 +3,7 @@
 //! A script says what firmware has to do (QEMU's `hw/acpi/bios-linker-loader`, SeaBIOS's
 //! `romfile_loader`): load a file, add its address to a field, put a checksum right.
 
-use super::{Blob, Field, rsdp};
+use super::{Blob, Field, narrow, rsdp};
 
 const SCRIPT: &str = "etc/table-loader";
 const RSDP: &str = "etc/acpi/rsdp";
@@ -25,7 +25,7 @@ pub fn files(cpus: u8) -> [(&'static str, Vec<u8>); 3] {
     let (mut blob, xsdt) = Blob::build(cpus, 0);
     let mut rsdp = rsdp(xsdt);
     let mut script = Script::default();
-    script.load(TABLES, Blob::ALIGN as u32, Zone::High);
+    script.load(TABLES, narrow(Blob::ALIGN as u64), Zone::High);
     script.load(RSDP, 16, Zone::FSegment);
     for &field in &blob.pointers {
         script.add_pointer(TABLES, field);
@@ -77,7 +77,7 @@ impl Script {
 
     /// Adds the address of [`TABLES`] to a field of `file`.
     fn add_pointer(&mut self, file: &str, Field { offset, len }: Field) {
-        let offset = (offset as u32).to_le_bytes();
+        let offset = number(offset);
         self.command(
             Self::ADD_POINTER,
             &[&name(file), &name(TABLES), &offset, &[len]],
@@ -85,9 +85,14 @@ impl Script {
     }
 
     fn add_checksum(&mut self, file: &str, at: usize, start: usize, len: usize) {
-        let [at, start, len] = [at, start, len].map(|number| (number as u32).to_le_bytes());
+        let [at, start, len] = [at, start, len].map(number);
         self.command(Self::ADD_CHECKSUM, &[&name(file), &at, &start, &len]);
     }
+}
+
+/// A place in a file, or a number of its bytes.
+fn number(value: usize) -> [u8; 4] {
+    narrow::<u32>(value as u64).to_le_bytes()
 }
 
 /// A file's name, padded.

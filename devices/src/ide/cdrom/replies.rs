@@ -13,6 +13,9 @@ const TRACK: u8 = 1;
 const LEAD_OUT: u8 = 0xaa;
 /// A track of data, its position in the Q channel.
 const DATA_TRACK: u8 = 0x14;
+/// Bytes of a block.
+const BLOCK_LEN: u32 = 2048;
+const _: () = assert!(BLOCK_LEN as u64 == BLOCK);
 /// Blocks on the largest CD, of 80 minutes; what is larger is a DVD.
 const CD_BLOCKS: u32 = 80 * 60 * 75;
 /// A tray with a motor that can be locked (the same in page 2Ah and in feature 3).
@@ -21,6 +24,11 @@ const MECHANISM: u8 = 0x29;
 const SPEED: u16 = 706;
 /// Sectors of an audio CD before block 0.
 const PREGAP: u32 = 150;
+
+/// The length of a part of a reply.
+fn short(part: &[u8]) -> u8 {
+    u8::try_from(part.len()).expect("what a drive says of itself is short")
+}
 
 /// REQUEST SENSE: current, fixed format.
 pub fn sense(sense: Sense) -> Vec<u8> {
@@ -56,13 +64,13 @@ pub fn vital_product_data(page: u8, serial: &str) -> Option<Vec<u8>> {
         IDENTIFICATION => {
             // One descriptor: ASCII, of the logical unit, a T10 vendor's name and what it adds.
             let name = [&VENDOR[..], PRODUCT, &serial].concat();
-            let mut body = vec![0x02, 0x01, 0, name.len() as u8];
+            let mut body = vec![0x02, 0x01, 0, short(&name)];
             body.extend(name);
             body
         }
         _ => return None,
     };
-    let mut reply = vec![DEVICE_TYPE, page, 0, body.len() as u8];
+    let mut reply = vec![DEVICE_TYPE, page, 0, short(&body)];
     reply.extend(body);
     Some(reply)
 }
@@ -70,7 +78,7 @@ pub fn vital_product_data(page: u8, serial: &str) -> Option<Vec<u8>> {
 /// READ CAPACITY: the last block, and the size of blocks.
 pub fn capacity(blocks: u32) -> Vec<u8> {
     let last = blocks.saturating_sub(1);
-    [last.to_be_bytes(), (BLOCK as u32).to_be_bytes()].concat()
+    [last.to_be_bytes(), BLOCK_LEN.to_be_bytes()].concat()
 }
 
 /// How MODE SENSE begins its reply.
@@ -125,7 +133,7 @@ pub fn mode_pages(page: u8, locked: bool, changeable: bool, header: ModeHeader) 
         (CAPABILITIES, &capabilities),
     ] {
         if page == code || page == ALL {
-            pages.extend([code, body.len() as u8]);
+            pages.extend([code, short(body)]);
             pages.extend(body.iter().map(|byte| if changeable { 0 } else { *byte }));
         }
     }
@@ -133,8 +141,8 @@ pub fn mode_pages(page: u8, locked: bool, changeable: bool, header: ModeHeader) 
         return None;
     }
     let mut reply = match header {
-        ModeHeader::Short => vec![pages.len() as u8 + 3, 0, 0, 0],
-        ModeHeader::Long => vec![0, pages.len() as u8 + 6, 0, 0, 0, 0, 0, 0],
+        ModeHeader::Short => vec![short(&pages) + 3, 0, 0, 0],
+        ModeHeader::Long => vec![0, short(&pages) + 6, 0, 0, 0, 0, 0, 0],
     };
     reply.extend(pages);
     Some(reply)
@@ -167,7 +175,7 @@ pub fn configuration(wanted: Wanted, from: u16, blocks: u32) -> Vec<u8> {
         [high, low, u8::from(number == profile), 0]
     });
     let core = [ATAPI, [0; 4]].concat();
-    let random = [(BLOCK as u32).to_be_bytes(), [0, 1, 1, 0]].concat();
+    let random = [BLOCK_LEN.to_be_bytes(), [0, 1, 1, 0]].concat();
     // Number, version, always there, current, and what it says of itself.
     let features: [(u16, u8, bool, bool, &[u8]); 6] = [
         (0x0000, 0, true, true, profiles.as_flattened()),
@@ -187,11 +195,11 @@ pub fn configuration(wanted: Wanted, from: u16, blocks: u32) -> Vec<u8> {
         if listed {
             list.extend(number.to_be_bytes());
             list.push(version << 2 | u8::from(persistent) << 1 | u8::from(current));
-            list.push(data.len() as u8);
+            list.push(short(data));
             list.extend(data);
         }
     }
-    let mut reply = (list.len() as u32 + 4).to_be_bytes().to_vec();
+    let mut reply = (u32::from(short(&list)) + 4).to_be_bytes().to_vec();
     reply.extend([0, 0]);
     reply.extend(profile.to_be_bytes());
     reply.extend(list);
@@ -244,8 +252,8 @@ fn address(block: u32, in_minutes: bool) -> [u8; 4] {
 
 fn minutes(block: u32) -> [u8; 3] {
     let frames = u64::from(block) + u64::from(PREGAP);
-    let minute = (frames / 75 / 60).min(u8::MAX.into()) as u8;
-    [minute, (frames / 75 % 60) as u8, (frames % 75) as u8]
+    [frames / 75 / 60, frames / 75 % 60, frames % 75]
+        .map(|number| u8::try_from(number).unwrap_or(u8::MAX))
 }
 
 /// READ TOC, format 0: the tracks from `first` on; `None` if there is none.
@@ -287,6 +295,6 @@ pub fn full_toc(blocks: u32) -> Vec<u8> {
 
 /// Length, first and last track (or session), which are both 1.
 fn with_toc_header(entries: Vec<u8>) -> Vec<u8> {
-    let len = entries.len() as u8 + 2;
+    let len = short(&entries) + 2;
     [vec![0, len, 1, 1], entries].concat()
 }

@@ -254,7 +254,7 @@ impl Drive {
         }
         let cylinders = self.sectors / (u64::from(heads) * u64::from(sectors));
         self.geometry = Geometry {
-            cylinders: cylinders.min(u16::MAX.into()) as u16,
+            cylinders: u16::try_from(cylinders).unwrap_or(u16::MAX),
             heads,
             sectors,
         };

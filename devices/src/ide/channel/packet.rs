@@ -2,6 +2,7 @@
 //! writes a command of 12 bytes to the data port; its reply comes back block by block through the
 //! data port, no block longer than the guest allows, or by the bus master.
 
+use strata_exec::mem::to_usize;
 use strata_storage::error::IoError;
 
 use super::{Channel, Outcome, Payload, Pending, Phase, Reply, Work};
@@ -45,7 +46,7 @@ pub struct Session {
 impl Session {
     /// Bytes of the next block at the data port where `left` are there.
     fn block(&self, left: usize) -> usize {
-        let block = BLOCK as usize;
+        let block = to_usize(BLOCK);
         match self.limit {
             limit if left <= limit => left,
             limit if limit >= block => limit / block * block,
@@ -185,7 +186,8 @@ impl Channel {
     fn offer(&mut self, session: Session, data: Vec<u8>, at: usize) {
         let len = session.block(data.len() - at);
         self.with_active(|drive| {
-            drive.file.set_byte_count(len as u16);
+            let len = u16::try_from(len).expect("the guest's limit has 16 bits");
+            drive.file.set_byte_count(len);
             drive.file.set_count(REASON_DATA);
         });
         self.phase = Phase::PacketIn {

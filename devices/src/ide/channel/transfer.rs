@@ -1,7 +1,7 @@
 //! Commands that move data: block by block through the data port, or by the bus master.
 
 use strata_block::disk::Op;
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 use strata_storage::error::IoError;
 
 use super::{Channel, Move, Outcome, Pending, Phase, Reply, Work};
@@ -62,7 +62,7 @@ impl Transfer {
 }
 
 fn bytes(sectors: u32) -> usize {
-    sectors as usize * SECTOR as usize
+    sectors as usize * to_usize(SECTOR)
 }
 
 impl Channel {

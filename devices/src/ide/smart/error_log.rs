@@ -68,7 +68,7 @@ impl ErrorLog {
         const ACTIVE: u8 = 0x03;
         let mut data = vec![0; LEN];
         data[0] = REVISION;
-        data[1] = self.last.len() as u8;
+        data[1] = u8::try_from(self.last.len()).expect("the log has room for five");
         for (entry, failure) in data[2..].chunks_exact_mut(ENTRY).zip(&self.last) {
             // The command that failed is the last of those before the error.
             let command = &mut entry[4 * COMMAND..5 * COMMAND];

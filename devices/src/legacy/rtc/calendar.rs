@@ -39,11 +39,11 @@ impl DateTime {
         let year = era * 400 + year_of_era + i64::from(month <= 2);
         Self {
             year: u16::try_from(year.clamp(0, 9999)).unwrap_or_default(),
-            month: month as u8,
-            day: (of_year - (153 * from_march + 2) / 5 + 1) as u8,
-            hour: (of_day / 3600) as u8,
-            minute: (of_day / 60 % 60) as u8,
-            second: (of_day % 60) as u8,
+            month: field(month),
+            day: field(of_year - (153 * from_march + 2) / 5 + 1),
+            hour: field(of_day / 3600),
+            minute: field(of_day / 60 % 60),
+            second: field(of_day % 60),
         }
     }
 
@@ -61,9 +61,24 @@ impl DateTime {
             + i64::from(self.second)
     }
 
+    /// The year's last two digits.
+    pub fn year_of_century(self) -> u8 {
+        field((self.year % 100).into())
+    }
+
+    /// The year's digits before those. The guest sets it by a register of 8 bits.
+    pub fn century(self) -> u8 {
+        field((self.year / 100).into())
+    }
+
     /// 1 for Sunday to 7 for Saturday.
     pub fn weekday(self) -> u8 {
         // 1970-01-01 was a Thursday.
-        ((self.to_unix().div_euclid(DAY_SECONDS) + 4).rem_euclid(7) + 1) as u8
+        field((self.to_unix().div_euclid(DAY_SECONDS) + 4).rem_euclid(7) + 1)
     }
+}
+
+/// A part of a date as a register holds it.
+fn field(value: i64) -> u8 {
+    u8::try_from(value).expect("parts of dates have 8 bits")
 }

@@ -109,7 +109,8 @@ impl Settings {
     fn alarm_after(&self, at: Duration) -> Option<u32> {
         let seconds = i64::try_from(at.as_secs()).unwrap_or(0);
         let of_day = seconds.saturating_add(self.ahead).rem_euclid(DAY.into());
-        self.alarm.after(of_day as u32)
+        self.alarm
+            .after(u32::try_from(of_day).expect("a second of the day"))
     }
 }
 

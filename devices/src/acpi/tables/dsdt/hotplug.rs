@@ -8,7 +8,7 @@ use acpi_tables::aml::{
 };
 use acpi_tables::{Aml, aml::Arg};
 
-use super::{Raw, encode};
+use super::{Raw, encode, narrow};
 use crate::acpi::hotplug::SlotPorts;
 
 /// Slots that devices can be plugged into; the bridges are below them.
@@ -37,7 +37,7 @@ pub(super) fn handler() -> Vec<u8> {
 
 /// The first three registers, and `PCEJ`, which ejects a slot.
 fn registers() -> Vec<u8> {
-    let base = SlotPorts::BASE as u32;
+    let base: u32 = narrow(SlotPorts::BASE);
     let mut aml = encode(&OpRegion::new(
         "PCST".into(),
         OpRegionSpace::SystemIO,

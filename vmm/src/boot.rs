@@ -20,6 +20,7 @@ use std::{
 };
 
 use strata_devices::legacy::i8042::I8042;
+use strata_exec::mem::to_usize;
 use strata_storage::split_options;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
@@ -159,7 +160,7 @@ impl Source {
         let rewound = io::Seek::rewind(&mut self.file);
         rewound.map_err(|error| self.error(error))?;
         memory
-            .read_exact_volatile_from(GuestAddress(start), &mut self.file, len as usize)
+            .read_exact_volatile_from(GuestAddress(start), &mut self.file, to_usize(len))
             .map_err(|error| self.error(io::Error::other(error)))?;
         Ok(Placed { start, len })
     }
@@ -345,15 +346,12 @@ impl Module {
 /// hlt
 /// jmp short -3
 /// ```
-const RESET_STUB: [u8; 7] = [
-    0xb0,
-    I8042::RESET,
-    0xe6,
-    I8042::COMMAND as u8,
-    0xf4,
-    0xeb,
-    0xfd,
-];
+const RESET_STUB: [u8; 7] = {
+    // The instruction has the port in a byte.
+    const COMMAND_PORT: u8 = I8042::COMMAND.to_le_bytes()[0];
+    const _: () = assert!(I8042::COMMAND < 0x100);
+    [0xb0, I8042::RESET, 0xe6, COMMAND_PORT, 0xf4, 0xeb, 0xfd]
+};
 
 fn write_reset_stub(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
     layout::RESET_VECTORS

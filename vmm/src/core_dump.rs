@@ -22,6 +22,7 @@ use object::{
     },
     slice_from_all_bytes,
 };
+use strata_exec::mem::to_usize;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use self::mappings::Mapping;
@@ -92,7 +93,7 @@ fn write_into(
     let end = regions.last().map_or(data, |last| last.offset + last.len);
     file.set_len(end)?;
 
-    let mut bytes = Vec::with_capacity(data as usize);
+    let mut bytes = Vec::with_capacity(to_usize(data));
     let count = 1 + regions.len() + mappings.len();
     bytes.extend(bytes_of(&file_header(count)));
     bytes.extend(bytes_of(&note_header(head as u64, notes.len() as u64)));
@@ -146,7 +147,7 @@ fn write_region(file: &File, memory: &GuestMemoryMmap, region: &Region) -> io::R
     let mut piece = vec![0; PIECE];
     let mut done = 0;
     while done < region.len {
-        let len = (region.len - done).min(PIECE as u64) as usize;
+        let len = to_usize(region.len - done).min(PIECE);
         let piece = &mut piece[..len];
         memory
             .read_slice(piece, GuestAddress(region.start + done))
@@ -179,6 +180,12 @@ fn runs_of_data(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 
 fn file_header(program_headers: usize) -> FileHeader64<LittleEndian> {
     let endian = LittleEndian;
+    let half = |value| {
+        U16::new(
+            endian,
+            u16::try_from(value).expect("headers are short and few"),
+        )
+    };
     FileHeader64 {
         e_ident: Ident {
             magic: ELFMAG,
@@ -196,10 +203,10 @@ fn file_header(program_headers: usize) -> FileHeader64<LittleEndian> {
         e_phoff: U64::new(endian, size_of::<FileHeader64<LittleEndian>>() as u64),
         e_shoff: U64::new(endian, 0),
         e_flags: U32::new(endian, FileFlags(0)),
-        e_ehsize: U16::new(endian, size_of::<FileHeader64<LittleEndian>>() as u16),
-        e_phentsize: U16::new(endian, size_of::<ProgramHeader64<LittleEndian>>() as u16),
+        e_ehsize: half(size_of::<FileHeader64<LittleEndian>>()),
+        e_phentsize: half(size_of::<ProgramHeader64<LittleEndian>>()),
         // The walk through page tables has its bound, and regions are few.
-        e_phnum: U16::new(endian, program_headers as u16),
+        e_phnum: half(program_headers),
         e_shentsize: U16::new(endian, 0),
         e_shnum: U16::new(endian, 0),
         e_shstrndx: U16::new(endian, SymbolSection(0)),

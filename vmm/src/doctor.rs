@@ -11,6 +11,7 @@ use rustix::{
     fs::{FallocateFlags, Mode, OFlags, fallocate, ioctl_ficlone, openat},
     io::Errno,
 };
+use strata_exec::mem::to_usize;
 
 use crate::kvm::probe::{self, Unusable};
 
@@ -93,7 +94,7 @@ fn trial_file(dir: &Path) -> io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = openat(rustix::fs::CWD, dir, flags, Mode::RUSR | Mode::WUSR)?;
     let mut file = File::from(file);
-    file.write_all(&vec![1; TRIAL as usize])?;
+    file.write_all(&vec![1; to_usize(TRIAL)])?;
     Ok(file)
 }
 

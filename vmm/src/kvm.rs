@@ -12,6 +12,7 @@ use std::io;
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Cap, Kvm};
+use strata_exec::mem::to_usize;
 use vm_memory::GuestMemoryMmap;
 
 use crate::layout;
@@ -71,7 +72,7 @@ pub fn create_vm(
     let fd = kvm.create_vm().doing("create a virtual machine")?;
     fd.set_identity_map_address(layout::IDENTITY_MAP)
         .doing("place its identity map")?;
-    fd.set_tss_address(layout::TSS as usize)
+    fd.set_tss_address(to_usize(layout::TSS))
         .doing("place its task state segment")?;
     fd.create_irq_chip()
         .doing("create the interrupt controllers")?;

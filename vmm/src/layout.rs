@@ -42,6 +42,14 @@ pub const TSS: u64 = 0xfeff_d000;
 /// Bytes of both together.
 pub const KVM_PAGES_LEN: u64 = 0x4000;
 
+/// An address or a length where a structure has 32 bits for it.
+///
+/// # Panics
+/// If it lies beyond 4 GiB: the caller has it in memory below the PCI hole.
+pub fn below_4g(value: u64) -> u32 {
+    u32::try_from(value).expect("memory below the PCI hole")
+}
+
 /// Bytes of memory below the PCI hole, for a guest with `size` bytes; the others lie above it.
 pub fn low_memory(size: u64) -> u64 {
     size.min(LOW_MEMORY_LIMIT)

@@ -1,4 +1,5 @@
 //! The machine behind the `strata` binary, as a library so that its parts can be tested alone.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
 pub mod boot;
 pub mod cli;

@@ -35,6 +35,7 @@ use strata_devices::{
     fw_cfg::{FwCfg, FwCfgItems},
     legacy::serial::{Output, SerialInput},
 };
+use strata_exec::mem::to_usize;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use self::{
@@ -421,7 +422,7 @@ fn allocate(size: u64, has_firmware: bool) -> Result<GuestMemoryMmap, RunError> 
     }
     let ranges: Vec<_> = ranges
         .into_iter()
-        .map(|(start, len)| (GuestAddress(start), len as usize))
+        .map(|(start, len)| (GuestAddress(start), to_usize(len)))
         .collect();
     GuestMemoryMmap::from_ranges(&ranges).map_err(|source| RunError::Memory {
         mib: size >> 20,

@@ -1,4 +1,5 @@
 //! `strata`: boots guests on layered disks, and serves such disks to others.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
 use std::{
     error::Error,

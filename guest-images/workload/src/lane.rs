@@ -31,7 +31,7 @@ pub struct Gauge {
 impl Gauge {
     /// Takes the longest request of each kind, counting one that is under way with its age.
     pub fn take_longest(&self, start: Instant) -> [u64; KINDS] {
-        let now = start.elapsed().as_micros() as u64;
+        let now = micros(start);
         std::array::from_fn(|kind| {
             let done = self.longest[kind].swap(0, Ordering::Relaxed);
             match self.began[kind].load(Ordering::Relaxed) {
@@ -130,13 +130,17 @@ impl Worker<'_> {
     }
 
     fn timed<T>(&self, kind: usize, request: impl FnOnce() -> T) -> T {
-        let began = self.start.elapsed().as_micros() as u64;
+        let began = micros(self.start);
         self.gauge.began[kind].store(began + 1, Ordering::Relaxed);
         let result = request();
         self.gauge.began[kind].store(0, Ordering::Relaxed);
-        let took = self.start.elapsed().as_micros() as u64 - began;
+        let took = micros(self.start) - began;
         self.gauge.longest[kind].fetch_max(took, Ordering::Relaxed);
         self.gauge.requests.fetch_add(1, Ordering::Relaxed);
         result
     }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).expect("a run ends within 500,000 years")
 }

@@ -2,6 +2,7 @@
 //!
 //! What it does is chosen on the kernel command line (see [`params`]); all that it reports goes to
 //! the first serial port, one line each (see [`report`]).
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
 mod boot;
 mod button;

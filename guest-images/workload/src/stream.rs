@@ -77,7 +77,7 @@ pub fn mix(x: u64) -> u64 {
 fn take(random: &mut u64, bound: u32) -> u32 {
     let value = ((*random & 0xffff) * u64::from(bound)) >> 16;
     *random >>= 16;
-    value as u32
+    u32::try_from(value).expect("below the bound")
 }
 
 impl Lane {

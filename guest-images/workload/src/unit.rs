@@ -103,11 +103,13 @@ impl Unit {
         if self.holds(None) {
             return Content::Zeros;
         }
+        let [u0, u1, u2, u3, d0, d1, d2, d3] = self.words[2].to_le_bytes();
+        let [o0, o1, o2, o3, ..] = self.words[3].to_le_bytes();
         let stamp = Stamp {
             seed: self.words[1],
-            disk: (self.words[2] >> 32) as u32,
-            unit: self.words[2] as u32,
-            op: self.words[3] as u32,
+            disk: u32::from_le_bytes([d0, d1, d2, d3]),
+            unit: u32::from_le_bytes([u0, u1, u2, u3]),
+            op: u32::from_le_bytes([o0, o1, o2, o3]),
         };
         if self.words[..FIRST_FILL_WORD] != stamp.header() {
             return Content::Foreign(self.words[0]);

@@ -43,7 +43,7 @@ pub const MAX_INPUT: usize = 1024;
 /// If `content` is longer than [`MAX`].
 pub fn encode(kind: u8, content: &[u8]) -> Vec<u8> {
     assert!(content.len() <= MAX, "a frame that is too long");
-    let len = content.len() as u16;
+    let len = u16::try_from(content.len()).expect("no longer than MAX");
     let mut bytes = Vec::with_capacity(HEADER + content.len());
     bytes.push(kind);
     bytes.extend(len.to_le_bytes());

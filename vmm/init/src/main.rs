@@ -2,6 +2,7 @@
 //! streams on, tells its exit status, and powers off.
 //!
 //! Under the name `strata-exit` it ends the guest with a status of the caller's.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
 mod channel;
 mod command;

@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::FileExt,
 };
 
+use strata_exec::mem::to_usize;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{BootError, Source, kernel::not_a_kernel};
@@ -104,9 +105,12 @@ impl Elf {
         };
         for index in 0..u64::from(count) {
             let mut bytes = [0; 56];
-            let size = u64::from(entry_size);
-            let bytes = &mut bytes[..size as usize];
-            read_at(kernel, bytes, table.saturating_add(index * size))?;
+            let bytes = &mut bytes[..usize::from(entry_size)];
+            read_at(
+                kernel,
+                bytes,
+                table.saturating_add(index * u64::from(entry_size)),
+            )?;
             elf.take(kernel, &Reader { bytes, is_64_bit })?;
         }
         Ok(elf)
@@ -195,7 +199,7 @@ pub(super) fn copy(
     let sought = kernel.file.seek(io::SeekFrom::Start(offset));
     sought.map_err(|error| kernel.error(error))?;
     memory
-        .read_exact_volatile_from(GuestAddress(address), &mut kernel.file, len as usize)
+        .read_exact_volatile_from(GuestAddress(address), &mut kernel.file, to_usize(len))
         .map_err(|error| kernel.error(io::Error::other(error)))
 }
 
@@ -205,7 +209,7 @@ pub(super) fn clear(memory: &GuestMemoryMmap, address: u64, len: u64) -> Result<
     let mut at = address;
     while at < end {
         let piece = (end - at).min(ZEROS.len() as u64);
-        memory.write_slice(&ZEROS[..piece as usize], GuestAddress(at))?;
+        memory.write_slice(&ZEROS[..to_usize(piece)], GuestAddress(at))?;
         at += piece;
     }
     Ok(())

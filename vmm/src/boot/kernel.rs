@@ -6,7 +6,7 @@ use linux_loader::loader::{BzImage, KernelLoader, bootparam::setup_header};
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
 
 use super::{BootError, Source, elf::Elf, multiboot::Multiboot};
-use crate::layout;
+use crate::layout::{self, below_4g};
 
 /// Offset of the set-up header in a bzImage.
 const HEADER: u64 = 0x1f1;
@@ -137,7 +137,7 @@ fn load_bzimage(
     let loaded = BzImage::load(memory, Some(at), &mut kernel.file, None)
         .map_err(|error| not_a_kernel(kernel, error))?;
     let mut header = *header;
-    header.code32_start = layout::KERNEL as u32;
+    header.code32_start = below_4g(layout::KERNEL);
     let is_64_bit = has_64_bit_entry(&header);
     let offset = if is_64_bit { ENTRY_64 } else { 0 };
     Ok(Loaded {

@@ -2,6 +2,7 @@
 
 use std::{io, os::unix::fs::FileExt};
 
+use strata_exec::mem::to_usize;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{
@@ -10,7 +11,7 @@ use super::{
     kernel::not_a_kernel,
     page_align,
 };
-use crate::layout;
+use crate::layout::{self, below_4g};
 
 /// The header lies in so many bytes from the file's start.
 const SEARCHED: usize = 8192;
@@ -183,7 +184,7 @@ impl Multiboot {
         let address = self.info_address(behind);
         let bytes = build(address, size, cmdline, modules);
         if address < layout::EXTENDED && address + bytes.len() as u64 > layout::EBDA {
-            let limit = (layout::EBDA - address) as usize;
+            let limit = to_usize(layout::EBDA - address);
             let len = bytes.len();
             return Err(BootError::CommandLine { len, limit });
         }
@@ -196,8 +197,7 @@ impl Multiboot {
 fn build(address: u64, size: u64, cmdline: &[u8], modules: &[(Placed, &[u8])]) -> Vec<u8> {
     let mut bytes = vec![0; INFO_LEN];
     let set = |bytes: &mut [u8], at: usize, value: u64| {
-        // All addresses lie below 4 GiB.
-        bytes[at..at + 4].copy_from_slice(&(value as u32).to_le_bytes());
+        bytes[at..at + 4].copy_from_slice(&below_4g(value).to_le_bytes());
     };
     let mut map = Vec::new();
     for (start, len, kind) in layout::e820(size) {

@@ -28,12 +28,12 @@ pub(super) fn write(
         magic: MAGIC,
         version: VERSION,
         flags: 0,
-        nr_modules: modules.len() as u32,
+        nr_modules: u32::try_from(modules.len()).expect("modules are few"),
         modlist_paddr: modules_at,
         cmdline_paddr: layout::CMDLINE,
         rsdp_paddr: rsdp,
         memmap_paddr: map_at,
-        memmap_entries: map.len() as u32,
+        memmap_entries: u32::try_from(map.len()).expect("the map has few entries"),
         reserved: 0,
     };
     memory.write_slice(start.as_slice(), GuestAddress(info))?;

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use strata_exec::mem::to_usize;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{BootError, Source};
@@ -74,7 +75,7 @@ impl Rom {
     /// # Errors
     /// The guest has no memory there.
     pub fn load_copy(&self, memory: &GuestMemoryMmap) -> Result<(), BootError> {
-        let len = self.bytes.len().min(MAX_COPY as usize);
+        let len = self.bytes.len().min(to_usize(MAX_COPY));
         let end = &self.bytes[self.bytes.len() - len..];
         let start = GuestAddress(layout::EXTENDED - len as u64);
         Ok(memory.write_slice(end, start)?)

@@ -65,9 +65,10 @@ pub(super) fn of(cpus: &[Registers]) -> Vec<u8> {
 fn add(notes: &mut Vec<u8>, name: &[u8], kind: NoteType, content: &[u8]) {
     const ALIGNMENT: usize = 4;
     let endian = LittleEndian;
+    let len = |len| u32::try_from(len).expect("names and registers are short");
     let header = NoteHeader64 {
-        n_namesz: U32::new(endian, name.len() as u32),
-        n_descsz: U32::new(endian, content.len() as u32),
+        n_namesz: U32::new(endian, len(name.len())),
+        n_descsz: U32::new(endian, len(content.len())),
         n_type: U32::new(endian, kind),
     };
     notes.extend(bytes_of(&header));
@@ -132,7 +133,7 @@ fn state(cpu: &Registers) -> CpuState {
     };
     CpuState {
         version: 1,
-        size: size_of::<CpuState>() as u32,
+        size: u32::try_from(size_of::<CpuState>()).expect("it is short"),
         registers: [
             general.rax,
             general.rbx,

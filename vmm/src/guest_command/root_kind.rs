@@ -6,7 +6,7 @@ use strata_block::{
     disk::{Disk, Op, Request},
     engine::Engine,
 };
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 
 use super::TestError;
 use crate::{
@@ -108,14 +108,14 @@ impl Look<'_> {
     /// Bytes of the disk, whole sectors; zeros behind its end.
     fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>, TestError> {
         let end = self.disk.info().size;
-        let data = SgList::zeroed(len as usize);
+        let data = SgList::zeroed(to_usize(len));
         let there = len.min(end.saturating_sub(offset));
         if there > 0 {
             let request = Request {
                 op: Op::Read,
                 offset,
                 len: there,
-                data: data.slice(0, there as usize),
+                data: data.slice(0, to_usize(there)),
             };
             let disk = self.disk.clone();
             let done = self
@@ -131,7 +131,7 @@ impl Look<'_> {
         let bytes = self.read(start, MARKED)?;
         let found = MARKS
             .iter()
-            .find(|(at, mark, _)| bytes[*at as usize..].starts_with(mark));
+            .find(|(at, mark, _)| bytes[to_usize(*at)..].starts_with(mark));
         Ok(found.map(|&(_, _, kind)| kind))
     }
 

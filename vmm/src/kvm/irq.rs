@@ -162,9 +162,10 @@ fn msi(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
         type_: KVM_IRQ_ROUTING_MSI,
         ..Default::default()
     };
+    let [l0, l1, l2, l3, h0, h1, h2, h3] = message.address.to_le_bytes();
     entry.u.msi = kvm_irq_routing_msi {
-        address_lo: message.address as u32,
-        address_hi: (message.address >> 32) as u32,
+        address_lo: u32::from_le_bytes([l0, l1, l2, l3]),
+        address_hi: u32::from_le_bytes([h0, h1, h2, h3]),
         data: message.data,
         ..Default::default()
     };

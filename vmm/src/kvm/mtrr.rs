@@ -104,7 +104,7 @@ fn address_bits(cpuid: &CpuId) -> u8 {
         .as_slice()
         .iter()
         .find(|entry| entry.function == 0x8000_0008);
-    sizes.map_or(36, |entry| (entry.eax as u8).clamp(36, 52))
+    sizes.map_or(36, |entry| entry.eax.to_le_bytes()[0].clamp(36, 52))
 }
 
 #[cfg(test)]

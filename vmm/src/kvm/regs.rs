@@ -181,7 +181,7 @@ fn set_segments(sregs: &mut kvm_sregs, gdt: &[u64; 5]) {
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     sregs.tr = segment(gdt, TASK);
     sregs.gdt.base = layout::GDT;
-    sregs.gdt.limit = (gdt.len() * 8 - 1) as u16;
+    sregs.gdt.limit = u16::try_from(gdt.len() * 8 - 1).expect("five descriptors");
     sregs.idt.base = 0;
     sregs.idt.limit = 0;
 }
@@ -190,7 +190,8 @@ fn set_segments(sregs: &mut kvm_sregs, gdt: &[u64; 5]) {
 fn segment(gdt: &[u64; 5], selector: u16) -> kvm_segment {
     let descriptor = gdt[usize::from(selector / 8)];
     let bit = |at: u32| (descriptor >> at & 1) as u8;
-    let limit = (descriptor & 0xffff | descriptor >> 32 & 0xf_0000) as u32;
+    let limit = descriptor & 0xffff | descriptor >> 32 & 0xf_0000;
+    let limit = u32::try_from(limit).expect("20 bits");
     kvm_segment {
         base: 0,
         limit: if bit(55) == 1 {

@@ -325,7 +325,7 @@ impl Seats<'_> {
         let seat = PciSeat {
             host: Arc::new(KvmPciHost::new(Arc::clone(self.router))),
             line: self.router.line(gsi),
-            gsi: gsi as u8,
+            gsi: u8::try_from(gsi).expect("PCI devices share four of 24 inputs"),
             bars: &mut self.board.bars,
             hot,
         };

@@ -12,7 +12,7 @@ use strata_devices::{
     legacy::serial::SerialPort,
     smbios::{Described, Smbios},
 };
-use strata_exec::mem::SgList;
+use strata_exec::mem::{SgList, to_usize};
 
 use super::disks;
 use crate::{
@@ -108,7 +108,7 @@ fn is_bootable(engine: &Rc<Engine>, disk: &Disk) -> bool {
     let has = |at: u64, offset: usize, mark: &[u8]| {
         read(engine, disk, at).is_some_and(|bytes| bytes[offset..].starts_with(mark))
     };
-    has(0, SECTOR as usize - 2, &BOOT_SIGNATURE) || has(BOOT_RECORD, 0, BOOT_RECORD_START)
+    has(0, to_usize(SECTOR) - 2, &BOOT_SIGNATURE) || has(BOOT_RECORD, 0, BOOT_RECORD_START)
 }
 
 /// A piece of the disk with the sector at `offset`, if the disk is so long and can be read.
@@ -145,10 +145,8 @@ pub fn items(args: &RunArgs, order: &BootOrder) -> FwCfgItems {
     items.add_file("etc/e820", e820(memory));
     items.add_file("bootorder", order.file());
     // Where firmware and boot loaders show what they would show on a display.
-    items.add_file(
-        "etc/sercon-port",
-        (SerialPort::COM1 as u16).to_le_bytes().to_vec(),
-    );
+    let port = u16::try_from(SerialPort::COM1).expect("ports have 16 bits");
+    items.add_file("etc/sercon-port", port.to_le_bytes().to_vec());
     // When nothing can be booted: stay there.
     items.add_file("etc/boot-fail-wait", u32::MAX.to_le_bytes().to_vec());
     for (name, content) in acpi::tables::files(cpus) {

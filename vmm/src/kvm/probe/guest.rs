@@ -43,7 +43,10 @@ const DESCRIPTORS: [u64; 6] = [
 /// `iretq`
 const KERNEL_TEXT: [u8; 2] = [0x48, 0xcf];
 /// `mov eax, cs; mov edx, PORT; out dx, eax; hlt`
-const ENTRY_TEXT: [u8; 9] = [0x8c, 0xc8, 0xba, PORT as u8, 0, 0, 0, 0xef, 0xf4];
+const ENTRY_TEXT: [u8; 9] = {
+    let [low, high] = PORT.to_le_bytes();
+    [0x8c, 0xc8, 0xba, low, high, 0, 0, 0xef, 0xf4]
+};
 /// `mov ebx, cs; syscall; ud2`
 const USER_TEXT: [u8; 6] = [0x8c, 0xcb, 0x0f, 0x05, 0x0f, 0x0b];
 /// Address after the SYSCALL, which it leaves in RCX.
@@ -85,7 +88,7 @@ pub fn run(kick: &Sender<Arc<Kick>>) -> Result<(), Unusable> {
 
 /// Whether the guest was in user mode before the system call and in its kernel after it.
 pub(super) fn judge(arrived: u16, regs: &kvm_regs) -> Result<(), String> {
-    if regs.rbx as u16 != USER_CODE {
+    if regs.rbx & 0xffff != u64::from(USER_CODE) {
         return Err(format!("user mode had the code segment {:#x}", regs.rbx));
     }
     if arrived != KERNEL_CODE {
@@ -169,7 +172,7 @@ fn set_sregs(sregs: &mut kvm_sregs) {
         ..Default::default()
     };
     sregs.gdt.base = GDT;
-    sregs.gdt.limit = (DESCRIPTORS.len() * 8 - 1) as u16;
+    sregs.gdt.limit = u16::try_from(DESCRIPTORS.len() * 8 - 1).expect("six descriptors");
     sregs.cr3 = PAGE_TABLES;
     sregs.cr4 |= 1 << 5; // PAE
     sregs.cr0 = 1 << 31 | 1 << 5 | 1 << 4 | 1; // PG, NE, ET, PE

@@ -47,6 +47,10 @@ pub(in crate::monitor) fn in_bucket_order(members: &Map<String, Value>) -> Vec<(
 
 /// The bucket of a key: the hash of TDB (the Trivial Database) over its bytes, modulo 512.
 fn bucket(key: &str) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the hash is one modulo 2^32"
+    )]
     let length = key.len() as u32;
     let hash = key.bytes().zip(0u32..).fold(
         0x238f_13afu32.wrapping_mul(length),

@@ -1,4 +1,4 @@
-//! ACPI: the tables that tell a guest what machine it runs on, and the registers for power.
+//! ACPI: the tables that describe the machine to its guest, and the registers for power.
 //!
 //! ACPI mode is always on, also where firmware runs first, hence no SMI command port. The
 //! power button is the fixed-hardware one, which needs no code in the tables.

@@ -1,5 +1,5 @@
 //! Scatter-gather lists straight onto guest memory.
-#![allow(unsafe_code)] // The one module of the devices that hands out raw guest memory.
+#![allow(unsafe_code)] // The one module of the devices that gives access to raw guest memory.
 
 use std::sync::Arc;
 

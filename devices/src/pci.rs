@@ -75,7 +75,7 @@ pub trait PciDevice: Send {
     }
 
     /// The guest writes configuration space; the access lies within one aligned dword.
-    /// Implementations hand it to [`ConfigSpace::write`] and then look at what changed.
+    /// Implementations pass it to [`ConfigSpace::write`] and then look at what changed.
     fn write_config(&mut self, offset: usize, data: &[u8]);
 
     /// The guest reads behind BAR `bar`; `offset` counts from the BAR's start. `data` comes filled

@@ -15,8 +15,8 @@
 //!
 //! A front end that takes its memory away loses its connection ([`missing`]).
 //!
-//! One front end at a time: others wait in the socket's backlog. It is trusted as far as whoever
-//! starts it is: it hands over memory and descriptors. Its guest is not.
+//! One front end at a time: others wait in the socket's backlog. It is trusted as far as the user
+//! who starts it is: it passes memory and descriptors. Its guest is not.
 
 mod channel;
 mod front;
@@ -65,7 +65,7 @@ struct End {
 }
 
 impl Export {
-    /// Serves `disk` to whoever connects to the socket, with `queues` request queues (1 to
+    /// Serves `disk` to the clients that connect to the socket, with `queues` request queues (1 to
     /// [`MAX_QUEUES`]).
     ///
     /// # Errors
@@ -149,7 +149,7 @@ impl VhostUserExport for Export {
     }
 }
 
-/// A disk whose writes are refused here, whoever else may write it.
+/// A disk whose writes are refused here, whatever other users of it may do.
 struct ReadOnly(Disk);
 
 impl Submit for ReadOnly {

@@ -1,6 +1,6 @@
 //! PCI hot plug by ACPI, with the registers of QEMU's PIIX4 (its `acpi_pci_hotplug` specification):
 //! a bit for each slot says that a device has come or is to go, and the guest writes the bit of one
-//! that may go. General-purpose event 1 tells it to look; the DSDT has what looks.
+//! that may go. General-purpose event 1 notifies it; the DSDT has the handler.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -32,8 +32,8 @@ const IO_APIC: u32 = 0xfec0_0000;
 /// The tables, as they go into guest memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tables {
-    /// Guest physical address of the first byte, which is also that of the RSDP. A guest that is
-    /// not told looks for it from 0xE0000 on.
+    /// Guest physical address of the first byte, which is also that of the RSDP. A guest to
+    /// which it is not passed looks for it from 0xE0000 on.
     pub address: u64,
     /// What to put there; fits below 1 MiB. The range must be reserved in the memory map.
     pub bytes: Vec<u8>,

@@ -160,7 +160,7 @@ fn requests_outside_of_memory_change_nothing() {
         rig.ring(address);
     }
     let mut after = rig.at(0, MEMORY);
-    // The one that begins in memory is told that it has failed.
+    // For the one that begins in memory the failure is reported.
     let at = MEMORY - 8;
     assert_eq!(after[at..at + 4], control::ERROR.to_be_bytes());
     after[at..at + 4].copy_from_slice(&before[at..at + 4]);

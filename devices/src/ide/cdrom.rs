@@ -46,7 +46,7 @@ pub struct Cdrom {
     tray_open: bool,
     /// The host does not want the tray to open.
     locked: bool,
-    /// The next command is told that there may be another disc.
+    /// The next command ends with the unit attention that there may be another disc.
     changed: bool,
     event: MediaEvent,
 }
@@ -101,7 +101,7 @@ impl Cdrom {
     /// Carries out a command, with a disc of `blocks` blocks in the drive.
     ///
     /// # Errors
-    /// What REQUEST SENSE will tell.
+    /// What REQUEST SENSE will return.
     pub fn execute(&mut self, packet: &Packet, blocks: u32) -> Result<Answer, Sense> {
         if packet[0] == op::REQUEST_SENSE {
             let sense = std::mem::replace(&mut self.sense, Sense::NONE);

@@ -105,7 +105,7 @@ pub struct Job {
 /// What a [`Job`] does. Sectors are of 512 bytes.
 #[derive(Debug)]
 pub enum Work {
-    /// Read into a buffer and hand it back.
+    /// Read into a buffer and return it.
     Read {
         /// First sector.
         sector: u64,
@@ -132,7 +132,7 @@ pub enum Work {
         /// Guest physical address of the descriptor table.
         table: u32,
     },
-    /// Read blocks of a disc into a buffer and hand it back.
+    /// Read blocks of a disc into a buffer and return it.
     ReadDisc {
         /// First block, of 2,048 bytes.
         first: u32,

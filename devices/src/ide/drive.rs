@@ -118,7 +118,7 @@ impl Drive {
         default_geometry(self.sectors)
     }
 
-    /// What tells what it is.
+    /// What identifies its kind.
     pub fn signature(&self) -> Signature {
         signature(self.cdrom.is_some())
     }

@@ -60,7 +60,7 @@ const DEVICE_LBA: u8 = 1 << 6;
 const DEVICE_SELECT: u8 = 1 << 4;
 const DEVICE_LOW: u8 = 0x0f;
 
-/// What tells the kind of a drive after a reset or its diagnostics (9.12).
+/// What identifies the kind of a drive after a reset or its diagnostics (9.12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signature {
     /// A disk.

@@ -64,7 +64,7 @@ impl IdeWorker {
     }
 
     /// A disk has another size now. As with QEMU's drives the guest finds it when it asks again
-    /// what the drive is; no interrupt tells it.
+    /// what the drive is; no interrupt reports it.
     pub fn resized(&self) {
         for side in &self.sides {
             let sizes = side
@@ -228,7 +228,7 @@ fn transfer(op: Op, sector: u64, data: SgList) -> Request {
     }
 }
 
-/// Where a job's end is told.
+/// Where a job's end is reported.
 struct Ending(Arc<Mutex<Channel>>);
 
 impl Ending {

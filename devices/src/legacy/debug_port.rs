@@ -20,7 +20,7 @@ impl DebugPort {
     pub const LEN: u64 = 1;
     /// What a read says: the port is there.
     const PRESENT: u8 = 0xe9;
-    /// Longer lines are handed on in parts.
+    /// Longer lines are passed on in parts.
     const MAX_LINE: usize = 512;
 
     /// A port whose lines go to `sink`.

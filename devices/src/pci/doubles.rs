@@ -41,7 +41,7 @@ impl MsiVector for Handle {
     }
 }
 
-/// A hypervisor that keeps the vectors it gave, and rings doorbells when told of a guest's write.
+/// A hypervisor that keeps the vectors it gave, and signals eventfds when a guest writes to them.
 #[derive(Default)]
 pub struct FakeHost {
     vectors: Mutex<Vec<Arc<FakeVector>>>,

@@ -1,4 +1,4 @@
-//! The way back: what the device tells the front end without being asked.
+//! The back-end channel: what the device sends to the front end unasked.
 
 use std::{
     io, mem,
@@ -23,8 +23,8 @@ struct State {
     /// It has accepted the protocol feature CONFIG.
     config: bool,
     socket: Option<OwnedFd>,
-    /// It has been told since a ring was started.
-    told: bool,
+    /// It has been notified since a ring was started.
+    notified: bool,
 }
 
 impl Channel {
@@ -32,7 +32,7 @@ impl Channel {
     /// order the library finds out, which ends the connection if it is not.
     ///
     /// QEMU (7.2) does not listen while its device stands still, as that of a paused guest does; so
-    /// it is told once more when it starts a ring.
+    /// it is notified once more when it starts a ring.
     pub fn look_at(&self, request: u32, body: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
         let mut state = self.state();
         if request == u32::from(FrontendReq::SET_PROTOCOL_FEATURES)
@@ -46,8 +46,8 @@ impl Channel {
         {
             state.socket = Some(socket.try_clone()?);
         }
-        if request == u32::from(FrontendReq::SET_VRING_KICK) && mem::take(&mut state.told) {
-            state.tell();
+        if request == u32::from(FrontendReq::SET_VRING_KICK) && mem::take(&mut state.notified) {
+            state.notify();
         }
         Ok(())
     }
@@ -61,8 +61,8 @@ impl Channel {
     /// (`VHOST_USER_BACKEND_CONFIG_CHANGE_MSG`). Does not wait for it.
     pub fn config_changed(&self) {
         let mut state = self.state();
-        state.told = true;
-        state.tell();
+        state.notified = true;
+        state.notify();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -71,7 +71,7 @@ impl Channel {
 }
 
 impl State {
-    fn tell(&self) {
+    fn notify(&self) {
         let Some(socket) = self.socket.as_ref().filter(|_| self.config) else {
             return;
         };
@@ -80,7 +80,7 @@ impl State {
         let message = header.map(u32::to_ne_bytes);
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         match send(socket, message.as_flattened(), flags) {
-            // It has not read what it was told before: it will still look.
+            // It has not read the last notification: it will still look.
             Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
             Err(error) => tracing::warn!(%error, "a vhost-user front end could not be told"),
         }

@@ -1,4 +1,4 @@
-//! What the library's threads tell the device thread.
+//! What the library's threads send to the device thread.
 
 use std::sync::{Arc, atomic::AtomicBool, mpsc::Sender};
 

@@ -1,8 +1,8 @@
 //! Memory of a front end that is not there any more.
 //!
-//! A front end's memory is a file that it has given us, and that it can cut off: whoever touches
-//! what is missing gets SIGBUS, which ends the process and with it every other disk. So the signal
-//! is handled: zeros take the place of the page that is missing, and the connection is told to end.
+//! A front end's memory is a file that it has given us, and that it can cut off: a thread that
+//! touches what is missing gets SIGBUS, which ends the process and with it every other disk. So the signal
+//! is handled: zeros take the place of the page that is missing, and the connection is ended.
 //! (System calls on such memory just fail.)
 #![allow(unsafe_code)] // Handles a signal, and maps pages in place of those that are missing.
 
@@ -131,7 +131,7 @@ extern "C" fn handle(_signal: i32, info: *mut libc::siginfo_t, _context: *mut li
     let before = unsafe { errno.read() };
     // SAFETY: the kernel hands a valid `siginfo_t`.
     let info = unsafe { &*info };
-    // With a code of the kernel's own (greater than 0) it tells the address of a fault.
+    // With a code of the kernel's own (greater than 0) the address of a fault follows.
     // SAFETY: it does so for SIGBUS.
     let address = unsafe { info.si_addr() } as usize;
     if info.si_code <= 0 || !replace(address) {

@@ -38,7 +38,7 @@ pub struct Control {
     /// Readable once the session is to end.
     stop: OwnedFd,
     connection: Mutex<Option<Arc<Connection>>>,
-    /// On which the front end is told what it has not asked for.
+    /// By which the front end is notified of what it has not asked for.
     pub channel: Channel,
 }
 
@@ -139,8 +139,8 @@ impl<'a> End<'a> {
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        let told = rustix::io::write(self.0, &1u64.to_ne_bytes());
-        told.expect("the counter of a new eventfd has room");
+        let written = rustix::io::write(self.0, &1u64.to_ne_bytes());
+        written.expect("the counter of a new eventfd has room");
     }
 }
 

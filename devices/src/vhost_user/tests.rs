@@ -288,7 +288,7 @@ fn a_front_end_with_a_channel_is_told_of_another_size() {
     });
     assert_eq!(channel.read(&mut [0; 25]).unwrap(), 12);
 
-    // One that does not read what it is told holds nobody up.
+    // One that does not read its notifications holds nobody up.
     for more in 1..10_000 {
         site.disk.more.set(more * 512);
         site.export.resized();

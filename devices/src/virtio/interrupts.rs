@@ -45,7 +45,7 @@ impl Inner {
         }
     }
 
-    /// `vector` if the table has it: what the driver reads back tells it (4.1.5.1.2).
+    /// `vector` if the table has it: the driver sees it by what it reads back (4.1.5.1.2).
     fn known(&self, vector: u16) -> u16 {
         if vector < self.msix.len() {
             vector

@@ -123,7 +123,7 @@ fn interrupt_routing() -> PackageBuilder {
     routing
 }
 
-/// Keeps the ports of power management and of hot plug from being handed to others.
+/// Keeps the ports of power management and of hot plug from being assigned to others.
 fn fixed_ports() -> Vec<u8> {
     let ranges = [
         ports(PmBlock::BASE, PmBlock::LEN),

@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Key {
-    /// Nothing to tell.
+    /// Nothing to report.
     None = 0x0,
     /// There is no disc to work on.
     NotReady = 0x2,

@@ -192,7 +192,7 @@ fn the_tray_opens_unless_it_is_locked() {
     drive.power_on();
     assert_eq!(run(&mut drive, &[0x28], BLOCKS), Err(Sense::TRAY_OPEN));
     assert_eq!(run(&mut drive, &load, BLOCKS), Ok(Answer::Done));
-    // Once the host is told, unless it only asks what the drive is.
+    // It is reported to the host once, unless the host only asks what the drive is.
     assert!(run(&mut drive, &[0x12, 0, 0, 0, 36], BLOCKS).is_ok());
     assert_eq!(event(&mut drive), (2, 2));
     assert_eq!(run(&mut drive, &ready, BLOCKS), Err(Sense::MEDIUM_CHANGED));
@@ -205,7 +205,7 @@ fn an_empty_image_is_no_disc() {
     for command in [&[0x00][..], &[0x28], &[0x25], &[0x43], &[0x51]] {
         assert_eq!(run(&mut drive, command, 0), Err(Sense::NO_MEDIUM));
     }
-    // Only what is asked for is told.
+    // Only what is asked for is reported.
     let none = reply(&mut drive, &[0x4a, 1, 0, 0, 0x40, 0, 0, 0, 8], 0);
     assert_eq!(none, [0, 0, 0x80, 0x10]);
     assert_eq!(run(&mut drive, &[0x4a], 0), Err(Sense::INVALID_FIELD));

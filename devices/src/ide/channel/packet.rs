@@ -69,7 +69,7 @@ impl Channel {
             CdromCommand::DeviceReset => self.device_reset(),
             CdromCommand::SetFeatures => self.set(Drive::set_packet_features),
             CdromCommand::NotAtapi => {
-                // So hosts tell what it is.
+                // Hosts recognise the drive by that.
                 self.with_active(|drive| drive.file.set_signature(drive.signature()));
                 self.fail(Error::ABORTED);
             }

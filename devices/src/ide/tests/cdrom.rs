@@ -193,7 +193,7 @@ fn a_disc_that_cannot_be_read_is_a_medium_error() {
     rig.set_engine(0, &[0x09]);
     rig.packet(DMA, 0, &read(0, 1), 2);
     assert_eq!(rig.packet_failed(3), [3, 0x11, 0]);
-    // What has been told is forgotten.
+    // What has been reported is cleared.
     let (_, sense) = rig.packet_in(64, &[0x03, 0, 0, 0, 18]);
     assert_eq!((sense[2], sense[12]), (0, 0));
 }

@@ -1,5 +1,5 @@
-//! What a guest runs when PCI devices come and go: a device for each slot, which it can be told of
-//! and which it can eject, and the handler of the general-purpose event.
+//! What a guest runs when PCI devices come and go: a device for each slot, of whose changes it
+//! can be notified and which it can eject, and the handler of the general-purpose event.
 
 use acpi_tables::aml::{
     And, Device, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, Local,
@@ -85,7 +85,7 @@ fn device(slot: u8) -> Vec<u8> {
     ))
 }
 
-/// `PCNT`: tells the guest's driver of each slot that a device has come into or is to leave.
+/// `PCNT`: notifies the guest's driver of each slot that a device has come into or is to leave.
 fn look() -> Vec<u8> {
     let (up, down) = (Path::new("PCIU"), Path::new("PCID"));
     let (came, goes) = (Store::new(&Local(0), &up), Store::new(&Local(1), &down));

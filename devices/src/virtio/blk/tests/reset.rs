@@ -22,7 +22,7 @@ fn status_reads_zero_only_after_the_last_request() {
     driver.disk.release(1);
     driver.run();
     assert_ne!(driver.status(), 0);
-    // A driver that does not wait is not heard.
+    // The request of a driver that does not wait is not noticed.
     driver.common_write(20, &[1]);
     driver.common_write(20, &[0]);
     assert_ne!(driver.status(), 0);

@@ -121,7 +121,7 @@ struct Source {
 /// A file that goes into memory beside the kernel.
 struct Module {
     source: Source,
-    /// What a multiboot kernel is told of it: its name, and more words.
+    /// What is passed to a multiboot kernel of it: its name, and more words.
     text: Vec<u8>,
 }
 
@@ -257,7 +257,7 @@ impl BootSource {
         Ok(entry)
     }
 
-    /// Loads the modules of a multiboot kernel, one behind the other, and tells it of them.
+    /// Loads the modules of a multiboot kernel, one behind the other, and lists them for it.
     fn hand_over_multiboot(
         &mut self,
         memory: &GuestMemoryMmap,
@@ -337,7 +337,7 @@ impl Module {
     }
 }
 
-/// What stands at the reset vectors: whoever gets there, by INIT or by a jump, wants the machine to
+/// What stands at the reset vectors: a processor that gets there, by INIT or by a jump, wants it to
 /// start again.
 ///
 /// ```text

@@ -98,7 +98,7 @@ fn trial_file(dir: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Whether space in the middle of a file can be given back.
+/// Whether space in the middle of a file can be freed.
 fn punches_holes(dir: &Path) -> io::Result<bool> {
     let file = trial_file(dir)?;
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;

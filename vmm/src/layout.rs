@@ -20,7 +20,7 @@ pub const GDT: u64 = 0x500;
 pub const ZERO_PAGE: u64 = 0x7000;
 /// Page tables used at entry: six pages.
 pub const PAGE_TABLES: u64 = 0x9000;
-/// What a multiboot kernel is told, with all strings; up to the EBDA.
+/// What is passed to a multiboot kernel, with all strings; up to the EBDA.
 pub const MULTIBOOT_INFO: u64 = 0x1_0000;
 /// Below it lies what a multiboot kernel is started with.
 pub const MULTIBOOT_LOWEST: u64 = 0x1000;

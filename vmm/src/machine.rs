@@ -231,11 +231,11 @@ pub(crate) fn run_with(
     let command = command
         .map(|command| hardware.add_command_port(command, &post, console.patience()))
         .transpose()?;
-    let (told, held) = (notifier.clone(), post.clone());
+    let (clients, held) = (notifier.clone(), post.clone());
     let engine = Engine::new(move |event| {
         let stops = event.stops_guest();
-        // Clients are told of the error before they are told that the guest has been stopped.
-        told.notify(Notice::Block(event));
+        // The error is reported to clients before the event that the guest has been stopped.
+        clients.notify(Notice::Block(event));
         if stops {
             held.guest(GuestEvent::RequestHeld);
         }

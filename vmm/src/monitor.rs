@@ -7,7 +7,7 @@
 //!
 //! The thread never waits for the machine. An [`Action`] goes out with an [`Answer`] to fill in;
 //! until that comes back through the mailbox, only the client that asked waits. Requests of one
-//! client are answered in order, and an event is delivered in the order in which the machine told
+//! client are answered in order, and an event is delivered in the order in which the machine sent
 //! it relative to its answers (so that, as in QEMU, `STOP` precedes the reply to `stop`).
 //!
 //! Memory is bounded whatever a client does:

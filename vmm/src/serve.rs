@@ -82,8 +82,8 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     let notifier = news.notifier();
     let exec = Executor::new().map_err(host("make an eventfd"))?;
     let (handle, inbox) = mailbox::open(&exec).map_err(host("catch signals"))?;
-    let told = notifier.clone();
-    let engine = Engine::on(exec, move |event| told.notify(Notice::Block(event)));
+    let clients = notifier.clone();
+    let engine = Engine::on(exec, move |event| clients.notify(Notice::Block(event)));
     engine.serve_vhost_user_with(vhost_user::serve);
     let inbox = Rc::new(inbox);
     let mut served = serve_all(args, &engine, doors, handle, news, inbox.clone());
@@ -107,7 +107,7 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
 /// Why nothing is served any more.
 struct End {
     cause: ShutdownCause,
-    /// Whoever has asked for it, to be answered once it has been told.
+    /// The client that has asked for it, to be answered once its event is sent.
     answer: Option<Answer>,
 }
 

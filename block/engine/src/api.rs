@@ -285,7 +285,7 @@ pub struct ImageInfo {
     /// Bytes that the file takes on the host's disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actual_size: Option<u64>,
-    /// Internal snapshots, where whoever asks has had them read.
+    /// Internal snapshots, where the caller has had them read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<SnapshotInfo>,
     /// The data is encrypted.
@@ -333,7 +333,7 @@ pub struct SnapshotInfo {
     pub icount: Option<u64>,
 }
 
-/// Something that happened; QMP clients are told. The monitor adds the time stamp.
+/// Something that happened; it is reported to QMP clients. The monitor adds the time stamp.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// `JOB_STATUS_CHANGE`.
@@ -378,8 +378,9 @@ pub enum Event {
         node_name: String,
         /// `read` or `write`.
         operation: String,
-        /// What came of it: the guest is told (`report`), is told that all went well (`ignore`), or
-        /// is to be stopped while the request waits (`stop`).
+        /// What came of it: the error is reported to the guest (`report`), the request is completed
+        /// as if it had succeeded (`ignore`), or the guest is to be stopped while the request waits
+        /// (`stop`).
         action: OnError,
         /// The host is out of space.
         nospace: bool,

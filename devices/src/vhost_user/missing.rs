@@ -1,9 +1,9 @@
 //! Memory of a front end that is not there any more.
 //!
 //! A front end's memory is a file that it has given us, and that it can cut off: a thread that
-//! touches what is missing gets SIGBUS, which ends the process and with it every other disk. So the signal
-//! is handled: zeros take the place of the page that is missing, and the connection is ended.
-//! (System calls on such memory just fail.)
+//! touches what is missing gets SIGBUS, which ends the process and with it every other disk. So the
+//! signal is handled: zeros take the place of the page that is missing, and the connection is
+//! ended. (System calls on such memory just fail.)
 #![allow(unsafe_code)] // Handles a signal, and maps pages in place of those that are missing.
 
 use std::{

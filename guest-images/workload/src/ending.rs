@@ -21,7 +21,7 @@ pub fn exit(code: u8) -> Result<(), String> {
     hang()
 }
 
-/// Resets the machine, in the way that the kernel was told (`reboot=`).
+/// Resets the machine, in the way that the kernel's command line says (`reboot=`).
 pub fn reset() -> Result<(), String> {
     Err(format!("reset: {:?}", reboot(RebootCommand::Restart)))
 }

@@ -61,7 +61,7 @@ pub struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// Works until told to stop, then flushes. Returns how many operations were done.
+    /// Works until it is to stop, then flushes. Returns how many operations were done.
     pub fn run(&self) -> Result<u32, Failure> {
         let mut buffer = Unit::zeroed(MAX_UNITS as usize);
         let mut written = HashMap::new();

@@ -20,7 +20,7 @@ mod tests;
 pub enum Mode {
     /// Give the user a shell on the serial console.
     Shell,
-    /// Verify what the history says, then write, read and flush until told to stop.
+    /// Verify what the history says, then write, read and flush until the end is asked for.
     Write,
     /// Verify what the history says and power off.
     Verify,

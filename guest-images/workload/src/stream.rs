@@ -1,5 +1,5 @@
-//! The operations of a run: a pure function of the seed, so that whoever knows the seed and how far
-//! a run came knows what must be on its disks.
+//! The operations of a run: a pure function of the seed, so that a program that knows the seed and
+//! how far a run came knows what must be on its disks.
 //!
 //! A disk is cut into extents of [`EXTENT_UNITS`] units that belong to its lanes in turn. A lane
 //! does one operation after the other, and only inside its own extents, so it knows at any time

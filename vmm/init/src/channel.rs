@@ -48,7 +48,7 @@ impl Channel {
         let mut pieces = content.chunks(frame::MAX);
         let first = pieces.next().unwrap_or_default();
         for piece in std::iter::once(first).chain(pieces) {
-            // Nobody is left to be told if this fails.
+            // There is no other way out by which a failure could be reported.
             let _ = port.write_all(&frame::encode(kind, piece));
             self.sent.fetch_add(1, Ordering::Relaxed);
         }

@@ -85,8 +85,8 @@ fn make_tools() -> io::Result<()> {
 fn watch_for_exit(ends: Sender<End>) {
     thread::spawn(move || {
         let mut status = [0];
-        let told = File::open(EXIT_PIPE).and_then(|mut pipe| pipe.read_exact(&mut status));
-        if told.is_ok() {
+        let read = File::open(EXIT_PIPE).and_then(|mut pipe| pipe.read_exact(&mut status));
+        if read.is_ok() {
             let _ = ends.send(End::Status(status[0]));
         }
     });
@@ -99,7 +99,7 @@ fn wait_in_background(mut child: Child, ends: Sender<End>) {
     });
 }
 
-/// As a shell tells it.
+/// As a shell gives it.
 fn exit_status(status: ExitStatus) -> u8 {
     let signal = || status.signal().map(|signal| SIGNALLED + signal);
     let code = status.code().or_else(signal).unwrap_or(SIGNALLED);

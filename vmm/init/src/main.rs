@@ -1,5 +1,5 @@
 //! What runs first in a guest of `strata test`: it prepares the guest, runs the command, passes its
-//! streams on, tells its exit status, and powers off.
+//! streams on, reports its exit status, and powers off.
 //!
 //! Under the name `strata-exit` it ends the guest with a status of the caller's.
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
@@ -26,7 +26,7 @@ use std::{
 use channel::Channel;
 use plan::Plan;
 
-/// Where `strata-exit` tells its status.
+/// Where `strata-exit` writes its status to.
 const EXIT_PIPE: &str = "/run/strata/exit";
 /// The guest could not be made ready for the command.
 const NOT_READY: u8 = 125;
@@ -60,11 +60,11 @@ fn exit_with(status: Option<std::ffi::OsString>) -> ExitCode {
         eprintln!("usage: strata-exit STATUS, from 0 to 255");
         return ExitCode::from(2);
     };
-    let told = fs::OpenOptions::new()
+    let written = fs::OpenOptions::new()
         .write(true)
         .open(EXIT_PIPE)
         .and_then(|mut pipe| pipe.write_all(&[status]));
-    if let Err(error) = told {
+    if let Err(error) = written {
         eprintln!("strata-exit: {EXIT_PIPE}: {error}");
         return ExitCode::FAILURE;
     }

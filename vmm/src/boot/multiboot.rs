@@ -1,4 +1,4 @@
-//! Kernels with a multiboot header, and what they are told (Multiboot specification 0.6.96).
+//! Kernels with a multiboot header, and what is passed to them (Multiboot specification 0.6.96).
 
 use std::{io, os::unix::fs::FileExt};
 
@@ -169,7 +169,7 @@ impl Multiboot {
         }
     }
 
-    /// Writes what the kernel is told, behind `behind` where low memory is taken; its address.
+    /// Writes what is passed to the kernel, behind `behind` where low memory is taken; its address.
     ///
     /// # Errors
     /// There is no memory for it.

@@ -1,4 +1,4 @@
-//! What a kernel with a PVH entry is told (Xen, `docs/misc/pvh.pandoc` and
+//! What is passed to a kernel with a PVH entry (Xen, `docs/misc/pvh.pandoc` and
 //! `public/arch-x86/hvm/start_info.h`).
 
 use linux_loader::loader::elf::start_info::{

@@ -88,8 +88,8 @@ pub struct DiskOption {
 }
 
 impl DiskOption {
-    /// What is done about errors: as with QEMU, the guest is told, but where there is no room for
-    /// what it writes it waits.
+    /// What is done about errors: as with QEMU, they are reported to the guest, but where there is
+    /// no room for what it writes it waits.
     pub fn errors(&self) -> ErrorPolicy {
         ErrorPolicy {
             on_read: self.rerror.unwrap_or(ErrorPolicy::QEMU.on_read),
@@ -340,7 +340,7 @@ fn name(key: &str, value: &str) -> Result<String, String> {
     Ok(value.to_owned())
 }
 
-/// What tells the default names of disks without `id` apart: `virtio0`, `ide0-hd1`, `ide1-cd0`,
+/// What distinguishes the default names of disks without `id`: `virtio0`, `ide0-hd1`, `ide1-cd0`,
 /// `none0`.
 #[derive(Debug, Default)]
 pub struct Numbering {

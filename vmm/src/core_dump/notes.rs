@@ -1,6 +1,6 @@
-//! The notes: for each processor its registers as Linux tells debuggers of them (`NT_PRSTATUS`),
-//! and behind those of all, what QEMU adds for `crash`: segments, control registers, descriptor
-//! tables.
+//! The notes: for each processor its registers as Linux describes them to debuggers
+//! (`NT_PRSTATUS`), and behind those of all, what QEMU adds for `crash`: segments, control
+//! registers, descriptor tables.
 
 use kvm_bindings::kvm_segment;
 use object::{

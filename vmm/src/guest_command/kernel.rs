@@ -13,7 +13,7 @@ use super::{TestError, file_error};
 pub struct Kernel {
     /// Its file.
     pub path: PathBuf,
-    /// As `uname -r` will say it; empty where the file does not tell.
+    /// As `uname -r` will say it; empty where the file does not say.
     pub version: String,
 }
 

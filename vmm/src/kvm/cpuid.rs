@@ -1,4 +1,4 @@
-//! What CPUID tells the guest: what KVM supports, with this machine's topology filled in.
+//! What CPUID says to the guest: what KVM supports, with this machine's topology filled in.
 //!
 //! One package of single-threaded cores; a vCPU's APIC id is its index.
 
@@ -55,7 +55,7 @@ pub fn for_vcpu(supported: &CpuId, index: u8, count: u8) -> CpuId {
 
 /// Fills in what depends on the vCPU (Intel SDM 2A, CPUID; AMD APM 3, appendix E).
 fn set_topology(entry: &mut kvm_cpuid_entry2, index: u32, count: u32) {
-    // Bits of an APIC id that tell cores of one package apart.
+    // Bits of an APIC id that distinguish cores of one package.
     let core_bits = count.next_power_of_two().trailing_zeros();
     match entry.function {
         LEAF_FEATURES => {

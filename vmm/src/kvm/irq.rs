@@ -25,7 +25,7 @@ use super::{raw::Vm, to_io};
 const IOAPIC_PINS: u32 = 24;
 /// Inputs of the two 8259s.
 const PIC_PINS: u32 = 16;
-/// Vectors handed out at most; KVM's table holds 4096 routes.
+/// Vectors allocated at most; KVM's table holds 4096 routes.
 const MAX_VECTORS: u32 = 2048;
 
 /// The interrupt routes of one machine.

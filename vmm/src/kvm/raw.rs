@@ -219,7 +219,7 @@ pub fn run(vcpu: &mut VcpuFd) -> Result<Exit<'_>, kvm_ioctls::Error> {
     })
 }
 
-/// Bytes in one item of the access that `vcpu` has just left for; `kvm-ioctls` only tells their
+/// Bytes in one item of the access that `vcpu` has just left for; `kvm-ioctls` only gives their
 /// sum.
 fn access_size(vcpu: &mut VcpuFd, access: &Access) -> usize {
     let run = vcpu.get_kvm_run();

@@ -101,7 +101,7 @@ pub enum Entry {
     ProtectedMode(Registers),
 }
 
-/// Registers in which a kernel is told something, all 32 bits wide.
+/// Registers in which a kernel takes its parameters, all 32 bits wide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Registers {
     /// Where it starts, a physical address.

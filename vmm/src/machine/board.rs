@@ -236,7 +236,7 @@ impl Board {
         lock(&self.hot_plug).take_ejected()
     }
 
-    /// Takes a device off the bus. Its interrupt is low, and its worker has been told to let go of
+    /// Takes a device off the bus. Its interrupt is low, and its worker has been asked to release
     /// the guest's memory.
     pub fn remove(&self, device: u8) -> Option<SharedPciDevice> {
         let function = lock(&self.pci).remove(Slot::new(device, 0))?;
@@ -258,13 +258,13 @@ fn lock<T: ?Sized>(device: &Mutex<T>) -> MutexGuard<'_, T> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets devices tell the machine of `event`.
+/// Lets devices report `event` to the machine.
 fn signal(post: &Post, event: fn() -> GuestEvent) -> Signal {
     let post = post.clone();
     Arc::new(move || post.guest(event()))
 }
 
-/// Lets the panic device tell the machine.
+/// Lets the panic device report to the machine.
 fn panic_signal(post: &Post) -> PanicSignal {
     let post = post.clone();
     Arc::new(move |events| {

@@ -1,4 +1,4 @@
-//! Keeps the machine running: the device thread's loop, and what it does when told to stop, go
+//! Keeps the machine running: the device thread's loop, and what it does when it is to stop, go
 //! on, reset or end.
 //!
 //! There is one loop. What has to wait for the disks is a step on a [`Course`]; the loop goes round
@@ -75,7 +75,7 @@ pub struct Parts {
     pub inbox: Inbox,
     /// Whether the serial port may wait.
     pub hurry: Hurry,
-    /// What the monitor is told that the machine is doing.
+    /// What the monitor says that the machine is doing.
     pub state: State,
     /// Where news go.
     pub notifier: Notifier,
@@ -93,7 +93,7 @@ pub struct Control {
     /// What the block layer left behind when it was last polled.
     turn: Turn,
     panics: Panics,
-    /// The time is over, and the disks have been told not to wait for servers that have gone.
+    /// The time is over, and the disks do not wait any more for servers that have gone.
     timed_out: bool,
     /// When vCPUs ran first.
     started: Option<Instant>,
@@ -116,7 +116,7 @@ pub struct Control {
 struct Underway {
     /// The loop has gone round since it began.
     turned: bool,
-    /// What the block layer was told to do is done.
+    /// The block layer has done what it was asked for.
     done: Rc<Cell<bool>>,
 }
 

@@ -127,7 +127,7 @@ impl Worker {
         }
     }
 
-    /// Disks may have another size now: guests are told.
+    /// Disks may have another size now: guests are notified.
     pub fn resized(&self) {
         match self {
             Self::Virtio(worker) => worker.borrow().resized(),

@@ -1,4 +1,4 @@
-//! What firmware is told of the machine, by fw_cfg: its size, its tables, and what to boot first.
+//! What firmware learns of the machine, by fw_cfg: its size, its tables, and what to boot first.
 
 use std::rc::Rc;
 

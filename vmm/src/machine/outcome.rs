@@ -1,4 +1,4 @@
-//! How a run ended, as the exit status and one line tell it.
+//! How a run ended, as the exit status and one line say it.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub enum Outcome {
     Command(u8),
     /// The guest wrote this code to the exit port.
     Exited(u32),
-    /// The guest's kernel panicked, with this reason if it told one.
+    /// The guest's kernel panicked, with this reason if it gave one.
     Panicked(Option<String>),
     /// The machine was reset where that ends the run.
     Reset(ResetCause),

@@ -102,7 +102,7 @@ impl Post {
 pub struct Inbox {
     received: inbox::Inbox<Message>,
     waiting: Waiting,
-    /// Received, not yet handed out.
+    /// Received, not yet taken.
     kept: VecDeque<Message>,
 }
 

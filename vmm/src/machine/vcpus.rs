@@ -95,7 +95,7 @@ pub struct Setup {
     pub vm: Arc<Vm>,
     /// The devices.
     pub buses: Arc<Buses>,
-    /// Where they tell what the guest did.
+    /// Where they report what the guest did.
     pub post: Post,
 }
 

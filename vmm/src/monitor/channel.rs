@@ -68,7 +68,7 @@ impl Channel {
 impl Stream {
     /// A descriptor that can be made non-blocking: that flag belongs to the open file, and the
     /// one behind `fd` is shared with other processes (the shell, to begin with). So terminals and
-    /// pipes are opened anew. Plain files do not block; sockets are told with each call.
+    /// pipes are opened anew. Plain files do not block; for sockets each call says so.
     fn open(fd: BorrowedFd<'_>, path: &str, access: OFlags) -> io::Result<Stream> {
         let kind = FileType::from_raw_mode(fstat(fd)?.st_mode);
         let reopened = match kind {

@@ -150,7 +150,7 @@ impl Client {
     }
 
     /// Queues an event for a client that wants events.
-    pub(super) fn tell(&mut self, line: &[u8]) {
+    pub(super) fn send_event(&mut self, line: &[u8]) {
         if !matches!(&self.session, Session::Qmp(session) if session.wants_events()) {
             return;
         }

@@ -11,7 +11,7 @@
 //! is here does not. `arbitrary_precision`, which 1e999 and -0 need, is a feature of the whole
 //! program, and lets a client write a number as an object with a secret name. Four of 18 recorded
 //! mistakes got other answers (`01`, `1.}`, `0e5`, `\u12`); for right ones the framer would need
-//! the lexer's numbers. And its errors are told apart by the wording of their texts alone. What
+//! the lexer's numbers. And its errors are distinguished by the wording of their texts alone. What
 //! commands make of the values is serde's business (`qmp/arguments`).
 
 mod lexer;

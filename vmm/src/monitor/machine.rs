@@ -10,14 +10,14 @@ use crate::cli::{disk::DiskOption, report::CoreOption};
 
 /// The machine as the monitor sees it.
 ///
-/// Both calls come from the monitor thread and must return at once: work is handed to the thread
+/// Both calls come from the monitor thread and must return at once: work is sent to the thread
 /// that owns it, and the result travels back through the [`Answer`].
 pub trait Machine: Send {
     /// What the machine is doing now.
     fn run_state(&self) -> RunState;
 
     /// Starts `action`. `answer` may be filled in before this returns, or much later, by any
-    /// thread; an event that belongs to the action is to be told before.
+    /// thread; an event that belongs to the action is to be sent before.
     fn request(&self, action: Action, answer: Answer);
 }
 

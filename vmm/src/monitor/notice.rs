@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use strata_block::api::{CmdError, Event, Reply};
 use strata_exec::inbox::{Inbox, Sender, channel};
 
-/// Something that happened to the machine; QMP clients are told.
+/// Something that happened to the machine; it is reported to QMP clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// The block layer's events.
@@ -91,13 +91,13 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Stamps `notice` with the time and hands it to the monitor.
+    /// Stamps `notice` with the time and sends it to the monitor.
     pub fn notify(&self, notice: Notice) {
         self.post(Message::Notice(SystemTime::now(), notice));
     }
 
     pub(super) fn post(&self, message: Message) {
-        // If the monitor has ended, nobody is left to be told.
+        // If the monitor has ended, there are no clients left.
         self.sender.send(message);
     }
 }

@@ -63,7 +63,7 @@ impl Session {
         self.negotiated
     }
 
-    /// The client has broken a limit and is to be cut off once it has been told.
+    /// The client has broken a limit and is to be cut off once that has been reported to it.
     pub(super) fn is_over(&self) -> bool {
         self.over
     }

@@ -79,7 +79,7 @@ impl Server {
         }
     }
 
-    /// Serves until told to close.
+    /// Serves until [`Message::Close`].
     pub(super) fn run(mut self) {
         // Greets the clients that are there from the start.
         self.pump(&[]);
@@ -95,13 +95,13 @@ impl Server {
                     }
                     Message::Notice(time, notice) => {
                         let admitted = self.throttle.admit(Instant::now(), time, notice);
-                        self.tell(admitted);
+                        self.send_events(admitted);
                     }
                     Message::Close => return self.close(),
                 }
             }
             let released = self.throttle.release(Instant::now());
-            self.tell(released);
+            self.send_events(released);
             for (index, _) in ready.doors.iter().enumerate().filter(|(_, ready)| **ready) {
                 self.accept(index);
             }
@@ -157,7 +157,7 @@ impl Server {
         Ready { doors, readable }
     }
 
-    /// What tells when clients take more of what is queued for them.
+    /// What shows when clients take more of what is queued for them.
     fn writing(&self) -> impl Iterator<Item = PollFd<'_>> {
         let clients = self.clients.values().map(|(_, client)| client);
         clients
@@ -222,11 +222,11 @@ impl Server {
         silent.is_some_and(|token| self.clients.remove(&token).is_some())
     }
 
-    fn tell(&mut self, notices: impl IntoIterator<Item = (SystemTime, Notice)>) {
+    fn send_events(&mut self, notices: impl IntoIterator<Item = (SystemTime, Notice)>) {
         for (time, notice) in notices {
             let line = qmp::line(&qmp::event(time, &notice));
             for (_, client) in self.clients.values_mut() {
-                client.tell(&line);
+                client.send_event(&line);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! How many errors a second are told, and which.
+//! How many errors a second are reported, and which.
 
 use std::time::{Duration, Instant, SystemTime};
 

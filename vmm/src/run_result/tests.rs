@@ -112,7 +112,7 @@ fn a_command_speaks_for_itself_unless_the_guest_ended_before_it() {
     assert_eq!((result.exit_status, result.outcome), (101, "panic"));
 }
 
-/// What `run` is told as, in JUnit's words.
+/// What `run` is in JUnit's words.
 fn junit(run: Result<Ended, RunError>, begin: Instant) -> String {
     let mut text = Vec::new();
     let (result, _) = result(run, begin);

@@ -74,7 +74,7 @@ impl Engine {
     }
 
     /// Tries again what failed only because there was no room; errors that come once more are not
-    /// told once more.
+    /// reported once more.
     pub fn retry_for_room(&self) {
         self.backends
             .borrow()

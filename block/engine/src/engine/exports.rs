@@ -352,7 +352,7 @@ impl Engine {
             .try_for_each(|disk| self.add_export(server, spec(disk)))
     }
 
-    /// Removes an export now, and tells of it when its last client has gone.
+    /// Removes an export now, and reports that when its last client has gone.
     fn remove_export(
         self: &Rc<Self>,
         what: &str,

@@ -34,8 +34,8 @@ impl Engine {
         self.jobs.reset_io_status();
     }
 
-    /// Waits for no server any more that is gone: what waits for one fails now. For whoever has
-    /// asked twice for an end.
+    /// Waits for no server any more that is gone: what waits for one fails now. For users
+    /// who have asked twice for an end.
     pub fn give_up_on_servers(&self) {
         self.exec.give_up_on_peers();
     }

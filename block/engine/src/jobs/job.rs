@@ -1,4 +1,4 @@
-//! What all jobs share: state, progress, speed, pause, cancel, and the events that tell of it.
+//! What all jobs share: state, progress, speed, pause, cancel, and the events that report it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -95,7 +95,7 @@ impl Job {
         self.status.get()
     }
 
-    /// Changes the state and tells the clients.
+    /// Changes the state and reports that to the clients.
     pub fn set_status(&self, status: JobStatus) {
         let before = self.status.replace(status);
         debug_assert!(may_follow(before, status), "{before:?} to {status:?}");

@@ -1,4 +1,4 @@
-//! The life of a job, whatever its kind: the states that it goes through, and the events that tell
+//! The life of a job, whatever its kind: the states that it goes through, and the events that report
 //! of them.
 //!
 //! A kind of job is a [`Work`]: what it copies, and how the graph follows. Everything else is here.
@@ -100,7 +100,8 @@ async fn live(job: Rc<Job>, work: impl Work, jobs: Rc<Jobs>) {
         job.set_status(JobStatus::Aborting);
         work.undo(&job).await;
     }
-    // What it holds is free, and layers that are not needed are closed, before anyone is told.
+    // What it holds is free, and layers that are not needed are closed, before the job's end is
+    // reported.
     drop(work);
     match result {
         Ok(()) => {}

@@ -43,7 +43,7 @@ impl Command {
     /// Carries the request out, and makes the reply.
     ///
     /// # Errors
-    /// What the client is to be told.
+    /// The error to send to the client.
     pub async fn carry_out(
         self,
         export: &Export,
@@ -205,7 +205,7 @@ async fn extents(export: &Export, offset: u64, len: u64, max: usize) -> IoResult
     ended.await
 }
 
-/// What the client is told of an error: no names of files, which are none of its business.
+/// What is sent to the client of an error: no names of files, which are none of its business.
 fn refusal(error: &IoError) -> Refusal {
     let (errno, why) = match error {
         IoError::OutOfRange => (Errno::Inval, "outside the export"),

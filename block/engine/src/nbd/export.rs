@@ -61,8 +61,8 @@ impl Export {
         }
     }
 
-    /// Transmission flags. Every client's requests meet in the disk, so that a flush covers what
-    /// others have been told is written: CAN_MULTI_CONN.
+    /// Transmission flags. Every client's requests meet in the disk, so that a flush covers the
+    /// writes that were completed for others: CAN_MULTI_CONN.
     pub(super) fn flags(&self, structured: bool) -> Transmission {
         let mut flags = Transmission::HAS_FLAGS
             | Transmission::SEND_FLUSH

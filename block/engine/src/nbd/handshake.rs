@@ -110,7 +110,8 @@ async fn start_tls(server: &Server, stream: &Stream, reader: &Reader) -> Result<
     stream.start_tls(connection).await
 }
 
-/// The next option and its data. No data: they were too long, and the client has been told.
+/// The next option and its data. No data: they were too long, and the client has been sent the
+/// error.
 async fn next_option(stream: &Stream, reader: &mut Reader) -> Result<(u32, Option<Vec<u8>>), Gone> {
     let mut header = [0; size_of::<OptionHeader>()];
     reader.fill(&mut header).await?;
@@ -259,7 +260,7 @@ impl<'a> Negotiation<'a> {
         let request = InfoRequest::parse(data)?;
         let export = self.find(request.name)?;
         let mut items = vec![(info::EXPORT, self.size_and_flags(&export))];
-        // Not the default sizes, so that they are told in any case.
+        // Not the default sizes, so that they are sent in any case.
         items.push((info::BLOCK_SIZE, block_sizes(&export)));
         if request.wanted.contains(&info::NAME) {
             items.push((info::NAME, export.name.clone().into_bytes()));

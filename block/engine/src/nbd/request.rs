@@ -79,7 +79,7 @@ impl Header {
     ///
     /// # Errors
     /// A wrong magic number, or a payload that is too long to be received: what follows cannot be
-    /// told apart from garbage, or not be passed over in reasonable time.
+    /// distinguished from garbage, or not be passed over in reasonable time.
     pub fn parse(bytes: &[u8]) -> Result<Self, Violation> {
         let bad = Violation("a request with a wrong magic number");
         let (start, rest) = RequestStart::read_from_prefix(bytes).map_err(|_| bad)?;
@@ -112,7 +112,7 @@ impl Header {
     /// Checks the request; `extended` says which kind of header it had.
     ///
     /// # Errors
-    /// What the client is to be told.
+    /// The error to send to the client.
     pub fn command(&self, limits: &Limits, extended: bool) -> Result<Command, Refusal> {
         let mut flags = CommandFlags::from_bits(self.flags)
             .filter(|flags| self.allowed_flags(limits, extended).contains(*flags))

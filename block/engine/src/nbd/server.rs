@@ -364,7 +364,7 @@ impl Server {
             .iter()
             .any(|e| Rc::ptr_eq(e, &terms.export))
         {
-            // Removed while the client was being told about it.
+            // Removed while its description was being sent to the client.
             return Ok(());
         }
         session::run(self, client, reader, terms).await

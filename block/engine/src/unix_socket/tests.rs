@@ -8,7 +8,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::*;
 
-/// A listener that has as many clients waiting as it may have: whoever connects next would wait.
+/// A listener that has as many clients waiting as it may have: the next one to connect would wait.
 fn full(path: &Path) -> (UnixListener, Vec<UnixStream>) {
     let socket = socket_with(
         AddressFamily::UNIX,

@@ -1,5 +1,5 @@
 //! The probe guest: enters user mode by IRETQ, executes SYSCALL there, and its kernel's entry
-//! point tells the host its code segment through a port.
+//! point writes its code segment to a port, for the host.
 
 use std::sync::{Arc, mpsc::Sender};
 
@@ -21,7 +21,7 @@ const SYSCALL_ENTRY: u64 = 0x8010;
 const USER: u64 = 0x9000;
 const FRAME: u64 = 0xa000;
 const USER_STACK: u64 = 0xb000;
-/// Where the kernel tells its code segment.
+/// Where the kernel writes its code segment to.
 const PORT: u16 = 0xf4;
 
 const KERNEL_CODE: u16 = 0x08;

@@ -50,7 +50,7 @@ impl<W: Write + AsFd> Patient<W> {
         Self { target, hurry }
     }
 
-    /// Whether the target takes bytes now, or has an error to tell.
+    /// Whether the target takes bytes now, or has an error to report.
     fn ready(&self) -> bool {
         loop {
             let hurry = self.hurry.load(Ordering::Acquire);

@@ -17,7 +17,7 @@ use super::output::Patient;
 
 type Client = Arc<Mutex<Option<Arc<UnixStream>>>>;
 
-/// Input from whoever is connected. To an event loop it is one file: an epoll set with the
+/// Input from the client that is connected. To an event loop it is one file: an epoll set with the
 /// listening socket and the client in it.
 pub struct SocketSource {
     ready: OwnedFd,
@@ -109,7 +109,7 @@ impl Read for SocketSource {
     }
 }
 
-/// Output to whoever is connected.
+/// Output to the client that is connected.
 pub struct SocketOutput {
     client: Client,
     hurry: Arc<AtomicBool>,

@@ -138,7 +138,7 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Prints to `output`, and tells `post` of panics.
+    /// Prints to `output`, and reports panics to `post`.
     pub fn new(output: Output, transcript: Transcript, post: Post) -> Self {
         Self {
             output,

@@ -72,7 +72,7 @@ pub enum Admission {
     Now,
     /// It waits.
     Later,
-    /// It waits, and whoever sent it does not want to wait for servers that have gone.
+    /// It waits, and its sender does not want to wait for servers that have gone.
     LaterAndHurry,
 }
 

@@ -20,8 +20,8 @@ pub struct Rules {
     pub limit: Option<(Duration, Instant)>,
 }
 
-/// A kernel that has begun to print that it panics has so long to say all of it, and to tell the
-/// panic device.
+/// A kernel that has begun to print that it panics has so long to say all of it, and to write to
+/// the panic device.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What is known of a panic of the guest's kernel since it was booted.
@@ -53,7 +53,7 @@ impl Panics {
 pub(super) struct End {
     /// How, or what went wrong.
     pub outcome: Result<Outcome, String>,
-    /// For the client that has asked for it, once it is told.
+    /// For the client that has asked for it, once its event is sent.
     pub answer: Option<Answer>,
 }
 
@@ -83,7 +83,7 @@ impl End {
         }
     }
 
-    /// As QMP's clients are told.
+    /// As it is reported to QMP's clients.
     pub fn cause(&self) -> ShutdownCause {
         let cause = self.outcome.as_ref().map(Outcome::cause);
         cause.unwrap_or(ShutdownCause::HostError)

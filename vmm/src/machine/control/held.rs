@@ -1,5 +1,5 @@
-//! The guest's requests that have failed and are held: it is stopped, and goes on when it is told
-//! to, or when there is room again.
+//! The guest's requests that have failed and are held: it is stopped, and goes on when it is
+//! resumed, or when there is room again.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ impl Control {
     }
 
     /// What becomes of failed requests on the way to the goal. After a stop, or a core, they are
-    /// tried again; whoever would be told has gone after a reset, and at the end.
+    /// tried again; the driver that would get the error has gone after a reset, and at the end.
     pub(super) fn failed_requests(&self) -> FailedRequests {
         match self.course.goal() {
             Some(Goal::Stop(_) | Goal::Dump) => FailedRequests::Held,

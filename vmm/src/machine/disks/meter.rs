@@ -13,7 +13,8 @@ use strata_block::disk::{Disk, DiskInfo, Done, ExtentsDone, Op, Request, Submit}
 
 /// A disk between a device and the block layer, which measures what goes through.
 pub struct Meter {
-    /// The disk's name. Not the disk: what has come of its requests is told when it has long gone.
+    /// The disk's name. Not the disk: what has come of its requests is reported when it has long
+    /// gone.
     id: String,
     seen: RefCell<Seen>,
 }
@@ -37,7 +38,7 @@ struct Kind {
     latency: Histogram<u64>,
 }
 
-/// Longest latency that is told from longer ones: an hour, in microseconds.
+/// Longest latency that is distinguished from longer ones: an hour, in microseconds.
 const LONGEST: u64 = 3_600_000_000;
 
 impl Default for Kind {

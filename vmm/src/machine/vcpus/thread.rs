@@ -34,12 +34,12 @@ struct Seen {
 enum Left {
     /// Somebody wants something else than running.
     Asked,
-    /// It has told the owner, and must not run before the owner has acted.
+    /// It has notified the owner, and must not run before the owner has acted.
     Stuck,
 }
 
 impl VcpuThread {
-    /// Runs and parks as it is told, until told to end.
+    /// Runs and parks as the owner wants, until it is to end.
     pub(super) fn main(mut self) {
         let mut seen = Seen::default();
         while self.parked(&mut seen) == Want::Run {
@@ -55,7 +55,8 @@ impl VcpuThread {
         }
     }
 
-    /// Waits to be told to run or to end; carries out resets and reports in the meantime.
+    /// Waits until the owner wants it to run or to end; carries out resets and reports in the
+    /// meantime.
     fn parked(&self, seen: &mut Seen) -> Want {
         let mut state = self.shared.lock();
         state.parked += 1;

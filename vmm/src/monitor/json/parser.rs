@@ -21,7 +21,7 @@ pub(in crate::monitor) enum JsonError {
     Length,
 }
 
-/// Splits a stream of bytes into values, and tells one error for every piece that is not one.
+/// Splits a stream of bytes into values, and reports one error for every piece that is not one.
 #[derive(Debug)]
 pub(in crate::monitor) struct Parser {
     lexer: Lexer,

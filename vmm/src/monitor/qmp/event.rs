@@ -1,4 +1,4 @@
-//! Events: what QMP clients are told without having asked.
+//! Events: what QMP clients are sent unasked.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

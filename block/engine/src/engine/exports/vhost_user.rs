@@ -15,7 +15,7 @@ use crate::{api::VhostUserSpec, nbd, unix_socket::SocketFile};
 pub trait VhostUserExport {
     /// Whether a front end is connected.
     fn in_use(&self) -> bool;
-    /// The disk may have another size now: the front end is told.
+    /// The disk may have another size now: the front end is notified.
     fn resized(&self);
     /// Cuts the front end off, finishes what is in flight and ends.
     fn stop(&self) -> LocalBoxFuture<'_, ()>;

@@ -75,7 +75,7 @@ fn a_layer_in_the_middle_goes_down_into_the_base() {
         .commit(&bench.name_at(1), &bench.name_at(3), 256 << 10)
         .unwrap();
     bench.events();
-    // The guest goes on, and others are told who is there.
+    // The guest goes on, and the error names the holder to others.
     bench.write(&disk, 3 << 20, vec![9; 4096]).unwrap();
     expected[3 << 20..][..4096].fill(9);
     let busy = "Node 'virtio0' is busy: block device is in use by block job: commit";

@@ -54,7 +54,7 @@ fn an_end_sleeps_while_a_job_comes_to_its_own() {
         assert!(errors.is_empty(), "{errors:?}");
         end.set(true);
     });
-    // Whoever turns the loop gets to sleep: nothing is ready until the range is given back.
+    // The event loop gets to sleep: nothing is ready until the range is left.
     let mut turns = 0;
     while turns < 10_000 && bench.engine.poll().more_work_now {
         turns += 1;

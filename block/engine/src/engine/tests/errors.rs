@@ -101,8 +101,9 @@ impl Simulated {
         self.send(Op::Write { fua: false }, offset, data)
     }
 
-    /// What clients were told of errors since the last time: action, and whether room was missing.
-    fn told(&self) -> Vec<(OnError, bool)> {
+    /// The errors that were reported to clients since the last time: action, and whether there was
+    /// no room.
+    fn reported(&self) -> Vec<(OnError, bool)> {
         let events = self.events.take().into_iter();
         let error = |event| match event {
             Event::IoError {
@@ -159,7 +160,7 @@ fn a_write_without_room_waits_for_it() {
     sim.file().set_room(Some(0));
     let held = [sim.write(65536, 2), sim.write(131_072, 3)];
     assert!(held.iter().all(is_waiting));
-    assert_eq!(sim.told(), [(OnError::Stop, true); 2]);
+    assert_eq!(sim.reported(), [(OnError::Stop, true); 2]);
     assert!(sim.engine.holds_requests() && sim.engine.waits_for_room() && sim.engine.rests());
     // What needs no room goes on.
     assert!(is_ok(&sim.write(0, 4)));
@@ -169,16 +170,16 @@ fn a_write_without_room_waits_for_it() {
     assert!(!sim.engine.rests());
     sim.settle();
     assert!(held.iter().all(is_waiting) && sim.engine.rests());
-    assert_eq!(sim.told(), []);
+    assert_eq!(sim.reported(), []);
     sim.engine.retry();
     sim.settle();
-    assert_eq!(sim.told(), [(OnError::Stop, true); 2]);
+    assert_eq!(sim.reported(), [(OnError::Stop, true); 2]);
 
     sim.file().set_room(None);
     sim.engine.retry_for_room();
     sim.settle();
     assert!(held.iter().all(is_ok) && !sim.engine.has_requests());
-    assert_eq!(sim.told(), []);
+    assert_eq!(sim.reported(), []);
     let data = SgList::zeroed(131_072);
     assert!(is_ok(&sim.send(Op::Read, 65536, data.clone())));
     assert_eq!(data.to_vec(), [[2; 65536], [3; 65536]].concat());
@@ -190,7 +191,7 @@ fn other_errors_are_reported_where_only_room_is_waited_for() {
     sim.faults(WRITES_FAIL);
     let failed = sim.write(0, 1);
     assert!(matches!(*failed.borrow(), Some(Err(IoError::Host { .. }))));
-    assert_eq!(sim.told(), [(OnError::Report, false)]);
+    assert_eq!(sim.reported(), [(OnError::Report, false)]);
     sim.faults(READS_FAIL);
     let failed = sim.send(Op::Read, 0, SgList::zeroed(4096));
     sim.faults(Faults::default());
@@ -206,7 +207,7 @@ fn a_request_that_stops_the_guest_is_tried_again_when_it_goes_on() {
     let data = SgList::zeroed(65536);
     let held = sim.send(Op::Read, 0, data.clone());
     assert!(is_waiting(&held) && sim.engine.rests());
-    assert_eq!(sim.told(), [(OnError::Stop, false)]);
+    assert_eq!(sim.reported(), [(OnError::Stop, false)]);
     // It does not go on by itself.
     assert!(!sim.engine.waits_for_room());
     sim.engine.retry_for_room();
@@ -216,7 +217,7 @@ fn a_request_that_stops_the_guest_is_tried_again_when_it_goes_on() {
     sim.engine.retry();
     sim.settle();
     assert!(is_waiting(&held));
-    assert_eq!(sim.told(), [(OnError::Stop, false)]);
+    assert_eq!(sim.reported(), [(OnError::Stop, false)]);
     sim.faults(Faults::default());
     sim.engine.retry();
     sim.settle();
@@ -241,12 +242,12 @@ fn ignored_errors_are_told_to_clients_alone() {
     let sim = Simulated::new(OnRequestError::Ignore, OnRequestError::Ignore);
     sim.faults(WRITES_FAIL);
     assert!(is_ok(&sim.write(0, 1)));
-    assert_eq!(sim.told(), [(OnError::Ignore, false)]);
+    assert_eq!(sim.reported(), [(OnError::Ignore, false)]);
     let sim = Simulated::new(OnRequestError::Ignore, OnRequestError::Ignore);
     assert!(is_ok(&sim.write(0, 1)));
     sim.faults(READS_FAIL);
     assert!(is_ok(&sim.send(Op::Read, 0, SgList::zeroed(4096))));
-    assert_eq!(sim.told(), [(OnError::Ignore, false)]);
+    assert_eq!(sim.reported(), [(OnError::Ignore, false)]);
 }
 
 #[test]
@@ -278,15 +279,15 @@ fn nothing_is_held_for_a_guest_that_has_gone() {
     sim.file().set_room(Some(0));
     let held = sim.write(0, 1);
     assert!(is_waiting(&held));
-    sim.told();
+    sim.reported();
     sim.engine.begin_to_rest(FailedRequests::Ended);
     sim.settle();
     assert!(matches!(*held.borrow(), Some(Err(IoError::NoSpace { .. }))));
-    assert_eq!(sim.told(), [], "it has been told before");
+    assert_eq!(sim.reported(), [], "it has been told before");
     // So ends what fails on the way down.
     let late = sim.write(0, 1);
     assert!(!is_waiting(&late) && !is_ok(&late) && !sim.engine.has_requests());
-    assert_eq!(sim.told(), [(OnError::Report, true)]);
+    assert_eq!(sim.reported(), [(OnError::Report, true)]);
     // Another guest is waited for again.
     sim.engine.end_rest();
     assert!(is_waiting(&sim.write(0, 1)));
@@ -312,7 +313,7 @@ fn a_held_request_goes_to_the_layer_that_is_on_top_when_it_goes_on() {
     assert_eq!(data.to_vec(), [5; 65536]);
 }
 
-/// Clients of an export are told of their own errors, and stop nobody.
+/// Clients of an export get their own errors, and stop nobody.
 #[test]
 fn exports_do_not_stop_the_guest() {
     let sim = Simulated::new(OnRequestError::Stop, OnRequestError::Stop);
@@ -329,7 +330,7 @@ fn exports_do_not_stop_the_guest() {
     exported.submit(request, move |result| *slot.borrow_mut() = Some(result));
     sim.settle();
     assert!(matches!(*sent.borrow(), Some(Err(IoError::NoSpace { .. }))));
-    assert_eq!(sim.told(), [(OnError::Report, true)]);
+    assert_eq!(sim.reported(), [(OnError::Report, true)]);
     assert!(sim.engine.rests() && !sim.engine.holds_requests());
 }
 

@@ -1,4 +1,4 @@
-//! What `info inflight` is told of.
+//! What `info inflight` shows.
 
 use std::{cell::Cell, rc::Rc};
 

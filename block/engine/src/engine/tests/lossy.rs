@@ -1,5 +1,5 @@
-//! Disks on devices that lose what is written to them: whoever was promised that it is safe is
-//! told.
+//! Disks on devices that lose what is written to them: the error is reported to all who were
+//! promised that it is safe.
 
 use std::path::PathBuf;
 
@@ -53,7 +53,7 @@ fn what_stop_is_told_the_guests_flush_is_told_too() {
     assert_lost(flush(&bench, &disk));
     let bytes = SgList::from_vec(vec![2; 512]);
     assert_lost(bench.run(&disk, Op::Write { fua: true }, 0, 512, bytes));
-    // It can still be read and written, for whoever wants to save something.
+    // It can still be read and written, for a user who wants to save something.
     bench.write(&disk, 0, vec![3; 512]).unwrap();
     assert_eq!(bench.read(&disk, 0, 512), [3; 512]);
     assert_eq!(
@@ -109,11 +109,13 @@ fn a_merge_whose_bytes_are_lost_is_not_completed() {
             .any(|event| matches!(event, Event::JobCompleted(..)))
     });
     let events = bench.events();
-    let told = events.iter().find_map(|event| match event {
+    let completed = events.iter().find_map(|event| match event {
         Event::JobCompleted(_, error) => Some(error.clone()),
         _ => None,
     });
-    let error = told.flatten().expect("the merge says that all is well");
+    let error = completed
+        .flatten()
+        .expect("the merge says that all is well");
     assert!(
         error.contains("may be lost") || error.contains("stopped"),
         "{error}"

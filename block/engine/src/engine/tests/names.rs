@@ -127,7 +127,7 @@ fn a_raw_image_stays_raw_whatever_its_guest_writes() {
     };
     sees(&raw, Format::Raw);
     sees(&top, Format::Qcow2);
-    // Without being told its format it is not opened at all.
+    // Where its format is not given it is not opened at all.
     let error = bench.open("virtio0", &raw, None).err().unwrap().to_string();
     assert!(error.contains("never guessed"), "{error}");
 }

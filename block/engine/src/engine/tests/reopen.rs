@@ -138,7 +138,7 @@ fn a_disk_in_a_system_directory() {
     ));
 }
 
-/// A loop device, given back when dropped.
+/// A loop device, detached when dropped.
 struct Loop(String);
 
 impl Loop {

@@ -79,7 +79,7 @@ impl Drop for Script {
     }
 }
 
-/// A job on a disk, and what is heard of it.
+/// A job on a disk, and the events it sends.
 struct Bench {
     engine: Rc<Engine>,
     jobs: Rc<Jobs>,
@@ -121,8 +121,8 @@ impl Bench {
 
     fn job(&self, auto_finalize: bool) -> Job {
         let log = self.log.clone();
-        let tell = move |event| log.borrow_mut().push(describe(&event));
-        let events: EventSink = Rc::new(RefCell::new(Box::new(tell)));
+        let record = move |event| log.borrow_mut().push(describe(&event));
+        let events: EventSink = Rc::new(RefCell::new(Box::new(record)));
         let options = JobOptions {
             id: Names::default().job(ID).unwrap(),
             kind: JobType::Stream,
@@ -135,14 +135,14 @@ impl Bench {
         Job::new(self.engine.exec().clone(), events, disk, options)
     }
 
-    /// Lets it run until the last thing heard is `what`.
+    /// Lets it run until the last event is `what`.
     fn until(&self, what: &str) {
         while self.log.borrow().last().is_none_or(|last| last != what) {
             self.engine.poll();
         }
     }
 
-    fn heard(&self) -> Vec<String> {
+    fn events(&self) -> Vec<String> {
         self.log.take()
     }
 
@@ -190,7 +190,7 @@ fn a_job_that_does_not_converge_cannot_be_completed() {
         "Concluded",
         "Null",
     ];
-    assert_eq!(bench.heard(), life);
+    assert_eq!(bench.events(), life);
     assert!(bench.jobs.jobs().is_empty());
 }
 
@@ -225,14 +225,14 @@ fn a_job_that_converges_is_ready_until_its_client_completes_it() {
         "Concluded",
         "Null",
     ];
-    assert_eq!(bench.heard(), life);
+    assert_eq!(bench.events(), life);
 }
 
 #[test]
 fn a_ready_job_that_is_cancelled_ends_well_but_by_force() {
     let bench = Bench::start(true, false, true);
     bench.until("converge");
-    bench.heard();
+    bench.events();
     bench.jobs.cancel(ID, false).unwrap();
     bench.until("Null");
     let life = [
@@ -245,11 +245,11 @@ fn a_ready_job_that_is_cancelled_ends_well_but_by_force() {
         "Concluded",
         "Null",
     ];
-    assert_eq!(bench.heard(), life);
+    assert_eq!(bench.events(), life);
 
     let bench = Bench::start(true, false, true);
     bench.until("converge");
-    bench.heard();
+    bench.events();
     bench.jobs.cancel(ID, true).unwrap();
     bench.until("Null");
     let life = [
@@ -260,7 +260,7 @@ fn a_ready_job_that_is_cancelled_ends_well_but_by_force() {
         "Concluded",
         "Null",
     ];
-    assert_eq!(bench.heard(), life);
+    assert_eq!(bench.events(), life);
 }
 
 #[test]
@@ -282,14 +282,14 @@ fn a_job_that_cannot_finish_is_undone() {
         "Concluded",
         "Null",
     ];
-    assert_eq!(bench.heard(), life);
+    assert_eq!(bench.events(), life);
 }
 
 #[test]
 fn a_job_cancelled_while_it_waits_for_its_client_is_undone() {
     let bench = Bench::start(false, false, false);
     bench.until("BLOCK_JOB_PENDING");
-    bench.heard();
+    bench.events();
     bench.jobs.cancel(ID, false).unwrap();
     bench.until("Null");
     let life = [
@@ -300,7 +300,7 @@ fn a_job_cancelled_while_it_waits_for_its_client_is_undone() {
         "Concluded",
         "Null",
     ];
-    assert_eq!(bench.heard(), life);
+    assert_eq!(bench.events(), life);
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn a_paused_job_is_cancelled_by_force_only() {
         "Concluded",
         "Null",
     ];
-    assert_eq!(bench.heard(), life);
+    assert_eq!(bench.events(), life);
 }
 
 #[test]

@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 1000 })
 const MUCH: u64 = 1 << 20;
 
 impl Server {
-    /// Waits until a request may take `bytes`; returns what has to be given back.
+    /// Waits until a request may take `bytes`; returns what the caller has to return.
     pub(in crate::nbd) async fn take_memory(self: &Rc<Self>, bytes: u64) -> u64 {
         if !self.memory.has(bytes) && !self.watching.replace(true) {
             let server = self.clone();

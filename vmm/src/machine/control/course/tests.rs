@@ -11,7 +11,7 @@ use crate::{
 const PAUSE: Goal = Goal::Stop(RunState::Paused);
 const RESET: Goal = Goal::Reset { guest: true };
 
-/// Takes every step, and tells which there were.
+/// Takes every step, and returns which there were.
 fn walk(course: &mut Course) -> Vec<Progress> {
     std::iter::from_fn(|| course.step_done()).collect()
 }

@@ -1,6 +1,9 @@
 # What one does while working on Strata, on any Linux with Rust: `just` lists it. The scripts in ci/
 # are for Debian 12, where they install what they need.
 
+# Arguments reach the commands as they are, with their blanks and quotes.
+set positional-arguments
+
 _list:
     @just --list
 
@@ -10,7 +13,7 @@ build:
 
 # Unit and property tests: no KVM, no root; those that need QEMU's tools fail where they are missing
 test *ARGS:
-    cargo test --workspace --locked {{ ARGS }}
+    cargo test --workspace --locked "$@"
 
 # Format, clippy, width of comments, licences: what ci/test checks before it tests anything
 lint:
@@ -22,11 +25,11 @@ lint:
 # The documentation of all crates, with private items
 doc *ARGS:
     RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' \
-        cargo doc --no-deps --workspace --locked --document-private-items {{ ARGS }}
+        cargo doc --no-deps --workspace --locked --document-private-items "$@"
 
 # A command in a guest with this host's kernel (docs/CI.md): needs /dev/kvm and a static busybox
 guest *COMMAND:
-    cargo run --release --locked --bin strata -- test -- {{ COMMAND }}
+    cargo run --release --locked --bin strata -- test -- "$@"
 
 # The guest's kernel and initramfs in .cache/images (Debian: its kernel comes from apt)
 guest-image:

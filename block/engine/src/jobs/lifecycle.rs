@@ -1,5 +1,4 @@
-//! The life of a job, whatever its kind: the states that it goes through, and the events that report
-//! of them.
+//! The life of a job, whatever its kind: the states that it goes through, and its events.
 //!
 //! A kind of job is a [`Work`]: what it copies, and how the graph follows. Everything else is here.
 

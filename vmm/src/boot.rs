@@ -254,6 +254,7 @@ impl BootSource {
         };
         regs::write_tables(memory, entry)?;
         write_reset_stub(memory)?;
+        write_bios_data(memory)?;
         Ok(entry)
     }
 
@@ -357,6 +358,14 @@ fn write_reset_stub(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
     layout::RESET_VECTORS
         .into_iter()
         .try_for_each(|vector| memory.write_slice(&RESET_STUB, GuestAddress(vector)))
+}
+
+/// Says what of a BIOS's data kernels look for without one: where conventional memory ends. Xen puts
+/// its code for real mode there, whatever else it was told.
+fn write_bios_data(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
+    let (segment, kib) = (layout::EBDA >> 4, layout::EBDA >> 10);
+    memory.write_obj(segment as u16, GuestAddress(layout::BIOS_EBDA_SEGMENT))?;
+    memory.write_obj(kib as u16, GuestAddress(layout::BIOS_MEMORY_KIB))
 }
 
 /// Rounded up to whole pages.

@@ -14,6 +14,10 @@ pub const ACPI_LEN: u64 = 0x2_0000;
 /// Extended memory: 1 MiB.
 pub const EXTENDED: u64 = 0x10_0000;
 
+/// Where a BIOS says what segment the extended BIOS data area has, in 16 bits.
+pub const BIOS_EBDA_SEGMENT: u64 = 0x40e;
+/// Where it says how many KiB of memory there are below that area, in 16 bits.
+pub const BIOS_MEMORY_KIB: u64 = 0x413;
 /// Global descriptor table used at entry.
 pub const GDT: u64 = 0x500;
 /// The zero page (`struct boot_params`).

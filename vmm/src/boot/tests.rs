@@ -133,6 +133,16 @@ fn a_bzimage_is_loaded_with_its_parameters() {
 }
 
 #[test]
+fn the_end_of_conventional_memory_is_where_a_bios_says_it() {
+    for kernel in [bzimage(header()), elf(62, 16 * MIB, b"kernel", MIB)] {
+        let guest = load(&kernel, None, "", 64 * MIB).unwrap();
+        let number = |at| u16::from_le_bytes(guest.bytes(at, 2).try_into().unwrap());
+        assert_eq!(u64::from(number(0x40e)) << 4, layout::EBDA);
+        assert_eq!(u64::from(number(0x413)) << 10, layout::EBDA);
+    }
+}
+
+#[test]
 fn an_initrd_stays_below_the_kernel_s_limit() {
     let limited = setup_header {
         initrd_addr_max: 40 * MIB as u32 - 1,

@@ -18,6 +18,10 @@ mod key {
     pub const NO_GRAPHICS: u16 = 0x04;
     pub const CPUS: u16 = 0x05;
     pub const MAX_CPUS: u16 = 0x0f;
+    pub const KERNEL: u16 = 0x11;
+    pub const INITRD: u16 = 0x12;
+    pub const CMDLINE: u16 = 0x15;
+    pub const SETUP: u16 = 0x18;
     pub const FILE_DIRECTORY: u16 = 0x19;
     /// The first file; the others follow.
     pub const FIRST_FILE: u16 = 0x20;
@@ -49,6 +53,14 @@ pub struct FwCfgItems {
 impl FwCfgItems {
     /// Longest name of a file, in bytes.
     pub const MAX_NAME: usize = 55;
+    /// Number of a kernel's main part.
+    pub const KERNEL: u16 = key::KERNEL;
+    /// Number of its initial RAM file system.
+    pub const INITRD: u16 = key::INITRD;
+    /// Number of its command line, with the NUL at its end.
+    pub const CMDLINE: u16 = key::CMDLINE;
+    /// Number of its first part, which runs in real mode.
+    pub const SETUP: u16 = key::SETUP;
 
     /// What every machine says of itself: `memory` bytes, `cpus` processors, no display.
     pub fn new(memory: u64, cpus: u8) -> Self {
@@ -63,6 +75,11 @@ impl FwCfgItems {
         add(key::MAX_CPUS, &cpus.to_le_bytes());
         add(key::IRQ0_OVERRIDE, &[1]);
         items
+    }
+
+    /// Adds an item that firmware or its programs know by its number.
+    pub fn add_item(&mut self, number: u16, content: Vec<u8>) {
+        self.numbered.insert(number, content);
     }
 
     /// Adds a file, in the place of another one of that name.
@@ -121,7 +138,7 @@ impl FwCfg {
     /// The DMA address register, 64 bits wide, big endian.
     const DMA: u64 = 4;
     /// Bytes of a request.
-    const REQUEST_LEN: usize = 16;
+    pub const REQUEST_LEN: usize = 16;
     /// Zeros that a request may ask for behind an item's end: no firmware does, and guests are not
     /// to make a vCPU's thread write gigabytes.
     const MAX_ZEROS: usize = 1 << 20;
@@ -135,6 +152,13 @@ impl FwCfg {
             offset: 0,
             address_high: 0,
         }
+    }
+
+    /// The request to copy the first `len` bytes of an item to `address`, for a guest's program.
+    pub fn request_to_read(item: u16, address: u64, len: u32) -> [u8; Self::REQUEST_LEN] {
+        let control = u32::from(item) << 16 | control::SELECT | control::READ;
+        let all = u128::from(control) << 96 | u128::from(len) << 64 | u128::from(address);
+        all.to_be_bytes()
     }
 
     /// Back to the state after power-on.

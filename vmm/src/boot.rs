@@ -1,14 +1,15 @@
 //! Puts a kernel, its initramfs and the boot parameters into guest memory, or firmware.
 //!
 //! Linux is started as its `Documentation/arch/x86/boot.rst` says, other kernels by PVH or
-//! multiboot. Where a kernel is given there is no firmware in the
-//! machine: what a boot loader does happens here, again at every reset.
+//! multiboot. In their machines there is no firmware: what a boot loader does happens here, again at
+//! every reset. Only kernels that are started in real mode are left to firmware.
 
 mod elf;
 mod kernel;
 mod multiboot;
 mod params;
 mod pvh;
+mod real_mode;
 mod rom;
 
 use std::{
@@ -24,11 +25,11 @@ use strata_exec::mem::to_usize;
 use strata_storage::split_options;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-pub use self::rom::Rom;
 use self::{
     kernel::{Kind, Loaded},
     multiboot::Multiboot,
 };
+pub use self::{real_mode::RealModeKernel, rom::Rom};
 use crate::{
     kvm::regs::{self, Entry, Registers},
     layout,
@@ -63,6 +64,16 @@ pub enum BootError {
          seabios-bin), give its file with --firmware FILE, or boot a kernel with --kernel FILE"
     )]
     NoFirmware,
+    /// Nothing that could start a kernel in real mode.
+    #[error(
+        "'{kernel}' needs a BIOS, as it is started in real mode, and no firmware was found: \
+         install SeaBIOS (Debian: seabios, Fedora: seabios-bin), or give its file with \
+         --firmware FILE"
+    )]
+    NoFirmwareForKernel {
+        /// The kernel's file.
+        kernel: PathBuf,
+    },
     /// The firmware's file holds something else.
     #[error(
         "'{path}' is not firmware: it has {len} bytes, and firmware has a multiple of 64 KiB, \

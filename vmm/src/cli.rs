@@ -89,6 +89,7 @@ pub enum Command {
 pub struct RunArgs {
     /// Kernel to boot: a bzImage (`/boot/vmlinuz-...`), an ELF vmlinux, or any kernel
     /// with a PVH entry or a multiboot header.
+    /// Those that start in real mode (iPXE, memdisk) are started by firmware.
     /// Without it, firmware boots the first disk that can be booted.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["disks", "firmware"])]
     pub kernel: Option<PathBuf>,
@@ -104,8 +105,9 @@ pub struct RunArgs {
         requires = "kernel"
     )]
     pub append: String,
-    /// Firmware that boots the disks [default: SeaBIOS, where packages put it].
-    #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+    /// Firmware that boots the disks, or the kernel in real mode [default: SeaBIOS, where packages
+    /// put it].
+    #[arg(long, value_name = "FILE")]
     pub firmware: Option<PathBuf>,
     /// Its memory and processors.
     #[command(flatten)]

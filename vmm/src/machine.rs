@@ -61,7 +61,7 @@ pub(crate) use self::{
     post::{GuestEvent, Post},
 };
 use crate::{
-    boot::BootError,
+    boot::{BootError, RealModeKernel},
     cli::{RunArgs, serial::SerialEndpoint},
     guest_command::TestError,
     kvm::{
@@ -212,7 +212,7 @@ pub(crate) fn run_with(
     begin: Instant,
     command: Option<CommandPort>,
 ) -> Result<Ended, RunError> {
-    let booted = Booted::open(args)?;
+    let mut booted = Booted::open(args)?;
     let kvm = probe::open()?;
     let (post, inbox) = Inbox::new().map_err(host("make an eventfd"))?;
     let mailbox = Mailbox::new().map_err(host("make an eventfd"))?;
@@ -247,8 +247,10 @@ pub(crate) fn run_with(
         (&args.disks, &args.temporary),
         &mut hardware.seats(args.machine.cpus),
     )?;
-    match booted {
-        Booted::Disks(_) => hardware.describe_to_firmware(args, &engine)?,
+    match &mut booted {
+        Booted::Firmware(_, kernel) => {
+            hardware.describe_to_firmware(args, &engine, kernel.take())?;
+        }
         Booted::Kernel(_) => hardware.describe_to_kernel(args)?,
     }
     let mut start = Start {
@@ -370,21 +372,23 @@ impl Hardware {
         Ok(Box::new(SerialInput::new(port, command.input)))
     }
 
-    /// Adds what firmware learns about the machine from. The disks are open.
+    /// Adds what firmware learns about the machine from, and the kernel that it is to start rather
+    /// than what is on the disks. Those are open.
     fn describe_to_firmware(
         &mut self,
         args: &RunArgs,
         engine: &Rc<Engine>,
+        kernel: Option<RealModeKernel>,
     ) -> Result<(), RunError> {
         let order = BootOrder::of(engine, &args.disks);
         if let Some(index) = order.index_given_twice() {
             return Err(RunError::BootIndexTaken(index));
         }
         // Firmware of the user's own may know what to do without.
-        if args.firmware.is_none() && !order.leads_somewhere() {
+        if args.firmware.is_none() && kernel.is_none() && !order.leads_somewhere() {
             return Err(RunError::NothingToBoot);
         }
-        self.add_items(firmware::items(args, &order))
+        self.add_items(firmware::items(args, &order, kernel))
     }
 
     /// Adds what test kernels ask, how many processors there are among it; other kernels do not

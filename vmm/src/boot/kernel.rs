@@ -9,12 +9,12 @@ use super::{BootError, Source, elf::Elf, multiboot::Multiboot};
 use crate::layout::{self, below_4g};
 
 /// Offset of the set-up header in a bzImage.
-const HEADER: u64 = 0x1f1;
+pub(super) const HEADER: u64 = 0x1f1;
 /// `HdrS`.
 const HEADER_MAGIC: u32 = 0x5372_6448;
 /// Oldest protocol whose header says how much memory a kernel needs to unpack itself: 2.10, Linux
 /// 2.6.31. Older ones are for boot loaders that start them in real mode.
-const HEADER_VERSION: u16 = 0x020a;
+pub(super) const HEADER_VERSION: u16 = 0x020a;
 /// Oldest protocol whose header says whether there is a 64-bit entry point: 2.12, Linux 3.8.
 const HEADER_VERSION_64: u16 = 0x020c;
 const XLF_KERNEL_64: u16 = 1;
@@ -170,7 +170,7 @@ pub(super) fn not_a_kernel(kernel: &Source, why: impl ToString) -> BootError {
 }
 
 /// The header of a bzImage, if there is one.
-fn setup_header(kernel: &Source) -> Result<Option<setup_header>, BootError> {
+pub(super) fn setup_header(kernel: &Source) -> Result<Option<setup_header>, BootError> {
     let mut header = setup_header::default();
     match kernel.file.read_exact_at(header.as_mut_slice(), HEADER) {
         Ok(()) if header.header == HEADER_MAGIC => Ok(Some(header)),
@@ -222,7 +222,7 @@ const WHAT_TO_GIVE: &str = "it is neither a bzImage (/boot/vmlinuz-...) nor an E
 
 /// First byte that neither a bzImage of `len` bytes nor its unpacking uses. It unpacks itself at
 /// its preferred address, or where it is when that lies higher.
-fn end_of(header: &setup_header, len: u64) -> u64 {
+pub(super) fn end_of(header: &setup_header, len: u64) -> u64 {
     let start = layout::KERNEL.max(header.pref_address);
     let unpacked = start.saturating_add(header.init_size.into());
     unpacked.max(layout::KERNEL.saturating_add(len))

@@ -16,6 +16,7 @@ use strata_exec::mem::{SgList, to_usize};
 
 use super::disks;
 use crate::{
+    boot::RealModeKernel,
     cli::{
         MachineArgs, RunArgs,
         disk::{DiskOption, Interface, Numbering},
@@ -87,9 +88,11 @@ impl BootOrder {
         self.0.iter().any(|disk| disk.bootable)
     }
 
-    /// The file `bootorder`.
-    fn file(&self) -> Vec<u8> {
-        let paths: Vec<_> = self.0.iter().map(|disk| disk.path.as_str()).collect();
+    /// The file `bootorder`. A kernel comes first.
+    fn file(&self, has_kernel: bool) -> Vec<u8> {
+        let kernel = has_kernel.then(|| format!("/rom@{}", RealModeKernel::ROM));
+        let disks = self.0.iter().map(|disk| disk.path.as_str());
+        let paths: Vec<_> = kernel.as_deref().into_iter().chain(disks).collect();
         let mut file = paths.join("\n").into_bytes();
         file.push(0);
         file
@@ -138,12 +141,12 @@ fn read(engine: &Rc<Engine>, disk: &Disk, offset: u64) -> Option<Vec<u8>> {
     )
 }
 
-/// All that a machine with these disks says of itself.
-pub fn items(args: &RunArgs, order: &BootOrder) -> FwCfgItems {
+/// All that a machine with these disks says of itself, with the kernel that comes before them.
+pub fn items(args: &RunArgs, order: &BootOrder, kernel: Option<RealModeKernel>) -> FwCfgItems {
     let MachineArgs { memory, cpus } = args.machine;
     let mut items = FwCfgItems::new(memory, cpus);
     items.add_file("etc/e820", e820(memory));
-    items.add_file("bootorder", order.file());
+    items.add_file("bootorder", order.file(kernel.is_some()));
     // Where firmware and boot loaders show what they would show on a display.
     let port = u16::try_from(SerialPort::COM1).expect("ports have 16 bits");
     items.add_file("etc/sercon-port", port.to_le_bytes().to_vec());
@@ -155,6 +158,9 @@ pub fn items(args: &RunArgs, order: &BootOrder) -> FwCfgItems {
     let Smbios { anchor, tables } = smbios(&args.machine);
     items.add_file("etc/smbios/smbios-anchor", anchor);
     items.add_file("etc/smbios/smbios-tables", tables);
+    if let Some(kernel) = kernel {
+        kernel.describe(&mut items);
+    }
     items
 }
 

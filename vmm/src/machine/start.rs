@@ -6,7 +6,7 @@ use strata_devices::{acpi::tables::Tables, smbios::Smbios};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::{
-    boot::{BootError, BootSource, Rom},
+    boot::{BootError, BootSource, RealModeKernel, Rom},
     cli::RunArgs,
     kvm::regs::Entry,
 };
@@ -15,8 +15,9 @@ use crate::{
 pub enum Booted {
     /// A kernel, loaded as firmware and a boot loader would.
     Kernel(BootSource),
-    /// What firmware finds on the disks.
-    Disks(Rom),
+    /// What firmware finds: on the disks, or a kernel for which it does what a kernel of today does
+    /// without.
+    Firmware(Rom, Option<RealModeKernel>),
 }
 
 impl Booted {
@@ -25,12 +26,22 @@ impl Booted {
     /// # Errors
     /// [`BootError`].
     pub fn open(args: &RunArgs) -> Result<Self, BootError> {
-        match &args.kernel {
-            Some(kernel) => {
-                BootSource::open(kernel, args.initrd.as_deref(), &args.append).map(Self::Kernel)
-            }
-            None => Rom::open(args.firmware.as_deref()).map(Self::Disks),
+        let firmware = args.firmware.as_deref();
+        let Some(kernel) = &args.kernel else {
+            return Ok(Self::Firmware(Rom::open(firmware)?, None));
+        };
+        let (initrd, cmdline) = (args.initrd.as_deref(), &args.append);
+        if firmware.is_none() && !RealModeKernel::is_needed(kernel)? {
+            return BootSource::open(kernel, initrd, cmdline).map(Self::Kernel);
         }
+        let rom = Rom::open(firmware).map_err(|error| match error {
+            BootError::NoFirmware => BootError::NoFirmwareForKernel {
+                kernel: kernel.clone(),
+            },
+            error => error,
+        })?;
+        let kernel = RealModeKernel::open(kernel, initrd, cmdline, args.machine.memory)?;
+        Ok(Self::Firmware(rom, Some(kernel)))
     }
 
     /// Memory that the guest cannot write, if there is any.
@@ -40,7 +51,7 @@ impl Booted {
     pub fn rom(&self) -> Result<Option<GuestMemoryMmap>, BootError> {
         match self {
             Self::Kernel(_) => Ok(None),
-            Self::Disks(rom) => rom.memory().map(Some),
+            Self::Firmware(rom, _) => rom.memory().map(Some),
         }
     }
 }
@@ -73,7 +84,7 @@ impl Start {
                 self.memory.write_slice(&self.smbios, at)?;
                 source.load(&self.memory, self.size, self.tables.address)
             }
-            Booted::Disks(rom) => {
+            Booted::Firmware(rom, _) => {
                 rom.load_copy(&self.memory)?;
                 Ok(Entry::ResetVector)
             }

@@ -19,9 +19,11 @@ fn wishes_come_first_then_what_can_be_booted() {
     ])
     .sorted();
     assert_eq!(
-        order.file(),
+        order.file(false),
         b"/first\n/second\n/boot\n/more\n/data\0".to_vec()
     );
+    let with_kernel = order.file(true);
+    assert!(with_kernel.starts_with(b"/rom@genroms/strata-kernel.rom\n/first\n"));
     assert!(order.leads_somewhere());
     let data = BootOrder(vec![candidate("/data", Some(0), false)]);
     assert!(!data.leads_somewhere());
@@ -82,7 +84,7 @@ fn disks_are_found_where_they_are_and_looked_at() {
             .unwrap();
     }
     let order = BootOrder::of(&engine, &options);
-    let file = String::from_utf8(order.file()).unwrap();
+    let file = String::from_utf8(order.file(false)).unwrap();
     assert_eq!(
         file.trim_end_matches('\0').lines().collect::<Vec<_>>(),
         [

@@ -1,0 +1,334 @@
+//! Kernels that are started in real mode, by firmware: `Documentation/arch/x86/boot.rst`, "The
+//! Linux/x86 Boot Protocol", which iPXE, memdisk and GRUB's core follow, too.
+//!
+//! Firmware finds an option ROM of ours that offers to boot. When its turn has come, it has `fw_cfg`
+//! copy the kernel's parts to their places, and jumps there.
+
+use std::{io, path::Path};
+
+use linux_loader::loader::bootparam::setup_header;
+use strata_devices::fw_cfg::{FwCfg, FwCfgItems};
+use vm_memory::ByteValued;
+
+use super::{
+    BootError, Module, Source,
+    kernel::{self, not_a_kernel},
+    page_align, too_small,
+};
+use crate::layout;
+
+/// Oldest protocol that has the command line where it is put here.
+const OLDEST: u16 = 0x0202;
+/// Protocols from which on the header has these fields.
+const HAS_INITRD_MAX: u16 = 0x0203;
+const HAS_CMDLINE_SIZE: u16 = 0x0206;
+/// What older ones take.
+const INITRD_MAX: u64 = 0x37ff_ffff;
+const CMDLINE_MAX: u32 = 255;
+/// In `loadflags`: the kernel's main part belongs to 1 MiB, and the heap's end is set.
+const LOADED_HIGH: u8 = 1 << 0;
+const CAN_USE_HEAP: u8 = 1 << 7;
+/// A boot loader without a number of its own.
+const LOADER: u8 = 0xff;
+const SECTOR: usize = 512;
+/// Sectors before the main part where the header says 0.
+const DEFAULT_SECTORS: u8 = 4;
+
+/// Where the first part lies, and the stack's top in its segment.
+const SETUP: u64 = 0x1_0000;
+const STACK: u16 = 0xfff0;
+/// End of the heap in that segment, less 0x200, as the protocol counts.
+const HEAP_END: u16 = 0xfe00;
+/// The first part's length at most: some of the segment is for heap and stack.
+const MAX_SETUP: usize = 0xe000;
+/// What firmware keeps for itself at the end of memory, and more.
+const FIRMWARE_OWN: u64 = 1 << 20;
+
+/// The parts of a kernel, with its header filled in.
+pub struct RealModeKernel {
+    setup: Vec<u8>,
+    image: Vec<u8>,
+    cmdline: Vec<u8>,
+    initrd: Vec<u8>,
+    initrd_at: u64,
+}
+
+impl RealModeKernel {
+    /// Where firmware finds the option ROM among its files.
+    pub const ROM: &str = "genroms/strata-kernel.rom";
+
+    /// Whether this kernel can only be started so.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn is_needed(kernel: &Path) -> Result<bool, BootError> {
+        let header = kernel::setup_header(&Source::open("kernel", kernel)?)?;
+        Ok(header.is_some_and(|header| header.version < kernel::HEADER_VERSION))
+    }
+
+    /// Reads the files for a guest with `size` bytes of memory.
+    ///
+    /// # Errors
+    /// [`BootError`] if one cannot be read, this is no such kernel, or something does not fit.
+    pub fn open(
+        kernel: &Path,
+        initrd: Option<&Path>,
+        cmdline: &str,
+        size: u64,
+    ) -> Result<Self, BootError> {
+        let kernel = Source::open("kernel", kernel)?;
+        let header = kernel::setup_header(&kernel)?.ok_or_else(|| {
+            let why = "with --firmware a kernel is started in real mode, which a bzImage can be";
+            not_a_kernel(&kernel, why)
+        })?;
+        let mut setup = read_all(&kernel)?;
+        let image = split_off_image(&mut setup, &kernel, &header)?;
+        let cmdline = cmdline_for(&header, cmdline)?;
+        let initrd = initrd.map(Module::open).transpose()?;
+        let initrd = initrd.map_or(Ok(Vec::new()), |module| read_all(&module.source))?;
+        let initrd_at = place_initrd(&header, image.len() as u64, initrd.len() as u64, size)?;
+        let mut parts = Self {
+            setup,
+            image,
+            cmdline,
+            initrd,
+            initrd_at,
+        };
+        parts.fill_in(header);
+        Ok(parts)
+    }
+
+    /// Writes into the header what a boot loader says there.
+    fn fill_in(&mut self, mut header: setup_header) {
+        header.type_of_loader = LOADER;
+        header.loadflags |= CAN_USE_HEAP;
+        header.heap_end_ptr = HEAP_END;
+        header.cmd_line_ptr = layout::CMDLINE as u32;
+        header.ramdisk_image = self.initrd_at as u32;
+        header.ramdisk_size = self.initrd.len() as u32;
+        // A header of an old protocol ends early: only the fields up to there are its own.
+        let fields = &header.as_slice()[..FIELDS_END - kernel::HEADER as usize];
+        self.setup[kernel::HEADER as usize..FIELDS_END].copy_from_slice(fields);
+    }
+
+    fn requests(&self) -> [(u16, u64, usize); REQUESTS] {
+        [
+            (FwCfgItems::SETUP, SETUP, self.setup.len()),
+            (FwCfgItems::CMDLINE, layout::CMDLINE, self.cmdline.len()),
+            (FwCfgItems::KERNEL, layout::KERNEL, self.image.len()),
+            (FwCfgItems::INITRD, self.initrd_at, self.initrd.len()),
+        ]
+    }
+
+    /// Adds the parts, and the option ROM that asks for them.
+    pub fn describe(self, items: &mut FwCfgItems) {
+        let rom = OptionRom {
+            requests: self.requests(),
+        };
+        items.add_file(Self::ROM, rom.bytes());
+        items.add_item(FwCfgItems::SETUP, self.setup);
+        items.add_item(FwCfgItems::CMDLINE, self.cmdline);
+        items.add_item(FwCfgItems::KERNEL, self.image);
+        items.add_item(FwCfgItems::INITRD, self.initrd);
+    }
+}
+
+/// First byte behind `cmd_line_ptr`, the last field that is filled in here.
+const FIELDS_END: usize = 0x22c;
+
+fn read_all(source: &Source) -> Result<Vec<u8>, BootError> {
+    let mut bytes = Vec::new();
+    let read = io::Read::read_to_end(&mut &source.file, &mut bytes);
+    read.map_err(|error| source.error(error))?;
+    Ok(bytes)
+}
+
+/// Leaves the first part, which runs in real mode, in `file`, and returns the main part.
+fn split_off_image(
+    file: &mut Vec<u8>,
+    kernel: &Source,
+    header: &setup_header,
+) -> Result<Vec<u8>, BootError> {
+    let version = header.version;
+    if version < OLDEST || header.loadflags & LOADED_HIGH == 0 {
+        let (major, minor) = (version >> 8, version & 0xff);
+        let why = format!(
+            "its boot protocol, {major}.{minor:02}, is too old, or has it loaded below 1 MiB; \
+             start it from a disk"
+        );
+        return Err(not_a_kernel(kernel, why));
+    }
+    let sectors = match header.setup_sects {
+        0 => DEFAULT_SECTORS,
+        sectors => sectors,
+    };
+    let len = (usize::from(sectors) + 1) * SECTOR;
+    if len > MAX_SETUP {
+        let why = format!("its part for real mode has {len} bytes, more than {MAX_SETUP}");
+        return Err(not_a_kernel(kernel, why));
+    }
+    if len > file.len() {
+        return Err(not_a_kernel(kernel, "it is cut off"));
+    }
+    Ok(file.split_off(len))
+}
+
+/// The command line with the NUL at its end.
+fn cmdline_for(header: &setup_header, cmdline: &str) -> Result<Vec<u8>, BootError> {
+    if cmdline.contains('\0') {
+        return Err(BootError::CommandLineNul);
+    }
+    let limit = match header.version {
+        HAS_CMDLINE_SIZE.. => header.cmdline_size,
+        _ => CMDLINE_MAX,
+    };
+    let (len, limit) = (cmdline.len(), limit as usize);
+    if len > limit {
+        return Err(BootError::CommandLine { len, limit });
+    }
+    Ok([cmdline.as_bytes(), &[0]].concat())
+}
+
+/// Where an initrd of `len` bytes goes: as high as the kernel and firmware allow.
+fn place_initrd(header: &setup_header, image: u64, len: u64, size: u64) -> Result<u64, BootError> {
+    let end = match header.version {
+        kernel::HEADER_VERSION.. => kernel::end_of(header, image),
+        _ => layout::KERNEL.saturating_add(image),
+    };
+    let most = match header.version {
+        HAS_INITRD_MAX.. => header.initrd_addr_max.into(),
+        _ => INITRD_MAX,
+    };
+    let top = layout::low_memory(size)
+        .saturating_sub(FIRMWARE_OWN)
+        .min(most.saturating_add(1));
+    let start = top.saturating_sub(len) & !0xfff;
+    if start < end {
+        let needed = page_align(end).saturating_add(page_align(len));
+        return Err(too_small(size, needed.saturating_add(FIRMWARE_OWN)));
+    }
+    Ok(start)
+}
+
+/// An option ROM that boots (Plug and Play BIOS specification 1.0A, 3.1 and 3.2).
+struct OptionRom {
+    /// Items, where each goes, and its length.
+    requests: [(u16, u64, usize); REQUESTS],
+}
+
+const REQUESTS: usize = 4;
+const ROM_LEN: usize = 512;
+/// Offsets in it.
+const INIT: usize = 0x03;
+const HEADER_POINTER: usize = 0x1a;
+const HEADER: usize = 0x20;
+const HEADER_LEN: usize = 0x20;
+const PRODUCT: usize = 0x40;
+const BOOT: usize = 0x60;
+const REQUEST_TABLE: usize = 0x100;
+/// Offsets in the header.
+const PRODUCT_POINTER: usize = 0x10;
+const BOOT_POINTER: usize = 0x1a;
+const CHECKSUM: usize = 0x09;
+
+/// The name in firmware's list of what can be booted.
+const PRODUCT_NAME: &[u8] = b"kernel of --kernel\0";
+/// Nothing is to be done at its start: a far return.
+const RETF: u8 = 0xcb;
+/// Where the requests lie when they are carried out: in memory that is written to, below the kernel.
+const REQUESTS_AT: u16 = 0x7c00;
+
+/// Copies the requests to [`REQUESTS_AT`], has each carried out, and enters the kernel with all
+/// segments at [`SETUP`].
+///
+/// ```text
+///     cli
+///     cld
+///     push cs
+///     pop ds
+///     mov ax, REQUESTS_AT >> 4
+///     mov es, ax
+///     mov si, REQUEST_TABLE
+///     xor di, di
+///     mov cx, REQUESTS * 8
+///     rep movsw
+///     mov ebx, REQUESTS_AT
+///     mov cl, REQUESTS
+///     mov dx, FwCfg::BASE + 8
+/// 1:  mov eax, ebx
+///     bswap eax
+///     out dx, eax
+///     add bx, 16
+///     loop 1b
+///     mov ax, SETUP >> 4
+///     mov ds, ax
+///     mov es, ax
+///     mov fs, ax
+///     mov gs, ax
+///     mov ss, ax
+///     mov sp, STACK
+///     jmp (SETUP >> 4) + 0x20:0
+/// ```
+#[rustfmt::skip]
+const CODE: [u8; 64] = {
+    let [table, requests, at] = [
+        (REQUESTS_AT >> 4).to_le_bytes(),
+        (REQUEST_TABLE as u16).to_le_bytes(),
+        REQUESTS_AT.to_le_bytes(),
+    ];
+    let [port, segment, entry, stack] = [
+        (FwCfg::BASE as u16 + 8).to_le_bytes(),
+        ((SETUP >> 4) as u16).to_le_bytes(),
+        ((SETUP >> 4) as u16 + 0x20).to_le_bytes(),
+        STACK.to_le_bytes(),
+    ];
+    [
+        0xfa, 0xfc, 0x0e, 0x1f,
+        0xb8, table[0], table[1], 0x8e, 0xc0,
+        0xbe, requests[0], requests[1], 0x31, 0xff,
+        0xb9, REQUESTS as u8 * 8, 0, 0xf3, 0xa5,
+        0x66, 0xbb, at[0], at[1], 0, 0,
+        0xb1, REQUESTS as u8,
+        0xba, port[0], port[1],
+        0x66, 0x89, 0xd8, 0x66, 0x0f, 0xc8, 0x66, 0xef,
+        0x83, 0xc3, 0x10, 0xe2, 0xf3,
+        0xb8, segment[0], segment[1],
+        0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xe0, 0x8e, 0xe8, 0x8e, 0xd0,
+        0xbc, stack[0], stack[1],
+        0xea, 0, 0, entry[0], entry[1],
+    ]
+};
+
+impl OptionRom {
+    fn bytes(&self) -> Vec<u8> {
+        let mut rom = vec![0; ROM_LEN];
+        let mut put = |at: usize, bytes: &[u8]| rom[at..at + bytes.len()].copy_from_slice(bytes);
+        let pointer = |to: usize| (to as u16).to_le_bytes();
+        put(0, &[0x55, 0xaa, (ROM_LEN / SECTOR) as u8]);
+        put(INIT, &[RETF]);
+        put(HEADER_POINTER, &pointer(HEADER));
+        put(HEADER, b"$PnP\x01");
+        put(HEADER + 5, &[(HEADER_LEN / 16) as u8]);
+        put(HEADER + PRODUCT_POINTER, &pointer(PRODUCT));
+        put(HEADER + BOOT_POINTER, &pointer(BOOT));
+        put(PRODUCT, PRODUCT_NAME);
+        put(BOOT, &CODE);
+        let wanted = self.requests.iter().filter(|(.., len)| *len > 0);
+        for (index, &(item, address, len)) in wanted.enumerate() {
+            let at = REQUEST_TABLE + index * FwCfg::REQUEST_LEN;
+            put(at, &FwCfg::request_to_read(item, address, len as u32));
+        }
+        make_sum_zero(&mut rom[HEADER..HEADER + HEADER_LEN], CHECKSUM);
+        make_sum_zero(&mut rom, ROM_LEN - 1);
+        rom
+    }
+}
+
+/// Makes the sum of all bytes 0 by the one at `at`, which is 0.
+fn make_sum_zero(bytes: &mut [u8], at: usize) {
+    let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    bytes[at] = sum.wrapping_neg();
+}
+
+#[cfg(test)]
+mod tests;

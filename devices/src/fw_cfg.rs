@@ -131,6 +131,8 @@ struct DmaRequest {
 impl FwCfg {
     /// Port of the selector, 16 bits wide. The data port, 8 bits wide, follows it.
     pub const BASE: u64 = 0x510;
+    /// Port of the DMA address register's lower half, whose write starts the request.
+    pub const DMA_PORT: u16 = 0x518;
     /// Number of ports up to the end of the DMA address register.
     pub const LEN: u64 = 12;
     const SELECTOR: u64 = 0;

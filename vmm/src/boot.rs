@@ -1,8 +1,8 @@
 //! Puts a kernel, its initramfs and the boot parameters into guest memory, or firmware.
 //!
 //! Linux is started as its `Documentation/arch/x86/boot.rst` says, other kernels by PVH or
-//! multiboot. In their machines there is no firmware: what a boot loader does happens here, again at
-//! every reset. Only kernels that are started in real mode are left to firmware.
+//! multiboot. In their machines there is no firmware: what a boot loader does happens here, again
+//! at every reset. Only kernels that are started in real mode are left to firmware.
 
 mod elf;
 mod kernel;
@@ -371,12 +371,12 @@ fn write_reset_stub(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
         .try_for_each(|vector| memory.write_slice(&RESET_STUB, GuestAddress(vector)))
 }
 
-/// Says what of a BIOS's data kernels look for without one: where conventional memory ends. Xen puts
-/// its code for real mode there, whatever else it was told.
+/// Says what of a BIOS's data kernels look for without one: where conventional memory ends. Xen
+/// puts its code for real mode there, whatever else it was told.
 fn write_bios_data(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
-    let (segment, kib) = (layout::EBDA >> 4, layout::EBDA >> 10);
-    memory.write_obj(segment as u16, GuestAddress(layout::BIOS_EBDA_SEGMENT))?;
-    memory.write_obj(kib as u16, GuestAddress(layout::BIOS_MEMORY_KIB))
+    let (segment, kib) = (layout::EBDA_SEGMENT, layout::EBDA_SEGMENT >> 6);
+    memory.write_obj(segment, GuestAddress(layout::BIOS_EBDA_SEGMENT))?;
+    memory.write_obj(kib, GuestAddress(layout::BIOS_MEMORY_KIB))
 }
 
 /// Rounded up to whole pages.

@@ -6,7 +6,9 @@ pub const LOW_MEMORY_LIMIT: u64 = 0xc000_0000;
 pub const HIGH_MEMORY: u64 = 1 << 32;
 
 /// End of conventional memory; the extended BIOS data area begins.
-pub const EBDA: u64 = 0x9_fc00;
+pub const EBDA: u64 = (EBDA_SEGMENT as u64) << 4;
+/// Its segment.
+pub const EBDA_SEGMENT: u16 = 0x9fc0;
 /// ACPI tables: what a BIOS calls its read-only area, which operating systems search for the RSDP.
 pub const ACPI: u64 = 0xe_0000;
 /// Bytes for ACPI tables.

@@ -9,7 +9,7 @@ use super::{BootError, Source, elf::Elf, multiboot::Multiboot};
 use crate::layout::{self, below_4g};
 
 /// Offset of the set-up header in a bzImage.
-pub(super) const HEADER: u64 = 0x1f1;
+const HEADER: u64 = 0x1f1;
 /// `HdrS`.
 const HEADER_MAGIC: u32 = 0x5372_6448;
 /// Oldest protocol whose header says how much memory a kernel needs to unpack itself: 2.10, Linux

@@ -1,8 +1,8 @@
 //! Kernels that are started in real mode, by firmware: `Documentation/arch/x86/boot.rst`, "The
 //! Linux/x86 Boot Protocol", which iPXE, memdisk and GRUB's core follow, too.
 //!
-//! Firmware finds an option ROM of ours that offers to boot. When its turn has come, it has `fw_cfg`
-//! copy the kernel's parts to their places, and jumps there.
+//! Firmware finds an option ROM of ours that offers to boot. When its turn has come, it has
+//! `fw_cfg` copy the kernel's parts to their places, and jumps there.
 
 use std::{io, path::Path};
 
@@ -15,7 +15,7 @@ use super::{
     kernel::{self, not_a_kernel},
     page_align, too_small,
 };
-use crate::layout;
+use crate::layout::{self, below_4g};
 
 /// Oldest protocol that has the command line where it is put here.
 const OLDEST: u16 = 0x0202;
@@ -34,8 +34,9 @@ const SECTOR: usize = 512;
 /// Sectors before the main part where the header says 0.
 const DEFAULT_SECTORS: u8 = 4;
 
-/// Where the first part lies, and the stack's top in its segment.
-const SETUP: u64 = 0x1_0000;
+/// Where the first part lies, its segment, and the stack's top in that.
+const SETUP: u64 = (SETUP_SEGMENT as u64) << 4;
+const SETUP_SEGMENT: u16 = 0x1000;
 const STACK: u16 = 0xfff0;
 /// End of the heap in that segment, less 0x200, as the protocol counts.
 const HEAP_END: u16 = 0xfe00;
@@ -103,15 +104,15 @@ impl RealModeKernel {
         header.type_of_loader = LOADER;
         header.loadflags |= CAN_USE_HEAP;
         header.heap_end_ptr = HEAP_END;
-        header.cmd_line_ptr = layout::CMDLINE as u32;
-        header.ramdisk_image = self.initrd_at as u32;
-        header.ramdisk_size = self.initrd.len() as u32;
+        header.cmd_line_ptr = below_4g(layout::CMDLINE);
+        header.ramdisk_image = below_4g(self.initrd_at);
+        header.ramdisk_size = below_4g(self.initrd.len() as u64);
         // A header of an old protocol ends early: only the fields up to there are its own.
-        let fields = &header.as_slice()[..FIELDS_END - kernel::HEADER as usize];
-        self.setup[kernel::HEADER as usize..FIELDS_END].copy_from_slice(fields);
+        let fields = &header.as_slice()[..FIELDS_END - HEADER_AT];
+        self.setup[HEADER_AT..FIELDS_END].copy_from_slice(fields);
     }
 
-    fn requests(&self) -> [(u16, u64, usize); REQUESTS] {
+    fn requests(&self) -> [(u16, u64, usize); REQUESTS as usize] {
         [
             (FwCfgItems::SETUP, SETUP, self.setup.len()),
             (FwCfgItems::CMDLINE, layout::CMDLINE, self.cmdline.len()),
@@ -133,6 +134,8 @@ impl RealModeKernel {
     }
 }
 
+/// Where the header begins.
+const HEADER_AT: usize = 0x1f1;
 /// First byte behind `cmd_line_ptr`, the last field that is filled in here.
 const FIELDS_END: usize = 0x22c;
 
@@ -213,19 +216,21 @@ fn place_initrd(header: &setup_header, image: u64, len: u64, size: u64) -> Resul
 /// An option ROM that boots (Plug and Play BIOS specification 1.0A, 3.1 and 3.2).
 struct OptionRom {
     /// Items, where each goes, and its length.
-    requests: [(u16, u64, usize); REQUESTS],
+    requests: [(u16, u64, usize); REQUESTS as usize],
 }
 
-const REQUESTS: usize = 4;
-const ROM_LEN: usize = 512;
+const REQUESTS: u8 = 4;
+const ROM_SECTORS: u8 = 1;
+const ROM_LEN: usize = ROM_SECTORS as usize * SECTOR;
 /// Offsets in it.
 const INIT: usize = 0x03;
 const HEADER_POINTER: usize = 0x1a;
-const HEADER: usize = 0x20;
-const HEADER_LEN: usize = 0x20;
-const PRODUCT: usize = 0x40;
-const BOOT: usize = 0x60;
-const REQUEST_TABLE: usize = 0x100;
+const HEADER: u8 = 0x20;
+const PRODUCT: u8 = 0x40;
+const BOOT: u8 = 0x60;
+const REQUEST_TABLE: u16 = 0x100;
+/// Length of the header in units of 16 bytes.
+const HEADER_UNITS: u8 = 2;
 /// Offsets in the header.
 const PRODUCT_POINTER: usize = 0x10;
 const BOOT_POINTER: usize = 0x1a;
@@ -235,7 +240,7 @@ const CHECKSUM: usize = 0x09;
 const PRODUCT_NAME: &[u8] = b"kernel of --kernel\0";
 /// Nothing is to be done at its start: a far return.
 const RETF: u8 = 0xcb;
-/// Where the requests lie when they are carried out: in memory that is written to, below the kernel.
+/// Where the requests lie when they are carried out: in memory that is written to.
 const REQUESTS_AT: u16 = 0x7c00;
 
 /// Copies the requests to [`REQUESTS_AT`], has each carried out, and enters the kernel with all
@@ -254,41 +259,41 @@ const REQUESTS_AT: u16 = 0x7c00;
 ///     rep movsw
 ///     mov ebx, REQUESTS_AT
 ///     mov cl, REQUESTS
-///     mov dx, FwCfg::BASE + 8
+///     mov dx, FwCfg::DMA_PORT
 /// 1:  mov eax, ebx
 ///     bswap eax
 ///     out dx, eax
 ///     add bx, 16
 ///     loop 1b
-///     mov ax, SETUP >> 4
+///     mov ax, SETUP_SEGMENT
 ///     mov ds, ax
 ///     mov es, ax
 ///     mov fs, ax
 ///     mov gs, ax
 ///     mov ss, ax
 ///     mov sp, STACK
-///     jmp (SETUP >> 4) + 0x20:0
+///     jmp SETUP_SEGMENT + 0x20:0
 /// ```
 #[rustfmt::skip]
 const CODE: [u8; 64] = {
     let [table, requests, at] = [
         (REQUESTS_AT >> 4).to_le_bytes(),
-        (REQUEST_TABLE as u16).to_le_bytes(),
+        REQUEST_TABLE.to_le_bytes(),
         REQUESTS_AT.to_le_bytes(),
     ];
     let [port, segment, entry, stack] = [
-        (FwCfg::BASE as u16 + 8).to_le_bytes(),
-        ((SETUP >> 4) as u16).to_le_bytes(),
-        ((SETUP >> 4) as u16 + 0x20).to_le_bytes(),
+        FwCfg::DMA_PORT.to_le_bytes(),
+        SETUP_SEGMENT.to_le_bytes(),
+        (SETUP_SEGMENT + 0x20).to_le_bytes(),
         STACK.to_le_bytes(),
     ];
     [
         0xfa, 0xfc, 0x0e, 0x1f,
         0xb8, table[0], table[1], 0x8e, 0xc0,
         0xbe, requests[0], requests[1], 0x31, 0xff,
-        0xb9, REQUESTS as u8 * 8, 0, 0xf3, 0xa5,
+        0xb9, REQUESTS * 8, 0, 0xf3, 0xa5,
         0x66, 0xbb, at[0], at[1], 0, 0,
-        0xb1, REQUESTS as u8,
+        0xb1, REQUESTS,
         0xba, port[0], port[1],
         0x66, 0x89, 0xd8, 0x66, 0x0f, 0xc8, 0x66, 0xef,
         0x83, 0xc3, 0x10, 0xe2, 0xf3,
@@ -303,22 +308,29 @@ impl OptionRom {
     fn bytes(&self) -> Vec<u8> {
         let mut rom = vec![0; ROM_LEN];
         let mut put = |at: usize, bytes: &[u8]| rom[at..at + bytes.len()].copy_from_slice(bytes);
-        let pointer = |to: usize| (to as u16).to_le_bytes();
-        put(0, &[0x55, 0xaa, (ROM_LEN / SECTOR) as u8]);
+        let pointer = |to: u8| u16::from(to).to_le_bytes();
+        let header = usize::from(HEADER);
+        put(0, &[0x55, 0xaa, ROM_SECTORS]);
         put(INIT, &[RETF]);
         put(HEADER_POINTER, &pointer(HEADER));
-        put(HEADER, b"$PnP\x01");
-        put(HEADER + 5, &[(HEADER_LEN / 16) as u8]);
-        put(HEADER + PRODUCT_POINTER, &pointer(PRODUCT));
-        put(HEADER + BOOT_POINTER, &pointer(BOOT));
-        put(PRODUCT, PRODUCT_NAME);
-        put(BOOT, &CODE);
+        put(header, b"$PnP\x01");
+        put(header + 5, &[HEADER_UNITS]);
+        put(header + PRODUCT_POINTER, &pointer(PRODUCT));
+        put(header + BOOT_POINTER, &pointer(BOOT));
+        put(PRODUCT.into(), PRODUCT_NAME);
+        put(BOOT.into(), &CODE);
         let wanted = self.requests.iter().filter(|(.., len)| *len > 0);
         for (index, &(item, address, len)) in wanted.enumerate() {
-            let at = REQUEST_TABLE + index * FwCfg::REQUEST_LEN;
-            put(at, &FwCfg::request_to_read(item, address, len as u32));
+            let at = usize::from(REQUEST_TABLE) + index * FwCfg::REQUEST_LEN;
+            put(
+                at,
+                &FwCfg::request_to_read(item, address, below_4g(len as u64)),
+            );
         }
-        make_sum_zero(&mut rom[HEADER..HEADER + HEADER_LEN], CHECKSUM);
+        make_sum_zero(
+            &mut rom[header..][..usize::from(HEADER_UNITS) * 16],
+            CHECKSUM,
+        );
         make_sum_zero(&mut rom, ROM_LEN - 1);
         rom
     }

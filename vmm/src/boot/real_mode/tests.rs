@@ -69,10 +69,10 @@ fn the_rom_has_everything_copied_to_its_place() {
     let mut device = FwCfg::new(items, memory.clone());
 
     // What its code does.
-    let requests = &rom.bytes()[REQUEST_TABLE..][..REQUESTS * 16];
+    let requests = &rom.bytes()[REQUEST_TABLE.into()..][..usize::from(REQUESTS) * 16];
     let table = GuestAddress(REQUESTS_AT.into());
     memory.write_slice(requests, table).unwrap();
-    for index in 0..REQUESTS as u32 {
+    for index in 0..u32::from(REQUESTS) {
         let address = u32::from(REQUESTS_AT) + 16 * index;
         device.write(8, &address.to_be_bytes());
     }
@@ -113,6 +113,7 @@ fn the_rom_is_one_that_boots() {
     let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     assert_eq!((bytes.len(), &bytes[..3]), (512, &[0x55, 0xaa, 1][..]));
     assert_eq!(sum(&bytes), 0);
+    assert_eq!(u64::from(FwCfg::DMA_PORT), FwCfg::BASE + 8);
     let number = |at: usize| usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
     let header = number(0x1a);
     assert_eq!(bytes[header..header + 6], *b"$PnP\x01\x02");
@@ -120,7 +121,7 @@ fn the_rom_is_one_that_boots() {
     assert_eq!(bytes[number(header + 0x1a)..][..CODE.len()], CODE);
     assert!(bytes[number(header + 0x10)..].starts_with(b"kernel"));
     // Without an initrd there is one request less.
-    let last = REQUEST_TABLE + 3 * 16;
+    let last = usize::from(REQUEST_TABLE) + 3 * 16;
     assert_eq!(bytes[last..last + 16], [0; 16]);
 }
 

@@ -11,7 +11,7 @@ use rustix::{
     fs::{FallocateFlags, Mode, OFlags, fallocate, ioctl_ficlone, openat},
     io::Errno,
 };
-use strata_exec::mem::to_usize;
+use strata_exec::{mem::to_usize, ring::Ring};
 
 use crate::kvm::probe::{self, Unusable};
 
@@ -44,7 +44,7 @@ pub fn run(dir: &Path) -> Result<(), DoctorError> {
     let mut lines = vec![
         format!("KVM: {}usable", if kvm.is_ok() { "" } else { "not " }),
         "I/O engine threads: works".to_owned(),
-        format!("I/O engine io_uring: {} (not used yet)", io_uring()),
+        format!("I/O engine io_uring: {}", io_uring()),
     ];
     lines.extend(directory.as_ref().ok().cloned());
     for line in lines {
@@ -60,17 +60,16 @@ pub fn run(dir: &Path) -> Result<(), DoctorError> {
         })
 }
 
-/// Whether the kernel lets this process use io_uring, as it says itself.
-fn io_uring() -> &'static str {
+/// Whether the kernel lets this process use io_uring: it is tried.
+fn io_uring() -> String {
+    let Err(error) = Ring::new() else {
+        return "works".to_owned();
+    };
     let switch = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
-    let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
     match switch.as_deref().map(str::trim) {
-        Ok("2") => "switched off by kernel.io_uring_disabled",
-        Ok("1") => "for privileged programs only (kernel.io_uring_disabled)",
-        Ok(_) => "works",
-        // The switch is younger than io_uring.
-        Err(_) if symbols.contains("io_uring_setup") => "works",
-        Err(_) => "not in this kernel, or hidden",
+        Ok("2") => "switched off by kernel.io_uring_disabled".to_owned(),
+        Ok("1") => "for privileged programs only (kernel.io_uring_disabled)".to_owned(),
+        _ => format!("cannot be used: {error}"),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod inbox;
 pub mod mem;
 pub mod random;
 mod rate;
+pub mod ring;
 pub mod sync;
 mod task;
 mod timer;
@@ -19,7 +20,7 @@ mod wake;
 mod watch;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     future::Future,
     io,
@@ -35,6 +36,7 @@ use std::{
 pub use helpers::Helpers;
 pub use rate::Rate;
 pub use rate::SpeedLimit;
+use ring::Ring;
 use sync::WaitQueue;
 pub use task::{Queue, TaskInfo, TaskName};
 use task::{ReadyQueues, Task, TaskId, TaskWaker};
@@ -92,6 +94,8 @@ pub struct Executor {
     timers: RefCell<Timers>,
     reactor: Rc<Reactor>,
     helpers: Rc<Helpers>,
+    /// Made when somebody first asks for it; absent where the host refuses it.
+    ring: OnceCell<Option<Rc<Ring>>>,
     /// Runs by a seed, and must not depend on the clock.
     simulated: bool,
     /// Nobody waits for what has gone away any more.
@@ -130,6 +134,7 @@ impl Executor {
             timers: RefCell::default(),
             reactor: Rc::new(Reactor::new(&wake)?),
             helpers: Rc::new(Helpers::default()),
+            ring: OnceCell::new(),
             simulated: seed.is_some(),
             gave_up: Cell::new(false),
             giving_up: WaitQueue::default(),
@@ -149,6 +154,28 @@ impl Executor {
     /// The threads for calls that would block this one.
     pub fn helpers(&self) -> &Rc<Helpers> {
         &self.helpers
+    }
+
+    /// The io_uring of this executor, if the host lets us have one; otherwise the log says once why
+    /// not.
+    pub fn ring(&self) -> Option<Rc<Ring>> {
+        let make = || {
+            let ring = Ring::new()?;
+            // It wakes the executor, which then looks at it.
+            self.reactor.watch_for_executor(&*ring)?;
+            Ok(ring)
+        };
+        let refused = |error: io::Error| {
+            tracing::warn!(%error, "io_uring cannot be used here: aio=threads takes its place");
+        };
+        let ring = self.ring.get_or_init(|| make().map_err(refused).ok());
+        ring.clone()
+    }
+
+    /// Hands the calls that tasks have made to the kernel; whether that has to be tried again.
+    fn submit(&self) -> bool {
+        let ring = self.ring.get().and_then(Option::as_ref);
+        ring.is_some_and(|ring| ring.submit())
     }
 
     /// Runs `future` to its end on `queue`. It is first polled at the next [`Executor::poll`]. Its
@@ -210,6 +237,9 @@ impl Executor {
         // Before looking at the queues, so that a wake in between is not lost.
         self.wake.take();
         self.reactor.look();
+        if let Some(ring) = self.ring.get().and_then(Option::as_ref) {
+            ring.reap();
+        }
         let now = Instant::now();
         self.turn.set(now);
         self.timers.borrow_mut().fire(now);
@@ -227,6 +257,8 @@ impl Executor {
                 continue;
             }
             if let Some(id) = self.ready.pop(Queue::Job) {
+                // A step may take a while.
+                self.submit();
                 self.poll_job(id);
                 break;
             }
@@ -235,8 +267,9 @@ impl Executor {
             }
             since_job = 0;
         }
+        let again = self.submit();
         Turn {
-            more_work_now: !self.ready.is_empty(),
+            more_work_now: again || !self.ready.is_empty(),
             next_deadline: self.timers.borrow().next_deadline(),
         }
     }

@@ -183,6 +183,25 @@ impl SgList {
         }
     }
 
+    /// Copies the bytes of another list, which is as long and lies elsewhere, into this one.
+    ///
+    /// # Panics
+    /// If the other list is longer.
+    pub fn copy_all_from(&self, source: &Self) {
+        let mut done = 0;
+        for from in &source.segments {
+            let mut copied = 0;
+            for to in self.pieces_in(done, from.len) {
+                let start = from.base.wrapping_add(copied);
+                // SAFETY: both pieces lie in memory that their lists keep mapped and that no Rust
+                // reference covers (`from_raw`'s contract); `copy` allows them to overlap.
+                unsafe { std::ptr::copy(start, to.base, to.len) };
+                copied += to.len;
+            }
+            done += from.len;
+        }
+    }
+
     /// Sets `len` bytes from `offset` on to `byte`.
     ///
     /// # Panics

@@ -47,6 +47,12 @@ impl Reactor {
         Ok(reactor)
     }
 
+    /// Watches something else whose events concern nobody but the executor, for as long as it is
+    /// open.
+    pub fn watch_for_executor(&self, fd: &impl AsFd) -> io::Result<()> {
+        self.add(fd, EventSet::IN, WAKE)
+    }
+
     /// Readable when [`Reactor::look`] would find something, or the executor has been woken.
     pub fn as_raw_fd(&self) -> RawFd {
         self.epoll.as_raw_fd()

@@ -15,7 +15,7 @@ use strata_format::{
     qed::Qed,
 };
 use strata_storage::{
-    DEFAULT_RECONNECT_DELAY, FileOptions, Files, Identity, Storage,
+    Aio, DEFAULT_RECONNECT_DELAY, FileOptions, Files, Identity, Storage,
     error::{Error, Result},
     is_nbd_uri,
 };
@@ -43,6 +43,8 @@ pub struct ImageOptions {
     pub force_share: bool,
     /// Its files, and those of the layers below, are used past the host's page cache.
     pub direct: bool,
+    /// What carries out the calls for its files, and for those of the layers below.
+    pub aio: Aio,
     /// Only what headers say is wanted: neither are data files opened, nor keys needed. Only with
     /// `read_only`.
     pub header_only: bool,
@@ -188,6 +190,7 @@ impl Opener {
             no_flush,
             force_share,
             direct: options.direct,
+            aio: options.aio,
         };
         if force_share && !file_options.read_only {
             return Err(Error::Image {

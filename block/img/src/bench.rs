@@ -14,7 +14,10 @@ use strata_exec::{
     sync::promise,
 };
 use strata_graph::{Format, Node, chain::ImageOptions};
-use strata_storage::error::{IoError, IoResult};
+use strata_storage::{
+    Aio,
+    error::{IoError, IoResult},
+};
 
 use crate::{Failure, Tool, cache::CacheMode, output, size};
 
@@ -38,7 +41,7 @@ pub struct BenchArgs {
     /// Flush after so many requests (with -w)
     #[arg(long, value_name = "COUNT")]
     flush_interval: Option<String>,
-    /// How requests are sent: threads, native or io_uring; there is one way here
+    /// How requests are sent: threads, io_uring, or native (threads here)
     #[arg(short = 'i', value_name = "AIO", default_value = "threads")]
     aio: String,
     /// The same as -i native
@@ -105,6 +108,7 @@ pub async fn run(tool: &Tool, args: BenchArgs) -> Result<u8, Failure> {
         read_only: !args.write,
         no_flush: cache.no_flush,
         direct: cache.direct,
+        aio: args.aio(),
         force_share: args.force_share,
         discard: true,
         ..ImageOptions::default()
@@ -129,6 +133,14 @@ pub async fn run(tool: &Tool, args: BenchArgs) -> Result<u8, Failure> {
 }
 
 impl BenchArgs {
+    /// There is no way called native here.
+    fn aio(&self) -> Aio {
+        match &*self.aio {
+            "io_uring" => Aio::IoUring,
+            _ => Aio::Threads,
+        }
+    }
+
     fn load(&self) -> Result<Load, String> {
         let number = |text: &str, least: u64, what: &str| {
             let found = text.parse().ok().filter(|n| (least..=MOST).contains(n));

@@ -1,7 +1,7 @@
 //! Reads and writes that go past the host's page cache (`O_DIRECT`), for `cache=none`.
 //!
-//! The host wants whole blocks in memory that starts at a block. So bytes go through a buffer that
-//! does; a read takes the blocks around what it wants; and what a write has before its first and
+//! The host wants whole blocks in memory that is aligned. What is not goes through a buffer that
+//! is; a read takes the blocks around what it wants; and what a write has before its first and
 //! behind its last whole block is written through the page cache, which the kernel keeps true to
 //! what lies beside it.
 
@@ -14,11 +14,18 @@ use std::{
 
 use strata_exec::mem::{SgList, to_usize};
 
-use super::watch;
+use super::{
+    vectored::{self, Progress},
+    watch,
+};
 
 /// Bytes of a block: as much as any host's file system or disk asks for, and a page, so that no
 /// page is written in both ways at once.
 const BLOCK: u64 = 4096;
+
+/// What the memory of a request has to be aligned to, so that the host takes it as it is: a sector.
+/// A disk that wants more refuses the request (EINVAL), which goes through a buffer then.
+const SECTOR: usize = 512;
 
 /// The same file, opened to be used past the page cache.
 ///
@@ -37,8 +44,50 @@ pub(super) fn reopen(file: &File, read_only: bool) -> io::Result<File> {
     })
 }
 
+/// Whether the host may take the request as it is.
+pub(super) fn is_aligned(offset: u64, data: &SgList) -> bool {
+    let whole = offset.is_multiple_of(BLOCK) && (data.len() as u64).is_multiple_of(BLOCK);
+    let aligned = |(base, len): (*mut u8, usize)| {
+        base.align_offset(SECTOR) == 0 && len.is_multiple_of(SECTOR)
+    };
+    whole && data.pieces().all(aligned)
+}
+
+/// Whether a read that came as far as this byte has met the end of the file: the last block is not
+/// whole, and there is no asking for more.
+pub(super) fn is_end(at: u64) -> bool {
+    !at.is_multiple_of(BLOCK)
+}
+
+/// The blocks around a range: where they start, and aligned memory for them.
+pub(super) fn blocks_around(offset: u64, data: &SgList) -> io::Result<(u64, SgList)> {
+    let start = offset - offset % BLOCK;
+    let end = end_of(offset, data)?.checked_next_multiple_of(BLOCK);
+    let len = end.ok_or_else(too_large)? - start;
+    Ok((start, aligned(to_usize(len))))
+}
+
+/// Memory that starts at a block.
+pub(super) fn aligned(len: usize) -> SgList {
+    let larger = SgList::from_vec(vec![0; len + to_usize(BLOCK)]);
+    let base = larger.pieces().next().map(|(base, _)| base);
+    let start = base.map_or(0, |base| base.align_offset(to_usize(BLOCK)));
+    larger.slice(start, len)
+}
+
 /// Fills `data` from `offset` on, with zeros behind the end of the file.
 pub(super) fn read(file: &File, offset: u64, data: &SgList) -> io::Result<()> {
+    if is_aligned(offset, data) {
+        match vectored::read(file, offset, data, false) {
+            // The host wants more, or the file ends within a block.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            Ok(Progress::End(n)) => {
+                data.fill(n, data.len() - n, 0);
+                return Ok(());
+            }
+            result => return result.map(|_| ()),
+        }
+    }
     let end = end_of(offset, data)?;
     let start = offset - offset % BLOCK;
     let end = end.checked_next_multiple_of(BLOCK).ok_or_else(too_large)?;
@@ -53,7 +102,7 @@ pub(super) fn read(file: &File, offset: u64, data: &SgList) -> io::Result<()> {
             Err(error) => return Err(error),
         }
         // The last block of the file, which is not whole: there is no more, and no asking for it.
-        if !(done as u64).is_multiple_of(BLOCK) {
+        if is_end(done as u64) {
             break;
         }
     }
@@ -73,6 +122,12 @@ pub(super) fn whole_blocks(offset: u64, data: &SgList) -> Range<usize> {
 /// Writes whole blocks.
 pub(super) fn write(file: &File, offset: u64, data: &SgList) -> io::Result<()> {
     end_of(offset, data)?;
+    if is_aligned(offset, data) {
+        match vectored::write(file, offset, data) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            result => return result,
+        }
+    }
     let mut buffer = Buffer::zeroed(data.len());
     data.copy_to(0, buffer.bytes());
     file.write_all_at(buffer.bytes(), offset)

@@ -4,7 +4,9 @@
 //! thread, straight into the request's memory; the rest is read on a helper thread. A write goes to
 //! the page cache on this thread, except while a flush of the same file is under way: then it could
 //! wait for the flush inside the kernel, so it goes to a helper too. Flushes, hole punching and
-//! truncation always do. With `direct` reads and writes do, too ([`direct`]).
+//! truncation always do. With `direct` reads and writes do, too ([`direct`]). With
+//! [`Aio::IoUring`] the executor's ring takes the place of the helpers ([`ring`]), except for what
+//! the kernel has no call for there.
 
 mod open;
 
@@ -12,6 +14,7 @@ use std::{
     cell::{Cell, RefCell},
     fs::File,
     io,
+    ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     rc::Rc,
@@ -22,12 +25,20 @@ use rustix::{
     fs::{FallocateFlags, SeekFrom, fallocate, seek},
     io::Errno,
 };
-use strata_exec::{Helpers, mem::SgList, sync::WaitQueue, yield_now};
+use strata_exec::{
+    Helpers,
+    mem::{SgList, to_usize},
+    ring::Ring,
+    sync::WaitQueue,
+    yield_now,
+};
 
 use super::{
     Access, FileExtent, FileHints, Identity, before_end, direct,
     lost::Lost,
-    ranges, size_limit,
+    ranges,
+    ring::{self, Came},
+    size_limit,
     vectored::{self, Progress},
     watch::Watch,
 };
@@ -35,6 +46,16 @@ use crate::error::{IoError, IoResult, NoRoom};
 
 /// Bytes that are copied on the device thread in one go.
 const MAX_PIECE: usize = 1 << 20;
+
+/// What carries out the calls that would block the executor's thread.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Aio {
+    /// Helper threads.
+    #[default]
+    Threads,
+    /// The executor's ring; helper threads where the host has none.
+    IoUring,
+}
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,6 +68,8 @@ pub struct FileOptions {
     pub force_share: bool,
     /// What is read and written goes past the host's page cache (`O_DIRECT`).
     pub direct: bool,
+    /// What carries out its calls.
+    pub aio: Aio,
 }
 
 /// A file of the host, as a [`super::Storage`].
@@ -60,6 +83,7 @@ pub struct FileStorage {
     /// It is a device of the host, whose length nobody changes.
     is_device: bool,
     helpers: Rc<Helpers>,
+    ring: Option<Rc<Ring>>,
     nowait_works: Cell<bool>,
     flush: Flush,
     lost: Lost,
@@ -133,8 +157,7 @@ impl FileStorage {
         let failed = |error| self.error("read", offset, error);
         let direct = self.handles.borrow().direct.clone();
         if let Some(file) = direct {
-            let work = move || direct::read(&file, offset, &data);
-            return self.helpers.run(work).await.map_err(failed);
+            return self.read_direct(file, offset, data).await.map_err(failed);
         }
         let mut done = 0;
         if self.nowait_works.get() {
@@ -152,7 +175,21 @@ impl FileStorage {
                 Err(error) => return Err(failed(error)),
             }
         }
-        let (file, rest) = (self.file(), data.slice(done, data.len() - done));
+        let (file, mut rest) = (self.file(), data.slice(done, data.len() - done));
+        if let Some(ring) = &self.ring {
+            match ring::read(ring, &file, offset + done as u64, &rest, false).await {
+                Ok(Came::Through) => return Ok(()),
+                Ok(Came::ToEnd(n)) => {
+                    rest.fill(n, rest.len() - n, 0);
+                    return Ok(());
+                }
+                Ok(Came::Until(n)) => {
+                    rest = rest.slice(n, rest.len() - n);
+                    done += n;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
         let work = move || match vectored::read(&file, offset + done as u64, &rest, false)? {
             Progress::Done | Progress::WouldBlock(_) => Ok(()),
             Progress::End(n) => {
@@ -161,6 +198,52 @@ impl FileStorage {
             }
         };
         self.helpers.run(work).await.map_err(failed)
+    }
+
+    async fn read_direct(&self, file: Arc<File>, offset: u64, data: SgList) -> io::Result<()> {
+        if let Some(ring) = &self.ring {
+            let aligned = direct::is_aligned(offset, &data);
+            let (start, target) = if aligned {
+                (offset, data.clone())
+            } else {
+                direct::blocks_around(offset, &data)?
+            };
+            match ring::read(ring, &file, start, &target, true).await? {
+                Came::Until(_) => {}
+                came => {
+                    if let Came::ToEnd(n) = came {
+                        target.fill(n, target.len() - n, 0);
+                    }
+                    if !aligned {
+                        let from = to_usize(offset - start);
+                        data.copy_all_from(&target.slice(from, data.len()));
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        let work = move || direct::read(&file, offset, &data);
+        self.helpers.run(work).await
+    }
+
+    async fn write_direct(&self, file: Arc<File>, offset: u64, data: SgList) -> io::Result<()> {
+        let mut done = 0;
+        if let Some(ring) = &self.ring {
+            let source = if direct::is_aligned(offset, &data) {
+                data.clone()
+            } else {
+                let copy = direct::aligned(data.len());
+                copy.copy_all_from(&data);
+                copy
+            };
+            match ring::write(ring, &file, offset, &source).await? {
+                Came::Until(n) => done = n,
+                _ => return Ok(()),
+            }
+        }
+        let rest = data.slice(done, data.len() - done);
+        let work = move || direct::write(&file, offset + done as u64, &rest);
+        self.helpers.run(work).await
     }
 
     pub(super) async fn write(&self, offset: u64, data: SgList) -> IoResult<()> {
@@ -196,16 +279,23 @@ impl FileStorage {
         }
         let at = offset + whole.start as u64;
         let data = data.slice(whole.start, whole.len());
-        let work = move || direct::write(&file, at, &data);
-        let written = self.helpers.run(work).await;
+        let written = self.write_direct(file, at, data).await;
         written.map_err(|error| self.error("write", at, error))
     }
 
     async fn write_cached(&self, offset: u64, data: SgList) -> IoResult<()> {
         let failed = |error| self.error("write", offset, error);
         if self.flush.running.get() {
-            let file = self.file();
-            let work = move || vectored::write(&file, offset, &data);
+            let (file, mut done) = (self.file(), 0);
+            if let Some(ring) = &self.ring {
+                match ring::write(ring, &file, offset, &data).await {
+                    Ok(Came::Until(n)) => done = n,
+                    Ok(_) => return Ok(()),
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+            let rest = data.slice(done, data.len() - done);
+            let work = move || vectored::write(&file, offset + done as u64, &rest);
             self.helpers.run(work).await.map_err(failed)
         } else {
             vectored::write(&self.handles.borrow().file, offset, &data).map_err(failed)
@@ -218,8 +308,16 @@ impl FileStorage {
         let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
         let inside = before_end(offset, len, self.len());
         let (file, grow) = (self.file(), end > self.len());
+        let mode = ranges::zeroing(unmap);
+        let by_ring =
+            !inside.is_empty() && self.allocated_by_ring(&file, mode, inside.clone()).await;
+        if by_ring && !grow {
+            return Ok(());
+        }
         let work = move || {
-            ranges::zero(&file, inside.start, inside.end - inside.start, unmap)?;
+            if !by_ring {
+                ranges::zero(&file, inside.start, inside.end - inside.start, unmap)?;
+            }
             // Not by setting the length: others may have written behind the range meanwhile, and
             // their bytes would be cut off.
             if grow {
@@ -240,6 +338,9 @@ impl FileStorage {
             return Ok(());
         }
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if self.allocated_by_ring(&file, mode, inside.clone()).await {
+            return Ok(());
+        }
         let work = move || fallocate(&*file, mode, inside.start, inside.end - inside.start);
         match self.helpers.run(work).await {
             // A device frees whole sectors of its own only.
@@ -249,6 +350,19 @@ impl FileStorage {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether the ring could do it; if not, another try says why.
+    async fn allocated_by_ring(
+        &self,
+        file: &Arc<File>,
+        mode: FallocateFlags,
+        range: Range<u64>,
+    ) -> bool {
+        let Some(ring) = &self.ring else { return false };
+        ring::allocate(ring, file, mode, range)
+            .await
+            .unwrap_or(false)
     }
 
     pub(super) async fn copy_from(
@@ -305,15 +419,24 @@ impl FileStorage {
         let number = self.flush.next.get();
         self.flush.next.set(number + 1);
         let (file, watch) = (self.file(), self.watch());
-        let work = move || {
-            file.sync_data()?;
-            watch.map_or(Ok(()), |watch| watch.ask())
+        let result = match self.synced(file).await {
+            Ok(()) => watch.map_or(Ok(()), |watch| watch.ask()),
+            error => error,
         };
-        let result = self.lost.note(&self.path, self.helpers.run(work).await);
+        let result = self.lost.note(&self.path, result);
         self.flush.running.set(false);
         *self.flush.last.borrow_mut() = Some((number, result.clone()));
         self.flush.ended.wake_all();
         result
+    }
+
+    async fn synced(&self, file: Arc<File>) -> io::Result<()> {
+        if let Some(ring) = &self.ring
+            && ring::sync(ring, &file).await?
+        {
+            return Ok(());
+        }
+        self.helpers.run(move || file.sync_data()).await
     }
 
     /// An error makes the next flush fail.

@@ -20,6 +20,7 @@ mod lost;
 pub mod nbd;
 mod option_list;
 mod ranges;
+mod ring;
 #[cfg(feature = "sim")]
 mod sim;
 mod size_limit;
@@ -36,7 +37,7 @@ use std::{
 };
 
 pub use descriptor_limit::raise_descriptor_limit;
-pub use file::{FileOptions, FileStorage};
+pub use file::{Aio, FileOptions, FileStorage};
 pub use files::Files;
 pub use hints::FileHints;
 pub use identity::Identity;

@@ -31,17 +31,22 @@ pub(super) fn copy(
     Ok(true)
 }
 
-/// Makes a range inside the file read as zeros.
-pub(super) fn zero(file: &File, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-    if len == 0 {
-        return Ok(());
-    }
+/// How fallocate zeroes a range inside a file.
+pub(super) fn zeroing(unmap: bool) -> FallocateFlags {
     let mode = if unmap {
         FallocateFlags::PUNCH_HOLE
     } else {
         FallocateFlags::ZERO_RANGE
     };
-    match fallocate(file, mode | FallocateFlags::KEEP_SIZE, offset, len) {
+    mode | FallocateFlags::KEEP_SIZE
+}
+
+/// Makes a range inside the file read as zeros.
+pub(super) fn zero(file: &File, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    match fallocate(file, zeroing(unmap), offset, len) {
         // Devices zero whole sectors of their own only.
         Err(Errno::OPNOTSUPP | Errno::INVAL) => write_zeros(file, offset, len),
         result => Ok(result?),

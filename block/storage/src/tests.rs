@@ -7,14 +7,26 @@ use std::{
 
 use strata_exec::{Executor, Queue, mem::SgList};
 
-use super::{FileExtent, FileOptions, FileStorage, Storage};
+use super::{Aio, FileExtent, FileOptions, FileStorage, Storage};
 use crate::error::{Error, IoError};
 
-fn on_file<T: 'static>(test: impl AsyncFnOnce(Storage) -> T + 'static) -> T {
-    let directory = tempfile::tempdir().unwrap();
-    let exec = Executor::new().unwrap();
-    let file = FileStorage::create(&exec, &directory.path().join("image")).unwrap();
-    exec.block_on(async move { test(Storage::File(Rc::new(file))).await })
+/// Runs it for a new file of every kind.
+fn on_file(test: impl AsyncFn(Storage) + Copy + 'static) {
+    for aio in [Aio::Threads, Aio::IoUring] {
+        for direct in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let exec = Executor::new().unwrap();
+            let path = directory.path().join("image");
+            drop(FileStorage::create(&exec, &path).unwrap());
+            let options = FileOptions {
+                direct,
+                aio,
+                ..FileOptions::default()
+            };
+            let file = FileStorage::open(&exec, &path, options).unwrap();
+            exec.block_on(async move { test(Storage::File(Rc::new(file))).await });
+        }
+    }
 }
 
 fn open(path: &Path, read_only: bool) -> Result<FileStorage, Error> {

@@ -7,6 +7,7 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf, time::Duration};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use strata_block::engine::{DetectZeroes, ErrorPolicy, Format, OnRequestError, Throttling};
 use strata_devices::ide::Media;
+use strata_storage::Aio;
 
 use super::keys::{self, choose, on_off};
 
@@ -61,6 +62,8 @@ pub struct DiskOption {
     pub snapshot: Option<bool>,
     /// Host cache behaviour.
     pub cache: Cache,
+    /// What carries out calls that would block.
+    pub aio: Aio,
     /// The guest's discards free space.
     pub discard: bool,
     /// What is done with zeroes.
@@ -230,9 +233,8 @@ fn set(disk: &mut DiskOption, key: &str, value: &str) -> Result<(), String> {
             disk.cache = choose(key, value, &all)?;
         }
         "aio" => {
-            if choose(key, value, &[("threads", false), ("io_uring", true)])? {
-                return Err("aio=io_uring is not supported yet: use aio=threads".into());
-            }
+            let all = [("threads", Aio::Threads), ("io_uring", Aio::IoUring)];
+            disk.aio = choose(key, value, &all)?;
         }
         "discard" => {
             disk.discard = choose(key, value, &[("ignore", false), ("unmap", true)])?;

@@ -215,6 +215,7 @@ pub fn spec(option: &DiskOption, place: &Place, temporary: &TemporaryArgs) -> Di
     spec.image.read_only = option.read_only;
     spec.image.no_flush = option.cache == Cache::Unsafe;
     spec.image.direct = option.cache == Cache::None;
+    spec.image.aio = option.aio;
     spec.image.discard = option.discard;
     spec.image.reconnect_delay = option.reconnect_delay;
     spec.image.node_name = option.node_name.clone();

@@ -6,15 +6,16 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use strata_exec::{Executor, random};
 
 use super::*;
-use crate::{FileOptions, FileStorage, Storage};
+use crate::{Aio, FileOptions, FileStorage, Storage, error::IoError, lossy::LossyDevice};
 
 /// Longest file.
 const SIZE: u64 = 300_000;
 
-fn open(exec: &Executor, path: &Path, read_only: bool) -> Storage {
+fn open(exec: &Executor, path: &Path, read_only: bool, aio: Aio) -> Storage {
     let options = FileOptions {
         read_only,
         direct: true,
+        aio,
         ..FileOptions::default()
     };
     Storage::File(Rc::new(FileStorage::open(exec, path, options).unwrap()))
@@ -22,13 +23,19 @@ fn open(exec: &Executor, path: &Path, read_only: bool) -> Storage {
 
 #[test]
 fn whatever_is_written_is_read() {
+    for aio in [Aio::Threads, Aio::IoUring] {
+        check_random_requests(aio);
+    }
+}
+
+fn check_random_requests(aio: Aio) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
     std::fs::write(&path, [1; 777]).unwrap();
     let exec = Executor::new().unwrap();
     let executor = exec.clone();
     exec.block_on(async move {
-        let file = open(&executor, &path, false);
+        let file = open(&executor, &path, false, aio);
         let mut seed = 1;
         let mut below = |limit: u64| random::next(&mut seed) % limit;
         let mut model = vec![1; 777];
@@ -56,7 +63,7 @@ fn whatever_is_written_is_read() {
         file.flush().await.unwrap();
         assert!(std::fs::read(&path).unwrap() == model);
         drop(file);
-        let file = open(&executor, &path, true);
+        let file = open(&executor, &path, true, aio);
         assert!(file.read_vec(0, model.len()).await.unwrap() == model);
     });
 }
@@ -92,4 +99,39 @@ fn a_file_system_that_cannot_is_named_so() {
         error.to_string().contains("does not support O_DIRECT"),
         "{error}"
     );
+}
+
+/// On a device that cannot store all: a write past the page cache fails at once, and what the
+/// device has stored before is still there.
+#[test]
+fn errors_of_devices_reach_the_request_that_met_them() {
+    let Some(device) = LossyDevice::new(8, 4..8) else {
+        return;
+    };
+    for aio in [Aio::Threads, Aio::IoUring] {
+        let exec = Executor::new().unwrap();
+        let file = open(&exec, device.path(), false, aio);
+        exec.block_on(async move {
+            file.write_vec(0, vec![5; 1 << 20]).await.unwrap();
+            let error = file.write_vec(3 << 20, vec![6; 4 << 20]).await.unwrap_err();
+            assert!(
+                matches!(error, IoError::Host { .. } | IoError::NoSpace { .. }),
+                "{error:?}"
+            );
+            assert!(file.read_vec(0, 1 << 20).await.unwrap() == vec![5; 1 << 20]);
+        });
+    }
+}
+
+#[test]
+fn what_is_aligned_goes_as_it_is() {
+    let data = SgList::zeroed(8192);
+    assert!(is_aligned(4096, &data));
+    assert!(!is_aligned(512, &data));
+    assert!(!is_aligned(4096, &data.slice(0, 4096 + 512)));
+    assert!(!is_aligned(4096, &data.slice(8, 4096)));
+    let sectors: Vec<_> = (0..8).map(|n| data.slice(n * 1024, 512)).collect();
+    assert!(is_aligned(0, &SgList::concat(&sectors)));
+    let odd = [data.slice(0, 100), data.slice(512, 3996)];
+    assert!(!is_aligned(0, &SgList::concat(&odd)));
 }

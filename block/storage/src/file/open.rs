@@ -11,7 +11,7 @@ use std::{
 use rustix::fs::{SeekFrom, seek};
 use strata_exec::Executor;
 
-use super::{FileOptions, FileStorage, Flush, Handles};
+use super::{Aio, FileOptions, FileStorage, Flush, Handles};
 use crate::{
     Access,
     error::{Error, Result},
@@ -243,6 +243,10 @@ impl FileStorage {
             len: Cell::new(len),
             is_device,
             helpers: exec.helpers().clone(),
+            ring: match options.aio {
+                Aio::Threads => None,
+                Aio::IoUring => exec.ring(),
+            },
             nowait_works: Cell::new(true),
             flush: Flush::default(),
         })

@@ -11,7 +11,7 @@ fn parse(text: &str) -> Result<DiskOption, String> {
 #[test]
 fn every_key_is_understood() {
     let text = "file=/a/b.img,format=qcow2,if=ide,media=disk,id=d0,node-name=n0,readonly=on,snapshot=on,cache=unsafe,\
-                aio=threads,discard=unmap,detect-zeroes=on,serial=S 1,backing-format=raw,\
+                aio=io_uring,discard=unmap,detect-zeroes=on,serial=S 1,backing-format=raw,\
                 backing-folders=/base:/more,logical-block-size=512,physical-block-size=4096,\
                 wwn=0x5000c50015ea71ac,rotational=on,reconnect-delay=7,bootindex=3,rerror=stop,\
                 werror=ignore,throttling.bps-read=7,throttling.bps-read-max=8,\
@@ -33,6 +33,7 @@ fn every_key_is_understood() {
         read_only: true,
         snapshot: Some(true),
         cache: Cache::Unsafe,
+        aio: Aio::IoUring,
         discard: true,
         detect_zeroes: DetectZeroes::On,
         serial: "S 1".into(),
@@ -95,7 +96,10 @@ fn mistakes_are_named() {
         ("file=a,", "'' is not key=value"),
         ("file=a,if=scsi", "expected virtio, ide, none"),
         ("file=a,readonly=yes", "expected on, off"),
-        ("file=a,aio=io_uring", "not supported yet"),
+        (
+            "file=a,aio=native",
+            "aio=native: expected threads, io_uring",
+        ),
         ("file=a,cache=off", "expected writeback, none, writethrough"),
         ("file=a,iothread=t", "not supported yet"),
         ("file=a,rerror=enospc", "expected report, ignore, stop"),

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use strata_graph::{Format, disk::Disk};
+use strata_storage::Aio;
 
 use super::{
     Bench,
@@ -13,13 +14,14 @@ use crate::{
     engine::DiskSpec,
 };
 
-fn open(bench: &Bench, path: &Path) -> Disk {
+fn open(bench: &Bench, path: &Path, aio: Aio) -> Disk {
     let mut spec = DiskSpec {
         path: path.to_owned(),
         ..DiskSpec::default()
     };
     spec.image.format = Some(Format::Qcow2);
     spec.image.direct = true;
+    spec.image.aio = aio;
     spec.disk.id = "virtio0".to_owned();
     bench.engine.open_disk(spec).unwrap()
 }
@@ -40,8 +42,14 @@ fn is_direct(path: &Path) -> bool {
 
 #[test]
 fn overlays_and_merges_go_the_same_way_and_show_the_same() {
+    for aio in [Aio::Threads, Aio::IoUring] {
+        check_overlays_and_merges(aio);
+    }
+}
+
+fn check_overlays_and_merges(aio: Aio) {
     let bench = Bench::new();
-    let disk = open(&bench, &bench.create("A"));
+    let disk = open(&bench, &bench.create("A"), aio);
     let mut expected = vec![0; 4 << 20];
     for (number, name) in [(1u8, "A"), (2, "B"), (3, "C")] {
         if name != "A" {

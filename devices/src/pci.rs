@@ -18,7 +18,7 @@
 
 pub mod bridges;
 pub mod config;
-pub mod msix;
+pub(crate) mod msix;
 mod root;
 
 #[cfg(test)]

@@ -96,11 +96,6 @@ impl MsixTable {
         u16::try_from(self.entries.len()).expect("a table has 2048 entries at most")
     }
 
-    /// Whether the table has no vectors.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// The capability's bytes after id and next pointer, and which of their bits a guest may
     /// write: message control, then where table and pending bits are (offsets in BAR `bar`,
     /// multiples of 8).

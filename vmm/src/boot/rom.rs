@@ -1,9 +1,6 @@
 //! Firmware: which file, and where it lies in the guest.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 use strata_exec::mem::to_usize;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -29,8 +26,6 @@ const MAX_COPY: u64 = 128 << 10;
 
 /// Firmware in read-only memory that ends at 4 GiB, where a processor starts.
 pub struct Rom {
-    /// The file.
-    pub path: PathBuf,
     bytes: Vec<u8>,
 }
 
@@ -54,8 +49,7 @@ impl Rom {
         if bytes.len() as u64 != len {
             return Err(source.error(io::ErrorKind::UnexpectedEof.into()));
         }
-        let path = source.path;
-        Ok(Self { path, bytes })
+        Ok(Self { bytes })
     }
 
     /// Memory that holds it, for where it lies.

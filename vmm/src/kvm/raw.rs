@@ -23,7 +23,8 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRe
 pub struct Vm {
     /// The VM.
     pub fd: VmFd,
-    memory: GuestMemoryMmap,
+    /// What the guest can write.
+    _memory: GuestMemoryMmap,
     /// What the guest can read and execute, but not write.
     _rom: Option<GuestMemoryMmap>,
 }
@@ -60,14 +61,9 @@ impl Vm {
         }
         Ok(Self {
             fd,
-            memory,
+            _memory: memory,
             _rom: rom,
         })
-    }
-
-    /// The guest's memory.
-    pub fn memory(&self) -> &GuestMemoryMmap {
-        &self.memory
     }
 }
 

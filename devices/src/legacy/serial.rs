@@ -23,6 +23,15 @@ use crate::{bus::BusDevice, host::IrqLine};
 /// Where the guest's output goes to.
 pub type Output = Box<dyn Write + Send>;
 
+/// The register that says why there is an interrupt.
+const INTERRUPT_IDENTIFICATION: u8 = 2;
+/// In it: there is none.
+const NO_INTERRUPT: u8 = 1 << 0;
+/// In it: there is something to be read.
+const RECEIVED_DATA: u8 = 1 << 2;
+/// In the register that enables interrupts: those for [`RECEIVED_DATA`].
+const RECEIVED_DATA_ENABLED: u8 = 1 << 0;
+
 /// The interrupt of the UART as an edge.
 struct Edge(Arc<dyn IrqLine>);
 
@@ -90,7 +99,6 @@ impl SerialPort {
     pub fn reset(&mut self) {
         const DATA: u8 = 0;
         const INTERRUPT_ENABLE: u8 = 1;
-        const INTERRUPT_IDENTIFICATION: u8 = 2;
         const LINE_CONTROL: u8 = 3;
         const MODEM_CONTROL: u8 = 4;
         const EIGHT_BITS: u8 = 3;
@@ -117,6 +125,22 @@ impl SerialPort {
         }
     }
 
+    fn register(&mut self, register: u8) -> u8 {
+        let value = self.uart.read(register);
+        if register == INTERRUPT_IDENTIFICATION && value & NO_INTERRUPT != 0 && self.has_input() {
+            return value & !NO_INTERRUPT | RECEIVED_DATA;
+        }
+        value
+    }
+
+    /// Whether bytes lie in the FIFO that the guest wants to be interrupted for. The UART forgets
+    /// that when the guest has read the first of them. A driver that stops in between and asks
+    /// whether there is more would leave the rest, and for a full FIFO there is no next interrupt.
+    fn has_input(&self) -> bool {
+        let state = self.uart.state();
+        !state.in_buffer.is_empty() && state.interrupt_enable & RECEIVED_DATA_ENABLED != 0
+    }
+
     fn set_register(&mut self, register: u8, value: u8) {
         match self.uart.write(register, value) {
             Ok(()) => self.output_failed = false,
@@ -133,7 +157,7 @@ impl SerialPort {
 impl BusDevice for SerialPort {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         read_bytes(offset, data, |register| match u8::try_from(register) {
-            Ok(register) => self.uart.read(register),
+            Ok(register) => self.register(register),
             Err(_) => 0xff,
         });
     }

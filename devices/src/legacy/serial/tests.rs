@@ -118,3 +118,26 @@ fn output_that_fails_does_not_stop_the_guest() {
     port.read(5, &mut status);
     assert_eq!(status[0] & 0x60, 0x60);
 }
+
+#[test]
+fn input_that_is_left_keeps_its_interrupt() {
+    const IDENTIFICATION: u64 = 2;
+    let (port, ..) = port();
+    port.lock().unwrap().write(1, &[1]);
+    port.lock().unwrap().receive(b"abc");
+    // A driver that takes only so many bytes at once asks then whether there is more to do.
+    assert_eq!(register(&port, 0), b'a');
+    assert_eq!(register(&port, IDENTIFICATION), 0xc4);
+    assert_eq!(
+        register(&port, IDENTIFICATION),
+        0xc4,
+        "asking changes nothing"
+    );
+    assert_eq!(register(&port, 0), b'b');
+    assert_eq!(register(&port, 0), b'c');
+    assert_eq!(register(&port, IDENTIFICATION), 0xc1);
+    // Nor does it interrupt who does not want to be.
+    port.lock().unwrap().write(1, &[0]);
+    port.lock().unwrap().receive(b"d");
+    assert_eq!(register(&port, IDENTIFICATION), 0xc1);
+}

@@ -17,6 +17,8 @@ use std::thread;
 use std::time::Duration;
 
 const CPUS: [&str; 2] = ["--cpus", "2"];
+/// How long a stopped guest is watched.
+const RESTED: Duration = Duration::from_secs(3);
 
 /// Plays it.
 pub fn play(stage: &mut Stage) -> Outcome<()> {
@@ -51,6 +53,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
 
 /// `stop`: the guest does nothing any more; `cont`: it goes on.
 fn stop_and_go_on(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+    machine.wait_serial("a report", 60, |serial| !serial.io.is_empty())?;
     machine.qmp.run("stop", json!({}))?;
     let status = machine.hmp.run("info status")?;
     ensure(status.contains("VM status: paused"), || {
@@ -59,13 +62,22 @@ fn stop_and_go_on(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     thread::sleep(Duration::from_millis(500));
     machine.serial.update()?;
     let before = machine.serial.io.len();
-    thread::sleep(Duration::from_secs(3));
+    let last = machine.serial.io.last().cloned();
+    let last = last.context("no report before stop")?;
+    thread::sleep(RESTED);
     machine.serial.update()?;
     ensure(machine.serial.io.len() == before, || {
         "a stopped guest has reported".to_owned()
     })?;
     machine.qmp.run("cont", json!({}))?;
     machine.wait_serial("report after cont", 60, |serial| serial.io.len() > before)?;
+    let next = &machine.serial.io[before];
+    let passed = next.guest_ms.checked_sub(last.guest_ms);
+    let passed = passed.map(Duration::from_millis);
+    ensure(passed.is_some_and(|passed| passed >= RESTED), || {
+        format!("while the guest stood still its clock did: {last:?}, {next:?}")
+    })?;
+    stage.verified("guest's clock", "has gone on while the guest stood still");
     let names: Vec<_> = machine
         .qmp
         .events()

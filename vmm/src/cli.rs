@@ -62,7 +62,7 @@ pub enum Command {
                   --disk file=data.raw,format=raw,if=ide \\\n    \
                   --monitor unix:/tmp/monitor --qmp unix:/tmp/qmp\n  \
                   strata run --memory 1G --disk file=debian.img,format=raw\n\n\
-                  With --serial stdio, Ctrl-A X ends the program and Ctrl-A Ctrl-A types Ctrl-A.\n\n\
+                  With --serial stdio, Ctrl-A X ends the program, Ctrl-A H lists such keys.\n\n\
                   Keys of --disk:\n  file=PATH (needed), format=qcow2|raw|qed, if=virtio|ide|none,\n  \
                   media=disk|cdrom (cdrom: a CD drive on IDE, read-only), id=NAME, node-name=NAME,\n  \
                   readonly=on|off, snapshot=on|off (what is written is thrown away in the end),\n  \

@@ -132,7 +132,7 @@ fn boot(
 
     // Until the end of this function, which is that of the guest.
     let _raw = on_terminal.then(RawTerminal::enter).transpose();
-    let link = Link::new(results).map_err(file_error("make", "a pair of sockets"))?;
+    let link = Link::new(results, on_terminal).map_err(file_error("make", "a pair of sockets"))?;
     let run = run_args(args, kernel, initrd.path());
     let port = link.into_port();
     let ended = machine::run_with(&run, &SerialEndpoint::None, transcript, begin, Some(port))?;

@@ -57,8 +57,8 @@ pub use self::{
     vcpus::{Registers, VcpuReport},
 };
 pub(crate) use self::{
-    console::{Patience, RawTerminal},
-    post::{GuestEvent, Post},
+    console::{Keys, Patience, RawTerminal},
+    post::{GuestEvent, Message, Post},
 };
 use crate::{
     boot::{BootError, RealModeKernel},

@@ -1,5 +1,7 @@
 //! `strata test`: commands in guests that exist for them alone.
 
+mod terminal;
+
 use crate::error::{Context, Outcome, ensure};
 use crate::image::Tool;
 use crate::program::{self, Ended};
@@ -17,6 +19,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub fn play(stage: &mut Stage) -> Outcome<()> {
     streams(stage)?;
     input(stage)?;
+    terminal::has_its_size_and_a_way_out(stage)?;
     statuses(stage)?;
     shares_and_results(stage)?;
     root(stage)?;

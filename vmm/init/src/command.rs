@@ -160,7 +160,7 @@ fn on_pipes(channel: &Arc<Channel>, plan: &Plan, root: &Path, ends: &Sender<End>
     if let Some(errors) = child.stderr.take() {
         pass_on(channel, frame::ERROR, errors, ends);
     }
-    feed(channel, child.stdin.take());
+    feed(channel, child.stdin.take(), None);
     Ok((child, 2))
 }
 
@@ -184,7 +184,8 @@ fn on_terminal(
     sys::new_session(&mut command, Some(terminal.as_raw_fd()));
     let child = command.spawn()?;
     pass_on(channel, frame::OUTPUT, master.try_clone()?, ends);
-    feed(channel, Some(master));
+    let size_of = master.try_clone()?;
+    feed(channel, Some(master), Some(size_of));
     Ok((child, 1))
 }
 
@@ -205,8 +206,13 @@ fn pass_on(
     });
 }
 
-/// Gives the command what comes as its input.
-fn feed(channel: &Arc<Channel>, mut input: Option<impl Write + Send + 'static>) {
+/// Gives the command what comes as its input, and its terminal, if it has one, the size that it has
+/// at the caller's.
+fn feed(
+    channel: &Arc<Channel>,
+    mut input: Option<impl Write + Send + 'static>,
+    terminal: Option<File>,
+) {
     let channel = Arc::clone(channel);
     thread::spawn(move || {
         channel.receive(|kind, content| match kind {
@@ -217,6 +223,15 @@ fn feed(channel: &Arc<Channel>, mut input: Option<impl Write + Send + 'static>) 
                     .is_some_and(|input| input.write_all(content).is_err())
                 {
                     input = None;
+                }
+                channel.send(frame::TAKEN, &[]);
+            }
+            frame::WINDOW => {
+                if let (Some(terminal), &[r0, r1, c0, c1]) = (&terminal, content) {
+                    let rows = u16::from_le_bytes([r0, r1]);
+                    let columns = u16::from_le_bytes([c0, c1]);
+                    // A size that cannot be set leaves the old one.
+                    let _ = sys::set_size(terminal, rows, columns);
                 }
                 channel.send(frame::TAKEN, &[]);
             }

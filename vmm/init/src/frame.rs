@@ -31,6 +31,9 @@ pub const TAKEN: u8 = b'a';
 /// Standard input of the command, at most [`MAX_INPUT`] bytes. From the host; all above are from
 /// the guest.
 pub const INPUT: u8 = b'i';
+/// The caller's terminal has another size: rows and columns, two bytes each (little endian). As an
+/// [`INPUT`] it is followed by a [`TAKEN`]. From the host.
+pub const WINDOW: u8 = b'w';
 /// Standard input has ended. Empty.
 pub const INPUT_END: u8 = b'I';
 

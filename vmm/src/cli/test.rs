@@ -18,7 +18,8 @@ use super::{
                   strata test --kernel arch/x86/boot/bzImage --root file=debian.qcow2,format=qcow2 \\\n      \
                   --share .:/src --timeout 5m -- make -C /src check\n\n\
                   Without --root the command runs in an initramfs that holds busybox if the host has a static one.\n\
-                  Results that it leaves in the directory $STRATA_OUT come back by --out. 'strata-exit N' ends the guest.\n\n\
+                  Results that it leaves in the directory $STRATA_OUT come back by --out. 'strata-exit N' ends the guest.\n\
+                  On a terminal Ctrl-A X ends it, too, and Ctrl-A H lists such keys.\n\n\
                   Exit status: that of the command; 127 if it was not found; 101 the kernel panicked; 102 the guest was\n\
                   reset; 124 time-out; 125 strata failed, or the guest ended before the command did; 126 KVM cannot be\n\
                   used; 2 wrong usage.")]

@@ -1,10 +1,11 @@
 //! The host's end of the second serial port: the command's streams and its exit status.
 
+mod input;
+
 use std::{
     io::{self, Write},
     os::unix::net::UnixStream,
-    sync::{Arc, Condvar, Mutex, PoisonError},
-    thread,
+    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
 };
 
 use strata_devices::legacy::serial::Output;
@@ -20,6 +21,7 @@ pub struct Link {
     /// Frames for the guest come out here.
     input: UnixStream,
     credit: Arc<Credit>,
+    post: Arc<OnceLock<Post>>,
     results: Option<Results>,
 }
 
@@ -45,22 +47,20 @@ impl Credit {
 }
 
 impl Link {
-    /// A link whose input is this program's, and whose results go where they are wanted.
+    /// A link whose input is this program's, which is a terminal if `on_terminal`, and whose
+    /// results go where they are wanted.
     ///
     /// # Errors
     /// The host has no descriptor or thread left.
-    pub fn new(results: Option<Results>) -> io::Result<Self> {
+    pub fn new(results: Option<Results>, on_terminal: bool) -> io::Result<Self> {
         let (input, frames) = UnixStream::pair()?;
         input.set_nonblocking(true)?;
-        let credit = Arc::<Credit>::default();
-        let taken = Arc::clone(&credit);
-        // It ends with the program: nothing else ends a read of a terminal.
-        thread::Builder::new()
-            .name("stdin".into())
-            .spawn(move || send_input(frames, &taken))?;
+        let (credit, post) = (Arc::<Credit>::default(), Arc::<OnceLock<Post>>::default());
+        input::start(frames, Arc::clone(&credit), Arc::clone(&post), on_terminal)?;
         Ok(Self {
             input,
             credit,
+            post,
             results,
         })
     }
@@ -70,9 +70,12 @@ impl Link {
         let Self {
             input,
             credit,
+            post: for_keys,
             results,
         } = self;
         let output = move |post: Post, patience: Patience| -> Output {
+            // It is called once.
+            let _ = for_keys.set(post.clone());
             Box::new(Streams {
                 decoder: Decoder::default(),
                 patience,
@@ -85,26 +88,6 @@ impl Link {
         CommandPort {
             input,
             output: Box::new(output),
-        }
-    }
-}
-
-/// Sends standard input, a frame at a time, as the guest takes them.
-fn send_input(mut frames: UnixStream, credit: &Credit) {
-    let mut bytes = [0; frame::MAX_INPUT];
-    loop {
-        credit.take();
-        let frame = match rustix::io::read(io::stdin(), &mut bytes) {
-            Ok(count @ 1..) => frame::encode(frame::INPUT, &bytes[..count]),
-            Err(rustix::io::Errno::INTR) => {
-                credit.give();
-                continue;
-            }
-            Ok(_) | Err(_) => frame::encode(frame::INPUT_END, &[]),
-        };
-        let ended = frame[0] == frame::INPUT_END;
-        if frames.write_all(&frame).is_err() || ended {
-            return;
         }
     }
 }

@@ -20,7 +20,10 @@ use strata_devices::legacy::serial::{Output, SerialInput, SerialPort};
 
 pub use self::transcript::{Recorded, Transcript};
 use self::{keyboard::Keyboard, output::Patient, socket::SocketSource};
-pub use self::{keyboard::RawTerminal, output::Patience};
+pub use self::{
+    keyboard::{Keys, RawTerminal},
+    output::Patience,
+};
 use super::post::Post;
 use crate::cli::serial::SerialEndpoint;
 

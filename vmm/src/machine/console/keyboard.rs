@@ -12,9 +12,16 @@ use crate::machine::post::{Message, Post};
 /// Ctrl-A: the next key is a command.
 const ESCAPE: u8 = 0x01;
 
-/// The keys as the guest gets them. Ctrl-A X leaves; Ctrl-A Ctrl-A is one Ctrl-A.
+/// What Ctrl-A H shows.
+const HELP: &str = "
+Ctrl-A H  shows this
+Ctrl-A X  ends the guest
+Ctrl-A Ctrl-A  types Ctrl-A
+";
+
+/// The keys as the guest gets them, but for those that [`Keys`] takes out.
 pub struct Keyboard {
-    filter: Filter,
+    filter: Keys,
     post: Post,
     /// Kept for its `Drop`.
     _raw: Option<RawTerminal>,
@@ -26,7 +33,7 @@ impl Keyboard {
         let raw = RawTerminal::enter()
             .inspect_err(|error| tracing::warn!(%error, "the terminal stays as it is"));
         Self {
-            filter: Filter::default(),
+            filter: Keys::default(),
             post,
             _raw: raw.ok(),
         }
@@ -83,10 +90,10 @@ impl Read for Keyboard {
             return Ok(0);
         }
         let kept = self.filter.apply(&mut buf[..count]);
-        if self.filter.leave {
-            self.filter.leave = false;
+        if self.filter.leave() {
             self.post.send(Message::Leave);
         }
+        self.filter.show_help();
         match kept {
             // Not the end of the input, which 0 would mean.
             0 => Err(io::ErrorKind::WouldBlock.into()),
@@ -95,16 +102,30 @@ impl Read for Keyboard {
     }
 }
 
-/// Takes commands out of what is typed.
+/// Takes commands out of what is typed: Ctrl-A X leaves, Ctrl-A H asks for help, Ctrl-A Ctrl-A is
+/// one Ctrl-A.
 #[derive(Debug, Default)]
-struct Filter {
+pub struct Keys {
     escaped: bool,
     leave: bool,
+    help: bool,
 }
 
-impl Filter {
+impl Keys {
+    /// Whether the person wants to leave, since this was last asked.
+    pub fn leave(&mut self) -> bool {
+        std::mem::take(&mut self.leave)
+    }
+
+    /// Shows what commands there are, if the person has asked for it since this was last called.
+    pub fn show_help(&mut self) {
+        if std::mem::take(&mut self.help) {
+            eprint!("{HELP}");
+        }
+    }
+
     /// Moves the bytes for the guest to the front; their number.
-    fn apply(&mut self, bytes: &mut [u8]) -> usize {
+    pub fn apply(&mut self, bytes: &mut [u8]) -> usize {
         let mut kept = 0;
         for at in 0..bytes.len() {
             let byte = bytes[at];
@@ -115,6 +136,7 @@ impl Filter {
             let escaped = std::mem::take(&mut self.escaped);
             match byte {
                 b'x' | b'X' if escaped => self.leave = true,
+                b'h' | b'H' if escaped => self.help = true,
                 // Ctrl-A itself among them; other keys after Ctrl-A are no commands.
                 _ => {
                     bytes[kept] = byte;

@@ -218,7 +218,9 @@ impl Executor {
     /// Those tasks, the oldest first.
     pub fn tasks(&self) -> Vec<TaskInfo> {
         let tasks = self.tasks.borrow();
-        let mut tasks: Vec<_> = tasks.iter().map(|(&id, task)| task.info(id)).collect();
+        // One moment for all, so that ages compare.
+        let now = Instant::now();
+        let mut tasks: Vec<_> = tasks.iter().map(|(&id, task)| task.info(id, now)).collect();
         tasks.sort_unstable_by_key(|task| task.id);
         tasks
     }

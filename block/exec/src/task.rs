@@ -101,13 +101,13 @@ impl Task {
         Some((future, self.waker.clone()))
     }
 
-    /// The task with this number, as people see it.
-    pub fn info(&self, id: TaskId) -> TaskInfo {
+    /// The task with this number, as people see it at this moment.
+    pub fn info(&self, id: TaskId, now: Instant) -> TaskInfo {
         TaskInfo {
             id,
             name: self.name.to_string(),
             queue: self.queue,
-            age: self.since.map_or(Duration::ZERO, |since| since.elapsed()),
+            age: self.since.map_or(Duration::ZERO, |since| now - since),
             polls: self.polls,
             busy: (self.queue == Queue::Job).then_some(self.busy),
         }

@@ -33,8 +33,8 @@ const SLEEP_TYPE: u16 = 0b111 << SLEEP_TYPE_SHIFT;
 /// Write-only; reads as 0.
 const SLEEP_ENABLE: u16 = 1 << 13;
 
-/// What the DSDT's `\_S5` says to write into the sleep type field to power off. SeaBIOS does not read
-/// the DSDT: its APM functions, which boot loaders halt by, write 0, as the PIIX4 has it.
+/// What the DSDT's `\_S5` says to write into the sleep type field to power off. SeaBIOS does not
+/// read the DSDT: its APM functions, which boot loaders halt by, write 0, as the PIIX4 has it.
 pub const SLEEP_TYPE_S5: u8 = 0;
 
 const STATUS: u64 = 0;

@@ -43,3 +43,7 @@ ci:
 # New seeds of the crash simulations, killed processes, fuzzing (Debian; nightly Rust)
 soak MINUTES="10":
     ci/soak --minutes {{ MINUTES }}
+
+# Measurements beside QEMU's programs, in turns (Debian); `just bench --list` names the rows
+bench *ARGS:
+    ci/bench "$@"

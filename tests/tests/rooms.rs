@@ -11,7 +11,7 @@ use std::{
 
 /// The crates that have an order, from the bottom up, and which of them each may use. Tests may use
 /// the same ones.
-const CRATES: [(&str, &[&str]); 10] = [
+const CRATES: [(&str, &[&str]); 11] = [
     ("strata-exec", &[]),
     ("strata-storage", &["strata-exec"]),
     ("strata-format", &["strata-exec", "strata-storage"]),
@@ -45,6 +45,7 @@ const CRATES: [(&str, &[&str]); 10] = [
         ],
     ),
     ("strata-tests", &[]),
+    ("strata-bench", &["strata-tests"]),
 ];
 
 /// The image stack as a whole.

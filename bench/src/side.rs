@@ -88,7 +88,7 @@ impl Server {
         };
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = command.spawn().context("starting a server")?;
-        let qmp = match connect(&mut child, &monitor) {
+        let qmp = match connect(&mut child, &monitor, &socket) {
             Ok(qmp) => qmp,
             Err(error) => {
                 // It may have ended by itself, and then there is nothing to kill.
@@ -155,13 +155,15 @@ fn blockdev(name: &str, file: &Path, direct: bool, ro: bool, backing: Option<Str
     node.to_string()
 }
 
-fn connect(child: &mut Child, monitor: &Path) -> Outcome<Qmp> {
+/// Connects to the monitor, once the export is there, too.
+fn connect(child: &mut Child, monitor: &Path, socket: &Path) -> Outcome<Qmp> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         match Qmp::connect(monitor, Path::new("/dev/null")) {
-            Ok(qmp) => return Ok(qmp),
+            Ok(qmp) if socket.exists() => return Ok(qmp),
+            Ok(_) if Instant::now() > end => return Err(Failed("no export".to_owned())),
             Err(error) if Instant::now() > end => return Err(error),
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
         if let Some(status) = child.try_wait().context("a server")? {
             return Err(Failed(format!("a server ended with {status}")));

@@ -155,19 +155,25 @@ fn blockdev(name: &str, file: &Path, direct: bool, ro: bool, backing: Option<Str
     node.to_string()
 }
 
-/// Connects to the monitor, once the export is there, too.
+/// Connects to the monitor, and waits until the export is there, too.
 fn connect(child: &mut Child, monitor: &Path, socket: &Path) -> Outcome<Qmp> {
     let end = Instant::now() + Duration::from_secs(20);
+    let mut qmp = None;
     loop {
-        match Qmp::connect(monitor, Path::new("/dev/null")) {
-            Ok(qmp) if socket.exists() => return Ok(qmp),
-            Ok(_) if Instant::now() > end => return Err(Failed("no export".to_owned())),
-            Err(error) if Instant::now() > end => return Err(error),
-            Ok(_) | Err(_) => {}
+        if qmp.is_none() {
+            qmp = Qmp::connect(monitor, Path::new("/dev/null")).ok();
+        }
+        if socket.exists()
+            && let Some(qmp) = qmp.take()
+        {
+            return Ok(qmp);
         }
         if let Some(status) = child.try_wait().context("a server")? {
             return Err(Failed(format!("a server ended with {status}")));
         }
+        ensure(Instant::now() < end, || {
+            "a server has no monitor or no export after 20 s".to_owned()
+        })?;
         sleep(Duration::from_millis(1));
     }
 }

@@ -109,7 +109,7 @@ pub fn write_layer(
     };
     put(&header(size, tables, below)?)?;
     let entries = |from: u64, count: u64, flags: u64| -> Vec<u8> {
-        let offsets = (from..from + count).map(|cluster| cluster * CLUSTER | flags);
+        let offsets = (from..from + count).map(|cluster| (cluster * CLUSTER) | flags);
         offsets.flat_map(u64::to_be_bytes).collect()
     };
     put(&entries(first_table, tables, COPIED))?;
@@ -122,7 +122,7 @@ pub fn write_layer(
     }
     let mut tables = vec![0u64; usize::try_from(tables * ENTRIES).context("L2 tables")?];
     for (place, &cluster) in (first_data..).zip(clusters) {
-        tables[usize::try_from(cluster).context("cluster")?] = place * CLUSTER | COPIED;
+        tables[usize::try_from(cluster).context("cluster")?] = (place * CLUSTER) | COPIED;
     }
     let tables: Vec<u8> = tables.into_iter().flat_map(u64::to_be_bytes).collect();
     tables.chunks(CLUSTER as usize).try_for_each(&mut put)?;

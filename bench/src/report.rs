@@ -108,8 +108,16 @@ pub struct Plot {
     pub x: &'static str,
     /// What the vertical axis counts; it is logarithmic.
     pub y: &'static str,
-    /// A side, whether the line is dashed, its points.
-    pub lines: Vec<(Side, bool, Vec<(f64, f64)>)>,
+    /// What it compares.
+    pub lines: Vec<Line>,
+}
+
+/// One line of a plot.
+pub struct Line {
+    /// Whose figures it shows.
+    pub side: Side,
+    /// Places on both axes, from left to right.
+    pub points: Vec<(f64, f64)>,
 }
 
 fn spread(values: impl Iterator<Item = f64>) -> Spread {
@@ -227,7 +235,7 @@ fn escaped(text: &str) -> String {
 }
 
 fn svg(plot: &Plot) -> String {
-    let points = || plot.lines.iter().flat_map(|(_, _, points)| points);
+    let points = || plot.lines.iter().flat_map(|line| &line.points);
     let (_, low, high) = spread(points().map(|point| point.1.max(1e-3)));
     let (_, left, right) = spread(points().map(|point| point.0));
     let x = |value: f64| 60.0 + 520.0 * (value - left) / (right - left).max(1e-9);
@@ -246,13 +254,12 @@ fn svg(plot: &Plot) -> String {
         short(high),
         plot.y,
     );
-    for (side, dashed, points) in &plot.lines {
+    for Line { side, points } in &plot.lines {
         let color = match side {
             Side::Strata => "#1f6fb4",
             Side::Qemu => "#e07b00",
         };
-        let dash = if *dashed { " stroke-dasharray=4" } else { "" };
-        text += &format!("<polyline fill=none stroke=\"{color}\"{dash} points=\"");
+        text += &format!("<polyline fill=none stroke=\"{color}\" points=\"");
         for point in points {
             // Writing to a string does not fail.
             let _ = write!(text, "{:.1},{:.1} ", x(point.0), y(point.1));

@@ -4,7 +4,7 @@ use crate::Bench;
 use crate::chain::{Chain, Shape, verify, verify_raw};
 use crate::model::{BLOCK, CLUSTER, Content};
 use crate::nbd::{self, Load, Sample};
-use crate::report::{Measure, Plot};
+use crate::report::{Line, Measure, Plot};
 use crate::side::{Server, Side, prepare_cache, sync, touch_memory};
 use std::fs;
 use std::path::Path;
@@ -190,7 +190,10 @@ fn load(bench: &mut Bench, depth: usize, writes: u64, direct: bool) -> Outcome<V
         // The first moments find nothing in any cache.
         let before = Summary::of(&samples, 0.2, begin);
         let during = Summary::of(&samples, begin, end);
-        lines[usize::from(side == Side::Qemu)] = Some((side, false, over_time(&samples)));
+        lines[usize::from(side == Side::Qemu)] = Some(Line {
+            side,
+            points: over_time(&samples),
+        });
         Ok([
             before.iops,
             during.iops / before.iops,
@@ -323,7 +326,10 @@ fn depth(bench: &mut Bench) -> Outcome<Vec<Measure>> {
             .iter()
             .zip(&measures)
             .map(|(&depth, measure)| (depth as f64, measure.median(side)));
-        (side, false, points.collect())
+        Line {
+            side,
+            points: points.collect(),
+        }
     });
     bench.plots.push(Plot {
         title: "4k reads in process, warm, depth 1".to_owned(),

@@ -31,7 +31,10 @@ fn all_forms_show_the_row() {
         title: "a <plot>".to_owned(),
         x: "s",
         y: "us",
-        lines: vec![(Side::Qemu, true, vec![(0.0, 1.0), (1.0, 10.0)])],
+        lines: vec![Line {
+            side: Side::Qemu,
+            points: vec![(0.0, 1.0), (1.0, 10.0)],
+        }],
     };
     let page = html("here", 3, &rows, &[plot]);
     assert!(page.contains("a &lt;row>") && page.contains("a &lt;plot>"));

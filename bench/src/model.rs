@@ -1,5 +1,5 @@
-//! What a disk has to show, without asking any program: the content of each 4 KiB block follows from
-//! its number and from what was written there last.
+//! What a disk has to show, without asking any program: the content of each 4 KiB block follows
+//! from its number and from what was written there last.
 
 use std::collections::{HashMap, HashSet};
 

@@ -41,7 +41,7 @@ pub struct CheckReport {
     /// Everything that is wrong and not a leak.
     #[serde(skip_serializing_if = "is_zero")]
     pub corruptions: u64,
-    /// Leaks that a repair has given back; not in `leaks` any more.
+    /// Leaks that a repair has freed; not in `leaks` any more.
     #[serde(skip_serializing_if = "is_zero")]
     pub leaks_fixed: u64,
     /// What else a repair has put right; not in `corruptions` any more.

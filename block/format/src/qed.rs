@@ -4,7 +4,7 @@
 //! Tables are changed in memory once the data that they name has been written, and written back in
 //! the order of qcow2's rules: data and new, empty tables are durable before any entry that names
 //! them is written. So a crash leaves at most clusters that nothing names. `NEED_CHECK` is set
-//! while there may be such; whoever opens the image to write then gives them back.
+//! while there may be such; the next open for writing frees them.
 
 mod check;
 mod create;

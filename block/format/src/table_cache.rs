@@ -50,7 +50,7 @@ enum Place {
 struct Load {
     ended: WaitQueue,
     /// Set where the table has been given up meanwhile: then it never gets a place in the cache,
-    /// and whoever waited for it is given what it said when they asked.
+    /// and each task that waited for it gets what it said when that task asked.
     result: RefCell<Option<Rc<Slice>>>,
 }
 

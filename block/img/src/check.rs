@@ -157,7 +157,7 @@ pub async fn run(tool: &Tool, args: CheckArgs) -> Result<u8, Failure> {
     })
 }
 
-/// Checks an image, and tells of what is found.
+/// Checks an image, and reports what is found.
 async fn check(node: &Node, repair: Option<Repair>) -> Result<CheckReport, Failure> {
     let report = node.image().check(repair).await?.ok_or_else(|| {
         Failure::new("This image format does not support checks").with_code(UNSUPPORTED)

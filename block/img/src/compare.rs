@@ -12,7 +12,7 @@ use crate::{Failure, Reading, Tool, cache::CacheMode, output, progress::Progress
 const CHUNK: u64 = 2 << 20;
 /// Percent between two prints of the progress.
 const STEP: f64 = 2.0;
-/// Differences are told by sectors.
+/// Differences are reported by sectors.
 const SECTOR: usize = 512;
 
 /// Exit code 0: the same content; 1: different; 2: the comparison failed.

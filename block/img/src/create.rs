@@ -193,7 +193,7 @@ fn reason(error: Error) -> String {
 }
 
 /// Refuses a backing file with which the new image `file` would not be opened: it is meant, but
-/// whoever opens the image next cannot know that from its header.
+/// the next program that opens the image cannot know that from its header.
 pub fn check_allowed(tool: &Tool, file: &Path, backing: &Backing) -> Result<(), String> {
     let options = tool.everywhere.of(ImageOptions::default());
     chain::check_allowed(file, backing, &options).map_err(reason)

@@ -170,7 +170,8 @@ async fn copy(
         Some(backing) => {
             let path = chain::resolve(top.path(), backing)?;
             let reading = tool.everywhere.of(reading(format_of(backing)));
-            // It is meant, but whoever opens the image next cannot know that from its header.
+            // It is meant, but the next program that opens the image cannot know that from its
+            // header.
             chain::check_allowed(top.path(), backing, &reading)
                 .map_err(|error| failed(args, &error))?;
             let node = tool.opener.open(&path, &reading).await;

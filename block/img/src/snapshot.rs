@@ -134,7 +134,7 @@ pub fn list(snapshots: &[Snapshot]) -> String {
     text
 }
 
-/// A time in the time zone of whoever looks.
+/// A time in the user's time zone.
 fn local_time(seconds: u32) -> String {
     let time = jiff::Timestamp::from_second(seconds.into()).unwrap_or_default();
     let zoned = time.to_zoned(jiff::tz::TimeZone::system());

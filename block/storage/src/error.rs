@@ -19,7 +19,7 @@ pub enum NoRoom {
     Device,
 }
 
-/// An error of one guest or job request. The kind is what a device can tell its guest.
+/// An error of one guest or job request. The kind is what a device can report to its guest.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum IoError {
     /// The range does not lie within the disk, or is not aligned to its block size.
@@ -119,7 +119,7 @@ pub enum Error {
         file: PathBuf,
         /// The lock: `"write"`, `shared "write"`, ...
         lock: &'static str,
-        /// Who holds a lock against it, if the system can tell.
+        /// Who holds a lock against it, if the system knows.
         holder: Option<Holder>,
     },
     /// A backing file lies above the image that names it (the text is QEMU's).

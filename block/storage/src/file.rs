@@ -448,7 +448,7 @@ impl FileStorage {
         }
         let file = self.file();
         let result = self.helpers.run(move || vectored::write_back(&file)).await;
-        // It has been logged, and is told to whoever flushes.
+        // It has been logged, and the next flush reports it.
         let _ = self.lost.note(&self.path, result);
     }
 
@@ -519,7 +519,7 @@ impl FileStorage {
             }
             // No data from here to the end of the file.
             Err(Errno::NXIO) => hole,
-            // A file system that cannot tell holes: all of it may be data.
+            // A file system that does not know its holes: all of it may be data.
             Err(_) => FileExtent { len, data: true },
         }
     }

@@ -1,4 +1,4 @@
-//! [`FileHints`]: what a file system is told of a file that is to hold an image.
+//! [`FileHints`]: what a file system learns of a file that is to hold an image.
 #![allow(unsafe_code)] // ioctl: what it reads and writes follows from its number.
 
 use std::{fs::File, io};
@@ -37,7 +37,7 @@ const GET: Opcode = opcode::read::<ExtendedAttributes>(b'X', 31);
 const SET: Opcode = opcode::write::<ExtendedAttributes>(b'X', 32);
 
 impl FileHints {
-    /// Whether the file system is told nothing.
+    /// Whether there is nothing for the file system to know.
     pub fn is_empty(self) -> bool {
         self == Self::default()
     }

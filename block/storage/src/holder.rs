@@ -1,4 +1,4 @@
-//! Which process holds a lock on a file, as far as the system can tell.
+//! Which process holds a lock on a file, as far as the system knows.
 //!
 //! `/proc/locks` names no process for locks of an open file description, but `/proc/PID/fdinfo`
 //! lists them with the descriptor that holds them.

@@ -242,7 +242,7 @@ impl Storage {
     /// # Errors
     /// [`IoError::Lost`], whatever the host's error was, also for want of room: writes since the
     /// last flush may be lost then. That cannot be undone by flushing again, so from then on all
-    /// flushes fail, whoever asks for them.
+    /// flushes fail, for every caller.
     pub async fn flush(&self) -> IoResult<()> {
         match self {
             Self::File(file) => file.flush().await,
@@ -299,7 +299,7 @@ impl Storage {
         self.set_len(len).await
     }
 
-    /// Forgets what the file holds, and tells its file system how it is to be stored from now on.
+    /// Forgets what the file holds, and informs its file system how it is to be stored from now on.
     ///
     /// # Errors
     /// As [`Storage::start_over`].
@@ -411,8 +411,8 @@ impl Storage {
         }
     }
 
-    /// What holds the bytes, under whatever name it was opened: what is open tells, so a file that
-    /// has been renamed or replaced meanwhile is still itself.
+    /// What holds the bytes, under whatever name it was opened: the open file decides, so a file
+    /// that has been renamed or replaced meanwhile is still itself.
     ///
     /// # Errors
     /// The host's error.

@@ -1,11 +1,11 @@
 //! Locks on image files, as QEMU takes them (`block/file-posix.c`), so that two programs that would
 //! harm each other's images cannot meet.
 //!
-//! Single bytes of the file stand for permissions: byte 100 + bit is locked by whoever uses the
-//! permission, byte 200 + bit by whoever does not let others use it. All of them are shared locks
-//! of the open file description (`F_OFD_SETLK`), so they end with the file that holds them, however
-//! the process ends. Whoever comes first asks nobody; whoever comes later takes its own locks, then
-//! asks whether somebody else holds the opposite ones, and gives up if so.
+//! Single bytes of the file stand for permissions: byte 100 + bit is locked by a process that uses
+//! the permission, byte 200 + bit by one that does not let others use it. All of them are shared
+//! locks of the open file description (`F_OFD_SETLK`), so they end with the file that holds them,
+//! however the process ends. The first process finds no others; a later one takes its own locks,
+//! then asks whether somebody else holds the opposite ones, and gives up if so.
 #![allow(unsafe_code)] // fcntl takes the address of its argument.
 
 use std::{fs::File, io, os::fd::AsRawFd};

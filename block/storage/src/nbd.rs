@@ -6,7 +6,7 @@
 //!
 //! A server that dies loses writes that it had acknowledged and not made durable. They are kept
 //! here until the next flush, and sent again before anything else when it is back (to a server that
-//! has lost nothing, too: nobody can tell). So that this takes a bounded memory, the server is
+//! has lost nothing, too: nobody can know). So that this takes a bounded memory, the server is
 //! asked to flush now and then. A server without flushes keeps what it has acknowledged, or breaks
 //! its word.
 

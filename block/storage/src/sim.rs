@@ -5,8 +5,8 @@
 //! torn at 512 bytes. Calls can be made to fail ([`Faults`]), and the disk to be full
 //! ([`SimFile::set_room`]).
 //!
-//! As with Linux, what cannot be brought to disk is forgotten, and every open file is told so once:
-//! by the flush that failed, or by the first one after the write-back that did, for whatever
+//! As with Linux, what cannot be brought to disk is forgotten, and every open file reports that
+//! once: by the flush that failed, or by the first one after the write-back that did, for whatever
 //! reason.
 
 mod change;
@@ -45,7 +45,7 @@ const SECTOR: usize = 512;
 /// An open simulated file, as a [`super::Storage`].
 pub struct SimFile {
     inode: Rc<Inode>,
-    /// Losses that this open file has been told of.
+    /// Losses that this open file has reported.
     told: Cell<u64>,
     lost: Lost,
 }
@@ -78,7 +78,7 @@ struct Losses {
     count: u64,
     /// The last error.
     error: i32,
-    /// Somebody has been told of the last one.
+    /// The last one has been reported.
     told: bool,
 }
 
@@ -123,8 +123,8 @@ impl SimFile {
         Self::open(Rc::new(inode))
     }
 
-    /// The same file, opened once more: it is told of what is lost from now on, and of what was
-    /// lost before and nobody has been told of.
+    /// The same file, opened once more: it reports what is lost from now on, and what was
+    /// lost before and has not been reported.
     pub(crate) fn open_again(&self) -> Self {
         Self::open(self.inode.clone())
     }
@@ -311,7 +311,7 @@ impl SimFile {
         self.lost.note(&self.inode.path, result)
     }
 
-    /// As the host's fdatasync: what was lost is told once.
+    /// As the host's fdatasync: what was lost is reported once.
     async fn sync_data(&self) -> io::Result<()> {
         self.inode.flushes.set(self.inode.flushes.get() + 1);
         let covered = self.inode.state.borrow().number_of_changes();
@@ -503,7 +503,7 @@ impl SimFile {
 }
 
 impl Losses {
-    /// How many whoever opens the file now knows of.
+    /// How many a file that is opened now need not report.
     fn known(self) -> u64 {
         self.count - u64::from(self.count > 0 && !self.told)
     }

@@ -1,6 +1,6 @@
 //! [`Watch`]: whether the host has lost what was written to a file.
 //!
-//! An open file is told of it once, by whichever call comes first: `sync_file_range` takes it, with
+//! An open file reports it once, by whichever call comes first: `sync_file_range` takes it, with
 //! NFS a write does. If that were the open file that is flushed, the flush would know of nothing.
 //! So the file is open once more, for nothing else but to be asked.
 

@@ -3,7 +3,7 @@
 //!
 //! Entries that name no place in the file are cleared by a repair, each by itself: their data never
 //! got there, or cannot be found. Two entries that name one cluster cannot be put right. Clusters
-//! that nothing names are given back where they are the last of the file.
+//! that nothing names are freed where they are the last of the file.
 
 use std::collections::HashMap;
 

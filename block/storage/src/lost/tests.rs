@@ -61,7 +61,7 @@ fn a_failed_flush_is_the_last_one_until_the_file_is_opened_again() {
     });
 }
 
-/// The call that paces jobs takes the error, which belongs to whoever flushes.
+/// The call that paces jobs takes the error, which belongs to the next flush.
 #[test]
 fn a_loss_that_shows_when_a_job_is_paced_is_told_to_whoever_flushes() {
     with_each(|options| {

@@ -129,7 +129,7 @@ impl Connection {
         let sent = self.stream.send(&pieces).await;
         drop(sending);
         if sent.is_err() {
-            // The receiving task ends, too, and tells everybody.
+            // The receiving task ends, too, and wakes all that wait.
             self.stream.break_off();
         }
         loop {

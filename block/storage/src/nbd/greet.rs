@@ -69,7 +69,7 @@ impl From<Violation> for ConnectError {
     }
 }
 
-/// What the server has told of its export.
+/// What the server has said of its export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Facts {
     /// Bytes.
@@ -237,7 +237,7 @@ impl Options<'_> {
                 }
                 (reply::META_CONTEXT, _) => {}
                 (reply::ACK, _) => return Ok(id),
-                // An unknown export, or an unknown option: GO will tell which.
+                // An unknown export, or an unknown option: GO will show which.
                 _ => return Ok(None),
             }
         }

@@ -90,7 +90,7 @@ impl Link {
         Ok(link)
     }
 
-    /// What the server told of its export.
+    /// What the server said of its export.
     pub fn facts(&self) -> &Facts {
         &self.expected
     }
@@ -141,7 +141,7 @@ impl Link {
         }
         let _held = self.relieving.lock().await;
         match self.flush().await {
-            // Whoever flushes is told. There is nothing to be kept any more.
+            // The next flush reports it. There is nothing to be kept any more.
             Err(IoError::Lost { .. }) => {
                 self.forget_all();
                 Ok(())
@@ -304,7 +304,7 @@ impl Link {
                 // It is kept again.
                 Outcome::Done => {}
                 Outcome::Failed(errno) => {
-                    // Whoever flushes is told.
+                    // The next flush reports it.
                     let _ = self.flush_refused(errno);
                 }
                 Outcome::Lost => break,

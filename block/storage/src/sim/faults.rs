@@ -11,7 +11,7 @@ pub struct Faults {
     pub write: u32,
     /// Flushes.
     pub flush: u32,
-    /// Write-back after a write, of which whoever flushes next is told.
+    /// Write-back after a write: the next flush reports it.
     pub write_back: u32,
     /// Zeroing, hole punching, and changes of the length.
     pub other: u32,

@@ -1,4 +1,4 @@
-//! Tests of the simulation itself: what it may do to whoever relies on it.
+//! Tests of the simulation itself: what it may do to its users.
 
 use std::{collections::BTreeSet, path::Path, rc::Rc};
 

@@ -42,7 +42,7 @@ fn lazy(on: bool) -> Amend {
     }
 }
 
-/// What lies below, of which each cluster is told from the others.
+/// What lies below, of which each cluster differs from the others.
 fn below(size: u64) -> Rc<dyn Below> {
     Rc::new(RawBytes(Random(size).bytes(size as usize)))
 }

@@ -40,7 +40,7 @@ async fn let_others_look(layer: &Layer) {
     layer.image.file().lock(Access::None).unwrap();
 }
 
-/// What a snapshot shows to whoever applies it to a copy of these bytes.
+/// What a snapshot shows when it is applied to a copy of these bytes.
 async fn content_of(bytes: &[u8], name: &str, below: &Rc<dyn Below>) -> Vec<u8> {
     let layer = reopen(bytes.to_vec(), below).await;
     apply(&layer, name).await;

@@ -76,7 +76,7 @@ fn a_crash_while_the_disk_grows_never_shows_what_lies_below() {
 }
 
 /// A crash while the disk grew may have left the name of a table that was made for it. Its place
-/// was given back when the image was opened, and somebody else's data may lie there.
+/// was freed when the image was opened, and somebody else's data may lie there.
 #[test]
 fn tables_behind_the_end_are_not_taken_for_those_of_a_disk_that_grows() {
     let exec = Executor::seeded(1).unwrap();

@@ -158,7 +158,7 @@ bitflags! {
     }
 }
 
-/// What the client is told went wrong ("Error values").
+/// What went wrong, as the client learns it ("Error values").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Errno {

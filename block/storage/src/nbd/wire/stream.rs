@@ -120,7 +120,7 @@ impl Stream {
         }
         let decrypted = self.with_tls(|tls| {
             let decrypted = tls.process_new_packets().map(|_| ());
-            // Keys may have to be updated, or the other side be told what it did wrong. What does
+            // Keys may have to be updated, or the other side learn what it did wrong. What does
             // not go now goes with whatever is sent next.
             if tls.wants_write() {
                 let _ = tls.write_tls(&mut Socket(self.socket.get()));
@@ -227,7 +227,8 @@ impl Stream {
 }
 
 impl Drop for Stream {
-    /// Says that the end is meant, so that the other side can tell it from one that was forced.
+    /// Says that the end is meant, so that the other side can distinguish it from one that was
+    /// forced.
     fn drop(&mut self) {
         if let Some(tls) = self.tls.get_mut() {
             tls.send_close_notify();

@@ -51,7 +51,6 @@ fn wrong_usage_is_two() {
         (&["run", "--kernel", "k", "--colour"], "--colour"),
         (&["run", "--disk", "file=a", "--append", "b"], "--kernel"),
         (&["run", "--disk", "file=a", "--initrd", "b"], "--kernel"),
-        (&["run", "--kernel", "k", "--firmware", "b"], "--firmware"),
         (
             &["run", "--disk", "file=a,bootindex=first"],
             "bootindex=first: expected a number from 0 on",
@@ -83,6 +82,15 @@ fn a_missing_kernel_is_named() {
     assert_eq!(
         line(&["run", "--kernel", "/nonexistent/vmlinuz"]),
         "strata: could not open the kernel '/nonexistent/vmlinuz': No such file or directory (os error 2)"
+    );
+}
+
+// Both may be given: firmware starts the kernel.
+#[test]
+fn a_missing_firmware_is_named_beside_a_kernel() {
+    assert_eq!(
+        line(&["run", "--kernel", "k", "--firmware", "/nonexistent/bios"]),
+        "strata: could not open the firmware '/nonexistent/bios': No such file or directory (os error 2)"
     );
 }
 

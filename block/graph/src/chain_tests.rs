@@ -4,6 +4,7 @@
 mod bitmaps;
 mod commit;
 mod data_file;
+mod index;
 mod rebase;
 mod support;
 mod writing;

@@ -18,6 +18,7 @@ mod format;
 mod guest_disk;
 mod hold;
 mod image;
+mod index;
 pub mod inflight;
 mod kept;
 mod layer_disk;

@@ -1,6 +1,7 @@
 //! [`Node`]: one layer of a chain.
 
 mod any_byte;
+mod changing;
 mod offload;
 mod read;
 mod resize;
@@ -32,6 +33,7 @@ use strata_storage::{
 
 use super::{
     Format, Image, Name, hold,
+    index::{self, RunOf},
     inflight::{InFlight, InFlightGuard, Mode},
     reading::Readers,
 };
@@ -51,6 +53,8 @@ pub struct Node {
     readers: Rc<Readers>,
     bitmaps: Rc<Bitmaps>,
     held: hold::Slot,
+    /// The layers that take no writes from this one down, in the index.
+    run: RunOf,
 }
 
 impl Node {
@@ -77,6 +81,7 @@ impl Node {
             in_flight: InFlight::default(),
             readers: Rc::default(),
             held: hold::Slot::default(),
+            run: RunOf::default(),
             bitmaps: image.bitmaps(),
             image,
         }
@@ -134,7 +139,23 @@ impl Node {
 
     /// From now on the layer is read only: a new one lies above it.
     pub fn set_read_only(&self) {
-        self.writable.set(false);
+        self.set_writable(false);
+    }
+
+    fn set_writable(&self, writable: bool) {
+        self.writable.set(writable);
+        index::forget();
+    }
+
+    /// Looks again how many bytes the layer shows.
+    fn update_size(&self) {
+        self.size.set(self.image.size());
+        index::forget();
+    }
+
+    /// Where the index notes which run this layer is the top of.
+    pub(super) fn run_of(&self) -> &RunOf {
+        &self.run
     }
 
     /// The layer's dirty bitmaps. Nothing but the node records in them.
@@ -161,6 +182,7 @@ impl Node {
     /// Puts the layer on top of another one, in memory.
     pub(crate) fn set_backing_node(&self, backing: Option<Rc<Node>>) {
         *self.backing.borrow_mut() = backing;
+        index::forget();
     }
 
     /// This layer and those below it, from the top down.
@@ -215,7 +237,7 @@ impl Node {
     /// # Errors
     /// An I/O error; the range's content is undefined then, everything else is as it was.
     pub async fn write(&self, offset: u64, data: SgList) -> IoResult<()> {
-        self.check_writable()?;
+        let _changing = self.changing()?;
         let _entry = self.enter(offset, data.len() as u64, Mode::Shared).await?;
         self.write_entered(offset, data).await
     }
@@ -231,7 +253,7 @@ impl Node {
     /// # Errors
     /// As [`Node::write`]; `offset` is not that of a cluster.
     pub async fn write_packed(&self, offset: u64, packed: Packed) -> IoResult<()> {
-        self.check_writable()?;
+        let _changing = self.changing()?;
         let _entry = self
             .enter(offset, self.cluster_size(), Mode::Shared)
             .await?;
@@ -244,7 +266,7 @@ impl Node {
     /// # Errors
     /// As [`Node::write`].
     pub async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> IoResult<()> {
-        self.check_writable()?;
+        let _changing = self.changing()?;
         let _entry = self.enter_exclusive(offset, len).await?;
         let _recorded = self.recorded(offset, len).await?;
         self.image.write_zeroes(offset, len, unmap, self).await
@@ -256,7 +278,7 @@ impl Node {
     /// # Errors
     /// As [`Node::write`].
     pub(crate) async fn hide_with_zeroes(&self, offset: u64, len: u64) -> IoResult<()> {
-        self.check_writable()?;
+        let _changing = self.changing()?;
         let _entry = self.enter_exclusive(offset, len).await?;
         let _recorded = self.recorded(offset, len).await?;
         let below = NotEmpty(self);
@@ -268,7 +290,7 @@ impl Node {
     /// # Errors
     /// As [`Node::write`].
     pub async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
-        self.check_writable()?;
+        let _changing = self.changing()?;
         let _entry = self.enter_exclusive(offset, len).await?;
         let _recorded = self.recorded(offset, len).await?;
         self.image.discard(offset, len, self).await
@@ -280,7 +302,7 @@ impl Node {
     /// # Errors
     /// As [`Node::write`]; a raw layer holds everything and never gets here.
     pub async fn write_if_unallocated(&self, offset: u64, data: SgList) -> IoResult<()> {
-        self.check_writable()?;
+        let _changing = self.changing()?;
         self.image.write_if_unallocated(offset, data, self).await
     }
 
@@ -289,7 +311,7 @@ impl Node {
     /// # Errors
     /// As [`Node::write`].
     pub async fn zero_if_unallocated(&self, offset: u64, len: u64) -> IoResult<()> {
-        self.check_writable()?;
+        let _changing = self.changing()?;
         self.image.zero_if_unallocated(offset, len, self).await
     }
 
@@ -346,14 +368,6 @@ impl Node {
     /// Requests that wait for others in the in-flight table.
     pub fn waiting(&self) -> usize {
         self.in_flight.waiting()
-    }
-
-    fn check_writable(&self) -> IoResult<()> {
-        if self.writable.get() {
-            Ok(())
-        } else {
-            Err(IoError::ReadOnly)
-        }
     }
 }
 

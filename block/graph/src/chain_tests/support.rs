@@ -158,7 +158,7 @@ impl Files {
         node
     }
 
-    async fn open_layer(&self, name: &str, writable: &[&str]) -> Rc<Node> {
+    pub async fn open_layer(&self, name: &str, writable: &[&str]) -> Rc<Node> {
         let storage = Storage::Sim(self.0[name].clone());
         let (path, writable) = (Path::new(name), writable.contains(&name));
         let magic = storage.read_vec(0, 4).await.unwrap();

@@ -22,7 +22,7 @@ impl Node {
         if len == 0 || offset.is_multiple_of(SECTOR) && end.is_multiple_of(SECTOR) {
             return self.write(offset, data).await;
         }
-        self.check_writable()?;
+        let _changing = self.changing()?;
         let start = offset - offset % SECTOR;
         let stop = end
             .checked_next_multiple_of(SECTOR)

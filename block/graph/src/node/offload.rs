@@ -18,7 +18,7 @@ impl Node {
         from: u64,
         len: u64,
     ) -> IoResult<bool> {
-        self.check_writable()?;
+        let _changing = self.changing()?;
         let _entry = self.enter(offset, len, Mode::Shared).await?;
         let _recorded = self.recorded(offset, len).await?;
         self.image.copy_from(offset, source, from, len).await

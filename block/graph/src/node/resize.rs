@@ -21,7 +21,7 @@ impl Node {
     /// # Errors
     /// As [`Node::resize`]; the format has no such preallocation.
     pub async fn resize_with(&self, size: u64, preallocation: Preallocation) -> Result<()> {
-        self.check_writable()?;
+        let _changing = self.changing()?;
         self.bitmaps
             .check_resize(size)
             .map_err(|why| Error::Image {
@@ -30,7 +30,7 @@ impl Node {
             })?;
         let result = self.image.resize(size, preallocation, self).await;
         // Also after an error: it may have come when the disk had its new size already.
-        self.size.set(self.image.size());
+        self.update_size();
         self.bitmaps.resize(self.size.get());
         result
     }

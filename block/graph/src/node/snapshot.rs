@@ -12,9 +12,9 @@ impl Node {
     /// # Errors
     /// The layer is read-only, or of another format; as that function.
     pub async fn apply_snapshot(&self, id: &str) -> Result<()> {
-        self.check_writable()?;
+        let _changing = self.changing()?;
         let applied = self.image.apply_snapshot(id).await;
-        self.size.set(self.image.size());
+        self.update_size();
         // After an error the disk is as it was, or the image has stopped, and stores no bitmaps.
         applied?;
         drop(self.recorded(0, self.size()).await?);

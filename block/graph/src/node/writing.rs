@@ -17,7 +17,7 @@ impl Node {
             return Ok(());
         }
         self.image.prepare_writing().await?;
-        self.writable.set(true);
+        self.set_writable(true);
         self.readers().leave().await;
         Ok(())
     }
@@ -40,7 +40,7 @@ impl Node {
             result = self.image.lock(Access::Read);
         }
         if result.is_err() {
-            self.writable.set(true);
+            self.set_writable(true);
             self.readers().leave().await;
         }
         result

@@ -2,6 +2,7 @@
 //! decides about the layout and neither is trusted when a result is verified.
 
 use crate::model::{BLOCK, CLUSTER, Content, Model, Random};
+use crate::side::sync;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
@@ -78,9 +79,7 @@ impl Chain {
     pub fn copy_of_top(&self, name: &str) -> Outcome<PathBuf> {
         let copy = self.top().with_file_name(name);
         fs::copy(self.top(), &copy).context(copy.display())?;
-        File::open(&copy)
-            .and_then(|file| file.sync_all())
-            .context(copy.display())?;
+        sync(&copy)?;
         Ok(copy)
     }
 }

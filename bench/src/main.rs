@@ -51,20 +51,19 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Has both sides measure `names`, as often as wanted and in turns: ABBAABB...
+    /// Has both sides measure something, as often as wanted and in turns: ABBAABB...
     fn turns<const N: usize>(
-        &mut self,
-        names: [Measure; N],
-        mut run: impl FnMut(&mut Bench, Side) -> Outcome<[f64; N]>,
+        &self,
+        mut measures: [Measure; N],
+        mut run: impl FnMut(Side) -> Outcome<[f64; N]>,
     ) -> Outcome<Vec<Measure>> {
-        let mut measures = names;
         for pair in 0..self.pairs {
             let mut order = [Side::Strata, Side::Qemu];
             if pair % 2 == 1 {
                 order.reverse();
             }
             for side in order {
-                let values = run(self, side)?;
+                let values = run(side)?;
                 for (measure, value) in measures.iter_mut().zip(values) {
                     measure.values(side).push(value);
                 }

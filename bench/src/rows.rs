@@ -2,13 +2,12 @@
 
 use crate::Bench;
 use crate::chain::{Chain, Shape, verify, verify_raw};
-use crate::model::{BLOCK, CLUSTER, Content};
+use crate::model::{BLOCK, CLUSTER, Content, Model};
 use crate::nbd::{self, Load, Sample};
 use crate::report::{Line, Measure, Plot};
 use crate::side::{Server, Side, prepare_cache, sync, touch_memory};
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
@@ -124,7 +123,7 @@ fn four_layers(bench: &Bench, run: u64) -> Outcome<Chain> {
 }
 
 /// A copy of the chain's top, all files in the page cache or out of it.
-fn fresh_top(chain: &Chain, direct: bool) -> Outcome<std::path::PathBuf> {
+fn fresh_top(chain: &Chain, direct: bool) -> Outcome<PathBuf> {
     let top = chain.copy_of_top("top.qcow2")?;
     let mut files = chain.files.clone();
     files.push(top.clone());
@@ -134,7 +133,7 @@ fn fresh_top(chain: &Chain, direct: bool) -> Outcome<std::path::PathBuf> {
 }
 
 /// What a merge made: right in every byte, without an error, alone.
-fn check_flat(top: &Path, model: &crate::model::Model) -> Outcome<()> {
+fn check_flat(top: &Path, model: &Model) -> Outcome<()> {
     Tool::QemuImg.check(top)?;
     let chain = Tool::QemuImg.chain(top)?;
     ensure(chain.len() == 1, || "layers are left".to_owned())?;
@@ -146,7 +145,7 @@ fn flatten(bench: &mut Bench, run: u64, direct: bool) -> Outcome<Vec<Measure>> {
     let mib = chain.model.allocated() as f64 / MIB as f64;
     bench.turns(
         [Measure::less("time", "s"), Measure::more("rate", "MiB/s")],
-        |_, side| {
+        |side| {
             let top = fresh_top(&chain, direct)?;
             let mut server = Server::start(side, &chain, &top, direct)?;
             let seconds = server.flatten(&top)?;
@@ -168,7 +167,7 @@ fn load(bench: &mut Bench, depth: usize, writes: u64, direct: bool) -> Outcome<V
         Measure::less("longest during", "ms"),
         Measure::more("merge rate", "MiB/s"),
     ];
-    let measures = bench.turns(measures, |_, side| {
+    let measures = bench.turns(measures, |side| {
         let top = fresh_top(&chain, direct)?;
         let mut server = Server::start(side, &chain, &top, direct)?;
         let (stop, clock) = (Arc::new(AtomicBool::new(false)), Instant::now());
@@ -259,16 +258,13 @@ fn over_time(samples: &[Sample]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// Runs a program to its end; returns its output.
-fn output(program: &str, arguments: &[&str]) -> Outcome<String> {
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null());
-    let output = command.output().context(program)?;
-    ensure(output.status.success(), || {
-        let error = String::from_utf8_lossy(&output.stderr);
-        format!("{program} {}: {}", arguments.join(" "), error.trim())
-    })?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+/// Has a tool copy what an image shows into a plain file, and compares every byte of that.
+fn verify_by(tool: Tool, image: &Path, model: &Model) -> Outcome<()> {
+    let raw = image.with_file_name("raw");
+    let names = [text(image)?, text(&raw)?];
+    tool.run(&["convert", "-f", "qcow2", "-O", "raw", names[0], names[1]])?;
+    verify_raw(&raw, model)?;
+    fs::remove_file(&raw).context(raw.display())
 }
 
 /// Layers that hold little, above a base that is full.
@@ -286,15 +282,8 @@ fn depth(bench: &mut Bench) -> Outcome<Vec<Measure>> {
     let chains = chains.into_iter().collect::<Outcome<Vec<Chain>>>()?;
     for chain in &chains {
         // What both read is what has to be there.
-        let raw = bench.directory.join("raw");
-        for side in [Side::Strata, Side::Qemu] {
-            let names = [text(chain.top())?, text(&raw)?];
-            output(
-                side.tool(),
-                &["convert", "-f", "qcow2", "-O", "raw", names[0], names[1]],
-            )?;
-            verify_raw(&raw, &chain.model)?;
-            fs::remove_file(&raw).context(raw.display())?;
+        for tool in Tool::ALL {
+            verify_by(tool, chain.top(), &chain.model)?;
         }
     }
     let names = [
@@ -304,14 +293,14 @@ fn depth(bench: &mut Bench) -> Outcome<Vec<Measure>> {
         "100 layers",
         "200 layers",
     ];
-    let measures = bench.turns(names.map(|name| Measure::more(name, "1/s")), |_, side| {
+    let measures = bench.turns(names.map(|name| Measure::more(name, "1/s")), |side| {
         let mut iops = [0.0; DEPTHS.len()];
         for (value, chain) in iops.iter_mut().zip(&chains) {
             // A step that meets all clusters, each somewhere else than the last.
             let mut arguments = vec!["bench", "-f", "qcow2", "-d", "1", "-S", "1118208"];
             arguments.extend(["-c", "40000", "-t", "writeback", "-i"]);
             arguments.extend(["io_uring", text(chain.top())?]);
-            let said = output(side.tool(), &arguments)?;
+            let said = side.tool().run(&arguments)?;
             let seconds = said
                 .split("completed in ")
                 .nth(1)
@@ -343,7 +332,7 @@ fn depth(bench: &mut Bench) -> Outcome<Vec<Measure>> {
 fn open(bench: &mut Bench) -> Outcome<Vec<Measure>> {
     let chain = deep(bench, 500, 64)?;
     let measures = [Measure::less("time", "s"), Measure::less("memory", "MiB")];
-    bench.turns(measures, |_, side| {
+    bench.turns(measures, |side| {
         prepare_cache(&chain.files, false)?;
         let begin = Instant::now();
         let server = Server::start(side, &chain, chain.top(), false)?;
@@ -370,14 +359,14 @@ fn write(bench: &mut Bench, copies: bool) -> Outcome<Vec<Measure>> {
     for cluster in 0..COUNT {
         model.write_block(cluster * CLUSTER / BLOCK as u64, Content::Byte(BYTE));
     }
-    bench.turns([Measure::less("time", "s")], |_, side| {
+    bench.turns([Measure::less("time", "s")], |side| {
         let top = fresh_top(&chain, false)?;
         let (count, byte) = (COUNT.to_string(), BYTE.to_string());
         let mut arguments = vec!["bench", "-w", "-f", "qcow2", "-d", "16", "-S", "65536"];
         arguments.extend(["-c", &count, "--pattern", &byte, "-t", "writeback"]);
         arguments.extend(["-i", "io_uring", text(&top)?]);
         let begin = Instant::now();
-        output(side.tool(), &arguments)?;
+        side.tool().run(&arguments)?;
         sync(&top)?;
         let seconds = begin.elapsed().as_secs_f64();
         Tool::QemuImg.check(&top)?;
@@ -394,7 +383,7 @@ fn convert(bench: &mut Bench, format: &str, compress: bool) -> Outcome<Vec<Measu
     };
     let chain = Chain::build(&bench.directory, &shape)?;
     let result = bench.directory.join("result");
-    bench.turns([Measure::less("time", "s")], |bench, side| {
+    bench.turns([Measure::less("time", "s")], |side| {
         prepare_cache(&chain.files, false)?;
         touch_memory(usize::try_from(chain.shape.size).context("size")?);
         // There is none at the first time.
@@ -404,20 +393,13 @@ fn convert(bench: &mut Bench, format: &str, compress: bool) -> Outcome<Vec<Measu
         let names = [text(chain.top())?, text(&result)?];
         let begin = Instant::now();
         let arguments = ["convert", "-f", "qcow2", "-O", format, way, "-m", "16"];
-        output(side.tool(), &[&arguments[..], &names].concat())?;
+        side.tool().run(&[&arguments[..], &names].concat())?;
         sync(&result)?;
         let seconds = begin.elapsed().as_secs_f64();
         if compress {
             // What is compressed only QEMU unpacks here.
             Tool::QemuImg.check(&result)?;
-            let raw = bench.directory.join("raw");
-            let names = [text(&result)?, text(&raw)?];
-            output(
-                "qemu-img",
-                &["convert", "-f", "qcow2", "-O", "raw", names[0], names[1]],
-            )?;
-            verify_raw(&raw, &chain.model)?;
-            fs::remove_file(&raw).context(raw.display())?;
+            verify_by(Tool::QemuImg, &result, &chain.model)?;
         } else if format == "raw" {
             verify_raw(&result, &chain.model)?;
         } else {

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use strata_tests::error::{Context, Failed, Outcome, ensure};
+use strata_tests::image::Tool;
 use strata_tests::qmp::Qmp;
 
 /// Whose program is measured.
@@ -21,23 +22,20 @@ pub enum Side {
 
 impl Side {
     /// The tool for images at rest.
-    pub fn tool(self) -> &'static str {
+    pub fn tool(self) -> Tool {
         match self {
-            Side::Strata => "strata-img",
-            Side::Qemu => "qemu-img",
+            Side::Strata => Tool::StrataImg,
+            Side::Qemu => Tool::QemuImg,
         }
     }
 }
 
-/// A process that serves a chain as the NBD export `d`.
+/// A process that serves a chain as the disk `d`, which is an NBD export of that name.
 pub struct Server {
     child: Child,
-    /// Its monitor.
-    pub qmp: Qmp,
+    qmp: Qmp,
     /// Its NBD socket.
     pub socket: PathBuf,
-    /// What a monitor's commands call the disk.
-    pub device: String,
 }
 
 impl Server {
@@ -97,18 +95,13 @@ impl Server {
                 return Err(error);
             }
         };
-        Ok(Server {
-            child,
-            qmp,
-            socket,
-            device: "d".to_owned(),
-        })
+        Ok(Server { child, qmp, socket })
     }
 
     /// Merges all layers into the top one, until that is durable. Returns the seconds.
     pub fn flatten(&mut self, top: &Path) -> Outcome<f64> {
         let begin = Instant::now();
-        let arguments = json!({"job-id": "job", "device": self.device});
+        let arguments = json!({"job-id": "job", "device": "d"});
         self.qmp.run("block-stream", arguments)?;
         let limit = Duration::from_secs(120);
         let ended = self.qmp.wait_event("BLOCK_JOB_COMPLETED", 0, limit)?;

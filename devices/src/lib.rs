@@ -9,7 +9,7 @@
 
 pub mod acpi;
 pub mod bus;
-mod checksum;
+pub mod checksum;
 pub mod fw_cfg;
 mod guest_memory;
 pub mod host;

@@ -194,9 +194,7 @@ impl BootSource {
     /// # Errors
     /// [`BootError`] if one is missing or unreadable, or the kernel is none.
     pub fn open(kernel: &Path, initrd: Option<&Path>, cmdline: &str) -> Result<Self, BootError> {
-        if cmdline.contains('\0') {
-            return Err(BootError::CommandLineNul);
-        }
+        check_no_nul(cmdline)?;
         let kernel = Source::open("kernel", kernel)?;
         let modules = match (Kind::of(&kernel)?, initrd) {
             (_, None) => Vec::new(),
@@ -231,10 +229,7 @@ impl BootSource {
             return Err(too_small(size, needed));
         }
         let loaded = kind.load(&mut self.kernel, memory)?;
-        if self.cmdline.len() > loaded.cmdline_max {
-            let (len, limit) = (self.cmdline.len(), loaded.cmdline_max);
-            return Err(BootError::CommandLine { len, limit });
-        }
+        check_length(&self.cmdline, loaded.cmdline_max)?;
         let entry = match &kind {
             Kind::Multiboot(multiboot) => self.hand_over_multiboot(memory, size, multiboot)?,
             Kind::BzImage(_) | Kind::Elf(_) => {
@@ -314,12 +309,32 @@ impl BootSource {
         let len = source.len()?;
         let low = layout::low_memory(size);
         let top = low.min(loaded.initrd_max.saturating_add(1));
-        let start = top.saturating_sub(len) & !0xfff;
-        if start < loaded.end {
-            return Err(too_small(size, loaded.end + page_align(len)));
-        }
+        let start = place_below(top, len, loaded.end)
+            .ok_or_else(|| too_small(size, loaded.end + page_align(len)))?;
         source.load(memory, start).map(Some)
     }
+}
+
+fn check_no_nul(cmdline: &str) -> Result<(), BootError> {
+    if cmdline.contains('\0') {
+        return Err(BootError::CommandLineNul);
+    }
+    Ok(())
+}
+
+fn check_length(cmdline: &str, limit: usize) -> Result<(), BootError> {
+    let len = cmdline.len();
+    if len > limit {
+        return Err(BootError::CommandLine { len, limit });
+    }
+    Ok(())
+}
+
+/// Where an initrd of `len` bytes goes: at a page, as high below `top` as it may, and not below
+/// `end`, where the kernel ends.
+fn place_below(top: u64, len: u64, end: u64) -> Option<u64> {
+    let start = top.saturating_sub(len) & !0xfff;
+    (start >= end).then_some(start)
 }
 
 fn too_small(size: u64, need: u64) -> BootError {

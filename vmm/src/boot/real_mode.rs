@@ -7,13 +7,16 @@
 use std::{io, path::Path};
 
 use linux_loader::loader::bootparam::setup_header;
-use strata_devices::fw_cfg::{FwCfg, FwCfgItems};
+use strata_devices::{
+    checksum::checksum,
+    fw_cfg::{FwCfg, FwCfgItems},
+};
 use vm_memory::ByteValued;
 
 use super::{
-    BootError, Module, Source,
+    BootError, Module, Source, check_length, check_no_nul,
     kernel::{self, not_a_kernel},
-    page_align, too_small,
+    page_align, place_below, too_small,
 };
 use crate::layout::{self, below_4g};
 
@@ -178,17 +181,12 @@ fn split_off_image(
 
 /// The command line with the NUL at its end.
 fn cmdline_for(header: &setup_header, cmdline: &str) -> Result<Vec<u8>, BootError> {
-    if cmdline.contains('\0') {
-        return Err(BootError::CommandLineNul);
-    }
+    check_no_nul(cmdline)?;
     let limit = match header.version {
         HAS_CMDLINE_SIZE.. => header.cmdline_size,
         _ => CMDLINE_MAX,
     };
-    let (len, limit) = (cmdline.len(), limit as usize);
-    if len > limit {
-        return Err(BootError::CommandLine { len, limit });
-    }
+    check_length(cmdline, limit as usize)?;
     Ok([cmdline.as_bytes(), &[0]].concat())
 }
 
@@ -205,12 +203,10 @@ fn place_initrd(header: &setup_header, image: u64, len: u64, size: u64) -> Resul
     let top = layout::low_memory(size)
         .saturating_sub(FIRMWARE_OWN)
         .min(most.saturating_add(1));
-    let start = top.saturating_sub(len) & !0xfff;
-    if start < end {
+    place_below(top, len, end).ok_or_else(|| {
         let needed = page_align(end).saturating_add(page_align(len));
-        return Err(too_small(size, needed.saturating_add(FIRMWARE_OWN)));
-    }
-    Ok(start)
+        too_small(size, needed.saturating_add(FIRMWARE_OWN))
+    })
 }
 
 /// An option ROM that boots (Plug and Play BIOS specification 1.0A, 3.1 and 3.2).
@@ -327,19 +323,10 @@ impl OptionRom {
                 &FwCfg::request_to_read(item, address, below_4g(len as u64)),
             );
         }
-        make_sum_zero(
-            &mut rom[header..][..usize::from(HEADER_UNITS) * 16],
-            CHECKSUM,
-        );
-        make_sum_zero(&mut rom, ROM_LEN - 1);
+        rom[header + CHECKSUM] = checksum(&rom[header..][..usize::from(HEADER_UNITS) * 16]);
+        rom[ROM_LEN - 1] = checksum(&rom);
         rom
     }
-}
-
-/// Makes the sum of all bytes 0 by the one at `at`, which is 0.
-fn make_sum_zero(bytes: &mut [u8], at: usize) {
-    let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-    bytes[at] = sum.wrapping_neg();
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::*;
 const MIB: u64 = 1 << 20;
 const RSDP: u64 = 0xe_0000;
 
-fn file(bytes: &[u8]) -> TempPath {
+pub(super) fn file(bytes: &[u8]) -> TempPath {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
     file.into_temp_path()

@@ -1,21 +1,15 @@
-use std::{io::Write, path::Path};
+use std::path::Path;
 
 use vm_memory::Bytes;
 
 use super::*;
 use crate::{
-    boot::BootSource,
+    boot::{BootSource, tests::file},
     kvm::regs::{Entry, Registers},
 };
 
 const MIB: u64 = 1 << 20;
 const AT: u64 = 2 * MIB;
-
-fn file(bytes: &[u8]) -> tempfile::TempPath {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(bytes).unwrap();
-    file.into_temp_path()
-}
 
 /// A flat kernel of 100 bytes that is loaded at `AT`, with its header 8 bytes in.
 fn flat(flags: u32, addresses: [u64; 5]) -> Vec<u8> {

@@ -1,20 +1,15 @@
-use std::{io::Write, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use strata_devices::bus::BusDevice;
-use tempfile::{NamedTempFile, TempPath};
+use tempfile::TempPath;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
+use crate::boot::tests::file;
 
 const MIB: u64 = 1 << 20;
 /// Where a header of protocol 2.03 ends.
 const HEADER_END: usize = 0x230;
-
-fn file(bytes: &[u8]) -> TempPath {
-    let mut file = NamedTempFile::new().unwrap();
-    file.write_all(bytes).unwrap();
-    file.into_temp_path()
-}
 
 /// As memdisk has it.
 fn header() -> setup_header {

@@ -9,13 +9,13 @@ use std::{
     fs::{File, OpenOptions},
     io,
     ops::Range,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
 };
 
 use strata_exec::mem::{SgList, to_usize};
 
 use super::{
-    vectored::{self, Progress},
+    vectored::{self, Way},
     watch,
 };
 
@@ -68,46 +68,36 @@ pub(super) fn blocks_around(offset: u64, data: &SgList) -> io::Result<(u64, SgLi
 }
 
 /// Memory that starts at a block.
-pub(super) fn aligned(len: usize) -> SgList {
+fn aligned(len: usize) -> SgList {
     let larger = SgList::from_vec(vec![0; len + to_usize(BLOCK)]);
     let base = larger.pieces().next().map(|(base, _)| base);
     let start = base.map_or(0, |base| base.align_offset(to_usize(BLOCK)));
     larger.slice(start, len)
 }
 
+/// A copy in memory that starts at a block.
+pub(super) fn aligned_copy(data: &SgList) -> SgList {
+    let copy = aligned(data.len());
+    copy.copy_all_from(data);
+    copy
+}
+
 /// Fills `data` from `offset` on, with zeros behind the end of the file.
 pub(super) fn read(file: &File, offset: u64, data: &SgList) -> io::Result<()> {
+    let fill = |at, target: &SgList| {
+        let left = vectored::read(file, at, target, Way::Direct)?.rest(at, target);
+        debug_assert!(left.is_none(), "it waits for all");
+        Ok(())
+    };
     if is_aligned(offset, data) {
-        match vectored::read(file, offset, data, false) {
-            // The host wants more, or the file ends within a block.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            Ok(Progress::End(n)) => {
-                data.fill(n, data.len() - n, 0);
-                return Ok(());
-            }
-            result => return result.map(|_| ()),
+        match fill(offset, data) {
+            Err(error) if wants_more(&error) => {}
+            result => return result,
         }
     }
-    let end = end_of(offset, data)?;
-    let start = offset - offset % BLOCK;
-    let end = end.checked_next_multiple_of(BLOCK).ok_or_else(too_large)?;
-    let mut buffer = Buffer::zeroed(to_usize(end - start));
-    let bytes = buffer.bytes();
-    let mut done = 0;
-    while done < bytes.len() {
-        match file.read_at(&mut bytes[done..], start + done as u64) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-        // The last block of the file, which is not whole: there is no more, and no asking for it.
-        if is_end(done as u64) {
-            break;
-        }
-    }
-    let from = to_usize(offset - start);
-    data.copy_from(0, &bytes[from..from + data.len()]);
+    let (start, blocks) = blocks_around(offset, data)?;
+    fill(start, &blocks)?;
+    data.copy_all_from(&blocks.slice(to_usize(offset - start), data.len()));
     Ok(())
 }
 
@@ -124,13 +114,16 @@ pub(super) fn write(file: &File, offset: u64, data: &SgList) -> io::Result<()> {
     end_of(offset, data)?;
     if is_aligned(offset, data) {
         match vectored::write(file, offset, data) {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            Err(error) if wants_more(&error) => {}
             result => return result,
         }
     }
-    let mut buffer = Buffer::zeroed(data.len());
-    data.copy_to(0, buffer.bytes());
-    file.write_all_at(buffer.bytes(), offset)
+    vectored::write(file, offset, &aligned_copy(data))
+}
+
+/// Whether the host wants memory that is aligned to more than [`SECTOR`].
+fn wants_more(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
 }
 
 fn end_of(offset: u64, data: &SgList) -> io::Result<u64> {
@@ -139,25 +132,6 @@ fn end_of(offset: u64, data: &SgList) -> io::Result<u64> {
 
 fn too_large() -> io::Error {
     io::Error::from_raw_os_error(libc::EFBIG)
-}
-
-/// Memory that starts at a block.
-struct Buffer {
-    memory: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl Buffer {
-    fn zeroed(len: usize) -> Self {
-        let memory = vec![0; len + to_usize(BLOCK)];
-        let start = memory.as_ptr().align_offset(to_usize(BLOCK));
-        Self { memory, start, len }
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.len]
-    }
 }
 
 #[cfg(test)]

@@ -36,10 +36,8 @@ use strata_exec::{
 use super::{
     Access, FileExtent, FileHints, Identity, before_end, direct,
     lost::Lost,
-    ranges,
-    ring::{self, Came},
-    size_limit,
-    vectored::{self, Progress},
+    ranges, ring, size_limit,
+    vectored::{self, Way},
     watch::Watch,
 };
 use crate::error::{IoError, IoResult, NoRoom};
@@ -159,45 +157,33 @@ impl FileStorage {
         if let Some(file) = direct {
             return self.read_direct(file, offset, data).await.map_err(failed);
         }
-        let mut done = 0;
+        let (mut offset, mut data) = (offset, data);
         if self.nowait_works.get() {
-            let read = vectored::read(&self.handles.borrow().file, offset, &data, true);
+            let read = vectored::read(&self.handles.borrow().file, offset, &data, Way::Nowait);
             match read {
-                Ok(Progress::Done) => return Ok(()),
-                Ok(Progress::End(n)) => {
-                    data.fill(n, data.len() - n, 0);
-                    return Ok(());
-                }
-                Ok(Progress::WouldBlock(n)) => done = n,
+                Ok(progress) => match progress.rest(offset, &data) {
+                    None => return Ok(()),
+                    Some(rest) => (offset, data) = rest,
+                },
                 Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                     self.nowait_works.set(false);
                 }
                 Err(error) => return Err(failed(error)),
             }
         }
-        let (file, mut rest) = (self.file(), data.slice(done, data.len() - done));
+        let file = self.file();
         if let Some(ring) = &self.ring {
-            match ring::read(ring, &file, offset + done as u64, &rest, false).await {
-                Ok(Came::Through) => return Ok(()),
-                Ok(Came::ToEnd(n)) => {
-                    rest.fill(n, rest.len() - n, 0);
-                    return Ok(());
-                }
-                Ok(Came::Until(n)) => {
-                    rest = rest.slice(n, rest.len() - n);
-                    done += n;
-                }
-                Err(error) => return Err(failed(error)),
+            let read = ring::read(ring, &file, offset, &data, Way::Cached).await;
+            match read.map_err(failed)?.rest(offset, &data) {
+                None => return Ok(()),
+                Some(rest) => (offset, data) = rest,
             }
         }
-        let work = move || match vectored::read(&file, offset + done as u64, &rest, false)? {
-            Progress::Done | Progress::WouldBlock(_) => Ok(()),
-            Progress::End(n) => {
-                rest.fill(n, rest.len() - n, 0);
-                Ok(())
-            }
+        let work = move || {
+            let read = vectored::read(&file, offset, &data, Way::Cached);
+            read.map(|progress| progress.rest(offset, &data))
         };
-        self.helpers.run(work).await.map_err(failed)
+        self.helpers.run(work).await.map(drop).map_err(failed)
     }
 
     async fn read_direct(&self, file: Arc<File>, offset: u64, data: SgList) -> io::Result<()> {
@@ -208,18 +194,13 @@ impl FileStorage {
             } else {
                 direct::blocks_around(offset, &data)?
             };
-            match ring::read(ring, &file, start, &target, true).await? {
-                Came::Until(_) => {}
-                came => {
-                    if let Came::ToEnd(n) = came {
-                        target.fill(n, target.len() - n, 0);
-                    }
-                    if !aligned {
-                        let from = to_usize(offset - start);
-                        data.copy_all_from(&target.slice(from, data.len()));
-                    }
-                    return Ok(());
+            let read = ring::read(ring, &file, start, &target, Way::Direct).await?;
+            if read.rest(start, &target).is_none() {
+                if !aligned {
+                    let from = to_usize(offset - start);
+                    data.copy_all_from(&target.slice(from, data.len()));
                 }
+                return Ok(());
             }
         }
         let work = move || direct::read(&file, offset, &data);
@@ -227,22 +208,19 @@ impl FileStorage {
     }
 
     async fn write_direct(&self, file: Arc<File>, offset: u64, data: SgList) -> io::Result<()> {
-        let mut done = 0;
         if let Some(ring) = &self.ring {
             let source = if direct::is_aligned(offset, &data) {
                 data.clone()
             } else {
-                let copy = direct::aligned(data.len());
-                copy.copy_all_from(&data);
-                copy
+                direct::aligned_copy(&data)
             };
-            match ring::write(ring, &file, offset, &source).await? {
-                Came::Until(n) => done = n,
-                _ => return Ok(()),
+            let written = ring::write(ring, &file, offset, &source).await?;
+            if written.rest(offset, &source).is_none() {
+                return Ok(());
             }
         }
-        let rest = data.slice(done, data.len() - done);
-        let work = move || direct::write(&file, offset + done as u64, &rest);
+        // All of it: what is left may begin within a block.
+        let work = move || direct::write(&file, offset, &data);
         self.helpers.run(work).await
     }
 
@@ -286,16 +264,15 @@ impl FileStorage {
     async fn write_cached(&self, offset: u64, data: SgList) -> IoResult<()> {
         let failed = |error| self.error("write", offset, error);
         if self.flush.running.get() {
-            let (file, mut done) = (self.file(), 0);
+            let (file, mut offset, mut data) = (self.file(), offset, data);
             if let Some(ring) = &self.ring {
-                match ring::write(ring, &file, offset, &data).await {
-                    Ok(Came::Until(n)) => done = n,
-                    Ok(_) => return Ok(()),
-                    Err(error) => return Err(failed(error)),
+                let written = ring::write(ring, &file, offset, &data).await;
+                match written.map_err(failed)?.rest(offset, &data) {
+                    None => return Ok(()),
+                    Some(rest) => (offset, data) = rest,
                 }
             }
-            let rest = data.slice(done, data.len() - done);
-            let work = move || vectored::write(&file, offset + done as u64, &rest);
+            let work = move || vectored::write(&file, offset, &data);
             self.helpers.run(work).await.map_err(failed)
         } else {
             vectored::write(&self.handles.borrow().file, offset, &data).map_err(failed)

@@ -11,19 +11,9 @@ use strata_exec::{
     ring::{Call, Ended, Ring},
 };
 
-use super::direct;
+use super::vectored::{Progress, Way};
 
-/// How far a request came.
-pub(super) enum Came {
-    /// All bytes.
-    Through,
-    /// So many bytes, then the end of the file.
-    ToEnd(usize),
-    /// So many bytes; somebody else has to do the rest.
-    Until(usize),
-}
-
-/// Reads as [`super::vectored::read`] does. With `direct`, the file is used past the page cache.
+/// Reads as [`super::vectored::read`] does.
 ///
 /// # Errors
 /// The host's error.
@@ -32,21 +22,21 @@ pub(super) async fn read(
     file: &Arc<File>,
     offset: u64,
     data: &SgList,
-    direct: bool,
-) -> io::Result<Came> {
+    way: Way,
+) -> io::Result<Progress> {
     let mut done = 0;
     while done < data.len() {
         let (at, rest) = (offset + done as u64, data.slice(done, data.len() - done));
         match ring.start(Call::Read(file.clone(), at, rest)).await {
-            Ended::Answered(Ok(0)) => return Ok(Came::ToEnd(done)),
+            Ended::Answered(Ok(0)) => return Ok(Progress::End(done)),
             Ended::Answered(Ok(n)) => done += n.min(data.len() - done),
-            ended => return undone(ended).map(|()| Came::Until(done)),
+            ended => return undone(ended).map(|()| Progress::Until(done)),
         }
-        if direct && done < data.len() && direct::is_end(offset + done as u64) {
-            return Ok(Came::ToEnd(done));
+        if done < data.len() && way.is_end(offset + done as u64) {
+            return Ok(Progress::End(done));
         }
     }
-    Ok(Came::Through)
+    Ok(Progress::Done)
 }
 
 /// Writes as [`super::vectored::write`] does.
@@ -58,17 +48,17 @@ pub(super) async fn write(
     file: &Arc<File>,
     offset: u64,
     data: &SgList,
-) -> io::Result<Came> {
+) -> io::Result<Progress> {
     let mut done = 0;
     while done < data.len() {
         let (at, rest) = (offset + done as u64, data.slice(done, data.len() - done));
         match ring.start(Call::Write(file.clone(), at, rest)).await {
-            Ended::Answered(Ok(0)) => return Ok(Came::Until(done)),
+            Ended::Answered(Ok(0)) => return Ok(Progress::Until(done)),
             Ended::Answered(Ok(n)) => done += n.min(data.len() - done),
-            ended => return undone(ended).map(|()| Came::Until(done)),
+            ended => return undone(ended).map(|()| Progress::Until(done)),
         }
     }
-    Ok(Came::Through)
+    Ok(Progress::Done)
 }
 
 /// Changes a range by fallocate, in this mode; whether the ring could.

@@ -10,6 +10,8 @@ use std::{
 
 use strata_exec::mem::SgList;
 
+use super::direct;
+
 /// Pieces per system call; the kernel's limit (UIO_MAXIOV) is 1024.
 const MAX_PIECES: usize = 1024;
 
@@ -19,12 +21,46 @@ pub(super) enum Progress {
     Done,
     /// So many bytes, then the end of the file.
     End(usize),
-    /// So many bytes; the rest is not in the page cache.
-    WouldBlock(usize),
+    /// So many bytes; somebody else has to do the rest.
+    Until(usize),
 }
 
-/// Reads `data.len()` bytes from `offset` on. With `nowait`, only what is in the page cache.
-pub(super) fn read(file: &File, offset: u64, data: &SgList, nowait: bool) -> io::Result<Progress> {
+impl Progress {
+    /// What is left of a request for `data` at `offset`, and where that starts. Behind the end of a
+    /// file there are zeros, and nothing is left.
+    pub(super) fn rest(self, offset: u64, data: &SgList) -> Option<(u64, SgList)> {
+        match self {
+            Self::Done => None,
+            Self::End(n) => {
+                data.fill(n, data.len() - n, 0);
+                None
+            }
+            Self::Until(n) => Some((offset + n as u64, data.slice(n, data.len() - n))),
+        }
+    }
+}
+
+/// In which way a file is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Only what is in the page cache.
+    Nowait,
+    /// Through the page cache.
+    Cached,
+    /// Past the page cache ([`direct`]).
+    Direct,
+}
+
+impl Way {
+    /// Whether a read that came as far as this byte, and not to its end, has met the file's end.
+    pub(super) fn is_end(self, at: u64) -> bool {
+        self == Self::Direct && direct::is_end(at)
+    }
+}
+
+/// Reads `data.len()` bytes from `offset` on.
+pub(super) fn read(file: &File, offset: u64, data: &SgList, way: Way) -> io::Result<Progress> {
+    let nowait = way == Way::Nowait;
     let flags = if nowait { libc::RWF_NOWAIT } else { 0 };
     let mut done = 0;
     while done < data.len() {
@@ -37,10 +73,13 @@ pub(super) fn read(file: &File, offset: u64, data: &SgList, nowait: bool) -> io:
             Ok(0) => return Ok(Progress::End(done)),
             Ok(n) => done += n,
             Err(error) if nowait && error.raw_os_error() == Some(libc::EAGAIN) => {
-                return Ok(Progress::WouldBlock(done));
+                return Ok(Progress::Until(done));
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
+        }
+        if done < data.len() && way.is_end(offset + done as u64) {
+            return Ok(Progress::End(done));
         }
     }
     Ok(Progress::Done)

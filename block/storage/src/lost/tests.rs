@@ -13,17 +13,17 @@ use crate::{
 /// More than the device can store.
 const MUCH: usize = 6 << 20;
 
-fn device() -> Option<LossyDevice> {
-    LossyDevice::new(8, 1..8)
-}
-
-/// Runs it for each way to carry out calls.
-fn with_each(test: impl Fn(FileOptions)) {
+/// Runs it for each way to carry out calls, on a device of its own, where there can be one.
+fn with_each(test: impl Fn(LossyDevice, Rc<Executor>, FileOptions)) {
     for aio in [Aio::Threads, Aio::IoUring] {
-        test(FileOptions {
+        let Some(device) = LossyDevice::new(8, 1..8) else {
+            return;
+        };
+        let options = FileOptions {
             aio,
             ..FileOptions::default()
-        });
+        };
+        test(device, Executor::new().unwrap(), options);
     }
 }
 
@@ -37,9 +37,7 @@ fn assert_lost(result: IoResult<()>) {
 
 #[test]
 fn a_failed_flush_is_the_last_one_until_the_file_is_opened_again() {
-    with_each(|options| {
-        let Some(device) = device() else { return };
-        let exec = Executor::new().unwrap();
+    with_each(|device, exec, options| {
         let (inner, path) = (exec.clone(), device.path().to_owned());
         exec.block_on(async move {
             let file = open(&inner, &path, options);
@@ -64,9 +62,7 @@ fn a_failed_flush_is_the_last_one_until_the_file_is_opened_again() {
 /// The call that paces jobs takes the error, which belongs to the next flush.
 #[test]
 fn a_loss_that_shows_when_a_job_is_paced_is_told_to_whoever_flushes() {
-    with_each(|options| {
-        let Some(device) = device() else { return };
-        let exec = Executor::new().unwrap();
+    with_each(|device, exec, options| {
         let (inner, path) = (exec.clone(), device.path().to_owned());
         exec.block_on(async move {
             let file = open(&inner, &path, options);
@@ -84,9 +80,7 @@ fn a_loss_that_shows_when_a_job_is_paced_is_told_to_whoever_flushes() {
 /// Both at once: neither the pace nor the flush may be the one that knows alone.
 #[test]
 fn a_loss_that_shows_while_a_flush_is_under_way_makes_it_fail() {
-    with_each(|options| {
-        let Some(device) = device() else { return };
-        let exec = Executor::new().unwrap();
+    with_each(|device, exec, options| {
         let (inner, path) = (exec.clone(), device.path().to_owned());
         for _ in 0..20 {
             let (inner, path) = (inner.clone(), path.clone());
@@ -110,9 +104,7 @@ fn a_loss_that_shows_while_a_flush_is_under_way_makes_it_fail() {
 /// `cache=unsafe` forgoes what a crash of the host takes, not what the host has lost by itself.
 #[test]
 fn what_is_never_flushed_is_told_of_the_losses_that_the_host_has_met() {
-    with_each(|options| {
-        let Some(device) = device() else { return };
-        let exec = Executor::new().unwrap();
+    with_each(|device, exec, options| {
         let (inner, path) = (exec.clone(), device.path().to_owned());
         exec.block_on(async move {
             let options = FileOptions {

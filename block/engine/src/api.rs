@@ -25,8 +25,8 @@ pub use bitmap::{
 };
 pub use command::Cmd;
 pub use disk::{
-    BlockResize, BlockStream, BlockdevAdd, BlockdevDel, BlockdevSnapshotSync, NewImageMode,
-    QueryNamedBlockNodes,
+    BlockCommit, BlockResize, BlockStream, BlockdevAdd, BlockdevDel, BlockdevSnapshotSync,
+    NewImageMode, QueryNamedBlockNodes,
 };
 pub use disk_name::DiskName;
 pub use export::{

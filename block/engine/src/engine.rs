@@ -25,7 +25,6 @@ use std::{
 
 pub use backends::FailedRequests;
 use bitmaps::BitmapCmd;
-pub use commit::CommitSpec;
 pub use describe::layer_info;
 use exports::Exports;
 pub use exports::{ExportSpec, Listening, VhostUserExport, VhostUserServer};
@@ -344,6 +343,7 @@ impl Engine {
         let jobs = &self.jobs;
         let done = match cmd {
             Cmd::BlockStream(cmd) => self.start_stream(cmd),
+            Cmd::BlockCommit(cmd) => self.start_commit(*cmd),
             Cmd::BlockSetIoThrottle(cmd) => self.set_io_throttle(&cmd),
             Cmd::BlockJobCancel(cmd) => jobs.cancel(&cmd.device, cmd.force.unwrap_or(false)),
             Cmd::BlockJobSetSpeed(cmd) => jobs.set_speed(&cmd.device, cmd.speed),

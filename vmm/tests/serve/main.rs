@@ -22,7 +22,7 @@ const DISK: &str = "file=disk.qcow2,format=qcow2,id=root,discard=unmap";
 const EXPORT: &str = "type=nbd,disk=root,addr=unix:nbd.sock,writable=on";
 
 #[test]
-fn an_export_lives_through_snapshots_and_a_merge_under_load() {
+fn an_export_lives_through_snapshots_a_commit_and_a_merge_under_load() {
     let mut serve = Serve::start(&["--disk", DISK, "--export", EXPORT, "--qmp", "unix:qmp"]);
     let uri = serve.uri("root");
     let mut fio = Command::new("fio");
@@ -56,6 +56,18 @@ fn an_export_lives_through_snapshots_and_a_merge_under_load() {
             r#"{{"execute":"blockdev-snapshot-sync","arguments":{{"device":"root","snapshot-file":"{file}"}}}}"#
         ));
     }
+    qmp.run(r#"{"execute":"block-commit","arguments":{"device":"root","top":"b.qcow2","speed":16777216}}"#);
+    let shown = qmp.run(
+        r#"{"execute":"human-monitor-command","arguments":{"command-line":"info block-jobs"}}"#,
+    );
+    assert!(
+        shown.contains("Type commit, device root: Completed"),
+        "{shown}"
+    );
+    let completed = qmp.event("BLOCK_JOB_COMPLETED");
+    assert!(completed.contains(r#""type": "commit""#), "{completed}");
+    qemu_img(&["check", "-U", "-f", "qcow2", &serve.path("disk.qcow2")]);
+    fs::remove_file(serve.path("b.qcow2")).unwrap();
     qmp.run(r#"{"execute":"block-stream","arguments":{"device":"root","speed":16777216}}"#);
     qmp.event("BLOCK_JOB_COMPLETED");
     let status = load.wait().unwrap();
@@ -69,7 +81,6 @@ fn an_export_lives_through_snapshots_and_a_merge_under_load() {
     assert_eq!(serve.wait(), Some(0));
     let top = serve.path("c.qcow2");
     fs::remove_file(serve.path("disk.qcow2")).unwrap();
-    fs::remove_file(serve.path("b.qcow2")).unwrap();
     qemu_img(&["check", "-f", "qcow2", &top]);
     qemu_img(&[
         "compare",

@@ -7,9 +7,9 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
-    BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockExportAdd, BlockExportDel,
-    BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockSetIoThrottle, BlockStream,
-    BlockdevAdd, BlockdevDel, BlockdevSnapshotSync, CmdError, JobRef, NbdServerAdd,
+    BlockCommit, BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockExportAdd,
+    BlockExportDel, BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockSetIoThrottle,
+    BlockStream, BlockdevAdd, BlockdevDel, BlockdevSnapshotSync, CmdError, JobRef, NbdServerAdd,
     NbdServerRemove, NbdServerStart, ObjectAdd, ObjectDel, QueryNamedBlockNodes,
 };
 
@@ -83,6 +83,8 @@ commands! {
     "blockdev-del" => BlockdevDel(BlockdevDel): "closes such an image.",
     "block-stream" => BlockStream(BlockStream):
         "copies what the top lacks from the layers below.",
+    "block-commit" => BlockCommit(Box<BlockCommit>):
+        "copies what layers hold into one further down.",
     "block-job-set-speed" => BlockJobSetSpeed(BlockJobSetSpeed): "another limit for a job.",
     "block-job-cancel" => BlockJobCancel(BlockJobCancel): "ends a job before it is done.",
     "block-job-pause" => BlockJobPause(BlockJobRef): "holds a job.",
@@ -153,6 +155,7 @@ impl Cmd {
             Self::BlockdevSnapshotSync(arguments) => arguments.check(),
             Self::BlockResize(arguments) => arguments.check(),
             Self::BlockStream(arguments) => arguments.check(),
+            Self::BlockCommit(arguments) => arguments.check(),
             Self::BlockSetIoThrottle(arguments) => arguments.check(),
             Self::NbdServerStart(arguments) => arguments.check(),
             Self::BlockExportAdd(arguments) => arguments.check(),

@@ -140,6 +140,59 @@ impl BlockStream {
     }
 }
 
+/// `block-commit`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlockCommit {
+    /// The job's id; the disk's if `None`.
+    pub job_id: Option<String>,
+    /// The disk.
+    pub device: String,
+    /// The layer that gets what those above it hold, by node name; the lowest if neither this nor
+    /// `base` is given.
+    pub base_node: Option<String>,
+    /// The same by file name.
+    pub base: Option<String>,
+    /// The uppermost layer that goes down, by node name; the disk's top if neither this nor `top`
+    /// is given.
+    pub top_node: Option<String>,
+    /// The same by file name.
+    pub top: Option<String>,
+    /// The string to write into the header of the layer above instead of the base's own name.
+    pub backing_file: Option<String>,
+    /// Nothing is to be masked: the format that a header says of the base is never that of a
+    /// protocol.
+    pub backing_mask_protocol: Option<bool>,
+    /// Bytes a second; no limit if 0 or `None`.
+    #[serde(default, deserialize_with = "number::speed_if_given")]
+    pub speed: Option<u64>,
+    /// What an I/O error does to the job; [`OnError::Report`] if `None`.
+    pub on_error: Option<OnError>,
+    /// A node name that is the job's as long as it lasts. (In QEMU a node that the job puts into
+    /// the graph has it; here there is no such node.)
+    pub filter_node_name: Option<String>,
+    /// Finish without waiting for `job-finalize`; so it is if `None`.
+    pub auto_finalize: Option<bool>,
+    /// Forget the job when it has concluded; so it is if `None`.
+    pub auto_dismiss: Option<bool>,
+}
+
+impl BlockCommit {
+    pub(super) fn check(&self) -> Result<(), CmdError> {
+        let twice = |names| {
+            let desc = format!("{names} are mutually exclusive");
+            Err(CmdError::generic(desc))
+        };
+        if self.top_node.is_some() && self.top.is_some() {
+            return twice("'top-node' and 'top'");
+        }
+        if self.base_node.is_some() && self.base.is_some() {
+            return twice("'base-node' and 'base'");
+        }
+        Ok(())
+    }
+}
+
 /// `query-named-block-nodes`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

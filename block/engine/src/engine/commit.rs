@@ -1,86 +1,129 @@
 //! `block-commit`: from the command to the job.
 
-use std::rc::Rc;
+use std::{path::Path, rc::Rc};
 
-use strata_graph::{GuestDisk, Hold, Node, Purpose, name_for};
+use strata_format::backing::Backing;
+use strata_graph::{GuestDisk, Hold, Name, NoSuchLayer, Node, Purpose, name_for, named_layer};
+use strata_storage::absolute_name;
 
-use super::{Engine, find::check_on_top, refused};
+use super::{Engine, refused};
 use crate::{
-    api::{CmdError, JobType, OnError},
+    api::{BlockCommit, CmdError, DiskName, ErrorClass, JobType, OnError},
     jobs::{Commit, Job, JobOptions},
 };
 
-/// A commit of a layer below the top of a disk.
-#[derive(Debug, Clone)]
-pub struct CommitSpec {
-    /// The disk.
-    pub device: String,
-    /// The node name of the layer that is not needed any more then.
-    pub top: String,
-    /// That of the layer below it that gets what the top holds.
-    pub base: String,
-    /// The job's id.
-    pub job_id: String,
-    /// Bytes a second, 0 for no limit.
-    pub speed: u64,
-    /// What an I/O error does to the job.
-    pub on_error: OnError,
-    /// Finish without waiting for `job-finalize`.
-    pub auto_finalize: bool,
-    /// Forget the job when it has concluded.
-    pub auto_dismiss: bool,
+/// The layers of a disk, and those that a commit begins and ends with: their places from the top
+/// down.
+struct Found {
+    layers: Vec<Rc<Node>>,
+    top: usize,
+    base: usize,
 }
 
 impl Engine {
-    /// Starts a commit. No command of the monitor leads here yet.
-    ///
-    /// # Errors
-    /// Why that cannot be; nothing has changed.
-    pub fn start_commit(self: &Rc<Self>, spec: CommitSpec) -> Result<(), CmdError> {
-        let CommitSpec {
-            device, top, base, ..
-        } = &spec;
-        let missing = || {
-            refused(format!(
-                "Cannot find device='{device}' nor node-name='{device}'"
-            ))
-        };
-        let (disk, layer) = self.find_layer(device).ok_or_else(missing)?;
-        check_on_top(&disk, &layer)?;
+    /// Starts the job that `cmd` asks for.
+    pub(super) fn start_commit(self: &Rc<Self>, cmd: BlockCommit) -> Result<(), CmdError> {
+        let disk = self.find_root(&cmd.device)?;
+        let id = cmd.job_id.as_ref().unwrap_or(&disk.options().id);
         let options = JobOptions {
-            id: self.opener.names().job(&spec.job_id)?,
+            id: self.opener.names().job(id)?,
             kind: JobType::Commit,
-            speed: spec.speed,
-            on_error: spec.on_error,
-            auto_finalize: spec.auto_finalize,
-            auto_dismiss: spec.auto_dismiss,
+            speed: cmd.speed.unwrap_or(0),
+            on_error: cmd.on_error.unwrap_or(OnError::Report),
+            auto_finalize: cmd.auto_finalize.unwrap_or(true),
+            auto_dismiss: cmd.auto_dismiss.unwrap_or(true),
         };
+        let filter = self.reserve_filter(cmd.filter_node_name.as_deref())?;
+        let found = self.find_committed(&disk, &cmd)?;
         if disk.options().read_only {
             let id = &disk.options().id;
             return Err(refused(format!("Disk '{id}' is read-only")));
         }
-        let layers: Vec<_> = disk.root().chain().collect();
-        let upper = place_of(&layers, top)?;
-        let lower = place_of(&layers, base)?;
-        if upper == lower {
-            return Err(refused("cannot commit an image into itself"));
-        }
-        if upper == 0 || lower < upper {
-            let why =
-                format!("Node '{base}' is not a backing image of '{top}' below the top layer");
-            return Err(refused(why));
-        }
-        let (overlay, base) = (&layers[upper - 1], &layers[lower]);
-        let held = layers[upper - 1..=lower].iter().cloned();
+        let Found { layers, top, base } = found;
+        let Some(overlay) = top.checked_sub(1) else {
+            return Err(refused("The active layer cannot be committed yet"));
+        };
+        let held = layers[overlay..=base].iter().cloned();
+        let hold = Hold::take(&disk, held, Purpose::Job("commit"))?;
+        let (overlay, base) = (layers[overlay].clone(), layers[base].clone());
         let commit = Commit {
-            hold: Hold::take(&disk, held, Purpose::Job("commit"))?,
-            backing: name_for(overlay, base),
-            overlay: overlay.clone(),
-            top: layers[upper].clone(),
-            base: base.clone(),
+            hold,
+            backing: match cmd.backing_file {
+                None => name_for(&overlay, &base),
+                Some(name) => Backing {
+                    name: name.into(),
+                    format: Some(base.format().to_string()),
+                },
+            },
+            overlay,
+            top: layers[top].clone(),
+            base,
             files: self.opener.files().clone(),
+            _filter: filter,
         };
         self.begin_commit(disk, commit, options)
+    }
+
+    /// The disk that is called `device`, by its id or by the node name of its top layer.
+    fn find_root(&self, device: &str) -> Result<Rc<GuestDisk>, CmdError> {
+        let (disk, layer) = self.find_layer(device).ok_or_else(|| CmdError {
+            class: ErrorClass::DeviceNotFound,
+            desc: format!("Device '{device}' not found"),
+        })?;
+        if !Rc::ptr_eq(&layer, &disk.root()) {
+            return Err(refused("Need a root block node"));
+        }
+        Ok(disk)
+    }
+
+    /// Takes the node name that is to be the job's.
+    fn reserve_filter(&self, name: Option<&str>) -> Result<Option<Name>, CmdError> {
+        let names = self.opener.names();
+        Ok(name.map(|name| names.layer(name)).transpose()?)
+    }
+
+    fn find_committed(&self, disk: &GuestDisk, cmd: &BlockCommit) -> Result<Found, CmdError> {
+        let layers: Vec<_> = disk.root().chain().collect();
+        let top = match (&cmd.top_node, &cmd.top) {
+            (Some(name), _) => self.place_of(&layers, name)?,
+            (None, Some(file)) => place_of_top(&layers, file)?,
+            (None, None) => 0,
+        };
+        let base = top
+            + match (&cmd.base_node, &cmd.base) {
+                (Some(name), _) => self.place_of(&layers[top..], name)?,
+                (None, Some(file)) => {
+                    let found = named_layer(&layers[top], file);
+                    place(&layers[top..], &found.map_err(no_such_layer)?)
+                }
+                (None, None) => layers.len() - top - 1,
+            };
+        if top == base {
+            return Err(refused("cannot commit an image into itself"));
+        }
+        if top == 0 && cmd.backing_file.is_some() {
+            let why = "'backing-file' specified, but 'top' is the active layer";
+            return Err(refused(why));
+        }
+        Ok(Found { layers, top, base })
+    }
+
+    /// Which of `layers` has the node name `name`.
+    fn place_of(&self, layers: &[Rc<Node>], name: &str) -> Result<usize, CmdError> {
+        let is_it = |node: &Rc<Node>| node.name() == name;
+        layers.iter().position(is_it).ok_or_else(|| {
+            let known = self.find_layer(name);
+            refused(match known.filter(|(_, layer)| layer.name() == name) {
+                Some(_) => format!("'{name}' is not in this backing file chain"),
+                None => {
+                    let name = DiskName {
+                        device: None,
+                        node_name: Some(name.to_owned()),
+                    };
+                    format!("Cannot find {name}")
+                }
+            })
+        })
     }
 
     fn begin_commit(
@@ -98,7 +141,23 @@ impl Engine {
     }
 }
 
-fn place_of(layers: &[Rc<Node>], name: &str) -> Result<usize, CmdError> {
-    let place = layers.iter().position(|node| node.name() == name);
-    place.ok_or_else(|| refused(format!("Can't find '{name}' in the backing chain")))
+fn place(layers: &[Rc<Node>], layer: &Rc<Node>) -> usize {
+    let found = layers.iter().position(|node| Rc::ptr_eq(node, layer));
+    found.expect("the layer was found among them")
+}
+
+/// Which layer `top` means, a name of its file: the first of them, too.
+fn place_of_top(layers: &[Rc<Node>], top: &str) -> Result<usize, CmdError> {
+    if absolute_name(Path::new(top)) == absolute_name(layers[0].path()) {
+        return Ok(0);
+    }
+    match named_layer(&layers[0], top) {
+        Ok(layer) => Ok(place(layers, &layer)),
+        Err(NoSuchLayer::Unknown(top)) => Err(refused(format!("Top image file {top} not found"))),
+        Err(error) => Err(no_such_layer(error)),
+    }
+}
+
+fn no_such_layer(error: NoSuchLayer) -> CmdError {
+    refused(error.to_string())
 }

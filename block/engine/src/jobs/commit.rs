@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use strata_exec::mem::SgList;
 use strata_format::{backing::Backing, extent::ExtentKind};
-use strata_graph::{Edit, GuestDisk, Hold, Node, check_leads_to, commit::grow};
+use strata_graph::{Edit, GuestDisk, Hold, Name, Node, check_leads_to, commit::grow};
 use strata_storage::{Files, error::Error};
 
 use super::{
@@ -30,6 +30,8 @@ pub(crate) struct Commit {
     pub files: Files,
     /// Keeps others from the overlay, the base and the layers between them.
     pub hold: Hold,
+    /// A node name that is the job's until it ends.
+    pub _filter: Option<Name>,
 }
 
 impl Work for Commit {

@@ -1,10 +1,9 @@
 //! Commits of layers in the middle, while guests write to the top.
 
-use strata_block::engine::CommitSpec;
+use strata_block::api::{BlockCommit, Cmd};
 use strata_graph::Node;
 
 use super::{DISK, JOB, Operator};
-use crate::guest::Allowed;
 
 impl Operator {
     /// Starts to commit a layer below the top into one further down, where there are such layers.
@@ -24,25 +23,20 @@ impl Operator {
         }
         self.marks.set(self.marks.get() + 1);
         let between = layers[top + 1..base].iter();
-        let mut changed = self.changed_below.borrow_mut();
-        changed.extend(between.map(|layer| layer.path().to_owned()));
-        drop(changed);
-        let spec = CommitSpec {
+        let between = between.map(|layer| layer.path().to_owned());
+        self.changed_below.borrow_mut().extend(between);
+        let on_error = self.on_error();
+        let auto_finalize = self.below(2) == 0;
+        self.must(Cmd::BlockCommit(Box::new(BlockCommit {
+            job_id: Some(JOB.to_owned()),
             device: DISK.to_owned(),
-            top: layers[top].name().to_owned(),
-            base: layers[base].name().to_owned(),
-            job_id: JOB.to_owned(),
-            speed: 0,
-            on_error: self.on_error(),
-            auto_finalize: self.below(2) == 0,
-            auto_dismiss: true,
-        };
-        let what = format!("{spec:?}");
-        if let Err(error) = self.engine.start_commit(spec)
-            && self.allowed.get() == Allowed::Nothing
-        {
-            panic!("{what}: {error}");
-        }
+            top_node: Some(layers[top].name().to_owned()),
+            base_node: Some(layers[base].name().to_owned()),
+            on_error: Some(on_error),
+            auto_finalize: Some(auto_finalize),
+            ..BlockCommit::default()
+        })))
+        .await;
     }
 }
 

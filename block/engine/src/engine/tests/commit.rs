@@ -8,10 +8,7 @@ use super::{
     Bench,
     live::{completed, qemu_img, snapshot, stream},
 };
-use crate::{
-    api::{CmdError, Event, OnError},
-    engine::CommitSpec,
-};
+use crate::api::{BlockCommit, Cmd, CmdError, ErrorClass, Event, Reply};
 
 impl Bench {
     /// The node name of the layer so far below the top.
@@ -20,17 +17,23 @@ impl Bench {
         root.chain().nth(depth).unwrap().name().to_owned()
     }
 
+    /// Commits the layer `top` into the layer `base`, both by their node names.
     pub(super) fn commit(&self, top: &str, base: &str, speed: u64) -> Result<(), CmdError> {
-        self.engine.start_commit(CommitSpec {
-            device: "virtio0".to_owned(),
-            top: top.to_owned(),
-            base: base.to_owned(),
-            job_id: "commit0".to_owned(),
-            speed,
-            on_error: OnError::Report,
-            auto_finalize: true,
-            auto_dismiss: true,
+        self.commit_as(BlockCommit {
+            job_id: Some("commit0".to_owned()),
+            top_node: Some(top.to_owned()),
+            base_node: Some(base.to_owned()),
+            speed: Some(speed),
+            ..BlockCommit::default()
         })
+    }
+
+    /// A commit on `virtio0`.
+    fn commit_as(&self, cmd: BlockCommit) -> Result<(), CmdError> {
+        let device = "virtio0".to_owned();
+        let cmd = Cmd::BlockCommit(Box::new(BlockCommit { device, ..cmd }));
+        self.command(cmd)
+            .map(|reply| assert_eq!(reply, Reply::Done))
     }
 
     fn ended_well(&self) -> bool {
@@ -143,21 +146,106 @@ fn a_cancelled_commit_leaves_the_chain_and_a_second_one_ends_it() {
 }
 
 #[test]
+fn layers_are_named_by_their_files_too() {
+    let bench = Bench::new();
+    let (disk, expected) = chain(&bench);
+    bench
+        .commit_as(BlockCommit {
+            top: Some("C".to_owned()),
+            base: Some(bench.path("A").display().to_string()),
+            backing_file: Some("./A".to_owned()),
+            filter_node_name: Some("committing".to_owned()),
+            speed: Some(65536),
+            ..BlockCommit::default()
+        })
+        .unwrap();
+    // The name is the job's as long as it lasts.
+    let other = bench.create("other");
+    let open = || {
+        let spec = super::named_spec("virtio1", &other, "committing");
+        bench.engine.open_disk(spec)
+    };
+    let refused = open().err().unwrap().to_string();
+    assert!(refused.contains("'committing'"), "{refused}");
+    bench.engine.jobs.set_speed("virtio0", 0).unwrap();
+    bench.until(completed);
+    assert!(bench.ended_well());
+    open().unwrap();
+    assert_eq!(bench.read(&disk, 0, 4 << 20), expected);
+    assert!(bench.engine.shut_down().is_empty());
+    let info = qemu_img(&["info"], &bench.path("D"));
+    assert!(info.contains("backing file: ./A "), "{info}");
+    assert_eq!(bytes_of(&bench, "D"), expected);
+}
+
+#[test]
 fn what_cannot_be_committed_is_refused() {
     let bench = Bench::new();
     let (_disk, _) = chain(&bench);
+    let other = bench.create("other");
+    let spec = super::named_spec("virtio1", &other, "other-node");
+    let _other = bench.engine.open_disk(spec).unwrap();
     let names: Vec<_> = (0..4).map(|depth| bench.name_at(depth)).collect();
     let refused = |top: &str, base: &str| bench.commit(top, base, 0).unwrap_err().desc;
     let itself = "cannot commit an image into itself";
     assert_eq!(refused(&names[1], &names[1]), itself);
-    let missing = "Can't find 'x' in the backing chain";
+    let missing = "Cannot find device='' nor node-name='x'";
     assert_eq!(refused("x", &names[1]), missing);
     assert_eq!(refused(&names[1], "x"), missing);
-    for (top, base) in [(0, 1), (2, 1)] {
-        let (top, base) = (&names[top], &names[base]);
-        let words = format!("Node '{base}' is not a backing image of '{top}' below the top layer");
+    for (top, base) in [
+        (&names[2], &names[1]),
+        (&names[2], &"other-node".to_owned()),
+    ] {
+        let words = format!("'{base}' is not in this backing file chain");
         assert_eq!(refused(top, base), words);
     }
+    let refused = |cmd: BlockCommit| bench.commit_as(cmd).unwrap_err().desc;
+    let some = |text: &str| Some(text.to_owned());
+    let top = |top| BlockCommit {
+        top: some(top),
+        ..BlockCommit::default()
+    };
+    assert_eq!(refused(top("nosuch")), "Top image file nosuch not found");
+    assert_eq!(refused(top("A")), itself);
+    let below = refused(BlockCommit {
+        base: some("nosuch"),
+        ..top("C")
+    });
+    assert_eq!(below, "Can't find 'nosuch' in the backing chain");
+    let active = refused(BlockCommit {
+        top: Some(bench.path("D").display().to_string()),
+        backing_file: some("A"),
+        ..BlockCommit::default()
+    });
+    assert_eq!(
+        active,
+        "'backing-file' specified, but 'top' is the active layer"
+    );
+    let twice = refused(BlockCommit {
+        top_node: some("x"),
+        ..top("C")
+    });
+    assert_eq!(twice, "'top-node' and 'top' are mutually exclusive");
+    let filter = |name| BlockCommit {
+        filter_node_name: some(name),
+        ..top("C")
+    };
+    assert_eq!(refused(filter("1")), "Invalid node-name: '1'");
+    assert!(refused(filter("virtio1")).contains("conflicting with a device id"));
+    let elsewhere = refused(BlockCommit {
+        backing_file: some("nosuch"),
+        ..top("C")
+    });
+    assert!(elsewhere.contains("does not lead to"), "{elsewhere}");
+    let on = |device: &str| {
+        let device = device.to_owned();
+        let cmd = BlockCommit { device, ..top("C") };
+        bench.command(Cmd::BlockCommit(Box::new(cmd))).unwrap_err()
+    };
+    let unknown = on("nosuch");
+    assert_eq!(unknown.class, ErrorClass::DeviceNotFound);
+    assert_eq!(unknown.desc, "Device 'nosuch' not found");
+    assert_eq!(on(&names[1]).desc, "Need a root block node");
 }
 
 #[test]

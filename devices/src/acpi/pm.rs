@@ -33,22 +33,51 @@ const SLEEP_TYPE: u16 = 0b111 << SLEEP_TYPE_SHIFT;
 /// Write-only; reads as 0.
 const SLEEP_ENABLE: u16 = 1 << 13;
 
+/// What the DSDT's `\_S3` says to write into the sleep type field to suspend to memory.
+pub const SLEEP_TYPE_S3: u8 = 1;
+
 /// What the DSDT's `\_S5` says to write into the sleep type field to power off. SeaBIOS does not
 /// read the DSDT: its APM functions, which boot loaders halt by, write 0, as the PIIX4 has it.
 pub const SLEEP_TYPE_S5: u8 = 0;
+
+/// Each of the states S0 to S5 as fw_cfg's file `etc/system-states` has it (QEMU's
+/// `hw/isa/piix4.c`): bit 7 where it exists, and its sleep type.
+pub fn sleep_states() -> [u8; 6] {
+    const EXISTS: u8 = 1 << 7;
+    [
+        EXISTS,
+        0,
+        0,
+        EXISTS | SLEEP_TYPE_S3,
+        0,
+        EXISTS | SLEEP_TYPE_S5,
+    ]
+}
 
 const STATUS: u64 = 0;
 const ENABLE: u64 = 2;
 const CONTROL: u64 = 4;
 const TIMER: u64 = 8;
 
+/// Whom the registers tell what the guest wants.
+pub struct PowerSignals {
+    /// It enters S5.
+    pub power_off: Signal,
+    /// It enters S3: its processors stop, and its memory is kept.
+    pub suspend: Signal,
+    /// Something happens that is to wake it.
+    pub wake_up: Signal,
+}
+
 /// The register block. Its range is [`PmBlock::LEN`] ports from [`PmBlock::BASE`] on.
 pub struct PmBlock {
     status: Event,
     enable: Event,
     control: u16,
+    /// The guest has entered S3.
+    asleep: bool,
     sci: Arc<dyn IrqLine>,
-    power_off: Signal,
+    signals: PowerSignals,
     started: Instant,
 }
 
@@ -64,14 +93,15 @@ impl PmBlock {
     /// Frequency of the PM timer.
     const TIMER_HZ: u128 = 3_579_545;
 
-    /// Registers that raise `sci` and call `power_off` when the guest enters S5.
-    pub fn new(sci: Arc<dyn IrqLine>, power_off: Signal) -> Self {
+    /// Registers that raise `sci`.
+    pub fn new(sci: Arc<dyn IrqLine>, signals: PowerSignals) -> Self {
         Self {
             status: Event::empty(),
             enable: Event::empty(),
             control: 0,
+            asleep: false,
             sci,
-            power_off,
+            signals,
             started: Instant::now(),
         }
     }
@@ -81,19 +111,46 @@ impl PmBlock {
         self.status = Event::empty();
         self.enable = Event::empty();
         self.control = 0;
+        self.asleep = false;
         self.update_sci();
+    }
+
+    /// The guest leaves S3. It finds what woke it, and has to ask for events again.
+    pub fn wake_up(&mut self) {
+        let events = self.status;
+        self.reset();
+        self.status = events | Event::WAKE;
+    }
+
+    /// Someone wants a guest that is in S3 to wake up: it is told that it was the power button.
+    /// Whoever asks carries it out.
+    pub fn ask_to_wake_up(&mut self) {
+        self.status |= Event::POWER_BUTTON;
+    }
+
+    /// Whether the guest is in S3 and something has happened that is to wake it.
+    pub fn is_to_wake_up(&self) -> bool {
+        self.asleep && self.status.intersects(self.enable)
     }
 
     /// Someone presses the power button: the guest learns of it as soon as it listens.
     pub fn press_power_button(&mut self) {
         self.status |= Event::POWER_BUTTON;
-        self.update_sci();
+        self.happened();
     }
 
     /// The clock's alarm interrupts: a guest that sleeps wakes up, if it has asked for that.
     pub fn clock_alarm(&mut self) {
         self.status |= Event::RTC;
+        self.happened();
+    }
+
+    /// Lets the guest know of an event, if it wants to.
+    fn happened(&self) {
         self.update_sci();
+        if self.is_to_wake_up() {
+            (self.signals.wake_up)();
+        }
     }
 
     fn update_sci(&self) {
@@ -130,14 +187,22 @@ impl PmBlock {
         if value & SLEEP_ENABLE == 0 {
             return;
         }
-        let sleep_type = (value & SLEEP_TYPE) >> SLEEP_TYPE_SHIFT;
-        if sleep_type == u16::from(SLEEP_TYPE_S5) {
-            (self.power_off)();
-        } else {
-            tracing::debug!(
-                sleep_type,
+        match u8::try_from((value & SLEEP_TYPE) >> SLEEP_TYPE_SHIFT) {
+            Ok(SLEEP_TYPE_S5) => (self.signals.power_off)(),
+            Ok(SLEEP_TYPE_S3) => self.suspend(),
+            sleep_type => tracing::debug!(
+                ?sleep_type,
                 "the guest asks for a sleep state that does not exist"
-            );
+            ),
+        }
+    }
+
+    fn suspend(&mut self) {
+        self.asleep = true;
+        (self.signals.suspend)();
+        // Since the guest looked at it last.
+        if self.is_to_wake_up() {
+            (self.signals.wake_up)();
         }
     }
 }

@@ -37,6 +37,9 @@ pub struct Tables {
     pub address: u64,
     /// What to put there; fits below 1 MiB. The range must be reserved in the memory map.
     pub bytes: Vec<u8>,
+    /// Guest physical address of 32 bits in the FACS: where a guest that suspends to memory leaves
+    /// the address at which it is to go on, in real mode (ACPI 6.5, 5.2.10).
+    pub waking_vector: u64,
 }
 
 impl Tables {
@@ -55,12 +58,13 @@ impl Tables {
         let (blob, xsdt) = Blob::build(cpus, narrow(Self::ADDRESS + start as u64));
         let mut bytes = rsdp(xsdt);
         bytes.resize(start, 0);
-        bytes.extend(blob.bytes);
+        bytes.extend(&blob.bytes);
         let end = Self::ADDRESS + bytes.len() as u64;
         assert!(end <= Self::LIMIT, "255 CPUs fit in a fraction of this");
         Self {
             address: Self::ADDRESS,
             bytes,
+            waking_vector: u64::from(blob.base) + FACS_WAKING_VECTOR,
         }
     }
 }
@@ -103,6 +107,7 @@ impl Blob {
             pointers: Vec::new(),
             pointing: Vec::new(),
         };
+        // First, where `Tables` says that it is.
         let facs = blob.append(&acpi_tables::facs::FACS::new());
         let dsdt = blob.append(&dsdt::build());
         let fadt = blob.append_with_pointers(&fadt(facs, dsdt), &FADT_POINTERS);
@@ -140,6 +145,8 @@ impl Blob {
     }
 }
 
+/// Offset in the FACS.
+const FACS_WAKING_VECTOR: u64 = 12;
 /// FIRMWARE_CTRL, DSDT and X_DSDT (ACPI 6.5, 5.2.9).
 const FADT_POINTERS: [Field; 3] = [
     Field { offset: 36, len: 4 },

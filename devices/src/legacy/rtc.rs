@@ -36,6 +36,10 @@ const STATUS_A: u8 = 0x0a;
 const STATUS_B: u8 = 0x0b;
 const STATUS_C: u8 = 0x0c;
 const STATUS_D: u8 = 0x0d;
+/// Register in which a PC's BIOS finds why the machine starts.
+const SHUTDOWN_STATUS: u8 = 0x0f;
+/// There: the guest that had suspended to memory goes on. QEMU's and SeaBIOS's word for it.
+const RESUMES: u8 = 0xfe;
 /// Register of the century, as the FADT says, too.
 pub const CENTURY: u8 = 0x32;
 
@@ -138,6 +142,11 @@ impl Rtc {
         self.interrupts = Interrupts::new((self.clock)());
         self.memory[usize::from(STATUS_B)] &= !(Event::all().bits() | B_SQUARE_WAVE);
         self.update_line();
+    }
+
+    /// Tells firmware that the guest that had suspended to memory is to go on.
+    pub fn announce_resume(&mut self) {
+        self.memory[usize::from(SHUTDOWN_STATUS)] = RESUMES;
     }
 
     /// The time that the timer was set to has come.

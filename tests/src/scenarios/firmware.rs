@@ -27,6 +27,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     )?;
     stage.verified("boot by virtio", "SeaBIOS, GRUB, 2 processors, ACPI tables");
     stage.verified("jump to the BIOS", "the same again");
+    stage.verified("suspended to memory", "firmware has the guest go on");
 
     let disks = [
         format!("{data},bootindex=2"),
@@ -47,7 +48,11 @@ fn boot(stage: &mut Stage, name: &str, disks: &[String], cpus: u8) -> Outcome<St
     };
     stage.say("boot", name);
     let mut machine = Machine::start(stage, name, &boot)?;
-    for line in [&format!("processors: {cpus}"), "powers off"] {
+    for line in [
+        &format!("processors: {cpus}"),
+        "was suspended",
+        "powers off",
+    ] {
         machine.wait_serial(line, SECONDS, |serial| serial.has_said(line))?;
         stage.say("guest", line);
     }

@@ -1,6 +1,7 @@
 //! What a guest finds besides its disks, by the word of its kernel and of the usual tools.
 
 use crate::error::{Context, Outcome, ensure};
+use crate::image::Tool;
 use crate::machine::{Boot, Machine};
 use crate::program;
 use crate::stage::Stage;
@@ -39,6 +40,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         script: Some("platform"),
         // A jump to the BIOS, which there is none of.
         kernel: vec!["reboot=b".to_owned()],
+        disks: disks(stage)?,
         options: ["--cpus", "2"].map(str::to_owned).to_vec(),
         ..Boot::default()
     };
@@ -53,6 +55,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         machine.wait_serial(line, SECONDS, |serial| serial.has_said(line))?;
         stage.verified(what, line);
     }
+    suspends(stage, &mut machine)?;
     starts_again(stage, &mut machine)?;
     drop(machine);
     for (name, kernel) in [
@@ -65,6 +68,55 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     init_resets(stage)?;
     only_32_bits(stage)?;
     large(stage)
+}
+
+/// A disk of each kind.
+fn disks(stage: &Stage) -> Outcome<Vec<String>> {
+    let mut disks = Vec::new();
+    for interface in ["virtio", "ide"] {
+        let path = stage.dir.join(interface).display().to_string();
+        Tool::StrataImg.run(&["create", "-f", "qcow2", &path, "16M"])?;
+        disks.push(format!("file={path},format=qcow2,if={interface}"));
+    }
+    Ok(disks)
+}
+
+/// The guest suspends to memory: its clock's alarm wakes it, then a monitor does.
+fn suspends(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+    let state = |machine: &mut Machine| -> Outcome<String> {
+        let status = machine.qmp.run("query-status", json!({}))?;
+        Ok(status["status"].to_string())
+    };
+    machine.qmp.wait_event("SUSPEND", 0, LIMIT)?;
+    machine.qmp.wait_event("WAKEUP", 0, LIMIT)?;
+    let line = "it was suspended";
+    machine.wait_serial(line, SECONDS, |serial| serial.has_said(line))?;
+    stage.verified(
+        "suspended to memory",
+        "the alarm woke it, its disks are whole",
+    );
+
+    machine.wait("another SUSPEND", SECONDS, |machine| {
+        let events = machine.qmp.events();
+        Ok(events.iter().filter(|e| e.name() == "SUSPEND").count() == 2)
+    })?;
+    // Neither of them wakes it.
+    machine.qmp.run("stop", json!({}))?;
+    machine.qmp.run("cont", json!({}))?;
+    let found = state(machine)?;
+    ensure(found == "\"suspended\"", || found)?;
+    machine.qmp.run("system_wakeup", json!({}))?;
+    let line = "somebody woke it";
+    machine.wait_serial(line, SECONDS, |serial| serial.has_said(line))?;
+    let (found, again) = (
+        state(machine)?,
+        machine.qmp.send("system_wakeup", json!({}))?,
+    );
+    ensure(found == "\"running\"" && !again["error"].is_null(), || {
+        format!("{found} {again}")
+    })?;
+    stage.verified("system_wakeup", "the guest goes on");
+    Ok(())
 }
 
 /// The guest resets itself by a jump to the BIOS. QMP's clients are told, and it comes up again.

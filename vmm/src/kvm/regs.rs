@@ -55,7 +55,7 @@ const GDT_32: [u64; 5] = [
 /// If the guest has no memory there.
 pub fn write_tables(memory: &GuestMemoryMmap, entry: Entry) -> Result<(), GuestMemoryError> {
     match entry {
-        Entry::ResetVector => Ok(()),
+        Entry::ResetVector | Entry::RealMode { .. } => Ok(()),
         Entry::ProtectedMode(_) => write_gdt(memory, &GDT_32),
         Entry::LongMode(_) => {
             write_gdt(memory, &GDT)?;
@@ -95,6 +95,13 @@ fn write_page_tables(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
 pub enum Entry {
     /// Where a processor starts after power-on: in real mode, 16 bytes below 4 GiB.
     ResetVector,
+    /// In real mode.
+    RealMode {
+        /// The code segment.
+        segment: u16,
+        /// Where in it.
+        offset: u16,
+    },
     /// As [`enter_long_mode`] has it.
     LongMode(u64),
     /// As [`enter_protected_mode`] has it.
@@ -122,10 +129,22 @@ impl Entry {
     pub fn prepare(self, vcpu: &VcpuFd) -> Result<(), KvmError> {
         match self {
             Self::ResetVector => Ok(()),
+            Self::RealMode { segment, offset } => enter_real_mode(vcpu, segment, offset),
             Self::LongMode(entry) => enter_long_mode(vcpu, entry),
             Self::ProtectedMode(registers) => enter_protected_mode(vcpu, registers),
         }
     }
+}
+
+/// Lets `vcpu` start in real mode.
+fn enter_real_mode(vcpu: &VcpuFd, segment: u16, offset: u16) -> Result<(), KvmError> {
+    let mut sregs = vcpu.get_sregs().doing("read control registers")?;
+    sregs.cs.base = u64::from(segment) << 4;
+    sregs.cs.selector = segment;
+    vcpu.set_sregs(&sregs).doing("set control registers")?;
+    let mut regs = vcpu.get_regs().doing("read registers")?;
+    regs.rip = offset.into();
+    vcpu.set_regs(&regs).doing("set registers")
 }
 
 /// Lets `vcpu` start at `entry` (a physical address) in long mode with the zero page in RSI.

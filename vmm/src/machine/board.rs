@@ -10,7 +10,7 @@ use strata_devices::{
     acpi::{
         SCI_GSI,
         hotplug::{EventPorts, HotPlug, SlotPorts},
-        pm::PmBlock,
+        pm::{PmBlock, PowerSignals},
     },
     bus::Overlap,
     fw_cfg::FwCfg,
@@ -85,8 +85,12 @@ impl Board {
         output: Output,
     ) -> Result<Self, BoardError> {
         let reset = signal(post, || GuestEvent::Reset);
-        let power_off = signal(post, || GuestEvent::PowerOff);
-        let pm = shared(PmBlock::new(router.line(SCI_GSI), power_off));
+        let power = PowerSignals {
+            power_off: signal(post, || GuestEvent::PowerOff),
+            suspend: signal(post, || GuestEvent::Suspended),
+            wake_up: signal(post, || GuestEvent::WokenUp),
+        };
+        let pm = shared(PmBlock::new(router.line(SCI_GSI), power));
         let ejected = signal(post, || GuestEvent::Ejected);
         let hot_plug = shared(HotPlug::new(router.line(SCI_GSI), ejected));
         let i8042 = shared(I8042::new(Arc::clone(&reset)));
@@ -194,9 +198,22 @@ impl Board {
 
     /// Brings all devices into the state after power-on. No vCPU runs, and no request is under way.
     pub fn reset(&self) {
-        lock(&self.pci).reset();
         lock(&self.pm).reset();
         lock(&self.hot_plug).reset();
+        self.reset_unpowered();
+    }
+
+    /// Brings devices into the state in which a guest finds them that had suspended to memory: as
+    /// after power-on, but for what has power then, too.
+    pub fn wake_up(&self) {
+        lock(&self.pm).wake_up();
+        self.reset_unpowered();
+        lock(&self.rtc).announce_resume();
+    }
+
+    /// Resets what has no power while a guest is suspended to memory.
+    fn reset_unpowered(&self) {
+        lock(&self.pci).reset();
         lock(&self.i8042).reset();
         lock(&self.rtc).reset();
         for port in [&self.serial].into_iter().chain(&self.command) {
@@ -242,6 +259,16 @@ impl Board {
         let function = lock(&self.pci).remove(Slot::new(device, 0))?;
         lock(&function).reset();
         Some(function)
+    }
+
+    /// The guest, which is suspended to memory, is to wake up.
+    pub fn ask_to_wake_up(&self) {
+        lock(&self.pm).ask_to_wake_up();
+    }
+
+    /// Whether the guest is suspended to memory and something has happened that is to wake it.
+    pub fn is_to_wake_up(&self) -> bool {
+        lock(&self.pm).is_to_wake_up()
     }
 
     /// Asks the guest to power off.

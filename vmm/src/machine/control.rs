@@ -9,6 +9,7 @@ mod dump;
 mod ending;
 mod held;
 mod plug;
+mod sleep;
 
 use std::{
     cell::{Cell, RefCell},
@@ -99,6 +100,8 @@ pub struct Control {
     started: Option<Instant>,
     course: Course,
     underway: Underway,
+    /// The guest has suspended to memory, and has not been woken.
+    asleep: bool,
     /// For the client that has asked for what the course leads to.
     asked: Option<Answer>,
     /// The core that the course leads to, and what became of it.
@@ -146,6 +149,7 @@ impl Control {
             started: None,
             course: Course::default(),
             underway: Underway::default(),
+            asleep: false,
             asked: None,
             dump: Dump::default(),
             ending: None,
@@ -224,6 +228,8 @@ impl Control {
                 let why = format!("the command's results could not be written: {why}");
                 return Ok(Some(End::failed(why)));
             }
+            GuestEvent::Suspended => self.on_suspended()?,
+            GuestEvent::WokenUp => self.on_woken_up()?,
             GuestEvent::Exited(code) => return Ok(Some(Outcome::Exited(code).into())),
             GuestEvent::Panicked | GuestEvent::PanicEnded => return self.on_panic(),
             GuestEvent::PanicPrinted(why) => self.panics.printed(why),
@@ -246,6 +252,7 @@ impl Control {
                 self.wait_for_no_room();
                 self.stop(RunState::Paused)?;
             }
+            Action::Cont if self.asleep => self.cont_asleep()?,
             Action::Cont => self.cont(),
             Action::SystemReset => {
                 if let Some(end) = self.on_reset(ResetCause::Monitor)? {
@@ -256,6 +263,12 @@ impl Control {
             Action::SystemPowerdown => {
                 self.parts.board.press_power_button();
                 self.parts.notifier.notify(Notice::Powerdown);
+            }
+            Action::SystemWakeup => {
+                if let Err(refused) = self.wake_up_as_asked()? {
+                    answer.send(Err(refused));
+                    return Ok(None);
+                }
             }
             Action::DriveAdd(option) => {
                 self.add_drive(&option, answer);
@@ -363,6 +376,9 @@ impl Control {
                 }
                 done.set(true);
             }),
+            Step::ResetDevices if self.course.goal() == Some(Goal::WakeUp) => {
+                self.parts.board.wake_up();
+            }
             Step::ResetDevices => {
                 self.parts.inbox.forget_resets();
                 self.parts.board.reset();
@@ -400,6 +416,8 @@ impl Control {
                 self.begin_to_wait_for_room();
             }
             Goal::Reset { guest } => self.boot_again(guest)?,
+            Goal::Suspend => self.suspended(),
+            Goal::WakeUp => self.wake_up()?,
             Goal::Dump => {
                 self.go_on();
                 reply = self.dump.reply();
@@ -441,9 +459,12 @@ impl Control {
         parts.chips.restore(&parts.vm.fd)?;
         let entry = parts.start.load()?;
         parts.vcpus.reset(entry)?;
-        if parts.state.get() == RunState::IoError {
+        self.asleep = false;
+        match parts.state.get() {
             // What it waited for is gone; as QEMU calls it then.
-            parts.state.set(RunState::Prelaunch);
+            RunState::IoError => parts.state.set(RunState::Prelaunch),
+            RunState::Suspended => parts.state.set(RunState::Running),
+            _ => {}
         }
         parts.notifier.notify(Notice::Reset { guest });
         self.go_on();
@@ -466,6 +487,7 @@ impl Control {
     /// Sets out for the orderly end: drain, flush, close.
     fn end(&mut self, end: End) -> Result<(), RunError> {
         let now = Instant::now();
+        self.explain_sleep(&end);
         self.parts.state.set(RunState::Shutdown);
         self.parts.notifier.notify(Notice::Shutdown(end.cause()));
         if let Some(answer) = end.answer {

@@ -150,6 +150,7 @@ pub fn items(args: &RunArgs, order: &BootOrder, kernel: Option<RealModeKernel>) 
     // Where firmware and boot loaders show what they would show on a display.
     let port = u16::try_from(SerialPort::COM1).expect("ports have 16 bits");
     items.add_file("etc/sercon-port", port.to_le_bytes().to_vec());
+    items.add_file("etc/system-states", acpi::pm::sleep_states().to_vec());
     // When nothing can be booted: stay there.
     items.add_file("etc/boot-fail-wait", u32::MAX.to_le_bytes().to_vec());
     for (name, content) in acpi::tables::files(cpus) {

@@ -21,6 +21,10 @@ pub enum GuestEvent {
     TripleFault,
     /// It powers off.
     PowerOff,
+    /// It suspends to memory.
+    Suspended,
+    /// Something has happened that is to wake it.
+    WokenUp,
     /// It ends the run with this code.
     Exited(u32),
     /// The command that it ran for us has ended with this status.

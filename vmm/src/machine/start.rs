@@ -90,4 +90,27 @@ impl Start {
             }
         }
     }
+
+    /// Where the first vCPU goes on after the guest had suspended to memory; `None` if it has not
+    /// said where that would be.
+    ///
+    /// # Errors
+    /// [`BootError`].
+    pub fn resume(&self) -> Result<Option<Entry>, BootError> {
+        match self.booted {
+            Booted::Kernel(_) => {
+                let vector: u32 = self
+                    .memory
+                    .read_obj(GuestAddress(self.tables.waking_vector))?;
+                // The segment begins at the address, but for what does not make a segment.
+                let segment = u16::try_from(vector >> 4).ok().filter(|_| vector != 0);
+                Ok(segment.map(|segment| Entry::RealMode {
+                    segment,
+                    offset: (vector & 0xf) as u16,
+                }))
+            }
+            // Firmware sees to it.
+            Booted::Firmware(..) => Ok(Some(Entry::ResetVector)),
+        }
+    }
 }

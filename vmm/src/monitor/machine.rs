@@ -81,6 +81,8 @@ pub enum Action {
     SystemReset,
     /// `system_powerdown`: press the power button. What the guest makes of it comes later.
     SystemPowerdown,
+    /// `system_wakeup`: wake a guest that has suspended to memory.
+    SystemWakeup,
     /// `dump-guest-memory`: answered when the core is written, and the machine goes on.
     Dump(CoreOption),
     /// `drive_add`: a disk with an id and without a device.
@@ -125,6 +127,8 @@ pub enum RunState {
     Paused,
     /// Stopped because a disk has failed; the request is tried again at `cont`.
     IoError,
+    /// The guest has suspended to memory.
+    Suspended,
     /// Stopped because the guest's kernel has panicked.
     GuestPanicked,
     /// The guest has powered off, or the machine is being taken down.
@@ -141,6 +145,7 @@ impl RunState {
             RunState::Running => "running",
             RunState::Paused => "paused",
             RunState::IoError => "io-error",
+            RunState::Suspended => "suspended",
             RunState::GuestPanicked => "guest-panicked",
             RunState::Shutdown => "shutdown",
             RunState::InternalError => "internal-error",

@@ -29,6 +29,10 @@ pub enum Notice {
     },
     /// `POWERDOWN`: the power button was pressed.
     Powerdown,
+    /// `SUSPEND`: the guest has suspended to memory.
+    Suspend,
+    /// `WAKEUP`: it goes on.
+    Wakeup,
     /// `GUEST_PANICKED`.
     GuestPanicked(PanicAction),
     /// `GUEST_CRASHLOADED`: the guest's kernel has panicked, and another one takes over.

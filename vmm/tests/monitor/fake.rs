@@ -105,6 +105,10 @@ impl Fake {
             Action::Cont => switch(state, RunState::Running, Notice::Resume),
             Action::SystemReset => self.notifier.notify(Notice::Reset { guest: false }),
             Action::SystemPowerdown => self.notifier.notify(Notice::Powerdown),
+            Action::SystemWakeup => {
+                let desc = "Unable to wake up: guest is not in suspended state";
+                return Err(generic(desc));
+            }
             Action::Dump(_) => {}
             Action::DriveAdd(_) | Action::DriveDel(_) => {}
             Action::DeviceAdd(device) => {

@@ -6,7 +6,29 @@ use crate::legacy::doubles::{FakeLine, counted_signal};
 fn block() -> (PmBlock, Arc<FakeLine>, Arc<AtomicUsize>) {
     let line = Arc::new(FakeLine::default());
     let (power_off, count) = counted_signal();
-    (PmBlock::new(line.clone(), power_off), line, count)
+    let signals = PowerSignals {
+        power_off,
+        suspend: Arc::new(|| panic!("it suspends")),
+        wake_up: Arc::new(|| panic!("it wakes up")),
+    };
+    (PmBlock::new(line.clone(), signals), line, count)
+}
+
+/// A block, and how often it has said that the guest suspends, and that it is to wake up.
+fn sleeper() -> (PmBlock, Arc<FakeLine>, [Arc<AtomicUsize>; 2]) {
+    let line = Arc::new(FakeLine::default());
+    let (suspend, suspended) = counted_signal();
+    let (wake_up, woken) = counted_signal();
+    let signals = PowerSignals {
+        power_off: Arc::new(|| panic!("it powers off")),
+        suspend,
+        wake_up,
+    };
+    (
+        PmBlock::new(line.clone(), signals),
+        line,
+        [suspended, woken],
+    )
 }
 
 fn word(block: &mut PmBlock, offset: u64) -> u16 {
@@ -102,4 +124,63 @@ fn an_alarm_of_the_clock_raises_the_sci_where_the_guest_wants_it() {
     assert!(line.is_high());
     pm.write(STATUS, &0x0400u16.to_le_bytes());
     assert!(!line.is_high());
+}
+
+const SUSPEND: u16 = 1 << 10 | 1 << 13;
+
+#[test]
+fn an_alarm_wakes_a_guest_that_has_asked_for_it() {
+    let (mut pm, line, [suspended, woken]) = sleeper();
+    let count = |signal: &AtomicUsize| signal.load(Ordering::SeqCst);
+    pm.write(CONTROL, &SUSPEND.to_le_bytes());
+    assert_eq!((count(&suspended), count(&woken)), (1, 0));
+    pm.clock_alarm();
+    assert_eq!(count(&woken), 0, "it has not asked");
+    pm.write(ENABLE, &0x0400u16.to_le_bytes());
+    pm.clock_alarm();
+    assert_eq!(count(&woken), 1);
+    assert!(pm.is_to_wake_up());
+
+    pm.wake_up();
+    assert!(!pm.is_to_wake_up() && !line.is_high());
+    assert_eq!(word(&mut pm, STATUS), 0x8400, "what woke it");
+    assert_eq!(word(&mut pm, ENABLE), 0);
+    pm.write(STATUS, &0x8400u16.to_le_bytes());
+    assert_eq!(word(&mut pm, STATUS), 0);
+    // Awake, it is interrupted and nothing else.
+    pm.write(ENABLE, &0x0400u16.to_le_bytes());
+    pm.clock_alarm();
+    assert!(line.is_high());
+    assert_eq!(count(&woken), 1);
+}
+
+#[test]
+fn an_event_that_came_before_the_guest_slept_wakes_it_at_once() {
+    let (mut pm, _, [suspended, woken]) = sleeper();
+    pm.write(ENABLE, &0x0100u16.to_le_bytes());
+    pm.press_power_button();
+    assert_eq!(woken.load(Ordering::SeqCst), 0, "it is awake");
+    pm.write(CONTROL, &SUSPEND.to_le_bytes());
+    assert_eq!(suspended.load(Ordering::SeqCst), 1);
+    assert_eq!(woken.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn who_is_asked_to_wake_up_finds_the_power_button_pressed() {
+    let (mut pm, _, [_, woken]) = sleeper();
+    pm.write(CONTROL, &SUSPEND.to_le_bytes());
+    pm.ask_to_wake_up();
+    assert_eq!(woken.load(Ordering::SeqCst), 0, "who asks carries it out");
+    pm.wake_up();
+    assert_eq!(word(&mut pm, STATUS), 0x8100);
+}
+
+#[test]
+fn a_reset_ends_the_sleep() {
+    let (mut pm, _, [_, woken]) = sleeper();
+    pm.write(CONTROL, &SUSPEND.to_le_bytes());
+    pm.reset();
+    pm.write(ENABLE, &0x0100u16.to_le_bytes());
+    pm.press_power_button();
+    assert_eq!(woken.load(Ordering::SeqCst), 0);
 }

@@ -16,7 +16,7 @@ use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, narrow};
 use crate::{
     acpi::{
         hotplug::{EventPorts, SlotPorts},
-        pm::{PmBlock, SLEEP_TYPE_S5},
+        pm::{PmBlock, SLEEP_TYPE_S3, SLEEP_TYPE_S5},
     },
     legacy::{pvpanic::PvPanic, rtc::Rtc, serial::SerialPort},
     pci,
@@ -38,8 +38,10 @@ pub fn build() -> Sdt {
     const HEADER: u32 = 36;
     const REVISION: u8 = 2;
     let mut aml = Vec::new();
-    let s5 = Package::new(vec![&SLEEP_TYPE_S5, &SLEEP_TYPE_S5, &0u8, &0u8]);
-    Name::new("_S5_".into(), &s5).to_aml_bytes(&mut aml);
+    for (name, sleep_type) in [("_S3_", SLEEP_TYPE_S3), ("_S5_", SLEEP_TYPE_S5)] {
+        let state = Package::new(vec![&sleep_type, &sleep_type, &0u8, &0u8]);
+        Name::new(name.into(), &state).to_aml_bytes(&mut aml);
+    }
     let devices = [pci_root(), fixed_ports(), serial(), clock(), panic()];
     let devices: Vec<Raw> = devices.into_iter().map(Raw).collect();
     let children = devices.iter().map(|d| d as &dyn Aml).collect();

@@ -55,6 +55,7 @@ fn every_table_is_reachable_and_its_checksum_is_right() {
     let facs = u64::from(u32_at(fadt, 36));
     assert_eq!(facs % 64, 0);
     assert!(tables.at(facs).starts_with(b"FACS"));
+    assert_eq!(tables.waking_vector, facs + 12);
 }
 
 #[test]

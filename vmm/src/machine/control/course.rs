@@ -21,6 +21,10 @@ pub enum Goal {
         /// The guest has asked for it.
         guest: bool,
     },
+    /// The guest stands still, and what it has written is durable; it has suspended to memory.
+    Suspend,
+    /// A guest that has suspended to memory goes on, its devices as after power-on.
+    WakeUp,
     /// A core of the guest's memory is written, and the machine runs or not as before.
     Dump,
     /// Every disk is closed.
@@ -48,8 +52,8 @@ pub enum Step {
 impl Goal {
     fn steps(self) -> &'static [Step] {
         match self {
-            Self::Stop(_) => &[Step::Drain, Step::Flush],
-            Self::Reset { .. } => &[Step::Drain, Step::Flush, Step::ResetDevices],
+            Self::Stop(_) | Self::Suspend => &[Step::Drain, Step::Flush],
+            Self::Reset { .. } | Self::WakeUp => &[Step::Drain, Step::Flush, Step::ResetDevices],
             Self::Dump => &[Step::Drain, Step::Dump],
             Self::End => &[Step::Drain, Step::Flush, Step::LookBack, Step::Close],
         }

@@ -24,14 +24,17 @@ impl Control {
     /// tried again; the driver that would get the error has gone after a reset, and at the end.
     pub(super) fn failed_requests(&self) -> FailedRequests {
         match self.course.goal() {
-            Some(Goal::Stop(_) | Goal::Dump) => FailedRequests::Held,
-            Some(Goal::Reset { .. } | Goal::End) | None => FailedRequests::Ended,
+            Some(Goal::Stop(_) | Goal::Suspend | Goal::Dump) => FailedRequests::Held,
+            Some(Goal::Reset { .. } | Goal::WakeUp | Goal::End) | None => FailedRequests::Ended,
         }
     }
 
     /// Whether the guest's requests rest where they are to stay for as long as it is stopped.
     pub(super) fn rests_but_for_held_requests(&self) -> bool {
-        let stops = matches!(self.course.goal(), Some(Goal::Stop(_) | Goal::Dump));
+        let stops = matches!(
+            self.course.goal(),
+            Some(Goal::Stop(_) | Goal::Suspend | Goal::Dump)
+        );
         stops && self.parts.engine.holds_requests() && self.parts.engine.rests()
     }
 

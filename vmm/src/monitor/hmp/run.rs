@@ -166,6 +166,10 @@ pub(super) fn system_reset(_: &Args, _: &dyn Machine) -> Step<String> {
     act(Action::SystemReset)
 }
 
+pub(super) fn system_wakeup(_: &Args, _: &dyn Machine) -> Step<String> {
+    act(Action::SystemWakeup)
+}
+
 pub(super) fn dump_guest_memory(args: &Args, _: &dyn Machine) -> Step<String> {
     let path = args.required_text("filename");
     act(Action::Dump(CoreOption::new(path, args.has('p'))))

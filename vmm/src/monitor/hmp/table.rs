@@ -302,6 +302,11 @@ pub(super) static COMMANDS: &[Command] = &[
         run::system_powerdown,
     ),
     plain("system_reset", "reset the system", run::system_reset),
+    plain(
+        "system_wakeup",
+        "wakeup guest from suspend",
+        run::system_wakeup,
+    ),
 ];
 
 static INFO: &[Command] = &[

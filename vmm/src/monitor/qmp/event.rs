@@ -36,6 +36,8 @@ fn describe(notice: &Notice) -> (&'static str, Option<Value>) {
             }
             ("DEVICE_DELETED", Some(data))
         }
+        Notice::Suspend => ("SUSPEND", None),
+        Notice::Wakeup => ("WAKEUP", None),
         Notice::Powerdown => ("POWERDOWN", None),
         Notice::Reset { guest } => {
             let reason = if *guest {

@@ -130,6 +130,10 @@ pub(super) fn system_powerdown(_: NoArguments, _: &mut Context<'_>) -> Started {
     act(Action::SystemPowerdown)
 }
 
+pub(super) fn system_wakeup(_: NoArguments, _: &mut Context<'_>) -> Started {
+    act(Action::SystemWakeup)
+}
+
 /// `dump-guest-memory`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -39,6 +39,7 @@ const MACHINE: &[Command] = commands! {
     "cont" => run::cont,
     "system_reset" => run::system_reset,
     "system_powerdown" => run::system_powerdown,
+    "system_wakeup" => run::system_wakeup,
     "dump-guest-memory" => run::dump_guest_memory,
     "device_add" => run::device_add,
     "device_del" => run::device_del,

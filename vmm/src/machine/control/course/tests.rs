@@ -25,6 +25,18 @@ fn each_goal_has_its_steps() {
             RESET,
             vec![Next(Step::Flush), Next(Step::ResetDevices), Reached(RESET)],
         ),
+        (
+            Goal::Suspend,
+            vec![Next(Step::Flush), Reached(Goal::Suspend)],
+        ),
+        (
+            Goal::WakeUp,
+            vec![
+                Next(Step::Flush),
+                Next(Step::ResetDevices),
+                Reached(Goal::WakeUp),
+            ],
+        ),
         (Goal::Dump, vec![Next(Step::Dump), Reached(Goal::Dump)]),
         (
             Goal::End,
@@ -71,6 +83,7 @@ fn messages() -> Vec<(Message, Admission)> {
         (action(Action::Cont), Admission::Later),
         (action(Action::SystemReset), Admission::Later),
         (action(Action::SystemPowerdown), Admission::Later),
+        (action(Action::SystemWakeup), Admission::Later),
         (action(Action::Quit), Admission::LaterAndHurry),
         (Message::Guest(GuestEvent::Reset), Admission::Later),
         (Message::Guest(GuestEvent::PowerOff), Admission::Later),

@@ -13,6 +13,7 @@ pub mod mem;
 pub mod random;
 mod rate;
 pub mod ring;
+mod spawner;
 pub mod sync;
 mod task;
 mod timer;
@@ -21,7 +22,6 @@ mod watch;
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    collections::HashMap,
     future::Future,
     io,
     os::fd::RawFd,
@@ -29,7 +29,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -37,9 +37,10 @@ pub use helpers::Helpers;
 pub use rate::Rate;
 pub use rate::SpeedLimit;
 use ring::Ring;
+pub use spawner::Spawner;
 use sync::WaitQueue;
 pub use task::{Queue, TaskInfo, TaskName};
-use task::{ReadyQueues, Task, TaskId, TaskWaker};
+use task::{ReadyQueues, ReadyTask, Tasks, Work};
 use timer::Timers;
 use wake::WakeFd;
 use watch::Reactor;
@@ -89,8 +90,7 @@ pub struct Turn {
 pub struct Executor {
     ready: Arc<ReadyQueues>,
     wake: Arc<WakeFd>,
-    tasks: RefCell<HashMap<TaskId, Task>>,
-    next_id: Cell<TaskId>,
+    tasks: RefCell<Tasks>,
     timers: RefCell<Timers>,
     reactor: Rc<Reactor>,
     helpers: Rc<Helpers>,
@@ -101,8 +101,8 @@ pub struct Executor {
     /// Nobody waits for what has gone away any more.
     gave_up: Cell<bool>,
     giving_up: WaitQueue,
-    /// The task that is being polled.
-    current: Cell<Option<TaskId>>,
+    /// The place of the task that is being polled.
+    current: Cell<Option<usize>>,
     /// When the turn began that tasks are being polled in.
     turn: Cell<Instant>,
 }
@@ -130,7 +130,6 @@ impl Executor {
         Ok(Rc::new(Self {
             ready: Arc::new(ReadyQueues::new(wake.clone(), seed)),
             tasks: RefCell::default(),
-            next_id: Cell::new(0),
             timers: RefCell::default(),
             reactor: Rc::new(Reactor::new(&wake)?),
             helpers: Rc::new(Helpers::default()),
@@ -193,21 +192,12 @@ impl Executor {
         name: impl Into<TaskName>,
         future: impl Future<Output = ()> + 'static,
     ) {
-        let id = self.next_id.get();
-        self.next_id.set(id + 1);
-        let waker = Arc::new(TaskWaker::new(id, queue, self.ready.clone()));
-        let task = Task {
-            future: Some(Box::pin(future)),
-            waker: Waker::from(waker),
-            name: name.into(),
-            queue,
-            since: None,
-            polls: 0,
-            longest_poll: Duration::ZERO,
-            busy: Duration::ZERO,
-        };
-        task.waker.wake_by_ref();
-        self.tasks.borrow_mut().insert(id, task);
+        self.spawn_work(queue, name.into(), Work::Once(Box::pin(future)));
+    }
+
+    fn spawn_work(&self, queue: Queue, name: TaskName, work: Work) {
+        let mut tasks = self.tasks.borrow_mut();
+        tasks.insert(work, name, queue, &self.ready);
     }
 
     /// Tasks that have not ended.
@@ -217,19 +207,14 @@ impl Executor {
 
     /// Those tasks, the oldest first.
     pub fn tasks(&self) -> Vec<TaskInfo> {
-        let tasks = self.tasks.borrow();
-        // One moment for all, so that ages compare.
-        let now = Instant::now();
-        let mut tasks: Vec<_> = tasks.iter().map(|(&id, task)| task.info(id, now)).collect();
-        tasks.sort_unstable_by_key(|task| task.id);
-        tasks
+        self.tasks.borrow().infos()
     }
 
     /// Drops every task where it waits. What is at rest for good may hold this executor, which
     /// would otherwise never go: for a caller that makes many of them.
     pub fn drop_tasks(&self) {
         // They may come back here while they are dropped.
-        let tasks = self.tasks.take();
+        let tasks = self.tasks.borrow_mut().take_all();
         drop(tasks);
     }
 
@@ -253,15 +238,15 @@ impl Executor {
             } else {
                 self.ready.pop(Queue::Guest)
             };
-            if let Some(id) = guest {
-                self.poll_task(id);
+            if let Some(task) = guest {
+                self.poll_task(task);
                 since_job += 1;
                 continue;
             }
-            if let Some(id) = self.ready.pop(Queue::Job) {
+            if let Some(task) = self.ready.pop(Queue::Job) {
                 // A step may take a while.
                 self.submit();
-                self.poll_job(id);
+                self.poll_job(task);
                 break;
             }
             if !job_is_due {
@@ -285,7 +270,7 @@ impl Executor {
             Queue::Guest
         };
         let ready = self.ready.pop(first).or_else(|| self.ready.pop(other));
-        ready.map(|id| self.poll_task(id)).is_some()
+        ready.map(|task| self.poll_task(task)).is_some()
     }
 
     /// Runs everything until `future` ends: for tools, tests and start-up, where there is no event
@@ -359,43 +344,45 @@ impl Executor {
     /// depend on the clock.
     pub fn take_longest_poll(&self) -> Duration {
         let mut tasks = self.tasks.borrow_mut();
-        let task = self.current.get().and_then(|id| tasks.get_mut(&id));
+        let task = self.current.get().and_then(|seat| tasks.get_mut(seat));
         task.map_or(Duration::ZERO, |task| {
             std::mem::take(&mut task.longest_poll)
         })
     }
 
-    fn poll_job(&self, id: TaskId) {
+    fn poll_job(&self, task: ReadyTask) {
         let started = Instant::now();
-        self.poll_task(id);
-        if self.simulated {
+        let goes_on = self.poll_task(task);
+        if self.simulated || !goes_on {
             return;
         }
-        if let Some(task) = self.tasks.borrow_mut().get_mut(&id) {
+        if let Some(task) = self.tasks.borrow_mut().get_mut(task.seat) {
             let took = started.elapsed();
             task.longest_poll = task.longest_poll.max(took);
             task.busy += took;
         }
     }
 
-    fn poll_task(&self, id: TaskId) {
-        // The future is taken out so that the task may spawn others while it runs.
-        let taken = self
-            .tasks
-            .borrow_mut()
-            .get_mut(&id)
-            .and_then(|task| task.take(self.turn.get()));
-        let Some((mut future, waker)) = taken else {
-            return;
+    /// Polls a task; whether it goes on.
+    fn poll_task(&self, task: ReadyTask) -> bool {
+        // The work is taken out so that the task may spawn others while it runs.
+        let taken = self.tasks.borrow_mut().begin_poll(task, self.turn.get());
+        let Some((mut work, waker)) = taken else {
+            return false;
         };
-        let outer = self.current.replace(Some(id));
-        let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+        let outer = self.current.replace(Some(task.seat));
+        let polled = work.poll(&mut Context::from_waker(&waker));
         self.current.set(outer);
         if polled.is_ready() {
-            self.tasks.borrow_mut().remove(&id);
-        } else if let Some(task) = self.tasks.borrow_mut().get_mut(&id) {
-            task.future = Some(future);
+            // What goes with it may come back here: not while the tasks are borrowed.
+            let ended = self.tasks.borrow_mut().end(task, waker);
+            drop(ended);
+            work.end();
+        } else {
+            let unused = self.tasks.borrow_mut().end_poll(task, work, waker);
+            drop(unused);
         }
+        polled.is_pending()
     }
 
     /// Sleeps until a task is woken or `deadline`.

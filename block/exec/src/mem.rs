@@ -11,6 +11,8 @@
 
 use std::{any::Any, cell::UnsafeCell, fmt, sync::Arc};
 
+use smallvec::{SmallVec, smallvec};
+
 /// `value` as a length or an index in memory. Nothing is lost: a `usize` has 64 bits wherever this
 /// builds.
 pub const fn to_usize(value: u64) -> usize {
@@ -31,7 +33,8 @@ struct Segment {
 /// A scatter-gather list. Cloning and slicing are cheap and share the memory.
 #[derive(Clone)]
 pub struct SgList {
-    segments: Vec<Segment>,
+    /// Most requests have one or two.
+    segments: SmallVec<[Segment; 2]>,
     len: usize,
     keep: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -53,7 +56,7 @@ impl SgList {
     /// A list without bytes.
     pub fn empty() -> Self {
         Self {
-            segments: Vec::new(),
+            segments: SmallVec::new(),
             len: 0,
             keep: None,
         }
@@ -69,7 +72,7 @@ impl SgList {
         keep: Arc<dyn Any + Send + Sync>,
     ) -> Self {
         let mut list = Self {
-            segments: Vec::new(),
+            segments: SmallVec::new(),
             len: 0,
             keep: Some(keep),
         };
@@ -105,7 +108,7 @@ impl SgList {
         let owned = Arc::new(Owned(unsafe { Box::from_raw(raw) }));
         let base = UnsafeCell::raw_get(owned.0.as_ptr());
         Self {
-            segments: vec![Segment { base, len }],
+            segments: smallvec![Segment { base, len }],
             len,
             keep: Some(owned),
         }
@@ -138,6 +141,16 @@ impl SgList {
     /// as the list lives.
     pub fn pieces(&self) -> impl Iterator<Item = (*mut u8, usize)> + '_ {
         self.segments.iter().map(|s| (s.base, s.len))
+    }
+
+    /// The same of the bytes from `offset` on.
+    ///
+    /// # Panics
+    /// If that is behind the list's end.
+    pub fn pieces_from(&self, offset: usize) -> impl Iterator<Item = (*mut u8, usize)> + '_ {
+        let len = self.len.checked_sub(offset);
+        let len = len.expect("the offset is not behind the end");
+        self.pieces_in(offset, len).map(|s| (s.base, s.len))
     }
 
     /// The `len` bytes from `offset` on, as a list on the same memory.

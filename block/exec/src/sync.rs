@@ -42,9 +42,14 @@ impl WaitQueue {
     /// Wakes everyone who waits.
     pub fn wake_all(&self) {
         self.round.set(self.round.get() + 1);
-        for waker in self.waiting.take() {
+        let mut waiting = self.waiting.take();
+        for waker in waiting.drain(..) {
             waker.wake();
         }
+        // Its memory is for those who wait next.
+        let next = self.waiting.take();
+        self.waiting
+            .replace(if next.is_empty() { waiting } else { next });
     }
 }
 
@@ -176,19 +181,20 @@ impl Budget {
 /// A callback and a future that ends with what the callback is called with: lets a task wait for
 /// something that reports its end by a call.
 pub fn promise<T>() -> (impl FnOnce(T), impl Future<Output = T>) {
-    let slot = Rc::new((Cell::new(None), WaitQueue::default()));
+    let slot = Rc::new((Cell::new(None), Cell::new(None::<Waker>)));
     let filled = slot.clone();
     let fulfil = move |value| {
         filled.0.set(Some(value));
-        filled.1.wake_all();
-    };
-    let wait = async move {
-        loop {
-            if let Some(value) = slot.0.take() {
-                return value;
-            }
-            slot.1.wait().await;
+        if let Some(waker) = filled.1.take() {
+            waker.wake();
         }
     };
+    let wait = std::future::poll_fn(move |cx| match slot.0.take() {
+        Some(value) => Poll::Ready(value),
+        None => {
+            slot.1.set(Some(cx.waker().clone()));
+            Poll::Pending
+        }
+    });
     (fulfil, wait)
 }

@@ -13,7 +13,7 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use strata_exec::{Executor, Queue, sync::WaitQueue};
+use strata_exec::{Executor, Queue, Spawner, sync::WaitQueue};
 use strata_storage::error::IoError;
 
 use self::throttle::{Member, Way};
@@ -45,6 +45,8 @@ pub struct Backend {
     no_room: Held,
     /// Nobody will go on: requests that fail end, and none is held.
     giving_up: Cell<bool>,
+    /// Makes the tasks of its requests.
+    tasks: Spawner<(Rc<Self>, Rc<NamedRequest>, Done)>,
     this: Weak<Self>,
 }
 
@@ -86,6 +88,9 @@ impl Backend {
             stopped: Held::default(),
             no_room: Held::default(),
             giving_up: Cell::default(),
+            tasks: Spawner::new(Queue::Guest, |(backend, request, done)| {
+                Self::serve(backend, request, done)
+            }),
             this: this.clone(),
         })
     }
@@ -186,6 +191,14 @@ impl Backend {
         }
     }
 
+    /// Carries out a request and answers it.
+    async fn serve(this: Rc<Self>, request: Rc<NamedRequest>, done: Done) {
+        let result = this.carry_out(&request.request).await;
+        // The device may send another one at once.
+        this.under_way.set(this.under_way.get() - 1);
+        done(result);
+    }
+
     /// Carries out a request, again and again where it is held. What to answer.
     async fn carry_out(&self, request: &Request) -> Completion {
         self.throttle(request).await;
@@ -228,13 +241,8 @@ impl Submit for Backend {
         };
         self.under_way.set(self.under_way.get() + 1);
         let request = NamedRequest::new(self.info(), request);
-        self.exec
-            .spawn_named(Queue::Guest, request.clone(), async move {
-                let result = this.carry_out(&request.request).await;
-                // The device may send another one at once.
-                this.under_way.set(this.under_way.get() - 1);
-                done(result);
-            });
+        let name = request.clone();
+        self.tasks.spawn(&self.exec, name, (this, request, done));
     }
 
     fn info(&self) -> Rc<DiskInfo> {

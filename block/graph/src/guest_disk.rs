@@ -7,7 +7,7 @@ use std::{
 };
 
 use strata_exec::{
-    Executor, Queue,
+    Executor, Queue, Spawner,
     mem::{SgList, to_usize},
     sync::Budget,
     yield_now,
@@ -132,6 +132,8 @@ pub struct GuestDisk {
     io_status: Cell<IoStatus>,
     requests: Cell<u64>,
     exec: Rc<Executor>,
+    /// Makes the tasks of its requests.
+    tasks: Spawner<(Rc<Self>, Rc<NamedRequest>, Done)>,
     failures: FailureSink,
     this: Weak<GuestDisk>,
 }
@@ -201,6 +203,9 @@ impl GuestDisk {
             io_status: Cell::default(),
             requests: Cell::default(),
             exec,
+            tasks: Spawner::new(Queue::Guest, |(disk, request, done)| {
+                Self::serve(disk, request, done)
+            }),
             failures,
             this: this.clone(),
         })
@@ -311,7 +316,28 @@ impl GuestDisk {
         }
     }
 
+    /// Has `root` carry out a request. What takes long anyway has memory of its own, so that the
+    /// tasks of reads and writes stay small.
     async fn dispatch(&self, root: &Rc<Node>, request: &Request) -> IoResult<()> {
+        let (op, data) = (request.op, &request.data);
+        match op {
+            Op::Read => return root.read(request.offset, data.clone()).await,
+            Op::Flush => return Box::pin(root.flush()).await,
+            // A hint that the user does not want followed.
+            Op::Discard if !self.options.discard => return Ok(()),
+            Op::Write { .. } if !self.detects_zeroes() => {
+                write(root, request.offset, data).await?;
+            }
+            _ => Box::pin(self.dispatch_zeroes(root, request)).await?,
+        }
+        if self.options.writethrough || op == (Op::Write { fua: true }) {
+            Box::pin(root.flush()).await?;
+        }
+        Ok(())
+    }
+
+    /// What is about zeros, or may be.
+    async fn dispatch_zeroes(&self, root: &Rc<Node>, request: &Request) -> IoResult<()> {
         let &Request {
             op,
             offset,
@@ -320,15 +346,13 @@ impl GuestDisk {
         } = request;
         let unmap = self.options.discard;
         match op {
-            Op::Read => return root.read(offset, data.clone()).await,
-            Op::Flush => return root.flush().await,
-            Op::Write { .. } if self.detects_zeroes() && is_zero(data).await => {
+            Op::Write { .. } if is_zero(data).await => {
                 // The guest may have changed its memory since the look: then it asked for either.
                 let unmap = unmap && self.options.detect_zeroes == DetectZeroes::Unmap;
                 self.write_zeroes(root, offset, len, unmap).await?;
             }
             Op::Write { .. } => write(root, offset, data).await?,
-            Op::Discard if unmap => {
+            Op::Discard => {
                 let (start, end) = whole_sectors(offset, len);
                 let len = end.saturating_sub(start);
                 for (offset, len) in pieces(start, len, zeroing_step(root)) {
@@ -336,14 +360,10 @@ impl GuestDisk {
                     yield_now().await;
                 }
             }
-            // A hint that the user does not want followed.
-            Op::Discard => return Ok(()),
             Op::WriteZeroes { unmap: may } => {
                 self.write_zeroes(root, offset, len, may && unmap).await?;
             }
-        }
-        if self.options.writethrough || op == (Op::Write { fua: true }) {
-            root.flush().await?;
+            Op::Read | Op::Flush => unreachable!("they are not about zeros"),
         }
         Ok(())
     }
@@ -393,6 +413,10 @@ impl GuestDisk {
             error: error.clone(),
             action,
         });
+    }
+
+    async fn serve(this: Rc<Self>, request: Rc<NamedRequest>, done: Done) {
+        done(this.carry_out_and_report(&request.request).await);
     }
 
     /// Carries out `request` for a caller that wants to know of a failure.
@@ -507,10 +531,8 @@ impl Submit for GuestDisk {
             return done(Err(IoError::Cancelled));
         };
         let request = NamedRequest::new(self.info(), request);
-        self.exec
-            .spawn_named(Queue::Guest, request.clone(), async move {
-                done(this.carry_out_and_report(&request.request).await);
-            });
+        let name = request.clone();
+        self.tasks.spawn(&self.exec, name, (this, request, done));
     }
 
     fn info(&self) -> Rc<DiskInfo> {

@@ -6,7 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::VecDeque,
     ops::Range,
     rc::Rc,
 };
@@ -23,6 +23,7 @@ pub enum Mode {
 }
 
 struct Entry {
+    ticket: u64,
     range: Range<u64>,
     mode: Mode,
 }
@@ -51,8 +52,8 @@ pub struct InFlight(Rc<Table>);
 
 #[derive(Default)]
 struct Table {
-    /// By ticket: in the order of arrival.
-    entries: RefCell<BTreeMap<u64, Entry>>,
+    /// In the order of arrival, which is that of their tickets.
+    entries: RefCell<VecDeque<Entry>>,
     next: Cell<u64>,
     left: WaitQueue,
     /// Entries that wait; while there are none, leaving wakes nobody.
@@ -66,8 +67,12 @@ impl InFlight {
         let table = &self.0;
         let ticket = table.next.get();
         table.next.set(ticket + 1);
-        let entry = Entry { range, mode };
-        table.entries.borrow_mut().insert(ticket, entry);
+        let entry = Entry {
+            ticket,
+            range,
+            mode,
+        };
+        table.entries.borrow_mut().push_back(entry);
         let guard = InFlightGuard {
             table: table.clone(),
             ticket,
@@ -83,10 +88,10 @@ impl InFlight {
     /// The entries, the oldest first.
     pub fn ranges(&self) -> Vec<RangeUnderWay> {
         let entries = self.0.entries.borrow();
-        let ranges = entries.iter().map(|(&ticket, entry)| RangeUnderWay {
+        let ranges = entries.iter().map(|entry| RangeUnderWay {
             range: entry.range.clone(),
             exclusive: entry.mode == Mode::Exclusive,
-            waits: !self.0.may_go(ticket),
+            waits: !self.0.may_go(entry.ticket),
         });
         ranges.collect()
     }
@@ -100,11 +105,15 @@ impl InFlight {
 impl Table {
     fn may_go(&self, ticket: u64) -> bool {
         let entries = self.entries.borrow();
-        let entry = &entries[&ticket];
-        !entries
-            .range(..ticket)
-            .any(|(_, e)| e.conflicts(&entry.range, entry.mode))
+        let entry = &entries[index_of(&entries, ticket)];
+        let mut earlier = entries.iter().take_while(|e| e.ticket < ticket);
+        !earlier.any(|e| e.conflicts(&entry.range, entry.mode))
     }
+}
+
+fn index_of(entries: &VecDeque<Entry>, ticket: u64) -> usize {
+    let index = entries.binary_search_by_key(&ticket, |entry| entry.ticket);
+    index.expect("an entry stays until its guard is dropped")
 }
 
 /// An admitted entry.
@@ -115,7 +124,10 @@ pub struct InFlightGuard {
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.table.entries.borrow_mut().remove(&self.ticket);
+        let mut entries = self.table.entries.borrow_mut();
+        let index = index_of(&entries, self.ticket);
+        entries.remove(index);
+        drop(entries);
         if self.table.waiting.get() > 0 {
             self.table.left.wake_all();
         }

@@ -254,12 +254,13 @@ impl<'a> Walk<'a> {
                     // One look at each layer may do for more than many pages could say.
                     if is_new && len > window && !is_long {
                         is_long = true;
-                        let passed = self.pass_empty(turn, top, offset, len).await?;
+                        let pass = self.pass_empty(turn, top, offset, len);
+                        let passed = Box::pin(pass).await?;
                         if passed.len >= window {
                             return Ok(Indexed::Nothing(passed));
                         }
                     }
-                    if top.is_writable() || !index::fill(top, offset, turn).await {
+                    if top.is_writable() || !Box::pin(index::fill(top, offset, turn)).await {
                         return Ok(Indexed::Ask);
                     }
                 }

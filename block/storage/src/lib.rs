@@ -137,7 +137,7 @@ impl Storage {
     pub async fn read(&self, offset: u64, data: SgList) -> IoResult<()> {
         match self {
             Self::File(file) => file.read(offset, data).await,
-            Self::Nbd(export) => export.read(offset, data).await,
+            Self::Nbd(export) => Box::pin(export.read(offset, data)).await,
             #[cfg(feature = "sim")]
             Self::Sim(sim) => sim.read(offset, data).await,
         }
@@ -150,7 +150,7 @@ impl Storage {
     pub async fn write(&self, offset: u64, data: SgList) -> IoResult<()> {
         match self {
             Self::File(file) => file.write(offset, data).await,
-            Self::Nbd(export) => export.write(offset, data).await,
+            Self::Nbd(export) => Box::pin(export.write(offset, data)).await,
             #[cfg(feature = "sim")]
             Self::Sim(sim) => sim.write(offset, data).await,
         }

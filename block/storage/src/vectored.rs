@@ -8,12 +8,16 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
+use smallvec::SmallVec;
 use strata_exec::mem::SgList;
 
 use super::direct;
 
 /// Pieces per system call; the kernel's limit (UIO_MAXIOV) is 1024.
 const MAX_PIECES: usize = 1024;
+
+/// Pieces that no memory is allocated for.
+const USUAL_PIECES: usize = 8;
 
 /// How far a call came.
 pub(super) enum Progress {
@@ -64,9 +68,8 @@ pub(super) fn read(file: &File, offset: u64, data: &SgList, way: Way) -> io::Res
     let flags = if nowait { libc::RWF_NOWAIT } else { 0 };
     let mut done = 0;
     while done < data.len() {
-        let rest = data.slice(done, data.len() - done);
-        match transfer(file, offset, done, &rest, |fd, iov, count, at| {
-            // SAFETY: `iov` points at `count` pieces that `rest` keeps mapped during the call, and
+        match transfer(file, offset, done, data, |fd, iov, count, at| {
+            // SAFETY: `iov` points at `count` pieces that `data` keeps mapped during the call, and
             // that only copies touch (see `SgList`); the kernel writes nowhere else.
             unsafe { libc::preadv2(fd, iov, count, at, flags) }
         }) {
@@ -89,9 +92,8 @@ pub(super) fn read(file: &File, offset: u64, data: &SgList, way: Way) -> io::Res
 pub(super) fn write(file: &File, offset: u64, data: &SgList) -> io::Result<()> {
     let mut done = 0;
     while done < data.len() {
-        let rest = data.slice(done, data.len() - done);
-        match transfer(file, offset, done, &rest, |fd, iov, count, at| {
-            // SAFETY: `iov` points at `count` pieces that `rest` keeps mapped during the call; the
+        match transfer(file, offset, done, data, |fd, iov, count, at| {
+            // SAFETY: `iov` points at `count` pieces that `data` keeps mapped during the call; the
             // kernel only reads them.
             unsafe { libc::pwritev(fd, iov, count, at) }
         }) {
@@ -140,11 +142,11 @@ fn transfer(
     file: &File,
     offset: u64,
     done: usize,
-    rest: &SgList,
+    data: &SgList,
     call: impl Fn(RawFd, *const libc::iovec, i32, i64) -> isize,
 ) -> io::Result<usize> {
-    let pieces: Vec<_> = rest
-        .pieces()
+    let pieces: SmallVec<[_; USUAL_PIECES]> = data
+        .pieces_from(done)
         .take(MAX_PIECES)
         .map(|(base, len)| libc::iovec {
             iov_base: base.cast(),

@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
 };
 
-use strata_exec::{Executor, Queue, sync::WaitQueue};
+use strata_exec::{Executor, Queue, Spawner, sync::WaitQueue};
 use strata_storage::nbd::wire::{
     proto::{MAX_PAYLOAD, command},
     stream::{Gone, Reader, Stream},
@@ -123,6 +123,10 @@ impl Session {
             ref export,
         } = self.terms;
         let extended = style == Style::Extended;
+        let work = |(session, question, command, payload, permit)| {
+            Self::work(session, question, command, payload, permit)
+        };
+        let requests = Spawner::new(Queue::Guest, work);
         loop {
             // Before the header is read: a client that is not done with its replies has to wait.
             let mut permit = self.permit().await;
@@ -145,8 +149,8 @@ impl Session {
                     self.stream.expect_bytes(true);
                     let payload = reader.take(header.payload as usize).await?;
                     self.stream.expect_bytes(false);
-                    let work = self.clone().work(question, command, payload, permit);
-                    exec.spawn_named(Queue::Guest, "NBD client: a request", work);
+                    let request = (self.clone(), question, command, payload, permit);
+                    requests.spawn(exec, "NBD client: a request", request);
                 }
                 Err(refusal) => {
                     reader.skip(u64::from(header.payload)).await?;

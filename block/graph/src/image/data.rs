@@ -105,7 +105,7 @@ impl Image {
                 self.data_storage().read(host_offset, data).await
             }
             (Driver::Qcow2(image), ExtentKind::Compressed) => {
-                image.read_compressed(offset, data).await
+                Box::pin(image.read_compressed(offset, data)).await
             }
             _ => {
                 data.fill(0, data.len(), 0);

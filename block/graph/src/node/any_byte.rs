@@ -22,6 +22,13 @@ impl Node {
         if len == 0 || offset.is_multiple_of(SECTOR) && end.is_multiple_of(SECTOR) {
             return self.write(offset, data).await;
         }
+        Box::pin(self.write_within_sectors(offset, data)).await
+    }
+
+    async fn write_within_sectors(self: &Rc<Self>, offset: u64, data: SgList) -> IoResult<()> {
+        let end = offset
+            .checked_add(data.len() as u64)
+            .ok_or(IoError::OutOfRange)?;
         let _changing = self.changing()?;
         let start = offset - offset % SECTOR;
         let stop = end

@@ -56,7 +56,8 @@ impl Data {
             let part = data.slice(done, (to_usize(run.len)).min(rest));
             done += match run.mapping {
                 Mapping::Data { host, copied: true } => self.write_in_place(host, at, part).await?,
-                _ => self.write_new(run, at, part, below).await?,
+                // Has memory of its own: writes in place are to stay small.
+                _ => Box::pin(self.write_new(run, at, part, below)).await?,
             };
         }
         Ok(())

@@ -6,7 +6,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::VecDeque,
     rc::Rc,
 };
 
@@ -23,7 +23,8 @@ pub struct FreedClusters {
 /// The operations under way, by their numbers.
 #[derive(Default)]
 struct Operations {
-    running: RefCell<BTreeSet<u64>>,
+    /// The oldest first.
+    running: RefCell<VecDeque<u64>>,
     next: Cell<u64>,
 }
 
@@ -46,7 +47,7 @@ impl FreedClusters {
         let among = self.operations.clone();
         let number = among.next.get();
         among.next.set(number + 1);
-        among.running.borrow_mut().insert(number);
+        among.running.borrow_mut().push_back(number);
         Operation { among, number }
     }
 
@@ -85,7 +86,7 @@ impl FreedClusters {
             .operations
             .running
             .borrow()
-            .first()
+            .front()
             .copied()
             .unwrap_or(u64::MAX);
         let mut free = Vec::new();
@@ -115,7 +116,10 @@ impl FreedClusters {
 
 impl Drop for Operation {
     fn drop(&mut self) {
-        self.among.running.borrow_mut().remove(&self.number);
+        let mut running = self.among.running.borrow_mut();
+        if let Ok(index) = running.binary_search(&self.number) {
+            running.remove(index);
+        }
     }
 }
 

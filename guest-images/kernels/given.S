@@ -1,4 +1,4 @@
-# A kernel that says on the first serial port what it was told at its start, and ends with code 0 by
+# A kernel that prints on the first serial port what it was given at its start, and ends with code 0 by
 # the exit port 0xf4. Assembled with PVH=1 it has a PVH entry point, otherwise a multiboot header.
 #
 # If its command line ends in "init", it sends INIT to the boot processor instead, which starts the
@@ -51,7 +51,7 @@ start:
     mov %eax, %edx
 .endif
     mov %edi, cmdline
-    mov $told, %esi
+    mov $words, %esi
     call print
     mov %edi, %esi
     call print
@@ -144,7 +144,7 @@ put:
 
 .section .rodata
 mark:   .asciz "started without its mark\n"
-told:   .asciz "told: "
+words:  .asciz "words: "
 ranges: .asciz "\nranges of memory: "
 module: .asciz "module "
 colon:  .asciz ": "

@@ -7,7 +7,7 @@
 
 .set COM1, 0x3f8
 .set EXIT, 0xf4
-# Where it is loaded, which it is not told.
+# Where it is loaded; nothing passes that to it.
 .set SEGMENT, 0x1000
 .set SETUP_SECTORS, 1
 
@@ -30,7 +30,7 @@ cmdline: .long 0
     .long 0x37ffffff
 
 start:
-    mov $told, %si
+    mov $words, %si
     call print
     mov cmdline, %eax
     mov %ax, %si
@@ -102,7 +102,7 @@ print:
     jmp print
 3:  ret
 
-told:   .asciz "\ntold: "
+words:  .asciz "\nwords: "
 main:   .asciz "\nmain part: "
 module: .asciz "\ninitrd: "
 done:   .asciz "\nthat is all\n"

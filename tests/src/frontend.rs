@@ -1,4 +1,4 @@
-//! QEMU as the front end of a vhost-user export: somebody else's machine on our disk.
+//! QEMU as the front end of a vhost-user export: another program's machine on our disk.
 
 use crate::error::{Context, Failed, Outcome};
 use crate::hmp::Hmp;
@@ -92,7 +92,7 @@ impl Frontend {
         Err(Failed(format!("qemu has not ended within {seconds} s")))
     }
 
-    /// Says what a human would at QEMU's monitor.
+    /// Runs a command in QEMU's human monitor.
     pub fn command(&mut self, line: &str) -> Outcome<String> {
         self.monitor.run(line)
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 #[cfg(test)]
 mod tests;
 
-/// What a monitor prints when it waits for a command; some monitors that speak the same words, in
-/// other programs, show the second.
+/// What a monitor prints when it waits for a command; monitors of other programs with the
+/// same commands print the second.
 const PROMPTS: [&str; 2] = ["(strata) ", "(qemu) "];
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -22,7 +22,7 @@ pub struct Hmp {
 }
 
 impl Hmp {
-    /// Connects and waits for the first prompt. All that is said is also written to `transcript`.
+    /// Connects and waits for the first prompt. Both directions are also written to `transcript`.
     pub fn connect(path: &Path, transcript: &Path) -> Outcome<Hmp> {
         let socket = UnixStream::connect(path).context(format!("monitor {}", path.display()))?;
         socket.set_read_timeout(Some(TIMEOUT)).context("monitor")?;
@@ -85,7 +85,7 @@ impl Hmp {
     }
 }
 
-/// Without carriage returns and terminal control sequences (`ESC [ ... letter`).
+/// Without carriage returns and terminal control sequences (`ESC [`, parameters, a final byte).
 fn plain_text(text: &str) -> String {
     let mut plain = String::new();
     let mut chars = text.chars();

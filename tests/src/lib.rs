@@ -1,7 +1,7 @@
 //! Whole-system tests: what a user sees of `strata` and `strata-img`, with a real guest inside.
 //!
-//! Nothing here knows the inside of the programs. A scenario (see [`scenarios`]) starts machines
-//! ([`machine`]), speaks to them over their sockets ([`hmp`], [`qmp`]), listens to the guest's
+//! Nothing here uses the inside of the programs. A scenario (see [`scenarios`]) starts machines
+//! ([`machine`]), talks to them over their sockets ([`hmp`], [`qmp`]), reads the guest's
 //! serial line ([`serial`]) and looks at the images that are left ([`image`]).
 
 pub mod error;

@@ -195,7 +195,7 @@ impl Machine {
                 self.serial.update()?;
                 return Ok(status);
             }
-            // A failure in the guest says more than the exit status does.
+            // A failure in the guest explains more than the exit status does.
             self.serial.update()?;
             if Instant::now() > end {
                 return Err(Failed(format!("strata has not ended within {seconds} s")));
@@ -216,7 +216,7 @@ impl Machine {
         )))
     }
 
-    /// Ends it by SIGKILL, and takes in what the guest had reported by then.
+    /// Ends it by SIGKILL, and reads what the guest had reported by then.
     pub fn kill(&mut self) -> Outcome<()> {
         if let Some(status) = self.child.try_wait().context("strata")? {
             return Err(Failed(format!(
@@ -290,7 +290,7 @@ fn wait_for_sockets(child: &mut Guard, sockets: &[PathBuf], stderr: &Path) -> Ou
     Ok(())
 }
 
-/// What a program last said on its standard error, to be added to a message.
+/// The last line of a program's standard error, to be added to a message.
 fn last_words(stderr: &Path) -> String {
     let text = fs::read_to_string(stderr).unwrap_or_default();
     match text.trim() {

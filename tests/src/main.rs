@@ -1,4 +1,4 @@
-//! `strata-scenario`: plays one whole-system scenario; see `ci/testhost` for where.
+//! `strata-scenario`: runs whole-system scenarios; see `ci/testhost` for where.
 
 use clap::Parser;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use strata_tests::error::{Context, Outcome};
 use strata_tests::scenarios::{SCENARIOS, Scenario};
 use strata_tests::stage::Stage;
 
-/// Plays whole-system scenarios and says what was verified.
+/// Runs whole-system scenarios and prints what was verified.
 #[derive(Parser)]
 #[command(after_help = "Example: ci/testhost -- strata-scenario main")]
 struct Args {
-    /// The scenarios to play, one after the other; `list` shows them
+    /// The scenarios to run, one after the other; `list` shows them
     #[arg(required = true)]
     names: Vec<String>,
     /// Repeat what an earlier run with this seed did

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// An event, and when it came.
+/// An event, and when it was received.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// When it was received.
@@ -51,7 +51,7 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// Connects, reads the greeting and negotiates. All that comes is also written to `transcript`.
+    /// Connects, reads the greeting and negotiates. What arrives is also written to `transcript`.
     pub fn connect(path: &Path, transcript: &Path) -> Outcome<Qmp> {
         let socket = UnixStream::connect(path).context(format!("QMP {}", path.display()))?;
         let mut reader = BufReader::new(socket.try_clone().context("QMP")?);

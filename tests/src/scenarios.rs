@@ -1,4 +1,4 @@
-//! The scenarios, and what several of them do.
+//! The scenarios, and what several of them share.
 
 use crate::error::Outcome;
 use crate::stage::Stage;
@@ -23,13 +23,13 @@ mod platform;
 mod recipes;
 mod vhost_user;
 
-/// Something to play.
+/// A whole-system test.
 pub struct Scenario {
-    /// What to type.
+    /// Its name on the command line.
     pub name: &'static str,
     /// What it shows, in one line.
     pub about: &'static str,
-    /// Plays it.
+    /// Runs it.
     pub play: fn(&mut Stage) -> Outcome<()>,
 }
 
@@ -57,7 +57,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "outcome",
-        about: "how a run ended: codes, panics, resets, time-outs, and what is said of them",
+        about: "how a run ended: codes, panics, resets, time-outs, and how they are reported",
         play: outcome::play,
     },
     Scenario {
@@ -72,7 +72,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "drives",
-        about: "what disks and a CD drive say of themselves, to programs made for real ones",
+        about: "how disks and a CD drive identify themselves, to programs made for real ones",
         play: drives::play,
     },
     Scenario {
@@ -87,7 +87,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "recipes",
-        about: "what the documents tell people to paste, run as it stands there",
+        about: "the recipes of the documents, run as they stand there",
         play: recipes::play,
     },
     Scenario {

@@ -51,7 +51,7 @@ pub struct Serial {
     pub flushed: Vec<u32>,
     /// All `io` reports.
     pub io: Vec<IoSample>,
-    /// How often the guest has come up, that is, begun to verify.
+    /// How often the guest has booted, that is, begun to verify.
     pub boots: u32,
     /// How often the workload has begun to write.
     pub starts: u32,
@@ -59,7 +59,7 @@ pub struct Serial {
     pub verified: Option<Verified>,
     /// Bytes of the disk that the kernel last found to have another size.
     pub new_size: Option<u64>,
-    /// What a script has said, line by line.
+    /// What a script has printed, line by line.
     pub said: Vec<String>,
     /// Whether the workload has ended well.
     pub has_passed: bool,
@@ -86,12 +86,12 @@ impl Serial {
         }
     }
 
-    /// Whether a script has said this line.
+    /// Whether a script has printed this line.
     pub fn has_said(&self, line: &str) -> bool {
         self.said.iter().any(|said| said == line)
     }
 
-    /// Takes in what has been written since the last call. Fails if the guest reports a failure.
+    /// Reads what has been written since the last call. Fails if the guest reports a failure.
     pub fn update(&mut self) -> Outcome<()> {
         if self.file.is_none() && self.path.exists() {
             let what = self.path.display().to_string();
@@ -147,7 +147,7 @@ fn checked(line: &str) -> Option<&str> {
     (check == format!("{sum:02x}")).then(|| &body["STRATA ".len()..])
 }
 
-/// What Linux says of a virtio disk: `N B-byte logical blocks (...)`.
+/// What Linux prints about a virtio disk: `N B-byte logical blocks (...)`.
 fn parse_new_size(text: &str) -> Option<u64> {
     let mut words = text.split(' ');
     let blocks: u64 = words.next()?.parse().ok()?;

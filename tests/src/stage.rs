@@ -1,4 +1,4 @@
-//! Where a scenario plays: its directories, its seed, its clock, and what it tells people.
+//! Where a scenario runs: its directories, its seed, its clock, and what it prints.
 
 use crate::error::{Context, Outcome};
 use std::cell::Cell;
@@ -10,7 +10,7 @@ use std::time::Instant;
 pub struct Stage {
     /// Disk images and sockets.
     pub dir: PathBuf,
-    /// Logs, which are handed back.
+    /// Logs, which `ci/testhost` copies out.
     pub logs: PathBuf,
     /// Holds `vmlinuz` and `guest.img`.
     pub images: PathBuf,
@@ -41,7 +41,7 @@ impl Stage {
         })
     }
 
-    /// Tells what happens: one line, with the time since the start.
+    /// Prints what happens: one line, with the time since the start.
     pub fn say(&self, what: &str, text: impl AsRef<str>) {
         let seconds = self.start.elapsed().as_secs_f64();
         println!("[{seconds:6.1}s] {what:<9} {}", text.as_ref());

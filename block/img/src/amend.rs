@@ -68,7 +68,7 @@ pub async fn run(tool: &Tool, args: AmendArgs) -> Result<u8, Failure> {
     };
     let cache = CacheMode::parse(&args.cache, "cache").map_err(Failure::new)?;
     let image = ImageOptions {
-        format: Some(tool.told(file, args.format).await?),
+        format: Some(tool.format_to_write(file, args.format).await?),
         no_flush: cache.no_flush,
         direct: cache.direct,
         discard: true,

@@ -99,7 +99,7 @@ pub async fn run(tool: &Tool, args: BenchArgs) -> Result<u8, Failure> {
     let cache =
         CacheMode::parse(&args.cache, "cache").map_err(|_| Failure::new("Invalid cache mode"))?;
     let format = if args.write {
-        Some(tool.told(&args.file, args.format).await?)
+        Some(tool.format_to_write(&args.file, args.format).await?)
     } else {
         args.format
     };

@@ -110,7 +110,8 @@ impl From<What> for Repair {
 pub async fn run(tool: &Tool, args: CheckArgs) -> Result<u8, Failure> {
     let cache = CacheMode::parse(&args.cache, "source cache").map_err(Failure::new)?;
     if args.repair.is_some() {
-        tool.told(&args.file, args.reading.format).await?;
+        tool.format_to_write(&args.file, args.reading.format)
+            .await?;
     }
     let options = ImageOptions {
         repair: args.repair.is_some(),

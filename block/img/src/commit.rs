@@ -47,7 +47,7 @@ pub async fn run(tool: &Tool, args: CommitArgs) -> Result<u8, Failure> {
     let cache = CacheMode::parse(&args.cache, "cache").map_err(Failure::new)?;
     let limit = size::rate(args.limit.as_deref()).map_err(Failure::new)?;
     let options = tool.everywhere.of(ImageOptions {
-        format: Some(tool.told(&args.file, args.format).await?),
+        format: Some(tool.format_to_write(&args.file, args.format).await?),
         no_flush: cache.no_flush,
         direct: cache.direct,
         discard: true,

@@ -276,14 +276,21 @@ impl ConvertArgs {
         });
         let shown = progress.clone();
         let quiet = self.quiet;
-        let told = move |event: Event<'_>| match event {
+        let report = move |event: Event<'_>| match event {
             Event::Progress { done, total } => shown.at(done, total),
             Event::Lost { len, error, .. } if !quiet => {
                 eprintln!("strata-img: warning: {error}: {len} bytes become zeros");
             }
             Event::Lost { .. } => {}
         };
-        copy(&tool.exec, sources.collect(), target.clone(), options, told).await?;
+        copy(
+            &tool.exec,
+            sources.collect(),
+            target.clone(),
+            options,
+            report,
+        )
+        .await?;
         if self.bitmaps {
             bitmaps::copy(&tops[0], target).await?;
         }

@@ -183,7 +183,7 @@ impl Tool {
         path: &Path,
         format: Option<Format>,
     ) -> Result<Rc<Node>, Failure> {
-        let format = self.told(path, format).await?;
+        let format = self.format_to_write(path, format).await?;
         let options = ImageOptions {
             format: Some(format),
             discard: true,
@@ -192,8 +192,12 @@ impl Tool {
         Ok(self.open_named(path, self.everywhere.of(options)).await?)
     }
 
-    /// The format of an image that is going to be written: what the user has said.
-    async fn told(&self, path: &Path, format: Option<Format>) -> Result<Format, Failure> {
+    /// The format of an image that is going to be written: the one that the user has named.
+    async fn format_to_write(
+        &self,
+        path: &Path,
+        format: Option<Format>,
+    ) -> Result<Format, Failure> {
         if let Some(format) = format {
             return Ok(format);
         }

@@ -64,7 +64,7 @@ pub async fn run(tool: &Tool, args: RebaseArgs) -> Result<u8, Failure> {
     }
     let backing = new_backing(&args)?;
     let options = ImageOptions {
-        format: Some(tool.told(&args.file, args.format).await?),
+        format: Some(tool.format_to_write(&args.file, args.format).await?),
         no_flush: cache.no_flush,
         direct: cache.direct,
         discard: true,

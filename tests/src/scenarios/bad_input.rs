@@ -40,7 +40,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     Ok(())
 }
 
-/// Image files of all kinds of wrong, and copies to compare them with.
+/// Image files, each wrong in its own way, and copies to compare them with.
 struct Files {
     dir: PathBuf,
     copies: PathBuf,
@@ -91,7 +91,7 @@ impl Files {
         fs::write(self.at(name), bytes).context(name)
     }
 
-    /// A qcow2 image of which only the header says that there is a backing file.
+    /// A qcow2 image of which only the header names a backing file.
     fn create_overlay(&self, name: &str, backing: &str, format: Option<&str>) -> Outcome<()> {
         let file = self.at(name);
         Tool::QemuImg.create(&file, "qcow2", "64M")?;
@@ -135,7 +135,7 @@ fn patched(bytes: &[u8], offset: usize, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Command lines that name something wrong; the line that is said must contain the words.
+/// Command lines that name something wrong; the line that is printed must contain the words.
 fn refused_starts(stage: &mut Stage, files: &Files) -> Outcome<()> {
     let kernel = stage.images.join("vmlinuz").display().to_string();
     let text = files.at("text").display().to_string();
@@ -201,7 +201,7 @@ fn refused_starts(stage: &mut Stage, files: &Files) -> Outcome<()> {
     Ok(())
 }
 
-/// Lines of the human monitor that must be refused, with a word of the reason.
+/// Lines of the human monitor that must be refused, with part of the reason.
 fn refused_lines(stage: &mut Stage, machine: &mut Machine, files: &Files) -> Outcome<()> {
     let (raw, none) = (files.at("raw"), files.at("no/such/directory/x"));
     let long = "x".repeat(1 << 20);
@@ -294,8 +294,8 @@ fn refused_messages(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     Ok(())
 }
 
-/// Clients that connect and say nothing, garbage, too much, or half a line. The others notice
-/// nothing.
+/// Clients that connect and send nothing, garbage, too much, or half a line. The others are not
+/// disturbed.
 fn rude_clients(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     let socket = |kind: &str| stage.dir.join(format!("paused.{kind}.sock"));
     let connect = |kind: &str| {

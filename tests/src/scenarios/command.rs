@@ -1,4 +1,4 @@
-//! `strata test`: commands in guests that exist for them alone.
+//! `strata test`: commands, each in a guest of its own.
 
 mod terminal;
 
@@ -32,7 +32,7 @@ fn run(stage: &Stage, options: &[&str], command: &[&str]) -> Outcome<Ended> {
     program::run("strata", &args, LIMIT)
 }
 
-/// Output and errors arrive apart, whole, and without a word of the kernel's.
+/// Standard output and standard error arrive apart, whole, and without the kernel's messages.
 fn streams(stage: &mut Stage) -> Outcome<()> {
     let script = "seq 1 20000; echo oops >&2; printf '\\000\\001\\377'; exit 42";
     let junit = stage.dir.join("junit.xml").display().to_string();

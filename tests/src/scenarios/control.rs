@@ -220,13 +220,13 @@ fn be_rude(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     let mut malformed = connect()?;
     malformed.write_all(b"{]\n").context("malformed")?;
     let mut answer = [0; 4096];
-    let mut heard = String::new();
-    while !heard.contains("JSON parse error") {
+    let mut answered = String::new();
+    while !answered.contains("JSON parse error") {
         let n = malformed.read(&mut answer).context("malformed")?;
         ensure(n > 0, || {
-            format!("cut off instead of told what is wrong: {heard}")
+            format!("cut off instead of answered with an error: {answered}")
         })?;
-        heard.push_str(&String::from_utf8_lossy(&answer[..n]));
+        answered.push_str(&String::from_utf8_lossy(&answer[..n]));
     }
     let mut flood = connect()?;
     flood

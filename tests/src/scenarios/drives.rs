@@ -1,5 +1,5 @@
-//! What disks and a CD drive say of themselves, by the word of the kernel and of the programs that
-//! people use with real drives.
+//! How disks and a CD drive identify themselves, as the kernel and the programs that people use
+//! with real drives show it.
 
 use crate::error::{Outcome, ensure};
 use crate::image::Tool;
@@ -78,7 +78,7 @@ fn boot(stage: &Stage) -> Outcome<Boot> {
         format!("{},logical-block-size=4096", small("c")?),
         format!("{},physical-block-size=4096,serial=DISK-1", small("d")?),
     ];
-    // The disc's boot loader says which script is run.
+    // The disc's boot loader passes on which script is run.
     Ok(Boot {
         disks,
         by_firmware: true,

@@ -84,7 +84,7 @@ fn said(machine: &mut Machine, line: &str) -> Outcome<()> {
     machine.wait_serial(line, SECONDS, |serial| serial.has_said(line))
 }
 
-/// `device_del`, and the events that tell of the end.
+/// `device_del`, and the events that report the end.
 fn delete(machine: &mut Machine, id: &str) -> Outcome<()> {
     let skip = machine.qmp.events().len();
     machine.qmp.run("device_del", json!({"id": id}))?;

@@ -1,4 +1,4 @@
-//! The guests' own judgement: programs that nobody here wrote work on our disks, while these are
+//! The guests' own judgement: other people's programs work on our disks, while these are
 //! snapshotted, merged, resized and stopped.
 
 use super::layers;
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// For a boot and all that is judged, in an emulated test host with other work beside it.
 const SECONDS: u64 = 300;
 const JOB: Duration = Duration::from_secs(120);
-/// Between two rounds the guest is left alone.
+/// How long the guest is left alone between two rounds.
 const REST: Duration = Duration::from_secs(4);
 /// How often the longer form has the guest start again.
 const TIMES: usize = 10;
@@ -61,7 +61,7 @@ const DISKS: [Judged; 5] = [
     },
 ];
 
-/// What the script says, in this order.
+/// What the script prints, in this order.
 const FOUND: [(&str, &str); 7] = [
     ("lsblk, sg_inq", "disks are described"),
     ("ext4, fio with libaio", "ext4 is in order"),

@@ -33,7 +33,7 @@ pub struct History {
 }
 
 impl History {
-    /// Notes how far a run came.
+    /// Records how far a run came.
     pub fn add(&mut self, seed: u64, serial: &Serial) {
         let flushed = serial.flushed.clone();
         if !flushed.is_empty() {
@@ -41,7 +41,7 @@ impl History {
         }
     }
 
-    /// The workload's word for it; `None` while there is nothing.
+    /// The workload's parameter for it; `None` while it is empty.
     pub fn word(&self) -> Option<String> {
         let runs = self.runs.iter().map(|Run { seed, flushed }| {
             let counts: Vec<String> = flushed.iter().map(u32::to_string).collect();
@@ -88,7 +88,7 @@ impl Disks {
         })
     }
 
-    /// What to boot, for these words of the workload and a history.
+    /// What to boot, for these parameters of the workload and a history.
     pub fn boot(&self, mut workload: Vec<String>, history: &History) -> Boot {
         let disk = |(path, format): &(PathBuf, &str), interface| {
             format!("file={},format={format},if={interface}", path.display())
@@ -105,7 +105,7 @@ impl Disks {
         }
     }
 
-    /// Boots a guest that verifies what the history says and then keeps writing.
+    /// Boots a guest that verifies what the history lists and then keeps writing.
     pub fn start_writing(
         &self,
         stage: &Stage,
@@ -119,7 +119,7 @@ impl Disks {
         Ok(machine)
     }
 
-    /// Boots a guest that verifies what the history says and powers off.
+    /// Boots a guest that verifies what the history lists and powers off.
     pub fn verify(&self, stage: &Stage, name: &str, history: &History) -> Outcome<Verified> {
         let boot = self.boot(vec!["mode=verify".to_owned()], history);
         let mut machine = Machine::start(stage, name, &boot)?;
@@ -224,7 +224,7 @@ pub fn power_off(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     Ok(())
 }
 
-/// What `info block-jobs` says of a job.
+/// What `info block-jobs` shows of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes done.
@@ -312,7 +312,7 @@ impl Merge {
             .map(drop)
     }
 
-    /// Waits for `BLOCK_JOB_COMPLETED`, which must tell of success.
+    /// Waits for `BLOCK_JOB_COMPLETED`, which must report success.
     pub fn wait(&self, machine: &mut Machine) -> Outcome<Event> {
         let end = Instant::now() + JOB_TIMEOUT;
         let event = loop {

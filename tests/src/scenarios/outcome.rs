@@ -25,9 +25,9 @@ struct Case {
     status: i32,
     /// Outcome in the file.
     outcome: &'static str,
-    /// What the last line says.
+    /// What the last line contains.
     says: &'static str,
-    /// People are told what the guest was doing.
+    /// The report shows what the guest was doing.
     explained: bool,
     /// The guest's memory is written.
     core: bool,
@@ -55,7 +55,7 @@ const CASES: [Case; 7] = [
         core: false,
     },
     Case {
-        name: "panic, told by the device",
+        name: "panic, reported by the device",
         words: "panic=0 strata.mode=panic",
         options: &["--on-panic", "exit"],
         status: 101,
@@ -115,8 +115,8 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     refused(stage)
 }
 
-/// Boots the test kernel; it tells what it does, also what the kernel does before there is a
-/// guest's program.
+/// Boots the guest with its kernel's messages on the console, also those from before there is a
+/// user's program.
 fn run(stage: &Stage, name: &str, words: &str, options: &[&str]) -> Outcome<(Ended, Value)> {
     let path = |name: &str| stage.images.join(name).display().to_string();
     let result = stage.logs.join(format!("{name}.json"));
@@ -146,9 +146,9 @@ fn end(stage: &mut Stage, case: &Case) -> Outcome<()> {
     if case.core {
         core::check(&core, case.words, case.outcome != "triple-fault")?;
         fs::remove_file(&core).context("core")?;
-        let told = json["core"] == core.display().to_string()
+        let reported = json["core"] == core.display().to_string()
             && ended.stderr.contains("strata: the guest's memory is in ");
-        ensure(told, || format!("{}: {ended:?} {json:#}", case.name))?;
+        ensure(reported, || format!("{}: {ended:?} {json:#}", case.name))?;
     }
     let last = ended.stderr.lines().last().unwrap_or_default();
     let expected = [json!(case.outcome), json!(case.status)];
@@ -169,7 +169,7 @@ fn end(stage: &mut Stage, case: &Case) -> Outcome<()> {
     Ok(())
 }
 
-/// The console's last lines and the vCPUs are told in both places.
+/// The console's last lines and the vCPUs are reported in both places.
 fn explained(case: &Case, ended: &Ended, json: &Value) -> Outcome<()> {
     let console = json["console"].as_array().map_or(0, Vec::len);
     let vcpus = json["vcpus"].as_array().cloned().unwrap_or_default();
@@ -192,7 +192,7 @@ fn explained(case: &Case, ended: &Ended, json: &Value) -> Outcome<()> {
 }
 
 /// A kernel without a root file system panics before it has loaded any module: only the console
-/// tells.
+/// shows it.
 fn panic_pauses(stage: &mut Stage) -> Outcome<()> {
     let boot = Boot {
         kernel: vec!["rdinit=/none".to_owned()],
@@ -229,7 +229,7 @@ fn panic_pauses(stage: &mut Stage) -> Outcome<()> {
     Ok(())
 }
 
-/// What cannot be had is said before the guest runs.
+/// What cannot be had is refused before the guest runs.
 fn refused(stage: &mut Stage) -> Outcome<()> {
     let kernel = stage.images.join("vmlinuz").display().to_string();
     let cases: [(&[&str], i32, &str); 4] = [

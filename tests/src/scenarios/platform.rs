@@ -1,4 +1,4 @@
-//! What a guest finds besides its disks, by the word of its kernel and of the usual tools.
+//! What a guest finds besides its disks, as its kernel and the usual tools show it.
 
 use crate::error::{Context, Outcome, ensure};
 use crate::image::Tool;
@@ -12,23 +12,23 @@ use std::time::Duration;
 const SECONDS: u64 = 120;
 const LIMIT: Duration = Duration::from_secs(SECONDS);
 
-/// What the multiboot kernel says that it was told, with `KERNEL` and `DIRECTORY` for paths.
-const KERNEL: &str = "told: KERNEL some words
+/// What the multiboot kernel prints that it was given, with `KERNEL` and `DIRECTORY` for paths.
+const KERNEL: &str = "words: KERNEL some words
 ranges of memory: 4
 module DIRECTORY/one a=b: first
 module DIRECTORY/two: second
 that is all
 ";
-/// What the PVH kernel says, which is given no names.
-const KERNEL_PVH: &str = "told: some words
+/// What the PVH kernel prints, which is given no names.
+const KERNEL_PVH: &str = "words: some words
 ranges of memory: 4
 module first
 that is all
 ";
 
-/// What the kernel says that is started in real mode, after what firmware says.
+/// What the kernel prints that is started in real mode, after what firmware prints.
 const KERNEL_REAL: &str = "
-told: some words
+words: some words
 main part: at 1 MiB
 initrd: first
 that is all
@@ -63,7 +63,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         ("pvh", KERNEL_PVH),
         ("real", KERNEL_REAL),
     ] {
-        told(stage, name, kernel)?;
+        small_kernel(stage, name, kernel)?;
     }
     init_resets(stage)?;
     only_32_bits(stage)?;
@@ -119,7 +119,7 @@ fn suspends(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     Ok(())
 }
 
-/// The guest resets itself by a jump to the BIOS. QMP's clients are told, and it comes up again.
+/// The guest resets itself by a jump to the BIOS. QMP's clients get the event, and it boots again.
 fn starts_again(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     let event = machine.qmp.wait_event("RESET", 0, LIMIT)?;
     let expected = json!({"guest": true, "reason": "guest-reset"});
@@ -131,13 +131,13 @@ fn starts_again(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     machine.qmp.run("quit", json!({}))?;
     stage.verified(
         "reset by the BIOS",
-        "told to QMP, and the guest came up again",
+        "reported on QMP, and the guest booted again",
     );
     Ok(())
 }
 
-/// A small kernel that is not Linux says what it was told, and ends the run.
-fn told(stage: &mut Stage, name: &str, expected: &str) -> Outcome<()> {
+/// A small kernel that is not Linux prints what it was given, and ends the run.
+fn small_kernel(stage: &mut Stage, name: &str, expected: &str) -> Outcome<()> {
     let directory = stage.dir.display().to_string();
     for (file, text) in [("one", "first"), ("two", "second")] {
         fs::write(stage.dir.join(file), text).context(file)?;
@@ -183,7 +183,10 @@ fn told(stage: &mut Stage, name: &str, expected: &str) -> Outcome<()> {
     ensure(ended.code == Some(0) && said_all, || {
         format!("{name}: {ended:?} {said}")
     })?;
-    stage.verified(format!("{name} kernel"), "started, told all, and heard");
+    stage.verified(
+        format!("{name} kernel"),
+        "started with all it was given, and printed it",
+    );
     Ok(())
 }
 

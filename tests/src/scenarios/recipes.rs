@@ -1,4 +1,4 @@
-//! What the documents tell people to paste is run as it stands there.
+//! The recipes of the documents are run as they stand there.
 //!
 //! A block of commands or of a workflow is one if `<!-- recipe: NAME -->` stands before it.
 
@@ -29,7 +29,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     surroundings::make(stage)?;
     let recipes: Vec<_> = recipes(README)?.into_iter().chain(recipes(CI)?).collect();
     let names: Vec<_> = recipes.iter().map(|recipe| recipe.name.as_str()).collect();
-    // Those that are told here, so that none is lost from the documents.
+    // Listed here, so that none is lost from the documents.
     let expected = [
         "readme",
         "smoke",

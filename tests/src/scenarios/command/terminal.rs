@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Tells the size at first, and whenever it changes.
+/// Prints the size at first, and whenever it changes.
 const SCRIPT: &str = "trap 'stty size' WINCH; stty size; while :; do sleep 1; done";
 
 /// Plays it.
@@ -38,7 +38,7 @@ pub fn has_its_size_and_a_way_out(stage: &mut Stage) -> Outcome<()> {
     let result = (|| {
         read_until(&mut master, &mut said, "30 100")?;
         set_size(&master, 40, 120)?;
-        // The kernel tells only those whose controlling terminal it is.
+        // The kernel signals only processes whose controlling terminal it is.
         kill_process(Pid::from_child(&child), Signal::WINCH).context("SIGWINCH")?;
         read_until(&mut master, &mut said, "40 120")?;
         master.write_all(b"\x01h").context("Ctrl-A H")?;

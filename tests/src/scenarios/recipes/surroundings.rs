@@ -83,7 +83,7 @@ fn host_kernel(stage: &Stage, version: &str) -> Outcome<()> {
     symlink(stage.images.join("lib/modules"), "/lib/modules").context("/lib/modules")
 }
 
-/// An initramfs whose program says that it ran, and powers off.
+/// An initramfs whose program prints that it ran, and powers off.
 fn initrd(tree: &Path, stage: &Stage) -> Outcome<()> {
     busybox(tree)?;
     let init = "#!/bin/sh\necho the initrd\\'s program ran\n/bin/busybox poweroff -f\n";

@@ -1,5 +1,6 @@
 //! The parts of a PC that are older than PCI: the serial port, the keyboard controller, the clock,
-//! the ports that reset the machine, and those by which a guest says how it ends.
+//! the ports that reset the machine, those by which a guest says how it ends, and those that test
+//! kernels want.
 //!
 //! All of them are 8 bits wide, so a wider access is taken apart into accesses to consecutive
 //! ports, as the ISA bus does.
@@ -13,6 +14,7 @@ pub mod pvpanic;
 pub mod reset;
 pub mod rtc;
 pub mod serial;
+pub mod test_device;
 
 /// Tells the machine that the guest asked for something (a reset, power off). Called on a vCPU
 /// thread with a device locked: it must neither block nor touch the device.

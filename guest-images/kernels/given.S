@@ -2,7 +2,8 @@
 # the exit port 0xf4. Assembled with PVH=1 it has a PVH entry point, otherwise a multiboot header.
 #
 # If its command line ends in "init", it sends INIT to the boot processor instead, which starts the
-# machine again.
+# machine again. If it ends in "warm", it resets the machine and has asked to go on then at an address
+# in real mode; there it ends with what it left in port 0xe0 before.
 
 .code32
 .text
@@ -11,6 +12,9 @@
 .set EXIT, 0xf4
 .set ICR, 0xfee00300
 .set MULTIBOOT, 0x1badb002
+# A port of the test device that keeps what is written to it.
+.set KEPT, 0xe0
+.set WARM, 0x1000
 # Modules on pages, the size of memory.
 .set FLAGS, 3
 
@@ -95,6 +99,8 @@ modules_done:
     jnz 1b
     cmpl $0x74696e69, -5(%esi)      # "init"
     je send_init
+    cmpl $0x6d726177, -5(%esi)      # "warm"
+    je warm
     mov $done, %esi
     call print
     xor %al, %al
@@ -110,6 +116,32 @@ send_init:
     movl $0, ICR + 0x10
     movl $0x4500, ICR
     jmp halt
+
+# CMOS 0x0f says that the address is at 40:67, offset and segment.
+warm:
+    mov $go_on, %esi
+    mov $WARM, %edi
+    mov $(go_on_end - go_on), %ecx
+    rep movsb
+    movl $WARM, 0x467
+    mov $0x0f, %al
+    out %al, $0x70
+    mov $0x0a, %al
+    out %al, $0x71
+    mov $42, %al
+    out %al, $KEPT
+    mov $0xfe, %al
+    out %al, $0x64
+    jmp halt
+
+.code16
+go_on:
+    in $KEPT, %al
+    out %al, $EXIT
+1:  hlt
+    jmp 1b
+go_on_end:
+.code32
 
 fail:
     call print

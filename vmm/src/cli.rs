@@ -128,6 +128,10 @@ pub struct RunArgs {
     /// A monitor for programs (QMP): stdio, unix:PATH or fd:N; may be given several times.
     #[arg(long = "qmp", value_name = "WHERE")]
     pub qmps: Vec<Endpoint>,
+    /// Add the device that kvm-unit-tests want, QEMU's pc-testdev: ports 0xe0 and 0x2000, memory
+    /// at 0xff000000.
+    #[arg(long)]
+    pub test_device: bool,
     /// Wait for `cont` in a monitor before the guest starts.
     #[arg(long)]
     pub paused: bool,

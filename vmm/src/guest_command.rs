@@ -184,6 +184,7 @@ fn run_args(args: &TestArgs, kernel: &Kernel, initrd: PathBuf) -> RunArgs {
         serial: Some(SerialEndpoint::None),
         monitors: Vec::new(),
         qmps: Vec::new(),
+        test_device: false,
         paused: false,
         ending: EndingArgs::of_command(args.timeout),
         report: args.report.clone(),

@@ -20,6 +20,8 @@ pub const EXTENDED: u64 = 0x10_0000;
 pub const BIOS_EBDA_SEGMENT: u64 = 0x40e;
 /// Where it says how many KiB of memory there are below that area, in 16 bits.
 pub const BIOS_MEMORY_KIB: u64 = 0x413;
+/// Where a guest says where a BIOS is to jump after a reset: offset and segment, of 16 bits each.
+pub const BIOS_WARM_START: u64 = 0x467;
 /// Global descriptor table used at entry.
 pub const GDT: u64 = 0x500;
 /// The zero page (`struct boot_params`).

@@ -228,6 +228,10 @@ pub(crate) fn run_with(
         Board::add_exit_port(&mut hardware.buses, &post, option)
             .map_err(|_| RunError::ExitPort(option.port))?;
     }
+    if args.test_device {
+        Board::add_test_device(&mut hardware.buses, &hardware.router, &hardware.vm)
+            .map_err(BoardError::from)?;
+    }
     let command = command
         .map(|command| hardware.add_command_port(command, &post, console.patience()))
         .transpose()?;

@@ -144,6 +144,12 @@ impl Rtc {
         self.update_line();
     }
 
+    /// What the guest has left for a BIOS in the register that tells it why the machine starts: 0 for
+    /// a start from the beginning.
+    pub fn shutdown_status(&self) -> u8 {
+        self.memory[usize::from(SHUTDOWN_STATUS)]
+    }
+
     /// Tells firmware that the guest that had suspended to memory is to go on.
     pub fn announce_resume(&mut self) {
         self.memory[usize::from(SHUTDOWN_STATUS)] = RESUMES;

@@ -66,6 +66,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         small_kernel(stage, name, kernel)?;
     }
     init_resets(stage)?;
+    starts_warm(stage)?;
     only_32_bits(stage)?;
     large(stage)
 }
@@ -201,6 +202,28 @@ fn init_resets(stage: &mut Stage) -> Outcome<()> {
     let is_right = ended.code == Some(102) && ended.stderr.contains("the guest reset the machine");
     ensure(is_right, || format!("{ended:?}"))?;
     stage.verified("INIT to the boot processor", "an orderly reset");
+    Ok(())
+}
+
+/// A reset after which the guest goes on where it has asked a BIOS to, with its memory; and the test
+/// device, whose port has kept what it left there.
+fn starts_warm(stage: &mut Stage) -> Outcome<()> {
+    let kernel = stage.images.join("kernels/multiboot").display().to_string();
+    let args = [
+        "run", "--kernel", &kernel, "--append", "warm", "--memory", "64M",
+    ];
+    let more = [
+        "--serial",
+        "none",
+        "--test-device",
+        "--exit-port",
+        "0xf4",
+        "--timeout",
+        "60s",
+    ];
+    let ended = program::run("strata", &[&args[..], &more[..]].concat(), LIMIT)?;
+    ensure(ended.code == Some(42), || format!("{ended:?}"))?;
+    stage.verified("a warm start", "the guest went on where it had asked to");
     Ok(())
 }
 

@@ -1,5 +1,5 @@
 //! The few accesses to KVM that `kvm-ioctls` leaves to its caller to prove safe.
-#![allow(unsafe_code)] // Memory slots, and two fields of the page shared with the kernel.
+#![allow(unsafe_code)] // Memory slots and their pages, and two fields of the page shared with the kernel.
 
 use std::{
     slice,
@@ -14,7 +14,14 @@ use kvm_bindings::{
     KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, KVM_MEM_READONLY, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
+use rustix::mm::{MprotectFlags, mprotect};
+use strata_exec::mem::to_usize;
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress,
+};
+
+/// Bytes of a page, of the guest's and the host's.
+const PAGE: u64 = 4096;
 
 /// A VM together with the memory that its slots point into.
 ///
@@ -24,7 +31,7 @@ pub struct Vm {
     /// The VM.
     pub fd: VmFd,
     /// What the guest can write.
-    _memory: GuestMemoryMmap,
+    memory: GuestMemoryMmap,
     /// What the guest can read and execute, but not write.
     _rom: Option<GuestMemoryMmap>,
 }
@@ -61,9 +68,30 @@ impl Vm {
         }
         Ok(Self {
             fd,
-            _memory: memory,
+            memory,
             _rom: rom,
         })
+    }
+
+    /// Takes a page of the guest's memory out of the tables by which its processors find it; the next
+    /// access brings it back. `address` is a guest physical one in it. Nothing happens where the
+    /// guest has no memory.
+    pub fn flush_page(&self, address: u64) {
+        let page = GuestAddress(address & !(PAGE - 1));
+        let Ok(page) = self.memory.get_slice(page, to_usize(PAGE)) else {
+            return;
+        };
+        let host = page.ptr_guard_mut().as_ptr().cast();
+        let usual = MprotectFlags::READ | MprotectFlags::WRITE;
+        // Every change of a page's protection has the kernel drop it there. This one takes nothing
+        // away from those who access it meanwhile.
+        for flags in [usual | MprotectFlags::EXEC, usual] {
+            // SAFETY: the page is part of the mapping that `self.memory` owns, it stays readable and
+            // writable as it was made, and no code of this program is in it.
+            if let Err(error) = unsafe { mprotect(host, to_usize(PAGE), flags) } {
+                tracing::debug!(%error, "a page was not flushed");
+            }
+        }
     }
 }
 

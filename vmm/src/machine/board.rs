@@ -23,6 +23,7 @@ use strata_devices::{
         reset::SystemControl,
         rtc::{MemorySize, Rtc, RtcTimer},
         serial::{Output, SerialPort},
+        test_device::{DrivenLines, FlushPort, Kept},
     },
     pci::{
         self, BarAllocator, ConfigPorts, PciRoot, SharedPciDevice, Slot, SlotTaken, Window,
@@ -34,7 +35,11 @@ use super::{
     post::{GuestEvent, Post},
     vcpus::Buses,
 };
-use crate::{cli::ending::ExitPortOption, kvm::irq::Router, layout};
+use crate::{
+    cli::ending::ExitPortOption,
+    kvm::{irq::Router, raw::Vm},
+    layout,
+};
 
 /// The name in logs of what firmware says to its debug port.
 const FIRMWARE_LOG: &str = "strata::firmware";
@@ -155,6 +160,27 @@ impl Board {
         buses.ports.insert(port.into(), ExitPort::LEN, device)
     }
 
+    /// Adds the device that test kernels want.
+    ///
+    /// # Errors
+    /// Another device has its addresses.
+    pub fn add_test_device(
+        buses: &mut Buses,
+        router: &Arc<Router>,
+        vm: &Arc<Vm>,
+    ) -> Result<(), Overlap> {
+        let kept = |len| shared(Kept::new(len));
+        let (ports, len) = (&mut buses.ports, Kept::PORTS_LEN);
+        ports.insert(Kept::PORTS, len, kept(len))?;
+        let lines = shared(DrivenLines::new(|gsi| router.line(gsi)));
+        ports.insert(DrivenLines::BASE, DrivenLines::LEN, lines)?;
+        let vm = Arc::clone(vm);
+        let flush = shared(FlushPort(Box::new(move |page| vm.flush_page(page))));
+        ports.insert(FlushPort::BASE, FlushPort::LEN, flush)?;
+        let len = Kept::MEMORY_LEN;
+        buses.mmio.insert(Kept::MEMORY, len, kept(len))
+    }
+
     /// Adds the second serial port, whose output goes to `output`; the port, for its input.
     ///
     /// # Errors
@@ -209,6 +235,11 @@ impl Board {
         lock(&self.pm).wake_up();
         self.reset_unpowered();
         lock(&self.rtc).announce_resume();
+    }
+
+    /// What the guest wants of its next start, as [`Rtc::shutdown_status`] has it.
+    pub fn shutdown_status(&self) -> u8 {
+        lock(&self.rtc).shutdown_status()
     }
 
     /// Resets what has no power while a guest is suspended to memory.

@@ -457,7 +457,7 @@ impl Control {
         self.on_ejected();
         let parts = &mut self.parts;
         parts.chips.restore(&parts.vm.fd)?;
-        let entry = parts.start.load()?;
+        let entry = parts.start.start_again(parts.board.shutdown_status())?;
         parts.vcpus.reset(entry)?;
         self.asleep = false;
         match parts.state.get() {

@@ -9,7 +9,14 @@ use crate::{
     boot::{BootError, BootSource, RealModeKernel, Rom},
     cli::RunArgs,
     kvm::regs::Entry,
+    layout,
 };
+
+/// Shutdown status: after a reset a BIOS ends the interrupt that was being served, and jumps to the
+/// address at 40:67.
+const JUMP_AFTER_EOI: u8 = 0x05;
+/// The same without the end of an interrupt. The reset has ended it.
+const JUMP: u8 = 0x0a;
 
 /// What is booted.
 pub enum Booted {
@@ -88,6 +95,25 @@ impl Start {
                 rom.load_copy(&self.memory)?;
                 Ok(Entry::ResetVector)
             }
+        }
+    }
+
+    /// The same after a reset. `shutdown_status` is what the guest has left for a BIOS: its memory
+    /// may be as it left it, and it goes on by itself.
+    ///
+    /// # Errors
+    /// [`BootError`].
+    pub fn start_again(&mut self, shutdown_status: u8) -> Result<Entry, BootError> {
+        match (&self.booted, shutdown_status) {
+            // Its copy below 1 MiB knows that it has run, and does what is wanted.
+            (Booted::Firmware(..), 1..) => Ok(Entry::ResetVector),
+            (Booted::Kernel(_), JUMP_AFTER_EOI | JUMP) => {
+                let [offset, segment]: [u16; 2] = self
+                    .memory
+                    .read_obj(GuestAddress(layout::BIOS_WARM_START))?;
+                Ok(Entry::RealMode { segment, offset })
+            }
+            _ => self.load(),
         }
     }
 

@@ -11,8 +11,13 @@ use strata_storage::{Storage, error::IoResult};
 const SECTOR_ENTRIES: usize = 64;
 
 /// 64-bit big-endian entries, and which of them the file does not have yet.
+///
+/// Most tables are empty but for their first entries: a refcount table has a cluster at least, which
+/// counts 16 TiB with clusters of 64 KiB. What is empty at the end takes no memory.
 pub struct RootTable {
     offset: Cell<u64>,
+    len: Cell<usize>,
+    /// Without the zeros at the end, as the table was when it was read.
     entries: RefCell<Vec<u64>>,
     dirty: RefCell<BTreeSet<usize>>,
 }
@@ -32,8 +37,11 @@ impl RootTable {
     pub async fn load(file: &Storage, offset: u64, count: usize) -> IoResult<Self> {
         let bytes = file.read_vec(offset, count * 8).await?;
         let (words, _) = bytes.as_chunks::<8>();
+        let used = words.iter().rposition(|word| *word != [0; 8]);
+        let words = &words[..used.map_or(0, |last| last + 1)];
         Ok(Self {
             offset: Cell::new(offset),
+            len: Cell::new(count),
             entries: RefCell::new(words.iter().map(|w| u64::from_be_bytes(*w)).collect()),
             dirty: RefCell::default(),
         })
@@ -46,7 +54,7 @@ impl RootTable {
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        self.entries.borrow().len()
+        self.len.get()
     }
 
     /// The entry at `index`; 0 behind the end.
@@ -55,19 +63,30 @@ impl RootTable {
     }
 
     /// Sets the entry at `index`, in memory.
+    ///
+    /// # Panics
+    /// If it lies behind the end.
     pub fn set(&self, index: usize, value: u64) {
-        self.entries.borrow_mut()[index] = value;
+        assert!(index < self.len(), "entry {index} of {}", self.len());
+        let mut entries = self.entries.borrow_mut();
+        if index >= entries.len() {
+            entries.resize(index + 1, 0);
+        }
+        entries[index] = value;
         self.dirty.borrow_mut().insert(index / SECTOR_ENTRIES);
     }
 
     /// A copy of all entries.
     pub fn entries(&self) -> Vec<u64> {
-        self.entries.borrow().clone()
+        let mut entries = self.entries.borrow().clone();
+        entries.resize(self.len(), 0);
+        entries
     }
 
     /// The table has moved: `entries` are in the file at `offset`.
     pub fn moved(&self, offset: u64, entries: Vec<u64>) {
         self.offset.set(offset);
+        self.len.set(entries.len());
         *self.entries.borrow_mut() = entries;
         self.dirty.borrow_mut().clear();
     }
@@ -80,8 +99,9 @@ impl RootTable {
             .iter()
             .map(|&sector| {
                 let start = sector * SECTOR_ENTRIES;
-                let end = entries.len().min(start + SECTOR_ENTRIES);
-                let bytes = entries[start..end].iter().flat_map(|e| e.to_be_bytes());
+                let end = self.len().min(start + SECTOR_ENTRIES);
+                let entry = |index| entries.get(index).copied().unwrap_or(0);
+                let bytes = (start..end).flat_map(|index| u64::to_be_bytes(entry(index)));
                 (self.offset.get() + start as u64 * 8, bytes.collect())
             })
             .collect();
@@ -93,3 +113,6 @@ impl RootTable {
         self.dirty.borrow_mut().extend(batch.sectors);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ mod disk_name;
 mod export;
 mod inflight;
 mod job;
+mod medium;
 mod number;
 mod object;
 mod socket;
@@ -35,6 +36,9 @@ pub use export::{
 };
 pub use inflight::{DiskInflight, Inflight, LayerInflight, Queue, RangeInflight, TaskInfo};
 pub use job::{BlockJobCancel, BlockJobRef, BlockJobSetSpeed, JobRef};
+pub use medium::{
+    BlockdevChangeMedium, BlockdevInsertMedium, ChangeReadOnlyMode, DriveName, DriveRef, OpenTray,
+};
 pub use object::{Endpoint, ObjectAdd, ObjectDel, ObjectType, TlsCreds};
 pub use socket::{
     InetSocketAddress, SocketAddress, SocketAddressLegacy, SocketAddressType, UnixSocketAddress,
@@ -213,15 +217,19 @@ pub struct BlockInfo {
     /// Always `"unknown"`, as QEMU says it.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Removable media: no.
+    /// Its medium can be another one.
     pub removable: bool,
-    /// Tray locked: no.
+    /// The guest wants its tray to stay closed.
     pub locked: bool,
+    /// Whether its tray is open, where it has one.
+    #[serde(rename = "tray_open", skip_serializing_if = "Option::is_none")]
+    pub tray_open: Option<bool>,
     /// `ok`, `failed` or `nospace`.
     #[serde(rename = "io-status", skip_serializing_if = "Option::is_none")]
     pub io_status: Option<String>,
-    /// The disk's top layer.
-    pub inserted: BlockDeviceInfo,
+    /// The disk's top layer; `None` for a drive without a medium.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inserted: Option<BlockDeviceInfo>,
 }
 
 /// `BlockDeviceInfo`: a layer, such as the top of a disk.
@@ -369,6 +377,15 @@ pub enum Event {
     ExportDeleted {
         /// The export.
         id: String,
+    },
+    /// `DEVICE_TRAY_MOVED`: a drive's tray has been opened or closed, by the guest or by a command.
+    TrayMoved {
+        /// The drive.
+        device: String,
+        /// The path of the device.
+        path: String,
+        /// It is open now.
+        open: bool,
     },
     /// `BLOCK_IO_ERROR`: a guest's request failed.
     IoError {

@@ -8,6 +8,7 @@ mod describe;
 mod exports;
 mod find;
 mod inflight;
+mod media;
 mod objects;
 mod resize;
 mod shutdown;
@@ -183,24 +184,23 @@ impl Engine {
 
     /// Keeps the names of a disk's top layer and of the disk itself, if it has one, from others.
     fn reserve(&self, spec: &DiskSpec) -> Result<(Name, Option<Name>)> {
-        let refused = |error: NameError| Error::Image {
-            file: spec.path.clone(),
-            why: error.to_string(),
-        };
         let names = self.opener.names();
-        let id = names.disk(&spec.disk.id).map_err(refused)?;
+        let id = self.reserve_id(spec)?;
         let node = match &spec.image.node_name {
             None => names.made_up(),
             Some(name) => names.layer(name).map_err(|error| {
                 let own = *name == spec.disk.id;
-                refused(if own {
-                    NameError::DiskLikeLayer(name.clone())
-                } else {
-                    error
-                })
+                let taken = || NameError::DiskLikeLayer(name.clone());
+                name_refused(spec, if own { taken() } else { error })
             })?,
         };
         Ok((node, id))
+    }
+
+    /// Keeps the name of a disk from others, if it has one.
+    fn reserve_id(&self, spec: &DiskSpec) -> Result<Option<Name>> {
+        let reserved = self.opener.names().disk(&spec.disk.id);
+        reserved.map_err(|error| name_refused(spec, error))
     }
 
     /// Opens the layers of a disk that a device can have.
@@ -224,21 +224,26 @@ impl Engine {
 
     fn attach(&self, root: Rc<Node>, spec: DiskSpec, id: Option<Name>) -> Disk {
         let DiskSpec { image, disk, .. } = spec;
-        let options = DiskOptions {
-            read_only: image.read_only,
-            no_flush: image.no_flush,
-            direct: image.direct,
-            ..disk
-        };
-        let events = self.events.clone();
-        let failures = Box::new(move |failed| (events.borrow_mut())(io_error(failed)));
-        let (policy, throttling) = (options.errors, options.throttling.clone());
-        let disk = GuestDisk::new(self.exec.clone(), failures, root, (options, image), id);
-        let backend = Backend::new(self.exec.clone(), disk.clone(), policy);
+        let disk = self.new_disk(root, (disk, image), id);
+        let throttling = disk.options().throttling.clone();
+        let backend = Backend::new(self.exec.clone(), disk.clone());
         self.disks.borrow_mut().push(disk);
         self.throttle(&backend, &throttling);
         self.backends.borrow_mut().push(backend.clone());
         Disk::new(backend)
+    }
+
+    /// A disk on `root`, which nobody knows of yet.
+    fn new_disk(
+        &self,
+        root: Rc<Node>,
+        (options, image): (DiskOptions, ImageOptions),
+        id: Option<Name>,
+    ) -> Rc<GuestDisk> {
+        let options = with_image_options(options, &image);
+        let events = self.events.clone();
+        let failures = Box::new(move |failed| (events.borrow_mut())(io_error(failed)));
+        GuestDisk::new(self.exec.clone(), failures, root, (options, image), id)
     }
 
     /// Carries out a command. `reply` may be called before this returns, or much later.
@@ -266,6 +271,19 @@ impl Engine {
             }
             Cmd::BlockResize(cmd) => {
                 self.spawn(name, reply, async move |engine| engine.resize(cmd).await);
+            }
+            Cmd::Eject(cmd) => {
+                self.spawn(name, reply, async move |engine| engine.eject(cmd).await);
+            }
+            Cmd::BlockdevRemoveMedium(cmd) => {
+                self.spawn(name, reply, async move |engine| {
+                    engine.remove_medium(cmd).await
+                });
+            }
+            Cmd::BlockdevChangeMedium(cmd) => {
+                self.spawn(name, reply, async move |engine| {
+                    engine.change_medium(cmd).await
+                });
             }
             Cmd::BlockDirtyBitmapAdd(cmd) => self.bitmap(name, cmd.into(), reply),
             Cmd::BlockDirtyBitmapRemove(bitmap) => {
@@ -345,6 +363,9 @@ impl Engine {
             Cmd::BlockStream(cmd) => self.start_stream(cmd),
             Cmd::BlockCommit(cmd) => self.start_commit(*cmd),
             Cmd::BlockSetIoThrottle(cmd) => self.set_io_throttle(&cmd),
+            Cmd::BlockdevOpenTray(cmd) => self.open_tray(&cmd),
+            Cmd::BlockdevCloseTray(cmd) => self.close_tray(&cmd),
+            Cmd::BlockdevInsertMedium(cmd) => self.insert_medium(&cmd),
             Cmd::BlockJobCancel(cmd) => jobs.cancel(&cmd.device, cmd.force.unwrap_or(false)),
             Cmd::BlockJobSetSpeed(cmd) => jobs.set_speed(&cmd.device, cmd.speed),
             Cmd::BlockJobPause(job) => jobs.pause(&job.device),
@@ -413,6 +434,24 @@ fn refuse_partial(root: &Rc<Node>, block_size: u32) -> Result<()> {
 }
 
 /// `BLOCK_IO_ERROR`.
+/// A disk's options with those that are its image's.
+fn with_image_options(disk: DiskOptions, image: &ImageOptions) -> DiskOptions {
+    DiskOptions {
+        read_only: image.read_only,
+        no_flush: image.no_flush,
+        direct: image.direct,
+        ..disk
+    }
+}
+
+/// A name that a disk cannot have.
+fn name_refused(spec: &DiskSpec, error: NameError) -> Error {
+    Error::Image {
+        file: spec.path.clone(),
+        why: error.to_string(),
+    }
+}
+
 fn io_error(failed: FailedRequest) -> Event {
     Event::IoError {
         device: failed.disk,

@@ -3,7 +3,8 @@
 //! What concerns the guest's requests and nobody else's is here: throttling, and what is done about
 //! errors. Jobs and exports go past it. A request waits here outside the disk's gate, so whatever
 //! drains the disk (a snapshot, a resize, the end of a job) does not wait for it, and it finds the
-//! layers that there are when it goes on.
+//! layers that there are when it goes on. A request is for the disk that was in the drive when it
+//! came, and fails where that has been taken out.
 
 mod policy;
 mod throttle;
@@ -22,15 +23,21 @@ pub use self::{
     throttle::{Limit, Limits, ThrottleGroup, ThrottleLimits, Throttling},
 };
 use crate::{
-    ErrorAction, GuestDisk,
-    disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit},
+    DiskOptions, ErrorAction, GuestDisk, Name,
+    chain::ImageOptions,
+    disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit, Tray},
     named_request::NamedRequest,
 };
 
-/// What a device's requests pass on their way to a disk.
+/// What a device's requests pass on their way to a disk. The drive stays; what is in it may be
+/// another disk later, or none, where the device has a [`Tray`].
 pub struct Backend {
-    disk: Rc<GuestDisk>,
-    policy: ErrorPolicy,
+    options: DiskOptions,
+    image: ImageOptions,
+    medium: RefCell<Medium>,
+    tray: RefCell<Option<Rc<dyn Tray>>>,
+    /// What is in it was opened by a command of its own, and outlasts its stay here.
+    was_added: Cell<bool>,
     throttle: RefCell<Option<Rc<Member>>>,
     /// Path of the device, empty while there is none.
     device: RefCell<String>,
@@ -46,8 +53,15 @@ pub struct Backend {
     /// Nobody will go on: requests that fail end, and none is held.
     giving_up: Cell<bool>,
     /// Makes the tasks of its requests.
-    tasks: Spawner<(Rc<Self>, Rc<NamedRequest>, Done)>,
+    tasks: Spawner<(Rc<Self>, Rc<GuestDisk>, Rc<NamedRequest>, Done)>,
     this: Weak<Self>,
+}
+
+/// What is in a drive.
+enum Medium {
+    Disk(Rc<GuestDisk>),
+    /// Nothing; the drive's id is kept from others all the same.
+    None(Option<Name>),
 }
 
 /// Requests that have failed and wait for another try.
@@ -75,12 +89,34 @@ impl Held {
 }
 
 impl Backend {
-    /// For a device whose requests go to `disk`, with what is done about errors.
-    pub fn new(exec: Rc<Executor>, disk: Rc<GuestDisk>, policy: ErrorPolicy) -> Rc<Self> {
+    /// For a device whose requests go to `disk`.
+    pub fn new(exec: Rc<Executor>, disk: Rc<GuestDisk>) -> Rc<Self> {
+        let (options, image) = (disk.options().clone(), disk.image_options().clone());
+        Self::with(exec, (options, image), Medium::Disk(disk))
+    }
+
+    /// For a drive without a medium, whose id is kept from others by `name`. Media are opened as
+    /// `image` says.
+    pub fn empty(
+        exec: Rc<Executor>,
+        options: (DiskOptions, ImageOptions),
+        name: Option<Name>,
+    ) -> Rc<Self> {
+        Self::with(exec, options, Medium::None(name))
+    }
+
+    fn with(
+        exec: Rc<Executor>,
+        (options, image): (DiskOptions, ImageOptions),
+        medium: Medium,
+    ) -> Rc<Self> {
         Rc::new_cyclic(|this| Self {
-            device: RefCell::new(disk.options().device.clone()),
-            disk,
-            policy,
+            device: RefCell::new(options.device.clone()),
+            options,
+            image,
+            medium: RefCell::new(medium),
+            tray: RefCell::default(),
+            was_added: Cell::default(),
             throttle: RefCell::default(),
             open: Cell::default(),
             exec,
@@ -88,16 +124,75 @@ impl Backend {
             stopped: Held::default(),
             no_room: Held::default(),
             giving_up: Cell::default(),
-            tasks: Spawner::new(Queue::Guest, |(backend, request, done)| {
-                Self::serve(backend, request, done)
+            tasks: Spawner::new(Queue::Guest, |(backend, disk, request, done)| {
+                Self::serve(backend, disk, request, done)
             }),
             this: this.clone(),
         })
     }
 
-    /// The disk.
-    pub fn disk(&self) -> &Rc<GuestDisk> {
-        &self.disk
+    /// What the user chose for the drive, whatever is in it.
+    pub fn options(&self) -> &DiskOptions {
+        &self.options
+    }
+
+    /// How media are opened.
+    pub fn image_options(&self) -> &ImageOptions {
+        &self.image
+    }
+
+    /// The disk; `None` if the drive has no medium.
+    pub fn disk(&self) -> Option<Rc<GuestDisk>> {
+        match &*self.medium.borrow() {
+            Medium::Disk(disk) => Some(disk.clone()),
+            Medium::None(_) => None,
+        }
+    }
+
+    /// Whether `disk` is in the drive.
+    pub fn has(&self, disk: &Rc<GuestDisk>) -> bool {
+        matches!(&*self.medium.borrow(), Medium::Disk(own) if Rc::ptr_eq(own, disk))
+    }
+
+    /// The drive's tray, where it has one.
+    pub fn tray(&self) -> Option<Rc<dyn Tray>> {
+        self.tray.borrow().clone()
+    }
+
+    /// The drive has a tray.
+    pub fn set_tray(&self, tray: Rc<dyn Tray>) {
+        *self.tray.borrow_mut() = Some(tray);
+    }
+
+    /// Whether what is in the drive was opened by a command of its own, from now on; and up to now.
+    pub fn set_was_added(&self, was_added: bool) -> bool {
+        self.was_added.replace(was_added)
+    }
+
+    /// Takes the medium out of the drive, which keeps its id. Requests that the disk has accepted
+    /// go on there; those that wait for their turn or for another try fail.
+    pub fn take_medium(&self) -> Option<Rc<GuestDisk>> {
+        let disk = self.disk()?;
+        self.medium.replace(Medium::None(disk.take_name()));
+        self.retry();
+        self.tell_size(0);
+        Some(disk)
+    }
+
+    /// Puts `disk` into the drive, which is empty. The disk has the drive's id from now on.
+    pub fn insert(&self, disk: Rc<GuestDisk>) {
+        let (size, new) = (disk.info().size, Medium::Disk(disk.clone()));
+        match self.medium.replace(new) {
+            Medium::None(name) => disk.set_name(name),
+            Medium::Disk(_) => unreachable!("a medium is taken out before another comes"),
+        }
+        self.tell_size(size);
+    }
+
+    fn tell_size(&self, size: u64) {
+        if let Some(tray) = self.tray() {
+            tray.medium_changed(size);
+        }
     }
 
     /// The path of the device whose drive the disk is, as QEMU names it; empty if there is none.
@@ -191,36 +286,45 @@ impl Backend {
         }
     }
 
-    /// Carries out a request and answers it.
-    async fn serve(this: Rc<Self>, request: Rc<NamedRequest>, done: Done) {
-        let result = this.carry_out(&request.request).await;
+    /// Carries out a request for `disk` and answers it.
+    async fn serve(this: Rc<Self>, disk: Rc<GuestDisk>, request: Rc<NamedRequest>, done: Done) {
+        let result = this.carry_out(&disk, &request.request).await;
         // The device may send another one at once.
         this.under_way.set(this.under_way.get() - 1);
         done(result);
     }
 
-    /// Carries out a request, again and again where it is held. What to answer.
-    async fn carry_out(&self, request: &Request) -> Completion {
+    /// Carries out a request for `disk`, again and again where it is held. What to answer.
+    async fn carry_out(&self, disk: &Rc<GuestDisk>, request: &Request) -> Completion {
         self.throttle(request).await;
         let mut quiet = false;
         loop {
-            let Err(failed) = self.disk.carry_out(request).await else {
+            if !self.has(disk) {
+                return Err(IoError::OutOfRange);
+            }
+            let Err(failed) = disk.carry_out(request).await else {
                 return Ok(());
             };
             let action = match &failed.node_name {
-                Some(_) if !self.giving_up.get() => self.policy.action(request.op, &failed.error),
+                Some(_) if !self.giving_up.get() && self.has(disk) => {
+                    self.options.errors.action(request.op, &failed.error)
+                }
                 // No retry makes a request right that the disk cannot take.
                 _ => ErrorAction::Report,
             };
             if !(quiet && action == ErrorAction::Stop) {
-                self.disk.report(request.op, &failed, action);
+                disk.report(request.op, &failed, action);
             }
             match action {
                 ErrorAction::Report => return Err(failed.error),
                 ErrorAction::Ignore => return Ok(()),
                 ErrorAction::Stop => {}
             }
-            let held = if self.policy.waits_for_room(request.op, &failed.error) {
+            let held = if self
+                .options
+                .errors
+                .waits_for_room(request.op, &failed.error)
+            {
                 &self.no_room
             } else {
                 &self.stopped
@@ -239,17 +343,27 @@ impl Submit for Backend {
         let Some(this) = self.this.upgrade() else {
             return done(Err(IoError::Cancelled));
         };
+        let Some(disk) = self.disk() else {
+            return done(Err(IoError::OutOfRange));
+        };
         self.under_way.set(self.under_way.get() + 1);
         let request = NamedRequest::new(self.info(), request);
         let name = request.clone();
-        self.tasks.spawn(&self.exec, name, (this, request, done));
+        self.tasks
+            .spawn(&self.exec, name, (this, disk, request, done));
     }
 
     fn info(&self) -> Rc<DiskInfo> {
-        self.disk.info()
+        match self.disk() {
+            Some(disk) => disk.info(),
+            None => Rc::new(self.options.describe(None)),
+        }
     }
 
     fn extents(&self, offset: u64, len: u64, max: usize, done: ExtentsDone) {
-        self.disk.extents(offset, len, max, done);
+        match self.disk() {
+            Some(disk) => disk.extents(offset, len, max, done),
+            None => done(Err(IoError::OutOfRange)),
+        }
     }
 }

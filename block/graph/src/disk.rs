@@ -92,6 +92,22 @@ pub trait Submit {
     }
 }
 
+/// The tray of a drive whose medium can be another one, as the block layer sees it. The device
+/// implements it; a medium in an open tray is none to its guest.
+pub trait Tray {
+    /// Whether it is open.
+    fn is_open(&self) -> bool;
+    /// Whether the guest wants it to stay closed.
+    fn is_locked(&self) -> bool;
+    /// Somebody outside wants the medium: the guest learns of it when it asks the next time. With
+    /// `force` it has no say in it any more.
+    fn ask_to_eject(&self, force: bool);
+    /// Opens or closes it, from outside.
+    fn set_open(&self, open: bool);
+    /// There is another medium, of so many bytes, or none, of 0. The tray is open.
+    fn medium_changed(&self, size: u64);
+}
+
 /// A disk as devices see it. Cheap to clone; lives on the device thread.
 ///
 /// Those of the image stack come from an engine. This one is all zeros:

@@ -63,6 +63,25 @@ impl DiskOptions {
     pub fn block_size(&self) -> u32 {
         self.logical_block_size.unwrap_or(512)
     }
+
+    /// What a device is told of the disk that lies on `root`, or of a drive that has no medium.
+    pub(super) fn describe(&self, root: Option<&Rc<Node>>) -> DiskInfo {
+        let granularity = root.map_or(0, |root| {
+            u32::try_from(root.granularity()).expect("a cluster at most: 64 MiB")
+        });
+        DiskInfo {
+            id: self.id.clone(),
+            size: root.map_or(0, |root| whole_size(root)),
+            block_size: self.block_size(),
+            physical_block_size: self
+                .physical_block_size
+                .unwrap_or_else(|| self.block_size()),
+            read_only: self.read_only,
+            discard: self.discard,
+            discard_granularity: granularity.max(self.block_size()),
+            serial: self.serial.clone(),
+        }
+    }
 }
 
 /// `detect-zeroes`.
@@ -178,20 +197,7 @@ impl GuestDisk {
         (options, image): (DiskOptions, ImageOptions),
         name: Option<Name>,
     ) -> Rc<Self> {
-        let info = Rc::new(DiskInfo {
-            id: options.id.clone(),
-            size: whole_size(&root),
-            block_size: options.block_size(),
-            physical_block_size: options
-                .physical_block_size
-                .unwrap_or_else(|| options.block_size()),
-            read_only: options.read_only,
-            discard: options.discard,
-            discard_granularity: u32::try_from(root.granularity())
-                .expect("a cluster at most: 64 MiB")
-                .max(options.block_size()),
-            serial: options.serial.clone(),
-        });
+        let info = Rc::new(options.describe(Some(&root)));
         Rc::new_cyclic(|this| Self {
             info: RefCell::new(info),
             options,
@@ -221,9 +227,14 @@ impl GuestDisk {
         &self.image
     }
 
-    /// Others may have its id.
-    pub fn give_up_name(&self) {
-        self.name.take();
+    /// What keeps its id from others, if it has that still: dropped, the id is free.
+    pub fn take_name(&self) -> Option<Name> {
+        self.name.take()
+    }
+
+    /// From now on the disk keeps its id from others.
+    pub(super) fn set_name(&self, name: Option<Name>) {
+        *self.name.borrow_mut() = name;
     }
 
     /// The top layer.

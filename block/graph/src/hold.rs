@@ -47,6 +47,14 @@ pub struct Busy {
     purpose: Purpose,
 }
 
+impl Busy {
+    /// For a layer of `disk`.
+    pub fn new(disk: &GuestDisk, layer: &Rc<Node>, purpose: Purpose) -> Self {
+        let node = called(disk, layer);
+        Self { node, purpose }
+    }
+}
+
 /// What a holder needs of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
@@ -135,8 +143,7 @@ impl Hold {
     ) -> Result<Self, Busy> {
         for layer in layers {
             if let Some(purpose) = layer.hold_slot().obstacle(need) {
-                let node = called(disk, &layer);
-                return Err(Busy { node, purpose });
+                return Err(Busy::new(disk, &layer, purpose));
             }
             self.enter(layer, need);
         }

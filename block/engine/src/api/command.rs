@@ -9,8 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{
     BlockCommit, BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockExportAdd,
     BlockExportDel, BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockSetIoThrottle,
-    BlockStream, BlockdevAdd, BlockdevDel, BlockdevSnapshotSync, CmdError, JobRef, NbdServerAdd,
-    NbdServerRemove, NbdServerStart, ObjectAdd, ObjectDel, QueryNamedBlockNodes,
+    BlockStream, BlockdevAdd, BlockdevChangeMedium, BlockdevDel, BlockdevInsertMedium,
+    BlockdevSnapshotSync, CmdError, DriveRef, JobRef, NbdServerAdd, NbdServerRemove,
+    NbdServerStart, ObjectAdd, ObjectDel, OpenTray, QueryNamedBlockNodes,
 };
 
 /// Defines [`Cmd`] and what follows from the list of commands. Each is given by its name, its
@@ -81,6 +82,15 @@ commands! {
         "limits what the guest may ask of a disk in a second.",
     "blockdev-add" => BlockdevAdd(BlockdevAdd): "opens an image and what lies below it.",
     "blockdev-del" => BlockdevDel(BlockdevDel): "closes such an image.",
+    "eject" => Eject(OpenTray): "opens a drive's tray and takes out what is in it.",
+    "blockdev-open-tray" => BlockdevOpenTray(OpenTray): "opens a drive's tray.",
+    "blockdev-close-tray" => BlockdevCloseTray(DriveRef): "closes it.",
+    "blockdev-remove-medium" => BlockdevRemoveMedium(DriveRef):
+        "takes a medium out of an open tray.",
+    "blockdev-insert-medium" => BlockdevInsertMedium(BlockdevInsertMedium):
+        "puts an image that blockdev-add has opened into an open tray.",
+    "blockdev-change-medium" => BlockdevChangeMedium(BlockdevChangeMedium):
+        "puts another image into a drive.",
     "block-stream" => BlockStream(BlockStream):
         "copies what the top lacks from the layers below.",
     "block-commit" => BlockCommit(Box<BlockCommit>):
@@ -160,6 +170,14 @@ impl Cmd {
             Self::NbdServerStart(arguments) => arguments.check(),
             Self::BlockExportAdd(arguments) => arguments.check(),
             Self::ObjectAdd(arguments) => arguments.check(),
+            Self::Eject(arguments) | Self::BlockdevOpenTray(arguments) => {
+                arguments.drive().map(drop)
+            }
+            Self::BlockdevCloseTray(arguments) | Self::BlockdevRemoveMedium(arguments) => {
+                arguments.drive().map(drop)
+            }
+            Self::BlockdevInsertMedium(arguments) => arguments.drive().map(drop),
+            Self::BlockdevChangeMedium(arguments) => arguments.drive().map(drop),
             _ => Ok(()),
         }
     }

@@ -46,9 +46,7 @@ impl Engine {
             ))
         })?;
         let backends = self.backends.borrow();
-        let free = |backend: &&Rc<Backend>| {
-            Rc::ptr_eq(backend.disk(), &disk) && backend.device().is_empty()
-        };
+        let free = |backend: &&Rc<Backend>| backend.has(&disk) && backend.device().is_empty();
         let backend = backends.iter().find(free).ok_or_else(|| {
             refused(format!(
                 "Property 'virtio-blk-device.drive' can't take value '{drive}', it's in use"

@@ -3,7 +3,7 @@
 use std::{path::Path, rc::Rc};
 
 use serde_json::Value;
-use strata_graph::{Backend, GuestDisk, Hold, Purpose, spec::ImageSpec};
+use strata_graph::{Backend, GuestDisk, spec::ImageSpec};
 use strata_storage::error::Error;
 
 use super::{DetectZeroes, DiskOptions, DiskSpec, Engine, ErrorPolicy, ReplyTo, refused, shutdown};
@@ -69,14 +69,14 @@ impl Engine {
         self.remove_disk(&disk, id).await
     }
 
-    /// Closes a disk that no device has and that nothing else holds.
+    /// Closes a disk that no device has and that nothing else uses.
     async fn remove_disk(&self, disk: &Rc<GuestDisk>, name: &str) -> Result<Reply, CmdError> {
-        let is_its = |backend: &Backend| Rc::ptr_eq(backend.disk(), disk);
+        let is_its = |backend: &Backend| backend.has(disk);
         let has_device = |backend: &Backend| is_its(backend) && !backend.device().is_empty();
         if self.any_backend(has_device) {
             return Err(refused(format!("Block device {name} is in use")));
         }
-        let _hold = Hold::take(disk, disk.root().chain(), Purpose::Close)?;
+        let _hold = self.hold_unused(disk)?;
         self.backends.borrow_mut().retain(|one| !is_its(one));
         self.disks.borrow_mut().retain(|one| !Rc::ptr_eq(one, disk));
         let errors = shutdown::close(disk).await;

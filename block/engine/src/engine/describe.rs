@@ -9,22 +9,12 @@ use super::{Engine, bitmaps, throttling};
 use crate::api::{BlockDeviceInfo, BlockInfo, CacheInfo, ImageInfo, SnapshotInfo, ThrottleInfo};
 
 impl Engine {
-    /// `query-block`.
+    /// `query-block`: the drives in the order in which they came.
     pub(super) fn query_block(&self) -> Vec<BlockInfo> {
-        self.disks
-            .borrow()
+        let backends = self.backends.borrow();
+        backends
             .iter()
-            .map(|disk| {
-                let mut info = describe_disk(disk);
-                let backends = self.backends.borrow();
-                let backend = backends.iter().find(|one| Rc::ptr_eq(one.disk(), disk));
-                if let Some(backend) = backend {
-                    let device = backend.device();
-                    info.qdev = (!device.is_empty()).then_some(device);
-                    info.inserted.throttle = throttle_info(backend);
-                }
-                info
-            })
+            .map(|backend| describe_drive(backend))
             // What `blockdev-add` has opened is no disk before a device has it.
             .filter(|info| !info.device.is_empty() || info.qdev.is_some())
             .collect()
@@ -50,21 +40,31 @@ fn throttle_info(backend: &Backend) -> ThrottleInfo {
     })
 }
 
-fn describe_disk(disk: &GuestDisk) -> BlockInfo {
-    let options = disk.options();
-    let root = disk.root();
-    let mut inserted = describe_layer(disk, &root, image_info(&root));
-    inserted.cache.writeback = !options.writethrough;
-    inserted.backing_file_depth = depth(&root);
+fn describe_drive(backend: &Backend) -> BlockInfo {
+    let (device, tray, disk) = (backend.device(), backend.tray(), backend.disk());
+    let status = disk.as_ref().map(|disk| disk.io_status());
     BlockInfo {
-        device: options.id.clone(),
-        qdev: (!options.device.is_empty()).then(|| options.device.clone()),
+        device: backend.options().id.clone(),
+        qdev: (!device.is_empty()).then_some(device),
         kind: "unknown".to_owned(),
-        removable: options.removable,
-        locked: false,
-        io_status: Some(disk.io_status().name().to_owned()),
-        inserted,
+        removable: backend.options().removable,
+        locked: tray.as_ref().is_some_and(|tray| tray.is_locked()),
+        tray_open: tray.map(|tray| tray.is_open()),
+        io_status: Some(status.unwrap_or_default().name().to_owned()),
+        inserted: disk.map(|disk| BlockDeviceInfo {
+            throttle: throttle_info(backend),
+            ..describe_top(&disk)
+        }),
     }
+}
+
+/// The top layer of a disk.
+fn describe_top(disk: &GuestDisk) -> BlockDeviceInfo {
+    let root = disk.root();
+    let mut info = describe_layer(disk, &root, image_info(&root));
+    info.cache.writeback = !disk.options().writethrough;
+    info.backing_file_depth = depth(&root);
+    info
 }
 
 /// The layers of a disk from the top down.

@@ -11,7 +11,7 @@ pub use vhost_user::{Listening, VhostUserExport, VhostUserServer};
 
 use strata_exec::Queue;
 use strata_format::bitmap::Held;
-use strata_graph::{GuestDisk, Hold, LayerDisk, Name, Node, Purpose, disk::Disk};
+use strata_graph::{Busy, GuestDisk, Hold, LayerDisk, Name, Node, Purpose, disk::Disk};
 use strata_storage::nbd::wire::{Address, TlsServer};
 
 use super::{Engine, bitmaps::find_for_export, find::check_on_top, refused};
@@ -259,12 +259,7 @@ impl Engine {
 
     /// The layer that a command about exports means, and its disk.
     fn find_exported(&self, name: &str) -> Outcome<(Rc<GuestDisk>, Rc<Node>)> {
-        let missing = || {
-            refused(format!(
-                "Cannot find device='{name}' nor node-name='{name}'"
-            ))
-        };
-        self.find_layer(name).ok_or_else(missing)
+        self.find_layer(name).ok_or_else(|| self.not_found(name))
     }
 
     fn add_export(&self, server: &Rc<Server>, spec: ExportSpec) -> Outcome<()> {
@@ -338,6 +333,19 @@ impl Engine {
             found.map(|bitmap| bitmap.hold())
         };
         wanted.iter().map(find).collect()
+    }
+
+    /// Refuses to touch a disk that is exported, in the words for what is held.
+    pub(super) fn check_not_exported(&self, disk: &Rc<GuestDisk>) -> Outcome<()> {
+        let entries = self.exports.entries.borrow();
+        let is_its = |entry: &&Rc<Entry>| matches!(&entry.what, Exported::Disk(own) if Rc::ptr_eq(own, disk));
+        match entries.iter().find(is_its) {
+            None => Ok(()),
+            Some(entry) => {
+                let purpose = Purpose::Export(entry.id.as_str().to_owned());
+                Err(Busy::new(disk, &disk.root(), purpose).into())
+            }
+        }
     }
 
     fn export_all(&self, server: &Rc<Server>, writable: bool) -> Outcome<()> {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use strata_graph::{GuestDisk, Node};
+use strata_graph::{Backend, GuestDisk, Node};
 
 use super::{Engine, refused};
 use crate::api::{CmdError, DiskName};
@@ -29,13 +29,32 @@ impl Engine {
         })
     }
 
+    /// Why a command finds nothing that is called `name`, as a disk or as a layer.
+    pub(super) fn not_found(&self, name: &str) -> CmdError {
+        self.no_medium(name).unwrap_or_else(|| {
+            refused(format!(
+                "Cannot find device='{name}' nor node-name='{name}'"
+            ))
+        })
+    }
+
+    /// Says so if `name` is that of a drive without a medium, in QEMU's words.
+    fn no_medium(&self, name: &str) -> Option<CmdError> {
+        let is_it = |drive: &Backend| drive.options().id == name && drive.disk().is_none();
+        let found = !name.is_empty() && self.any_backend(is_it);
+        found.then(|| refused(format!("Device '{name}' has no medium")))
+    }
+
     /// The disk whose top layer a command means, which is to be changed. Layers below cannot be.
     ///
     /// # Errors
     /// Nothing has the name; the layer lies below another one. In QEMU's words.
     pub(super) fn find_top(&self, name: &DiskName) -> Result<Rc<GuestDisk>, CmdError> {
         let found = name.names().find_map(|name| self.find_layer(name));
-        let (disk, layer) = found.ok_or_else(|| refused(format!("Cannot find {name}")))?;
+        let (disk, layer) = found.ok_or_else(|| {
+            let empty = name.names().find_map(|name| self.no_medium(name));
+            empty.unwrap_or_else(|| refused(format!("Cannot find {name}")))
+        })?;
         check_on_top(&disk, &layer)?;
         Ok(disk)
     }

@@ -10,16 +10,20 @@ impl Engine {
     pub(super) fn inflight(&self) -> Inflight {
         let backends = self.backends.borrow();
         Inflight {
-            disks: backends.iter().map(|backend| of_disk(backend)).collect(),
+            disks: backends
+                .iter()
+                .filter_map(|backend| of_disk(backend))
+                .collect(),
             tasks: self.exec.tasks(),
         }
     }
 }
 
-fn of_disk(backend: &Backend) -> DiskInflight {
-    let disk = backend.disk();
+/// `None` for a drive without a medium.
+fn of_disk(backend: &Backend) -> Option<DiskInflight> {
+    let disk = backend.disk()?;
     let (gate, work) = (disk.gate(), disk.work());
-    DiskInflight {
+    Some(DiskInflight {
         id: disk.options().id.clone(),
         closed: gate.is_closed(),
         inside: gate.inside(),
@@ -32,7 +36,7 @@ fn of_disk(backend: &Backend) -> DiskInflight {
             .chain()
             .filter_map(|node| of_layer(&node))
             .collect(),
-    }
+    })
 }
 
 /// `None` if nothing is under way there.

@@ -74,7 +74,7 @@ impl Engine {
 
 /// Closes a disk that has left the list, once no request for it is under way. What went wrong.
 pub(super) async fn close(disk: &GuestDisk) -> Vec<Error> {
-    disk.give_up_name();
+    drop(disk.take_name());
     let _drained = disk.gate().drain().await;
     close_layers(&disk.root()).await
 }

@@ -15,11 +15,9 @@ impl Engine {
     /// Starts the job that `cmd` asks for.
     pub(super) fn start_stream(self: &Rc<Self>, cmd: BlockStream) -> Result<(), CmdError> {
         let device = &cmd.device;
-        let (disk, layer) = self.find_layer(device).ok_or_else(|| {
-            refused(format!(
-                "Cannot find device='{device}' nor node-name='{device}'"
-            ))
-        })?;
+        let (disk, layer) = self
+            .find_layer(device)
+            .ok_or_else(|| self.not_found(device))?;
         let on_top = check_on_top(&disk, &layer);
         let default = || on_top.is_ok().then(|| disk.options().id.clone());
         let id = cmd.job_id.or_else(default).unwrap_or_default();

@@ -22,6 +22,7 @@ mod inflight;
 mod live;
 mod locks;
 mod lossy;
+mod media;
 mod names;
 mod node_names;
 mod qed;

@@ -5,13 +5,17 @@ use std::rc::Rc;
 use strata_graph::{Backend, Limit, Limits, ThrottleGroup, ThrottleLimits, Throttling};
 
 use super::Engine;
-use crate::api::{BlockSetIoThrottle, CmdError, ErrorClass, ThrottleInfo};
+use crate::api::{BlockSetIoThrottle, CmdError, DriveName, ThrottleInfo};
 
 impl Engine {
     /// Sets the limits of a disk, and of all that share them, or takes the disk out of its group
     /// where all are 0.
     pub(super) fn set_io_throttle(&self, cmd: &BlockSetIoThrottle) -> Result<(), CmdError> {
-        let backend = self.find_backend(cmd)?;
+        let name = match (&cmd.device, &cmd.id) {
+            (Some(device), _) => DriveName::Device(device.clone()),
+            (None, id) => DriveName::Id(id.clone().unwrap_or_default()),
+        };
+        let backend = self.find_drive(&name)?;
         let limits = limits(cmd);
         limits.check().map_err(CmdError::generic)?;
         let former = backend
@@ -31,7 +35,7 @@ impl Engine {
         if !limits.is_set() {
             return backend.set_throttle_group(None);
         }
-        let id = &backend.disk().options().id;
+        let id = &backend.options().id;
         let group = self.throttle_group(group.as_ref().unwrap_or(id));
         let former = backend.throttle_group();
         if !former.is_some_and(|former| Rc::ptr_eq(&former, &group)) {
@@ -50,31 +54,6 @@ impl Engine {
             .find(|group| group.name() == name)
             .unwrap_or_else(|| ThrottleGroup::new(self.exec.clone(), name.to_owned()))
     }
-
-    fn find_backend(&self, cmd: &BlockSetIoThrottle) -> Result<Rc<Backend>, CmdError> {
-        let backends = self.backends.borrow();
-        let named = |backend: &&Rc<Backend>| {
-            let options = backend.disk().options();
-            match (&cmd.device, &cmd.id) {
-                (Some(name), _) => options.id == *name,
-                (None, Some(id)) => is_device(&backend.device(), id),
-                (None, None) => false,
-            }
-        };
-        backends.iter().find(named).cloned().ok_or_else(|| {
-            let name = cmd.device.as_ref().or(cmd.id.as_ref());
-            CmdError {
-                class: ErrorClass::DeviceNotFound,
-                desc: format!("Device '{}' not found", name.map_or("", String::as_str)),
-            }
-        })
-    }
-}
-
-/// Whether `id` names the device at `path`, as its id or as a path.
-fn is_device(path: &str, id: &str) -> bool {
-    let of_id = |rest: &str| rest.split('/').next() == Some(id);
-    !path.is_empty() && (path == id || path.strip_prefix("/machine/peripheral/").is_some_and(of_id))
 }
 
 /// The limits that a command asks for.

@@ -107,7 +107,7 @@ impl Bench {
         };
         let mut disks = disks.into_iter();
         let disk = disks.find(|info| info.device == disk).unwrap();
-        disk.inserted.dirty_bitmaps
+        disk.inserted.unwrap().dirty_bitmaps
     }
 
     fn count(&self, disk: &str, name: &str) -> u64 {

@@ -72,7 +72,7 @@ fn check_overlays_and_merges(aio: Aio) {
     let Ok(Reply::Block(disks)) = bench.command(Cmd::QueryBlock) else {
         panic!("no disks")
     };
-    let cache = &disks[0].inserted.cache;
+    let cache = &disks[0].inserted.as_ref().unwrap().cache;
     assert!(cache.direct && cache.writeback && !cache.no_flush);
     assert!(bench.engine.shut_down().is_empty());
     qemu_img(&["check", "-q"], &bench.path("C"));

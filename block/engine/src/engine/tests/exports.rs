@@ -1,7 +1,9 @@
 use std::{
+    cell::RefCell,
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::PathBuf,
+    rc::Rc,
     sync::mpsc::channel,
     thread::JoinHandle,
 };
@@ -292,4 +294,29 @@ fn shutting_down_sends_clients_away() {
     client.join().unwrap();
     assert!(!bench.path("sock").exists());
     assert_eq!(bench.deleted(), ["one", "two", "three"]);
+}
+
+#[test]
+fn a_disk_that_is_exported_is_not_closed() {
+    let bench = Bench::new();
+    bench.disk("disk", "", true);
+    assert_eq!(bench.start("nbd"), "");
+    assert_eq!(bench.add("disk", Some("exp"), false), "");
+    let closed = |bench: &Bench| {
+        let result = Rc::new(RefCell::new(None));
+        let slot = result.clone();
+        let reply = Box::new(move |reply| *slot.borrow_mut() = Some(reply));
+        bench.engine.drive_del("disk".to_owned(), reply);
+        while result.borrow().is_none() {
+            bench.engine.poll();
+        }
+        result.take().unwrap()
+    };
+    let busy = closed(&bench).unwrap_err().desc;
+    assert_eq!(
+        busy,
+        "Node 'disk' is busy: it is exported as 'exp': delete that export first"
+    );
+    bench.command(Cmd::NbdServerStop).unwrap();
+    closed(&bench).unwrap();
 }

@@ -93,7 +93,7 @@ fn a_merge_down_to_a_base_leaves_two_layers() {
     let Reply::Block(disks) = bench.command(Cmd::QueryBlock).unwrap() else {
         panic!()
     };
-    assert_eq!(disks[0].inserted.backing_file_depth, 1);
+    assert_eq!(disks[0].inserted.as_ref().unwrap().backing_file_depth, 1);
     assert_eq!(bench.read(&disk, 0, 4 << 20), expected());
     let states: Vec<_> = bench
         .events()

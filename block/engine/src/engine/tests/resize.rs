@@ -33,7 +33,7 @@ fn virtual_size(bench: &Bench) -> u64 {
     let Reply::Block(disks) = bench.command(Cmd::QueryBlock).unwrap() else {
         panic!()
     };
-    disks[0].inserted.image.virtual_size
+    disks[0].inserted.as_ref().unwrap().image.virtual_size
 }
 
 #[test]

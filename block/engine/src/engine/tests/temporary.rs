@@ -60,7 +60,7 @@ fn what_is_written_is_gone_in_the_end() {
     let Reply::Block(disks) = bench.command(Cmd::QueryBlock).unwrap() else {
         panic!("no disks");
     };
-    let shown = &disks[0].inserted;
+    let shown = disks[0].inserted.as_ref().unwrap();
     assert_eq!(shown.file, "/dev/null/temporary-overlay-of-virtio0");
     assert_eq!(shown.backing_file.as_deref(), base.to_str());
     assert!(bench.engine.shut_down().is_empty());

@@ -63,7 +63,7 @@ fn shown(bench: &Bench) -> Vec<ThrottleInfo> {
     match bench.command(Cmd::QueryBlock).unwrap() {
         Reply::Block(disks) => disks
             .into_iter()
-            .map(|disk| disk.inserted.throttle)
+            .map(|disk| disk.inserted.unwrap().throttle)
             .collect(),
         other => panic!("{other:?}"),
     }

@@ -34,6 +34,7 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MediaEvent {
     None = 0,
+    EjectRequest = 1,
     New = 2,
     Removed = 3,
 }
@@ -49,6 +50,11 @@ pub struct Cdrom {
     /// The next command ends with the unit attention that there may be another disc.
     changed: bool,
     event: MediaEvent,
+    /// How often there has been another disc, or none.
+    disc: u32,
+    /// How often the host has moved the tray since [`Cdrom::take_moves`]; two stand for any even
+    /// number of times, since nobody asks for more than where it is.
+    moves: u8,
 }
 
 /// Operation codes.
@@ -87,7 +93,71 @@ impl Cdrom {
             locked: false,
             changed: false,
             event: MediaEvent::None,
+            disc: 0,
+            moves: 0,
         }
+    }
+
+    /// Whether the tray is open.
+    pub fn is_open(&self) -> bool {
+        self.tray_open
+    }
+
+    /// Whether the host does not want the tray to open.
+    pub fn is_locked(&self) -> bool {
+        self.locked
+    }
+
+    /// Somebody presses the button, and the host learns of it when it asks. With `force` a lock is
+    /// undone.
+    pub fn ask_to_eject(&mut self, force: bool) {
+        self.event = MediaEvent::EjectRequest;
+        self.locked &= !force;
+    }
+
+    /// Somebody moves the tray, with a disc of `blocks` blocks in it.
+    pub fn set_tray(&mut self, open: bool, blocks: u32) {
+        if self.tray_open == open {
+            return;
+        }
+        self.tray_open = open;
+        if open {
+            self.event = MediaEvent::Removed;
+        } else {
+            self.changed = true;
+            self.event = match blocks {
+                0 => MediaEvent::None,
+                _ => MediaEvent::New,
+            };
+        }
+    }
+
+    /// There is another disc in the tray, or none.
+    pub fn disc_changed(&mut self) {
+        self.disc = self.disc.wrapping_add(1);
+    }
+
+    /// Which disc there is, for who wants to know whether it is still the same.
+    pub fn disc(&self) -> u32 {
+        self.disc
+    }
+
+    /// Why a command that has begun to read a disc that is gone has to fail, with one of `blocks`
+    /// blocks in the drive.
+    pub fn disc_is_gone(&self, blocks: u32) -> Sense {
+        self.needs_medium(blocks)
+            .err()
+            .unwrap_or(Sense::MEDIUM_CHANGED)
+    }
+
+    /// Whether the host has moved the tray since [`Cdrom::take_moves`].
+    pub fn has_moved(&self) -> bool {
+        self.moves > 0
+    }
+
+    /// How often the host has moved the tray: never, once, or twice, for any even number.
+    pub fn take_moves(&mut self) -> u8 {
+        std::mem::take(&mut self.moves)
     }
 
     /// Power-on: what firmware leaves behind, but for the tray, which stays where it is.
@@ -133,7 +203,7 @@ impl Cdrom {
             op::MODE_SENSE_10 => {
                 self.mode_sense(packet, be16(packet, 7).into(), replies::ModeHeader::Long)
             }
-            op::START_STOP_UNIT => self.start_stop(packet),
+            op::START_STOP_UNIT => self.start_stop(packet, blocks),
             op::PREVENT_ALLOW => {
                 self.locked = packet[4] & 1 != 0;
                 Ok(Answer::Done)
@@ -234,21 +304,19 @@ impl Cdrom {
         Ok(cut(reply.ok_or(Sense::INVALID_FIELD)?, allowed))
     }
 
-    fn start_stop(&mut self, packet: &Packet) -> Result<Answer, Sense> {
-        match packet[4] & (LOAD_EJECT | START) {
-            LOAD_EJECT if self.tray_open => {}
-            LOAD_EJECT if self.locked => return Err(Sense::LOCKED),
-            LOAD_EJECT => {
-                self.tray_open = true;
-                self.event = MediaEvent::Removed;
-            }
-            load if load == LOAD_EJECT | START && self.tray_open => {
-                self.tray_open = false;
-                self.changed = true;
-                self.event = MediaEvent::New;
-            }
+    fn start_stop(&mut self, packet: &Packet, blocks: u32) -> Result<Answer, Sense> {
+        let open = match packet[4] & (LOAD_EJECT | START) {
+            LOAD_EJECT => true,
+            load if load == LOAD_EJECT | START => false,
             // There is no motor.
-            _ => {}
+            _ => return Ok(Answer::Done),
+        };
+        if open && self.locked && !self.tray_open {
+            return Err(Sense::LOCKED);
+        }
+        if open != self.tray_open {
+            self.set_tray(open, blocks);
+            self.moves = self.moves % 2 + 1;
         }
         Ok(Answer::Done)
     }

@@ -6,6 +6,7 @@
 //! it.
 
 mod commands;
+mod disc;
 mod packet;
 mod smart;
 mod transfer;
@@ -441,6 +442,10 @@ impl Channel {
             drive: self.active,
             work,
         });
+        self.ring();
+    }
+
+    fn ring(&self) {
         if let Err(error) = self.doorbell.write(1) {
             // The counter would have to be full, and then the worker is awake.
             tracing::warn!(%error, "could not wake the IDE worker");

@@ -5,6 +5,7 @@ mod commands;
 mod dma;
 mod hostile;
 mod lifecycle;
+mod media;
 mod pio;
 mod rig;
 mod smart;

@@ -17,6 +17,7 @@ use super::{
     lock,
 };
 
+mod tray;
 mod trim;
 
 /// What becomes the worker, on its way to the device thread.
@@ -38,6 +39,7 @@ impl IdeWorkerParts {
             doorbell: self.doorbell,
             memory: self.memory,
             stopped: false,
+            trays: None,
         }
     }
 }
@@ -54,7 +56,12 @@ pub struct IdeWorker {
     doorbell: EventFd,
     memory: Arc<GuestMemoryMmap>,
     stopped: bool,
+    /// Where it is reported that the guest has moved a tray.
+    trays: Option<TraySink>,
 }
+
+/// Called with a drive's place, 0 to 3, and whether its tray is open now.
+pub type TraySink = Box<dyn Fn(usize, bool)>;
 
 impl IdeWorker {
     /// Requests in flight.
@@ -92,6 +99,7 @@ impl IdeWorker {
     }
 
     fn poll(&mut self) {
+        self.report_trays();
         if self.stopped {
             return;
         }

@@ -41,9 +41,21 @@ pub struct Session {
     next: u32,
     /// Blocks of the disc that are left.
     left: u32,
+    /// Which disc that is, as [`Cdrom::disc`](crate::ide::cdrom::Cdrom::disc) counts.
+    disc: u32,
 }
 
 impl Session {
+    /// Whether its data goes by the bus master.
+    pub(super) fn by_dma(&self) -> bool {
+        self.dma
+    }
+
+    /// Which disc it reads.
+    pub(super) fn disc(&self) -> u32 {
+        self.disc
+    }
+
     /// Bytes of the next block at the data port where `left` are there.
     fn block(&self, left: usize) -> usize {
         let block = to_usize(BLOCK);
@@ -112,6 +124,7 @@ impl Channel {
             limit: usize::from(drive.file.byte_count() & !1),
             next: 0,
             left: 0,
+            disc: 0,
         };
         drive.file.set_count(REASON_COMMAND);
         self.phase = Phase::Packet {
@@ -148,7 +161,12 @@ impl Channel {
         let Some(cdrom) = &mut drive.cdrom else {
             return;
         };
-        let payload = match cdrom.execute(&packet, blocks) {
+        let answer = cdrom.execute(&packet, blocks);
+        session.disc = cdrom.disc();
+        if cdrom.has_moved() {
+            self.ring();
+        }
+        let payload = match answer {
             Err(sense) => return self.check_condition(sense),
             Ok(Answer::Done | Answer::Read { count: 0, .. }) => return self.packet_done(),
             Ok(Answer::Bytes(bytes)) if bytes.is_empty() => return self.packet_done(),
@@ -175,6 +193,9 @@ impl Channel {
     }
 
     fn queue_disc(&mut self, mut session: Session) {
+        if self.has_lost_its_disc(&session) {
+            return self.fail_without_disc(&session);
+        }
         let (first, count) = (session.next, session.left.min(CHUNK));
         // Below the disc's end, so it does not overflow.
         session.next += count;
@@ -239,6 +260,7 @@ impl Channel {
                 }
             }
             Ok(Reply::Done) => self.packet_done(),
+            Err(_) if self.has_lost_its_disc(&session) => self.fail_without_disc(&session),
             Err(error) => {
                 tracing::debug!(%error, "a CD drive's command failed");
                 if session.dma {
@@ -261,7 +283,7 @@ impl Channel {
         self.succeed();
     }
 
-    fn check_condition(&mut self, sense: Sense) {
+    pub(super) fn check_condition(&mut self, sense: Sense) {
         self.with_active(|drive| {
             if let Some(cdrom) = &mut drive.cdrom {
                 cdrom.fail(sense);

@@ -4,7 +4,7 @@ use strata_block::disk::Op;
 use strata_exec::mem::{SgList, to_usize};
 use strata_storage::error::IoError;
 
-use super::{Channel, Move, Outcome, Pending, Phase, Reply, Work};
+use super::{Channel, Move, Outcome, Payload, Pending, Phase, Reply, Work};
 use crate::ide::{
     bus_master::TableEnd,
     drive::SECTOR,
@@ -168,6 +168,10 @@ impl Channel {
         let transfer = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Dma(transfer) => transfer,
             Phase::PacketDma { session, payload } => {
+                let reads = matches!(payload, Payload::Disc { .. });
+                if reads && self.has_lost_its_disc(&session) {
+                    return self.fail_without_disc(&session);
+                }
                 let work = Work::PacketDma { payload, table };
                 self.queue(work, Pending::Packet(session));
                 return;

@@ -355,6 +355,12 @@ impl Rig {
     /// Writes PACKET and the command behind it, as `libata` does: features, the limit for a block
     /// of data, and 12 bytes by accesses of `width`.
     pub fn packet(&mut self, features: u8, limit: u16, packet: &[u8], width: usize) {
+        self.start_packet(features, limit, packet, width);
+        self.run();
+    }
+
+    /// The same, and the device thread is busy elsewhere.
+    pub fn start_packet(&self, features: u8, limit: u16, packet: &[u8], width: usize) {
         let [low, high] = limit.to_le_bytes();
         for (register, value) in [(6, 0xa0), (1, features), (4, low), (5, high)] {
             self.set(register, value);
@@ -367,7 +373,6 @@ impl Rig {
         for piece in command.chunks(width) {
             self.ports.write(self.command, piece);
         }
-        self.run();
     }
 
     /// A packet command whose reply comes through the data port: the sizes of its blocks, and the

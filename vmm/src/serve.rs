@@ -150,6 +150,9 @@ fn open_disks(
         if ids.contains(&id) {
             return Err(DiskError::NameTaken(id));
         }
+        if option.is_empty() {
+            return Err(DiskError::NoFile(id));
+        }
         if let Some(key) = option.key_of_device() {
             return Err(DiskError::NoGuest { id, key });
         }

@@ -1,7 +1,9 @@
 //! How disks and a CD drive identify themselves, as the kernel and the programs that people use
 //! with real drives show it.
 
-use crate::error::{Outcome, ensure};
+use std::{fs, path::PathBuf, process::Command};
+
+use crate::error::{Context, Outcome, ensure};
 use crate::image::Tool;
 use crate::machine::{Boot, Machine};
 use crate::stage::Stage;
@@ -40,6 +42,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         let resize = json!({"device": device, "size": SIZES[1]});
         machine.qmp.run("block_resize", resize)?;
     }
+    change_discs(stage, &mut machine)?;
     machine.wait_success(SECONDS)?;
     for (what, line) in [
         ("resize, virtio", "another size shows by itself"),
@@ -53,6 +56,95 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         stage.verified(what, line);
     }
     Ok(())
+}
+
+/// The CD drive.
+const DRIVE: &str = "ide0-cd1";
+
+/// Has the guest find another disc, then none, then the first one again.
+fn change_discs(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+    let wait = |machine: &mut Machine, line: &str| {
+        machine.wait_serial(line, SECONDS, |serial| serial.has_said(line))
+    };
+    wait(machine, "ready for another disc")?;
+    let trays = tray_events(machine);
+    ensure(trays == [true, false], || {
+        format!("the guest's own eject and load led to: {trays:?}")
+    })?;
+    stage.verified(
+        "DEVICE_TRAY_MOVED",
+        "the guest's own eject and load are reported",
+    );
+    let second = second_disc(stage)?;
+    machine
+        .hmp
+        .run(&format!("change {DRIVE} {}", second.display()))?;
+    let line = "another disc is found and mounted";
+    wait(machine, line)?;
+    stage.verified("change", line);
+
+    // What is mounted is locked.
+    let shown = machine.hmp.run(&format!("info block {DRIVE}"))?;
+    let locked = "Removable device: locked, tray closed";
+    ensure(shown.contains(locked), || format!("info block: {shown}"))?;
+    let refused = machine.hmp.send(&format!("eject {DRIVE}"))?;
+    let expected = format!(
+        "Error: Device '{DRIVE}' is locked and force was not specified, wait for tray to open and \
+         try again"
+    );
+    ensure(refused == expected, || format!("eject: {refused}"))?;
+    let force = json!({"device": DRIVE, "force": true});
+    machine.qmp.run("eject", force)?;
+    let line = "a disc that was ejected is gone";
+    wait(machine, line)?;
+    let shown = machine.hmp.run(&format!("info block {DRIVE}"))?;
+    let empty = shown.starts_with(&format!("{DRIVE}: [not inserted]"));
+    ensure(empty && shown.contains("not locked, tray open"), || {
+        format!("info block: {shown}")
+    })?;
+    stage.verified(
+        "eject",
+        "a mounted disc is ejected by force, and by nothing less",
+    );
+
+    let first = stage.images.join("disc.iso");
+    let arguments = json!({"device": DRIVE, "filename": first, "format": "raw"});
+    machine.qmp.run("blockdev-change-medium", arguments)?;
+    let line = "the first disc is back";
+    wait(machine, line)?;
+    stage.verified("blockdev-change-medium", line);
+    let trays = tray_events(machine);
+    ensure(trays == [true, false, true, false, true, false], || {
+        format!("trays have moved: {trays:?}")
+    })
+}
+
+/// Whether the tray was open after each time it has moved.
+fn tray_events(machine: &Machine) -> Vec<bool> {
+    let events = machine.qmp.events();
+    let moved = events
+        .iter()
+        .filter(|event| event.name() == "DEVICE_TRAY_MOVED");
+    moved
+        .filter(|event| event.value["data"]["device"] == DRIVE)
+        .filter_map(|event| event.value["data"]["tray-open"].as_bool())
+        .collect()
+}
+
+/// An ext4 file system of 4 MiB with a file in it.
+fn second_disc(stage: &Stage) -> Outcome<PathBuf> {
+    let (path, tree) = (stage.dir.join("second.img"), stage.dir.join("second"));
+    fs::create_dir(&tree).context(tree.display())?;
+    fs::write(tree.join("hello"), "another disc\n").context("hello")?;
+    let mut make = Command::new("mke2fs");
+    make.args(["-q", "-t", "ext4", "-b", "4096", "-O", "^has_journal"])
+        .arg("-d")
+        .arg(&tree)
+        .arg(&path)
+        .arg("4M");
+    let status = make.status().context("mke2fs")?;
+    ensure(status.success(), || format!("mke2fs: {status}"))?;
+    Ok(path)
 }
 
 fn boot(stage: &Stage) -> Outcome<Boot> {

@@ -40,7 +40,7 @@ pub enum Cache {
 /// One disk as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DiskOption {
-    /// The image.
+    /// The image; empty for a CD drive without a disc.
     pub file: PathBuf,
     /// Its format, where it was given.
     pub format: Option<Format>,
@@ -98,6 +98,31 @@ impl DiskOption {
             on_read: self.rerror.unwrap_or(ErrorPolicy::QEMU.on_read),
             on_write: self.werror.unwrap_or(ErrorPolicy::QEMU.on_write),
         }
+    }
+
+    /// Whether it is a CD drive without a disc.
+    pub fn is_empty(&self) -> bool {
+        self.file.as_os_str().is_empty()
+    }
+
+    /// Only a CD drive goes without a file, and then nothing can be said of one.
+    fn check_file(&self) -> Result<(), String> {
+        if !self.is_empty() {
+            return Ok(());
+        }
+        if self.media != Media::Cdrom {
+            return Err("file=PATH is missing".into());
+        }
+        for (key, given) in [
+            ("format", self.format.is_some()),
+            ("node-name", self.node_name.is_some()),
+            ("backing-format", self.backing_format.is_some()),
+        ] {
+            if given {
+                return Err(format!("{key}= is about a file: file=PATH is missing"));
+            }
+        }
+        Ok(())
     }
 
     /// What the drive is to be must be possible on its interface.
@@ -182,9 +207,7 @@ pub fn parse(text: &OsStr) -> Result<DiskOption, String> {
         }
     }
     throttling::check(&disk.throttling)?;
-    if disk.file.as_os_str().is_empty() {
-        return Err("file=PATH is missing".into());
-    }
+    disk.check_file()?;
     disk.check_drive()?;
     if disk.media == Media::Cdrom {
         disk.read_only = true;
@@ -197,6 +220,14 @@ pub fn parse(text: &OsStr) -> Result<DiskOption, String> {
 /// How clap calls [`parse`]: names of files need not be text.
 pub fn parser() -> impl TypedValueParser<Value = DiskOption> {
     OsStringValueParser::new().try_map(|text| parse(&text))
+}
+
+/// The same for a disk that is nothing without a file.
+pub fn parser_of_file() -> impl TypedValueParser<Value = DiskOption> {
+    OsStringValueParser::new().try_map(|text| match parse(&text) {
+        Ok(disk) if disk.is_empty() => Err("file=PATH is missing".to_owned()),
+        parsed => parsed,
+    })
 }
 
 /// Sets one key whose value is text.

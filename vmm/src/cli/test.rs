@@ -32,7 +32,7 @@ pub struct TestArgs {
     pub disks: Vec<DiskOption>,
     /// The disk whose file system is the command's root, as key=value,... It comes before the
     /// others.
-    #[arg(long, value_name = "KEY=VALUE,...", value_parser = disk::parser())]
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = disk::parser_of_file())]
     pub root: Option<DiskOption>,
     /// Disks whose changes are thrown away.
     #[command(flatten)]

@@ -48,6 +48,11 @@ pub enum DiskError {
         /// What is wrong with it.
         source: strata_storage::error::Error,
     },
+    /// A drive without a disc, and no device.
+    #[error(
+        "disk {0}: file=PATH is missing: a drive without a disc is a guest's, and there is no guest"
+    )]
+    NoFile(String),
     /// A choice for a device, and no device.
     #[error("disk {id}: {key} is about a guest's device, and there is no guest")]
     NoGuest {
@@ -177,12 +182,16 @@ pub fn attach(
         if ids.contains(&place.id) {
             return Err(DiskError::NameTaken(place.id));
         }
-        let disk = engine
-            .open_disk(spec(option, &place, temporary))
-            .map_err(|source| DiskError::Open {
-                id: place.id.clone(),
-                source,
-            })?;
+        let spec = spec(option, &place, temporary);
+        let opened = if option.is_empty() {
+            engine.add_empty_drive(spec)
+        } else {
+            engine.open_disk(spec)
+        };
+        let disk = opened.map_err(|source| DiskError::Open {
+            id: place.id.clone(),
+            source,
+        })?;
         let (disk, meter) = metered(place.id.clone(), disk);
         match option.interface {
             Interface::Virtio => workers.push(seats.virtio(disk, place.index)?),
@@ -198,9 +207,30 @@ pub fn attach(
         ids.push(place.id);
     }
     if ide_disks.iter().any(Option::is_some) {
-        workers.push(seats.ide(ide_disks)?);
+        let ids = ide_disks
+            .each_ref()
+            .map(|disk| disk.as_ref().map(|(disk, _)| disk.info().id.clone()));
+        let mut worker = seats.ide(ide_disks)?;
+        connect_trays(engine, &mut worker, ids);
+        workers.push(Worker::Ide(Rc::new(RefCell::new(worker))));
     }
     Ok((workers, meters))
+}
+
+/// Has the block layer move the trays of CD drives, and learn of those that the guest moves. `ids`
+/// are the drives', by their places.
+fn connect_trays(engine: &Rc<Engine>, worker: &mut IdeWorker, ids: [Option<String>; 4]) {
+    for (place, id) in ids.iter().enumerate() {
+        if let (Some(id), Some(tray)) = (id, worker.tray(place)) {
+            engine.set_tray(id, tray);
+        }
+    }
+    let engine = Rc::clone(engine);
+    worker.report_trays_to(Box::new(move |place, open| {
+        if let Some(id) = &ids[place] {
+            engine.tray_moved(id, open);
+        }
+    }));
 }
 
 /// What the block layer needs to know.
@@ -341,7 +371,7 @@ impl Seats<'_> {
     }
 
     /// The IDE controller: primary master and slave, then secondary.
-    fn ide(&mut self, disks: [Option<(Disk, DriveOptions)>; 4]) -> Result<Worker, DiskError> {
+    fn ide(&mut self, disks: [Option<(Disk, DriveOptions)>; 4]) -> Result<IdeWorker, DiskError> {
         let infos = disks
             .each_ref()
             .map(|disk| disk.as_ref().map(|(disk, options)| (disk.info(), *options)));
@@ -358,7 +388,6 @@ impl Seats<'_> {
         )?;
         controller.insert_ports(&mut self.buses.ports)?;
         self.board.insert(IDE_FUNCTION, controller.function())?;
-        let worker = parts.into_worker(disks.map(|disk| disk.map(|(disk, _)| disk)));
-        Ok(Worker::Ide(Rc::new(RefCell::new(worker))))
+        Ok(parts.into_worker(disks.map(|disk| disk.map(|(disk, _)| disk))))
     }
 }

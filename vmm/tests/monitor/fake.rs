@@ -129,7 +129,7 @@ impl Fake {
         match cmd {
             Cmd::QueryBlock => Ok(Reply::Block(disks())),
             Cmd::QueryNamedBlockNodes(_) => {
-                let tops = disks().into_iter().map(|disk| disk.inserted);
+                let tops = disks().into_iter().filter_map(|disk| disk.inserted);
                 Ok(Reply::NamedBlockNodes(tops.collect()))
             }
             Cmd::QueryBlockJobs => Ok(Reply::BlockJobs(state.jobs.clone())),
@@ -150,6 +150,19 @@ impl Fake {
                 if resize.size % 512 != 0 {
                     return Err(generic("The new size must be a multiple of 512".to_owned()));
                 }
+                Ok(Reply::Done)
+            }
+            Cmd::Eject(drive) if drive.force != Some(true) => Err(generic(format!(
+                "Device '{}' is locked and force was not specified, wait for tray to open and try \
+                 again",
+                drive.device.unwrap_or_default()
+            ))),
+            Cmd::Eject(_) | Cmd::BlockdevChangeMedium(_) => {
+                self.block_event(Event::TrayMoved {
+                    device: "ide1-cd0".to_owned(),
+                    path: "/machine/unattached/device[19]".to_owned(),
+                    open: true,
+                });
                 Ok(Reply::Done)
             }
             Cmd::BlockSetIoThrottle(limits) if limits.iops > 0 && limits.iops_rd > 0 => {
@@ -375,8 +388,9 @@ pub fn disks() -> Vec<BlockInfo> {
         kind: "unknown".to_owned(),
         removable: false,
         locked: false,
+        tray_open: None,
         io_status: Some("ok".to_owned()),
-        inserted: BlockDeviceInfo {
+        inserted: Some(BlockDeviceInfo {
             file: image.filename.clone(),
             node_name: format!("#block{}", if image.format == "raw" { 538 } else { 166 }),
             ro: false,
@@ -393,7 +407,14 @@ pub fn disks() -> Vec<BlockInfo> {
             throttle: ThrottleInfo::default(),
             dirty_bitmaps: Vec::new(),
             image,
-        },
+        }),
+    };
+    let empty = BlockInfo {
+        removable: true,
+        locked: true,
+        tray_open: Some(true),
+        inserted: None,
+        ..disk("ide1-cd0", "/machine/unattached/device[19]", raw_image())
     };
     vec![
         disk(
@@ -402,5 +423,6 @@ pub fn disks() -> Vec<BlockInfo> {
             qcow2_image(),
         ),
         disk("ide0-hd0", "/machine/unattached/device[18]", raw_image()),
+        empty,
     ]
 }

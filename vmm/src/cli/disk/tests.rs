@@ -195,3 +195,20 @@ fn names_of_files_may_be_no_text() {
     let error = super::parse(OsStr::from_bytes(b"file=a,id=\xff")).unwrap_err();
     assert_eq!(error, "id= is not valid UTF-8 text");
 }
+
+#[test]
+fn a_cd_drive_may_have_no_disc() {
+    let drive = parse("if=ide,media=cdrom,id=cd0,bootindex=1").unwrap();
+    assert!(drive.is_empty() && drive.read_only);
+    for (text, why) in [
+        ("if=ide", "file=PATH is missing"),
+        ("if=ide,media=disk", "file=PATH is missing"),
+        ("media=cdrom", "media=cdrom is an IDE drive: add if=ide"),
+        (
+            "if=ide,media=cdrom,format=raw",
+            "format= is about a file: file=PATH is missing",
+        ),
+    ] {
+        assert_eq!(parse(text).unwrap_err(), why, "{text}");
+    }
+}

@@ -3,7 +3,9 @@
 use std::fmt::{Result, Write};
 
 use serde_json::{Map, Value};
-use strata_block::api::{BlockInfo, BlockJobInfo, ImageInfo, JobType, ThrottleInfo};
+use strata_block::api::{
+    BlockDeviceInfo, BlockInfo, BlockJobInfo, ImageInfo, JobType, ThrottleInfo,
+};
 
 use super::size::human_size;
 use crate::monitor::json::in_bucket_order;
@@ -25,19 +27,20 @@ pub(super) fn block(disks: &[BlockInfo], device: Option<&str>, verbose: bool) ->
 }
 
 fn block_one(out: &mut String, disk: &BlockInfo, verbose: bool) -> Result {
-    let top = &disk.inserted;
-    let read_only = if top.ro { ", read-only" } else { "" };
     let BlockInfo {
         device,
         qdev,
         io_status,
         ..
     } = disk;
-    writeln!(
-        out,
-        "{device} ({}): {} ({}{read_only})",
-        top.node_name, top.file, top.drv
-    )?;
+    match &disk.inserted {
+        None => writeln!(out, "{device}: [not inserted]")?,
+        Some(top) => {
+            let read_only = if top.ro { ", read-only" } else { "" };
+            let (node, file, format) = (&top.node_name, &top.file, &top.drv);
+            writeln!(out, "{device} ({node}): {file} ({format}{read_only})")?;
+        }
+    }
     if let Some(qdev) = qdev {
         writeln!(out, "    Attached to:      {qdev}")?;
     }
@@ -46,8 +49,21 @@ fn block_one(out: &mut String, disk: &BlockInfo, verbose: bool) -> Result {
     }
     if disk.removable {
         let locked = if disk.locked { "locked" } else { "not locked" };
-        writeln!(out, "    Removable device: {locked}, tray closed")?;
+        let tray = if disk.tray_open == Some(true) {
+            "open"
+        } else {
+            "closed"
+        };
+        writeln!(out, "    Removable device: {locked}, tray {tray}")?;
     }
+    match &disk.inserted {
+        None => Ok(()),
+        Some(top) => block_layer(out, top, verbose),
+    }
+}
+
+/// What is said of what a disk lies on.
+fn block_layer(out: &mut String, top: &BlockDeviceInfo, verbose: bool) -> Result {
     let cache = if top.cache.writeback {
         "writeback"
     } else {

@@ -2,7 +2,8 @@
 
 use strata_block::api::{
     BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockSetIoThrottle, BlockStream,
-    BlockdevSnapshotSync, Cmd, CmdError, NewImageMode, Reply,
+    BlockdevChangeMedium, BlockdevSnapshotSync, ChangeReadOnlyMode, Cmd, CmdError, NewImageMode,
+    OpenTray, Reply,
 };
 
 use super::args::Args;
@@ -57,6 +58,33 @@ pub(super) fn block_resize(args: &Args, _: &dyn Machine) -> Step<String> {
         device: args.text("device"),
         node_name: None,
         size: args.size("size").unwrap_or(0),
+    }))
+}
+
+pub(super) fn eject(args: &Args, _: &dyn Machine) -> Step<String> {
+    block(Cmd::Eject(OpenTray {
+        device: args.text("device"),
+        id: None,
+        force: args.has('f').then_some(true),
+    }))
+}
+
+pub(super) fn change(args: &Args, _: &dyn Machine) -> Step<String> {
+    let mode = args.text("read-only-mode");
+    let read_only_mode = match mode.as_deref() {
+        None => None,
+        Some("retain") => Some(ChangeReadOnlyMode::Retain),
+        Some("read-only") => Some(ChangeReadOnlyMode::ReadOnly),
+        Some("read-write") => Some(ChangeReadOnlyMode::ReadWrite),
+        Some(other) => return Step::Done(format!("Error: invalid parameter value: {other}\n")),
+    };
+    block(Cmd::BlockdevChangeMedium(BlockdevChangeMedium {
+        device: args.text("device"),
+        id: None,
+        filename: args.required_text("filename"),
+        format: args.text("format"),
+        force: args.has('f').then_some(true),
+        read_only_mode,
     }))
 }
 

@@ -146,6 +146,22 @@ pub(super) static COMMANDS: &[Command] = &[
         )
     },
     Command {
+        usage: "device [-f] filename [format [read-only-mode]]",
+        params: &[
+            DEVICE,
+            param("", Kind::Options(&['f']), false),
+            param("filename", Kind::File, true),
+            param("format", Kind::Text, false),
+            param("read-only-mode", Kind::Text, false),
+        ],
+        ..plain(
+            "change",
+            "change a removable medium, optional format (-f: also if the\n\
+             \t\t\t guest has locked it)",
+            run::change,
+        )
+    },
+    Command {
         usage: "device|all",
         params: &[DEVICE],
         ..plain(
@@ -209,6 +225,15 @@ pub(super) static COMMANDS: &[Command] = &[
             "write the guest's memory into a file, as an ELF core\n\
              \t\t\t (-p: also at the addresses of the guest's kernel, for gdb)",
             run::dump_guest_memory,
+        )
+    },
+    Command {
+        usage: "[-f] device",
+        params: &[param("", Kind::Options(&['f']), false), DEVICE],
+        ..plain(
+            "eject",
+            "eject a removable medium (use -f to force it)",
+            run::eject,
         )
     },
     Command {

@@ -95,6 +95,10 @@ fn describe_block(event: &Event) -> (&'static str, Value) {
             json!({"device": device, "operation": operation, "action": action}),
         ),
         Event::ExportDeleted { id } => ("BLOCK_EXPORT_DELETED", json!({"id": id})),
+        Event::TrayMoved { device, path, open } => (
+            "DEVICE_TRAY_MOVED",
+            json!({"device": device, "id": path, "tray-open": open}),
+        ),
         Event::IoError {
             device,
             node_name,

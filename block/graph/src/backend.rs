@@ -53,9 +53,12 @@ pub struct Backend {
     /// Nobody will go on: requests that fail end, and none is held.
     giving_up: Cell<bool>,
     /// Makes the tasks of its requests.
-    tasks: Spawner<(Rc<Self>, Rc<GuestDisk>, Rc<NamedRequest>, Done)>,
+    tasks: Spawner<Work>,
     this: Weak<Self>,
 }
+
+/// A request, whose drive and disk it is for, and where its end is reported.
+type Work = (Rc<Backend>, Rc<GuestDisk>, Rc<NamedRequest>, Done);
 
 /// What is in a drive.
 enum Medium {

@@ -100,7 +100,7 @@ impl Export {
             disk: disk.clone(),
             shared: shared.clone(),
         };
-        let worker = Worker::new(service, inbox);
+        let worker = Worker::new(exec.clone(), service, inbox);
         exec.spawn_named(Queue::Guest, "vhost-user export", async move {
             worker.run().await;
             ended.reached.set(true);

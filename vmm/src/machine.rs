@@ -35,7 +35,7 @@ use strata_devices::{
     fw_cfg::{FwCfg, FwCfgItems},
     legacy::serial::{Output, SerialInput},
 };
-use strata_exec::mem::to_usize;
+use strata_exec::{Executor, mem::to_usize};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use self::{
@@ -246,10 +246,11 @@ pub(crate) fn run_with(
     })
     .map_err(host("make an eventfd"))?;
     engine.serve_vhost_user_with(vhost_user::serve);
+    let exec = Rc::clone(engine.exec());
     let (workers, meters) = disks::attach(
         &engine,
         (&args.disks, &args.temporary),
-        &mut hardware.seats(args.machine.cpus),
+        &mut hardware.seats(args.machine.cpus, &exec),
     )?;
     match &mut booted {
         Booted::Firmware(_, kernel) => {
@@ -299,6 +300,7 @@ pub(crate) fn run_with(
             router: hardware.router,
             memory: hardware.memory,
             cpus: args.machine.cpus,
+            exec,
             temporary: args.temporary.clone(),
         },
         chips: ChipState::save(&hardware.vm.fd)?,
@@ -408,9 +410,11 @@ impl Hardware {
         added.map_err(|overlap| BoardError::from(overlap).into())
     }
 
-    /// Where disks' devices are put, for a guest with `cpus` processors.
-    fn seats(&mut self, cpus: u8) -> Seats<'_> {
+    /// Where disks' devices are put, for a guest with `cpus` processors; their requests run on
+    /// `exec`.
+    fn seats<'a>(&'a mut self, cpus: u8, exec: &'a Rc<Executor>) -> Seats<'a> {
         Seats {
+            exec,
             board: &mut self.board,
             buses: &mut self.buses,
             router: &self.router,

@@ -56,6 +56,12 @@ const GUEST_POLLS_PER_JOB_STEP: usize = 32;
 /// Polls after which [`Executor::poll`] returns to the event loop.
 const POLLS_PER_TURN: usize = 256;
 
+/// What is put off until the tasks that are ready have had their turn ([`Executor::put_off`]).
+pub trait PutOff {
+    /// Does it.
+    fn carry_out(&self);
+}
+
 /// What a call of [`Executor::poll`] left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turn {
@@ -105,6 +111,9 @@ pub struct Executor {
     current: Cell<Option<usize>>,
     /// When the turn began that tasks are being polled in.
     turn: Cell<Instant>,
+    /// Tasks are being polled, and what is put off is carried out afterwards.
+    may_put_off: Cell<bool>,
+    put_off: RefCell<Vec<Rc<dyn PutOff>>>,
 }
 
 impl Executor {
@@ -139,6 +148,8 @@ impl Executor {
             giving_up: WaitQueue::default(),
             current: Cell::default(),
             turn: Cell::new(Instant::now()),
+            may_put_off: Cell::new(false),
+            put_off: RefCell::default(),
             wake,
         }))
     }
@@ -210,6 +221,31 @@ impl Executor {
         self.tasks.borrow().infos()
     }
 
+    /// Has `what` be carried out once the guest tasks that are ready have been polled, or
+    /// [`GUEST_POLLS_PER_JOB_STEP`] of them; before a job's step in any case. `false`, and nothing
+    /// is put off, outside [`Executor::poll`]: nobody would come back to it.
+    #[must_use]
+    pub fn put_off(&self, what: Rc<dyn PutOff>) -> bool {
+        if self.may_put_off.get() {
+            self.put_off.borrow_mut().push(what);
+        }
+        self.may_put_off.get()
+    }
+
+    fn carry_out_what_was_put_off(&self) {
+        if self.put_off.borrow().is_empty() {
+            return;
+        }
+        let mut put_off = self.put_off.take();
+        for what in put_off.drain(..) {
+            what.carry_out();
+        }
+        // Its memory is for what is put off next.
+        let next = self.put_off.take();
+        self.put_off
+            .replace(if next.is_empty() { put_off } else { next });
+    }
+
     /// Drops every task where it waits. What is at rest for good may hold this executor, which
     /// would otherwise never go: for a caller that makes many of them.
     pub fn drop_tasks(&self) {
@@ -231,6 +267,7 @@ impl Executor {
         self.turn.set(now);
         self.timers.borrow_mut().fire(now);
         let mut since_job = 0;
+        self.may_put_off.set(true);
         for _ in 0..POLLS_PER_TURN {
             let job_is_due = since_job >= GUEST_POLLS_PER_JOB_STEP;
             let guest = if job_is_due {
@@ -245,6 +282,7 @@ impl Executor {
             }
             if let Some(task) = self.ready.pop(Queue::Job) {
                 // A step may take a while.
+                self.carry_out_what_was_put_off();
                 self.submit();
                 self.poll_job(task);
                 break;
@@ -253,7 +291,10 @@ impl Executor {
                 break;
             }
             since_job = 0;
+            self.carry_out_what_was_put_off();
         }
+        self.may_put_off.set(false);
+        self.carry_out_what_was_put_off();
         let again = self.submit();
         Turn {
             more_work_now: again || !self.ready.is_empty(),

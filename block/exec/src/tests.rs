@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::{
-    Executor, Queue,
+    Executor, GUEST_POLLS_PER_JOB_STEP, POLLS_PER_TURN, PutOff, Queue,
     sync::{Lock, WaitQueue},
     yield_now,
 };
@@ -119,6 +119,46 @@ fn without_a_thread_helpers_work_here() {
     let helpers = super::Helpers::without_threads();
     let there = exec.block_on(async move { helpers.run(|| std::thread::current().id()).await });
     assert_eq!(there, here);
+}
+
+/// Writes down when it is carried out.
+struct Later(Log);
+
+impl PutOff for Later {
+    fn carry_out(&self) {
+        self.0.borrow_mut().push("later");
+    }
+}
+
+#[test]
+fn what_is_put_off_comes_after_the_guests_and_before_a_job() {
+    let (exec, log) = (Executor::new().unwrap(), Log::default());
+    let later = Rc::new(Later(log.clone()));
+    assert!(!exec.put_off(later.clone()), "outside of a turn");
+    let (inner, put_off) = (exec.clone(), later.clone());
+    exec.spawn(Queue::Guest, async move { assert!(inner.put_off(put_off)) });
+    exec.spawn(Queue::Guest, say(log.clone(), "guest", 1));
+    let (inner, put_off, jobs) = (exec.clone(), later.clone(), log.clone());
+    exec.spawn(Queue::Job, async move {
+        jobs.borrow_mut().push("job");
+        assert!(inner.put_off(put_off));
+    });
+    while exec.poll().more_work_now {}
+    assert_eq!(log.take(), ["guest", "later", "job", "later"]);
+    assert!(!exec.put_off(later));
+    exec.poll();
+    assert!(log.borrow().is_empty());
+}
+
+#[test]
+fn a_guest_that_never_rests_does_not_hold_up_what_is_put_off() {
+    let (exec, log) = (Executor::new().unwrap(), Log::default());
+    let (inner, later) = (exec.clone(), Rc::new(Later(log.clone())));
+    exec.spawn(Queue::Guest, async move { assert!(inner.put_off(later)) });
+    exec.spawn(Queue::Guest, say(log.clone(), "guest", 2 * POLLS_PER_TURN));
+    exec.poll();
+    let at = log.borrow().iter().position(|what| *what == "later");
+    assert!(at.unwrap() <= GUEST_POLLS_PER_JOB_STEP, "{at:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use strata_exec::{
+    Executor,
     inbox::{InboxWaker, WatchedInbox},
     yield_now,
 };
@@ -21,6 +22,7 @@ use crate::virtio::{
 
 /// Serves the rings of one export.
 pub struct Worker {
+    exec: Rc<Executor>,
     service: Service,
     inbox: WatchedInbox<Message>,
     memory: Arc<GuestMemoryMmap>,
@@ -34,9 +36,10 @@ struct Started {
 }
 
 impl Worker {
-    /// A worker without rings.
-    pub fn new(service: Service, inbox: WatchedInbox<Message>) -> Self {
+    /// A worker without rings, whose disk's requests run on `exec`.
+    pub fn new(exec: Rc<Executor>, service: Service, inbox: WatchedInbox<Message>) -> Self {
         Self {
+            exec,
             service,
             inbox,
             memory: Arc::default(),
@@ -98,7 +101,8 @@ impl Worker {
             vring: vring.clone(),
             waker: self.inbox.waker(),
         });
-        let ring = Ring::new(queue, layout, features, self.memory.clone(), signal);
+        let (memory, exec) = (self.memory.clone(), self.exec.clone());
+        let ring = Ring::new(queue, layout, features, memory, signal, exec);
         match ring {
             Some(ring) => drop(self.rings.insert(queue, Started { ring, vring })),
             None => tracing::warn!(queue, "a vhost-user ring lies outside the guest's memory"),
@@ -121,6 +125,8 @@ impl Worker {
             ring.want_wake();
             self.inbox.woken().await;
         }
+        // What the executor has put off: nothing is signalled once the ring is at rest.
+        ring.end_turn();
     }
 
     async fn drain_all(&mut self) {

@@ -2,10 +2,11 @@
 
 use std::{
     cell::{Cell, RefCell},
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering},
 };
 
+use strata_exec::{Executor, PutOff};
 use virtio_bindings::{virtio_config::VIRTIO_F_VERSION_1, virtio_ring::*};
 use virtio_queue::{DescriptorChain, Error, Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -52,6 +53,10 @@ pub struct Ring {
     /// Signals are held back until the worker's turn ends.
     batching: Cell<bool>,
     unsignalled: Cell<bool>,
+    exec: Rc<Executor>,
+    /// The executor will signal.
+    put_off: Cell<bool>,
+    this: Weak<Self>,
     /// The next completion wakes the worker.
     wake_wanted: Cell<bool>,
 }
@@ -65,11 +70,12 @@ impl Ring {
         features: u64,
         memory: Arc<GuestMemoryMmap>,
         signal: Rc<dyn Signal>,
+        exec: Rc<Executor>,
     ) -> Option<Rc<Self>> {
         let mut queue = Queue::try_from(layout).ok()?;
         queue.set_event_idx(features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
         queue.is_valid(memory.as_ref()).then(|| {
-            Rc::new(Self {
+            Rc::new_cyclic(|this| Self {
                 index,
                 queue: RefCell::new(queue),
                 memory: RefCell::new(memory),
@@ -78,6 +84,9 @@ impl Ring {
                 broken: Cell::new(false),
                 batching: Cell::new(false),
                 unsignalled: Cell::new(false),
+                exec,
+                put_off: Cell::new(false),
+                this: this.clone(),
                 wake_wanted: Cell::new(false),
             })
         })
@@ -165,13 +174,24 @@ impl Ring {
                 Ok(()) => self.unsignalled.set(true),
                 Err(error) => self.fail(&error),
             }
-            if !self.batching.get() {
+            if !self.batching.get() && !self.put_off() {
                 self.signal_used();
             }
         }
         if self.wake_wanted.take() {
             self.signal.wake();
         }
+    }
+
+    /// Whether the driver is signalled once the executor has polled what is ready: then requests
+    /// that end in the same turn lead to one interrupt.
+    fn put_off(&self) -> bool {
+        if !self.put_off.get() {
+            let this = self.this.upgrade();
+            let put_off = this.is_some_and(|this| self.exec.put_off(this));
+            self.put_off.set(put_off);
+        }
+        self.put_off.get()
     }
 
     /// The next completion is to wake the worker.
@@ -191,7 +211,7 @@ impl Ring {
         }
     }
 
-    /// Sends what was held back.
+    /// Signals what has been held back.
     pub fn end_turn(&self) {
         self.batching.set(false);
         self.signal_used();
@@ -229,6 +249,13 @@ impl Ring {
             tracing::warn!(queue = self.index, %why, "broken virtqueue: the device needs a reset");
             self.signal.broken(self.index);
         }
+    }
+}
+
+impl PutOff for Ring {
+    fn carry_out(&self) {
+        self.put_off.set(false);
+        self.signal_used();
     }
 }
 

@@ -16,6 +16,7 @@ use strata_devices::{
     pci::{NoRoom, Slot, SlotTaken, bridges::IDE_FUNCTION},
     virtio::{PciSeat, SetupError, blk},
 };
+use strata_exec::Executor;
 use vm_memory::GuestMemoryMmap;
 
 use self::meter::Metered;
@@ -162,6 +163,8 @@ pub struct Seats<'a> {
     /// The guest's processors: a virtio-blk device has a queue for each, so that they do not wait
     /// for each other in the guest's driver.
     pub cpus: u8,
+    /// What disks' requests run on.
+    pub exec: &'a Rc<Executor>,
 }
 
 /// Opens `disks` in the order given and makes their devices, with what measures each of them.
@@ -300,6 +303,8 @@ pub struct Plug {
     pub memory: Arc<GuestMemoryMmap>,
     /// The guest's processors.
     pub cpus: u8,
+    /// What disks' requests run on.
+    pub exec: Rc<Executor>,
     /// Where the changes of throw-away disks go.
     pub temporary: TemporaryArgs,
 }
@@ -326,6 +331,7 @@ impl Plug {
             router: &self.router,
             memory: &self.memory,
             cpus: self.cpus,
+            exec: &self.exec,
         };
         seats.virtio_in(disk, device, hot)
     }
@@ -366,7 +372,7 @@ impl Seats<'_> {
                 source,
             })?;
         self.board.insert(Slot::new(device, 0), function)?;
-        let worker = parts.into_worker(disk);
+        let worker = parts.into_worker(disk, Rc::clone(self.exec));
         Ok(Worker::Virtio(Rc::new(RefCell::new(worker))))
     }
 

@@ -8,7 +8,10 @@ use std::{
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use strata_block::disk::Disk;
-use strata_exec::inbox::{Inbox, InboxWaker};
+use strata_exec::{
+    Executor,
+    inbox::{Inbox, InboxWaker},
+};
 use virtio_queue::QueueState;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
@@ -36,9 +39,11 @@ pub struct BlkWorkerParts {
 }
 
 impl BlkWorkerParts {
-    /// The worker, serving `disk`. To be registered with the device thread's event manager.
-    pub fn into_worker(self, disk: Disk) -> BlkWorker {
+    /// The worker, serving `disk`, whose requests run on `exec`. To be registered with the device
+    /// thread's event manager.
+    pub fn into_worker(self, disk: Disk, exec: Rc<Executor>) -> BlkWorker {
         BlkWorker {
+            exec,
             service: Service {
                 disk,
                 shared: self.shared,
@@ -60,6 +65,7 @@ impl BlkWorkerParts {
 /// [`BlkWorker::is_idle`]. The same before guest memory is changed behind the guest's back, as a
 /// machine reset does, or the worker is dropped.
 pub struct BlkWorker {
+    exec: Rc<Executor>,
     service: Service,
     memory: Arc<GuestMemoryMmap>,
     state: Arc<DeviceState>,
@@ -126,7 +132,8 @@ impl BlkWorker {
         let rings = (0..).zip(queues).map(|(index, layout)| {
             let layout = (*layout)?;
             let memory = Arc::clone(&self.memory);
-            let ring = Ring::new(index, layout, features, memory, Rc::clone(&signal));
+            let (signal, exec) = (Rc::clone(&signal), Rc::clone(&self.exec));
+            let ring = Ring::new(index, layout, features, memory, signal, exec);
             if ring.is_none() {
                 tracing::warn!(queue = index, "a virtqueue lies outside the guest's memory");
                 self.state.needs_reset();

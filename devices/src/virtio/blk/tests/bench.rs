@@ -8,6 +8,7 @@ use std::{
 
 use event_manager::{EventManager, SubscriberOps};
 use strata_block::disk::{Disk, DiskInfo};
+use strata_exec::Executor;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::disk::FakeDisk;
@@ -37,6 +38,7 @@ pub struct Bench {
     pub worker: Rc<RefCell<BlkWorker>>,
     pub function: Arc<Mutex<VirtioPci>>,
     pub root: Arc<Mutex<PciRoot>>,
+    pub exec: Rc<Executor>,
     events: EventManager<Rc<RefCell<BlkWorker>>>,
     ports: ConfigPorts,
     mmio: Window,
@@ -71,7 +73,8 @@ impl Bench {
         };
         let (function, parts) = blk::create(&info, queues, memory.clone(), seat).unwrap();
         let disk = Rc::new(FakeDisk::new(info));
-        let worker = parts.into_worker(Disk::new(disk.clone()));
+        let exec = Executor::new().unwrap();
+        let worker = parts.into_worker(Disk::new(disk.clone()), exec.clone());
         let worker = Rc::new(RefCell::new(worker));
         let mut events = EventManager::new().unwrap();
         events.add_subscriber(worker.clone());
@@ -85,6 +88,7 @@ impl Bench {
             disk,
             worker,
             function,
+            exec,
             events,
             ports: ConfigPorts::new(root.clone(), Box::new(|| {})),
             mmio: Window::memory(root.clone()),

@@ -1,3 +1,6 @@
+use std::{cell::Cell, rc::Rc};
+
+use strata_exec::Queue;
 use virtio_bindings::{
     virtio_blk::*,
     virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_AVAIL_F_NO_INTERRUPT},
@@ -81,6 +84,34 @@ fn a_turn_signals_once_and_a_late_completion_at_once() {
 }
 
 #[test]
+fn what_ends_in_one_turn_of_the_executor_is_signalled_once_and_before_a_job() {
+    let mut driver = Driver::with(info(), 1, NO_EVENT_IDX);
+    prepare_read(&mut driver, 0);
+    driver.disk.hold.set(true);
+    for _ in 0..6 {
+        driver.offer(0);
+    }
+    driver.kick(0);
+    let (exec, disk) = (driver.exec.clone(), driver.disk.clone());
+    for count in [1, 2] {
+        let disk = disk.clone();
+        exec.spawn(Queue::Guest, async move { disk.release(count) });
+    }
+    exec.poll();
+    assert_eq!((signals(&driver), driver.take_used().len()), (1, 3));
+    // A job's step may be long.
+    let (seen, vector) = (Rc::new(Cell::new(0)), driver.host.vector(0));
+    let at_job = seen.clone();
+    exec.spawn(Queue::Guest, async move { disk.release(2) });
+    exec.spawn(Queue::Job, async move { at_job.set(vector.take_signals()) });
+    exec.poll();
+    assert_eq!((seen.get(), signals(&driver)), (1, 0));
+    driver.disk.release(1);
+    assert_eq!(signals(&driver), 1, "nobody would come back to it");
+    assert_eq!(driver.take_used().len(), 3);
+}
+
+#[test]
 fn a_driver_that_wants_no_interrupts_gets_none() {
     let mut driver = Driver::with(info(), 1, NO_EVENT_IDX);
     driver.put(AVAIL, &(VRING_AVAIL_F_NO_INTERRUPT as u16).to_le_bytes());
@@ -102,6 +133,45 @@ fn used_event_says_when_to_signal() {
     assert_eq!(signals(&driver), 1, "the entry that used_event names");
     driver.read_sectors(0, 512);
     assert_eq!(signals(&driver), 0);
+}
+
+#[test]
+fn event_indices_wrap_at_65536() {
+    const BATCH: u16 = 250;
+    let mut driver = Driver::new();
+    prepare_read(&mut driver, 0);
+    let mut used = 0u16;
+    for _ in 0..66_000 / u32::from(BATCH) {
+        // The last entry of the batch, which may lie on the other side of the wrap.
+        let last = used.wrapping_add(BATCH - 1);
+        driver.put(USED_EVENT, &last.to_le_bytes());
+        for _ in 0..BATCH {
+            driver.offer(0);
+        }
+        driver.kick(0);
+        used = used.wrapping_add(BATCH);
+        assert_eq!(driver.take_used().len(), usize::from(BATCH));
+        assert_eq!(signals(&driver), 1, "up to {used}");
+        assert_eq!(driver.get(AVAIL_EVENT), used.to_le_bytes());
+        // Passed already: it comes again after 65535 others.
+        driver.put(USED_EVENT, &last.to_le_bytes());
+        driver.read_sectors(0, 512);
+        used = used.wrapping_add(1);
+        assert_eq!(signals(&driver), 0, "at {used}");
+        prepare_read(&mut driver, 0);
+    }
+}
+
+#[test]
+fn any_used_event_is_a_wish_and_nothing_else() {
+    let mut driver = Driver::new();
+    let mut expected = 0;
+    for (used, event) in (0u16..).zip([0, 0, 1, 3, u16::MAX, 0x8000, 6, 5, u16::MAX - 1, 9]) {
+        driver.put(USED_EVENT, &event.to_le_bytes());
+        assert_eq!(driver.read_sectors(0, 512), (0, 513));
+        expected += u64::from(event == used);
+    }
+    assert_eq!((signals(&driver), driver.status() & 0x40), (expected, 0));
 }
 
 #[test]

@@ -135,6 +135,8 @@ impl FwCfg {
     pub const DMA_PORT: u16 = 0x518;
     /// Number of ports up to the end of the DMA address register.
     pub const LEN: u64 = 12;
+    /// What ACPI calls it.
+    pub const ACPI_ID: &str = "QEMU0002";
     const SELECTOR: u64 = 0;
     const DATA: u64 = 1;
     /// The DMA address register, 64 bits wide, big endian.

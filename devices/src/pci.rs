@@ -18,6 +18,7 @@
 
 pub mod bridges;
 pub mod config;
+pub mod intx;
 pub(crate) mod msix;
 mod root;
 

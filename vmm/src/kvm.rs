@@ -10,8 +10,9 @@ pub mod reset;
 
 use std::io;
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
-use kvm_ioctls::{Cap, Kvm};
+use kvm_bindings::{KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_pit_config};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use strata_devices::pci::intx;
 use strata_exec::mem::to_usize;
 use vm_memory::GuestMemoryMmap;
 
@@ -76,12 +77,26 @@ pub fn create_vm(
         .doing("place its task state segment")?;
     fd.create_irq_chip()
         .doing("create the interrupt controllers")?;
+    set_levels(&fd)?;
     let pit = kvm_pit_config {
         flags: KVM_PIT_SPEAKER_DUMMY,
         ..Default::default()
     };
     fd.create_pit2(pit).doing("create the timer")?;
     raw::Vm::new(fd, memory, rom).doing("map the guest's memory")
+}
+
+/// Has the second 8259 take PCI's interrupts by level, as a BIOS does.
+fn set_levels(vm: &VmFd) -> Result<(), KvmError> {
+    let mut chip = kvm_irqchip {
+        chip_id: KVM_IRQCHIP_PIC_SLAVE,
+        ..Default::default()
+    };
+    vm.get_irqchip(&mut chip)
+        .doing("read an interrupt controller")?;
+    let levels = intx::ROUTES.map(|irq| 1 << (irq - 8));
+    chip.chip.pic.elcr = levels.into_iter().fold(0, |all, level| all | level);
+    vm.set_irqchip(&chip).doing("set an interrupt controller")
 }
 
 /// The kernel's error as one of `std`.

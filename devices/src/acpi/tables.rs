@@ -18,7 +18,6 @@ use crate::legacy::{i8042::I8042, rtc};
 mod dsdt;
 mod files;
 
-pub use dsdt::intx_gsi;
 pub use files::files;
 
 const OEM_ID: [u8; 6] = *b"STRATA";

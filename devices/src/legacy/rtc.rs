@@ -144,8 +144,8 @@ impl Rtc {
         self.update_line();
     }
 
-    /// What the guest has left for a BIOS in the register that tells it why the machine starts: 0 for
-    /// a start from the beginning.
+    /// What the guest has left for a BIOS in the register that tells it why the machine starts: 0
+    /// for a start from the beginning.
     pub fn shutdown_status(&self) -> u8 {
         self.memory[usize::from(SHUTDOWN_STATUS)]
     }

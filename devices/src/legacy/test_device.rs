@@ -1,6 +1,6 @@
 //! The device that kvm-unit-tests want, QEMU's `pc-testdev`: ports and memory that keep what is
-//! written to them, interrupt lines that the guest drives by itself, and a port that takes a page of
-//! its memory out of the tables by which the processor finds it.
+//! written to them, interrupt lines that the guest drives by itself, and a port that takes a page
+//! of its memory out of the tables by which the processor finds it.
 
 use std::sync::Arc;
 

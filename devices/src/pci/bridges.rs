@@ -1,12 +1,16 @@
 //! The two bridges of a 440FX PC: the host bridge and the PIIX3 ISA bridge.
 //!
-//! They have no registers that do anything here; a guest needs them to find a PC it knows. Firmware
+//! A guest needs them to find a PC it knows; of their registers only those do something that route
+//! interrupts. Firmware
 //! knows by the subsystem ids that it runs on QEMU's, and by its PAM registers that it may write to
 //! the memory below 1 MiB, where there is always memory here.
 
 use std::sync::{Arc, Mutex};
 
-use super::{ConfigSpace, Identity, PciDevice, SharedPciDevice, Slot};
+use super::{
+    ConfigSpace, Identity, PciDevice, SharedPciDevice, Slot,
+    intx::{self, Pirqs},
+};
 
 /// Where the host bridge is.
 pub const HOST_BRIDGE: Slot = Slot::new(0, 0);
@@ -22,8 +26,9 @@ const QEMU: (u16, u16) = (0x1af4, 0x1100);
 /// MiB whether reads and writes reach it (82441FX data sheet, 3.2.18). They are storage only.
 const PAM: usize = 0x59;
 const PAM_WRITABLE: [u8; 7] = [0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33];
-/// PIIX3's four PIRQ route control registers; 0x80 means not routed to an ISA IRQ.
+/// PIIX3's four PIRQ route control registers (see [`Pirqs::route`]), as a BIOS leaves them.
 const PIRQ_ROUTE: usize = 0x60;
+const PIRQ_WRITABLE: [u8; 4] = [0x8f; 4];
 
 struct Bridge(ConfigSpace);
 
@@ -59,8 +64,42 @@ pub fn host_bridge() -> SharedPciDevice {
     Arc::new(Mutex::new(Bridge(config)))
 }
 
-/// The PIIX3 ISA bridge (82371SB function 0), for [`ISA_BRIDGE`].
-pub fn isa_bridge() -> SharedPciDevice {
+struct IsaBridge {
+    config: ConfigSpace,
+    pirqs: Arc<Pirqs>,
+}
+
+impl IsaBridge {
+    fn route(&self) {
+        for number in 0..PIRQ_WRITABLE.len() {
+            let [register, _] = self.config.u16_at(PIRQ_ROUTE + number).to_le_bytes();
+            self.pirqs.route(number, register);
+        }
+    }
+}
+
+impl PciDevice for IsaBridge {
+    fn config(&self) -> &ConfigSpace {
+        &self.config
+    }
+
+    fn write_config(&mut self, offset: usize, data: &[u8]) {
+        self.config.write(offset, data);
+        self.route();
+    }
+
+    fn read_bar(&mut self, _bar: usize, _offset: u64, _data: &mut [u8]) {}
+
+    fn write_bar(&mut self, _bar: usize, _offset: u64, _data: &[u8]) {}
+
+    fn reset(&mut self) {
+        self.config.reset();
+        self.route();
+    }
+}
+
+/// The PIIX3 ISA bridge (82371SB function 0), for [`ISA_BRIDGE`], which routes `pirqs`.
+pub fn isa_bridge(pirqs: Arc<Pirqs>) -> SharedPciDevice {
     let mut config = ConfigSpace::new(Identity {
         vendor: INTEL,
         device: 0x7000,
@@ -69,7 +108,9 @@ pub fn isa_bridge() -> SharedPciDevice {
         subsystem: QEMU,
         multi_function: true,
     });
-    config.put(PIRQ_ROUTE, &[0x80; 4]);
-    config.allow(PIRQ_ROUTE, &[0x8f; 4]);
-    Arc::new(Mutex::new(Bridge(config)))
+    config.put(PIRQ_ROUTE, &intx::ROUTES);
+    config.allow(PIRQ_ROUTE, &PIRQ_WRITABLE);
+    let bridge = IsaBridge { config, pirqs };
+    bridge.route();
+    Arc::new(Mutex::new(bridge))
 }

@@ -149,9 +149,9 @@ impl ConfigSpace {
         self.put(COMMAND, &(self.command() | command).bits().to_le_bytes());
     }
 
-    /// Says that the function drives INTA# and which GSI that is.
-    pub fn set_interrupt(&mut self, gsi: u8) {
-        self.put(INTERRUPT_LINE, &[gsi]);
+    /// Says that the function drives INTA#, and which ISA interrupt a BIOS has that lead to.
+    pub fn set_interrupt(&mut self, irq: u8) {
+        self.put(INTERRUPT_LINE, &[irq]);
         self.put(INTERRUPT_PIN, &[1]);
     }
 

@@ -64,8 +64,8 @@ pub struct PciSeat<'a> {
     pub host: Arc<dyn PciHost>,
     /// The line that the function's INTA# pin is wired to.
     pub line: Arc<dyn IrqLine>,
-    /// That line's GSI, shown to the guest in the interrupt line register.
-    pub gsi: u8,
+    /// The ISA interrupt that a BIOS would show in the interrupt line register.
+    pub irq: u8,
     /// Where BAR addresses come from.
     pub bars: &'a mut BarAllocator,
     /// The function comes into a machine that runs: the guest gives its BARs their addresses.
@@ -108,7 +108,7 @@ impl VirtioPci {
             multi_function: false,
         });
         config.add_bar(BAR, BarKind::Memory64, BAR_LEN, seat.bars.memory(BAR_LEN)?);
-        config.set_interrupt(seat.gsi);
+        config.set_interrupt(seat.irq);
         let (body, writable) = state.interrupts.with_msix(|table| {
             table.capability(BAR_NUMBER, in_bar(MSIX_TABLE), in_bar(MSIX_PENDING))
         });

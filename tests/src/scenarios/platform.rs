@@ -205,8 +205,8 @@ fn init_resets(stage: &mut Stage) -> Outcome<()> {
     Ok(())
 }
 
-/// A reset after which the guest goes on where it has asked a BIOS to, with its memory; and the test
-/// device, whose port has kept what it left there.
+/// A reset after which the guest goes on where it has asked a BIOS to, with its memory; and the
+/// test device, whose port has kept what it left there.
 fn starts_warm(stage: &mut Stage) -> Outcome<()> {
     let kernel = stage.images.join("kernels/multiboot").display().to_string();
     let args = [

@@ -1,5 +1,5 @@
 //! The few accesses to KVM that `kvm-ioctls` leaves to its caller to prove safe.
-#![allow(unsafe_code)] // Memory slots and their pages, and two fields of the page shared with the kernel.
+#![allow(unsafe_code)] // Slots of memory, its pages, two fields that the kernel shares.
 
 use std::{
     slice,
@@ -73,9 +73,9 @@ impl Vm {
         })
     }
 
-    /// Takes a page of the guest's memory out of the tables by which its processors find it; the next
-    /// access brings it back. `address` is a guest physical one in it. Nothing happens where the
-    /// guest has no memory.
+    /// Takes a page of the guest's memory out of the tables by which its processors find it; the
+    /// next access brings it back. `address` is a guest physical one in it. Nothing happens where
+    /// the guest has no memory.
     pub fn flush_page(&self, address: u64) {
         let page = GuestAddress(address & !(PAGE - 1));
         let Ok(page) = self.memory.get_slice(page, to_usize(PAGE)) else {
@@ -86,8 +86,8 @@ impl Vm {
         // Every change of a page's protection has the kernel drop it there. This one takes nothing
         // away from those who access it meanwhile.
         for flags in [usual | MprotectFlags::EXEC, usual] {
-            // SAFETY: the page is part of the mapping that `self.memory` owns, it stays readable and
-            // writable as it was made, and no code of this program is in it.
+            // SAFETY: the page is part of the mapping that `self.memory` owns, it stays readable
+            // and writable as it was made, and no code of this program is in it.
             if let Err(error) = unsafe { mprotect(host, to_usize(PAGE), flags) } {
                 tracing::debug!(%error, "a page was not flushed");
             }

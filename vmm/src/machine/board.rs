@@ -28,6 +28,7 @@ use strata_devices::{
     pci::{
         self, BarAllocator, ConfigPorts, PciRoot, SharedPciDevice, Slot, SlotTaken, Window,
         bridges::{self, HOST_BRIDGE, ISA_BRIDGE},
+        intx::Pirqs,
     },
 };
 
@@ -48,6 +49,8 @@ const FIRMWARE_LOG: &str = "strata::firmware";
 pub struct Board {
     /// Addresses for their BARs.
     pub bars: BarAllocator,
+    /// What pins of PCI devices are wired to.
+    pub pirqs: Arc<Pirqs>,
     /// The serial port, for its input.
     pub serial: Arc<Mutex<SerialPort>>,
     /// The second one, where a command's streams travel.
@@ -105,7 +108,8 @@ impl Board {
         let serial = shared(SerialPort::new(router.line(SerialPort::COM1_IRQ), output)?);
         let pci = Arc::new(Mutex::new(PciRoot::default()));
         lock(&pci).insert(HOST_BRIDGE, bridges::host_bridge())?;
-        lock(&pci).insert(ISA_BRIDGE, bridges::isa_bridge())?;
+        let pirqs = Pirqs::new(|irq| router.line(irq));
+        lock(&pci).insert(ISA_BRIDGE, bridges::isa_bridge(Arc::clone(&pirqs)))?;
 
         let ports = &mut buses.ports;
         ports.insert(PmBlock::BASE, PmBlock::LEN, pm.clone())?;
@@ -133,6 +137,7 @@ impl Board {
         buses.mmio.insert(base, len, window)?;
         Ok(Self {
             bars: BarAllocator::default(),
+            pirqs,
             serial,
             command: None,
             pci,

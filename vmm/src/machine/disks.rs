@@ -10,10 +10,13 @@ use strata_block::{
     engine::{DiskOptions, DiskSpec, Engine},
 };
 use strata_devices::{
-    acpi::tables::intx_gsi,
     bus::Overlap,
     ide::{self, DriveOptions, IdeController, IdeWorker, Media},
-    pci::{NoRoom, Slot, SlotTaken, bridges::IDE_FUNCTION},
+    pci::{
+        NoRoom, Slot, SlotTaken,
+        bridges::IDE_FUNCTION,
+        intx::{intx_gsi, intx_irq},
+    },
     virtio::{PciSeat, SetupError, blk},
 };
 use strata_exec::Executor;
@@ -358,11 +361,13 @@ impl Seats<'_> {
     /// A virtio-blk device in the slot `device`.
     fn virtio_in(&mut self, disk: Disk, device: u8, hot: bool) -> Result<Worker, DiskError> {
         let info = disk.info();
-        let gsi = intx_gsi(device, 0);
         let seat = PciSeat {
             host: Arc::new(KvmPciHost::new(Arc::clone(self.router))),
-            line: self.router.line(gsi),
-            gsi: u8::try_from(gsi).expect("PCI devices share four of 24 inputs"),
+            line: self
+                .board
+                .pirqs
+                .pin(device, 0, self.router.line(intx_gsi(device, 0))),
+            irq: intx_irq(device, 0),
             bars: &mut self.board.bars,
             hot,
         };

@@ -6,8 +6,8 @@ mod hotplug;
 use acpi_tables::{
     Aml,
     aml::{
-        AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package,
-        PackageBuilder, Path, ResourceTemplate, Scope,
+        AddressSpace, AddressSpaceCacheable, Arg, Device, EISAName, IO, If, Interrupt, Method,
+        Name, Package, PackageBuilder, Path, ResourceTemplate, Return, Scope, Store,
     },
     sdt::Sdt,
 };
@@ -18,20 +18,16 @@ use crate::{
         hotplug::{EventPorts, SlotPorts},
         pm::{PmBlock, SLEEP_TYPE_S3, SLEEP_TYPE_S5},
     },
+    fw_cfg::FwCfg,
     legacy::{pvpanic::PvPanic, rtc::Rtc, serial::SerialPort},
-    pci,
+    pci::{
+        self,
+        intx::{intx_gsi, intx_irq},
+    },
 };
 
 const DEVICES: u8 = 32;
 const PINS: u8 = 4;
-/// The first of the four I/O APIC inputs that PCI interrupts share; those below are ISA's.
-const FIRST_INTX_GSI: u32 = 16;
-
-/// The GSI that pin `pin` (0 for INTA# to 3 for INTD#) of device `device` on bus 0 is wired to.
-/// Level-triggered, active low in ACPI's terms; KVM takes 1 for asserted.
-pub fn intx_gsi(device: u8, pin: u8) -> u32 {
-    FIRST_INTX_GSI + (u32::from(device) + u32::from(pin)) % u32::from(PINS)
-}
 
 /// The DSDT.
 pub fn build() -> Sdt {
@@ -42,7 +38,15 @@ pub fn build() -> Sdt {
         let state = Package::new(vec![&sleep_type, &sleep_type, &0u8, &0u8]);
         Name::new(name.into(), &state).to_aml_bytes(&mut aml);
     }
-    let devices = [pci_root(), fixed_ports(), serial(), clock(), panic()];
+    aml.extend(interrupt_model());
+    let devices = [
+        pci_root(),
+        fixed_ports(),
+        serial(),
+        clock(),
+        panic(),
+        fw_cfg(),
+    ];
     let devices: Vec<Raw> = devices.into_iter().map(Raw).collect();
     let children = devices.iter().map(|d| d as &dyn Aml).collect();
     Scope::new(Path::new("\\_SB_"), children).to_aml_bytes(&mut aml);
@@ -104,21 +108,40 @@ fn pci_root() -> Vec<u8> {
     let resources: Vec<&dyn Aml> = vec![&only_bus, &config, &ports_below, &ports_above, &memory];
     let resources = ResourceTemplate::new(resources);
     let crs = Name::new("_CRS".into(), &resources);
-    let prt = Name::new("_PRT".into(), &interrupt_routing());
+    let by_io_apic = Name::new("PRTA".into(), &interrupt_routing(intx_gsi));
+    let by_8259 = |device, pin| intx_irq(device, pin).into();
+    let by_8259 = Name::new("PRTP".into(), &interrupt_routing(by_8259));
+    let (model, table) = (Path::new(MODEL), Path::new("PRTA"));
+    let (chosen, other) = (Return::new(&table), Path::new("PRTP"));
+    let choose = If::new(&model, vec![&chosen]);
+    let other = Return::new(&other);
+    let prt = Method::new("_PRT".into(), 0, false, vec![&choose, &other]);
     let slots = Raw(hotplug::slots());
-    let children: Vec<&dyn Aml> = vec![&hid, &uid, &bus, &crs, &prt, &slots];
+    let children: Vec<&dyn Aml> = vec![&hid, &uid, &bus, &crs, &by_io_apic, &by_8259, &prt, &slots];
     encode(&Device::new("PCI0".into(), children))
+}
+
+/// Which interrupt controllers the guest uses, as it says by `_PIC`: 0 the 8259s, 1 the I/O APIC.
+const MODEL: &str = "PICM";
+
+/// Takes note of it (ACPI 6.5, 5.8.1).
+fn interrupt_model() -> Vec<u8> {
+    let model = Path::new(MODEL);
+    let note = Store::new(&model, &Arg(0));
+    let mut aml = encode(&Name::new(MODEL.into(), &0u8));
+    aml.extend(encode(&Method::new("_PIC".into(), 1, false, vec![&note])));
+    aml
 }
 
 /// Every pin of every device on bus 0, without interrupt link devices: {address, pin, 0, GSI}
 /// (ACPI 6.5, 6.2.13).
-fn interrupt_routing() -> PackageBuilder {
+fn interrupt_routing(gsi: impl Fn(u8, u8) -> u32) -> PackageBuilder {
     const ANY_FUNCTION: u32 = 0xffff;
     let mut routing = PackageBuilder::new();
     for device in 0..DEVICES {
         for pin in 0..PINS {
             let address = u32::from(device) << 16 | ANY_FUNCTION;
-            let gsi = intx_gsi(device, pin);
+            let gsi = gsi(device, pin);
             routing.add_element(&Package::new(vec![&address, &pin, &0u8, &gsi]));
         }
     }
@@ -154,4 +177,15 @@ fn panic() -> Vec<u8> {
     let hid = Name::new("_HID".into(), &PvPanic::ACPI_ID);
     let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports]));
     encode(&Device::new("PEVT".into(), vec![&hid, &crs]))
+}
+
+/// Where a guest finds what firmware asks, too.
+fn fw_cfg() -> Vec<u8> {
+    /// Present, enabled and working, and nothing to be shown to people.
+    const STATUS: u8 = 0b1011;
+    let ports = ports(FwCfg::BASE, FwCfg::LEN);
+    let hid = Name::new("_HID".into(), &FwCfg::ACPI_ID);
+    let status = Name::new("_STA".into(), &STATUS);
+    let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports]));
+    encode(&Device::new("FWCF".into(), vec![&hid, &status, &crs]))
 }

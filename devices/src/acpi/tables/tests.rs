@@ -106,14 +106,6 @@ fn the_madt_lists_cpus_and_overrides() {
     }
 }
 
-#[test]
-fn pci_pins_share_four_inputs_above_the_isa_ones() {
-    assert_eq!(intx_gsi(0, 0), 16);
-    assert_eq!(intx_gsi(1, 3), 16);
-    let all = (0..32).flat_map(|d| (0..4).map(move |p| intx_gsi(d, p)));
-    assert!(all.into_iter().all(|gsi| (16..20).contains(&gsi)));
-}
-
 /// `iasl` (Debian's `acpica-tools`) finds nothing to complain about.
 #[test]
 fn the_dsdt_disassembles_and_compiles_again() {

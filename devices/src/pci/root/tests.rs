@@ -1,11 +1,13 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::legacy::doubles::FakeLine;
 use crate::pci::{
     BarAllocator, ConfigSpace, Identity, MMIO_WINDOW_BASE, NoRoom,
     bridges::{HOST_BRIDGE, ISA_BRIDGE, host_bridge, isa_bridge},
     config::BarKind,
     doubles::FakeFunction,
+    intx::Pirqs,
 };
 
 struct Bench {
@@ -38,7 +40,7 @@ fn bench() -> Bench {
     }));
     let mut root = PciRoot::default();
     root.insert(HOST_BRIDGE, host_bridge()).unwrap();
-    root.insert(ISA_BRIDGE, isa_bridge()).unwrap();
+    root.insert(ISA_BRIDGE, isa_bridge(pirqs())).unwrap();
     root.insert(SLOT, function.clone()).unwrap();
     let root = Arc::new(Mutex::new(root));
     let resets = Arc::new(AtomicUsize::new(0));
@@ -77,6 +79,11 @@ impl Bench {
     fn last_write(&self) -> Option<(usize, u64, Vec<u8>)> {
         self.function.lock().unwrap().written.take()
     }
+}
+
+/// PIRQs that lead to lines nobody looks at.
+fn pirqs() -> Arc<Pirqs> {
+    Pirqs::new(|_| Arc::new(FakeLine::default()))
 }
 
 #[test]
@@ -178,7 +185,7 @@ fn a_bar_outside_the_window_hides_the_function() {
 fn a_slot_is_taken_once() {
     let bench = bench();
     let mut root = bench.root.lock().unwrap();
-    assert_eq!(root.insert(SLOT, isa_bridge()), Err(SlotTaken(SLOT)));
+    assert_eq!(root.insert(SLOT, isa_bridge(pirqs())), Err(SlotTaken(SLOT)));
 }
 
 #[test]

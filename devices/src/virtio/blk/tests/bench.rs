@@ -68,7 +68,7 @@ impl Bench {
             hot: false,
             host: host.clone(),
             line: line.clone(),
-            gsi: 20,
+            irq: 11,
             bars: &mut bars,
         };
         let (function, parts) = blk::create(&info, queues, memory.clone(), seat).unwrap();

@@ -6,6 +6,7 @@ use crate::stage::Stage;
 mod bad_input;
 mod boot;
 mod command;
+mod commit;
 mod control;
 mod drives;
 mod firmware;

@@ -35,7 +35,7 @@ pub use export::{
     NbdServerStart, RemoveMode, VhostUserSpec, Writable,
 };
 pub use inflight::{DiskInflight, Inflight, LayerInflight, Queue, RangeInflight, TaskInfo};
-pub use job::{BlockJobCancel, BlockJobRef, BlockJobSetSpeed, JobRef};
+pub use job::{BlockJobCancel, BlockJobRef, BlockJobSetSpeed, CommitDisk, JobRef};
 pub use medium::{
     BlockdevChangeMedium, BlockdevInsertMedium, ChangeReadOnlyMode, DriveName, DriveRef, OpenTray,
 };
@@ -180,6 +180,10 @@ pub struct BlockJobInfo {
     pub auto_finalize: bool,
     /// As given when it was started.
     pub auto_dismiss: bool,
+    /// Whether what the job makes shows what the disk shows, and every write reaches both; only of
+    /// jobs that come to that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actively_synced: Option<bool>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -259,6 +259,11 @@ impl Engine {
             Cmd::BlockdevSnapshotSync(cmd) => {
                 self.spawn(name, reply, async move |engine| engine.snapshot(cmd).await);
             }
+            Cmd::Commit(cmd) => {
+                self.spawn(name, reply, async move |engine| {
+                    engine.commit(&cmd.device).await
+                });
+            }
             Cmd::BlockdevAdd(cmd) => {
                 self.spawn(name, reply, async move |engine| {
                     engine.blockdev_add(cmd).await
@@ -370,6 +375,7 @@ impl Engine {
             Cmd::BlockJobSetSpeed(cmd) => jobs.set_speed(&cmd.device, cmd.speed),
             Cmd::BlockJobPause(job) => jobs.pause(&job.device),
             Cmd::BlockJobResume(job) => jobs.resume(&job.device),
+            Cmd::BlockJobComplete(job) => jobs.complete(&job.device),
             Cmd::BlockJobFinalize(job) => jobs.finalize(&job.id),
             Cmd::BlockJobDismiss(job) => jobs.dismiss(&job.id),
             Cmd::JobPause(job) => jobs.pause(&job.id).map_err(of_any_job),

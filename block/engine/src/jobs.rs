@@ -1,5 +1,6 @@
 //! Jobs: long work on a chain, in steps between guest requests.
 
+mod active_commit;
 mod commit;
 mod job;
 mod lifecycle;
@@ -9,8 +10,9 @@ mod steps;
 mod stream;
 mod stride;
 
+pub(crate) use active_commit::ActiveCommit;
 pub(crate) use commit::Commit;
 pub(crate) use job::{Job, JobOptions};
-pub(crate) use lifecycle::Work;
+pub(crate) use lifecycle::{Ending, Work};
 pub(crate) use registry::Jobs;
 pub(crate) use stream::{NewBase, Stream};

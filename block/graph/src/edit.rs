@@ -15,6 +15,8 @@ enum Change {
     Overlay(Rc<Node>),
     /// The first node lies on the second from now on, or on nothing.
     Backing(Rc<Node>, Option<Rc<Node>>),
+    /// The node, which lies below the top, becomes the top of the disk.
+    Pivot(Rc<Node>),
 }
 
 /// A change of one disk, and what holds the layers that it concerns.
@@ -40,11 +42,11 @@ pub enum EditError {
     /// The chain would be longer than one may be.
     #[error("Disk '{0}' has {MAX_LAYERS} layers: merge some of them first")]
     TooManyLayers(String),
-    /// An overlay has to be as large as its disk.
-    #[error("The overlay shows {overlay} bytes, the disk has {disk}")]
+    /// What becomes the top has to be as large as its disk.
+    #[error("What is to be the top shows {top} bytes, the disk has {disk}")]
     Sizes {
         /// Bytes.
-        overlay: u64,
+        top: u64,
         /// Bytes.
         disk: u64,
     },
@@ -79,6 +81,11 @@ impl<'a> Edit<'a> {
         hold: &'a Hold,
     ) -> Self {
         self.and(disk, Change::Backing(upper.clone(), below.cloned()), hold)
+    }
+
+    /// As well as the rest, makes `base`, a layer of `disk`, its top. What was above it goes.
+    pub fn pivot(self, disk: &Rc<GuestDisk>, base: &Rc<Node>, hold: &'a Hold) -> Self {
+        self.and(disk, Change::Pivot(base.clone()), hold)
     }
 
     fn and(mut self, disk: &Rc<GuestDisk>, change: Change, hold: &'a Hold) -> Self {
@@ -142,6 +149,7 @@ impl Part<'_> {
         let top = match &self.change {
             Change::Overlay(overlay) => overlay.clone(),
             Change::Backing(..) => self.root.clone(),
+            Change::Pivot(base) => base.clone(),
         };
         std::iter::successors(Some(top), |node| self.below(node))
     }
@@ -169,6 +177,8 @@ impl Part<'_> {
             Change::Overlay(overlay) => (vec![overlay.clone(), self.root.clone()], None),
             Change::Backing(upper, _) if !has(upper) => return not_held(upper),
             Change::Backing(upper, below) => (vec![upper.clone()], below.as_ref()),
+            Change::Pivot(base) if !has(base) => return not_held(base),
+            Change::Pivot(base) => (vec![base.clone()], None),
         };
         if !Rc::ptr_eq(&self.root, &self.disk.root()) {
             return not_held(&self.root);
@@ -181,8 +191,17 @@ impl Part<'_> {
 
     /// The layers that the disk will not need any more.
     fn gone(&self) -> Vec<Rc<Node>> {
-        let Change::Backing(upper, below) = &self.change else {
-            return Vec::new();
+        let (upper, below) = match &self.change {
+            Change::Overlay(_) => return Vec::new(),
+            Change::Pivot(base) => {
+                let is_base = |node: &Rc<Node>| Rc::ptr_eq(node, base);
+                return self
+                    .root
+                    .chain()
+                    .take_while(|node| !is_base(node))
+                    .collect();
+            }
+            Change::Backing(upper, below) => (upper, below),
         };
         let stay: Vec<_> = below.iter().flat_map(Node::chain).collect();
         let stays = |node: &Rc<Node>| stay.iter().any(|other| Rc::ptr_eq(node, other));
@@ -191,9 +210,9 @@ impl Part<'_> {
 
     fn check_sizes(&self) -> Result<(), EditError> {
         match &self.change {
-            Change::Overlay(overlay) if overlay.size() != self.root.size() => {
+            Change::Overlay(top) | Change::Pivot(top) if top.size() != self.root.size() => {
                 Err(EditError::Sizes {
-                    overlay: overlay.size(),
+                    top: top.size(),
                     disk: self.root.size(),
                 })
             }
@@ -210,6 +229,7 @@ impl Part<'_> {
                 self.disk.set_root(overlay.clone());
             }
             Change::Backing(upper, below) => upper.set_backing_node(below.clone()),
+            Change::Pivot(base) => self.disk.set_root(base.clone()),
         }
         gone
     }

@@ -1,5 +1,7 @@
 //! [`GuestDisk`]: what stands between a device and the chain of layers below it.
 
+mod mirrored;
+
 use std::{
     cell::{Cell, RefCell},
     path::PathBuf,
@@ -16,7 +18,7 @@ use strata_storage::error::{IoError, IoResult};
 use tracing::Instrument;
 
 use super::{
-    ErrorPolicy, Format, Name, Node, Throttling, chain::ImageOptions, inflight::Gate,
+    ErrorPolicy, Format, Mirror, Name, Node, Throttling, chain::ImageOptions, inflight::Gate,
     named_request::NamedRequest, node::whole_sectors, survey::survey,
 };
 use crate::disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit};
@@ -146,6 +148,8 @@ pub struct GuestDisk {
     info: RefCell<Rc<DiskInfo>>,
     root: RefCell<Rc<Node>>,
     gate: Gate,
+    /// Where changes go besides, while a job copies the top into another layer.
+    mirror: RefCell<Option<Rc<Mirror>>>,
     /// What its requests may work on at a time.
     work: Budget,
     io_status: Cell<IoStatus>,
@@ -205,6 +209,7 @@ impl GuestDisk {
             name: RefCell::new(name),
             root: RefCell::new(root),
             gate: Gate::default(),
+            mirror: RefCell::default(),
             work: Budget::new(WORK),
             io_status: Cell::default(),
             requests: Cell::default(),
@@ -336,10 +341,17 @@ impl GuestDisk {
             Op::Flush => return Box::pin(root.flush()).await,
             // A hint that the user does not want followed.
             Op::Discard if !self.options.discard => return Ok(()),
+            _ if self.writes_through() => Box::pin(self.change_both(root, request)).await?,
             Op::Write { .. } if !self.detects_zeroes() => {
-                write(root, request.offset, data).await?;
+                let result = write(root, request.offset, data).await;
+                self.note_change(request);
+                result?;
             }
-            _ => Box::pin(self.dispatch_zeroes(root, request)).await?,
+            _ => {
+                let result = Box::pin(self.dispatch_zeroes(root, request)).await;
+                self.note_change(request);
+                result?;
+            }
         }
         if self.options.writethrough || op == (Op::Write { fua: true }) {
             Box::pin(root.flush()).await?;

@@ -174,6 +174,15 @@ impl Node {
         Ok(self.bitmaps.record(offset, len))
     }
 
+    /// Records all of the layer as changed: its bitmaps will miss changes.
+    ///
+    /// # Errors
+    /// As of a change.
+    pub async fn record_all(&self) -> IoResult<()> {
+        drop(self.recorded(0, self.size()).await?);
+        Ok(())
+    }
+
     /// The layer below.
     pub fn backing(&self) -> Option<Rc<Node>> {
         self.backing.borrow().clone()

@@ -5,12 +5,15 @@ use std::{collections::HashMap, io::Write, rc::Rc};
 
 use strata_graph::GuestDisk;
 
-use super::model::{Kind, Model, Sent};
+use super::{
+    model::{Kind, Model, Sent},
+    operator::OldTop,
+};
 
 /// Starts each line, so that others may write to standard output too.
 const MARK: &str = "journal:";
 
-pub struct Journal(pub Rc<GuestDisk>);
+pub struct Journal(pub Rc<GuestDisk>, pub OldTop);
 
 /// A line of a journal.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,8 +24,8 @@ pub enum Entry {
     Sent(Kind, u64, u64),
     /// The guest has been told that the write with this id is done.
     Completed(u64),
-    /// The guest has been told that the write with this id is durable; the disk's top layer has
-    /// that name.
+    /// The guest has been told that the write with this id is durable; the disk is to be opened
+    /// from the layer of that name.
     Durable(u64, String),
     /// The guest has been told that the disk ends before the write with this id does.
     Refused(u64),
@@ -62,7 +65,10 @@ impl Journal {
     }
 
     fn top(&self) -> String {
-        top(&self.0)
+        match self.1.of(&self.0) {
+            Some((path, _)) => path.display().to_string(),
+            None => top(&self.0),
+        }
     }
 }
 

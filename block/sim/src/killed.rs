@@ -22,7 +22,7 @@ use super::{
     journal::{self, Entry, Journal, Replay},
     model::Model,
     number,
-    operator::{DISK, Operator},
+    operator::{DISK, OldTop, Operator},
     oracle::{self, Chain, Contents},
     plan::{Plan, Random},
 };
@@ -244,9 +244,10 @@ fn work(task: &Task) {
     let marks = Rc::new(Cell::new(0));
     let model = Rc::new(RefCell::new(model));
     journal::ready();
+    let old_top = OldTop::default();
     let load = Rc::new(Load {
         disk,
-        watch: Watch::Journal(Journal(guest_disk)),
+        watch: Watch::Journal(Journal(guest_disk, old_top.clone())),
         model: model.clone(),
         allowed: allowed.clone(),
         marks: marks.clone(),
@@ -272,6 +273,7 @@ fn work(task: &Task) {
         model,
         writes_journal: true,
         changed_below: Rc::default(),
+        old_top,
         stop: Rc::default(),
     };
     engine.exec().block_on(async move { operator.work().await });

@@ -20,6 +20,8 @@ use strata_exec::{sync::promise, yield_now};
 use strata_graph::{Format, GuestDisk, Node};
 use strata_storage::SimDirectory;
 
+pub use commit::OldTop;
+
 use super::{
     guest::Allowed,
     journal,
@@ -55,6 +57,8 @@ pub struct Operator {
     pub writes_journal: bool,
     /// Layers between the two of a commit: what lies below them has changed.
     pub changed_below: Rc<RefCell<Vec<PathBuf>>>,
+    /// The top that the disk had before it was committed.
+    pub old_top: OldTop,
     /// No more new work.
     pub stop: Rc<Cell<bool>>,
 }
@@ -151,9 +155,11 @@ impl Operator {
             ..BlockResize::default()
         });
         let (allowed, model) = (self.allowed.clone(), self.model.clone());
+        let old_top = self.old_top.clone();
         let (done, ended) = promise();
         // At once: guests send requests to what is new before this task goes on.
         let told = move |result| {
+            old_top.forget();
             match result {
                 Ok(_) => {
                     if writes_journal {
@@ -220,6 +226,9 @@ impl Operator {
 
     /// Pauses, resumes, finalizes or cancels. The job may have come too far for it.
     async fn bother(&self, job: &BlockJobInfo) {
+        if self.below(3) == 0 {
+            self.end_if_ready(job).await;
+        }
         let id = JOB.to_owned();
         let cmd = match self.below(8) {
             0 | 1 => Cmd::JobPause(JobRef { id }),
@@ -240,6 +249,7 @@ impl Operator {
         let mut tries = 0;
         while let Some(job) = self.job().await {
             let id = JOB.to_owned();
+            self.end_if_ready(&job).await;
             tries += u32::from(job.paused);
             if tries > 100 && self.allowed.get() == Allowed::Anything {
                 let _ = self

@@ -32,7 +32,7 @@ use strata_storage::{Files, SimDirectory};
 use super::{
     guest::Allowed,
     model::{Kind, Model, pattern},
-    operator::{DISK, Operator},
+    operator::{DISK, OldTop, Operator},
     oracle::{self, Chain, Contents},
     plan::{Layer, Open, Plan, Random},
 };
@@ -50,6 +50,8 @@ pub struct World {
     bitmaps: BTreeMap<PathBuf, Tracked>,
     /// Images below which a commit has written since their bitmaps were looked at.
     changed_below: Rc<RefCell<Vec<PathBuf>>>,
+    /// The top that the disk had before it was committed.
+    old_top: OldTop,
     /// There has been no room in this run: bitmaps may not have been stored.
     short_of_room: bool,
     /// Nobody has closed a layer since the world was started.
@@ -90,6 +92,7 @@ impl World {
             snapshots: BTreeMap::new(),
             bitmaps: BTreeMap::new(),
             changed_below: Rc::default(),
+            old_top: OldTop::default(),
             short_of_room: false,
             only_guests: false,
             leaks: BTreeMap::new(),
@@ -176,6 +179,15 @@ impl World {
         self.guest_disk().root()
     }
 
+    /// The layers, if the disk is opened as before.
+    fn chain_to_open(&self) -> Chain {
+        let mut chain = Chain::of(&self.root());
+        if let Some(top) = self.old_top.of(&self.guest_disk()) {
+            chain.0.insert(0, top);
+        }
+        chain
+    }
+
     fn start(&mut self) {
         let exec = Executor::seeded(self.random.next()).unwrap();
         let directory = SimDirectory::new(self.files.clone(), self.random.next());
@@ -221,6 +233,7 @@ impl World {
             model: self.model.clone(),
             writes_journal: false,
             changed_below: self.changed_below.clone(),
+            old_top: self.old_top.clone(),
             stop: Rc::default(),
         });
         self.running = Some(Running {
@@ -236,7 +249,7 @@ impl World {
 
     /// An orderly end: everything is durable, and nothing leaks that did not before.
     pub fn stop(&mut self) {
-        self.chain = Chain::of(&self.root());
+        self.chain = self.chain_to_open();
         let running = self.running.take().unwrap();
         let errors = running.engine.shut_down();
         assert!(errors.is_empty(), "{errors:?}");
@@ -272,7 +285,7 @@ impl World {
 
     /// Cuts the power and opens what is left.
     pub fn crash(&mut self) {
-        self.chain = Chain::of(&self.root());
+        self.chain = self.chain_to_open();
         let running = self.running.take().unwrap();
         let left = running.directory.after_crash(self.random.next());
         if std::mem::take(&mut self.only_guests) {

@@ -1,7 +1,8 @@
 //! The monitor at work on a running guest with two vCPUs: stop and go on, hold, pause and cancel a
-//! merge, wait for room, refuse overlays that cannot be made, put up with rude clients, end by
+//! merge, wait for room, commit, refuse overlays that cannot be made, put up with rude clients, end by
 //! SIGTERM, reset.
 
+use super::commit;
 use super::layers::{self, Disks, History};
 use super::no_room;
 use crate::error::{Context, Outcome, ensure};
@@ -33,6 +34,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     be_rude(stage, &mut machine)?;
     hold_a_merge(stage, &mut machine, &mut disks)?;
     no_room::play(stage, &mut machine, &mut disks)?;
+    commit::play(stage, &mut machine, &mut disks)?;
 
     machine.terminate()?;
     machine.wait_success(60)?;

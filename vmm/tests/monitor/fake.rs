@@ -165,6 +165,9 @@ impl Fake {
                 });
                 Ok(Reply::Done)
             }
+            Cmd::Commit(disk) if disk.device == "nosuch" => {
+                Err(generic("Device 'nosuch' not found"))
+            }
             Cmd::BlockSetIoThrottle(limits) if limits.iops > 0 && limits.iops_rd > 0 => {
                 Err(generic(
                     "bps/iops/max total values and read/write values cannot be used at the same time",
@@ -210,6 +213,7 @@ impl Fake {
             }
             Cmd::JobPause(job) => pause(find_any(state, &job.id)?),
             Cmd::JobResume(job) => resume(find_any(state, &job.id)?),
+            Cmd::BlockJobComplete(job) => wrong_verb(find(state, &job.device)?, "complete"),
             Cmd::JobComplete(job) => wrong_verb(find_any(state, &job.id)?, "complete"),
             Cmd::JobFinalize(job) => wrong_verb(find_any(state, &job.id)?, "finalize"),
             Cmd::JobDismiss(job) => wrong_verb(find_any(state, &job.id)?, "dismiss"),
@@ -317,6 +321,7 @@ pub fn job(id: &str, speed: u64) -> BlockJobInfo {
         status: JobStatus::Running,
         auto_finalize: true,
         auto_dismiss: true,
+        actively_synced: None,
         error: None,
     }
 }

@@ -22,7 +22,7 @@ const DISK: &str = "file=disk.qcow2,format=qcow2,id=root,discard=unmap";
 const EXPORT: &str = "type=nbd,disk=root,addr=unix:nbd.sock,writable=on";
 
 #[test]
-fn an_export_lives_through_snapshots_a_commit_and_a_merge_under_load() {
+fn an_export_lives_through_snapshots_commits_and_a_merge_under_load() {
     let mut serve = Serve::start(&["--disk", DISK, "--export", EXPORT, "--qmp", "unix:qmp"]);
     let uri = serve.uri("root");
     let mut fio = Command::new("fio");
@@ -68,6 +68,16 @@ fn an_export_lives_through_snapshots_a_commit_and_a_merge_under_load() {
     assert!(completed.contains(r#""type": "commit""#), "{completed}");
     qemu_img(&["check", "-U", "-f", "qcow2", &serve.path("disk.qcow2")]);
     fs::remove_file(serve.path("b.qcow2")).unwrap();
+    qmp.run(r#"{"execute":"block-commit","arguments":{"device":"root"}}"#);
+    qmp.event("BLOCK_JOB_READY");
+    let jobs = qmp.run(r#"{"execute":"query-block-jobs"}"#);
+    assert!(jobs.contains(r#""actively-synced": true"#), "{jobs}");
+    qmp.run(r#"{"execute":"block-job-complete","arguments":{"device":"root"}}"#);
+    qmp.event("BLOCK_JOB_COMPLETED");
+    let file = serve.path("d.qcow2");
+    qmp.run(&format!(
+        r#"{{"execute":"blockdev-snapshot-sync","arguments":{{"device":"root","snapshot-file":"{file}"}}}}"#
+    ));
     qmp.run(r#"{"execute":"block-stream","arguments":{"device":"root","speed":16777216}}"#);
     qmp.event("BLOCK_JOB_COMPLETED");
     let status = load.wait().unwrap();
@@ -79,8 +89,9 @@ fn an_export_lives_through_snapshots_a_commit_and_a_merge_under_load() {
     client("nbdcopy", &["--flush", &uri, &serve.path("copy.raw")]);
     qmp.run(r#"{"execute":"quit"}"#);
     assert_eq!(serve.wait(), Some(0));
-    let top = serve.path("c.qcow2");
+    let top = serve.path("d.qcow2");
     fs::remove_file(serve.path("disk.qcow2")).unwrap();
+    fs::remove_file(serve.path("c.qcow2")).unwrap();
     qemu_img(&["check", "-f", "qcow2", &top]);
     qemu_img(&[
         "compare",

@@ -10,13 +10,13 @@ use super::{
     BlockCommit, BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockExportAdd,
     BlockExportDel, BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockSetIoThrottle,
     BlockStream, BlockdevAdd, BlockdevChangeMedium, BlockdevDel, BlockdevInsertMedium,
-    BlockdevSnapshotSync, CmdError, DriveRef, JobRef, NbdServerAdd, NbdServerRemove,
+    BlockdevSnapshotSync, CmdError, CommitDisk, DriveRef, JobRef, NbdServerAdd, NbdServerRemove,
     NbdServerStart, ObjectAdd, ObjectDel, OpenTray, QueryNamedBlockNodes,
 };
 
 /// Defines [`Cmd`] and what follows from the list of commands. Each is given by its name, its
 /// variant and the type of its arguments, if it has any. QMP offers none of those at the end: they
-/// are HMP's, or wait for a kind of job that has a use for them.
+/// are HMP's.
 macro_rules! commands {
     (@parse $arguments:ident, $variant:ident) => {
         NoArguments::deserialize($arguments).map(|NoArguments {}| Self::$variant)
@@ -99,11 +99,14 @@ commands! {
     "block-job-cancel" => BlockJobCancel(BlockJobCancel): "ends a job before it is done.",
     "block-job-pause" => BlockJobPause(BlockJobRef): "holds a job.",
     "block-job-resume" => BlockJobResume(BlockJobRef): "lets it go on.",
+    "block-job-complete" => BlockJobComplete(BlockJobRef):
+        "what a job that is ready has made takes its place.",
     "block-job-finalize" => BlockJobFinalize(JobRef): "ends a job that is pending.",
     "block-job-dismiss" => BlockJobDismiss(JobRef): "forgets a job that has concluded.",
     "job-pause" => JobPause(JobRef): "holds a job.",
     "job-resume" => JobResume(JobRef): "lets it go on.",
     "job-cancel" => JobCancel(JobRef): "ends a job, also one that the user has paused.",
+    "job-complete" => JobComplete(JobRef): "what a job that is ready has made takes its place.",
     "job-finalize" => JobFinalize(JobRef): "ends a job that is pending.",
     "job-dismiss" => JobDismiss(JobRef): "forgets a job that has concluded.",
     "query-block" => QueryBlock: "the disks.",
@@ -132,8 +135,9 @@ commands! {
     "object-del" => ObjectDel(ObjectDel): "removes it.",
 
     not in QMP:
+    "commit" => Commit(CommitDisk):
+        "what the top holds goes down into its backing file, and is given up.",
     "x-query-inflight" => QueryInflight: "what is under way, and what it waits for.",
-    "job-complete" => JobComplete(JobRef): "what a job that is ready has made takes its place.",
 }
 
 /// The arguments of a command that has none.

@@ -40,3 +40,11 @@ pub struct BlockJobSetSpeed {
     #[serde(deserialize_with = "number::speed")]
     pub speed: u64,
 }
+
+/// `commit`, which HMP has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct CommitDisk {
+    /// The disk, or `all`.
+    pub device: String,
+}

@@ -3,13 +3,15 @@
 use std::{path::Path, rc::Rc};
 
 use strata_format::backing::Backing;
-use strata_graph::{GuestDisk, Hold, Name, NoSuchLayer, Node, Purpose, name_for, named_layer};
-use strata_storage::absolute_name;
+use strata_graph::{
+    GuestDisk, Hold, Mirror, Name, NoSuchLayer, Node, Purpose, name_for, named_layer,
+};
+use strata_storage::{absolute_name, is_unnamed};
 
 use super::{Engine, refused};
 use crate::{
-    api::{BlockCommit, CmdError, DiskName, ErrorClass, JobType, OnError},
-    jobs::{Commit, Job, JobOptions},
+    api::{BlockCommit, CmdError, DiskName, ErrorClass, JobType, OnError, Reply},
+    jobs::{ActiveCommit, Commit, Ending, Job, JobOptions},
 };
 
 /// The layers of a disk, and those that a commit begins and ends with: their places from the top
@@ -40,8 +42,20 @@ impl Engine {
             return Err(refused(format!("Disk '{id}' is read-only")));
         }
         let Found { layers, top, base } = found;
+        refuse_temporary(&layers[..base])?;
         let Some(overlay) = top.checked_sub(1) else {
-            return Err(refused("The active layer cannot be committed yet"));
+            let (top, base) = (&layers[0], &layers[base]);
+            if base.size() > top.size() {
+                return Err(refused(format!(
+                    "'{}' shows {} bytes, and the disk has {}: make the disk as large first, with \
+                     block_resize",
+                    base.path().display(),
+                    base.size(),
+                    top.size()
+                )));
+            }
+            self.start_active_commit(disk, base, filter, options)?;
+            return Ok(());
         };
         let held = layers[overlay..=base].iter().cloned();
         let hold = Hold::take(&disk, held, Purpose::Job("commit"))?;
@@ -126,6 +140,75 @@ impl Engine {
         })
     }
 
+    /// Starts to commit a disk's top into a layer below it.
+    fn start_active_commit(
+        self: &Rc<Self>,
+        disk: Rc<GuestDisk>,
+        base: &Rc<Node>,
+        filter: Option<Name>,
+        options: JobOptions,
+    ) -> Result<Rc<Job>, CmdError> {
+        let top = disk.root();
+        let is_base = |node: &Rc<Node>| Rc::ptr_eq(node, base);
+        let above = top.chain().take_while(|node| !is_base(node));
+        let held = above.chain([base.clone()]);
+        let commit = ActiveCommit {
+            hold: Hold::take(&disk, held, Purpose::Job("commit"))?,
+            backing: name_for(&top, base),
+            mirror: Mirror::new(top.clone(), base.clone()),
+            top,
+            base: base.clone(),
+            files: self.opener.files().clone(),
+            _filter: filter,
+        };
+        let checked = commit.check_base(&disk);
+        checked.map_err(|error| refused(error.to_string()))?;
+        let job = Job::new(self.exec.clone(), self.events.clone(), disk, options);
+        job.set_len(commit.len());
+        Ok(self.jobs.start(job, commit))
+    }
+
+    /// HMP's `commit`: of the disk `device`, or of all that have a backing file.
+    pub(super) async fn commit(self: &Rc<Self>, device: &str) -> Result<Reply, CmdError> {
+        let disks = if device == "all" {
+            let disks = self.disks.borrow();
+            let on_others = disks.iter().filter(|disk| disk.root().backing().is_some());
+            on_others.cloned().collect()
+        } else {
+            vec![self.find_root(device)?]
+        };
+        for disk in disks {
+            let id = disk.options().id.clone();
+            self.commit_disk(disk)
+                .await
+                .map_err(|error| refused(format!("'commit' error for '{id}': {}", error.desc)))?;
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Has the disk's top given up, once its backing file has what it holds.
+    async fn commit_disk(self: &Rc<Self>, disk: Rc<GuestDisk>) -> Result<(), CmdError> {
+        let unsupported = || refused("Operation not supported");
+        let base = disk.root().backing().ok_or_else(unsupported)?;
+        if disk.options().read_only {
+            return Err(refused("Permission denied"));
+        }
+        refuse_temporary(&[disk.root()])?;
+        // What stands in the way says more than that it has the job's id.
+        drop(Hold::take(&disk, [disk.root()], Purpose::Job("commit"))?);
+        let options = JobOptions {
+            id: self.opener.names().job(&disk.options().id)?,
+            kind: JobType::Commit,
+            speed: 0,
+            on_error: OnError::Report,
+            auto_finalize: true,
+            auto_dismiss: true,
+        };
+        let job = self.start_active_commit(disk, &base, None, options)?;
+        job.end_by(Ending::Empty);
+        self.jobs.wait_for(&job).await.map_err(refused)
+    }
+
     fn begin_commit(
         self: &Rc<Self>,
         disk: Rc<GuestDisk>,
@@ -139,6 +222,17 @@ impl Engine {
         self.jobs.start(job, commit);
         Ok(())
     }
+}
+
+/// Refuses to write to what lies below `layers` if one of them is a temporary overlay.
+fn refuse_temporary(layers: &[Rc<Node>]) -> Result<(), CmdError> {
+    if !layers.iter().any(|layer| is_unnamed(layer.path())) {
+        return Ok(());
+    }
+    Err(refused(
+        "What is written to the disk is temporary (snapshot=on), and others may share the image: keep \
+         it with snapshot_blkdev and then block_stream",
+    ))
 }
 
 fn place(layers: &[Rc<Node>], layer: &Rc<Node>) -> usize {

@@ -4,6 +4,7 @@ use std::{
     rc::Rc,
 };
 
+mod active_commit;
 mod at_once;
 mod bad_input;
 mod bases;

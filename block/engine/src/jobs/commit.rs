@@ -42,7 +42,12 @@ impl Work for Commit {
             let _held = self.base.enter_whole().await?;
             grow(&self.base, self.top.size()).await?;
         }
-        Ok(take_all(job, self, self.len()).await?)
+        let copy = CopyDown {
+            top: self.top.clone(),
+            base: self.base.clone(),
+            len: self.len(),
+        };
+        Ok(take_all(job, &copy, self.len()).await?)
     }
 
     /// The base is durable before a header names it. Then the graph follows, and the layers that
@@ -112,7 +117,15 @@ impl Commit {
     }
 }
 
-impl Steps for Commit {
+/// What a commit does with a part of the disk.
+pub(super) struct CopyDown {
+    pub top: Rc<Node>,
+    pub base: Rc<Node>,
+    /// Bytes to look at.
+    pub len: u64,
+}
+
+impl Steps for CopyDown {
     fn target(&self) -> &Node {
         &self.base
     }
@@ -120,7 +133,7 @@ impl Steps for Commit {
     async fn step(&self, offset: u64, chunk: u64, buffer: &SgList) -> Result<Step, StepError> {
         let walk = self.top.walk().above(Some(&self.base));
         // Nothing above the base is held while it is written.
-        let found = walk.find(offset, self.len() - offset).await.map_err(read)?;
+        let found = walk.find(offset, self.len - offset).await.map_err(read)?;
         let (kind, len) = (found.kind, found.len);
         drop(found);
         match kind {

@@ -40,6 +40,7 @@ pub(crate) struct Job {
     cancelled: Cell<bool>,
     finalize: Cell<bool>,
     ending: Cell<Option<Ending>>,
+    synced: Cell<Option<bool>>,
     busy: Cell<bool>,
     io_status: Cell<IoStatus>,
     error: RefCell<Option<String>>,
@@ -67,6 +68,7 @@ impl Job {
             cancelled: Cell::new(false),
             finalize: Cell::new(false),
             ending: Cell::default(),
+            synced: Cell::default(),
             busy: Cell::new(true),
             io_status: Cell::default(),
             error: RefCell::default(),
@@ -142,6 +144,21 @@ impl Job {
     /// Bytes to look at in all.
     pub fn set_len(&self, len: u64) {
         self.len.set(len);
+    }
+
+    /// There are so many more bytes to look at.
+    pub fn add_len(&self, bytes: u64) {
+        self.len.set(self.len.get() + bytes);
+    }
+
+    /// So many more bytes have been looked at.
+    pub fn advance(&self, bytes: u64) {
+        self.offset.set(self.offset.get() + bytes);
+    }
+
+    /// Whether what the job makes is a copy of the disk at any moment, for jobs that come to that.
+    pub fn set_synced(&self, synced: bool) {
+        self.synced.set(Some(synced));
     }
 
     /// Bytes looked at so far.
@@ -359,6 +376,7 @@ impl Job {
             status: self.status.get(),
             auto_finalize: self.options.auto_finalize,
             auto_dismiss: self.options.auto_dismiss,
+            actively_synced: self.synced.get(),
             error: self.error(),
         }
     }

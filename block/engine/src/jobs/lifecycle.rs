@@ -58,6 +58,8 @@ pub(crate) enum Ending {
     TakeOver,
     /// `block-job-cancel`: the graph stays, and what the job has made is a copy of this moment.
     Leave,
+    /// HMP's `commit`: the graph stays, and the top holds nothing any more.
+    Empty,
 }
 
 /// Whether a job may go from one state into the other (QEMU's `JobSTT`).
@@ -81,14 +83,15 @@ pub(super) fn may_follow(from: JobStatus, to: JobStatus) -> bool {
 
 impl Jobs {
     /// Enters a job and lets it begin.
-    pub fn start(self: &Rc<Self>, job: Job, work: impl Work + 'static) {
+    pub fn start(self: &Rc<Self>, job: Job, work: impl Work + 'static) -> Rc<Job> {
         let job = Rc::new(job);
         self.insert(job.clone());
         // Before the command is answered: what the job does comes after it.
         job.set_status(JobStatus::Running);
         let exec = job.exec().clone();
         let name = Rc::new(format!("job {}", job.id()));
-        exec.spawn_named(Queue::Job, name, live(job, work, self.clone()));
+        exec.spawn_named(Queue::Job, name, live(job.clone(), work, self.clone()));
+        job
     }
 }
 
@@ -129,6 +132,9 @@ async fn carry_out(job: &Job, work: &impl Work) -> Result<(), Error> {
     }
     if work.converges() {
         stay_ready(job, work).await?;
+        if job.error().is_some() {
+            return Ok(());
+        }
     }
     job.wait_for_finalize().await?;
     work.finish(job).await
@@ -136,7 +142,7 @@ async fn carry_out(job: &Job, work: &impl Work) -> Result<(), Error> {
 
 async fn stay_ready(job: &Job, work: &impl Work) -> IoResult<()> {
     job.become_ready();
-    while job.ending().is_none() {
+    while job.ending().is_none() && job.error().is_none() {
         work.converge(job).await?;
         job.wait_for_change().await;
         job.checkpoint().await?;

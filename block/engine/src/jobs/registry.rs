@@ -93,6 +93,17 @@ impl Jobs {
         self.ended.wake_all();
     }
 
+    /// Waits until a job has concluded.
+    ///
+    /// # Errors
+    /// What has come of it, if that is an error.
+    pub async fn wait_for(&self, job: &Job) -> Result<(), String> {
+        while !matches!(job.status(), JobStatus::Concluded | JobStatus::Null) {
+            self.ended.wait().await;
+        }
+        job.error().map_or(Ok(()), Err)
+    }
+
     /// Cancels every job, and waits until none is at work. No new ones are started meanwhile.
     pub async fn end_all(&self) {
         loop {

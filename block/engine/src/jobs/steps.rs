@@ -79,7 +79,7 @@ pub(super) async fn take_all(job: &Job, steps: &impl Steps, end: u64) -> IoResul
 
 /// Bytes to copy in one step of `stride`: less where the speed limit would turn it into a long
 /// pause. A multiple of the cluster size, one cluster at least.
-fn chunk(stride: u64, speed: u64, cluster: u64) -> u64 {
+pub(super) fn chunk(stride: u64, speed: u64, cluster: u64) -> u64 {
     let wanted = match speed {
         0 => stride,
         _ => (speed / 10).min(stride),

@@ -113,7 +113,7 @@ impl Bits {
 
     /// Whether the bit at `bit` is set, and the first bit behind it that is not like it; `None` if
     /// all are.
-    pub(crate) fn run_at(&self, bit: u64) -> (Option<u64>, bool) {
+    pub fn run_at(&self, bit: u64) -> (Option<u64>, bool) {
         self.run_before(bit, self.len)
     }
 

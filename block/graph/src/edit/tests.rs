@@ -72,7 +72,7 @@ fn several_disks_change_together_or_not_at_all() {
         .overlay(&one, &overlay, &first)
         .overlay(&two, &larger, &second);
     let sizes = EditError::Sizes {
-        overlay: SIZE + 512,
+        top: SIZE + 512,
         disk: SIZE,
     };
     assert_eq!(apply(&bench, &edit), Err(sizes));

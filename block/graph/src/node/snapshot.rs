@@ -17,7 +17,6 @@ impl Node {
         self.update_size();
         // After an error the disk is as it was, or the image has stopped, and stores no bitmaps.
         applied?;
-        drop(self.recorded(0, self.size()).await?);
-        Ok(())
+        Ok(self.record_all().await?)
     }
 }

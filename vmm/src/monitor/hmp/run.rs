@@ -2,8 +2,8 @@
 
 use strata_block::api::{
     BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockSetIoThrottle, BlockStream,
-    BlockdevChangeMedium, BlockdevSnapshotSync, ChangeReadOnlyMode, Cmd, CmdError, NewImageMode,
-    OpenTray, Reply,
+    BlockdevChangeMedium, BlockdevSnapshotSync, ChangeReadOnlyMode, Cmd, CmdError, CommitDisk,
+    NewImageMode, OpenTray, Reply,
 };
 
 use super::args::Args;
@@ -46,11 +46,9 @@ pub(super) fn block_stream(args: &Args, _: &dyn Machine) -> Step<String> {
 }
 
 pub(super) fn commit(args: &Args, _: &dyn Machine) -> Step<String> {
-    let device = args.required_text("device");
-    Step::Done(format!(
-        "Error: Cannot commit '{device}' while it is in use: its base may be shared. Keep what was \
-         written with snapshot_blkdev and then block_stream, or run 'strata-img commit' at the end\n"
-    ))
+    block(Cmd::Commit(CommitDisk {
+        device: args.required_text("device"),
+    }))
 }
 
 pub(super) fn block_resize(args: &Args, _: &dyn Machine) -> Step<String> {
@@ -124,6 +122,10 @@ fn job(args: &Args) -> BlockJobRef {
 
 pub(super) fn block_job_pause(args: &Args, _: &dyn Machine) -> Step<String> {
     block(Cmd::BlockJobPause(job(args)))
+}
+
+pub(super) fn block_job_complete(args: &Args, _: &dyn Machine) -> Step<String> {
+    block(Cmd::BlockJobComplete(job(args)))
 }
 
 pub(super) fn block_job_resume(args: &Args, _: &dyn Machine) -> Step<String> {

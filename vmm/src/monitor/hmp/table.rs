@@ -78,6 +78,16 @@ pub(super) static COMMANDS: &[Command] = &[
         usage: "device",
         params: &[DEVICE],
         ..plain(
+            "block_job_complete",
+            "complete a background block operation that is ready\n\
+             \t\t\t (a commit of the active layer: the base takes its place)",
+            run::block_job_complete,
+        )
+    },
+    Command {
+        usage: "device",
+        params: &[DEVICE],
+        ..plain(
             "block_job_pause",
             "pause an active background block operation",
             run::block_job_pause,
@@ -166,7 +176,8 @@ pub(super) static COMMANDS: &[Command] = &[
         params: &[DEVICE],
         ..plain(
             "commit",
-            "not done while a disk is in use: says what to do instead",
+            "commit changes to the disk images: what the top layer holds\n\
+             \t\t\t goes down into its backing file, and the layer is emptied",
             run::commit,
         )
     },

@@ -45,7 +45,7 @@ impl Bench {
 
 /// A disk on [A] -> [B] -> [C] -> [D]: 128 KiB of its own number in each layer, at their own places
 /// and all of them in one.
-fn chain(bench: &Bench) -> (Disk, Vec<u8>) {
+pub(super) fn chain(bench: &Bench) -> (Disk, Vec<u8>) {
     let path = bench.create("A");
     let disk = bench.open("virtio0", &path, Some(Format::Qcow2)).unwrap();
     let mut expected = vec![0; 4 << 20];
@@ -62,10 +62,11 @@ fn chain(bench: &Bench) -> (Disk, Vec<u8>) {
     (disk, expected)
 }
 
-fn bytes_of(bench: &Bench, image: &str) -> Vec<u8> {
+pub(super) fn bytes_of(bench: &Bench, image: &str) -> Vec<u8> {
     let raw = bench.path("raw");
     let image = bench.path(image);
-    qemu_img(&["convert", "-O", "raw", image.to_str().unwrap()], &raw);
+    let args = ["convert", "-U", "-O", "raw", image.to_str().unwrap()];
+    qemu_img(&args, &raw);
     std::fs::read(raw).unwrap()
 }
 

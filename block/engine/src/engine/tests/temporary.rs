@@ -13,7 +13,9 @@ use super::{
     live::{completed, qemu_img, snapshot, stream},
     spec,
 };
-use crate::api::{BlockResize, BlockdevSnapshotSync, Cmd, NewImageMode, Reply};
+use crate::api::{
+    BlockCommit, BlockResize, BlockdevSnapshotSync, Cmd, CommitDisk, NewImageMode, Reply,
+};
 
 impl Bench {
     /// Opens a disk whose writes go to the directory `temporary`.
@@ -65,6 +67,30 @@ fn what_is_written_is_gone_in_the_end() {
     assert_eq!(shown.backing_file.as_deref(), base.to_str());
     assert!(bench.engine.shut_down().is_empty());
     assert_eq!((bench.left_behind(), fs::read(&base).unwrap()), (0, bytes));
+}
+
+#[test]
+fn the_image_below_gets_nothing_of_it() {
+    let bench = Bench::new();
+    let (base, bytes, disk) = bench.over_base();
+    bench.write(&disk, 4096, vec![9; 512]).unwrap();
+    let device = || "virtio0".to_owned();
+    let active = Cmd::BlockCommit(Box::new(BlockCommit {
+        device: device(),
+        ..BlockCommit::default()
+    }));
+    let by_people = Cmd::Commit(CommitDisk { device: device() });
+    for cmd in [&active, &by_people] {
+        let refused = bench.command(cmd.clone()).unwrap_err().desc;
+        assert!(refused.contains("temporary (snapshot=on)"), "{refused}");
+    }
+    // Nor does it once another layer is on top.
+    let kept = bench.path("kept");
+    bench.command(snapshot("virtio0", &kept)).unwrap();
+    let refused = bench.command(active).unwrap_err().desc;
+    assert!(refused.contains("temporary (snapshot=on)"), "{refused}");
+    assert!(bench.engine.shut_down().is_empty());
+    assert_eq!(fs::read(&base).unwrap(), bytes);
 }
 
 #[test]

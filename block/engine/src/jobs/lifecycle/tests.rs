@@ -55,6 +55,7 @@ impl Work for Script {
         self.note(match job.ending().unwrap() {
             Ending::TakeOver => "complete: take over",
             Ending::Leave => "complete: leave",
+            Ending::Empty => "complete: empty",
         });
         Ok(())
     }

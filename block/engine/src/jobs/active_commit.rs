@@ -1,0 +1,260 @@
+//! `block-commit` of a disk's top, while its guest writes to it: what it and the layers below it
+//! hold goes down into a layer further below. Then that is the disk's top, or the chain stays as it
+//! is.
+//!
+//! The top hides what the base gets until the end, so a job that dies at any point leaves a chain
+//! that reads the same bytes. At the end the base is made durable and the top is emptied before the
+//! guest writes to the base: from then on a chain that is opened from the old top shows the same
+//! as one that is opened from the base, whatever happens.
+
+use std::rc::Rc;
+
+use strata_exec::mem::SgList;
+use strata_format::backing::Backing;
+use strata_graph::{
+    CopyError, Edit, EditError, GuestDisk, Hold, Mirror, Name, Node, check_leads_to,
+    commit::{grow, make_empty},
+};
+use strata_storage::{
+    Files,
+    error::{Error, IoResult},
+};
+
+use super::{
+    Job, Work,
+    commit::CopyDown,
+    lifecycle::Ending,
+    pace::Pace,
+    steps::{chunk, take_all},
+    stride::{self, Stride},
+};
+
+/// A commit of a disk's top, as the command that started it has resolved it.
+pub(crate) struct ActiveCommit {
+    pub top: Rc<Node>,
+    pub base: Rc<Node>,
+    /// How the top's header names the base, or will.
+    pub backing: Backing,
+    /// Where the names in headers lead.
+    pub files: Files,
+    /// Keeps others from the top, the base and the layers between them.
+    pub hold: Hold,
+    /// A node name that is the job's until it ends.
+    pub _filter: Option<Name>,
+    /// What the guest changes meanwhile.
+    pub mirror: Rc<Mirror>,
+}
+
+impl Work for ActiveCommit {
+    /// Copies all; then what the guest has changed meanwhile, again and again as long as that gets
+    /// less quickly. What is left then is copied while the guest's changes go to both layers.
+    async fn run(&self, job: &Job) -> Result<(), Error> {
+        job.set_synced(false);
+        self.base.prepare_writing().await?;
+        if self.base.size() < self.top.size() {
+            // Nobody reads it while its tables move.
+            let _held = self.base.enter_whole().await?;
+            grow(&self.base, self.top.size()).await?;
+        }
+        job.disk().set_mirror(Some(self.mirror.clone()));
+        let copy = CopyDown {
+            top: self.top.clone(),
+            base: self.base.clone(),
+            len: self.len(),
+        };
+        take_all(job, &copy, self.len()).await?;
+        let mut before = u64::MAX;
+        while job.error().is_none() && (1..=before / 2).contains(&self.mirror.dirty_bytes()) {
+            before = self.mirror.dirty_bytes();
+            self.copy_dirty(job).await?;
+        }
+        self.mirror.write_through();
+        // Changes that have begun before are noted when they end.
+        drop(job.disk().gate().drain().await);
+        self.converge(job).await?;
+        Ok(())
+    }
+
+    fn converges(&self) -> bool {
+        true
+    }
+
+    /// Copies what the base has not taken from the guest.
+    async fn converge(&self, job: &Job) -> IoResult<()> {
+        while job.error().is_none() && self.mirror.dirty_bytes() > 0 {
+            job.set_synced(false);
+            self.copy_dirty(job).await?;
+        }
+        job.set_synced(true);
+        Ok(())
+    }
+
+    async fn complete(&self, job: &Job) -> IoResult<()> {
+        self.converge(job).await
+    }
+
+    async fn finish(&self, job: &Job) -> Result<(), Error> {
+        self.base.flush().await?;
+        match job.ending() {
+            Some(Ending::TakeOver) => self.take_over(job).await,
+            Some(Ending::Empty) => self.empty(job).await,
+            Some(Ending::Leave) | None => self.leave(job).await,
+        }
+    }
+
+    async fn undo(&self, job: &Job) {
+        job.disk().set_mirror(None);
+        // Changes that are being made in both layers.
+        drop(job.disk().gate().drain().await);
+        self.finish_writing().await;
+    }
+}
+
+impl ActiveCommit {
+    /// Bytes to look at.
+    pub fn len(&self) -> u64 {
+        self.top.size()
+    }
+
+    /// Refuses a base whose name in the header would not lead to it when `disk` is opened again.
+    ///
+    /// # Errors
+    /// One line on why not.
+    pub fn check_base(&self, disk: &GuestDisk) -> Result<(), Error> {
+        let (top, options) = ((self.top.path(), self.top.format()), disk.image_options());
+        check_leads_to(&self.files, top, Some(&self.backing), &self.base, options)
+    }
+
+    /// Copies what is dirty now. What fails is dirty again, unless it is left out.
+    async fn copy_dirty(&self, job: &Job) -> IoResult<()> {
+        let cluster = self.base.cluster_size();
+        let most = usize::try_from(chunk(stride::MOST, 0, cluster));
+        let buffer = SgList::zeroed(most.unwrap_or(usize::MAX));
+        let dirty = self.mirror.take_dirty();
+        let (mut pace, mut stride) = (Pace::default(), Stride::default());
+        job.add_len(dirty.iter().map(|range| range.end - range.start).sum());
+        for range in dirty {
+            let mut at = range.start;
+            while at < range.end {
+                job.checkpoint().await?;
+                let held = job.held_the_thread();
+                stride.adapt(held);
+                job.rest(Stride::rest_after(held)).await;
+                let len = chunk(stride.bytes(), job.speed(), cluster).min(range.end - at);
+                match self.mirror.copy(at..at + len, &buffer).await {
+                    Ok(copied) => {
+                        job.charge(copied);
+                        let file = self.base.image().data_storage();
+                        pace.wrote(copied, file).await;
+                    }
+                    Err(error) => {
+                        if self.may_try_again(job, error)? {
+                            continue;
+                        }
+                    }
+                }
+                at += len;
+                job.advance(len);
+            }
+        }
+        Ok(())
+    }
+
+    fn may_try_again(&self, job: &Job, (operation, error): CopyError) -> IoResult<bool> {
+        job.on_io_error(operation, error)
+    }
+
+    /// Makes the base the disk's top: first everything is in it and durable, then the header of the
+    /// old top leads to it (W5), then the old top is emptied, while no request is under way.
+    async fn take_over(&self, job: &Job) -> Result<(), Error> {
+        self.check_base(job.disk())?;
+        self.drop_between(job).await?;
+        let edit = Edit::default().pivot(job.disk(), &self.base, &self.hold);
+        edit.check().map_err(|error| self.refused(error))?;
+        let drained = edit.drain().await;
+        self.copy_the_rest().await?;
+        self.base.flush().await?;
+        // Others may be at the files meanwhile.
+        self.check_base(job.disk())?;
+        self.top.record_all().await?;
+        make_empty(&self.top).await?;
+        drained.apply().map_err(|error| self.refused(error))?;
+        job.disk().set_mirror(None);
+        // The disk does not need the layer any more, whatever closing it says.
+        if let Err(error) = self.top.image().close().await {
+            tracing::warn!(%error, "a layer that was committed did not close cleanly");
+        }
+        Ok(())
+    }
+
+    /// Puts the top on the base, and closes what lies between them.
+    async fn drop_between(&self, job: &Job) -> Result<(), Error> {
+        let is_base = |node: Rc<Node>| Rc::ptr_eq(&node, &self.base);
+        if self.top.backing().is_some_and(is_base) {
+            return Ok(());
+        }
+        let edit = Edit::default().backing(job.disk(), &self.top, Some(&self.base), &self.hold);
+        edit.check().map_err(|error| self.refused(error))?;
+        let backing = Some(self.backing.clone());
+        self.top.image().write_backing_name(backing).await?;
+        let gone = edit.drain().await.apply();
+        for node in gone.map_err(|error| self.refused(error))? {
+            if let Err(error) = node.image().close().await {
+                tracing::warn!(%error, "a layer that was committed did not close cleanly");
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up what the top holds: the base, which lies directly below it, has all of that.
+    async fn empty(&self, job: &Job) -> Result<(), Error> {
+        let drained = job.disk().gate().drain().await;
+        self.copy_the_rest().await?;
+        self.base.flush().await?;
+        self.check_base(job.disk())?;
+        make_empty(&self.top).await?;
+        job.disk().set_mirror(None);
+        drop(drained);
+        self.finish_writing().await;
+        Ok(())
+    }
+
+    /// Lets the base be what it is: a copy of this moment. The chain stays.
+    async fn leave(&self, job: &Job) -> Result<(), Error> {
+        let drained = job.disk().gate().drain().await;
+        self.copy_the_rest().await?;
+        job.disk().set_mirror(None);
+        drop(drained);
+        self.base.flush().await?;
+        self.finish_writing().await;
+        Ok(())
+    }
+
+    /// Copies what the base has not taken since the client has decided. Nobody writes meanwhile.
+    async fn copy_the_rest(&self) -> IoResult<()> {
+        let buffer = SgList::zeroed(usize::try_from(stride::MOST).unwrap_or(usize::MAX));
+        for range in self.mirror.take_dirty() {
+            let copied = self.mirror.copy(range.clone(), &buffer).await;
+            if let Err((_, error)) = copied {
+                self.mirror.mark(range.start, range.end - range.start);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn refused(&self, error: EditError) -> Error {
+        Error::Image {
+            file: self.top.path().to_owned(),
+            why: error.to_string(),
+        }
+    }
+
+    /// Makes the base read-only again.
+    async fn finish_writing(&self) {
+        // It is right as it is, and nobody writes to it.
+        if let Err(error) = self.base.finish_writing().await {
+            tracing::warn!(%error, "a layer stays open for writing below the top");
+        }
+    }
+}

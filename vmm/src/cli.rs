@@ -31,8 +31,10 @@ use crate::{
 #[command(
     name = "strata",
     version,
-    after_help = "Example:\n  strata run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 \\\n             \
-                  --disk file=disk.qcow2,format=qcow2 --monitor unix:/tmp/monitor"
+    after_help = "Examples:\n  strata run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 \\\n             \
+                  --disk file=disk.qcow2,format=qcow2 --monitor unix:/tmp/monitor\n  \
+                  strata test -- uname -r\n\n\
+                  'strata COMMAND --help' says all of a command."
 )]
 pub struct Cli {
     /// What to do.
@@ -64,7 +66,7 @@ pub enum Command {
                   strata run --memory 1G --disk file=debian.img,format=raw\n\n\
                   With --serial stdio, Ctrl-A X ends the program, Ctrl-A H lists such keys.\n\n\
                   Keys of --disk:\n  file=PATH (needed), format=qcow2|raw|qed, if=virtio|ide|none,\n  \
-                  media=disk|cdrom (cdrom: a CD drive on IDE, read-only), id=NAME, node-name=NAME,\n  \
+                  media=disk|cdrom (cdrom: a CD drive on IDE, read-only; without file= there is no disc in it), id=NAME, node-name=NAME,\n  \
                   readonly=on|off, snapshot=on|off (what is written is thrown away in the end),\n  \
                   cache=writeback|none|writethrough|unsafe, aio=threads|io_uring,\n  \
                   discard=ignore|unmap, detect-zeroes=off|on|unmap, serial=TEXT, iothread=NAME,\n  \
@@ -101,6 +103,7 @@ pub struct RunArgs {
         long,
         value_name = "TEXT",
         default_value = "",
+        hide_default_value = true,
         allow_hyphen_values = true,
         requires = "kernel"
     )]

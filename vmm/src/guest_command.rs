@@ -38,6 +38,17 @@ pub enum TestError {
     /// The host has no kernel that could be taken.
     #[error("no kernel was found in /boot: give one with --kernel FILE")]
     NoKernel,
+    /// There are kernels, and none that this user may read.
+    #[error(
+        "could not open '{}': {source}: have it made readable (sudo chmod a+r '{}'), or give another kernel with \
+         --kernel FILE", path.display(), path.display()
+    )]
+    KernelNotReadable {
+        /// The one that would be booted.
+        path: PathBuf,
+        /// The host's error.
+        source: io::Error,
+    },
     /// A file that is needed.
     #[error("could not {what} '{}': {source}", path.display())]
     File {
@@ -116,10 +127,12 @@ fn boot(
             initramfs.plan_environment("TERM", &kind);
         }
     }
-    if modules.are_missing() {
-        initramfs.plan("without-modules", "");
-    }
     let needed = needed_modules(args, &mut initramfs)?;
+    if modules.are_missing() {
+        for name in &needed {
+            initramfs.plan("built-in", name);
+        }
+    }
     initramfs.add_modules(&modules.needed(kernel, &needed)?)?;
     for share in &args.shares {
         initramfs.add_share(share)?;
@@ -157,12 +170,11 @@ fn needed_modules(
         needed.extend(["ata_piix", "sr_mod"]);
     }
     if let Some(root) = &args.root {
-        let name = match (root.interface, root.media) {
-            (Interface::Ide, Media::Cdrom) => "sr0",
-            (Interface::Ide, Media::Disk) => "sda",
-            (Interface::Virtio | Interface::None, _) => "vda",
+        let kind = match root.interface {
+            Interface::Ide => "ide",
+            Interface::Virtio | Interface::None => "virtio",
         };
-        initramfs.plan("root", name);
+        initramfs.plan("root", kind);
         for kind in root_kind::find(root)? {
             needed.push(kind.module());
             initramfs.plan("file-system", kind.name());

@@ -167,11 +167,15 @@ fn root(stage: &mut Stage) -> Outcome<()> {
         ended.code == Some(9) && ended.stdout.contains("/dev/"),
         || format!("{ended:?}"),
     )?;
-    let again = run(
-        stage,
-        &["--root", &option],
-        &["sh", "-c", "busybox cat /etc/listing"],
-    )?;
+    // On IDE the kernel may find another disk first.
+    let other = |name: &str| -> Outcome<String> {
+        let path = stage.dir.join(name);
+        Tool::QemuImg.create(&path, "raw", "1M")?;
+        Ok(format!("--disk=file={},format=raw,if=ide", path.display()))
+    };
+    let ide = format!("{option},if=ide");
+    let options = ["--root", &ide, &other("second")?, &other("third")?];
+    let again = run(stage, &options, &["sh", "-c", "busybox cat /etc/listing"])?;
     ensure(
         again.code == Some(0) && again.stdout.contains("etc\n"),
         || format!("{again:?}"),
@@ -211,6 +215,18 @@ fn refused(stage: &mut Stage) -> Outcome<()> {
         let is_right = ended.code == Some(status) && ended.stderr.contains(says);
         ensure(is_right, || format!("{options:?}: {ended:?}"))?;
     }
+    // Nothing beside it, so that all that it has is built in; and that is not enough for disks.
+    let alone = stage.dir.join("alone");
+    fs::create_dir_all(&alone).context("alone")?;
+    let kernel = alone.join("bzImage").display().to_string();
+    fs::copy(stage.images.join("vmlinuz"), &kernel).context("kernel")?;
+    let args = ["test", "--kernel", &kernel, "--disk", &empty, "--", "true"];
+    let ended = program::run("strata", &args, LIMIT)?;
+    let says = "the guest's kernel has no virtio_pci, which its disks need: it is not built in";
+    ensure(
+        ended.code == Some(125) && ended.stderr.contains(says),
+        || format!("{ended:?}"),
+    )?;
     let ended = run(stage, &["--append", "8250.nr_uarts=1"], &["true"])?;
     let says = "before the command had ended: the guest's kernel gives no second serial port";
     ensure(

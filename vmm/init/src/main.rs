@@ -89,6 +89,7 @@ fn carry_out(channel: &Arc<Channel>) -> Result<u8, String> {
     let bytes = fs::read(plan::PATH).map_err(|error| format!("{}: {error}", plan::PATH))?;
     let plan = Plan::parse(&bytes)?;
     prepare::load_modules(&plan.modules)?;
+    prepare::check_drivers(&plan.built_in)?;
     let root = prepare::enter_root(&plan)?;
     prepare::place_shares(&plan.shares, &root)?;
     channel.send(frame::READY, &[]);

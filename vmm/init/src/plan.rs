@@ -5,16 +5,24 @@ use std::{ffi::OsString, os::unix::ffi::OsStringExt};
 /// Where the plan is: pairs of a word and a value, each ended by a NUL byte.
 pub const PATH: &str = "/strata/plan";
 
+/// Which disk has the root: the first of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootDisk {
+    /// The first virtio-blk device.
+    Virtio,
+    /// The first drive on the first IDE channel.
+    Ide,
+}
+
 /// The plan.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Modules to load, in order.
     pub modules: Vec<String>,
-    /// The disk whose file system is the root, by its name in `/dev`; the initramfs itself without
-    /// one.
-    pub root: Option<String>,
-    /// The host has found no modules of this kernel.
-    pub without_modules: bool,
+    /// The disk whose file system is the root; the initramfs itself without one.
+    pub root: Option<RootDisk>,
+    /// Drivers that must be built in, as the host has found no modules of this kernel.
+    pub built_in: Vec<String>,
     /// File systems to try there.
     pub file_systems: Vec<String>,
     /// Directories of the initramfs, and where they are wanted.
@@ -49,7 +57,13 @@ impl Plan {
         let native = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
         match word {
             b"module" => self.modules.push(text()?),
-            b"root" => self.root = Some(text()?),
+            b"root" => {
+                self.root = Some(match value {
+                    b"virtio" => RootDisk::Virtio,
+                    b"ide" => RootDisk::Ide,
+                    _ => return None,
+                });
+            }
             b"file-system" => self.file_systems.push(text()?),
             b"share" => {
                 let text = text()?;
@@ -66,7 +80,7 @@ impl Plan {
                 let pair = (native(&value[..at]), native(&value[at + 1..]));
                 self.environment.push(pair);
             }
-            b"without-modules" => self.without_modules = true,
+            b"built-in" => self.built_in.push(text()?),
             b"out" => self.out = true,
             b"argument" => self.command.push(native(value)),
             _ => return None,

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{plan::Plan, sys};
+use crate::{
+    plan::{Plan, RootDisk},
+    sys,
+};
 
 /// Where a disk's file system is mounted.
 const ROOT: &str = "/root";
@@ -51,13 +54,37 @@ pub fn load_modules(paths: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// Where each driver shows that the kernel has it, by its module's name.
+const DRIVERS: &[(&str, &str)] = &[
+    ("virtio_pci", "pci/drivers/virtio-pci"),
+    ("virtio_blk", "virtio/drivers/virtio_blk"),
+    ("ata_piix", "pci/drivers/ata_piix"),
+    ("sd_mod", "scsi/drivers/sd"),
+    ("sr_mod", "scsi/drivers/sr"),
+];
+
+/// Whether the kernel has what its disks need, where no module could bring it.
+pub fn check_drivers(wanted: &[String]) -> Result<(), String> {
+    let bus = Path::new("/sys/bus");
+    let is_missing = |name: &&String| {
+        let driver = DRIVERS.iter().find(|(module, _)| module == name);
+        driver.is_some_and(|(_, place)| !bus.join(place).exists())
+    };
+    match wanted.iter().find(is_missing) {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "the guest's kernel has no {name}, which its disks need: it is not built in, and the \
+             host has found no modules of this kernel"
+        )),
+    }
+}
+
 /// Mounts the disk that the plan names; returns what is the root for the command.
 pub fn enter_root(plan: &Plan) -> Result<PathBuf, String> {
-    let Some(disk) = &plan.root else {
+    let Some(disk) = plan.root else {
         return Ok(PathBuf::from("/"));
     };
-    wait_for(disk, plan.without_modules)?;
-    let devices = parts(disk);
+    let devices = parts(&wait_for(disk)?);
     for device in &devices {
         for kind in &plan.file_systems {
             if fs::create_dir_all(ROOT).is_ok() && sys::mount_at(device, ROOT, kind, 0).is_ok() {
@@ -92,22 +119,41 @@ fn parts(disk: &str) -> Vec<String> {
     parts
 }
 
-fn wait_for(disk: &str, without_modules: bool) -> Result<(), String> {
+/// The disk's name, once the kernel has found it.
+fn wait_for(disk: RootDisk) -> Result<String, String> {
     let start = Instant::now();
-    while !Path::new("/sys/block").join(disk).exists() {
+    loop {
+        if let Some(name) = find(disk) {
+            return Ok(name);
+        }
         if start.elapsed() > PATIENCE {
-            let why = if without_modules {
-                ": its driver is not built in, and the host has found no modules of this kernel"
-            } else {
-                ""
-            };
-            return Err(format!(
-                "--root: the guest's kernel has found no disk {disk}{why}"
-            ));
+            return Err("--root: the guest's kernel has not found the disk".to_owned());
         }
         thread::sleep(Duration::from_millis(5));
     }
-    Ok(())
+}
+
+/// The disk's name in `/sys/block`.
+fn find(disk: RootDisk) -> Option<String> {
+    let entries = fs::read_dir("/sys/block").ok()?.flatten();
+    let mut names = entries.filter_map(|entry| {
+        let place = fs::read_link(entry.path()).ok()?;
+        let name = entry.file_name().into_string().ok()?;
+        let is_it = match disk {
+            RootDisk::Virtio => name == "vda",
+            RootDisk::Ide => is_first_ide_drive(&place),
+        };
+        is_it.then_some(name)
+    });
+    names.next()
+}
+
+/// Whether a device's place in `/sys` is that of the first drive on the first channel. Its name may
+/// be any: the kernel looks at both channels at the same time.
+fn is_first_ide_drive(place: &Path) -> bool {
+    let mut parts = place.iter().map(|part| part.to_string_lossy());
+    // Then the host, the target, and the unit as HOST:CHANNEL:TARGET:LUN.
+    parts.any(|part| part == "ata1") && parts.nth(2).is_some_and(|unit| unit.ends_with(":0:0:0"))
 }
 
 /// The file systems of the kernel are seen in the new root, too.
@@ -135,3 +181,6 @@ pub fn leave_root(root: &Path) {
         let _ = sys::mount_at("", ROOT, "", sys::REMOUNT | sys::READ_ONLY);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,7 @@ pub struct TestArgs {
     /// Kernel to boot [default: the host's own in /boot, or the newest one there].
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
-    /// A disk, as key=value,... (as of 'strata run'); may be given several times.
+    /// A disk, as key=value,... ('strata run --help' lists the keys); may be given several times.
     #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parser())]
     pub disks: Vec<DiskOption>,
     /// The disk whose file system is the command's root, as key=value,... It comes before the
@@ -48,6 +48,7 @@ pub struct TestArgs {
         long,
         value_name = "TEXT",
         default_value = "",
+        hide_default_value = true,
         allow_hyphen_values = true
     )]
     pub append: String,
@@ -57,12 +58,12 @@ pub struct TestArgs {
     /// End after so long, counted from the start: a number with the suffix s, m or h.
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub timeout: Option<Duration>,
-    /// What is written of it.
-    #[command(flatten)]
-    pub report: ReportArgs,
     /// The command, and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+    /// What is written of it.
+    #[command(flatten)]
+    pub report: ReportArgs,
 }
 
 /// The value of `--share`.

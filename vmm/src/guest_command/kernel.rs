@@ -28,7 +28,7 @@ impl Kernel {
     pub fn find(given: Option<&Path>) -> Result<Self, TestError> {
         let path = match given {
             Some(path) => path.to_owned(),
-            None => of_host().ok_or(TestError::NoKernel)?,
+            None => in_directory(Path::new(BOOT))?,
         };
         let file = File::open(&path).map_err(file_error("open the kernel", &path))?;
         let version = version(&file).unwrap_or_default();
@@ -44,14 +44,28 @@ impl Kernel {
     }
 }
 
-fn of_host() -> Option<PathBuf> {
+/// The host's own kernel, else the newest one that can be read.
+fn in_directory(boot: &Path) -> Result<PathBuf, TestError> {
     let uname = rustix::system::uname();
-    let own = Path::new(BOOT).join(format!("{PREFIX}{}", uname.release().to_string_lossy()));
-    if File::open(&own).is_ok() {
-        return Some(own);
+    let own = boot.join(format!("{PREFIX}{}", uname.release().to_string_lossy()));
+    let Err(error) = File::open(&own) else {
+        return Ok(own);
+    };
+    let kernels = || {
+        let entries = fs::read_dir(boot).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path())
+    };
+    if let Some(path) = newest(kernels().filter(|path| File::open(path).is_ok())) {
+        return Ok(path);
     }
-    let kernels = fs::read_dir(BOOT).ok()?.flatten().map(|entry| entry.path());
-    newest(kernels.filter(|path| File::open(path).is_ok()))
+    let path = if own.exists() {
+        Some(own)
+    } else {
+        newest(kernels())
+    };
+    let path = path.ok_or(TestError::NoKernel)?;
+    let source = File::open(&path).err().unwrap_or(error);
+    Err(TestError::KernelNotReadable { path, source })
 }
 
 /// The kernel with the highest version in its name.

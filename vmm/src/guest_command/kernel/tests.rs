@@ -37,3 +37,25 @@ fn the_version_is_the_first_word() {
     }
     assert_eq!(version(&tempfile::tempfile().unwrap()), None);
 }
+
+#[test]
+fn kernels_that_cannot_be_read_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let boot = directory.path();
+    let none = in_directory(&boot.join("none")).unwrap_err();
+    let advice = "no kernel was found in /boot: give one with --kernel FILE";
+    assert_eq!(none.to_string(), advice);
+    assert_eq!(in_directory(boot).unwrap_err().to_string(), advice);
+    for version in ["6.9", "6.10"] {
+        let name = boot.join(format!("vmlinuz-{version}"));
+        std::os::unix::fs::symlink("nowhere", name).unwrap();
+    }
+    let error = in_directory(boot).unwrap_err().to_string();
+    assert!(
+        error.contains("vmlinuz-6.10") && error.contains("chmod a+r"),
+        "{error}"
+    );
+    let readable = boot.join("vmlinuz-6.8");
+    std::fs::write(&readable, "").unwrap();
+    assert_eq!(in_directory(boot).unwrap(), readable);
+}

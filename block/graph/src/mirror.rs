@@ -2,8 +2,8 @@
 //!
 //! While a job copies a disk's top down into its base, the guest goes on. At first the mirror only
 //! notes what the guest has changed, and the job copies that once more. A guest that writes faster
-//! than the job copies would never let it end: so from [`Mirror::write_through`] on a change is made
-//! in both layers before it completes. What is dirty only gets less then.
+//! than the job copies would never let it end: so from [`Mirror::write_through`] on a change is
+//! made in both layers before it completes. What is dirty only gets less then.
 //!
 //! # The order of entries
 //! Changes of both layers enter the mirror's own table first, and so does what the job copies

@@ -113,7 +113,7 @@ impl Operator {
         }
     }
 
-    async fn snapshot(&self) {
+    pub async fn snapshot(&self) {
         let disk = self.engine.find_disk(DISK).unwrap();
         if disk.root().chain().count() >= LAYERS {
             return;

@@ -77,6 +77,8 @@ struct Running {
     operator: Rc<Operator>,
     allowed: Rc<Cell<Allowed>>,
     marks: Rc<Cell<u64>>,
+    /// The state that the job has come to.
+    last_status: Rc<Cell<Option<JobStatus>>>,
 }
 
 impl World {
@@ -199,11 +201,13 @@ impl World {
         let allowed = Rc::new(Cell::new(Allowed::Nothing));
         let marks = Rc::new(Cell::new(0));
         let (may_fail, count) = (allowed.clone(), marks.clone());
+        let last_status = Rc::new(Cell::new(None));
+        let reached = last_status.clone();
         let engine = Engine::with_opener(exec.clone(), opener, move |event| match event {
-            Event::JobStatusChange {
-                status: JobStatus::Waiting,
-                ..
-            } => count.set(count.get() + 1),
+            Event::JobStatusChange { status, .. } => {
+                reached.set(Some(status));
+                count.set(count.get() + u64::from(status == JobStatus::Waiting));
+            }
             Event::JobCompleted(_, Some(error)) if may_fail.get() == Allowed::Nothing => {
                 panic!("a job failed: {error}")
             }
@@ -244,6 +248,7 @@ impl World {
             operator,
             allowed,
             marks,
+            last_status,
         });
     }
 

@@ -65,6 +65,16 @@ fn no_crash_during_a_commit_changes_a_byte() {
 }
 
 #[test]
+fn no_crash_while_the_top_is_committed_loses_what_a_guest_flushed() {
+    for_seeds(|world| {
+        for _ in 0..3 {
+            world.run_commit_of_top();
+            world.crash();
+        }
+    });
+}
+
+#[test]
 fn no_crash_harms_an_internal_snapshot() {
     for_seeds(|world| {
         // Mostly on one layer, so that snapshots have something to keep, and to give up.

@@ -1,6 +1,6 @@
 //! The monitor at work on a running guest with two vCPUs: stop and go on, hold, pause and cancel a
-//! merge, wait for room, commit, refuse overlays that cannot be made, put up with rude clients, end by
-//! SIGTERM, reset.
+//! merge, wait for room, commit, refuse overlays that cannot be made, put up with rude clients, end
+//! by SIGTERM, reset.
 
 use super::commit;
 use super::layers::{self, Disks, History};

@@ -40,12 +40,33 @@ impl OldTop {
 }
 
 impl Operator {
-    /// Starts to commit a layer into one further down, where there are such layers.
+    /// Commits the top, and ends that in one way or the other.
+    pub async fn commit_top(&self) {
+        if self
+            .engine
+            .find_disk(DISK)
+            .unwrap()
+            .root()
+            .backing()
+            .is_none()
+        {
+            self.snapshot().await;
+        }
+        self.commit_from(0).await;
+        self.let_finish().await;
+    }
+
+    /// Starts to commit a layer into one further down, where there are such layers: mostly the top,
+    /// which does more.
     pub async fn commit(&self) {
+        let top = if self.below(3) == 0 { 1 } else { 0 };
+        self.commit_from(top).await;
+    }
+
+    /// Starts to commit the top (0), or a layer below it (1).
+    async fn commit_from(&self, top: u64) {
         let root = self.engine.find_disk(DISK).unwrap().root();
         let layers: Vec<_> = root.chain().collect();
-        // Mostly the top, which does more.
-        let top = if self.below(3) == 0 { 1 } else { 0 };
         let Some(most) = (layers.len() as u64)
             .checked_sub(top + 1)
             .filter(|most| *most > 0)

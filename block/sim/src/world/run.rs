@@ -2,6 +2,7 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use strata_block::api::JobStatus;
 use strata_exec::{Queue, mem::SgList};
 use strata_graph::Node;
 use strata_storage::{Faults, SimFile, error::IoError};
@@ -87,6 +88,47 @@ impl World {
             oracle::check(&files, &top);
             if self.only_guests {
                 oracle::check_mark(&self.files, &files, top.top());
+            }
+        }
+    }
+
+    /// Lets guests work while the top is committed, and stops in one of the states that the job
+    /// goes through, or after it.
+    pub fn run_commit_of_top(&mut self) {
+        self.renew_bitmaps();
+        self.start();
+        self.spawn_guests(2 * REQUESTS);
+        let operator = self.running().operator.clone();
+        let done = Rc::new(Cell::new(false));
+        let over = done.clone();
+        let work = async move {
+            operator.commit_top().await;
+            over.set(true);
+        };
+        self.running().exec.spawn(Queue::Guest, work);
+        let states = [
+            JobStatus::Running,
+            JobStatus::Ready,
+            JobStatus::Pending,
+            JobStatus::Concluded,
+        ];
+        let state = self.random.pick(&states);
+        let mut polls = 20_000;
+        let mut after = Some(self.random.below(150));
+        while polls > 0 {
+            polls -= 1;
+            let job = self.random.one_in(2);
+            let running = self.running();
+            let queue = if job { Queue::Job } else { Queue::Guest };
+            if !running.exec.step(queue) {
+                break;
+            }
+            let reached = match state {
+                JobStatus::Concluded => done.get(),
+                state => running.last_status.get() == Some(state),
+            };
+            if reached && let Some(after) = after.take() {
+                polls = after;
             }
         }
     }

@@ -14,6 +14,7 @@ mod medium;
 mod number;
 mod object;
 mod socket;
+mod stats;
 mod throttle;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
@@ -43,6 +44,9 @@ pub use object::{Endpoint, ObjectAdd, ObjectDel, ObjectType, TlsCreds};
 pub use socket::{
     InetSocketAddress, SocketAddress, SocketAddressLegacy, SocketAddressType, UnixSocketAddress,
 };
+pub use stats::{
+    BlockDeviceStats, BlockLatencyHistogramSet, BlockStats, LatencyHistogram, QueryBlockstats,
+};
 pub use throttle::{BlockSetIoThrottle, ThrottleInfo};
 
 /// What a command answers.
@@ -54,6 +58,8 @@ pub enum Reply {
     Formatted(String),
     /// `query-block`.
     Block(Vec<BlockInfo>),
+    /// `query-blockstats`.
+    Blockstats(Vec<BlockStats>),
     /// `query-named-block-nodes`.
     NamedBlockNodes(Vec<BlockDeviceInfo>),
     /// `query-block-jobs`.

@@ -13,6 +13,7 @@ mod objects;
 mod resize;
 mod shutdown;
 mod snapshot;
+mod stats;
 mod stream;
 mod throttling;
 
@@ -388,6 +389,8 @@ impl Engine {
                 .creds()
                 .and_then(|creds| self.add_tls_creds(&cmd.id, &creds)),
             Cmd::ObjectDel(cmd) => self.delete_tls_creds(&cmd.id),
+            Cmd::BlockLatencyHistogramSet(cmd) => self.set_latency_histograms(&cmd),
+            Cmd::QueryBlockstats(_) => return Ok(Reply::Blockstats(self.query_blockstats())),
             Cmd::QueryBlock => return Ok(Reply::Block(self.query_block())),
             Cmd::QueryNamedBlockNodes(cmd) => {
                 let nodes = self.query_named_block_nodes(cmd.flat.unwrap_or(false));

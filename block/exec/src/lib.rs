@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
 mod helpers;
+pub mod histogram;
 pub mod inbox;
 pub mod mem;
 pub mod random;
@@ -34,6 +35,7 @@ use std::{
 };
 
 pub use helpers::Helpers;
+use histogram::Histogram;
 pub use rate::Rate;
 pub use rate::SpeedLimit;
 use ring::Ring;
@@ -52,6 +54,11 @@ pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 /// Guest polls in a row after which one job step may run although guest tasks are ready, so that a
 /// guest that never rests cannot starve a job.
 const GUEST_POLLS_PER_JOB_STEP: usize = 32;
+
+/// Boundaries of [`Executor::job_polls`], in nanoseconds: 10 us to 10 ms.
+const JOB_POLLS: [u64; 10] = [
+    10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000, 5_000_000, 10_000_000,
+];
 
 /// Polls after which [`Executor::poll`] returns to the event loop.
 const POLLS_PER_TURN: usize = 256;
@@ -106,6 +113,8 @@ pub struct Executor {
     simulated: bool,
     /// Nobody waits for what has gone away any more.
     gave_up: Cell<bool>,
+    /// How long polls of tasks on the job queue have taken.
+    job_polls: RefCell<Histogram>,
     giving_up: WaitQueue,
     /// The place of the task that is being polled.
     current: Cell<Option<usize>>,
@@ -145,6 +154,9 @@ impl Executor {
             ring: OnceCell::new(),
             simulated: seed.is_some(),
             gave_up: Cell::new(false),
+            job_polls: RefCell::new(
+                Histogram::new(JOB_POLLS.to_vec()).expect("the boundaries ascend"),
+            ),
             giving_up: WaitQueue::default(),
             current: Cell::default(),
             turn: Cell::new(Instant::now()),
@@ -391,10 +403,19 @@ impl Executor {
         })
     }
 
+    /// How long each poll of a task on the job queue has held the thread. Empty in simulations.
+    pub fn job_polls(&self) -> Histogram {
+        self.job_polls.borrow().clone()
+    }
+
     fn poll_job(&self, task: ReadyTask) {
         let started = Instant::now();
         let goes_on = self.poll_task(task);
-        if self.simulated || !goes_on {
+        if self.simulated {
+            return;
+        }
+        self.job_polls.borrow_mut().record(started.elapsed());
+        if !goes_on {
             return;
         }
         if let Some(task) = self.tasks.borrow_mut().get_mut(task.seat) {

@@ -12,8 +12,8 @@ const SECTOR_ENTRIES: usize = 64;
 
 /// 64-bit big-endian entries, and which of them the file does not have yet.
 ///
-/// Most tables are empty but for their first entries: a refcount table has a cluster at least, which
-/// counts 16 TiB with clusters of 64 KiB. What is empty at the end takes no memory.
+/// Most tables are empty but for their first entries: a refcount table has a cluster at least, and
+/// one of 64 KiB counts 16 TiB. What is empty at the end takes no memory.
 pub struct RootTable {
     offset: Cell<u64>,
     len: Cell<usize>,

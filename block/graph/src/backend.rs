@@ -292,6 +292,7 @@ impl Backend {
     /// Carries out a request for `disk` and answers it.
     async fn serve(this: Rc<Self>, disk: Rc<GuestDisk>, request: Rc<NamedRequest>, done: Done) {
         let result = this.carry_out(&disk, &request.request).await;
+        disk.account(&request, &result);
         // The device may send another one at once.
         this.under_way.set(this.under_way.get() - 1);
         done(result);

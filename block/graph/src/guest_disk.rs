@@ -18,8 +18,8 @@ use strata_storage::error::{IoError, IoResult};
 use tracing::Instrument;
 
 use super::{
-    ErrorPolicy, Format, Mirror, Name, Node, Throttling, chain::ImageOptions, inflight::Gate,
-    named_request::NamedRequest, node::whole_sectors, survey::survey,
+    Accounting, ErrorPolicy, Format, Mirror, Name, Node, Throttling, chain::ImageOptions,
+    inflight::Gate, named_request::NamedRequest, node::whole_sectors, survey::survey,
 };
 use crate::disk::{Completion, DiskInfo, Done, ExtentsDone, Op, Request, Submit};
 
@@ -154,6 +154,7 @@ pub struct GuestDisk {
     work: Budget,
     io_status: Cell<IoStatus>,
     requests: Cell<u64>,
+    accounting: Accounting,
     exec: Rc<Executor>,
     /// Makes the tasks of its requests.
     tasks: Spawner<(Rc<Self>, Rc<NamedRequest>, Done)>,
@@ -213,6 +214,7 @@ impl GuestDisk {
             work: Budget::new(WORK),
             io_status: Cell::default(),
             requests: Cell::default(),
+            accounting: Accounting::default(),
             exec,
             tasks: Spawner::new(Queue::Guest, |(disk, request, done)| {
                 Self::serve(disk, request, done)
@@ -278,6 +280,11 @@ impl GuestDisk {
     /// Forgets how they have fared.
     pub fn reset_io_status(&self) {
         self.io_status.set(IoStatus::Ok);
+    }
+
+    /// What has come of its requests.
+    pub fn accounting(&self) -> &Accounting {
+        &self.accounting
     }
 
     /// Requests that have been sent so far.
@@ -439,7 +446,17 @@ impl GuestDisk {
     }
 
     async fn serve(this: Rc<Self>, request: Rc<NamedRequest>, done: Done) {
-        done(this.carry_out_and_report(&request.request).await);
+        let result = this.carry_out_and_report(&request.request).await;
+        this.account(&request, &result);
+        done(result);
+    }
+
+    /// Counts a request of the device or of an export that has ended.
+    pub(super) fn account(&self, named: &NamedRequest, result: &Completion) {
+        let request = &named.request;
+        let range = (request.offset, request.len);
+        self.accounting
+            .ended(request.op, range, named.since, result);
     }
 
     /// Carries out `request` for a caller that wants to know of a failure.

@@ -2,6 +2,7 @@
 
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
+mod accounting;
 mod backend;
 #[cfg(test)]
 mod bench;
@@ -37,6 +38,7 @@ mod walk;
 #[cfg(test)]
 mod chain_tests;
 
+pub use accounting::{Accounting, Counts, Kind};
 pub use backend::{
     Backend, ErrorPolicy, Limit, Limits, OnRequestError, ThrottleGroup, ThrottleLimits, Throttling,
 };

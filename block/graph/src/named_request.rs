@@ -1,6 +1,6 @@
 //! [`NamedRequest`]: a request that says what it is.
 
-use std::{fmt, rc::Rc};
+use std::{fmt, rc::Rc, time::Instant};
 
 use crate::disk::{DiskInfo, Op, Request};
 
@@ -9,12 +9,18 @@ pub(super) struct NamedRequest {
     disk: Rc<DiskInfo>,
     /// The request.
     pub request: Request,
+    /// When it came.
+    pub since: Instant,
 }
 
 impl NamedRequest {
     /// A request for this disk.
     pub fn new(disk: Rc<DiskInfo>, request: Request) -> Rc<Self> {
-        Rc::new(Self { disk, request })
+        Rc::new(Self {
+            disk,
+            request,
+            since: Instant::now(),
+        })
     }
 }
 

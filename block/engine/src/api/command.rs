@@ -8,10 +8,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     BlockCommit, BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockExportAdd,
-    BlockExportDel, BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockSetIoThrottle,
-    BlockStream, BlockdevAdd, BlockdevChangeMedium, BlockdevDel, BlockdevInsertMedium,
-    BlockdevSnapshotSync, CmdError, CommitDisk, DriveRef, JobRef, NbdServerAdd, NbdServerRemove,
-    NbdServerStart, ObjectAdd, ObjectDel, OpenTray, QueryNamedBlockNodes,
+    BlockExportDel, BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockLatencyHistogramSet,
+    BlockResize, BlockSetIoThrottle, BlockStream, BlockdevAdd, BlockdevChangeMedium, BlockdevDel,
+    BlockdevInsertMedium, BlockdevSnapshotSync, CmdError, CommitDisk, DriveRef, JobRef,
+    NbdServerAdd, NbdServerRemove, NbdServerStart, ObjectAdd, ObjectDel, OpenTray, QueryBlockstats,
+    QueryNamedBlockNodes,
 };
 
 /// Defines [`Cmd`] and what follows from the list of commands. Each is given by its name, its
@@ -110,6 +111,10 @@ commands! {
     "job-finalize" => JobFinalize(JobRef): "ends a job that is pending.",
     "job-dismiss" => JobDismiss(JobRef): "forgets a job that has concluded.",
     "query-block" => QueryBlock: "the disks.",
+    "query-blockstats" => QueryBlockstats(QueryBlockstats):
+        "what has come of the disks' requests.",
+    "block-latency-histogram-set" => BlockLatencyHistogramSet(BlockLatencyHistogramSet):
+        "counts how long a disk's requests take.",
     "query-named-block-nodes" => QueryNamedBlockNodes(QueryNamedBlockNodes): "the layers.",
     "query-block-jobs" => QueryBlockJobs: "the jobs, with what block jobs have.",
     "query-jobs" => QueryJobs: "the jobs, with what all jobs have.",
@@ -151,6 +156,7 @@ impl Cmd {
         matches!(
             self,
             Self::QueryBlock
+                | Self::QueryBlockstats(_)
                 | Self::QueryNamedBlockNodes(_)
                 | Self::QueryBlockJobs
                 | Self::QueryJobs
@@ -168,6 +174,7 @@ impl Cmd {
         match self {
             Self::BlockdevSnapshotSync(arguments) => arguments.check(),
             Self::BlockResize(arguments) => arguments.check(),
+            Self::QueryBlockstats(arguments) => arguments.check(),
             Self::BlockStream(arguments) => arguments.check(),
             Self::BlockCommit(arguments) => arguments.check(),
             Self::BlockSetIoThrottle(arguments) => arguments.check(),

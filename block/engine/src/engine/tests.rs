@@ -30,6 +30,7 @@ mod qed;
 mod reopen;
 mod resize;
 mod sectors;
+mod stats;
 mod temporary;
 mod throttling;
 mod zeroes;

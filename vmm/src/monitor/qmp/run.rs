@@ -41,6 +41,7 @@ fn returned(reply: Reply) -> Outcome {
         }
         Reply::NamedBlockNodes(nodes) => named_block_nodes(&nodes)?,
         Reply::BlockJobs(jobs) => express(&jobs)?.into(),
+        Reply::Blockstats(stats) => express(&stats)?.into(),
         Reply::Jobs(jobs) => express(&jobs)?.into(),
         Reply::Exports(exports) => express(&exports)?.into(),
     })

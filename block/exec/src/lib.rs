@@ -7,6 +7,7 @@
 
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
+mod group;
 mod helpers;
 pub mod histogram;
 pub mod inbox;
@@ -34,6 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use group::TaskGroup;
 pub use helpers::Helpers;
 use histogram::Histogram;
 pub use rate::Rate;

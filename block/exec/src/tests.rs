@@ -244,3 +244,36 @@ fn tasks_are_listed_by_name_and_age() {
     assert!(exec.tasks().is_empty());
     assert_eq!(gate.waiting(), 0);
 }
+
+#[test]
+fn a_group_is_waited_for_and_measured_as_one() {
+    let exec = Executor::new().unwrap();
+    let group = Rc::new(super::TaskGroup::new(&exec, Queue::Job, "a part"));
+    let gate = Rc::new(WaitQueue::default());
+    let long = Duration::from_millis(2);
+    for busy in [Duration::ZERO, long] {
+        let gate = gate.clone();
+        group.spawn(async move {
+            gate.wait().await;
+            std::thread::sleep(busy);
+        });
+    }
+    let (drained, members) = (Rc::new(Cell::new(false)), group.clone());
+    let flag = drained.clone();
+    exec.spawn(Queue::Job, async move {
+        members.drain().await;
+        flag.set(true);
+    });
+    while exec.poll().more_work_now {}
+    assert_eq!((group.len(), drained.get()), (2, false));
+    let names: Vec<_> = exec.tasks().into_iter().map(|task| task.name).collect();
+    assert_eq!(names[..2], ["a part", "a part"]);
+    // Other tasks' polls are not its own, and a task that ends in one is seen all the same.
+    exec.spawn(Queue::Job, async move { std::thread::sleep(long * 20) });
+    gate.wake_all();
+    while exec.poll().more_work_now {}
+    assert_eq!((group.len(), drained.get()), (0, true));
+    let took = group.take_longest_poll();
+    assert!(took >= long, "{took:?}");
+    assert_eq!(group.take_longest_poll(), Duration::ZERO);
+}

@@ -26,6 +26,7 @@ mod lossy;
 mod media;
 mod names;
 mod node_names;
+mod pieces;
 mod qed;
 mod reopen;
 mod resize;

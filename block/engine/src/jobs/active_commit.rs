@@ -60,9 +60,8 @@ impl Work for ActiveCommit {
         let copy = CopyDown {
             top: self.top.clone(),
             base: self.base.clone(),
-            len: self.len(),
         };
-        take_all(job, &copy, self.len()).await?;
+        take_all(job, copy, self.len()).await?;
         let mut before = u64::MAX;
         while job.error().is_none() && (1..=before / 2).contains(&self.mirror.dirty_bytes()) {
             before = self.mirror.dirty_bytes();

@@ -14,7 +14,7 @@ use strata_storage::{Files, error::Error};
 
 use super::{
     Job, Work,
-    steps::{Step, StepError, Steps, ZERO_CLUSTERS, read, take_all, write},
+    steps::{Piece, StepError, Steps, Todo, ZERO_CLUSTERS, read, take_all, write},
 };
 
 /// A commit, as the command that started it has resolved it.
@@ -45,9 +45,8 @@ impl Work for Commit {
         let copy = CopyDown {
             top: self.top.clone(),
             base: self.base.clone(),
-            len: self.len(),
         };
-        Ok(take_all(job, &copy, self.len()).await?)
+        Ok(take_all(job, copy, self.len()).await?)
     }
 
     /// The base is durable before a header names it. Then the graph follows, and the layers that
@@ -121,8 +120,6 @@ impl Commit {
 pub(super) struct CopyDown {
     pub top: Rc<Node>,
     pub base: Rc<Node>,
-    /// Bytes to look at.
-    pub len: u64,
 }
 
 impl Steps for CopyDown {
@@ -130,32 +127,29 @@ impl Steps for CopyDown {
         &self.base
     }
 
-    async fn step(&self, offset: u64, chunk: u64, buffer: &SgList) -> Result<Step, StepError> {
+    async fn look(&self, offset: u64, end: u64, chunk: u64) -> Result<Piece, StepError> {
         let walk = self.top.walk().above(Some(&self.base));
         // Nothing above the base is held while it is written.
-        let found = walk.find(offset, self.len - offset).await.map_err(read)?;
-        let (kind, len) = (found.kind, found.len);
-        drop(found);
-        match kind {
-            ExtentKind::Unallocated => Ok(Step { len, copied: 0 }),
-            ExtentKind::Zero => {
-                let cheap = if self.base.has_zero_clusters() {
-                    ZERO_CLUSTERS * self.base.cluster_size()
-                } else {
-                    chunk
-                };
-                let len = len.min(cheap);
-                let zeroed = self.base.write_zeroes(offset, len, true).await;
-                zeroed.map_err(write)?;
-                Ok(Step { len, copied: 0 })
+        let found = walk.find(offset, end - offset).await.map_err(read)?;
+        let (most, todo) = match found.kind {
+            ExtentKind::Unallocated => (found.len, Todo::Pass),
+            ExtentKind::Zero if self.base.has_zero_clusters() => {
+                (ZERO_CLUSTERS * self.base.cluster_size(), Todo::Zero)
             }
-            ExtentKind::Data { .. } | ExtentKind::Compressed => {
-                let len = len.min(chunk);
-                let data = buffer.slice(0, usize::try_from(len).unwrap_or(usize::MAX));
-                self.top.read(offset, data.clone()).await.map_err(read)?;
-                self.base.write(offset, data).await.map_err(write)?;
-                Ok(Step { len, copied: len })
-            }
+            ExtentKind::Zero => (chunk, Todo::Zero),
+            ExtentKind::Data { .. } | ExtentKind::Compressed => (chunk, Todo::Copy),
+        };
+        let len = found.len.min(most);
+        Ok(Piece { offset, len, todo })
+    }
+
+    async fn carry_out(&self, piece: Piece, buffer: SgList) -> Result<(), StepError> {
+        let Piece { offset, len, todo } = piece;
+        if todo == Todo::Zero {
+            let zeroed = self.base.write_zeroes(offset, len, true).await;
+            return zeroed.map_err(write);
         }
+        self.top.read(offset, buffer.clone()).await.map_err(read)?;
+        self.base.write(offset, buffer).await.map_err(write)
     }
 }

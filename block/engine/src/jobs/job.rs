@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use strata_exec::{Executor, Rate, sync::WaitQueue, yield_now};
+use strata_exec::{Executor, Queue, Rate, TaskGroup, sync::WaitQueue, yield_now};
 use strata_graph::{GuestDisk, IoStatus, Name};
 use strata_storage::error::{IoError, IoResult};
 
@@ -15,6 +15,18 @@ use crate::api::{BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobStatus, Job
 
 /// A waiting job looks up this often, to see a new speed, a cancel or what the guest has written.
 const LONGEST_NAP: Duration = Duration::from_millis(100);
+
+/// A guest that has sent nothing for so many steps is not expected to send anything soon.
+const GUEST_RESTS: u32 = 32;
+
+/// What a job sees of the guest whose disk it works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guest {
+    /// It has sent requests lately; so many have not been completed.
+    Works { under_way: usize },
+    /// It wants nothing.
+    Rests,
+}
 
 /// As the user started it.
 #[derive(Debug)]
@@ -36,6 +48,8 @@ pub(crate) struct Job {
     offset: Cell<u64>,
     rate: Rate,
     requests_seen: Cell<u64>,
+    /// The guest's requests when a step last looked, and steps since they became more.
+    guest_seen: Cell<(u64, u32)>,
     paused: Cell<bool>,
     cancelled: Cell<bool>,
     finalize: Cell<bool>,
@@ -59,6 +73,7 @@ impl Job {
         let job = Self {
             rate: Rate::new(options.speed),
             requests_seen: Cell::new(0),
+            guest_seen: Cell::new((disk.requests(), GUEST_RESTS)),
             options,
             disk,
             status: Cell::new(JobStatus::Created),
@@ -225,9 +240,22 @@ impl Job {
     /// # Errors
     /// [`IoError::Cancelled`] once the job is to stop.
     pub async fn checkpoint(&self) -> IoResult<()> {
+        let none = TaskGroup::new(&self.exec, Queue::Job, "no step");
+        self.checkpoint_draining(&none).await
+    }
+
+    /// As [`Job::checkpoint`], for a job with `steps` under way: they go on, but have ended before
+    /// the job is paused or stops.
+    ///
+    /// # Errors
+    /// As [`Job::checkpoint`].
+    pub async fn checkpoint_draining(&self, steps: &TaskGroup) -> IoResult<()> {
         yield_now().await;
         self.busy.set(false);
         self.nap().await;
+        if self.paused.get() || self.cancelled.get() {
+            steps.drain().await;
+        }
         self.wait_while_paused().await;
         self.busy.set(true);
         if self.cancelled.get() {
@@ -241,6 +269,24 @@ impl Job {
     /// job's task.
     pub fn held_the_thread(&self) -> Duration {
         self.exec.take_longest_poll()
+    }
+
+    /// Whether the guest wants anything of the disk. Called for each step.
+    pub(super) fn guest(&self) -> Guest {
+        let (sent, under_way) = (self.disk.requests(), self.disk.gate().inside());
+        // Steps are counted, for the clock would make simulations differ.
+        let (seen, steps) = self.guest_seen.get();
+        let steps = if sent != seen || under_way > 0 {
+            0
+        } else {
+            steps.saturating_add(1)
+        };
+        self.guest_seen.set((sent, steps));
+        if steps < GUEST_RESTS {
+            Guest::Works { under_way }
+        } else {
+            Guest::Rests
+        }
     }
 
     /// Does nothing for so long, if the guest has sent requests since the last time.

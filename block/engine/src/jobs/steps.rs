@@ -1,25 +1,63 @@
-//! Copying in steps between guest requests: what a stream and a commit have in common.
+//! Copying in pieces between guest requests, several under way at a time: what a stream and a
+//! commit have in common.
+//!
+//! The job's task looks at the disk, part by part, and starts a task for each piece that has to be
+//! copied. While some read, others write. Pause, speed limit and cancel concern the task that
+//! starts pieces; those under way come to their end before anything else is made of the job.
 
-use strata_exec::mem::SgList;
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    rc::Rc,
+};
+
+use strata_exec::{
+    Queue, TaskGroup,
+    mem::{SgList, to_usize},
+};
 use strata_graph::Node;
 use strata_storage::error::{IoError, IoResult};
 use tracing::Instrument;
 
 use super::{
     Job,
+    job::Guest,
     pace::Pace,
     stride::{self, Stride},
 };
 
-/// Clusters that one step makes zero: an entry in a table for each.
+/// Clusters that one piece makes zero: an entry in a table for each.
 pub(super) const ZERO_CLUSTERS: u64 = 1024;
 
-/// What a step did.
-pub(super) struct Step {
-    /// Bytes of the disk that are done with.
+/// Pieces under way at a time at most.
+const MOST_PIECES: usize = 16;
+/// Pieces beside a guest that has one request under way, so that one is read while another is
+/// written; and one more for so many requests of the guest: its share of the storage stays larger.
+const BESIDE_ONE: usize = 2;
+const BESIDE_MORE: usize = 8;
+/// Bytes of memory for them at most, but for one piece of the largest cluster.
+const MEMORY: u64 = 16 << 20;
+
+/// A part of the disk. Bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    pub offset: u64,
+    /// At least 1.
     pub len: u64,
-    /// Bytes that were copied.
-    pub copied: u64,
+    pub todo: Todo,
+}
+
+/// What is to be done with a part of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Todo {
+    /// Nothing.
+    Pass,
+    /// It becomes zeros without being written: an entry in a table for each cluster.
+    Zero,
+    /// Zeros are written to it.
+    Fill,
+    /// It is copied.
+    Copy,
 }
 
 /// Why a step failed: while it was doing what, `read` or `write`.
@@ -34,50 +72,196 @@ pub(super) fn write(error: IoError) -> StepError {
 }
 
 /// A kind of job that copies a disk, part by part.
-pub(super) trait Steps {
+pub(super) trait Steps: 'static {
     /// The layer that is written.
     fn target(&self) -> &Node;
 
-    /// Does the next part of the disk from `offset` on: passes over what need not be copied, or
-    /// copies `chunk` bytes at most, with the help of `buffer`, which is as large.
-    async fn step(&self, offset: u64, chunk: u64, buffer: &SgList) -> Result<Step, StepError>;
+    /// What is to be done with the disk from `offset` on, before its byte `end`; `chunk` bytes are
+    /// copied as one piece at most. Earlier pieces may be under way.
+    async fn look(&self, offset: u64, end: u64, chunk: u64) -> Result<Piece, StepError>;
+
+    /// Does it. What is copied goes through `buffer`, which is as long as the piece.
+    async fn carry_out(&self, piece: Piece, buffer: SgList) -> Result<(), StepError>;
 }
 
-/// Does all steps up to `end`, no faster than the job may.
+/// Does all pieces up to `end`, no faster than the job may. None is under way afterwards.
 ///
 /// # Errors
 /// [`IoError::Cancelled`], or the I/O error that ends the job.
-pub(super) async fn take_all(job: &Job, steps: &impl Steps, end: u64) -> IoResult<()> {
-    let cluster = steps.target().cluster_size();
-    let most = usize::try_from(chunk(stride::MOST, 0, cluster));
-    let buffer = SgList::zeroed(most.unwrap_or(usize::MAX));
-    let (mut offset, mut pace, mut stride) = (0, Pace::default(), Stride::default());
-    while offset < end {
-        job.checkpoint().await?;
-        let held = job.held_the_thread();
-        stride.adapt(held);
-        job.rest(Stride::rest_after(held)).await;
-        let chunk = chunk(stride.bytes(), job.speed(), cluster);
-        let span = tracing::trace_span!("step", job = job.id(), offset, length = chunk);
-        match steps.step(offset, chunk, &buffer).instrument(span).await {
-            Ok(Step { len, copied }) => {
-                offset += len;
-                job.charge(copied);
-                pace.wrote(copied, steps.target().image().data_storage())
-                    .await;
+pub(super) async fn take_all(job: &Job, steps: impl Steps, end: u64) -> IoResult<()> {
+    let name = Rc::new(format!("a piece of job {}", job.id()));
+    let copy = Rc::new(Copy {
+        steps,
+        pieces: TaskGroup::new(job.exec(), Queue::Job, name),
+        buffers: RefCell::default(),
+        unfinished: RefCell::default(),
+        failed: RefCell::default(),
+        written: Cell::new(0),
+    });
+    let result = copy.run(job, end).await;
+    copy.pieces.drain().await;
+    if result.is_ok() {
+        job.set_offset(end);
+    }
+    result
+}
+
+/// A copy that is under way.
+struct Copy<S> {
+    steps: S,
+    pieces: TaskGroup,
+    /// Memory that no piece uses.
+    buffers: RefCell<Vec<SgList>>,
+    /// Where the pieces start that have been begun and not been done.
+    unfinished: RefCell<BTreeSet<u64>>,
+    failed: RefCell<Vec<(Piece, StepError)>>,
+    /// Bytes that were copied since the pace was told.
+    written: Cell<u64>,
+}
+
+impl<S: Steps> Copy<S> {
+    async fn run(self: &Rc<Self>, job: &Job, end: u64) -> IoResult<()> {
+        let cluster = self.steps.target().cluster_size();
+        let (mut next, mut pace, mut stride) = (0, Pace::default(), Stride::default());
+        let mut again = Vec::new();
+        loop {
+            job.checkpoint_draining(&self.pieces).await?;
+            self.report_progress(job, next);
+            self.settle_failures(job, next, &mut again).await?;
+            if job.is_paused() {
+                continue;
             }
-            Err((operation, error)) => {
-                if !job.on_io_error(operation, error)? {
-                    offset = (offset + chunk).min(end);
+            let file = self.steps.target().image().data_storage();
+            pace.wrote(self.written.take(), file).await;
+            let held = job.held_the_thread().max(self.pieces.take_longest_poll());
+            stride.adapt(held);
+            job.rest(Stride::rest_after(held)).await;
+            let guest = job.guest();
+            let waits = next == end && again.is_empty() && !self.pieces.is_empty();
+            if waits || self.is_full(guest, cluster) {
+                self.pieces.wait_for_one().await;
+                continue;
+            }
+            if let Some(piece) = again.pop() {
+                self.start(job, piece);
+                continue;
+            }
+            if next == end {
+                if self.failed.borrow().is_empty() {
+                    return Ok(());
+                }
+                continue;
+            }
+            let most = match guest {
+                Guest::Rests => stride.bytes(),
+                Guest::Works { .. } => stride.bytes().min(stride::beside_guest(job.disk())),
+            };
+            let chunk = chunk(most, job.speed(), cluster);
+            match self.steps.look(next, end, chunk).await {
+                Ok(piece) => {
+                    next += piece.len;
+                    if piece.todo != Todo::Pass {
+                        self.unfinished.borrow_mut().insert(piece.offset);
+                        self.start(job, piece);
+                    }
+                }
+                Err((operation, error)) => {
+                    // In the order of the disk.
+                    self.pieces.drain().await;
+                    self.settle_failures(job, next, &mut again).await?;
+                    if !job.is_paused() && !job.on_io_error(operation, error)? {
+                        next = (next + chunk).min(end);
+                    }
                 }
             }
         }
-        job.set_offset(offset);
     }
-    Ok(())
+
+    /// Says that all is done up to the first piece that is not, or up to `next`.
+    fn report_progress(&self, job: &Job, next: u64) {
+        let first = self.unfinished.borrow().first().copied();
+        job.set_offset(first.map_or(next, |first| first.min(next)));
+    }
+
+    /// Whether no piece may be started now.
+    fn is_full(&self, guest: Guest, cluster: u64) -> bool {
+        let memory = to_usize(MEMORY) / buffer_len(cluster);
+        let most = memory.clamp(1, MOST_PIECES);
+        let most = match guest {
+            Guest::Rests => most,
+            Guest::Works { under_way } => most.min(BESIDE_ONE + under_way / BESIDE_MORE),
+        };
+        self.pieces.len() >= most
+    }
+
+    /// Has a task carry out a piece.
+    fn start(self: &Rc<Self>, job: &Job, piece: Piece) {
+        let copied = match piece.todo {
+            Todo::Pass | Todo::Zero => 0,
+            Todo::Fill | Todo::Copy => piece.len,
+        };
+        job.charge(copied);
+        let Piece { offset, len, .. } = piece;
+        let span = tracing::trace_span!("step", job = job.id(), offset, length = len);
+        let copy = self.clone();
+        let carried_out = async move {
+            let buffer = copy.take_buffer(copied);
+            let data = buffer.slice(0, to_usize(copied));
+            let result = copy.steps.carry_out(piece, data).await;
+            copy.buffers.borrow_mut().push(buffer);
+            match result {
+                Ok(()) => {
+                    copy.written.set(copy.written.get() + copied);
+                    copy.unfinished.borrow_mut().remove(&offset);
+                }
+                Err(error) => copy.failed.borrow_mut().push((piece, error)),
+            }
+        };
+        self.pieces.spawn(carried_out.instrument(span));
+    }
+
+    /// Memory for a piece of which so many bytes are copied.
+    fn take_buffer(&self, copied: u64) -> SgList {
+        if copied == 0 {
+            return SgList::empty();
+        }
+        let kept = self.buffers.borrow_mut().pop();
+        let wanted = buffer_len(self.steps.target().cluster_size());
+        kept.filter(|kept| kept.len() >= wanted)
+            .unwrap_or_else(|| SgList::zeroed(wanted))
+    }
+
+    /// Does about pieces that have failed what the job's user wants, in the order of the disk, once
+    /// no other is under way. Those that are to be tried again go to `again`: after the first of
+    /// them the job is paused, and nothing is said of the others.
+    ///
+    /// # Errors
+    /// The error that ends the job.
+    async fn settle_failures(&self, job: &Job, next: u64, again: &mut Vec<Piece>) -> IoResult<()> {
+        if self.failed.borrow().is_empty() {
+            return Ok(());
+        }
+        self.pieces.drain().await;
+        self.report_progress(job, next);
+        let mut failed = self.failed.take();
+        failed.sort_by_key(|(piece, _)| piece.offset);
+        for (piece, (operation, error)) in failed {
+            if job.is_paused() || job.on_io_error(operation, error)? {
+                again.push(piece);
+            } else {
+                self.unfinished.borrow_mut().remove(&piece.offset);
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Bytes to copy in one step of `stride`: less where the speed limit would turn it into a long
+/// Bytes of memory for the largest piece there is.
+fn buffer_len(cluster: u64) -> usize {
+    to_usize(chunk(stride::MOST, 0, cluster))
+}
+
+/// Bytes to copy as one piece of `stride`: less where the speed limit would turn it into a long
 /// pause. A multiple of the cluster size, one cluster at least.
 pub(super) fn chunk(stride: u64, speed: u64, cluster: u64) -> u64 {
     let wanted = match speed {

@@ -19,7 +19,7 @@ use strata_storage::{
 
 use super::{
     Job, Work,
-    steps::{Step, StepError, Steps, ZERO_CLUSTERS, read, take_all, write},
+    steps::{Piece, StepError, Steps, Todo, ZERO_CLUSTERS, read, take_all, write},
     stride,
 };
 
@@ -54,7 +54,11 @@ enum Between {
 impl Work for Stream {
     /// Copies everything.
     async fn run(&self, job: &Job) -> Result<(), Error> {
-        Ok(take_all(job, self, self.len()).await?)
+        let copy = CopyUp {
+            top: self.top.clone(),
+            base: self.base.as_ref().map(|base| base.node.clone()),
+        };
+        Ok(take_all(job, copy, self.len()).await?)
     }
 
     /// Makes the base the top's backing file: first everything that the layers in between stand
@@ -88,50 +92,6 @@ impl Work for Stream {
     }
 }
 
-impl Steps for Stream {
-    fn target(&self) -> &Node {
-        &self.top
-    }
-
-    /// `offset` starts a subcluster.
-    async fn step(&self, offset: u64, chunk: u64, buffer: &SgList) -> Result<Step, StepError> {
-        let look = LOOK.min(self.top.size() - offset);
-        let mine = self.top.extent(offset, look).await.map_err(read)?;
-        if mine.kind != ExtentKind::Unallocated {
-            return Ok(Step {
-                len: mine.len,
-                copied: 0,
-            });
-        }
-        let (len, between) = self.between(offset, mine.len).await.map_err(read)?;
-        if let Between::Nothing = between {
-            return Ok(Step { len, copied: 0 });
-        }
-        if matches!(between, Between::Zero) && self.top.has_zero_clusters() {
-            let len = len.min(ZERO_CLUSTERS * self.top.cluster_size());
-            let _held = self.top.enter_exclusive(offset, len).await.map_err(write)?;
-            let zeroed = self.top.zero_if_unallocated(offset, len).await;
-            zeroed.map_err(write)?;
-            // Nothing was copied: the speed limit is for bytes.
-            return Ok(Step { len, copied: 0 });
-        }
-        let len = len.min(chunk);
-        let data = buffer.slice(0, usize::try_from(len).unwrap_or(usize::MAX));
-        match between {
-            Between::Data => self.read(offset, &data).await.map_err(read)?,
-            _ => data.fill(0, data.len(), 0),
-        }
-        // The layers below do not change, so they were read before the range is held: the guest
-        // waits for the write only. What it has written meanwhile is not overwritten.
-        let _held = self.top.enter_exclusive(offset, len).await.map_err(write)?;
-        self.top
-            .write_if_unallocated(offset, data)
-            .await
-            .map_err(write)?;
-        Ok(Step { len, copied: len })
-    }
-}
-
 impl Stream {
     /// Bytes to look at: 0 if there is nothing to do.
     pub fn len(&self) -> u64 {
@@ -159,6 +119,74 @@ impl Stream {
         }
         let top = (self.top.path(), self.top.format());
         check_leads_to(&self.files, top, Some(backing), node, disk.image_options())
+    }
+}
+
+/// What a stream does with a part of the disk.
+struct CopyUp {
+    top: Rc<Node>,
+    base: Option<Rc<Node>>,
+}
+
+impl Steps for CopyUp {
+    fn target(&self) -> &Node {
+        &self.top
+    }
+
+    /// `offset` starts a subcluster.
+    async fn look(&self, offset: u64, end: u64, chunk: u64) -> Result<Piece, StepError> {
+        let piece = |len, todo| Ok(Piece { offset, len, todo });
+        let look = LOOK.min(end - offset);
+        let mine = self.top.extent(offset, look).await.map_err(read)?;
+        if mine.kind != ExtentKind::Unallocated {
+            return piece(mine.len, Todo::Pass);
+        }
+        let (len, between) = self.between(offset, mine.len).await.map_err(read)?;
+        match between {
+            Between::Nothing => piece(len, Todo::Pass),
+            Between::Zero if self.top.has_zero_clusters() => {
+                let most = ZERO_CLUSTERS * self.top.cluster_size();
+                piece(len.min(most), Todo::Zero)
+            }
+            Between::Zero => piece(len.min(chunk), Todo::Fill),
+            Between::Data => {
+                let most = mine.len.min(chunk);
+                piece(self.more_data(offset, len, most).await?, Todo::Copy)
+            }
+        }
+    }
+
+    async fn carry_out(&self, piece: Piece, buffer: SgList) -> Result<(), StepError> {
+        let Piece { offset, len, todo } = piece;
+        match todo {
+            Todo::Copy => self.read(offset, &buffer).await.map_err(read)?,
+            Todo::Fill => buffer.fill(0, buffer.len(), 0),
+            Todo::Pass | Todo::Zero => {}
+        }
+        // The layers below do not change, so they were read before the range is held: the guest
+        // waits for the write only. What it has written meanwhile is not overwritten.
+        let _held = self.top.enter_exclusive(offset, len).await.map_err(write)?;
+        let written = if todo == Todo::Zero {
+            self.top.zero_if_unallocated(offset, len).await
+        } else {
+            self.top.write_if_unallocated(offset, buffer).await
+        };
+        written.map_err(write)
+    }
+}
+
+impl CopyUp {
+    /// How much data there is from `offset` on, up to `most` bytes, in whichever layers: `len`
+    /// bytes are known to be.
+    async fn more_data(&self, offset: u64, mut len: u64, most: u64) -> Result<u64, StepError> {
+        while len < most {
+            let next = self.between(offset + len, most - len).await;
+            let (more, Between::Data) = next.map_err(read)? else {
+                break;
+            };
+            len += more;
+        }
+        Ok(len.min(most))
     }
 
     /// Reads from the layers below, in pieces of [`stride::MOST`] where a cluster is larger.
@@ -192,7 +220,7 @@ impl Stream {
     }
 
     async fn between_exactly(&self, offset: u64, len: u64) -> IoResult<(u64, Between)> {
-        let base = self.base.as_ref().map(|base| &base.node);
+        let base = self.base.as_ref();
         let walk = self.top.walk_below().above(base);
         let found = walk.find(offset, len).await?;
         let between = match found.kind {

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use strata_graph::GuestDisk;
+
 /// Bytes that a step may copy at most, on any host.
 pub(super) const MOST: u64 = 1 << 20;
 const LEAST: u64 = 64 << 10;
@@ -15,6 +17,16 @@ const SHORT: Duration = Duration::from_millis(1);
 
 /// A guest with requests under way needs the processor too, where it is shared with this thread.
 const LONGEST_REST: Duration = Duration::from_millis(20);
+
+/// Bytes that a piece has at most while the guest sends requests, which wait for it: in the storage
+/// with `cache=none`, otherwise on the device thread.
+pub(super) fn beside_guest(disk: &GuestDisk) -> u64 {
+    if disk.image_options().direct {
+        64 << 10
+    } else {
+        128 << 10
+    }
+}
 
 /// The size of the next step.
 pub(super) struct Stride(u64);

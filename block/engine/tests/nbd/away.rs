@@ -141,7 +141,8 @@ fn a_merge_from_an_export_survives_cuts_without_a_wrong_byte() {
     let bench = Bench::new();
     let (base, bytes) = write_base(&bench);
     let file = base.display().to_string();
-    let server = Server::nbdkit(&bench.path("nbdkit"), &["--readonly", "file", &file]);
+    let what = ["--threads=1", "--readonly", "file", &file];
+    let server = Server::nbdkit(&bench.path("nbdkit"), &what);
     merge_through_cuts(&bench, &server, bytes);
 }
 
@@ -151,7 +152,8 @@ fn a_merge_from_a_base_behind_http_survives_cuts_without_a_wrong_byte() {
     let (base, bytes) = write_base(&bench);
     let web = WebServer::start(base.parent().unwrap());
     let url = format!("url=http://127.0.0.1:{}/base.raw", web.port);
-    let server = Server::nbdkit(&bench.path("nbdkit"), &["--readonly", "curl", &url]);
+    let what = ["--threads=1", "--readonly", "curl", &url];
+    let server = Server::nbdkit(&bench.path("nbdkit"), &what);
     merge_through_cuts(&bench, &server, bytes);
 }
 
@@ -166,7 +168,8 @@ fn write_base(bench: &Bench) -> (PathBuf, Vec<u8>) {
 }
 
 /// Merges what `server` has, `bytes`, into an overlay while its connection is dropped and restored
-/// and the guest writes.
+/// and the guest writes. The server has one thread: with several, nbdkit 1.32 aborts where a
+/// connection ends that it has more than one answer for.
 fn merge_through_cuts(bench: &Bench, server: &Server, bytes: Vec<u8>) {
     let proxy = Proxy::new(&bench.path("proxy"), &server.socket);
     // Every connection is cut somewhere in its fourth MiB, again and again.

@@ -17,7 +17,7 @@
 //! [`crate::bus::BusDevice`] of its own that shares the registers with its `PciDevice`.
 
 pub mod bridges;
-pub mod config;
+pub(crate) mod config;
 pub mod intx;
 pub(crate) mod msix;
 mod root;

@@ -15,15 +15,16 @@ mod common;
 mod doorbells;
 mod interrupts;
 pub(crate) mod ring;
-pub mod state;
+pub(crate) mod state;
 mod transport;
 
-pub use transport::{PciSeat, SetupError, VirtioPci};
+pub(crate) use transport::VirtioPci;
+pub use transport::{PciSeat, SetupError};
 use virtio_queue::QueueState;
 
 /// The particular part of a virtio device's front half. Called on vCPU threads, so it does no
 /// disk I/O and does not wait for the worker.
-pub trait VirtioDevice: Send {
+pub(crate) trait VirtioDevice: Send {
     /// Device type (virtio 1.2, section 5).
     fn device_type(&self) -> u16;
     /// PCI class code: base class, subclass, programming interface.

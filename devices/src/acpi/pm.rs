@@ -34,11 +34,11 @@ const SLEEP_TYPE: u16 = 0b111 << SLEEP_TYPE_SHIFT;
 const SLEEP_ENABLE: u16 = 1 << 13;
 
 /// What the DSDT's `\_S3` says to write into the sleep type field to suspend to memory.
-pub const SLEEP_TYPE_S3: u8 = 1;
+pub(crate) const SLEEP_TYPE_S3: u8 = 1;
 
 /// What the DSDT's `\_S5` says to write into the sleep type field to power off. SeaBIOS does not
 /// read the DSDT: its APM functions, which boot loaders halt by, write 0, as the PIIX4 has it.
-pub const SLEEP_TYPE_S5: u8 = 0;
+pub(crate) const SLEEP_TYPE_S5: u8 = 0;
 
 /// Each of the states S0 to S5 as fw_cfg's file `etc/system-states` has it (QEMU's
 /// `hw/isa/piix4.c`): bit 7 where it exists, and its sleep type.
@@ -87,9 +87,9 @@ impl PmBlock {
     /// Number of ports.
     pub const LEN: u64 = 12;
     /// PM1a_CNT.
-    pub const PM1A_CONTROL: u64 = Self::BASE + CONTROL;
+    pub(crate) const PM1A_CONTROL: u64 = Self::BASE + CONTROL;
     /// PM_TMR.
-    pub const PM_TIMER: u64 = Self::BASE + TIMER;
+    pub(crate) const PM_TIMER: u64 = Self::BASE + TIMER;
     /// Frequency of the PM timer.
     const TIMER_HZ: u128 = 3_579_545;
 

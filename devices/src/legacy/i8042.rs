@@ -88,7 +88,7 @@ impl I8042 {
     }
 
     /// Reads [`I8042::DATA`] or [`I8042::COMMAND`].
-    pub fn read_port(&mut self, port: u64) -> u8 {
+    pub(crate) fn read_port(&mut self, port: u64) -> u8 {
         match port {
             Self::DATA => {
                 if let Some((byte, _)) = self.output.pop_front() {
@@ -102,7 +102,7 @@ impl I8042 {
     }
 
     /// Writes [`I8042::DATA`] or [`I8042::COMMAND`].
-    pub fn write_port(&mut self, port: u64, value: u8) {
+    pub(crate) fn write_port(&mut self, port: u64, value: u8) {
         match port {
             Self::DATA => self.write_data(value),
             Self::COMMAND => self.write_command(value),

@@ -37,7 +37,7 @@ impl PvPanic {
     /// Number of ports.
     pub const LEN: u64 = 1;
     /// The `_HID` in the ACPI tables.
-    pub const ACPI_ID: &str = "QEMU0001";
+    pub(crate) const ACPI_ID: &str = "QEMU0001";
 
     /// A device that calls `signal` for each report.
     pub fn new(signal: PanicSignal) -> Self {

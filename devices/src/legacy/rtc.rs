@@ -41,7 +41,7 @@ const SHUTDOWN_STATUS: u8 = 0x0f;
 /// There: the guest that had suspended to memory goes on. QEMU's and SeaBIOS's word for it.
 const RESUMES: u8 = 0xfe;
 /// Register of the century, as the FADT says, too.
-pub const CENTURY: u8 = 0x32;
+pub(crate) const CENTURY: u8 = 0x32;
 
 /// 32,768 Hz time base, 1,024 Hz periodic rate.
 const A_DEFAULT: u8 = 0x26;

@@ -14,7 +14,7 @@ const INTERRUPT_PIN: usize = 0x3d;
 /// Where the standard header ends and capabilities begin.
 const HEADER_LEN: usize = 0x40;
 /// Bytes of configuration space.
-pub const CONFIG_LEN: usize = 256;
+pub(crate) const CONFIG_LEN: usize = 256;
 
 const STATUS_INTERRUPT: u8 = 1 << 3;
 const STATUS_CAPABILITIES: u8 = 1 << 4;
@@ -53,18 +53,16 @@ pub struct Identity {
 
 /// What a BAR decodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BarKind {
+pub(crate) enum BarKind {
     /// Ports.
     Io,
-    /// Memory below 4 GiB.
-    Memory32,
-    /// Memory anywhere; takes two registers.
+    /// Memory; takes two registers.
     Memory64,
 }
 
 /// The address space of a decoded range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Space {
+pub(crate) enum Space {
     /// Port I/O.
     Io,
     /// Memory.
@@ -73,7 +71,7 @@ pub enum Space {
 
 /// A BAR that is decoded at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BarRange {
+pub(crate) struct BarRange {
     /// Number of the BAR (of its low register).
     pub bar: usize,
     /// Where `base` is an address.
@@ -128,15 +126,17 @@ impl ConfigSpace {
     /// # Panics
     /// If the size is not a power of two, the address not a multiple of it, or the register taken:
     /// devices are laid out in code.
-    pub fn add_bar(&mut self, bar: usize, kind: BarKind, size: u64, address: u64) {
+    pub(crate) fn add_bar(&mut self, bar: usize, kind: BarKind, size: u64, address: u64) {
         assert!(size.is_power_of_two() && size >= 16 && address.is_multiple_of(size));
         assert!(self.bars[bar].is_none());
         let (flags, command) = match kind {
             BarKind::Io => (0b001, Command::IO),
-            BarKind::Memory32 => (0b000, Command::MEMORY),
             BarKind::Memory64 => (0b100, Command::MEMORY),
         };
-        let width = if kind == BarKind::Memory64 { 8 } else { 4 };
+        let width = match kind {
+            BarKind::Io => 4,
+            BarKind::Memory64 => 8,
+        };
         let offset = BAR0 + 4 * bar;
         self.put(offset, &(address | flags).to_le_bytes()[..width]);
         self.allow(offset, &(!(size - 1)).to_le_bytes()[..width]);
@@ -150,7 +150,7 @@ impl ConfigSpace {
     }
 
     /// Says that the function drives INTA#, and which ISA interrupt a BIOS has that lead to.
-    pub fn set_interrupt(&mut self, irq: u8) {
+    pub(crate) fn set_interrupt(&mut self, irq: u8) {
         self.put(INTERRUPT_LINE, &[irq]);
         self.put(INTERRUPT_PIN, &[1]);
     }
@@ -160,7 +160,7 @@ impl ConfigSpace {
     ///
     /// # Panics
     /// If configuration space is full.
-    pub fn add_capability(&mut self, id: u8, body: &[u8], writable: &[u8]) -> usize {
+    pub(crate) fn add_capability(&mut self, id: u8, body: &[u8], writable: &[u8]) -> usize {
         let offset = self.free;
         self.put(offset, &[id, 0]);
         self.put(offset + 2, body);
@@ -205,7 +205,7 @@ impl ConfigSpace {
     }
 
     /// Shows in the status register whether the function wants its pin high.
-    pub fn set_interrupt_status(&mut self, pending: bool) {
+    pub(crate) fn set_interrupt_status(&mut self, pending: bool) {
         self.bytes[STATUS] &= !STATUS_INTERRUPT;
         if pending {
             self.bytes[STATUS] |= STATUS_INTERRUPT;
@@ -213,13 +213,12 @@ impl ConfigSpace {
     }
 
     /// Where BAR `bar` is decoded, if it is.
-    pub fn bar(&self, bar: usize) -> Option<BarRange> {
+    pub(crate) fn bar(&self, bar: usize) -> Option<BarRange> {
         let (kind, len) = (*self.bars.get(bar)?)?;
         let offset = BAR0 + 4 * bar;
         let low = u64::from(self.u32_at(offset)) & !(len - 1);
         let (base, space, needs) = match kind {
             BarKind::Io => (low, Space::Io, Command::IO),
-            BarKind::Memory32 => (low, Space::Memory, Command::MEMORY),
             BarKind::Memory64 => {
                 let high = u64::from(self.u32_at(offset + 4)) << 32;
                 (high | low, Space::Memory, Command::MEMORY)
@@ -234,19 +233,19 @@ impl ConfigSpace {
     }
 
     /// All BARs that are decoded.
-    pub fn decoded(&self) -> impl Iterator<Item = BarRange> + '_ {
+    pub(crate) fn decoded(&self) -> impl Iterator<Item = BarRange> + '_ {
         (0..self.bars.len()).filter_map(|bar| self.bar(bar))
     }
 
     /// As a function is that nobody has configured: no addresses, nothing decoded. After a reset it
     /// is as it was made, as if it had been there when the machine started.
-    pub fn unconfigure(&mut self) {
+    pub(crate) fn unconfigure(&mut self) {
         self.bytes[COMMAND..COMMAND + 2].fill(0);
         for (bar, kind) in self.bars.into_iter().enumerate() {
             let width = match kind {
                 None => continue,
                 Some((BarKind::Memory64, _)) => 8,
-                Some((BarKind::Io | BarKind::Memory32, _)) => 4,
+                Some((BarKind::Io, _)) => 4,
             };
             let registers = BAR0 + 4 * bar..BAR0 + 4 * bar + width;
             for (byte, writable) in self.bytes[registers.clone()]
@@ -264,7 +263,7 @@ impl ConfigSpace {
     }
 
     /// The 16-bit register at `offset`.
-    pub fn u16_at(&self, offset: usize) -> u16 {
+    pub(crate) fn u16_at(&self, offset: usize) -> u16 {
         u16::from_le_bytes([self.bytes[offset], self.bytes[offset + 1]])
     }
 

@@ -21,6 +21,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use self::front::BlkFront;
 pub use self::worker::{BlkWorker, BlkWorkerParts};
 use super::{PciSeat, SetupError, VirtioPci, state::DeviceState, transport::MAX_QUEUES};
+use crate::pci::SharedPciDevice;
 
 /// Entries in each ring: what the driver may have in flight per queue.
 pub(crate) const QUEUE_SIZE: u16 = 256;
@@ -35,7 +36,7 @@ pub fn create(
     queues: u16,
     memory: Arc<GuestMemoryMmap>,
     seat: PciSeat<'_>,
-) -> Result<(Arc<Mutex<VirtioPci>>, BlkWorkerParts), SetupError> {
+) -> Result<(SharedPciDevice, BlkWorkerParts), SetupError> {
     let queues = queues.clamp(1, MAX_QUEUES);
     let state = DeviceState::new(seat.host.as_ref(), Arc::clone(&seat.line), queues)?;
     let kicks = (0..queues)

@@ -33,7 +33,7 @@ bitflags! {
 }
 
 /// Status, interrupts and the bus master bit of one device; one `Arc` in each half.
-pub struct DeviceState {
+pub(crate) struct DeviceState {
     status: AtomicU8,
     generation: AtomicU8,
     bus_master: AtomicBool,
@@ -81,7 +81,7 @@ impl DeviceState {
     }
 
     /// The driver has broken the rules in a way that leaves nothing to go on with (2.1.2).
-    pub fn needs_reset(&self) {
+    pub(crate) fn needs_reset(&self) {
         let bit = Status::NEEDS_RESET.bits();
         if self.status.fetch_or(bit, Ordering::AcqRel) & bit == 0 {
             self.interrupts.signal_config();
@@ -90,7 +90,7 @@ impl DeviceState {
 
     /// Device configuration has changed: the driver is notified, so that it reads it again
     /// (4.1.4.3.1).
-    pub fn config_changed(&self) {
+    pub(crate) fn config_changed(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.interrupts.signal_config();
     }
@@ -111,7 +111,7 @@ impl DeviceState {
     }
 
     /// Notifies the driver that queue `index` has used buffers.
-    pub fn signal_queue(&self, index: u16) {
+    pub(crate) fn signal_queue(&self, index: u16) {
         self.interrupts.signal_queue(index);
     }
 }

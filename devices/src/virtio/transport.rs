@@ -73,7 +73,7 @@ pub struct PciSeat<'a> {
 }
 
 /// The front half of a virtio device.
-pub struct VirtioPci {
+pub(crate) struct VirtioPci {
     config: ConfigSpace,
     /// Offsets in configuration space.
     msix_capability: usize,

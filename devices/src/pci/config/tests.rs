@@ -43,7 +43,7 @@ fn what_is_read_only_stays() {
 fn all_ones_show_a_bars_size_and_flags() {
     let mut space = space();
     space.add_bar(0, BarKind::Memory64, 0x8000, 0xc000_8000);
-    space.add_bar(2, BarKind::Memory32, 0x100, 0xc001_0000);
+    space.add_bar(2, BarKind::Memory64, 0x100, 0xc001_0000);
     space.add_bar(4, BarKind::Io, 16, 0xc010);
     for bar in [0, 1, 2, 3, 4, 5] {
         write32(&mut space, BAR0 + 4 * bar, u32::MAX);
@@ -51,7 +51,14 @@ fn all_ones_show_a_bars_size_and_flags() {
     let bars: Vec<u32> = (0..6).map(|bar| space.u32_at(BAR0 + 4 * bar)).collect();
     assert_eq!(
         bars,
-        [0xffff_8004, 0xffff_ffff, 0xffff_ff00, 0, 0xffff_fff1, 0]
+        [
+            0xffff_8004,
+            0xffff_ffff,
+            0xffff_ff04,
+            0xffff_ffff,
+            0xffff_fff1,
+            0
+        ]
     );
 }
 

@@ -21,7 +21,7 @@ struct Bench {
 
 const SLOT: Slot = Slot::new(3, 0);
 const BAR0: u8 = 0x10;
-const BAR1: u8 = 0x14;
+const BAR2: u8 = 0x18;
 
 fn bench() -> Bench {
     let mut config = ConfigSpace::new(Identity {
@@ -32,8 +32,8 @@ fn bench() -> Bench {
         subsystem: (0, 0),
         multi_function: false,
     });
-    config.add_bar(0, BarKind::Memory32, 0x1000, 0xc000_0000);
-    config.add_bar(1, BarKind::Io, 0x40, 0xc040);
+    config.add_bar(0, BarKind::Memory64, 0x1000, 0xc000_0000);
+    config.add_bar(2, BarKind::Io, 0x40, 0xc040);
     let function = Arc::new(Mutex::new(FakeFunction {
         config,
         written: None,
@@ -139,7 +139,7 @@ fn windows_decode_to_the_bar_at_hand() {
     bench.memory.write(0x10, &[1, 2]);
     assert_eq!(bench.last_write(), Some((0, 0x10, vec![1, 2])));
     bench.io.write(0x48, &[3]);
-    assert_eq!(bench.last_write(), Some((1, 8, vec![3])));
+    assert_eq!(bench.last_write(), Some((2, 8, vec![3])));
     let mut data = [0; 4];
     bench.memory.read(0xffc, &mut data);
     assert_eq!(data, [0xfc; 4]);
@@ -151,14 +151,14 @@ fn windows_decode_to_the_bar_at_hand() {
 fn a_moved_bar_answers_at_its_new_place_only() {
     let mut bench = bench();
     bench.config_write(BAR0, &0xc123_4000u32.to_le_bytes());
-    bench.config_write(BAR1, &0xd000u32.to_le_bytes());
+    bench.config_write(BAR2, &0xd000u32.to_le_bytes());
     bench.memory.write(0x10, &[1]);
     bench.io.write(0x40, &[1]);
     assert_eq!(bench.last_write(), None);
     bench.memory.write(0x0123_4010, &[1]);
     assert_eq!(bench.last_write(), Some((0, 0x10, vec![1])));
     bench.io.write(0x1004, &[1]);
-    assert_eq!(bench.last_write(), Some((1, 4, vec![1])));
+    assert_eq!(bench.last_write(), Some((2, 4, vec![1])));
 
     bench.config_write(4, &[0, 0]);
     bench.memory.write(0x0123_4010, &[1]);

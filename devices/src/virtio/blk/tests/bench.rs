@@ -15,9 +15,12 @@ use super::disk::FakeDisk;
 use crate::{
     bus::BusDevice,
     legacy::doubles::FakeLine,
-    pci::{BarAllocator, ConfigPorts, MMIO_WINDOW_BASE, PciRoot, Slot, Window, doubles::FakeHost},
+    pci::{
+        BarAllocator, ConfigPorts, MMIO_WINDOW_BASE, PciRoot, SharedPciDevice, Slot, Window,
+        doubles::FakeHost,
+    },
     virtio::{
-        PciSeat, VirtioPci,
+        PciSeat,
         blk::{self, BlkWorker},
     },
 };
@@ -36,7 +39,7 @@ pub struct Bench {
     pub memory: Arc<GuestMemoryMmap>,
     pub disk: Rc<FakeDisk>,
     pub worker: Rc<RefCell<BlkWorker>>,
-    pub function: Arc<Mutex<VirtioPci>>,
+    pub function: SharedPciDevice,
     pub root: Arc<Mutex<PciRoot>>,
     pub exec: Rc<Executor>,
     events: EventManager<Rc<RefCell<BlkWorker>>>,

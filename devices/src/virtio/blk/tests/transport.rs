@@ -1,7 +1,6 @@
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 
 use super::{bench::info, driver::*};
-use crate::pci::PciDevice;
 
 const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
 

@@ -57,11 +57,14 @@ make_cpio() {
     mv "$2.new" "$2"
 }
 
+# What builds the release programs that whole-system tests and the demo run.
+BUILD_PROGRAMS=(cargo build --release --locked --manifest-path "$ROOT/Cargo.toml" --workspace --bins
+    --exclude strata-bench)
+
 # build_all: all that whole-system tests and the demo run. What is built already costs seconds.
 build_all() {
     "$ROOT/ci/setup"
     say "build: the release programs (the first time takes minutes)"
-    quietly "$CACHE/logs/build.log" cargo build --release --locked --manifest-path "$ROOT/Cargo.toml" \
-        --workspace --bins
+    quietly "$CACHE/logs/build.log" "${BUILD_PROGRAMS[@]}"
     "$ROOT/guest-images/build"
 }

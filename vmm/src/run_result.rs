@@ -162,7 +162,7 @@ impl RunResult {
         let too_early = matches!(
             &run,
             Ok(Ended {
-                outcome: Outcome::PoweredOff | Outcome::Signal | Outcome::Quit,
+                outcome: Outcome::PoweredOff | Outcome::Signal | Outcome::Quit | Outcome::Left,
                 ..
             })
         );

@@ -213,7 +213,7 @@ impl Control {
         match message {
             Message::Action(action, answer) => self.act(action, answer),
             Message::Guest(event) => self.on_guest(event),
-            Message::Leave => Ok(Some(Outcome::Quit.into())),
+            Message::Leave => Ok(Some(Outcome::Left.into())),
             Message::Signal => Ok(Some(Outcome::Signal.into())),
         }
     }

@@ -9,8 +9,10 @@ use crate::monitor::ShutdownCause;
 pub enum Outcome {
     /// The guest powered off.
     PoweredOff,
-    /// `quit` in a monitor, or Ctrl-A X on the console.
+    /// `quit` in a monitor.
     Quit,
+    /// Ctrl-A X on the console.
+    Left,
     /// SIGTERM, SIGINT or SIGHUP.
     Signal,
     /// The command that the guest ran has ended with this status.
@@ -43,7 +45,7 @@ impl Outcome {
     /// The exit status of `strata run`.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::PoweredOff | Self::Quit | Self::Signal => 0,
+            Self::PoweredOff | Self::Quit | Self::Left | Self::Signal => 0,
             Self::Command(status) => *status,
             // At most 99, so it fits.
             Self::Exited(code) => (*code).min(LAST_CODE) as u8,
@@ -57,7 +59,7 @@ impl Outcome {
     pub fn name(&self) -> &'static str {
         match self {
             Self::PoweredOff => "power-off",
-            Self::Quit => "quit",
+            Self::Quit | Self::Left => "quit",
             Self::Signal => "signal",
             Self::Command(_) => "command",
             Self::Exited(_) => "exit",
@@ -73,6 +75,7 @@ impl Outcome {
         match self {
             Self::PoweredOff => "the guest powered off".into(),
             Self::Quit => "the guest was ended by quit".into(),
+            Self::Left => "the guest was ended by Ctrl-A X".into(),
             Self::Signal => "the guest was ended by a signal".into(),
             Self::Command(status) => format!("the command ended with status {status}"),
             Self::Exited(code @ 0..=LAST_CODE) => format!("the guest ended with code {code}"),
@@ -106,7 +109,7 @@ impl Outcome {
     pub fn cause(&self) -> ShutdownCause {
         match self {
             Self::PoweredOff | Self::Command(_) | Self::Exited(_) => ShutdownCause::Guest,
-            Self::Quit => ShutdownCause::Quit,
+            Self::Quit | Self::Left => ShutdownCause::Quit,
             // There is no better word for a time-out.
             Self::Signal | Self::TimedOut(_) => ShutdownCause::Signal,
             Self::Panicked(_) => ShutdownCause::GuestPanic,

@@ -102,7 +102,12 @@ fn a_command_speaks_for_itself_unless_the_guest_ended_before_it() {
     let result = of(Outcome::Command(42));
     assert_eq!((result.exit_status, result.code), (42, Some(42)));
     assert_eq!(result.for_people(), "");
-    for outcome in [Outcome::PoweredOff, Outcome::Signal, Outcome::Quit] {
+    for outcome in [
+        Outcome::PoweredOff,
+        Outcome::Signal,
+        Outcome::Quit,
+        Outcome::Left,
+    ] {
         let result = of(outcome);
         assert_eq!((result.exit_status, result.code), (125, None));
         let said = result.for_people();

@@ -6,6 +6,7 @@ fn exit_statuses_do_not_meet() {
     let all = [
         (Outcome::PoweredOff, 0),
         (Outcome::Quit, 0),
+        (Outcome::Left, 0),
         (Outcome::Signal, 0),
         (Outcome::Exited(0), 0),
         (Outcome::Exited(7), 7),

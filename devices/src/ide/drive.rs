@@ -66,6 +66,9 @@ pub struct Drive {
     pub physical_exponent: u8,
     /// Sectors on the drive.
     pub sectors: u64,
+    /// Sectors that the drive says it has: as many as there were at its last reset. A guest asks
+    /// several times while it looks for drives, and drops one that says something else.
+    pub announced: u64,
     /// Serial number, as given by the user or made up from the drive's place.
     pub serial: String,
     /// TRIM is offered.
@@ -103,6 +106,7 @@ impl Drive {
             command: CommandRecord::default(),
             physical_exponent: physical_exponent(info),
             sectors,
+            announced: sectors,
             serial,
             trim: info.discard && !info.read_only,
             geometry: default_geometry(sectors),
@@ -115,7 +119,7 @@ impl Drive {
 
     /// The geometry that the drive has unless its guest asks for another.
     pub fn default_geometry(&self) -> Geometry {
-        default_geometry(self.sectors)
+        default_geometry(self.announced)
     }
 
     /// What identifies its kind.
@@ -149,6 +153,7 @@ impl Drive {
 
     /// Software reset and diagnostics: the signature shows, settings stay.
     pub fn reset_registers(&mut self) {
+        self.announced = self.sectors;
         self.file.set_signature(self.signature());
         self.failed = false;
         self.ready = self.cdrom.is_none();
@@ -156,6 +161,7 @@ impl Drive {
 
     /// Power-on: settings are those that a PC's firmware leaves behind.
     pub fn power_on(&mut self) {
+        self.announced = self.sectors;
         self.file = TaskFile::new(self.signature());
         self.failed = false;
         self.ready = self.cdrom.is_none();

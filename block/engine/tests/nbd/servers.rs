@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     net::{TcpListener, TcpStream},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     process::{Child, Command},
     rc::Rc,
@@ -33,7 +34,7 @@ impl Server {
             .args(args)
             .spawn()
             .expect("the server's program runs");
-        while !socket.exists() {
+        while !is_ready(socket) {
             let ended = child.try_wait().unwrap();
             assert!(ended.is_none(), "{program} {args:?} has ended: {ended:?}");
             std::thread::sleep(Duration::from_millis(5));
@@ -54,6 +55,25 @@ impl Server {
     pub fn uri(&self) -> String {
         format!("nbd+unix:///?socket={}", self.socket.display())
     }
+}
+
+/// Whether a server has made `path`: a file, or a socket at which it listens. A socket's file alone
+/// shows nothing: a killed server leaves it, and a new one makes it before it listens. To connect
+/// would be a client, of which some servers have one.
+fn is_ready(path: &Path) -> bool {
+    const ACCEPTS: &str = "00010000";
+    let Ok(metadata) = std::fs::metadata(path) else {
+        return false;
+    };
+    if !metadata.file_type().is_socket() {
+        return true;
+    }
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let path = path.display().to_string();
+    sockets.lines().any(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields.get(3) == Some(&ACCEPTS) && fields.get(7) == Some(&path.as_str())
+    })
 }
 
 /// A web server that shows a directory at a port of 127.0.0.1; killed when dropped.

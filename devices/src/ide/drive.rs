@@ -66,9 +66,10 @@ pub struct Drive {
     pub physical_exponent: u8,
     /// Sectors on the drive.
     pub sectors: u64,
-    /// Sectors that the drive says it has: as many as there were at its last reset. A guest asks
-    /// several times while it looks for drives, and drops one that says something else.
-    pub announced: u64,
+    /// Sectors that the drive says it has, from a reset until its guest reads or writes: as many as
+    /// there were at the reset. A guest asks several times while it looks for drives, and drops one
+    /// that says something else.
+    announced: Option<u64>,
     /// Serial number, as given by the user or made up from the drive's place.
     pub serial: String,
     /// TRIM is offered.
@@ -106,7 +107,7 @@ impl Drive {
             command: CommandRecord::default(),
             physical_exponent: physical_exponent(info),
             sectors,
-            announced: sectors,
+            announced: Some(sectors),
             serial,
             trim: info.discard && !info.read_only,
             geometry: default_geometry(sectors),
@@ -119,7 +120,12 @@ impl Drive {
 
     /// The geometry that the drive has unless its guest asks for another.
     pub fn default_geometry(&self) -> Geometry {
-        default_geometry(self.announced)
+        default_geometry(self.announced())
+    }
+
+    /// Sectors that it says it has.
+    pub fn announced(&self) -> u64 {
+        self.announced.unwrap_or(self.sectors)
     }
 
     /// What identifies its kind.
@@ -153,7 +159,7 @@ impl Drive {
 
     /// Software reset and diagnostics: the signature shows, settings stay.
     pub fn reset_registers(&mut self) {
-        self.announced = self.sectors;
+        self.announced = Some(self.sectors);
         self.file.set_signature(self.signature());
         self.failed = false;
         self.ready = self.cdrom.is_none();
@@ -161,7 +167,7 @@ impl Drive {
 
     /// Power-on: settings are those that a PC's firmware leaves behind.
     pub fn power_on(&mut self) {
-        self.announced = self.sectors;
+        self.announced = Some(self.sectors);
         self.file = TaskFile::new(self.signature());
         self.failed = false;
         self.ready = self.cdrom.is_none();
@@ -175,8 +181,10 @@ impl Drive {
         self.look_ahead = true;
     }
 
-    /// Whether all of the `count` sectors from `first` on exist; if not, the first that does not.
-    pub fn check_range(&self, first: u64, count: u32) -> Result<(), u64> {
+    /// The guest reads or writes `count` sectors from `first` on: whether all exist; if not, the
+    /// first that does not.
+    pub fn check_range(&mut self, first: u64, count: u32) -> Result<(), u64> {
+        self.announced = None;
         match first.checked_add(count.into()) {
             Some(end) if end <= self.sectors => Ok(()),
             _ => Err(first.max(self.sectors)),

@@ -136,9 +136,9 @@ fn put_capacity(words: &mut Words, drive: &Drive) {
     words.put(55, current.heads.into());
     words.put(56, current.sectors.into());
     words.put_u32(57, reached);
-    let by_lba28 = drive.announced.min(LBA28_SECTORS);
+    let by_lba28 = drive.announced().min(LBA28_SECTORS);
     words.put_u32(60, u32::try_from(by_lba28).expect("28 bits"));
-    let [a, b, c, d, e, f, g, h] = drive.announced.to_le_bytes();
+    let [a, b, c, d, e, f, g, h] = drive.announced().to_le_bytes();
     words.put_u32(100, u32::from_le_bytes([a, b, c, d]));
     words.put_u32(102, u32::from_le_bytes([e, f, g, h]));
     // Sectors are of 512 bytes; so many of them are a physical one.

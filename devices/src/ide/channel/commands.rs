@@ -121,7 +121,7 @@ impl Channel {
     }
 
     fn start_transfer(&mut self, kind: Kind, protocol: Protocol, width: Width, fua: Fua) {
-        let Some(drive) = &self.drives[self.active] else {
+        let Some(drive) = &mut self.drives[self.active] else {
             return;
         };
         let block = match protocol {
@@ -252,7 +252,7 @@ impl Drive {
         if sectors == 0 {
             return Err(Error::ABORTED);
         }
-        let cylinders = self.announced / (u64::from(heads) * u64::from(sectors));
+        let cylinders = self.announced() / (u64::from(heads) * u64::from(sectors));
         self.geometry = Geometry {
             cylinders: u16::try_from(cylinders).unwrap_or(u16::MAX),
             heads,
@@ -265,8 +265,8 @@ impl Drive {
     fn native_max(&mut self, width: Width) -> Result<(), Error> {
         let addressing = width.addressing(Addressing::Lba28);
         let reached = match width {
-            Width::Short => self.announced.min(LBA28_SECTORS + 1),
-            Width::Ext => self.announced,
+            Width::Short => self.announced().min(LBA28_SECTORS + 1),
+            Width::Ext => self.announced(),
         };
         let last = reached.saturating_sub(1);
         self.file.set_sector(last, addressing, self.geometry);

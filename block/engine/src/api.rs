@@ -16,6 +16,7 @@ mod object;
 mod socket;
 mod stats;
 mod throttle;
+mod transaction;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
@@ -48,6 +49,9 @@ pub use stats::{
     BlockDeviceStats, BlockLatencyHistogramSet, BlockStats, LatencyHistogram, QueryBlockstats,
 };
 pub use throttle::{BlockSetIoThrottle, ThrottleInfo};
+pub use transaction::{
+    CompletionMode, NoData, Transaction, TransactionAction, TransactionProperties,
+};
 
 /// What a command answers.
 #[derive(Debug, Clone, PartialEq)]

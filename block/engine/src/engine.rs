@@ -260,6 +260,11 @@ impl Engine {
             Cmd::BlockdevSnapshotSync(cmd) => {
                 self.spawn(name, reply, async move |engine| engine.snapshot(cmd).await);
             }
+            Cmd::Transaction(cmd) => {
+                self.spawn(name, reply, async move |engine| {
+                    engine.transaction(cmd).await
+                });
+            }
             Cmd::Commit(cmd) => {
                 self.spawn(name, reply, async move |engine| {
                     engine.commit(&cmd.device).await

@@ -12,7 +12,7 @@ use super::{
     BlockResize, BlockSetIoThrottle, BlockStream, BlockdevAdd, BlockdevChangeMedium, BlockdevDel,
     BlockdevInsertMedium, BlockdevSnapshotSync, CmdError, CommitDisk, DriveRef, JobRef,
     NbdServerAdd, NbdServerRemove, NbdServerStart, ObjectAdd, ObjectDel, OpenTray, QueryBlockstats,
-    QueryNamedBlockNodes,
+    QueryNamedBlockNodes, Transaction,
 };
 
 /// Defines [`Cmd`] and what follows from the list of commands. Each is given by its name, its
@@ -78,6 +78,7 @@ macro_rules! commands {
 commands! {
     "blockdev-snapshot-sync" => BlockdevSnapshotSync(BlockdevSnapshotSync):
         "puts a new overlay on top of a disk.",
+    "transaction" => Transaction(Transaction): "several snapshots, all of them or none.",
     "block_resize" => BlockResize(BlockResize): "another size for a disk.",
     "block_set_io_throttle" => BlockSetIoThrottle(Box<BlockSetIoThrottle>):
         "limits what the guest may ask of a disk in a second.",
@@ -173,6 +174,7 @@ impl Cmd {
     pub fn check(&self) -> Result<(), CmdError> {
         match self {
             Self::BlockdevSnapshotSync(arguments) => arguments.check(),
+            Self::Transaction(arguments) => arguments.check(),
             Self::BlockResize(arguments) => arguments.check(),
             Self::QueryBlockstats(arguments) => arguments.check(),
             Self::BlockStream(arguments) => arguments.check(),

@@ -1,4 +1,5 @@
-//! `blockdev-snapshot-sync`: a new overlay on top of a disk, while its guest runs.
+//! `blockdev-snapshot-sync`: a new overlay on top of a disk, while its guest runs; `transaction`:
+//! on several disks.
 
 use std::{
     path::{Path, PathBuf, absolute},
@@ -14,12 +15,20 @@ use strata_graph::{
 use strata_storage::{Access, absolute_name, is_unnamed};
 
 use super::{Engine, refused};
-use crate::api::{BlockdevSnapshotSync, CmdError, NewImageMode, Reply};
+use crate::api::{
+    BlockdevSnapshotSync, CmdError, NewImageMode, NoData, Reply, Transaction, TransactionAction,
+};
 
 /// Clusters of a new overlay, in bytes: QEMU's default.
 const CLUSTER_SIZE: u64 = 65536;
 
+/// An overlay that is to be put on a disk.
 struct Overlay {
+    disk: Rc<GuestDisk>,
+    /// The disk's top.
+    old: Rc<Node>,
+    /// Keeps others from it.
+    hold: Hold,
     path: PathBuf,
     /// Reserved from the beginning.
     node_name: Name,
@@ -27,24 +36,78 @@ struct Overlay {
     format: Format,
 }
 
+/// The same once it is open.
+struct Opened {
+    disk: Rc<GuestDisk>,
+    old: Rc<Node>,
+    hold: Hold,
+    new: Rc<Node>,
+}
+
+/// What has been made for overlays, to be removed if they are not put on their disks.
+#[derive(Default)]
+struct Made {
+    paths: Vec<PathBuf>,
+    /// The lines that QEMU prints when it makes an image.
+    lines: Vec<String>,
+}
+
 impl Engine {
     /// Makes the overlay and its name durable, then drains the disk, flushes its old top, and puts
     /// the overlay above it.
     pub(super) async fn snapshot(&self, cmd: BlockdevSnapshotSync) -> Result<Reply, CmdError> {
+        let line = self.snapshot_all(vec![cmd]).await?.pop();
+        Ok(line.map_or(Reply::Done, Reply::Formatted))
+    }
+
+    /// `transaction`: all of it or nothing, and at one moment.
+    pub(super) async fn transaction(&self, cmd: Transaction) -> Result<Reply, CmdError> {
+        let mut snapshots = Vec::new();
+        for action in cmd.actions {
+            match action {
+                TransactionAction::BlockdevSnapshotSync(cmd) => snapshots.push(cmd),
+                TransactionAction::Abort(NoData {}) => {
+                    return Err(refused("Transaction aborted using Abort action"));
+                }
+            }
+        }
+        self.snapshot_all(snapshots).await?;
+        Ok(Reply::Done)
+    }
+
+    /// Puts overlays on several disks, all of them or none. While that happens all are at rest: of
+    /// two changes of which one has waited for the other no overlay hides the first alone.
+    async fn snapshot_all(&self, cmds: Vec<BlockdevSnapshotSync>) -> Result<Vec<String>, CmdError> {
+        let mut overlays = Vec::new();
+        for cmd in cmds {
+            overlays.push(self.find_overlay(cmd)?);
+        }
+        let mut made = Made::default();
+        let result = self.put_on_top(overlays, &mut made).await;
+        if result.is_err() {
+            // Nothing points at them, and the error that is reported says more.
+            for path in &made.paths {
+                self.opener.files().remove(path);
+            }
+        }
+        result.map(|()| made.lines)
+    }
+
+    fn find_overlay(&self, cmd: BlockdevSnapshotSync) -> Result<Overlay, CmdError> {
         let disk = self.find_top(&cmd.disk())?;
         let file = &cmd.snapshot_file;
         let path = absolute(file)
             .map_err(|error| refused(format!("Could not create '{file}': {error}")))?;
-        let hold = Hold::take(&disk, [disk.root()], Purpose::Snapshot)?;
-        let format = check_overlay(&disk, cmd.format.as_deref().unwrap_or("qcow2"))?;
-        let node_name = self.reserve_node_name(cmd.snapshot_node_name.as_deref())?;
-        let overlay = Overlay {
-            path,
-            node_name,
+        let old = disk.root();
+        Ok(Overlay {
+            hold: Hold::take(&disk, [old.clone()], Purpose::Snapshot)?,
+            format: check_overlay(&disk, cmd.format.as_deref().unwrap_or("qcow2"))?,
+            node_name: self.reserve_node_name(cmd.snapshot_node_name.as_deref())?,
             existing: cmd.mode == Some(NewImageMode::Existing),
-            format,
-        };
-        self.overlay(&disk, overlay, &hold).await
+            path,
+            old,
+            disk,
+        })
     }
 
     fn reserve_node_name(&self, wanted: Option<&str>) -> Result<Name, CmdError> {
@@ -56,28 +119,6 @@ impl Engine {
             NameError::Malformed(_) => refused(error.to_string()),
             _ => refused("New overlay node-name already in use"),
         })
-    }
-
-    async fn overlay(
-        &self,
-        disk: &Rc<GuestDisk>,
-        overlay: Overlay,
-        hold: &Hold,
-    ) -> Result<Reply, CmdError> {
-        let old = disk.root();
-        let (path, existing) = (overlay.path.clone(), overlay.existing);
-        let line = if existing {
-            None
-        } else {
-            Some(self.create_overlay(disk, &old, &overlay).await?)
-        };
-        let result = self.put_on_top(disk, &old, overlay, hold).await;
-        if result.is_err() && !existing {
-            // Nothing points at it, and the error that is reported says more.
-            self.opener.files().remove(&path);
-        }
-        result?;
-        Ok(line.map_or(Reply::Done, Reply::Formatted))
     }
 
     /// Refuses an overlay whose header does not lead to what lies below it, or from which the chain
@@ -94,12 +135,8 @@ impl Engine {
             .map_err(|error| refused(error.to_string()))
     }
 
-    async fn create_overlay(
-        &self,
-        disk: &GuestDisk,
-        old: &Node,
-        overlay: &Overlay,
-    ) -> Result<String, CmdError> {
+    async fn create_overlay(&self, overlay: &Overlay) -> Result<String, CmdError> {
+        let (disk, old) = (&overlay.disk, &overlay.old);
         let (path, format) = (&overlay.path, overlay.format);
         let backing = Backing {
             name: absolute_name(old.path()).into_os_string(),
@@ -125,14 +162,53 @@ impl Engine {
         Ok(line)
     }
 
-    async fn put_on_top(
-        &self,
-        disk: &Rc<GuestDisk>,
-        old: &Rc<Node>,
-        overlay: Overlay,
-        hold: &Hold,
-    ) -> Result<(), CmdError> {
+    async fn put_on_top(&self, overlays: Vec<Overlay>, made: &mut Made) -> Result<(), CmdError> {
+        let mut all = Vec::new();
+        for overlay in overlays {
+            all.push(self.open_overlay(overlay, made).await?);
+        }
+        let mut edit = Edit::default();
+        for one in &all {
+            edit = edit.overlay(&one.disk, &one.new, &one.hold);
+        }
+        edit.check()?;
+        for one in &all {
+            self.check_opened(one)?;
+            // Most of what has to be flushed is flushed while the guest goes on.
+            one.old
+                .flush()
+                .await
+                .map_err(|error| failed(error.into()))?;
+        }
+        let drained = edit.drain().await;
+        for one in &all {
+            // Nothing is written to it any more, not even refcounts.
+            one.old.image().settle().await.map_err(failed)?;
+        }
+        for one in &all {
+            // Somebody may have been at the files meanwhile.
+            self.check_opened(one)?;
+        }
+        drained.apply()?;
+        for one in &all {
+            make_backing_file(&one.old).await;
+            warn_of_temporary(one);
+        }
+        Ok(())
+    }
+
+    /// Makes an overlay, unless it exists, and opens it.
+    async fn open_overlay(&self, overlay: Overlay, made: &mut Made) -> Result<Opened, CmdError> {
+        if !overlay.existing {
+            let line = self.create_overlay(&overlay).await?;
+            made.paths.push(overlay.path.clone());
+            made.lines.push(line);
+        }
+        self.refuse_own_layer(&overlay.old, &overlay.path)?;
         let Overlay {
+            disk,
+            old,
+            hold,
             path,
             node_name,
             format,
@@ -143,35 +219,21 @@ impl Engine {
             node_name: None,
             ..disk.image_options().clone()
         };
-        let failed = |error: strata_storage::error::Error| refused(error.to_string());
-        self.refuse_own_layer(old, &path)?;
-        let new = self
-            .opener
-            .open_layer_as(node_name, &path, &options)
-            .await
-            .map_err(failed)?;
+        let opened = self.opener.open_layer_as(node_name, &path, &options).await;
+        let new = opened.map_err(failed)?;
         hold.add(new.clone());
-        let edit = Edit::default().overlay(disk, &new, hold);
-        edit.check()?;
-        let backing = new.image().backing_name();
-        self.check_header(disk, old, (&path, format), backing.as_ref())?;
-        // Most of what has to be flushed is flushed while the guest goes on.
-        old.flush().await.map_err(|error| failed(error.into()))?;
-        let drained = edit.drain().await;
-        // Nothing is written to it any more, not even refcounts.
-        old.image().settle().await.map_err(failed)?;
-        // Somebody may have been at the files meanwhile.
-        self.check_header(disk, old, (&path, format), backing.as_ref())?;
-        drained.apply()?;
-        make_backing_file(old).await;
-        if is_unnamed(old.path()) {
-            tracing::warn!(
-                disk = disk.options().id, overlay = %path.display(),
-                "the overlay lies on a temporary one, without which it cannot be opened: copy that \
-                 with block_stream, or both are lost at the end"
-            );
-        }
-        Ok(())
+        Ok(Opened {
+            disk,
+            old,
+            hold,
+            new,
+        })
+    }
+
+    fn check_opened(&self, one: &Opened) -> Result<(), CmdError> {
+        let new = (one.new.path(), one.new.format());
+        let backing = one.new.image().backing_name();
+        self.check_header(&one.disk, &one.old, new, backing.as_ref())
     }
 
     /// Refuses an overlay that lies in the chain already.
@@ -184,6 +246,20 @@ impl Engine {
             return Err(refused("The overlay is already in use"));
         }
         Ok(())
+    }
+}
+
+fn failed(error: strata_storage::error::Error) -> CmdError {
+    refused(error.to_string())
+}
+
+fn warn_of_temporary(one: &Opened) {
+    if is_unnamed(one.old.path()) {
+        tracing::warn!(
+            disk = one.disk.options().id, overlay = %one.new.path().display(),
+            "the overlay lies on a temporary one, without which it cannot be opened: copy that \
+             with block_stream, or both are lost at the end"
+        );
     }
 }
 

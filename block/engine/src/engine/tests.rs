@@ -34,6 +34,7 @@ mod sectors;
 mod stats;
 mod temporary;
 mod throttling;
+mod transaction;
 mod zeroes;
 
 use strata_exec::mem::SgList;

@@ -66,8 +66,8 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     machine.hmp.run("block_job_pause spare")?;
     delete(&mut machine, "d1")?;
     said(&mut machine, "done")?;
-    machine.hmp.run("block_job_resume spare")?;
     machine.hmp.run("block_job_set_speed spare 0")?;
+    machine.hmp.run("block_job_resume spare")?;
     machine.qmp.wait_event("BLOCK_JOB_COMPLETED", 0, WAIT)?;
     stage.verified("device_del of a busy disk", "its merge went on to its end");
     let answer = machine.hmp.run("drive_del spare")?;

@@ -23,7 +23,7 @@ use super::{
     Job,
     job::Guest,
     pace::Pace,
-    stride::{self, Stride},
+    stride::{self, BesideGuest, Stride},
 };
 
 /// Clusters that one piece makes zero: an entry in a table for each.
@@ -31,10 +31,6 @@ pub(super) const ZERO_CLUSTERS: u64 = 1024;
 
 /// Pieces under way at a time at most.
 const MOST_PIECES: usize = 16;
-/// Pieces beside a guest that has one request under way, so that one is read while another is
-/// written; and one more for so many requests of the guest: its share of the storage stays larger.
-const BESIDE_ONE: usize = 2;
-const BESIDE_MORE: usize = 8;
 /// Bytes of memory for them at most, but for one piece of the largest cluster.
 const MEMORY: u64 = 16 << 20;
 
@@ -115,7 +111,7 @@ struct Copy<S> {
     /// Where the pieces start that have been begun and not been done.
     unfinished: RefCell<BTreeSet<u64>>,
     failed: RefCell<Vec<(Piece, StepError)>>,
-    /// Bytes that were copied since the pace was told.
+    /// Bytes copied that the pace has not counted yet.
     written: Cell<u64>,
 }
 
@@ -138,7 +134,7 @@ impl<S: Steps> Copy<S> {
             job.rest(Stride::rest_after(held)).await;
             let guest = job.guest();
             let waits = next == end && again.is_empty() && !self.pieces.is_empty();
-            if waits || self.is_full(guest, cluster) {
+            if waits || self.is_full(job, guest, cluster) {
                 self.pieces.wait_for_one().await;
                 continue;
             }
@@ -154,7 +150,10 @@ impl<S: Steps> Copy<S> {
             }
             let most = match guest {
                 Guest::Rests => stride.bytes(),
-                Guest::Works { .. } => stride.bytes().min(stride::beside_guest(job.disk())),
+                Guest::Works { under_way } => {
+                    let beside = BesideGuest::new(job.disk(), under_way);
+                    stride.bytes().min(beside.bytes)
+                }
             };
             let chunk = chunk(most, job.speed(), cluster);
             match self.steps.look(next, end, chunk).await {
@@ -184,12 +183,12 @@ impl<S: Steps> Copy<S> {
     }
 
     /// Whether no piece may be started now.
-    fn is_full(&self, guest: Guest, cluster: u64) -> bool {
+    fn is_full(&self, job: &Job, guest: Guest, cluster: u64) -> bool {
         let memory = to_usize(MEMORY) / buffer_len(cluster);
         let most = memory.clamp(1, MOST_PIECES);
         let most = match guest {
             Guest::Rests => most,
-            Guest::Works { under_way } => most.min(BESIDE_ONE + under_way / BESIDE_MORE),
+            Guest::Works { under_way } => most.min(BesideGuest::new(job.disk(), under_way).pieces),
         };
         self.pieces.len() >= most
     }

@@ -18,13 +18,31 @@ const SHORT: Duration = Duration::from_millis(1);
 /// A guest with requests under way needs the processor too, where it is shared with this thread.
 const LONGEST_REST: Duration = Duration::from_millis(20);
 
-/// Bytes that a piece has at most while the guest sends requests, which wait for it: in the storage
-/// with `cache=none`, otherwise on the device thread.
-pub(super) fn beside_guest(disk: &GuestDisk) -> u64 {
-    if disk.image_options().direct {
-        64 << 10
-    } else {
-        128 << 10
+/// What a job may have under way while the guest sends requests, which wait for it.
+pub(super) struct BesideGuest {
+    /// At least 1.
+    pub pieces: usize,
+    /// Of one piece, at most.
+    pub bytes: u64,
+}
+
+impl BesideGuest {
+    /// Beside a guest that has so many requests under way.
+    pub fn new(disk: &GuestDisk, under_way: usize) -> Self {
+        if disk.image_options().direct {
+            // Guest and job share the storage: with a second piece under way a guest that reads at
+            // queue depth 1 kept 0.63 of its requests for 0.78, the merge being half as fast again.
+            Self {
+                pieces: 1,
+                bytes: 64 << 10,
+            }
+        } else {
+            // One is read while another is written; the guest's share of the thread stays larger.
+            Self {
+                pieces: 2 + under_way / 8,
+                bytes: 128 << 10,
+            }
+        }
     }
 }
 

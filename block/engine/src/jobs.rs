@@ -3,6 +3,7 @@
 mod active_commit;
 mod commit;
 mod job;
+mod layers;
 mod lifecycle;
 mod pace;
 mod registry;

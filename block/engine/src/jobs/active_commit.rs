@@ -13,7 +13,7 @@ use strata_exec::mem::SgList;
 use strata_format::backing::Backing;
 use strata_graph::{
     CopyError, Edit, EditError, GuestDisk, Hold, Mirror, Name, Node, check_leads_to,
-    commit::{grow, make_empty},
+    commit::make_empty,
 };
 use strata_storage::{
     Files,
@@ -23,6 +23,7 @@ use strata_storage::{
 use super::{
     Job, Work,
     commit::CopyDown,
+    layers,
     lifecycle::Ending,
     pace::Pace,
     steps::{chunk, take_all},
@@ -50,12 +51,7 @@ impl Work for ActiveCommit {
     /// less quickly. What is left then is copied while the guest's changes go to both layers.
     async fn run(&self, job: &Job) -> Result<(), Error> {
         job.set_synced(false);
-        self.base.prepare_writing().await?;
-        if self.base.size() < self.top.size() {
-            // Nobody reads it while its tables move.
-            let _held = self.base.enter_whole().await?;
-            grow(&self.base, self.top.size()).await?;
-        }
+        layers::prepare_base(&self.base, &self.top).await?;
         job.disk().set_mirror(Some(self.mirror.clone()));
         let copy = CopyDown {
             top: self.top.clone(),
@@ -105,7 +101,7 @@ impl Work for ActiveCommit {
         job.disk().set_mirror(None);
         // Changes that are being made in both layers.
         drop(job.disk().gate().drain().await);
-        self.finish_writing().await;
+        layers::finish_writing(&self.base).await;
     }
 }
 
@@ -179,10 +175,7 @@ impl ActiveCommit {
         make_empty(&self.top).await?;
         drained.apply().map_err(|error| self.refused(error))?;
         job.disk().set_mirror(None);
-        // The disk does not need the layer any more, whatever closing it says.
-        if let Err(error) = self.top.image().close().await {
-            tracing::warn!(%error, "a layer that was committed did not close cleanly");
-        }
+        layers::close([self.top.clone()], "committed").await;
         Ok(())
     }
 
@@ -197,11 +190,8 @@ impl ActiveCommit {
         let backing = Some(self.backing.clone());
         self.top.image().write_backing_name(backing).await?;
         let gone = edit.drain().await.apply();
-        for node in gone.map_err(|error| self.refused(error))? {
-            if let Err(error) = node.image().close().await {
-                tracing::warn!(%error, "a layer that was committed did not close cleanly");
-            }
-        }
+        let gone = gone.map_err(|error| self.refused(error))?;
+        layers::close(gone, "committed").await;
         Ok(())
     }
 
@@ -214,7 +204,7 @@ impl ActiveCommit {
         make_empty(&self.top).await?;
         job.disk().set_mirror(None);
         drop(drained);
-        self.finish_writing().await;
+        layers::finish_writing(&self.base).await;
         Ok(())
     }
 
@@ -225,7 +215,7 @@ impl ActiveCommit {
         job.disk().set_mirror(None);
         drop(drained);
         self.base.flush().await?;
-        self.finish_writing().await;
+        layers::finish_writing(&self.base).await;
         Ok(())
     }
 
@@ -246,14 +236,6 @@ impl ActiveCommit {
         Error::Image {
             file: self.top.path().to_owned(),
             why: error.to_string(),
-        }
-    }
-
-    /// Makes the base read-only again.
-    async fn finish_writing(&self) {
-        // It is right as it is, and nobody writes to it.
-        if let Err(error) = self.base.finish_writing().await {
-            tracing::warn!(%error, "a layer stays open for writing below the top");
         }
     }
 }

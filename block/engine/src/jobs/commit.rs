@@ -9,11 +9,11 @@ use std::rc::Rc;
 
 use strata_exec::mem::SgList;
 use strata_format::{backing::Backing, extent::ExtentKind};
-use strata_graph::{Edit, GuestDisk, Hold, Name, Node, check_leads_to, commit::grow};
+use strata_graph::{Edit, GuestDisk, Hold, Name, Node, check_leads_to};
 use strata_storage::{Files, error::Error};
 
 use super::{
-    Job, Work,
+    Job, Work, layers,
     steps::{Piece, StepError, Steps, Todo, ZERO_CLUSTERS, read, take_all, write},
 };
 
@@ -36,12 +36,7 @@ pub(crate) struct Commit {
 
 impl Work for Commit {
     async fn run(&self, job: &Job) -> Result<(), Error> {
-        self.base.prepare_writing().await?;
-        if self.base.size() < self.top.size() {
-            // Nobody reads it while its tables move.
-            let _held = self.base.enter_whole().await?;
-            grow(&self.base, self.top.size()).await?;
-        }
+        layers::prepare_base(&self.base, &self.top).await?;
         let copy = CopyDown {
             top: self.top.clone(),
             base: self.base.clone(),
@@ -64,12 +59,7 @@ impl Work for Commit {
         let backing = Some(self.backing.clone());
         self.overlay.image().write_backing_name(backing).await?;
         let gone = edit.drain().await.apply().map_err(refused)?;
-        for node in gone {
-            // The disk does not need the layer any more, whatever closing it says.
-            if let Err(error) = node.image().close().await {
-                tracing::warn!(%error, "a layer that was committed did not close cleanly");
-            }
-        }
+        layers::close(gone, "committed").await;
         self.finish_writing(job).await;
         Ok(())
     }
@@ -105,12 +95,8 @@ impl Commit {
     /// Makes read-only again what was made writable for the job.
     async fn finish_writing(&self, job: &Job) {
         for node in [&self.overlay, &self.base] {
-            if Rc::ptr_eq(node, &job.disk().root()) {
-                continue;
-            }
-            // It is right as it is, and nobody writes to it.
-            if let Err(error) = node.finish_writing().await {
-                tracing::warn!(%error, "a layer stays open for writing below the top");
+            if !Rc::ptr_eq(node, &job.disk().root()) {
+                layers::finish_writing(node).await;
             }
         }
     }

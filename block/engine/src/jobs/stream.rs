@@ -18,7 +18,7 @@ use strata_storage::{
 };
 
 use super::{
-    Job, Work,
+    Job, Work, layers,
     steps::{Piece, StepError, Steps, Todo, ZERO_CLUSTERS, read, take_all, write},
     stride,
 };
@@ -82,12 +82,7 @@ impl Work for Stream {
         edit.check().map_err(refused)?;
         self.top.image().write_backing_name(backing).await?;
         let between = edit.drain().await.apply().map_err(refused)?;
-        for node in between {
-            // The disk does not need the layer any more, whatever closing it says.
-            if let Err(error) = node.image().close().await {
-                tracing::warn!(%error, "a layer that was merged did not close cleanly");
-            }
-        }
+        layers::close(between, "merged").await;
         Ok(())
     }
 }

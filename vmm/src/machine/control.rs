@@ -10,29 +10,29 @@ mod ending;
 mod held;
 mod plug;
 mod sleep;
+mod watch;
 
 use std::{
     cell::{Cell, RefCell},
-    os::fd::RawFd,
     rc::Rc,
     sync::Arc,
     time::Instant,
 };
 
-use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber};
+use event_manager::{EventManager, MutEventSubscriber};
 use strata_block::{
     api::{Cmd, CmdError, Reply},
     engine::Engine,
 };
 use strata_exec::Turn;
 
-pub use self::ending::Rules;
 use self::{
     course::{Admission, Course, Goal, Progress, Step},
     dump::Dump,
     ending::{End, Panics},
     plug::Plugged,
 };
+pub use self::{ending::Rules, watch::Watch};
 use super::{
     Ended, RunError,
     board::Board,
@@ -576,28 +576,6 @@ fn timeout(turn: &Turn, alarm: Option<Instant>) -> i32 {
             let left = deadline.saturating_duration_since(Instant::now());
             // Rounded up: a millisecond too early would be a turn for nothing.
             i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX)
-        }
-    }
-}
-
-/// Ends the wait for events when a file becomes readable. The loop reads it after each turn.
-pub struct Watch {
-    file: RawFd,
-}
-
-impl Watch {
-    /// For a file that stays open as long as the loop.
-    pub fn file(file: RawFd) -> Self {
-        Self { file }
-    }
-}
-
-impl MutEventSubscriber for Watch {
-    fn process(&mut self, _: Events, _: &mut EventOps) {}
-
-    fn init(&mut self, ops: &mut EventOps) {
-        if let Err(error) = ops.add(Events::new_raw(self.file, EventSet::IN)) {
-            tracing::error!(?error, "an event source is not watched");
         }
     }
 }

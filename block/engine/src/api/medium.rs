@@ -35,6 +35,29 @@ impl fmt::Display for DriveName {
     }
 }
 
+/// Commands that say by `device` or `id` which drive they mean. (serde cannot flatten a struct of
+/// the two into them and refuse unknown members as well.)
+macro_rules! name_a_drive {
+    ($($command:ident),*) => {$(
+        impl $command {
+            /// Which drive.
+            ///
+            /// # Errors
+            /// None was named, or two were.
+            pub fn drive(&self) -> Result<DriveName, CmdError> {
+                DriveName::new(self.device.as_ref(), self.id.as_ref())
+            }
+        }
+    )*};
+}
+
+name_a_drive!(
+    OpenTray,
+    DriveRef,
+    BlockdevInsertMedium,
+    BlockdevChangeMedium
+);
+
 /// `eject`, `blockdev-open-tray`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -47,16 +70,6 @@ pub struct OpenTray {
     pub force: Option<bool>,
 }
 
-impl OpenTray {
-    /// Which drive.
-    ///
-    /// # Errors
-    /// None was named, or two were.
-    pub fn drive(&self) -> Result<DriveName, CmdError> {
-        DriveName::new(self.device.as_ref(), self.id.as_ref())
-    }
-}
-
 /// `blockdev-close-tray`, `blockdev-remove-medium`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -65,16 +78,6 @@ pub struct DriveRef {
     pub device: Option<String>,
     /// The device whose drive it is.
     pub id: Option<String>,
-}
-
-impl DriveRef {
-    /// Which drive.
-    ///
-    /// # Errors
-    /// None was named, or two were.
-    pub fn drive(&self) -> Result<DriveName, CmdError> {
-        DriveName::new(self.device.as_ref(), self.id.as_ref())
-    }
 }
 
 /// `blockdev-insert-medium`.
@@ -87,16 +90,6 @@ pub struct BlockdevInsertMedium {
     pub id: Option<String>,
     /// An image that `blockdev-add` has opened.
     pub node_name: String,
-}
-
-impl BlockdevInsertMedium {
-    /// Which drive.
-    ///
-    /// # Errors
-    /// None was named, or two were.
-    pub fn drive(&self) -> Result<DriveName, CmdError> {
-        DriveName::new(self.device.as_ref(), self.id.as_ref())
-    }
 }
 
 /// `blockdev-change-medium`.
@@ -115,16 +108,6 @@ pub struct BlockdevChangeMedium {
     pub force: Option<bool>,
     /// Whether the new medium may be written to; as the last one if `None`.
     pub read_only_mode: Option<ChangeReadOnlyMode>,
-}
-
-impl BlockdevChangeMedium {
-    /// Which drive.
-    ///
-    /// # Errors
-    /// None was named, or two were.
-    pub fn drive(&self) -> Result<DriveName, CmdError> {
-        DriveName::new(self.device.as_ref(), self.id.as_ref())
-    }
 }
 
 /// `BlockdevChangeReadOnlyMode`.

@@ -25,7 +25,7 @@ impl IdeWorker {
         Some(Rc::new(CdTray { channel, drive }))
     }
 
-    /// From now on `sink` is told of trays that the guest moves.
+    /// From now on trays that the guest moves are reported to `sink`.
     pub fn report_trays_to(&mut self, sink: TraySink) {
         self.trays = Some(sink);
     }

@@ -107,6 +107,14 @@ impl CmdError {
             desc: desc.into(),
         }
     }
+
+    /// Nothing is called `name`, where clients rely on [`ErrorClass::DeviceNotFound`].
+    pub fn device_not_found(name: impl std::fmt::Display) -> Self {
+        Self {
+            class: ErrorClass::DeviceNotFound,
+            desc: format!("Device '{name}' not found"),
+        }
+    }
 }
 
 /// `BlockdevOnError`: what an I/O error does to a job; `IoErrorAction`, too.

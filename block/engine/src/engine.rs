@@ -9,6 +9,7 @@ mod exports;
 mod find;
 mod inflight;
 mod media;
+mod merge;
 mod objects;
 mod resize;
 mod shutdown;

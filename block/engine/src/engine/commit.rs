@@ -2,15 +2,14 @@
 
 use std::{path::Path, rc::Rc};
 
-use strata_format::backing::Backing;
 use strata_graph::{
     GuestDisk, Hold, Mirror, Name, NoSuchLayer, Node, Purpose, name_for, named_layer,
 };
 use strata_storage::{absolute_name, is_unnamed};
 
-use super::{Engine, refused};
+use super::{Engine, find::check_writable, merge::backing_for, refused};
 use crate::{
-    api::{BlockCommit, CmdError, DiskName, ErrorClass, JobType, OnError, Reply},
+    api::{BlockCommit, CmdError, DiskName, JobType, OnError, Reply},
     jobs::{ActiveCommit, Commit, Ending, Job, JobOptions},
 };
 
@@ -37,10 +36,7 @@ impl Engine {
         };
         let filter = self.reserve_filter(cmd.filter_node_name.as_deref())?;
         let found = self.find_committed(&disk, &cmd)?;
-        if disk.options().read_only {
-            let id = &disk.options().id;
-            return Err(refused(format!("Disk '{id}' is read-only")));
-        }
+        check_writable(&disk)?;
         let Found { layers, top, base } = found;
         refuse_temporary(&layers[..base])?;
         let Some(overlay) = top.checked_sub(1) else {
@@ -62,28 +58,22 @@ impl Engine {
         let (overlay, base) = (layers[overlay].clone(), layers[base].clone());
         let commit = Commit {
             hold,
-            backing: match cmd.backing_file {
-                None => name_for(&overlay, &base),
-                Some(name) => Backing {
-                    name: name.into(),
-                    format: Some(base.format().to_string()),
-                },
-            },
+            backing: backing_for(&overlay, &base, cmd.backing_file),
             overlay,
             top: layers[top].clone(),
             base,
             files: self.opener.files().clone(),
             _filter: filter,
         };
-        self.begin_commit(disk, commit, options)
+        let (len, checked) = (commit.len(), commit.check_base(&disk));
+        self.start_merge(disk, options, (commit, len), checked)?;
+        Ok(())
     }
 
     /// The disk that is called `device`, by its id or by the node name of its top layer.
     fn find_root(&self, device: &str) -> Result<Rc<GuestDisk>, CmdError> {
-        let (disk, layer) = self.find_layer(device).ok_or_else(|| CmdError {
-            class: ErrorClass::DeviceNotFound,
-            desc: format!("Device '{device}' not found"),
-        })?;
+        let found = self.find_layer(device);
+        let (disk, layer) = found.ok_or_else(|| CmdError::device_not_found(device))?;
         if !Rc::ptr_eq(&layer, &disk.root()) {
             return Err(refused("Need a root block node"));
         }
@@ -161,11 +151,8 @@ impl Engine {
             files: self.opener.files().clone(),
             _filter: filter,
         };
-        let checked = commit.check_base(&disk);
-        checked.map_err(|error| refused(error.to_string()))?;
-        let job = Job::new(self.exec.clone(), self.events.clone(), disk, options);
-        job.set_len(commit.len());
-        Ok(self.jobs.start(job, commit))
+        let (len, checked) = (commit.len(), commit.check_base(&disk));
+        self.start_merge(disk, options, (commit, len), checked)
     }
 
     /// HMP's `commit`: of the disk `device`, or of all that have a backing file.
@@ -207,20 +194,6 @@ impl Engine {
         let job = self.start_active_commit(disk, &base, None, options)?;
         job.end_by(Ending::Empty);
         self.jobs.wait_for(&job).await.map_err(refused)
-    }
-
-    fn begin_commit(
-        self: &Rc<Self>,
-        disk: Rc<GuestDisk>,
-        commit: Commit,
-        options: JobOptions,
-    ) -> Result<(), CmdError> {
-        let checked = commit.check_base(&disk);
-        checked.map_err(|error| refused(error.to_string()))?;
-        let job = Job::new(self.exec.clone(), self.events.clone(), disk, options);
-        job.set_len(commit.len());
-        self.jobs.start(job, commit);
-        Ok(())
     }
 }
 

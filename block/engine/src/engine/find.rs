@@ -76,3 +76,12 @@ pub(super) fn check_on_top(disk: &GuestDisk, layer: &Rc<Node>) -> Result<(), Cmd
         ))),
     }
 }
+
+/// Refuses a disk that its guest may not write to.
+pub(super) fn check_writable(disk: &GuestDisk) -> Result<(), CmdError> {
+    let options = disk.options();
+    if options.read_only {
+        return Err(refused(format!("Disk '{}' is read-only", options.id)));
+    }
+    Ok(())
+}

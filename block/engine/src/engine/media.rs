@@ -12,7 +12,7 @@ use strata_storage::error::Result;
 use super::{DiskOptions, DiskSpec, Engine, ErrorPolicy, refused, shutdown};
 use crate::api::{
     BlockdevChangeMedium, BlockdevInsertMedium, ChangeReadOnlyMode, CmdError, DriveName, DriveRef,
-    ErrorClass, Event, OpenTray, Reply,
+    Event, OpenTray, Reply,
 };
 
 type Outcome<T> = std::result::Result<T, CmdError>;
@@ -196,10 +196,7 @@ impl Engine {
 
     /// Takes out what is in a drive.
     fn take_from(&self, drive: &Removable) -> Outcome<Option<Taken>> {
-        if !drive.tray.is_open() {
-            let desc = format!("Tray of device '{}' is not open", drive.name);
-            return Err(refused(desc));
-        }
+        drive.check_open()?;
         let Some(disk) = drive.backend.disk() else {
             return Ok(None);
         };
@@ -302,24 +299,25 @@ impl Engine {
                 DriveName::Id(id) => is_device(&backend.device(), id) || has(id),
             }
         };
-        backends
-            .iter()
-            .find(named)
-            .cloned()
-            .ok_or_else(|| CmdError {
-                class: ErrorClass::DeviceNotFound,
-                desc: format!("Device '{name}' not found"),
-            })
+        let found = backends.iter().find(named).cloned();
+        found.ok_or_else(|| CmdError::device_not_found(name))
     }
 }
 
 impl Removable {
+    /// Whether a medium can be taken out.
+    fn check_open(&self) -> Outcome<()> {
+        if self.tray.is_open() {
+            return Ok(());
+        }
+        let desc = format!("Tray of device '{}' is not open", self.name);
+        Err(refused(desc))
+    }
+
     /// Whether a medium can be put in.
     fn check_empty(&self) -> Outcome<()> {
+        self.check_open()?;
         let name = &self.name;
-        if !self.tray.is_open() {
-            return Err(refused(format!("Tray of device '{name}' is not open")));
-        }
         if self.backend.disk().is_some() {
             let desc = format!("There already is a medium in device '{name}'");
             return Err(refused(desc));

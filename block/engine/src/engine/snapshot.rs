@@ -14,7 +14,7 @@ use strata_graph::{
 };
 use strata_storage::{Access, absolute_name, is_unnamed};
 
-use super::{Engine, refused};
+use super::{Engine, find::check_writable, refused};
 use crate::api::{
     BlockdevSnapshotSync, CmdError, NewImageMode, NoData, Reply, Transaction, TransactionAction,
 };
@@ -265,12 +265,7 @@ fn warn_of_temporary(one: &Opened) {
 
 /// The format of an overlay for a disk that can have one.
 fn check_overlay(disk: &GuestDisk, format: &str) -> Result<Format, CmdError> {
-    if disk.options().read_only {
-        return Err(refused(format!(
-            "Disk '{}' is read-only",
-            disk.options().id
-        )));
-    }
+    check_writable(disk)?;
     if disk.root().chain().count() >= MAX_LAYERS {
         return Err(refused(format!(
             "Disk '{}' has {MAX_LAYERS} layers: merge some of them first",

@@ -2,13 +2,17 @@
 
 use std::rc::Rc;
 
-use strata_format::backing::Backing;
-use strata_graph::{GuestDisk, Hold, Node, Purpose, name_for, named_layer};
+use strata_graph::{GuestDisk, Hold, Node, Purpose, named_layer};
 
-use super::{Engine, find::check_on_top, refused};
+use super::{
+    Engine,
+    find::{check_on_top, check_writable},
+    merge::backing_for,
+    refused,
+};
 use crate::{
     api::{BlockStream, CmdError, JobType, OnError},
-    jobs::{Job, JobOptions, NewBase, Stream},
+    jobs::{JobOptions, NewBase, Stream},
 };
 
 impl Engine {
@@ -24,22 +28,11 @@ impl Engine {
         let id = self.opener.names().job(&id)?;
         on_top?;
         let base = find_base(&disk, cmd.base.as_deref(), cmd.base_node.as_deref())?;
-        if disk.options().read_only {
-            return Err(refused(format!(
-                "Disk '{}' is read-only",
-                disk.options().id
-            )));
-        }
+        check_writable(&disk)?;
         let hold = hold_down_to(&disk, base.as_ref())?;
         let top = disk.root();
         let below = base.map(|base| NewBase {
-            backing: match cmd.backing_file {
-                None => name_for(&top, &base),
-                Some(name) => Backing {
-                    name: name.into(),
-                    format: Some(base.format().to_string()),
-                },
-            },
+            backing: backing_for(&top, &base, cmd.backing_file),
             node: base,
         });
         let stream = Stream {
@@ -48,9 +41,6 @@ impl Engine {
             files: self.opener.files().clone(),
             hold,
         };
-        stream
-            .check_base(&disk)
-            .map_err(|error| refused(error.to_string()))?;
         let options = JobOptions {
             id,
             kind: JobType::Stream,
@@ -59,10 +49,8 @@ impl Engine {
             auto_finalize: cmd.auto_finalize.unwrap_or(true),
             auto_dismiss: cmd.auto_dismiss.unwrap_or(true),
         };
-        let job = Job::new(self.exec.clone(), self.events.clone(), disk, options);
-        // Known before the first step, so that no client sees "0 of 0 bytes".
-        job.set_len(stream.len());
-        self.jobs.start(job, stream);
+        let (len, checked) = (stream.len(), stream.check_base(&disk));
+        self.start_merge(disk, options, (stream, len), checked)?;
         Ok(())
     }
 }

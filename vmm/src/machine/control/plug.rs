@@ -1,7 +1,7 @@
 //! Devices that come into the machine and go while it runs.
 
 use event_manager::{SubscriberId, SubscriberOps};
-use strata_block::api::{CmdError, ErrorClass};
+use strata_block::api::CmdError;
 use strata_devices::pci::SharedPciDevice;
 
 use super::Control;
@@ -128,10 +128,8 @@ impl Control {
     /// `device_del`: asks the guest to let go of a device.
     pub(super) fn delete_device(&mut self, id: &str) -> Result<(), CmdError> {
         let named = |one: &&Plugged| one.id.as_deref() == Some(id) || one.path == id;
-        let plugged = self.plugged.iter().find(named).ok_or_else(|| CmdError {
-            class: ErrorClass::DeviceNotFound,
-            desc: format!("Device '{id}' not found"),
-        })?;
+        let plugged = self.plugged.iter().find(named);
+        let plugged = plugged.ok_or_else(|| CmdError::device_not_found(id))?;
         if plugged.gone.is_some() || !self.parts.board.ask_to_eject(plugged.device) {
             return Err(CmdError::generic(format!(
                 "Device {id} is already in the process of unplug"

@@ -12,8 +12,13 @@ use super::{GuestDisk, Node};
 /// What a layer is held for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
-    /// A block job of this type, as QEMU names it.
-    Job(&'static str),
+    /// A block job.
+    Job {
+        /// Its type, as QEMU names it.
+        kind: &'static str,
+        /// Its id, unless it is called as its disk is.
+        id: Option<String>,
+    },
     /// A new overlay.
     Snapshot,
     /// Another size.
@@ -24,10 +29,21 @@ pub enum Purpose {
     Export(String),
 }
 
+impl Purpose {
+    /// A job of type `kind` called `id`, on `disk`.
+    pub fn job(kind: &'static str, id: &str, disk: &GuestDisk) -> Self {
+        let id = (id != disk.options().id).then(|| id.to_owned());
+        Self::Job { kind, id }
+    }
+}
+
 impl fmt::Display for Purpose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Job(kind) => write!(f, "block device is in use by block job: {kind}"),
+            Self::Job { kind, id } => {
+                write!(f, "block device is in use by block job: {kind}")?;
+                id.as_ref().map_or(Ok(()), |id| write!(f, " '{id}'"))
+            }
             Self::Snapshot => f.write_str("block device is in use by snapshot"),
             Self::Close => f.write_str("block device is being closed"),
             Self::Resize => f.write_str("block device is in use by resize"),

@@ -54,7 +54,8 @@ impl Engine {
             return Ok(());
         };
         let held = layers[overlay..=base].iter().cloned();
-        let hold = Hold::take(&disk, held, Purpose::Job("commit"))?;
+        let purpose = Purpose::job("commit", options.id.as_str(), &disk);
+        let hold = Hold::take(&disk, held, purpose)?;
         let (overlay, base) = (layers[overlay].clone(), layers[base].clone());
         let commit = Commit {
             hold,
@@ -142,8 +143,9 @@ impl Engine {
         let is_base = |node: &Rc<Node>| Rc::ptr_eq(node, base);
         let above = top.chain().take_while(|node| !is_base(node));
         let held = above.chain([base.clone()]);
+        let purpose = Purpose::job("commit", options.id.as_str(), &disk);
         let commit = ActiveCommit {
-            hold: Hold::take(&disk, held, Purpose::Job("commit"))?,
+            hold: Hold::take(&disk, held, purpose)?,
             backing: name_for(&top, base),
             mirror: Mirror::new(top.clone(), base.clone()),
             top,
@@ -182,9 +184,11 @@ impl Engine {
         }
         refuse_temporary(&[disk.root()])?;
         // What stands in the way says more than that it has the job's id.
-        drop(Hold::take(&disk, [disk.root()], Purpose::Job("commit"))?);
+        let id = &disk.options().id;
+        let purpose = Purpose::job("commit", id, &disk);
+        drop(Hold::take(&disk, [disk.root()], purpose)?);
         let options = JobOptions {
-            id: self.opener.names().job(&disk.options().id)?,
+            id: self.opener.names().job(id)?,
             kind: JobType::Commit,
             speed: 0,
             on_error: OnError::Report,

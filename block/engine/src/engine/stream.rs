@@ -29,7 +29,8 @@ impl Engine {
         on_top?;
         let base = find_base(&disk, cmd.base.as_deref(), cmd.base_node.as_deref())?;
         check_writable(&disk)?;
-        let hold = hold_down_to(&disk, base.as_ref())?;
+        let purpose = Purpose::job("stream", id.as_str(), &disk);
+        let hold = hold_down_to(&disk, base.as_ref(), purpose)?;
         let top = disk.root();
         let below = base.map(|base| NewBase {
             backing: backing_for(&top, &base, cmd.backing_file),
@@ -57,11 +58,15 @@ impl Engine {
 
 /// Holds the top and what lies between it and the base, which will be closed; and the base, which
 /// stays as it is.
-fn hold_down_to(disk: &GuestDisk, base: Option<&Rc<Node>>) -> Result<Hold, CmdError> {
+fn hold_down_to(
+    disk: &GuestDisk,
+    base: Option<&Rc<Node>>,
+    purpose: Purpose,
+) -> Result<Hold, CmdError> {
     let is_base = |node: &Rc<Node>| base.is_some_and(|base| Rc::ptr_eq(base, node));
     let top = disk.root();
     let merged = top.chain().take_while(|node| !is_base(node));
-    let hold = Hold::take(disk, merged, Purpose::Job("stream"))?;
+    let hold = Hold::take(disk, merged, purpose)?;
     Ok(hold.and_keep(disk, base.cloned())?)
 }
 

@@ -142,9 +142,11 @@ impl Job {
         self.ending.get()
     }
 
-    /// Has a job that is ready end so.
+    /// Has a job that is ready end so, unless it is on its way to another end.
     pub fn end_by(&self, ending: Ending) {
-        self.ending.set(Some(ending));
+        if self.ending.get().is_none() {
+            self.ending.set(Some(ending));
+        }
         self.changed.wake_all();
     }
 
@@ -213,8 +215,10 @@ impl Job {
         self.io_status.set(IoStatus::Ok);
     }
 
+    /// Ends the job, also one that is paused.
     pub fn cancel(&self) {
         self.cancelled.set(true);
+        self.paused.set(false);
         self.changed.wake_all();
     }
 

@@ -56,6 +56,19 @@ impl Verb {
             Self::Dismiss => status == Concluded,
         }
     }
+
+    fn check(self, job: &Job) -> Result<(), CmdError> {
+        if self.fits(job.status()) {
+            return Ok(());
+        }
+        let status = serde_json::to_value(job.status()).unwrap_or_default();
+        Err(refused(format!(
+            "Job '{}' in state '{}' cannot accept command verb '{}'",
+            job.id(),
+            status.as_str().unwrap_or_default(),
+            self.name()
+        )))
+    }
 }
 
 fn refused(desc: String) -> CmdError {
@@ -124,33 +137,30 @@ impl Jobs {
             .for_each(|job| job.reset_io_status());
     }
 
-    fn find(&self, id: &str, verb: Verb) -> Result<Rc<Job>, CmdError> {
+    fn find(&self, id: &str) -> Result<Rc<Job>, CmdError> {
         let jobs = self.jobs.borrow();
-        let job = jobs
-            .iter()
-            .find(|job| job.id() == id)
-            .ok_or_else(|| CmdError {
-                class: ErrorClass::DeviceNotActive,
-                desc: format!("Block job '{id}' not found"),
-            })?;
-        if verb.fits(job.status()) {
-            return Ok(job.clone());
-        }
-        let status = serde_json::to_value(job.status()).unwrap_or_default();
-        Err(refused(format!(
-            "Job '{id}' in state '{}' cannot accept command verb '{}'",
-            status.as_str().unwrap_or_default(),
-            verb.name()
-        )))
+        let found = jobs.iter().find(|job| job.id() == id);
+        found.cloned().ok_or_else(|| CmdError {
+            class: ErrorClass::DeviceNotActive,
+            desc: format!("Block job '{id}' not found"),
+        })
+    }
+
+    /// The job called `id`, if it takes the verb now.
+    fn find_for(&self, verb: Verb, id: &str) -> Result<Rc<Job>, CmdError> {
+        let job = self.find(id)?;
+        verb.check(&job)?;
+        Ok(job)
     }
 
     /// `block-job-cancel`. A job that is ready ends well, unless it is to be ended by force.
     pub fn cancel(&self, id: &str, force: bool) -> Result<(), CmdError> {
-        let job = self.find(id, Verb::Cancel)?;
+        let job = self.find(id)?;
         if job.is_paused() && !force {
             let desc = format!("The block job for device '{id}' is currently paused");
             return Err(refused(desc));
         }
+        Verb::Cancel.check(&job)?;
         if job.is_ready() && !force {
             job.end_by(Ending::Leave);
         } else {
@@ -161,19 +171,27 @@ impl Jobs {
 
     /// `job-complete`.
     pub fn complete(&self, id: &str) -> Result<(), CmdError> {
-        self.find(id, Verb::Complete)?.end_by(Ending::TakeOver);
+        let job = self.find_for(Verb::Complete, id)?;
+        let ends = job
+            .ending()
+            .is_some_and(|ending| ending != Ending::TakeOver);
+        if job.is_cancelled() || ends {
+            let desc = format!("The active block job '{id}' cannot be completed");
+            return Err(refused(desc));
+        }
+        job.end_by(Ending::TakeOver);
         Ok(())
     }
 
     /// `block-job-set-speed`.
     pub fn set_speed(&self, id: &str, speed: u64) -> Result<(), CmdError> {
-        self.find(id, Verb::SetSpeed)?.set_speed(speed);
+        self.find_for(Verb::SetSpeed, id)?.set_speed(speed);
         Ok(())
     }
 
     /// `block-job-pause`.
     pub fn pause(&self, id: &str) -> Result<(), CmdError> {
-        let job = self.find(id, Verb::Pause)?;
+        let job = self.find_for(Verb::Pause, id)?;
         if job.is_paused() {
             return Err(refused("Job is already paused".to_owned()));
         }
@@ -183,23 +201,24 @@ impl Jobs {
 
     /// `block-job-resume`.
     pub fn resume(&self, id: &str) -> Result<(), CmdError> {
-        let job = self.find(id, Verb::Resume)?;
+        let job = self.find(id)?;
         if !job.is_paused() {
             return Err(refused("Can't resume a job that was not paused".to_owned()));
         }
+        Verb::Resume.check(&job)?;
         job.resume();
         Ok(())
     }
 
     /// `job-finalize`.
     pub fn finalize(&self, id: &str) -> Result<(), CmdError> {
-        self.find(id, Verb::Finalize)?.finalize();
+        self.find_for(Verb::Finalize, id)?.finalize();
         Ok(())
     }
 
     /// `job-dismiss`.
     pub fn dismiss(&self, id: &str) -> Result<(), CmdError> {
-        let job = self.find(id, Verb::Dismiss)?;
+        let job = self.find_for(Verb::Dismiss, id)?;
         self.remove(&job);
         Ok(())
     }
@@ -222,3 +241,6 @@ impl Jobs {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

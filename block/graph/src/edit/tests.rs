@@ -10,7 +10,7 @@ use crate::{
 };
 
 fn hold_all(disk: &GuestDisk) -> Hold {
-    let purpose = Purpose::Job("test");
+    let purpose = Purpose::job("test", "job", disk);
     Hold::take(disk, disk.root().chain(), purpose).unwrap()
 }
 
@@ -182,7 +182,7 @@ fn what_is_kept_for_an_edit_is_not_changed_by_it() {
         (&["D", "C", "B"], &[], Some("A")),
         (&["D", "C", "B"], &["A"], None),
     ] {
-        let hold = Hold::take(&disk, layers(changed), Purpose::Job("test"));
+        let hold = Hold::take(&disk, layers(changed), Purpose::job("test", "job", &disk));
         let hold = hold.unwrap().and_keep(&disk, layers(kept)).unwrap();
         let edit = Edit::default().backing(&disk, &disk.root(), Some(&base), &hold);
         let expected = not_held.map_or(Ok(()), |name| Err(EditError::NotHeld(name.to_owned())));

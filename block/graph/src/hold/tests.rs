@@ -1,7 +1,10 @@
 use super::{Busy, Hold, Purpose};
 use crate::bench::{Bench, layer};
 
-const STREAM: Purpose = Purpose::Job("stream");
+const STREAM: Purpose = Purpose::Job {
+    kind: "stream",
+    id: None,
+};
 
 #[test]
 fn who_is_refused_is_told_what_stands_in_the_way() {
@@ -90,4 +93,25 @@ fn what_is_kept_is_kept_for_many_and_changed_by_none() {
     assert_eq!(job(&all, &[]).err(), Some(exported("A", "e2")));
     drop(second);
     assert!(job(&all, &[]).is_ok());
+}
+
+#[test]
+fn a_job_with_a_name_of_its_own_is_named() {
+    let bench = Bench::default();
+    let disk = bench.disk("virtio0", &["B", "A"]);
+    let refused = || {
+        let layers = [layer(&disk, "B")];
+        let busy = Hold::take(&disk, layers, Purpose::Snapshot).err();
+        busy.unwrap().to_string()
+    };
+    let words = "Node 'virtio0' is busy: block device is in use by block job: commit";
+    let hold_for = |id| {
+        let purpose = Purpose::job("commit", id, &disk);
+        Hold::take(&disk, [layer(&disk, "B")], purpose).unwrap()
+    };
+    let hold = hold_for("virtio0");
+    assert_eq!(refused(), words);
+    drop(hold);
+    let _hold = hold_for("nightly");
+    assert_eq!(refused(), format!("{words} 'nightly'"));
 }

@@ -82,7 +82,7 @@ fn a_layer_in_the_middle_goes_down_into_the_base() {
     // The guest goes on, and the error names the holder to others.
     bench.write(&disk, 3 << 20, vec![9; 4096]).unwrap();
     expected[3 << 20..][..4096].fill(9);
-    let busy = "Node 'virtio0' is busy: block device is in use by block job: commit";
+    let busy = "Node 'virtio0' is busy: block device is in use by block job: commit 'commit0'";
     let refused = bench.command(snapshot("virtio0", &bench.path("E")));
     assert_eq!(refused.unwrap_err().desc, busy);
     assert_eq!(bench.command(stream(None, 0)).unwrap_err().desc, busy);

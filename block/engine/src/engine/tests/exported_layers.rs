@@ -192,7 +192,7 @@ fn nothing_is_committed_below_a_layer_that_is_read_nor_into_it() {
     assert_eq!(
         bench.export_layer(&layers[3], false),
         format!(
-            "Node '{}' is busy: block device is in use by block job: commit",
+            "Node '{}' is busy: block device is in use by block job: commit 'commit0'",
             layers[3]
         )
     );

@@ -445,7 +445,7 @@ fn a_job_keeps_a_medium_in_the_drive() {
     };
     (cmd.device, cmd.job_id) = ("n0".to_owned(), Some("job".to_owned()));
     bench.command(Cmd::BlockStream(cmd)).unwrap();
-    let busy = "Node 'cd0' is busy: block device is in use by block job: stream";
+    let busy = "Node 'cd0' is busy: block device is in use by block job: stream 'job'";
     assert_eq!(bench.refused(eject()), busy);
     assert!(bench.engine.shut_down().is_empty());
 }

@@ -89,6 +89,12 @@ pub trait PciDevice: Send {
     /// The bus is reset: back to the state after construction. A device with work in flight on
     /// another thread may finish that later, but its guest must not notice.
     fn reset(&mut self);
+
+    /// The bus has power again, after the guest had suspended to memory: as after
+    /// [`PciDevice::reset`], but for what a guest that goes on would take for another device.
+    fn wake_up(&mut self) {
+        self.reset();
+    }
 }
 
 /// A function that the bus and its worker's owner can reach.

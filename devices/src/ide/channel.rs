@@ -255,12 +255,19 @@ impl Channel {
     /// Machine reset: everything as after power-on. A job that has not been started is forgotten;
     /// one that is in flight keeps the channel busy until it has ended.
     pub fn power_on(&mut self) {
+        self.start_again(Drive::power_on);
+    }
+
+    /// The same for a guest that had suspended to memory.
+    pub fn wake_up(&mut self) {
+        self.start_again(Drive::wake_up);
+    }
+
+    fn start_again(&mut self, start: fn(&mut Drive)) {
         let present = [self.drives[0].is_some(), self.drives[1].is_some()];
         self.control = Control::empty();
         self.bus_master = BusMaster::new(present);
-        for drive in self.drives.iter_mut().flatten() {
-            drive.power_on();
-        }
+        self.drives.iter_mut().flatten().for_each(start);
         self.enter_reset();
         self.leave_reset();
     }
@@ -343,6 +350,10 @@ impl Channel {
 
     /// PCI's command register lets the function access memory, or no longer.
     pub fn set_mastering(&mut self, on: bool) {
+        if !on {
+            let drives = self.drives.iter_mut().flatten();
+            drives.for_each(Drive::controller_off);
+        }
         self.mastering = on;
         self.try_dma();
     }

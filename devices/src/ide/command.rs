@@ -42,8 +42,10 @@ pub enum Command {
     Recalibrate,
     /// CHECK POWER MODE.
     CheckPower,
-    /// STANDBY, IDLE, their IMMEDIATE forms, and SLEEP: there is no motor to stop.
-    Power,
+    /// STANDBY, its IMMEDIATE form, and SLEEP.
+    StandBy,
+    /// IDLE and its IMMEDIATE form.
+    Idle,
     /// SMART.
     Smart,
     /// READ LOG EXT.
@@ -115,7 +117,8 @@ impl Command {
             0x70..=0x7f => Self::Seek,
             0x90 => Self::Diagnostic,
             0x91 => Self::InitializeParameters,
-            0x94..=0x97 | 0x99 | 0xe0..=0xe3 | 0xe6 => Self::Power,
+            0x94 | 0x96 | 0x99 | 0xe0 | 0xe2 | 0xe6 => Self::StandBy,
+            0x95 | 0x97 | 0xe1 | 0xe3 => Self::Idle,
             0x98 | 0xe5 => Self::CheckPower,
             0xb0 => Self::Smart,
             0xc4 => Self::Read(PioMultiple, Short),

@@ -1,5 +1,7 @@
 //! One drive: what it is, and what its guest has set.
 
+use std::mem;
+
 use strata_block::disk::DiskInfo;
 
 use super::{
@@ -66,10 +68,13 @@ pub struct Drive {
     pub physical_exponent: u8,
     /// Sectors on the drive.
     pub sectors: u64,
-    /// Sectors that the drive says it has, from a reset until its guest reads or writes: as many as
-    /// there were at the reset. A guest asks several times while it looks for drives, and drops one
-    /// that says something else.
-    announced: Option<u64>,
+    /// Sectors that the drive says it has: as many as there were when its guest began to use it. A
+    /// guest asks again after each reset, and drops a drive that says something else. So another
+    /// size is not announced before the guest has let go of the drive.
+    announced: u64,
+    /// Its guest has let go of it, or is about to suspend: the last command was to stand by. Who
+    /// suspends switches the controller off next.
+    released: bool,
     /// Serial number, as given by the user or made up from the drive's place.
     pub serial: String,
     /// TRIM is offered.
@@ -107,7 +112,8 @@ impl Drive {
             command: CommandRecord::default(),
             physical_exponent: physical_exponent(info),
             sectors,
-            announced: Some(sectors),
+            announced: sectors,
+            released: false,
             serial,
             trim: info.discard && !info.read_only,
             geometry: default_geometry(sectors),
@@ -120,12 +126,12 @@ impl Drive {
 
     /// The geometry that the drive has unless its guest asks for another.
     pub fn default_geometry(&self) -> Geometry {
-        default_geometry(self.announced())
+        default_geometry(self.announced)
     }
 
     /// Sectors that it says it has.
     pub fn announced(&self) -> u64 {
-        self.announced.unwrap_or(self.sectors)
+        self.announced
     }
 
     /// What identifies its kind.
@@ -135,6 +141,7 @@ impl Drive {
 
     /// A command is about to be carried out, as the registers say.
     pub fn record_command(&mut self, code: u8) {
+        self.released = false;
         let [count, low, mid, high, device] = self.file.registers();
         self.command = CommandRecord {
             registers: [self.file.features(), count, low, mid, high, device],
@@ -157,17 +164,36 @@ impl Drive {
         u32::try_from(blocks).unwrap_or(u32::MAX)
     }
 
+    /// STANDBY and SLEEP. There is no motor to stop.
+    pub fn stand_by(&mut self) {
+        self.released = true;
+    }
+
+    /// The controller has been switched off.
+    pub fn controller_off(&mut self) {
+        self.released = false;
+    }
+
     /// Software reset and diagnostics: the signature shows, settings stay.
     pub fn reset_registers(&mut self) {
-        self.announced = Some(self.sectors);
+        if mem::take(&mut self.released) {
+            self.announced = self.sectors;
+        }
         self.file.set_signature(self.signature());
         self.failed = false;
         self.ready = self.cdrom.is_none();
     }
 
-    /// Power-on: settings are those that a PC's firmware leaves behind.
+    /// Power-on with a guest that knows nothing of the drive yet.
     pub fn power_on(&mut self) {
-        self.announced = Some(self.sectors);
+        self.announced = self.sectors;
+        self.wake_up();
+    }
+
+    /// Power-on, perhaps with a guest that had suspended to memory: settings are those that a PC's
+    /// firmware leaves behind.
+    pub fn wake_up(&mut self) {
+        self.released = false;
         self.file = TaskFile::new(self.signature());
         self.failed = false;
         self.ready = self.cdrom.is_none();
@@ -183,8 +209,7 @@ impl Drive {
 
     /// The guest reads or writes `count` sectors from `first` on: whether all exist; if not, the
     /// first that does not.
-    pub fn check_range(&mut self, first: u64, count: u32) -> Result<(), u64> {
-        self.announced = None;
+    pub fn check_range(&self, first: u64, count: u32) -> Result<(), u64> {
         match first.checked_add(count.into()) {
             Some(end) if end <= self.sectors => Ok(()),
             _ => Err(first.max(self.sectors)),

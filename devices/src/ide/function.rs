@@ -47,6 +47,14 @@ impl Function {
         Self { config, channels }
     }
 
+    fn start_again(&mut self, start: fn(&mut Channel)) {
+        self.config.reset();
+        for channel in &self.channels {
+            start(&mut lock(channel));
+        }
+        self.update_mastering();
+    }
+
     fn update_mastering(&self) {
         let on = self.config.command().contains(Command::BUS_MASTER);
         for channel in &self.channels {
@@ -90,10 +98,10 @@ impl PciDevice for Function {
     }
 
     fn reset(&mut self) {
-        self.config.reset();
-        for channel in &self.channels {
-            lock(channel).power_on();
-        }
-        self.update_mastering();
+        self.start_again(Channel::power_on);
+    }
+
+    fn wake_up(&mut self) {
+        self.start_again(Channel::wake_up);
     }
 }

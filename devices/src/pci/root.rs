@@ -70,8 +70,17 @@ impl PciRoot {
 
     /// Resets every function, as the machine's reset does.
     pub fn reset(&mut self) {
+        self.each(|device| device.reset());
+    }
+
+    /// The bus has power again, after the guest had suspended to memory.
+    pub fn wake_up(&mut self) {
+        self.each(|device| device.wake_up());
+    }
+
+    fn each(&mut self, change: impl Fn(&mut dyn PciDevice)) {
         for function in self.functions.values_mut() {
-            function.device().reset();
+            change(&mut *function.device());
             function.refresh();
         }
     }

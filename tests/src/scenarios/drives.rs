@@ -38,7 +38,8 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     stage.verified("boot from the CD", "SeaBIOS and GRUB have read it");
     let ready = "ready for other sizes";
     machine.wait_serial(ready, SECONDS, |serial| serial.has_said(ready))?;
-    for device in ["virtio1", "ide1-hd1"] {
+    // The guest sees the second one, and takes it for a sign of the first.
+    for device in ["ide1-hd1", "virtio1"] {
         let resize = json!({"device": device, "size": SIZES[1]});
         machine.qmp.run("block_resize", resize)?;
     }
@@ -48,7 +49,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         ("resize, virtio", "another size shows by itself"),
         (
             "resize, IDE",
-            "another size shows when the drive is found again",
+            "a drive keeps its size until it is found again",
         ),
     ] {
         let said = machine.serial.has_said(line);

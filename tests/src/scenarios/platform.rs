@@ -106,6 +106,8 @@ fn suspends(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     machine.qmp.run("cont", json!({}))?;
     let found = state(machine)?;
     ensure(found == "\"suspended\"", || found)?;
+    let resize = json!({"device": "ide0-hd0", "size": 32 << 20});
+    machine.qmp.run("block_resize", resize)?;
     machine.qmp.run("system_wakeup", json!({}))?;
     let line = "somebody woke it";
     machine.wait_serial(line, SECONDS, |serial| serial.has_said(line))?;

@@ -231,6 +231,7 @@ impl Board {
     pub fn reset(&self) {
         lock(&self.pm).reset();
         lock(&self.hot_plug).reset();
+        lock(&self.pci).reset();
         self.reset_unpowered();
     }
 
@@ -238,6 +239,7 @@ impl Board {
     /// after power-on, but for what has power then, too.
     pub fn wake_up(&self) {
         lock(&self.pm).wake_up();
+        lock(&self.pci).wake_up();
         self.reset_unpowered();
         lock(&self.rtc).announce_resume();
     }
@@ -247,9 +249,8 @@ impl Board {
         lock(&self.rtc).shutdown_status()
     }
 
-    /// Resets what has no power while a guest is suspended to memory.
+    /// Resets what has no power while a guest is suspended to memory, but for the PCI bus.
     fn reset_unpowered(&self) {
-        lock(&self.pci).reset();
         lock(&self.i8042).reset();
         lock(&self.rtc).reset();
         for port in [&self.serial].into_iter().chain(&self.command) {

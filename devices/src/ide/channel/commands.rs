@@ -76,7 +76,11 @@ impl Channel {
             }),
             Command::Smart => self.smart(),
             Command::ReadLogExt => self.read_log_ext(),
-            Command::Recalibrate | Command::Power => self.succeed(),
+            Command::StandBy => self.set(|drive| {
+                drive.stand_by();
+                Ok(())
+            }),
+            Command::Recalibrate | Command::Idle => self.succeed(),
             Command::Cdrom(command) => self.execute_cdrom(command),
             // Has been dealt with, as it is for both drives.
             Command::Diagnostic => {}
@@ -121,7 +125,7 @@ impl Channel {
     }
 
     fn start_transfer(&mut self, kind: Kind, protocol: Protocol, width: Width, fua: Fua) {
-        let Some(drive) = &mut self.drives[self.active] else {
+        let Some(drive) = &self.drives[self.active] else {
             return;
         };
         let block = match protocol {

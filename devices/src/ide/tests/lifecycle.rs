@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::rig::*;
 
 #[test]
@@ -194,25 +196,74 @@ fn the_function_is_what_ata_piix_looks_for() {
     );
 }
 
-#[test]
-fn a_resized_drive_says_so_when_it_is_asked() {
-    let mut rig = Rig::new();
-    let before = rig.identify();
-    let sectors = u64::from(before[100]) | u64::from(before[101]) << 16;
-    rig.disk.resize(sectors + 8);
+/// Makes the disk 8 sectors longer; how many it had.
+fn resize(rig: &mut Rig) -> u64 {
+    let before = sectors(rig);
+    rig.disk.resize(before + 8);
     rig.worker.borrow().resized();
-    let meanwhile = rig.identify();
-    assert_eq!(meanwhile, before, "who looks for drives asks twice");
-    // It has found its drives.
+    before
+}
+
+/// How many sectors the drive says it has.
+fn sectors(rig: &mut Rig) -> u64 {
+    let words = rig.identify();
+    u64::from(words[100]) | u64::from(words[101]) << 16
+}
+
+fn software_reset(rig: &Rig) {
+    rig.set_control(0x04);
+    rig.set_control(0);
+}
+
+#[test]
+fn a_resized_drive_says_so_when_its_guest_has_let_go_of_it() {
+    let mut rig = Rig::new();
+    let before = resize(&mut rig);
+    assert_eq!(sectors(&mut rig), before);
+    // What a guest does that goes on using it: it has read, something has failed, it has reset the
+    // channel, and looks whether that is still the same drive.
     rig.address48(0, 1);
     rig.command(0x24);
     rig.read_block(1, 2);
-    let after = rig.identify();
-    assert_eq!(
-        u64::from(after[100]) | u64::from(after[101]) << 16,
-        sectors + 8
-    );
-    rig.address48(sectors + 7, 1);
+    software_reset(&rig);
+    assert_eq!(sectors(&mut rig), before);
+    // What is there can be reached.
+    rig.address48(before + 7, 1);
     rig.command(0x24);
-    assert_eq!(rig.read_block(1, 2), rig.disk.sectors(sectors + 7, 1));
+    assert_eq!(rig.read_block(1, 2), rig.disk.sectors(before + 7, 1));
+    // It had the drive stand by, and went on with it.
+    rig.command(0xe0);
+    rig.succeeded();
+    rig.command(0xe7);
+    software_reset(&rig);
+    assert_eq!(sectors(&mut rig), before);
+    // It lets go of the drive, and looks for drives.
+    rig.command(0xe0);
+    assert_eq!(rig.status(), READY);
+    software_reset(&rig);
+    assert_eq!(sectors(&mut rig), before + 8);
+}
+
+#[test]
+fn a_drive_keeps_its_size_while_its_guest_is_suspended() {
+    let mut rig = Rig::new();
+    let before = resize(&mut rig);
+    let function = Arc::clone(&rig.function);
+    let command = |value| function.lock().unwrap().write_config(4, &[value, 0]);
+    // Suspended to idle: the guest switches the controller off.
+    rig.command(0xe0);
+    command(0);
+    command(5);
+    software_reset(&rig);
+    assert_eq!(sectors(&mut rig), before);
+    // Suspended to memory.
+    rig.command(0xe0);
+    command(0);
+    function.lock().unwrap().wake_up();
+    command(5);
+    software_reset(&rig);
+    assert_eq!(sectors(&mut rig), before);
+    // After the machine's reset nobody knows what it has said.
+    function.lock().unwrap().reset();
+    assert_eq!(sectors(&mut rig), before + 8);
 }

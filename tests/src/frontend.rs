@@ -1,9 +1,9 @@
 //! QEMU as the front end of a vhost-user export: another program's machine on our disk.
 
 use crate::error::{Context, Failed, Outcome};
+use crate::fixture::Fixture;
 use crate::hmp::Hmp;
 use crate::machine::Boot;
-use crate::stage::Stage;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -24,14 +24,14 @@ impl Frontend {
     /// Boots what `boot` says on QEMU's software CPU, with the export at `socket` as its disk
     /// `vda` with `queues` queues. The serial line goes to `serial`.
     pub fn start(
-        stage: &Stage,
+        fixture: &Fixture,
         name: &str,
         boot: &Boot,
         (socket, queues): (&Path, u16),
         serial: &Path,
     ) -> Outcome<Frontend> {
-        let log = |kind: &str| stage.logs.join(format!("{name}.{kind}"));
-        let monitor = stage.dir.join(format!("{name}.monitor.sock"));
+        let log = |kind: &str| fixture.logs.join(format!("{name}.{kind}"));
+        let monitor = fixture.dir.join(format!("{name}.monitor.sock"));
         let mut command = Command::new("qemu-system-x86_64");
         // vhost-user needs guest memory that can be shared.
         command.args(["-machine", "q35,memory-backend=mem", "-accel", "tcg"]);
@@ -40,9 +40,9 @@ impl Frontend {
         command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
         command
             .arg("-kernel")
-            .arg(stage.images.join("vmlinuz"))
+            .arg(fixture.images.join("vmlinuz"))
             .arg("-initrd")
-            .arg(stage.images.join("guest.img"));
+            .arg(fixture.images.join("guest.img"));
         command.args(["-append", &boot.append()]);
         command
             .arg("-chardev")

@@ -5,6 +5,7 @@
 //! serial line ([`serial`]) and looks at the images that are left ([`image`]).
 
 pub mod error;
+pub mod fixture;
 pub mod frontend;
 pub mod hmp;
 pub mod image;
@@ -14,4 +15,3 @@ pub mod program;
 pub mod qmp;
 pub mod scenarios;
 pub mod serial;
-pub mod stage;

@@ -1,10 +1,10 @@
 //! A running `strata run`, or `strata serve` with a guest elsewhere.
 
 use crate::error::{Context, Failed, Outcome};
+use crate::fixture::Fixture;
 use crate::hmp::Hmp;
 use crate::qmp::Qmp;
 use crate::serial::Serial;
-use crate::stage::Stage;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -61,17 +61,17 @@ pub struct Machine {
 
 impl Machine {
     /// Starts `strata run`. `name` names its logs.
-    pub fn start(stage: &Stage, name: &str, boot: &Boot) -> Outcome<Machine> {
-        let serial = stage.logs.join(format!("{name}.serial"));
+    pub fn start(fixture: &Fixture, name: &str, boot: &Boot) -> Outcome<Machine> {
+        let serial = fixture.logs.join(format!("{name}.serial"));
         let mut command = Command::new("strata");
         command.arg("run");
         if !boot.options.iter().any(|option| option == "--memory") {
             command.args(["--memory", "256M"]);
         }
         if !boot.by_firmware {
-            command.arg("--kernel").arg(stage.images.join("vmlinuz"));
+            command.arg("--kernel").arg(fixture.images.join("vmlinuz"));
             let initrd = boot.script.map_or("guest.img", |_| "tools.img");
-            command.arg("--initrd").arg(stage.images.join(initrd));
+            command.arg("--initrd").arg(fixture.images.join(initrd));
             command.args(["--append", &boot.append()]);
         }
         for disk in &boot.disks {
@@ -81,30 +81,35 @@ impl Machine {
             .arg("--serial")
             .arg(format!("file:{}", serial.display()));
         command.args(&boot.options);
-        Machine::launch(stage, name, command, &serial)
+        Machine::launch(fixture, name, command, &serial)
     }
 
     /// Starts `strata run` with a kernel that is not Linux, which writes to `NAME.serial`.
     pub fn start_kernel(
-        stage: &Stage,
+        fixture: &Fixture,
         name: &str,
         kernel: &Path,
         append: &str,
     ) -> Outcome<Machine> {
-        let serial = stage.logs.join(format!("{name}.serial"));
+        let serial = fixture.logs.join(format!("{name}.serial"));
         let mut command = Command::new("strata");
         command.arg("run").arg("--kernel").arg(kernel);
         command.args(["--append", append, "--memory", "64M", "--serial"]);
         command.arg(format!("file:{}", serial.display()));
-        Machine::launch(stage, name, command, &serial)
+        Machine::launch(fixture, name, command, &serial)
     }
 
     /// Starts `strata serve` with these options. The guest that uses the disks is another
     /// program's, which writes its serial line to `serial`.
-    pub fn serve(stage: &Stage, name: &str, options: &[String], serial: &Path) -> Outcome<Machine> {
+    pub fn serve(
+        fixture: &Fixture,
+        name: &str,
+        options: &[String],
+        serial: &Path,
+    ) -> Outcome<Machine> {
         let mut command = Command::new("strata");
         command.arg("serve").args(options);
-        Machine::launch(stage, name, command, serial)
+        Machine::launch(fixture, name, command, serial)
     }
 
     /// From now on `serial` is where the guest's serial line goes.
@@ -113,9 +118,14 @@ impl Machine {
     }
 
     /// Starts `command` with both monitors, and connects to them.
-    fn launch(stage: &Stage, name: &str, mut command: Command, serial: &Path) -> Outcome<Machine> {
-        let log = |kind: &str| stage.logs.join(format!("{name}.{kind}"));
-        let socket = |kind: &str| stage.dir.join(format!("{name}.{kind}.sock"));
+    fn launch(
+        fixture: &Fixture,
+        name: &str,
+        mut command: Command,
+        serial: &Path,
+    ) -> Outcome<Machine> {
+        let log = |kind: &str| fixture.logs.join(format!("{name}.{kind}"));
+        let socket = |kind: &str| fixture.dir.join(format!("{name}.{kind}.sock"));
         let stderr = log("stderr");
         command
             .arg("--monitor")

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 use strata_tests::error::{Context, Outcome};
+use strata_tests::fixture::Fixture;
 use strata_tests::scenarios::{SCENARIOS, Scenario};
-use strata_tests::stage::Stage;
 
 /// Runs whole-system scenarios and prints what was verified.
 #[derive(Parser)]
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let mut status = ExitCode::SUCCESS;
     for name in &args.names {
-        if let Err(error) = play(name, &args) {
+        if let Err(error) = run(name, &args) {
             eprintln!("FAILED {name}: {error}");
             status = ExitCode::FAILURE;
         }
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     status
 }
 
-fn play(name: &str, args: &Args) -> Outcome<()> {
+fn run(name: &str, args: &Args) -> Outcome<()> {
     if name == "list" {
         for Scenario { name, about, .. } in SCENARIOS {
             println!("{name:<10} {about}");
@@ -52,9 +52,9 @@ fn play(name: &str, args: &Args) -> Outcome<()> {
     let scenario = scenario.context("no such scenario; `list` shows them")?;
     let seed = args.seed.unwrap_or_else(clock_seed);
     println!("{name}: {} (--seed {seed})", scenario.about);
-    let mut stage = Stage::new(name, seed, &args.work, &args.out, &args.images)?;
-    (scenario.play)(&mut stage)?;
-    print!("\n{}PASSED {name}\n", stage.table());
+    let mut fixture = Fixture::new(name, seed, &args.work, &args.out, &args.images)?;
+    (scenario.test)(&mut fixture)?;
+    print!("\n{}PASSED {name}\n", fixture.table());
     Ok(())
 }
 

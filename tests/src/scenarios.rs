@@ -1,7 +1,7 @@
 //! The scenarios, and what several of them share.
 
 use crate::error::Outcome;
-use crate::stage::Stage;
+use crate::fixture::Fixture;
 
 mod bad_input;
 mod boot;
@@ -31,7 +31,7 @@ pub struct Scenario {
     /// What it shows, in one line.
     pub about: &'static str,
     /// Runs it.
-    pub play: fn(&mut Stage) -> Outcome<()>,
+    pub test: fn(&mut Fixture) -> Outcome<()>,
 }
 
 /// All scenarios.
@@ -39,91 +39,91 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "boot",
         about: "a guest writes to two raw disks, powers off, and finds all again",
-        play: boot::play,
+        test: boot::test,
     },
     Scenario {
         name: "main",
         about: "snapshot, merge and move the disks of a guest that keeps writing",
-        play: main_job::play,
+        test: main_job::test,
     },
     Scenario {
         name: "kill",
         about: "SIGKILL in the middle of a merge, and right after its completion",
-        play: kill::play,
+        test: kill::test,
     },
     Scenario {
         name: "control",
         about: "the monitor at work on a running guest: stop, hold, cancel, no room, end, reset",
-        play: control::play,
+        test: control::test,
     },
     Scenario {
         name: "outcome",
         about: "how a run ended: codes, panics, resets, time-outs, and how they are reported",
-        play: outcome::play,
+        test: outcome::test,
     },
     Scenario {
         name: "command",
         about: "strata test: commands in guests, their streams, exit status and results",
-        play: command::play,
+        test: command::test,
     },
     Scenario {
         name: "platform",
         about: "what a guest finds besides its disks: the clock, and the ways to start again",
-        play: platform::play,
+        test: platform::test,
     },
     Scenario {
         name: "drives",
         about: "how disks and a CD drive identify themselves, to programs made for real ones",
-        play: drives::play,
+        test: drives::test,
     },
     Scenario {
         name: "judgement",
         about: "fio, file systems, RAID and LVM on disks that are snapshotted, merged and resized",
-        play: judgement::play,
+        test: judgement::test,
     },
     Scenario {
         name: "judgement-long",
         about: "the same ten times, with resets by the guest in between",
-        play: judgement::play_long,
+        test: judgement::test_long,
     },
     Scenario {
         name: "recipes",
         about: "the recipes of the documents, run as they stand there",
-        play: recipes::play,
+        test: recipes::test,
     },
     Scenario {
         name: "pio",
         about: "an IDE disk driven without DMA",
-        play: pio::play,
+        test: pio::test,
     },
     Scenario {
         name: "intx",
         about: "a guest with two processors and no message-signalled interrupts",
-        play: intx::play,
+        test: intx::test,
     },
     Scenario {
         name: "firmware",
         about: "disks that boot by themselves: SeaBIOS and GRUB, by virtio and IDE",
-        play: firmware::play,
+        test: firmware::test,
     },
     Scenario {
         name: "hotplug",
         about: "a disk that comes into a running guest, goes, and comes again",
-        play: hotplug::play,
+        test: hotplug::test,
     },
     Scenario {
         name: "host",
         about: "hosts that cannot run a guest: no /dev/kvm, and no right to use it",
-        play: host::play,
+        test: host::test,
     },
     Scenario {
         name: "bad-input",
         about: "what is refused: one clear line, and nothing changed",
-        play: bad_input::play,
+        test: bad_input::test,
     },
     Scenario {
         name: "vhost-user",
         about: "QEMU's guest on a disk of strata serve: a merge, kills, and nothing lost",
-        play: vhost_user::play,
+        test: vhost_user::test,
     },
 ];

@@ -66,7 +66,7 @@ impl DiskOptions {
         self.logical_block_size.unwrap_or(512)
     }
 
-    /// What a device is told of the disk that lies on `root`, or of a drive that has no medium.
+    /// What a device learns of the disk that lies on `root`, or of a drive that has no medium.
     pub(super) fn describe(&self, root: Option<&Rc<Node>>) -> DiskInfo {
         let granularity = root.map_or(0, |root| {
             u32::try_from(root.granularity()).expect("a cluster at most: 64 MiB")

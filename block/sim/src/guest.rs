@@ -1,4 +1,4 @@
-//! Guests: random requests, several in flight, and what the model is told of them.
+//! Guests: random requests, several in flight, and what the model learns of them.
 
 use std::{
     cell::{Cell, RefCell},

@@ -22,12 +22,12 @@ pub enum Entry {
     Ready,
     /// A write is about to be sent.
     Sent(Kind, u64, u64),
-    /// The guest has been told that the write with this id is done.
+    /// Acknowledged to the guest: the write with this id is done.
     Completed(u64),
-    /// The guest has been told that the write with this id is durable; the disk is to be opened
+    /// Acknowledged to the guest: the write with this id is durable; the disk is to be opened
     /// from the layer of that name.
     Durable(u64, String),
-    /// The guest has been told that the disk ends before the write with this id does.
+    /// Reported to the guest: the disk ends before the write with this id does.
     Refused(u64),
     /// The disk is about to get that many bytes.
     Resizing(u64),
@@ -35,7 +35,7 @@ pub enum Entry {
     Resized(u64, String),
     /// A flush with this number is about to be sent.
     Flushing(u64),
-    /// The guest has been told that the flush is done; the disk's top layer has that name.
+    /// Acknowledged to the guest: the flush is done; the disk's top layer has that name.
     Flushed(u64, String),
 }
 
@@ -126,7 +126,7 @@ pub fn parse(line: &str) -> Option<Entry> {
     }
 }
 
-/// What a journal has told a model.
+/// What a model has learned from a journal.
 #[derive(Default)]
 pub struct Replay {
     under_way: HashMap<u64, Sent>,

@@ -13,7 +13,7 @@ struct Write {
     /// What the sector is filled with.
     number: u64,
     started: u64,
-    /// Logical time at which the guest was told; `u64::MAX` while it was not.
+    /// Logical time at which that was acknowledged; `u64::MAX` while it was not.
     completed: u64,
     /// Whether it certainly replaces what was there (a discard need not, nor one that failed).
     certain: bool,
@@ -107,18 +107,18 @@ impl Model {
         sent
     }
 
-    /// The guest has been told that the write is done.
+    /// Acknowledged to the guest: the write is done.
     pub fn complete(&mut self, sent: Sent) {
         self.end(sent, |_| {});
     }
 
-    /// The guest has been told that the write failed: each sector holds what it would have
+    /// Reported to the guest: the write failed: each sector holds what it would have
     /// written, or what was there.
     pub fn failed(&mut self, sent: Sent) {
         self.end(sent, |write| write.certain = false);
     }
 
-    /// The guest has been told that the disk ends before the write does: nothing was written.
+    /// Reported to the guest: the disk ends before the write does: nothing was written.
     pub fn refused(&mut self, sent: Sent) {
         for history in self.touched(sent) {
             history.retain(|write| write.id != sent.id);

@@ -158,7 +158,7 @@ impl Operator {
         let old_top = self.old_top.clone();
         let (done, ended) = promise();
         // At once: guests send requests to what is new before this task goes on.
-        let told = move |result| {
+        let completed = move |result| {
             old_top.forget();
             match result {
                 Ok(_) => {
@@ -172,7 +172,7 @@ impl Operator {
             }
             done(());
         };
-        self.engine.execute(cmd, Box::new(told));
+        self.engine.execute(cmd, Box::new(completed));
         ended.await;
     }
 

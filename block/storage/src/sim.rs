@@ -46,7 +46,7 @@ const SECTOR: usize = 512;
 pub struct SimFile {
     inode: Rc<Inode>,
     /// Losses that this open file has reported.
-    told: Cell<u64>,
+    reported: Cell<u64>,
     lost: Lost,
 }
 
@@ -79,7 +79,7 @@ struct Losses {
     /// The last error.
     error: i32,
     /// The last one has been reported.
-    told: bool,
+    reported: bool,
 }
 
 #[derive(Default)]
@@ -131,7 +131,7 @@ impl SimFile {
 
     fn open(inode: Rc<Inode>) -> Self {
         Self {
-            told: Cell::new(inode.losses.get().known()),
+            reported: Cell::new(inode.losses.get().known()),
             inode,
             lost: Lost::default(),
         }
@@ -331,11 +331,11 @@ impl SimFile {
     /// Tells of what has been lost since the last time.
     fn take_loss(&self) -> io::Result<()> {
         let losses = self.inode.losses.get();
-        if self.told.replace(losses.count) == losses.count {
+        if self.reported.replace(losses.count) == losses.count {
             return Ok(());
         }
-        let told = true;
-        self.inode.losses.set(Losses { told, ..losses });
+        let reported = true;
+        self.inode.losses.set(Losses { reported, ..losses });
         Err(io::Error::from_raw_os_error(losses.error))
     }
 
@@ -505,7 +505,7 @@ impl SimFile {
 impl Losses {
     /// How many a file that is opened now need not report.
     fn known(self) -> u64 {
-        self.count - u64::from(self.count > 0 && !self.told)
+        self.count - u64::from(self.count > 0 && !self.reported)
     }
 }
 
@@ -516,7 +516,7 @@ impl Inode {
         self.losses.set(Losses {
             count: self.losses.get().count + 1,
             error,
-            told: false,
+            reported: false,
         });
         let mut state = self.state.borrow_mut();
         let changes = std::mem::take(&mut state.unflushed);

@@ -122,7 +122,7 @@ impl PmBlock {
         self.status = events | Event::WAKE;
     }
 
-    /// Someone wants a guest that is in S3 to wake up: it is told that it was the power button.
+    /// Someone wants a guest that is in S3 to wake up: it learns that it was the power button.
     /// Whoever asks carries it out.
     pub fn ask_to_wake_up(&mut self) {
         self.status |= Event::POWER_BUTTON;

@@ -1,10 +1,10 @@
 //! Bad input: one clear line, exit status 125 (or an error of the monitor), and nothing changed.
 
 use crate::error::{Context, Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::image::{self, Tool};
 use crate::machine::{Boot, Machine};
 use crate::program;
-use crate::stage::Stage;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
@@ -15,28 +15,28 @@ use std::time::Duration;
 /// Longest that a refusal may take, in an emulated test host with other work beside it.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Plays it.
-pub fn play(stage: &mut Stage) -> Outcome<()> {
-    let files = Files::create(stage)?;
-    refused_starts(stage, &files)?;
+/// Runs it.
+pub fn test(fixture: &mut Fixture) -> Outcome<()> {
+    let files = Files::create(fixture)?;
+    refused_starts(fixture, &files)?;
     let boot = Boot {
         disks: vec![format!("file={},format=qcow2", files.at("top").display())],
         options: vec!["--paused".to_owned()],
         ..Boot::default()
     };
-    let mut machine = Machine::start(stage, "paused", &boot)?;
-    refused_lines(stage, &mut machine, &files)?;
-    refused_messages(stage, &mut machine)?;
-    rude_clients(stage, &mut machine)?;
+    let mut machine = Machine::start(fixture, "paused", &boot)?;
+    refused_lines(fixture, &mut machine, &files)?;
+    refused_messages(fixture, &mut machine)?;
+    rude_clients(fixture, &mut machine)?;
     machine.hmp.run("info status")?;
     let chain = machine.hmp.run("info block")?;
     ensure(chain.contains("chain depth: 1"), || {
         format!("the chain has changed: {chain}")
     })?;
     files.are_unchanged()?;
-    stage.verified("images", "same bytes as before");
+    fixture.verified("images", "same bytes as before");
     quit(&mut machine)?;
-    stage.verified("quit", "exit status 0");
+    fixture.verified("quit", "exit status 0");
     Ok(())
 }
 
@@ -47,10 +47,10 @@ struct Files {
 }
 
 impl Files {
-    fn create(stage: &Stage) -> Outcome<Files> {
+    fn create(fixture: &Fixture) -> Outcome<Files> {
         let files = Files {
-            dir: stage.dir.join("files"),
-            copies: stage.dir.join("copies"),
+            dir: fixture.dir.join("files"),
+            copies: fixture.dir.join("copies"),
         };
         for directory in [&files.dir, &files.copies] {
             fs::create_dir_all(directory).context(directory.display())?;
@@ -136,8 +136,8 @@ fn patched(bytes: &[u8], offset: usize, value: &[u8]) -> Vec<u8> {
 }
 
 /// Command lines that name something wrong; the line that is printed must contain the words.
-fn refused_starts(stage: &mut Stage, files: &Files) -> Outcome<()> {
-    let kernel = stage.images.join("vmlinuz").display().to_string();
+fn refused_starts(fixture: &mut Fixture, files: &Files) -> Outcome<()> {
+    let kernel = fixture.images.join("vmlinuz").display().to_string();
     let text = files.at("text").display().to_string();
     let disk = |name: &str, format: &str| {
         vec![
@@ -190,11 +190,11 @@ fn refused_starts(stage: &mut Stage, files: &Files) -> Outcome<()> {
         })?;
     }
     files.are_unchanged()?;
-    stage.say(
+    fixture.say(
         "refused",
         format!("{} ways to start strata wrongly", cases.len()),
     );
-    stage.verified(
+    fixture.verified(
         "command line",
         format!("{} refusals, one clear line each", cases.len()),
     );
@@ -202,7 +202,7 @@ fn refused_starts(stage: &mut Stage, files: &Files) -> Outcome<()> {
 }
 
 /// Lines of the human monitor that must be refused, with part of the reason.
-fn refused_lines(stage: &mut Stage, machine: &mut Machine, files: &Files) -> Outcome<()> {
+fn refused_lines(fixture: &mut Fixture, machine: &mut Machine, files: &Files) -> Outcome<()> {
     let (raw, none) = (files.at("raw"), files.at("no/such/directory/x"));
     let long = "x".repeat(1 << 20);
     let cases = [
@@ -241,16 +241,16 @@ fn refused_lines(stage: &mut Stage, machine: &mut Machine, files: &Files) -> Out
         })?;
     }
     files.are_unchanged()?;
-    stage.say(
+    fixture.say(
         "refused",
         format!("{} lines in the human monitor", cases.len()),
     );
-    stage.verified("HMP", format!("{} refusals", cases.len()));
+    fixture.verified("HMP", format!("{} refusals", cases.len()));
     Ok(())
 }
 
 /// Commands of the machine-readable monitor that must be answered with an error of this class.
-fn refused_messages(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+fn refused_messages(fixture: &mut Fixture, machine: &mut Machine) -> Outcome<()> {
     let cases = [
         ("nosuch", json!({}), "CommandNotFound"),
         ("block-stream", json!({}), "GenericError"),
@@ -289,15 +289,15 @@ fn refused_messages(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
             format!("{command} {arguments}: expected {class}, got {answer}")
         })?;
     }
-    stage.say("refused", format!("{} commands in QMP", cases.len()));
-    stage.verified("QMP", format!("{} refusals, by class", cases.len()));
+    fixture.say("refused", format!("{} commands in QMP", cases.len()));
+    fixture.verified("QMP", format!("{} refusals, by class", cases.len()));
     Ok(())
 }
 
 /// Clients that connect and send nothing, garbage, too much, or half a line. The others are not
 /// disturbed.
-fn rude_clients(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
-    let socket = |kind: &str| stage.dir.join(format!("paused.{kind}.sock"));
+fn rude_clients(fixture: &mut Fixture, machine: &mut Machine) -> Outcome<()> {
+    let socket = |kind: &str| fixture.dir.join(format!("paused.{kind}.sock"));
     let connect = |kind: &str| {
         let path = socket(kind);
         let client = UnixStream::connect(&path).context(path.display())?;
@@ -333,11 +333,11 @@ fn rude_clients(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     ensure(status["running"] == false, || {
         format!("query-status: {status}")
     })?;
-    stage.say(
+    fixture.say(
         "survived",
         "clients that are silent, leave early, flood, or talk nonsense",
     );
-    stage.verified(
+    fixture.verified(
         "rude clients",
         "silent, leaving, flooding, nonsense: others are served",
     );

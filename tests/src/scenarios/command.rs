@@ -3,9 +3,9 @@
 mod terminal;
 
 use crate::error::{Context, Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::image::Tool;
 use crate::program::{self, Ended};
-use crate::stage::Stage;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -15,28 +15,28 @@ use std::time::Duration;
 /// Longest that a guest may take, in an emulated test host with other work beside it.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Plays it.
-pub fn play(stage: &mut Stage) -> Outcome<()> {
-    streams(stage)?;
-    input(stage)?;
-    terminal::has_its_size_and_a_way_out(stage)?;
-    statuses(stage)?;
-    shares_and_results(stage)?;
-    root(stage)?;
-    refused(stage)
+/// Runs it.
+pub fn test(fixture: &mut Fixture) -> Outcome<()> {
+    streams(fixture)?;
+    input(fixture)?;
+    terminal::has_its_size_and_a_way_out(fixture)?;
+    statuses(fixture)?;
+    shares_and_results(fixture)?;
+    root(fixture)?;
+    refused(fixture)
 }
 
-fn run(stage: &Stage, options: &[&str], command: &[&str]) -> Outcome<Ended> {
-    let kernel = stage.images.join("vmlinuz").display().to_string();
+fn run(fixture: &Fixture, options: &[&str], command: &[&str]) -> Outcome<Ended> {
+    let kernel = fixture.images.join("vmlinuz").display().to_string();
     let args = [&["test", "--kernel", &kernel], options, &["--"], command].concat();
     program::run("strata", &args, LIMIT)
 }
 
 /// Standard output and standard error arrive apart, whole, and without the kernel's messages.
-fn streams(stage: &mut Stage) -> Outcome<()> {
+fn streams(fixture: &mut Fixture) -> Outcome<()> {
     let script = "seq 1 20000; echo oops >&2; printf '\\000\\001\\377'; exit 42";
-    let junit = stage.dir.join("junit.xml").display().to_string();
-    let ended = run(stage, &["--result-junit", &junit], &["sh", "-c", script])?;
+    let junit = fixture.dir.join("junit.xml").display().to_string();
+    let ended = run(fixture, &["--result-junit", &junit], &["sh", "-c", script])?;
     let report = fs::read_to_string(&junit).context("the report")?;
     let wanted = "<failure message=\"the command ended with status 42\" type=\"command\"";
     ensure(report.contains(wanted), || report.clone())?;
@@ -53,7 +53,7 @@ fn streams(stage: &mut Stage) -> Outcome<()> {
             &ended.stdout.get(end..)
         )
     })?;
-    stage.verified(
+    fixture.verified(
         "streams",
         format!("{} bytes, and errors apart", expected.len()),
     );
@@ -61,8 +61,8 @@ fn streams(stage: &mut Stage) -> Outcome<()> {
 }
 
 /// What is typed, or piped in, arrives whole.
-fn input(stage: &mut Stage) -> Outcome<()> {
-    let kernel = stage.images.join("vmlinuz");
+fn input(fixture: &mut Fixture) -> Outcome<()> {
+    let kernel = fixture.images.join("vmlinuz");
     let mut command = Command::new("strata");
     command
         .arg("test")
@@ -75,7 +75,7 @@ fn input(stage: &mut Stage) -> Outcome<()> {
         .flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes())
         .take(60_000)
         .collect();
-    let file = stage.dir.join("typed");
+    let file = fixture.dir.join("typed");
     fs::write(&file, &bytes).context("typed")?;
     let mut pipe = child.stdin.take().context("a pipe")?;
     pipe.write_all(&bytes).context("the pipe")?;
@@ -88,11 +88,11 @@ fn input(stage: &mut Stage) -> Outcome<()> {
         output.status.success() && sum(&said) == sum(&expected),
         || format!("{said} {expected}"),
     )?;
-    stage.verified("input", "60000 bytes, and its end");
+    fixture.verified("input", "60000 bytes, and its end");
     Ok(())
 }
 
-fn statuses(stage: &mut Stage) -> Outcome<()> {
+fn statuses(fixture: &mut Fixture) -> Outcome<()> {
     let cases: [(&[&str], &[&str], i32, &str); 5] = [
         (
             &[],
@@ -116,18 +116,18 @@ fn statuses(stage: &mut Stage) -> Outcome<()> {
         ),
     ];
     for (options, command, status, says) in cases {
-        let ended = run(stage, options, command)?;
+        let ended = run(fixture, options, command)?;
         let is_right = ended.code == Some(status)
             && ended.stderr.contains(says)
             && (!says.is_empty() || ended.stderr.is_empty());
         ensure(is_right, || format!("{command:?}: {ended:?}"))?;
-        stage.verified(command.join(" "), format!("exit status {status}"));
+        fixture.verified(command.join(" "), format!("exit status {status}"));
     }
     Ok(())
 }
 
-fn shares_and_results(stage: &mut Stage) -> Outcome<()> {
-    let (shared, out) = (stage.dir.join("shared"), stage.dir.join("out"));
+fn shares_and_results(fixture: &mut Fixture) -> Outcome<()> {
+    let (shared, out) = (fixture.dir.join("shared"), fixture.dir.join("out"));
     fs::create_dir_all(shared.join("below")).context("shared")?;
     fs::write(shared.join("below/text"), "from the host\n").context("shared")?;
     let share = format!("{}:/work/src", shared.display());
@@ -135,7 +135,7 @@ fn shares_and_results(stage: &mut Stage) -> Outcome<()> {
     let script = "mkdir $STRATA_OUT/d && tr a-z A-Z < /work/src/below/text > $STRATA_OUT/d/upper && \
                   ln -s /etc $STRATA_OUT/link";
     let ended = run(
-        stage,
+        fixture,
         &["--share", &share, "--out", &out_text],
         &["sh", "-c", script],
     )?;
@@ -145,42 +145,42 @@ fn shares_and_results(stage: &mut Stage) -> Outcome<()> {
         && ended.stderr.contains("results: link is no plain file")
         && !out.join("link").exists();
     ensure(is_right, || format!("{ended:?} {upper:?}"))?;
-    stage.verified("share and results", "a directory goes in, files come back");
+    fixture.verified("share and results", "a directory goes in, files come back");
     Ok(())
 }
 
 /// A disk whose file system is the command's root; what it writes is on the disk afterwards.
-fn root(stage: &mut Stage) -> Outcome<()> {
-    let tree = stage.dir.join("tree");
+fn root(fixture: &mut Fixture) -> Outcome<()> {
+    let tree = fixture.dir.join("tree");
     for directory in ["bin", "etc", "proc", "sys", "dev", "run"] {
         fs::create_dir_all(tree.join(directory)).context("tree")?;
     }
     fs::copy("/bin/busybox", tree.join("bin/busybox")).context("busybox")?;
     std::os::unix::fs::symlink("busybox", tree.join("bin/sh")).context("busybox")?;
-    let disk = stage.dir.join("root.raw");
+    let disk = fixture.dir.join("root.raw");
     Tool::QemuImg.create(&disk, "raw", "32M")?;
     make_ext4(&tree, &disk)?;
     let option = format!("file={},format=raw", disk.display());
     let script = "busybox ls / > /etc/listing; busybox df / | busybox tail -n 1; strata-exit 9";
-    let ended = run(stage, &["--root", &option], &["sh", "-c", script])?;
+    let ended = run(fixture, &["--root", &option], &["sh", "-c", script])?;
     ensure(
         ended.code == Some(9) && ended.stdout.contains("/dev/"),
         || format!("{ended:?}"),
     )?;
     // On IDE the kernel may find another disk first.
     let other = |name: &str| -> Outcome<String> {
-        let path = stage.dir.join(name);
+        let path = fixture.dir.join(name);
         Tool::QemuImg.create(&path, "raw", "1M")?;
         Ok(format!("--disk=file={},format=raw,if=ide", path.display()))
     };
     let ide = format!("{option},if=ide");
     let options = ["--root", &ide, &other("second")?, &other("third")?];
-    let again = run(stage, &options, &["sh", "-c", "busybox cat /etc/listing"])?;
+    let again = run(fixture, &options, &["sh", "-c", "busybox cat /etc/listing"])?;
     ensure(
         again.code == Some(0) && again.stdout.contains("etc\n"),
         || format!("{again:?}"),
     )?;
-    stage.verified("root on a disk", "ext4, written, and there the next time");
+    fixture.verified("root on a disk", "ext4, written, and there the next time");
     Ok(())
 }
 
@@ -192,8 +192,8 @@ fn make_ext4(tree: &Path, disk: &Path) -> Outcome<()> {
     ensure(made.code == Some(0), || format!("{made:?}"))
 }
 
-fn refused(stage: &mut Stage) -> Outcome<()> {
-    let empty = stage.dir.join("empty.raw");
+fn refused(fixture: &mut Fixture) -> Outcome<()> {
+    let empty = fixture.dir.join("empty.raw");
     Tool::QemuImg.create(&empty, "raw", "1M")?;
     let empty = format!("file={},format=raw", empty.display());
     let cases: [(&[&str], i32, &str); 4] = [
@@ -211,15 +211,15 @@ fn refused(stage: &mut Stage) -> Outcome<()> {
         (&["--share", "/tmp"], 2, "--share"),
     ];
     for (options, status, says) in cases {
-        let ended = run(stage, options, &["true"])?;
+        let ended = run(fixture, options, &["true"])?;
         let is_right = ended.code == Some(status) && ended.stderr.contains(says);
         ensure(is_right, || format!("{options:?}: {ended:?}"))?;
     }
     // Nothing beside it, so that all that it has is built in; and that is not enough for disks.
-    let alone = stage.dir.join("alone");
+    let alone = fixture.dir.join("alone");
     fs::create_dir_all(&alone).context("alone")?;
     let kernel = alone.join("bzImage").display().to_string();
-    fs::copy(stage.images.join("vmlinuz"), &kernel).context("kernel")?;
+    fs::copy(fixture.images.join("vmlinuz"), &kernel).context("kernel")?;
     let args = ["test", "--kernel", &kernel, "--disk", &empty, "--", "true"];
     let ended = program::run("strata", &args, LIMIT)?;
     let says = "the guest's kernel has no virtio_pci, which its disks need: it is not built in";
@@ -227,7 +227,7 @@ fn refused(stage: &mut Stage) -> Outcome<()> {
         ended.code == Some(125) && ended.stderr.contains(says),
         || format!("{ended:?}"),
     )?;
-    let ended = run(stage, &["--append", "8250.nr_uarts=1"], &["true"])?;
+    let ended = run(fixture, &["--append", "8250.nr_uarts=1"], &["true"])?;
     let says = "before the command had ended: the guest's kernel gives no second serial port";
     ensure(
         ended.code == Some(125) && ended.stderr.contains(says),
@@ -246,6 +246,6 @@ fn refused(stage: &mut Stage) -> Outcome<()> {
         ended.code == Some(125) && ended.stderr.contains("/no/such/kernel"),
         || format!("{ended:?}"),
     )?;
-    stage.verified("bad input", "one line each");
+    fixture.verified("bad input", "one line each");
     Ok(())
 }

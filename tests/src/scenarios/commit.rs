@@ -2,8 +2,8 @@
 
 use super::layers::{self, Disks};
 use crate::error::{Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::machine::Machine;
-use crate::stage::Stage;
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
@@ -12,14 +12,14 @@ const WAIT: Duration = Duration::from_secs(120);
 
 /// Puts two overlays on virtio0 and commits them into what it lay on before, which the guest writes
 /// to at the end. The disk is to be opened from the last overlay then, as if nothing had been.
-pub fn play(stage: &mut Stage, machine: &mut Machine, disks: &mut Disks) -> Outcome<()> {
+pub fn test(fixture: &mut Fixture, machine: &mut Machine, disks: &mut Disks) -> Outcome<()> {
     let base = disks.virtio.0.clone();
-    let [lower, upper] = ["lower", "upper"].map(|name| stage.dir.join(name));
+    let [lower, upper] = ["lower", "upper"].map(|name| fixture.dir.join(name));
     layers::snapshot(machine, "virtio0", &lower)?;
     layers::fill_layer(machine, &lower)?;
     machine.hmp.run("commit virtio0")?;
     expect_top(machine, &lower)?;
-    stage.say("commit", "by people: the top was emptied, and stayed");
+    fixture.say("commit", "by people: the top was emptied, and stayed");
 
     layers::snapshot(machine, "virtio0", &upper)?;
     layers::fill_layer(machine, &upper)?;
@@ -28,7 +28,7 @@ pub fn play(stage: &mut Stage, machine: &mut Machine, disks: &mut Disks) -> Outc
     machine.qmp.run("block-commit", arguments)?;
     completed(machine, skip)?;
     ensure(!machine.has_open(&lower)?, || "lower is open".to_owned())?;
-    stage.say("commit", "of the layer in the middle");
+    fixture.say("commit", "of the layer in the middle");
 
     let skip = machine.qmp.events().len();
     let arguments = json!({"device": "virtio0", "base": base});
@@ -41,8 +41,8 @@ pub fn play(stage: &mut Stage, machine: &mut Machine, disks: &mut Disks) -> Outc
     completed(machine, skip)?;
     expect_top(machine, &base)?;
     report(machine)?;
-    stage.say("commit", "of the top: the guest writes to the base");
-    stage.verified(
+    fixture.say("commit", "of the top: the guest writes to the base");
+    fixture.verified(
         "commits",
         "by people, in the middle, and of the top, under a guest that writes",
     );

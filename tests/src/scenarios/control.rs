@@ -6,8 +6,8 @@ use super::commit;
 use super::layers::{self, Disks, History};
 use super::no_room;
 use crate::error::{Context, Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::machine::Machine;
-use crate::stage::Stage;
 use serde_json::json;
 use std::fs;
 use std::io::{Read, Write};
@@ -21,40 +21,40 @@ const CPUS: [&str; 2] = ["--cpus", "2"];
 /// How long a stopped guest is watched.
 const RESTED: Duration = Duration::from_secs(3);
 
-/// Plays it.
-pub fn play(stage: &mut Stage) -> Outcome<()> {
-    let mut disks = Disks::create(stage, "qcow2")?;
+/// Runs it.
+pub fn test(fixture: &mut Fixture) -> Outcome<()> {
+    let mut disks = Disks::create(fixture, "qcow2")?;
     disks.options = CPUS.map(str::to_owned).to_vec();
     let mut history = History::default();
-    stage.say("boot", "two vCPUs, virtio0 = A (qcow2), ide0-hd0 (raw)");
-    let mut machine = disks.start_writing(stage, "first", stage.seed, &history)?;
-    stop_and_go_on(stage, &mut machine)?;
-    throttle(stage, &mut machine)?;
-    refuse(stage, &mut machine)?;
-    be_rude(stage, &mut machine)?;
-    hold_a_merge(stage, &mut machine, &mut disks)?;
-    no_room::play(stage, &mut machine, &mut disks)?;
-    commit::play(stage, &mut machine, &mut disks)?;
+    fixture.say("boot", "two vCPUs, virtio0 = A (qcow2), ide0-hd0 (raw)");
+    let mut machine = disks.start_writing(fixture, "first", fixture.seed, &history)?;
+    stop_and_go_on(fixture, &mut machine)?;
+    throttle(fixture, &mut machine)?;
+    refuse(fixture, &mut machine)?;
+    be_rude(fixture, &mut machine)?;
+    hold_a_merge(fixture, &mut machine, &mut disks)?;
+    no_room::test(fixture, &mut machine, &mut disks)?;
+    commit::test(fixture, &mut machine, &mut disks)?;
 
     machine.terminate()?;
     machine.wait_success(60)?;
-    history.add(stage.seed, &machine.serial);
-    stage.verified("SIGTERM", "drained, flushed and closed, exit status 0");
+    history.add(fixture.seed, &machine.serial);
+    fixture.verified("SIGTERM", "drained, flushed and closed, exit status 0");
     layers::check_images(&[&disks.virtio.0], false)?;
-    let verified = disks.verify(stage, "second", &history)?;
+    let verified = disks.verify(fixture, "second", &history)?;
     ensure(verified.acknowledged > 0, || {
         "nothing was verified".to_owned()
     })?;
     let checked = layers::mib(verified.acknowledged << 12);
-    stage.verified(
+    fixture.verified(
         "second boot",
         format!("{checked}: every acknowledged block is there"),
     );
-    reset(stage, &disks, &history)
+    reset(fixture, &disks, &history)
 }
 
 /// `stop`: the guest does nothing any more; `cont`: it goes on.
-fn stop_and_go_on(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+fn stop_and_go_on(fixture: &mut Fixture, machine: &mut Machine) -> Outcome<()> {
     machine.wait_serial("a report", 60, |serial| !serial.io.is_empty())?;
     machine.qmp.run("stop", json!({}))?;
     let status = machine.hmp.run("info status")?;
@@ -79,7 +79,7 @@ fn stop_and_go_on(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     ensure(passed.is_some_and(|passed| passed >= RESTED), || {
         format!("while the guest stood still its clock did: {last:?}, {next:?}")
     })?;
-    stage.verified("guest's clock", "has gone on while the guest stood still");
+    fixture.verified("guest's clock", "has gone on while the guest stood still");
     let names: Vec<_> = machine
         .qmp
         .events()
@@ -90,14 +90,14 @@ fn stop_and_go_on(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
         names.iter().any(|name| name == "STOP") && names.iter().any(|name| name == "RESUME"),
         || format!("no STOP and RESUME events: {names:?}"),
     )?;
-    stage.say("stop", "and cont: the guest rested and went on");
-    stage.verified("stop and cont", "guest at rest, then writing again");
+    fixture.say("stop", "and cont: the guest rested and went on");
+    fixture.verified("stop and cont", "guest at rest, then writing again");
     Ok(())
 }
 
 /// A disk that may do next to nothing: `stop` does not wait for what its limits hold back, and
 /// without them the guest goes on.
-fn throttle(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+fn throttle(fixture: &mut Fixture, machine: &mut Machine) -> Outcome<()> {
     machine
         .hmp
         .run("block_set_io_throttle virtio0 0 0 0 1 0 0")?;
@@ -136,15 +136,15 @@ fn throttle(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     machine.wait_serial("report without limits", 60, |serial| {
         serial.io.len() > before
     })?;
-    stage.verified("throttling", "shown, not waited for, and taken away");
+    fixture.verified("throttling", "shown, not waited for, and taken away");
     Ok(())
 }
 
 /// Overlays that cannot be made for a running guest: an error, and nothing has changed.
-fn refuse(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
-    let taken = stage.dir.join("taken");
+fn refuse(fixture: &mut Fixture, machine: &mut Machine) -> Outcome<()> {
+    let taken = fixture.dir.join("taken");
     fs::write(&taken, "mine").context("taken")?;
-    let full = full_directory(stage)?;
+    let full = full_directory(fixture)?;
     let cases = [
         (taken.display().to_string(), "File exists"),
         (
@@ -173,11 +173,11 @@ fn refuse(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     ensure(!info.contains("Backing file"), || {
         format!("the chain has changed: {info}")
     })?;
-    stage.say(
+    fixture.say(
         "refused",
         "overlays: name taken, directory missing, disk full",
     );
-    stage.verified(
+    fixture.verified(
         "overlays",
         "name taken, directory missing, disk full: refused, chain unchanged",
     );
@@ -185,8 +185,8 @@ fn refuse(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
 }
 
 /// A directory on a file system without room.
-fn full_directory(stage: &Stage) -> Outcome<String> {
-    let directory = stage.dir.join("full");
+fn full_directory(fixture: &Fixture) -> Outcome<String> {
+    let directory = fixture.dir.join("full");
     fs::create_dir_all(&directory).context("full")?;
     let path = directory.display().to_string();
     let mount = ["-t", "tmpfs", "-o", "size=4k", "none", &path];
@@ -210,8 +210,8 @@ fn unmount(directory: &str) -> Outcome<()> {
 }
 
 /// Clients that say nothing, flood, or leave in the middle of a line disturb nobody.
-fn be_rude(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
-    let qmp = stage.dir.join("first.qmp.sock");
+fn be_rude(fixture: &mut Fixture, machine: &mut Machine) -> Outcome<()> {
+    let qmp = fixture.dir.join("first.qmp.sock");
     let connect = || UnixStream::connect(&qmp).context("connect");
     let silent: Vec<_> = (0..5).map(|_| connect()).collect::<Outcome<_>>()?;
     let mut leaving = connect()?;
@@ -248,19 +248,19 @@ fn be_rude(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
         serial.io.len() > before
     })?;
     drop(silent);
-    stage.say(
+    fixture.say(
         "rude",
         "silent, leaving, malformed and flooding clients: nobody else noticed",
     );
-    stage.verified("rude clients", "others served, guest running");
+    fixture.verified("rude clients", "others served, guest running");
     Ok(())
 }
 
 /// A merge that is held by its speed, paused, resumed and cancelled, then done.
-fn hold_a_merge(stage: &mut Stage, machine: &mut Machine, disks: &mut Disks) -> Outcome<()> {
+fn hold_a_merge(fixture: &mut Fixture, machine: &mut Machine, disks: &mut Disks) -> Outcome<()> {
     let a = disks.virtio.0.clone();
     layers::fill_layer(machine, &a)?;
-    let b = stage.dir.join("B");
+    let b = fixture.dir.join("B");
     layers::snapshot(machine, "virtio0", &b)?;
     machine.hmp.run("block_stream virtio0 1M")?;
     machine.hmp.run("block_job_pause virtio0")?;
@@ -279,7 +279,7 @@ fn hold_a_merge(stage: &mut Stage, machine: &mut Machine, disks: &mut Disks) -> 
     ensure(info.contains("Backing file"), || {
         format!("cancelled, yet merged: {info}")
     })?;
-    stage.say(
+    fixture.say(
         "cancel",
         "a merge held by its speed was paused, resumed and cancelled",
     );
@@ -290,7 +290,7 @@ fn hold_a_merge(stage: &mut Stage, machine: &mut Machine, disks: &mut Disks) -> 
     ensure(!info.contains("Backing file"), || {
         format!("not merged: {info}")
     })?;
-    stage.verified(
+    fixture.verified(
         "job control",
         "speed, pause, resume, cancel, and done after all",
     );
@@ -299,11 +299,11 @@ fn hold_a_merge(stage: &mut Stage, machine: &mut Machine, disks: &mut Disks) -> 
 }
 
 /// `--paused`, `cont`, and a `system_reset` in the middle of the guest's check of its disks.
-fn reset(stage: &mut Stage, disks: &Disks, history: &History) -> Outcome<()> {
+fn reset(fixture: &mut Fixture, disks: &Disks, history: &History) -> Outcome<()> {
     let mut disks = disks.clone();
     disks.options.push("--paused".to_owned());
     let boot = disks.boot(vec!["mode=verify".to_owned()], history);
-    let mut machine = Machine::start(stage, "third", &boot)?;
+    let mut machine = Machine::start(fixture, "third", &boot)?;
     let status = machine.hmp.run("info status")?;
     ensure(status.contains("paused (prelaunch)"), || {
         format!("before cont: {status}")
@@ -320,8 +320,8 @@ fn reset(stage: &mut Stage, disks: &Disks, history: &History) -> Outcome<()> {
     ensure(has_passed, || {
         "the guest did not end its check after the reset".to_owned()
     })?;
-    stage.say("reset", "the guest came up again and found all its blocks");
-    stage.verified(
+    fixture.say("reset", "the guest came up again and found all its blocks");
+    fixture.verified(
         "reset",
         "prelaunch, cont, system_reset, and all blocks found",
     );

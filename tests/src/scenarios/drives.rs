@@ -4,19 +4,19 @@
 use std::{fs, path::PathBuf, process::Command};
 
 use crate::error::{Context, Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::image::Tool;
 use crate::machine::{Boot, Machine};
-use crate::stage::Stage;
 use serde_json::json;
 
 const SECONDS: u64 = 120;
 /// Bytes of small disks, and what they grow to.
 const SIZES: [u64; 2] = [64 << 20, 96 << 20];
 
-/// Plays it: four IDE drives, one of them for CDs, and two virtio disks, in one guest, which
+/// Runs it: four IDE drives, one of them for CDs, and two virtio disks, in one guest, which
 /// firmware starts from the CD.
-pub fn play(stage: &mut Stage) -> Outcome<()> {
-    let mut machine = Machine::start(stage, "guest", &boot(stage)?)?;
+pub fn test(fixture: &mut Fixture) -> Outcome<()> {
+    let mut machine = Machine::start(fixture, "guest", &boot(fixture)?)?;
     for (what, line) in [
         (
             "kernel",
@@ -33,9 +33,9 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         ("sg_start", "the tray opens and closes"),
     ] {
         machine.wait_serial(line, SECONDS, |serial| serial.has_said(line))?;
-        stage.verified(what, line);
+        fixture.verified(what, line);
     }
-    stage.verified("boot from the CD", "SeaBIOS and GRUB have read it");
+    fixture.verified("boot from the CD", "SeaBIOS and GRUB have read it");
     let ready = "ready for other sizes";
     machine.wait_serial(ready, SECONDS, |serial| serial.has_said(ready))?;
     // The guest sees the second one, and takes it for a sign of the first.
@@ -43,7 +43,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         let resize = json!({"device": device, "size": SIZES[1]});
         machine.qmp.run("block_resize", resize)?;
     }
-    change_discs(stage, &mut machine)?;
+    change_discs(fixture, &mut machine)?;
     machine.wait_success(SECONDS)?;
     for (what, line) in [
         ("resize, virtio", "another size shows by itself"),
@@ -54,7 +54,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     ] {
         let said = machine.serial.has_said(line);
         ensure(said, || format!("the guest has not said: {line}"))?;
-        stage.verified(what, line);
+        fixture.verified(what, line);
     }
     Ok(())
 }
@@ -63,7 +63,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
 const DRIVE: &str = "ide0-cd1";
 
 /// Has the guest find another disc, then none, then the first one again.
-fn change_discs(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+fn change_discs(fixture: &mut Fixture, machine: &mut Machine) -> Outcome<()> {
     let wait = |machine: &mut Machine, line: &str| {
         machine.wait_serial(line, SECONDS, |serial| serial.has_said(line))
     };
@@ -72,17 +72,17 @@ fn change_discs(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     ensure(trays == [true, false], || {
         format!("the guest's own eject and load led to: {trays:?}")
     })?;
-    stage.verified(
+    fixture.verified(
         "DEVICE_TRAY_MOVED",
         "the guest's own eject and load are reported",
     );
-    let second = second_disc(stage)?;
+    let second = second_disc(fixture)?;
     machine
         .hmp
         .run(&format!("change {DRIVE} {}", second.display()))?;
     let line = "another disc is found and mounted";
     wait(machine, line)?;
-    stage.verified("change", line);
+    fixture.verified("change", line);
 
     // What is mounted is locked.
     let shown = machine.hmp.run(&format!("info block {DRIVE}"))?;
@@ -103,17 +103,17 @@ fn change_discs(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     ensure(empty && shown.contains("not locked, tray open"), || {
         format!("info block: {shown}")
     })?;
-    stage.verified(
+    fixture.verified(
         "eject",
         "a mounted disc is ejected by force, and by nothing less",
     );
 
-    let first = stage.images.join("disc.iso");
+    let first = fixture.images.join("disc.iso");
     let arguments = json!({"device": DRIVE, "filename": first, "format": "raw"});
     machine.qmp.run("blockdev-change-medium", arguments)?;
     let line = "the first disc is back";
     wait(machine, line)?;
-    stage.verified("blockdev-change-medium", line);
+    fixture.verified("blockdev-change-medium", line);
     let trays = tray_events(machine);
     ensure(trays == [true, false, true, false, true, false], || {
         format!("trays have moved: {trays:?}")
@@ -133,8 +133,8 @@ fn tray_events(machine: &Machine) -> Vec<bool> {
 }
 
 /// An ext4 file system of 4 MiB with a file in it.
-fn second_disc(stage: &Stage) -> Outcome<PathBuf> {
-    let (path, tree) = (stage.dir.join("second.img"), stage.dir.join("second"));
+fn second_disc(fixture: &Fixture) -> Outcome<PathBuf> {
+    let (path, tree) = (fixture.dir.join("second.img"), fixture.dir.join("second"));
     fs::create_dir(&tree).context(tree.display())?;
     fs::write(tree.join("hello"), "another disc\n").context("hello")?;
     let mut make = Command::new("mke2fs");
@@ -148,14 +148,14 @@ fn second_disc(stage: &Stage) -> Outcome<PathBuf> {
     Ok(path)
 }
 
-fn boot(stage: &Stage) -> Outcome<Boot> {
+fn boot(fixture: &Fixture) -> Outcome<Boot> {
     let image = |name: &str, format: &str, size: u64| -> Outcome<String> {
-        let path = stage.dir.join(name);
+        let path = fixture.dir.join(name);
         Tool::QemuImg.create(&path, format, &size.to_string())?;
         Ok(format!("file={},format={format}", path.display()))
     };
     let small = |name: &str| image(name, "raw", SIZES[0]);
-    let disc = stage.images.join("disc.iso");
+    let disc = fixture.images.join("disc.iso");
     let disks = vec![
         format!(
             "{},if=ide,serial=DRIVE-0,wwn=0x5000c50015ea71ac,rotational=on,physical-block-size=4096",

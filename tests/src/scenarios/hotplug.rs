@@ -1,24 +1,24 @@
 //! A disk that comes into a running guest, goes, and comes again.
 
 use crate::error::{Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::image::Tool;
 use crate::machine::{Boot, Machine};
-use crate::stage::Stage;
 use serde_json::{Value, json};
 use std::time::Duration;
 
 const SECONDS: u64 = 120;
 const WAIT: Duration = Duration::from_secs(SECONDS);
 
-/// Plays it.
-pub fn play(stage: &mut Stage) -> Outcome<()> {
-    let image = stage.dir.join("spare");
+/// Runs it.
+pub fn test(fixture: &mut Fixture) -> Outcome<()> {
+    let image = fixture.dir.join("spare");
     Tool::StrataImg.create(&image, "qcow2", "8M")?;
     let boot = Boot {
         script: Some("hotplug"),
         ..Boot::default()
     };
-    let mut machine = Machine::start(stage, "guest", &boot)?;
+    let mut machine = Machine::start(fixture, "guest", &boot)?;
     said(&mut machine, "begins")?;
     refuse(&mut machine)?;
 
@@ -29,7 +29,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     machine.qmp.run("device_add", device.clone())?;
     in_use(&mut machine, &device)?;
     said(&mut machine, "the disk came")?;
-    stage.verified(
+    fixture.verified(
         "blockdev-add, device_add",
         "the guest found the disk and wrote to it",
     );
@@ -42,7 +42,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     ensure(!machine.has_open(&image)?, || {
         "the image is still open".to_owned()
     })?;
-    stage.verified(
+    fixture.verified(
         "device_del, blockdev-del",
         "the guest let go, and so did strata",
     );
@@ -57,10 +57,10 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     let answer = machine.hmp.run(again)?;
     ensure(answer.is_empty(), || answer)?;
     said(&mut machine, "the disk came again")?;
-    stage.verified("drive_add, device_add", "all the bytes are there");
+    fixture.verified("drive_add, device_add", "all the bytes are there");
 
     // While the guest writes to it, and while a job works on it: the job goes on.
-    let top = stage.dir.join("top");
+    let top = fixture.dir.join("top");
     super::layers::snapshot(&mut machine, "spare", &top)?;
     machine.hmp.run("block_stream spare 1")?;
     machine.hmp.run("block_job_pause spare")?;
@@ -69,7 +69,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     machine.hmp.run("block_job_set_speed spare 0")?;
     machine.hmp.run("block_job_resume spare")?;
     machine.qmp.wait_event("BLOCK_JOB_COMPLETED", 0, WAIT)?;
-    stage.verified("device_del of a busy disk", "its merge went on to its end");
+    fixture.verified("device_del of a busy disk", "its merge went on to its end");
     let answer = machine.hmp.run("drive_del spare")?;
     ensure(answer.is_empty() && !machine.has_open(&top)?, || {
         format!("drive_del: {answer}")

@@ -3,24 +3,24 @@
 
 use super::layers::{self, Disks, History};
 use crate::error::Outcome;
-use crate::stage::Stage;
+use crate::fixture::Fixture;
 
-/// Plays it.
-pub fn play(stage: &mut Stage) -> Outcome<()> {
-    let mut disks = Disks::create(stage, "raw")?;
+/// Runs it.
+pub fn test(fixture: &mut Fixture) -> Outcome<()> {
+    let mut disks = Disks::create(fixture, "raw")?;
     disks.kernel.push("pci=nomsi".to_owned());
     disks.options = ["--cpus", "2"].map(str::to_owned).to_vec();
     let mut history = History::default();
-    stage.say("boot", "two processors, pci=nomsi");
-    let mut machine = disks.start_writing(stage, "intx", stage.seed, &history)?;
+    fixture.say("boot", "two processors, pci=nomsi");
+    let mut machine = disks.start_writing(fixture, "intx", fixture.seed, &history)?;
     layers::fill_layer(&mut machine, &disks.virtio.0)?;
     layers::fill_layer(&mut machine, &disks.ide.0)?;
-    stage.say("guest", "has written to both disks");
-    layers::power_off(stage, &mut machine)?;
-    history.add(stage.seed, &machine.serial);
-    stage.verified("pins", "virtio-blk and ata_piix work without MSI");
+    fixture.say("guest", "has written to both disks");
+    layers::power_off(fixture, &mut machine)?;
+    history.add(fixture.seed, &machine.serial);
+    fixture.verified("pins", "virtio-blk and ata_piix work without MSI");
 
-    stage.say("boot", "again with noapic, to verify every block");
+    fixture.say("boot", "again with noapic, to verify every block");
     disks.kernel.push("noapic".to_owned());
-    disks.verify_after_power_off(stage, &history)
+    disks.verify_after_power_off(fixture, &history)
 }

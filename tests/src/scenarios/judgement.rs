@@ -3,9 +3,9 @@
 
 use super::layers;
 use crate::error::{Context, Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::image::Tool;
 use crate::machine::{Boot, Machine};
-use crate::stage::Stage;
 use serde_json::json;
 use std::path::PathBuf;
 use std::thread;
@@ -72,42 +72,42 @@ const FOUND: [(&str, &str); 7] = [
     ("kernel log", "the kernel had nothing to complain of"),
 ];
 
-/// Plays it once.
-pub fn play(stage: &mut Stage) -> Outcome<()> {
-    let mut machine = start(stage, &[])?;
-    let rounds = while_it_works(stage, &mut machine, 1)?;
+/// Runs it once.
+pub fn test(fixture: &mut Fixture) -> Outcome<()> {
+    let mut machine = start(fixture, &[])?;
+    let rounds = while_it_works(fixture, &mut machine, 1)?;
     machine.qmp.run("quit", json!({}))?;
     machine.wait_success(60)?;
     for (what, line) in FOUND {
         ensure(machine.serial.has_said(line), || {
             format!("not said: {line}")
         })?;
-        stage.verified(what, line);
+        fixture.verified(what, line);
     }
-    finish(stage, rounds)
+    finish(fixture, rounds)
 }
 
-/// Plays it ten times, the guest starting again in between.
-pub fn play_long(stage: &mut Stage) -> Outcome<()> {
-    let mut machine = start(stage, &["judgement=again"])?;
-    let rounds = while_it_works(stage, &mut machine, TIMES)?;
+/// Runs it ten times, the guest starting again in between.
+pub fn test_long(fixture: &mut Fixture) -> Outcome<()> {
+    let mut machine = start(fixture, &["judgement=again"])?;
+    let rounds = while_it_works(fixture, &mut machine, TIMES)?;
     machine.qmp.run("quit", json!({}))?;
     machine.wait_success(60)?;
-    stage.verified(
+    fixture.verified(
         "guest",
         format!("reset itself {TIMES} times, and found all in order"),
     );
-    finish(stage, rounds)
+    finish(fixture, rounds)
 }
 
-fn path(stage: &Stage, disk: &Judged) -> PathBuf {
-    stage.dir.join(format!("{}.{}", disk.name, disk.format))
+fn path(fixture: &Fixture, disk: &Judged) -> PathBuf {
+    fixture.dir.join(format!("{}.{}", disk.name, disk.format))
 }
 
-fn start(stage: &Stage, words: &[&str]) -> Outcome<Machine> {
+fn start(fixture: &Fixture, words: &[&str]) -> Outcome<Machine> {
     let mut disks = Vec::new();
     for disk in &DISKS {
-        let (file, Judged { name, format, .. }) = (path(stage, disk), disk);
+        let (file, Judged { name, format, .. }) = (path(fixture, disk), disk);
         let tool = if *format == "raw" {
             Tool::QemuImg
         } else {
@@ -120,7 +120,7 @@ fn start(stage: &Stage, words: &[&str]) -> Outcome<Machine> {
             disk.interface
         ));
     }
-    let tools = ["tools.raw", "judgement/images/tools.raw"].map(|name| stage.images.join(name));
+    let tools = ["tools.raw", "judgement/images/tools.raw"].map(|name| fixture.images.join(name));
     let tools = tools.into_iter().find(|path| path.exists());
     let tools = tools
         .context("no tools.raw: guest-images/build makes it, and ci/testhost --add brings it")?;
@@ -135,11 +135,11 @@ fn start(stage: &Stage, words: &[&str]) -> Outcome<Machine> {
         options: ["--cpus", "2"].map(str::to_owned).to_vec(),
         ..Boot::default()
     };
-    Machine::start(stage, "guest", &boot)
+    Machine::start(fixture, "guest", &boot)
 }
 
 /// Disturbs the guest until it has been judged so many times. How often it was disturbed.
-fn while_it_works(stage: &Stage, machine: &mut Machine, times: usize) -> Outcome<usize> {
+fn while_it_works(fixture: &Fixture, machine: &mut Machine, times: usize) -> Outcome<usize> {
     let judged = |machine: &Machine| {
         let said = machine.serial.said.iter();
         said.filter(|line| *line == FOUND[6].1).count()
@@ -151,7 +151,7 @@ fn while_it_works(stage: &Stage, machine: &mut Machine, times: usize) -> Outcome
     let mut sizes = [96u64 << 20, 160 << 20];
     while judged(machine) < times {
         for (disk, size) in ["ext4", "btrfs"].into_iter().zip(&mut sizes) {
-            let overlay = stage.dir.join(format!("{disk}.{rounds}.qcow2"));
+            let overlay = fixture.dir.join(format!("{disk}.{rounds}.qcow2"));
             layers::snapshot(machine, disk, &overlay)?;
             *size += 1 << 20;
             let resize = json!({"device": disk, "size": *size});
@@ -168,7 +168,7 @@ fn while_it_works(stage: &Stage, machine: &mut Machine, times: usize) -> Outcome
             machine.serial.update()?;
         }
         rounds += 1;
-        stage.say(
+        fixture.say(
             "round",
             format!("{rounds}: two snapshots, resizes, merges, stop and cont"),
         );
@@ -178,12 +178,12 @@ fn while_it_works(stage: &Stage, machine: &mut Machine, times: usize) -> Outcome
 }
 
 /// What has been done to the disks, and that none was damaged.
-fn finish(stage: &mut Stage, rounds: usize) -> Outcome<()> {
+fn finish(fixture: &mut Fixture, rounds: usize) -> Outcome<()> {
     for disk in ["ext4", "btrfs"] {
-        let top = stage.dir.join(format!("{disk}.{}.qcow2", rounds - 1));
+        let top = fixture.dir.join(format!("{disk}.{}.qcow2", rounds - 1));
         layers::check_images(&[&top], false)?;
     }
-    stage.verified(
+    fixture.verified(
         "meanwhile",
         format!("{} snapshots, merges and resizes", 2 * rounds),
     );

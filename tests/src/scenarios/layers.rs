@@ -1,11 +1,11 @@
 //! A guest that writes to two layered disks, and what is done to them.
 
 use crate::error::{Context, Failed, Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::image::{self, Tool};
 use crate::machine::{Boot, Machine};
 use crate::qmp::Event;
 use crate::serial::{Serial, Verified};
-use crate::stage::Stage;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -68,10 +68,10 @@ pub struct Disks {
 impl Disks {
     /// Creates an empty image `A` for virtio0, and a raw one in a directory `old-path` for
     /// ide0-hd0.
-    pub fn create(stage: &Stage, virtio_format: &'static str) -> Outcome<Disks> {
-        let old_path = stage.dir.join("old-path");
+    pub fn create(fixture: &Fixture, virtio_format: &'static str) -> Outcome<Disks> {
+        let old_path = fixture.dir.join("old-path");
         std::fs::create_dir_all(&old_path).context(old_path.display())?;
-        let (virtio, ide) = (stage.dir.join("A"), old_path.join("disk.img"));
+        let (virtio, ide) = (fixture.dir.join("A"), old_path.join("disk.img"));
         // Ours creates what it has a format of its own for.
         let tool = if virtio_format == "raw" {
             Tool::QemuImg
@@ -108,21 +108,21 @@ impl Disks {
     /// Boots a guest that verifies what the history lists and then keeps writing.
     pub fn start_writing(
         &self,
-        stage: &Stage,
+        fixture: &Fixture,
         name: &str,
         seed: u64,
         history: &History,
     ) -> Outcome<Machine> {
         let words = vec!["mode=write".to_owned(), format!("seed={seed}")];
-        let mut machine = Machine::start(stage, name, &self.boot(words, history))?;
+        let mut machine = Machine::start(fixture, name, &self.boot(words, history))?;
         machine.wait_start(1, BOOT_SECONDS)?;
         Ok(machine)
     }
 
     /// Boots a guest that verifies what the history lists and powers off.
-    pub fn verify(&self, stage: &Stage, name: &str, history: &History) -> Outcome<Verified> {
+    pub fn verify(&self, fixture: &Fixture, name: &str, history: &History) -> Outcome<Verified> {
         let boot = self.boot(vec!["mode=verify".to_owned()], history);
-        let mut machine = Machine::start(stage, name, &boot)?;
+        let mut machine = Machine::start(fixture, name, &boot)?;
         machine.wait_success(BOOT_SECONDS)?;
         ensure(machine.serial.has_passed, || {
             "the guest did not finish its check".to_owned()
@@ -134,13 +134,13 @@ impl Disks {
     }
 
     /// The second boot after an orderly end, which leaves exactly what was acknowledged.
-    pub fn verify_after_power_off(&self, stage: &mut Stage, history: &History) -> Outcome<()> {
-        let verified = self.verify(stage, "second", history)?;
+    pub fn verify_after_power_off(&self, fixture: &mut Fixture, history: &History) -> Outcome<()> {
+        let verified = self.verify(fixture, "second", history)?;
         ensure(verified.acknowledged > 0 && verified.newer == 0, || {
             format!("after a power-off, all must be as acknowledged: {verified:?}")
         })?;
         let checked = mib(verified.acknowledged << 12);
-        stage.verified(
+        fixture.verified(
             "second boot",
             format!("{checked}: every acknowledged block is there"),
         );
@@ -188,8 +188,8 @@ pub fn snapshot(machine: &mut Machine, disk: &str, file: &Path) -> Outcome<()> {
 }
 
 /// Three snapshots of virtio0: A -> B -> C -> D, each with data of its own. Returns the four files.
-pub fn make_chain(stage: &Stage, machine: &mut Machine, a: &Path) -> Outcome<[PathBuf; 4]> {
-    let layers = ["A", "B", "C", "D"].map(|name| stage.dir.join(name));
+pub fn make_chain(fixture: &Fixture, machine: &mut Machine, a: &Path) -> Outcome<[PathBuf; 4]> {
+    let layers = ["A", "B", "C", "D"].map(|name| fixture.dir.join(name));
     ensure(layers[0] == a, || {
         format!("{} is not the first layer", a.display())
     })?;
@@ -198,7 +198,7 @@ pub fn make_chain(stage: &Stage, machine: &mut Machine, a: &Path) -> Outcome<[Pa
         snapshot(machine, "virtio0", &pair[1])?;
         let held = mib(image::allocated(&pair[0])?);
         let (below, above) = (short(&pair[0]), short(&pair[1]));
-        stage.say(
+        fixture.say(
             "snapshot",
             format!("virtio0: {below} ({held}) is now below {above}"),
         );
@@ -209,18 +209,18 @@ pub fn make_chain(stage: &Stage, machine: &mut Machine, a: &Path) -> Outcome<[Pa
 
 /// `system_powerdown`: the guest ends its work and powers off through ACPI, and strata exits with
 /// 0.
-pub fn power_off(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+pub fn power_off(fixture: &mut Fixture, machine: &mut Machine) -> Outcome<()> {
     machine.hmp.run("system_powerdown")?;
     machine.wait_success(60)?;
     let has_passed = machine.serial.has_passed;
     ensure(has_passed, || {
         "the guest went off without ending its work".to_owned()
     })?;
-    stage.say(
+    fixture.say(
         "power",
         "the guest has powered off, strata has ended with 0",
     );
-    stage.verified("power-off", "through ACPI, exit status 0");
+    fixture.verified("power-off", "through ACPI, exit status 0");
     Ok(())
 }
 
@@ -278,7 +278,7 @@ impl Merge {
     }
 
     /// Polls `info block-jobs` until it has been seen to advance `times` times.
-    pub fn watch(&self, stage: &Stage, machine: &mut Machine, times: usize) -> Outcome<()> {
+    pub fn watch(&self, fixture: &Fixture, machine: &mut Machine, times: usize) -> Outcome<()> {
         let mut seen: Vec<Progress> = Vec::new();
         let end = Instant::now() + JOB_TIMEOUT;
         while seen.len() <= times {
@@ -292,7 +292,7 @@ impl Merge {
                 }
                 _ => {
                     let (done, total) = (mib(now.done), mib(now.total));
-                    stage.say("", format!("info block-jobs: {done} of {total}"));
+                    fixture.say("", format!("info block-jobs: {done} of {total}"));
                     seen.push(now);
                 }
             }

@@ -3,10 +3,10 @@
 
 use super::layers::{self, Disks, History, Merge, mib};
 use crate::error::{Context, Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::image;
 use crate::latency;
 use crate::machine::Machine;
-use crate::stage::Stage;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,36 +22,36 @@ const CLOSE_SECONDS: u64 = 5;
 /// How often the merge must be seen to advance before it may run at full speed.
 const ADVANCES: usize = 3;
 
-/// Plays it.
-pub fn play(stage: &mut Stage) -> Outcome<()> {
-    let mut disks = Disks::create(stage, "qcow2")?;
+/// Runs it.
+pub fn test(fixture: &mut Fixture) -> Outcome<()> {
+    let mut disks = Disks::create(fixture, "qcow2")?;
     let mut history = History::default();
-    stage.say(
+    fixture.say(
         "boot",
         "virtio0 = A (256 MiB, qcow2), ide0-hd0 = old-path/disk.img (128 MiB, raw)",
     );
-    let mut machine = disks.start_writing(stage, "first", stage.seed, &history)?;
-    stage.say("guest", "is up and writes to both disks");
-    stage.verified("boot", "stock Debian kernel, virtio-blk and ata_piix disks");
+    let mut machine = disks.start_writing(fixture, "first", fixture.seed, &history)?;
+    fixture.say("guest", "is up and writes to both disks");
+    fixture.verified("boot", "stock Debian kernel, virtio-blk and ata_piix disks");
     layers::work_quietly(&mut machine, QUIET)?;
 
-    let layers = layers::make_chain(stage, &mut machine, &disks.virtio.0)?;
-    let a_before = stage.dir.join("A.before");
+    let layers = layers::make_chain(fixture, &mut machine, &disks.virtio.0)?;
+    let a_before = fixture.dir.join("A.before");
     fs::copy(&layers[0], &a_before).context("copy of A")?;
     let old_disk = disks.ide.0.clone();
     let merges = [
-        merge_layers(stage, &mut machine, &layers)?,
-        move_disk(stage, &mut machine, &mut disks.ide)?,
+        merge_layers(fixture, &mut machine, &layers)?,
+        move_disk(fixture, &mut machine, &mut disks.ide)?,
     ];
     layers::work_quietly(&mut machine, QUIET)?;
-    layers::power_off(stage, &mut machine)?;
-    history.add(stage.seed, &machine.serial);
+    layers::power_off(fixture, &mut machine)?;
+    history.add(fixture.seed, &machine.serial);
     disks.virtio.0 = layers[3].clone();
 
-    look_at_images(stage, &layers, &a_before, &disks.ide.0)?;
-    compare_times(stage, &machine, &merges)?;
+    look_at_images(fixture, &layers, &a_before, &disks.ide.0)?;
+    compare_times(fixture, &machine, &merges)?;
     verify_all(
-        stage,
+        fixture,
         &disks,
         &history,
         &[&layers[1], &layers[2], &old_disk],
@@ -60,19 +60,19 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
 
 /// Step 4: A <- B <- C <- D becomes A <- D.
 fn merge_layers(
-    stage: &mut Stage,
+    fixture: &mut Fixture,
     machine: &mut Machine,
     layers: &[PathBuf; 4],
 ) -> Outcome<(Instant, Instant)> {
     let [a, b, c, d] = layers;
     let merge = Merge::start(machine, "virtio0", Some("A"))?;
-    stage.say("merge", "block_stream virtio0 A");
-    merge.watch(stage, machine, ADVANCES)?;
+    fixture.say("merge", "block_stream virtio0 A");
+    merge.watch(fixture, machine, ADVANCES)?;
     merge.release(machine)?;
     let completed = merge.wait(machine)?;
     let took = completed.at - merge.began;
     let events = merge.events(machine);
-    stage.say(
+    fixture.say(
         "merge",
         format!("done in {:.1} s: {}", took.as_secs_f64(), events.join(" ")),
     );
@@ -81,19 +81,19 @@ fn merge_layers(
     })?;
     let has_chain = machine.has_open(a)? && machine.has_open(d)?;
     ensure(has_chain, || "A and D must be open".to_owned())?;
-    stage.verified("snapshots", "A <- B <- C <- D, each with data of its own");
-    stage.verified("block_stream", format!("seen to advance {ADVANCES} times"));
-    stage.verified("events", "up to BLOCK_JOB_COMPLETED, B and C closed");
+    fixture.verified("snapshots", "A <- B <- C <- D, each with data of its own");
+    fixture.verified("block_stream", format!("seen to advance {ADVANCES} times"));
+    fixture.verified("events", "up to BLOCK_JOB_COMPLETED, B and C closed");
     Ok((merge.began, completed.at))
 }
 
 /// Step 5: ide0-hd0 moves to another directory. Its old file is closed.
 fn move_disk(
-    stage: &mut Stage,
+    fixture: &mut Fixture,
     machine: &mut Machine,
     ide: &mut (PathBuf, &'static str),
 ) -> Outcome<(Instant, Instant)> {
-    let new_path = stage.dir.join("new-path");
+    let new_path = fixture.dir.join("new-path");
     fs::create_dir_all(&new_path).context(new_path.display())?;
     let new = new_path.join("disk.img");
     layers::snapshot(machine, "ide0-hd0", &new)?;
@@ -101,7 +101,7 @@ fn move_disk(
     merge.release(machine)?;
     let completed = merge.wait(machine)?;
     let took = (completed.at - merge.began).as_secs_f64();
-    stage.say(
+    fixture.say(
         "move",
         format!("ide0-hd0 is in new-path/disk.img alone, after {took:.1} s"),
     );
@@ -109,37 +109,37 @@ fn move_disk(
         Ok(!machine.has_open(&ide.0)?)
     })?;
     *ide = (new, "qcow2");
-    stage.verified("live copy", "stands alone, the old file is closed");
+    fixture.verified("live copy", "stands alone, the old file is closed");
     Ok((merge.began, completed.at))
 }
 
 /// Step 6, what lies on the host.
 fn look_at_images(
-    stage: &mut Stage,
+    fixture: &mut Fixture,
     layers: &[PathBuf; 4],
     a_before: &Path,
     moved: &Path,
 ) -> Outcome<()> {
     let [a, b, c, d] = layers.each_ref().map(PathBuf::as_path);
     image::same_bytes(a, a_before)?;
-    stage.verified("A", "same bytes as before the merge");
+    fixture.verified("A", "same bytes as before the merge");
     layers::check_images(&[a, b, c, d, moved], false)?;
-    stage.say(
+    fixture.say(
         "check",
         "qemu-img and strata-img find nothing on A, B, C, D, disk.img",
     );
-    stage.verified(
+    fixture.verified(
         "check",
         "no error and no leak on A, B, C, D, disk.img, by both tools",
     );
     layers::check_chain(d, &[d, a])?;
     layers::check_chain(moved, &[moved])?;
-    stage.verified("chains", "D on A; disk.img alone");
+    fixture.verified("chains", "D on A; disk.img alone");
     Ok(())
 }
 
 fn compare_times(
-    stage: &mut Stage,
+    fixture: &mut Fixture,
     machine: &Machine,
     merges: &[(Instant, Instant)],
 ) -> Outcome<()> {
@@ -149,14 +149,14 @@ fn compare_times(
         .context("too few reports of the guest's times")?;
     let (during, without) = (&longest.during, &longest.without);
     let times = format!("{during} during a merge, {without} without: {ratio:.2} times");
-    stage.say("times", format!("longest request {times}"));
-    stage.measured("longest request", times, ratio <= LONGEST_RATIO);
+    fixture.say("times", format!("longest request {times}"));
+    fixture.measured("longest request", times, ratio <= LONGEST_RATIO);
     Ok(())
 }
 
 /// Step 6, without B, C and the old disk.img, a second boot finds everything.
 fn verify_all(
-    stage: &mut Stage,
+    fixture: &mut Fixture,
     disks: &Disks,
     history: &History,
     superfluous: &[&Path],
@@ -164,17 +164,17 @@ fn verify_all(
     for gone in superfluous {
         fs::remove_file(gone).context(gone.display())?;
     }
-    stage.say("boot", "again, to verify every block");
-    let verified = disks.verify(stage, "second", history)?;
+    fixture.say("boot", "again, to verify every block");
+    let verified = disks.verify(fixture, "second", history)?;
     let checked = mib((verified.acknowledged + verified.newer) << 12);
-    stage.say(
+    fixture.say(
         "verify",
         format!("{checked} written by the guest, all as acknowledged"),
     );
     ensure(verified.acknowledged > 0, || {
         "nothing was verified".to_owned()
     })?;
-    stage.verified(
+    fixture.verified(
         "second boot",
         format!("{checked}: every acknowledged block is there, B, C and old-path deleted"),
     );

@@ -2,8 +2,8 @@
 
 use super::layers::{self, Disks};
 use crate::error::{Context, Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::machine::Machine;
-use crate::stage::Stage;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,13 +12,16 @@ use std::time::Duration;
 const WAIT: Duration = Duration::from_secs(60);
 
 /// Once on virtio-blk and once on IDE. The disks' new tops lie beside those that they have had.
-pub fn play(stage: &mut Stage, machine: &mut Machine, disks: &mut Disks) -> Outcome<()> {
+pub fn test(fixture: &mut Fixture, machine: &mut Machine, disks: &mut Disks) -> Outcome<()> {
     disks.virtio = (
-        fill_up(stage, machine, "virtio0", &disks.virtio.0)?,
+        fill_up(fixture, machine, "virtio0", &disks.virtio.0)?,
         "qcow2",
     );
-    disks.ide = (fill_up(stage, machine, "ide0-hd0", &disks.ide.0)?, "qcow2");
-    stage.verified(
+    disks.ide = (
+        fill_up(fixture, machine, "ide0-hd0", &disks.ide.0)?,
+        "qcow2",
+    );
+    fixture.verified(
         "no room",
         "guest stopped, and gone on by itself; on virtio-blk and IDE",
     );
@@ -26,8 +29,8 @@ pub fn play(stage: &mut Stage, machine: &mut Machine, disks: &mut Disks) -> Outc
 }
 
 /// Has `disk` write to a file system that fills up, makes room, and moves it away from there again.
-fn fill_up(stage: &Stage, machine: &mut Machine, disk: &str, base: &Path) -> Outcome<PathBuf> {
-    let small = stage.dir.join(format!("small-{disk}"));
+fn fill_up(fixture: &Fixture, machine: &mut Machine, disk: &str, base: &Path) -> Outcome<PathBuf> {
+    let small = fixture.dir.join(format!("small-{disk}"));
     std::fs::create_dir_all(&small).context("small")?;
     mount(&small, "size=2m")?;
     let skip = machine.qmp.events().len();
@@ -55,7 +58,7 @@ fn fill_up(stage: &Stage, machine: &mut Machine, disk: &str, base: &Path) -> Out
     machine.wait_serial("report after there is room", 60, |serial| {
         serial.io.len() > before
     })?;
-    stage.say("no room", format!("{disk}: the guest waited for it"));
+    fixture.say("no room", format!("{disk}: the guest waited for it"));
 
     let top = base.with_file_name(format!("top-{disk}"));
     layers::snapshot(machine, disk, &top)?;

@@ -3,9 +3,9 @@
 mod core;
 
 use crate::error::{Context, Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::machine::{Boot, Machine};
 use crate::program::{self, Ended};
-use crate::stage::Stage;
 use serde_json::{Value, json};
 use std::fs;
 use std::time::Duration;
@@ -106,20 +106,20 @@ const CASES: [Case; 7] = [
     },
 ];
 
-/// Plays it.
-pub fn play(stage: &mut Stage) -> Outcome<()> {
+/// Runs it.
+pub fn test(fixture: &mut Fixture) -> Outcome<()> {
     for case in &CASES {
-        end(stage, case)?;
+        end(fixture, case)?;
     }
-    panic_pauses(stage)?;
-    refused(stage)
+    panic_pauses(fixture)?;
+    refused(fixture)
 }
 
 /// Boots the guest with its kernel's messages on the console, also those from before there is a
 /// user's program.
-fn run(stage: &Stage, name: &str, words: &str, options: &[&str]) -> Outcome<(Ended, Value)> {
-    let path = |name: &str| stage.images.join(name).display().to_string();
-    let result = stage.logs.join(format!("{name}.json"));
+fn run(fixture: &Fixture, name: &str, words: &str, options: &[&str]) -> Outcome<(Ended, Value)> {
+    let path = |name: &str| fixture.images.join(name).display().to_string();
+    let result = fixture.logs.join(format!("{name}.json"));
     let result = result.display().to_string();
     let (kernel, initrd) = (path("vmlinuz"), path("guest.img"));
     let append = format!("console=ttyS0 {words}");
@@ -133,13 +133,13 @@ fn run(stage: &Stage, name: &str, words: &str, options: &[&str]) -> Outcome<(End
     Ok((ended, json))
 }
 
-fn end(stage: &mut Stage, case: &Case) -> Outcome<()> {
-    let core = stage.dir.join("core");
+fn end(fixture: &mut Fixture, case: &Case) -> Outcome<()> {
+    let core = fixture.dir.join("core");
     // It must not stay where none is written.
     fs::write(&core, "an older one").context("core")?;
     let core_option = format!("{},paging=on", core.display());
     let options = [case.options, &["--core", &core_option]].concat();
-    let (ended, json) = run(stage, case.name, case.words, &options)?;
+    let (ended, json) = run(fixture, case.name, case.words, &options)?;
     ensure(core.exists() == case.core, || {
         format!("{}: {ended:?} {json:#}", case.name)
     })?;
@@ -164,8 +164,8 @@ fn end(stage: &mut Stage, case: &Case) -> Outcome<()> {
         let only_line = ended.stderr.lines().count() == 1 + usize::from(case.core);
         ensure(only_line, || format!("{}: {ended:?}", case.name))?;
     }
-    stage.say("ended", last);
-    stage.verified(case.name, format!("exit status {}", case.status));
+    fixture.say("ended", last);
+    fixture.verified(case.name, format!("exit status {}", case.status));
     Ok(())
 }
 
@@ -193,7 +193,7 @@ fn explained(case: &Case, ended: &Ended, json: &Value) -> Outcome<()> {
 
 /// A kernel without a root file system panics before it has loaded any module: only the console
 /// shows it.
-fn panic_pauses(stage: &mut Stage) -> Outcome<()> {
+fn panic_pauses(fixture: &mut Fixture) -> Outcome<()> {
     let boot = Boot {
         kernel: vec!["rdinit=/none".to_owned()],
         options: ["--on-panic", "pause", "--no-reboot"]
@@ -201,7 +201,7 @@ fn panic_pauses(stage: &mut Stage) -> Outcome<()> {
             .to_vec(),
         ..Boot::default()
     };
-    let mut machine = Machine::start(stage, "pause", &boot)?;
+    let mut machine = Machine::start(fixture, "pause", &boot)?;
     let event = machine.qmp.wait_event("GUEST_PANICKED", 0, LIMIT)?;
     ensure(event.value["data"] == json!({"action": "pause"}), || {
         format!("{event:?}")
@@ -214,7 +214,7 @@ fn panic_pauses(stage: &mut Stage) -> Outcome<()> {
     )?;
     let said = machine.hmp.run("info status")?;
     ensure(said.contains("paused (guest-panicked)"), || said.clone())?;
-    let core = stage.dir.join("core");
+    let core = fixture.dir.join("core");
     let dump = json!({"paging": true, "protocol": format!("file:{}", core.display())});
     machine.qmp.run("dump-guest-memory", dump)?;
     core::check(&core, "rdinit=/none", true)?;
@@ -225,13 +225,13 @@ fn panic_pauses(stage: &mut Stage) -> Outcome<()> {
     let wanted = "Error: could not write the core '/no/such/directory/core': No such file";
     ensure(refused.starts_with(wanted), || refused.clone())?;
     machine.qmp.run("quit", json!({}))?;
-    stage.verified("panic, seen on the console", "paused, to be looked at");
+    fixture.verified("panic, seen on the console", "paused, to be looked at");
     Ok(())
 }
 
 /// What cannot be had is refused before the guest runs.
-fn refused(stage: &mut Stage) -> Outcome<()> {
-    let kernel = stage.images.join("vmlinuz").display().to_string();
+fn refused(fixture: &mut Fixture) -> Outcome<()> {
+    let kernel = fixture.images.join("vmlinuz").display().to_string();
     let cases: [(&[&str], i32, &str); 4] = [
         (
             &["--core", "/no/such/directory/x"],
@@ -256,6 +256,6 @@ fn refused(stage: &mut Stage) -> Outcome<()> {
         let is_right = ended.code == Some(status) && ended.stderr.contains(says);
         ensure(is_right, || format!("{options:?}: {ended:?}"))?;
     }
-    stage.verified("options that cannot be", "refused before the guest runs");
+    fixture.verified("options that cannot be", "refused before the guest runs");
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! What a guest finds besides its disks, as its kernel and the usual tools show it.
 
 use crate::error::{Context, Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::image::Tool;
 use crate::machine::{Boot, Machine};
 use crate::program;
-use crate::stage::Stage;
 use serde_json::json;
 use std::fs;
 use std::time::Duration;
@@ -34,17 +34,17 @@ initrd: first
 that is all
 ";
 
-/// Plays it.
-pub fn play(stage: &mut Stage) -> Outcome<()> {
+/// Runs it.
+pub fn test(fixture: &mut Fixture) -> Outcome<()> {
     let boot = Boot {
         script: Some("platform"),
         // A jump to the BIOS, which there is none of.
         kernel: vec!["reboot=b".to_owned()],
-        disks: disks(stage)?,
+        disks: disks(fixture)?,
         options: ["--cpus", "2"].map(str::to_owned).to_vec(),
         ..Boot::default()
     };
-    let mut machine = Machine::start(stage, "guest", &boot)?;
+    let mut machine = Machine::start(fixture, "guest", &boot)?;
     let found = [
         ("memory types", "mtrrs are set"),
         ("SMBIOS", "it says who made it"),
@@ -53,29 +53,29 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     ];
     for (what, line) in found {
         machine.wait_serial(line, SECONDS, |serial| serial.has_said(line))?;
-        stage.verified(what, line);
+        fixture.verified(what, line);
     }
-    suspends(stage, &mut machine)?;
-    starts_again(stage, &mut machine)?;
+    suspends(fixture, &mut machine)?;
+    starts_again(fixture, &mut machine)?;
     drop(machine);
     for (name, kernel) in [
         ("multiboot", KERNEL),
         ("pvh", KERNEL_PVH),
         ("real", KERNEL_REAL),
     ] {
-        small_kernel(stage, name, kernel)?;
+        small_kernel(fixture, name, kernel)?;
     }
-    init_resets(stage)?;
-    starts_warm(stage)?;
-    only_32_bits(stage)?;
-    large(stage)
+    init_resets(fixture)?;
+    starts_warm(fixture)?;
+    only_32_bits(fixture)?;
+    large(fixture)
 }
 
 /// A disk of each kind.
-fn disks(stage: &Stage) -> Outcome<Vec<String>> {
+fn disks(fixture: &Fixture) -> Outcome<Vec<String>> {
     let mut disks = Vec::new();
     for interface in ["virtio", "ide"] {
-        let path = stage.dir.join(interface).display().to_string();
+        let path = fixture.dir.join(interface).display().to_string();
         Tool::StrataImg.run(&["create", "-f", "qcow2", &path, "16M"])?;
         disks.push(format!("file={path},format=qcow2,if={interface}"));
     }
@@ -83,7 +83,7 @@ fn disks(stage: &Stage) -> Outcome<Vec<String>> {
 }
 
 /// The guest suspends to memory: its clock's alarm wakes it, then a monitor does.
-fn suspends(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+fn suspends(fixture: &mut Fixture, machine: &mut Machine) -> Outcome<()> {
     let state = |machine: &mut Machine| -> Outcome<String> {
         let status = machine.qmp.run("query-status", json!({}))?;
         Ok(status["status"].to_string())
@@ -92,7 +92,7 @@ fn suspends(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     machine.qmp.wait_event("WAKEUP", 0, LIMIT)?;
     let line = "it was suspended";
     machine.wait_serial(line, SECONDS, |serial| serial.has_said(line))?;
-    stage.verified(
+    fixture.verified(
         "suspended to memory",
         "the alarm woke it, its disks are whole",
     );
@@ -118,12 +118,12 @@ fn suspends(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
     ensure(found == "\"running\"" && !again["error"].is_null(), || {
         format!("{found} {again}")
     })?;
-    stage.verified("system_wakeup", "the guest goes on");
+    fixture.verified("system_wakeup", "the guest goes on");
     Ok(())
 }
 
 /// The guest resets itself by a jump to the BIOS. QMP's clients get the event, and it boots again.
-fn starts_again(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
+fn starts_again(fixture: &mut Fixture, machine: &mut Machine) -> Outcome<()> {
     let event = machine.qmp.wait_event("RESET", 0, LIMIT)?;
     let expected = json!({"guest": true, "reason": "guest-reset"});
     ensure(event.value["data"] == expected, || format!("{event:?}"))?;
@@ -132,7 +132,7 @@ fn starts_again(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
         begins.count() == 2
     })?;
     machine.qmp.run("quit", json!({}))?;
-    stage.verified(
+    fixture.verified(
         "reset by the BIOS",
         "reported on QMP, and the guest booted again",
     );
@@ -140,18 +140,18 @@ fn starts_again(stage: &mut Stage, machine: &mut Machine) -> Outcome<()> {
 }
 
 /// A small kernel that is not Linux prints what it was given, and ends the run.
-fn small_kernel(stage: &mut Stage, name: &str, expected: &str) -> Outcome<()> {
-    let directory = stage.dir.display().to_string();
+fn small_kernel(fixture: &mut Fixture, name: &str, expected: &str) -> Outcome<()> {
+    let directory = fixture.dir.display().to_string();
     for (file, text) in [("one", "first"), ("two", "second")] {
-        fs::write(stage.dir.join(file), text).context(file)?;
+        fs::write(fixture.dir.join(file), text).context(file)?;
     }
-    let kernel = stage
+    let kernel = fixture
         .images
         .join("kernels")
         .join(name)
         .display()
         .to_string();
-    let serial = stage.logs.join(format!("{name}.serial"));
+    let serial = fixture.logs.join(format!("{name}.serial"));
     let to_serial = format!("file:{}", serial.display());
     let initrd = match name {
         "multiboot" => format!("{directory}/one a=b,{directory}/two"),
@@ -186,7 +186,7 @@ fn small_kernel(stage: &mut Stage, name: &str, expected: &str) -> Outcome<()> {
     ensure(ended.code == Some(0) && said_all, || {
         format!("{name}: {ended:?} {said}")
     })?;
-    stage.verified(
+    fixture.verified(
         format!("{name} kernel"),
         "started with all it was given, and printed it",
     );
@@ -194,8 +194,12 @@ fn small_kernel(stage: &mut Stage, name: &str, expected: &str) -> Outcome<()> {
 }
 
 /// INIT to the boot processor leads to the reset vector, where there is no firmware.
-fn init_resets(stage: &mut Stage) -> Outcome<()> {
-    let kernel = stage.images.join("kernels/multiboot").display().to_string();
+fn init_resets(fixture: &mut Fixture) -> Outcome<()> {
+    let kernel = fixture
+        .images
+        .join("kernels/multiboot")
+        .display()
+        .to_string();
     let args = [
         "run", "--kernel", &kernel, "--append", "init", "--memory", "64M",
     ];
@@ -203,14 +207,18 @@ fn init_resets(stage: &mut Stage) -> Outcome<()> {
     let ended = program::run("strata", &[&args[..], &more[..]].concat(), LIMIT)?;
     let is_right = ended.code == Some(102) && ended.stderr.contains("the guest reset the machine");
     ensure(is_right, || format!("{ended:?}"))?;
-    stage.verified("INIT to the boot processor", "an orderly reset");
+    fixture.verified("INIT to the boot processor", "an orderly reset");
     Ok(())
 }
 
 /// A reset after which the guest goes on where it has asked a BIOS to, with its memory; and the
 /// test device, whose port has kept what it left there.
-fn starts_warm(stage: &mut Stage) -> Outcome<()> {
-    let kernel = stage.images.join("kernels/multiboot").display().to_string();
+fn starts_warm(fixture: &mut Fixture) -> Outcome<()> {
+    let kernel = fixture
+        .images
+        .join("kernels/multiboot")
+        .display()
+        .to_string();
     let args = [
         "run", "--kernel", &kernel, "--append", "warm", "--memory", "64M",
     ];
@@ -225,27 +233,27 @@ fn starts_warm(stage: &mut Stage) -> Outcome<()> {
     ];
     let ended = program::run("strata", &[&args[..], &more[..]].concat(), LIMIT)?;
     ensure(ended.code == Some(42), || format!("{ended:?}"))?;
-    stage.verified("a warm start", "the guest went on where it had asked to");
+    fixture.verified("a warm start", "the guest went on where it had asked to");
     Ok(())
 }
 
 /// A bzImage whose only entry point is that for 32 bits.
-fn only_32_bits(stage: &mut Stage) -> Outcome<()> {
-    let kernel = stage.images.join("kernels/memtest86+");
+fn only_32_bits(fixture: &mut Fixture) -> Outcome<()> {
+    let kernel = fixture.images.join("kernels/memtest86+");
     let append = "console=ttyS0,115200";
-    let mut machine = Machine::start_kernel(stage, "memtest", &kernel, append)?;
-    let serial = stage.logs.join("memtest.serial");
+    let mut machine = Machine::start_kernel(fixture, "memtest", &kernel, append)?;
+    let serial = fixture.logs.join("memtest.serial");
     machine.wait("a screen of memtest86+", SECONDS, |_| {
         let said = fs::read(&serial).unwrap_or_default();
         Ok(String::from_utf8_lossy(&said).contains("Memtest86+"))
     })?;
     machine.qmp.run("quit", json!({}))?;
-    stage.verified("a 32-bit bzImage", "memtest86+ runs");
+    fixture.verified("a 32-bit bzImage", "memtest86+ runs");
     Ok(())
 }
 
 /// More memory than there is room below 4 GiB, and more than the host has; eight processors.
-fn large(stage: &mut Stage) -> Outcome<()> {
+fn large(fixture: &mut Fixture) -> Outcome<()> {
     let boot = Boot {
         script: Some("size"),
         options: ["--cpus", "8", "--memory", "6G"]
@@ -253,12 +261,12 @@ fn large(stage: &mut Stage) -> Outcome<()> {
             .to_vec(),
         ..Boot::default()
     };
-    let mut machine = Machine::start(stage, "large", &boot)?;
+    let mut machine = Machine::start(fixture, "large", &boot)?;
     machine.wait_success(SECONDS)?;
     let said = machine.serial.said.join("; ");
     ensure(said == "processors 8; memory 5 GiB and some", || {
         said.clone()
     })?;
-    stage.verified("8 processors, 6 GiB", "all found");
+    fixture.verified("8 processors, 6 GiB", "all found");
     Ok(())
 }

@@ -6,8 +6,8 @@ mod surroundings;
 mod workflow;
 
 use crate::error::{Context, Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::program::{self, Ended};
-use crate::stage::Stage;
 use std::fs;
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ struct Recipe {
     text: String,
 }
 
-/// Plays it.
-pub fn play(stage: &mut Stage) -> Outcome<()> {
-    surroundings::make(stage)?;
+/// Runs it.
+pub fn test(fixture: &mut Fixture) -> Outcome<()> {
+    surroundings::make(fixture)?;
     let recipes: Vec<_> = recipes(README)?.into_iter().chain(recipes(CI)?).collect();
     let names: Vec<_> = recipes.iter().map(|recipe| recipe.name.as_str()).collect();
     // Listed here, so that none is lost from the documents.
@@ -48,25 +48,25 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
         };
         let mut said = String::new();
         for script in scripts {
-            let ended = run(stage, &script)?;
+            let ended = run(fixture, &script)?;
             ensure(ended.code == Some(0), || format!("{name}: {ended:?}"))?;
             said += &ended.stdout;
         }
-        check(stage, name, &said)?;
-        stage.verified(name, said.lines().last().unwrap_or("exit status 0"));
+        check(fixture, name, &said)?;
+        fixture.verified(name, said.lines().last().unwrap_or("exit status 0"));
     }
     Ok(())
 }
 
 /// What a recipe is to leave besides its exit status.
-fn check(stage: &Stage, name: &str, said: &str) -> Outcome<()> {
-    let version = surroundings::kernel_version(stage)?;
+fn check(fixture: &Fixture, name: &str, said: &str) -> Outcome<()> {
+    let version = surroundings::kernel_version(fixture)?;
     let runs = |count: usize| {
         let found = said.matches(&version).count();
         ensure(found >= count, || format!("{name}: {said}"))
     };
     let holds = |file: &str, wanted: &str| {
-        let text = fs::read_to_string(stage.dir.join(file)).context(file)?;
+        let text = fs::read_to_string(fixture.dir.join(file)).context(file)?;
         ensure(text.contains(wanted), || format!("{name}: {file}: {text}"))
     };
     match name {
@@ -87,12 +87,12 @@ fn check(stage: &Stage, name: &str, said: &str) -> Outcome<()> {
 }
 
 /// Runs a script as CI servers do, with what stands for what a test host does not have.
-fn run(stage: &Stage, script: &str) -> Outcome<Ended> {
-    let file = stage.dir.join("script");
+fn run(fixture: &Fixture, script: &str) -> Outcome<Ended> {
+    let file = fixture.dir.join("script");
     fs::write(&file, script).context("script")?;
     let command = format!(
         "cd '{dir}' && TMPDIR='{dir}' PATH=\"{dir}/stand-ins:$PATH\" exec sh -e script",
-        dir = stage.dir.display()
+        dir = fixture.dir.display()
     );
     program::run("sh", &["-c", &command], LIMIT)
 }

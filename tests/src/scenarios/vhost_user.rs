@@ -2,11 +2,11 @@
 
 use super::layers::{self, History, Merge};
 use crate::error::{Context, Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::frontend::Frontend;
 use crate::image::Tool;
 use crate::machine::{Boot, Machine};
 use crate::serial::Serial;
-use crate::stage::Stage;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,28 +16,28 @@ const QUEUES: u16 = 2;
 /// What the disk grows to. Only in the end: which blocks the guest writes follows from the size.
 const NEW_SIZE: u64 = 512 << 20;
 
-/// Plays it.
-pub fn play(stage: &mut Stage) -> Outcome<()> {
-    let a = stage.dir.join("A");
+/// Runs it.
+pub fn test(fixture: &mut Fixture) -> Outcome<()> {
+    let a = fixture.dir.join("A");
     Tool::StrataImg.create(&a, "qcow2", "256M")?;
     let mut history = History::default();
 
-    let mut site = Site::open(stage, "first", &a)?;
-    let mut guest = site.boot(stage, "first", stage.seed, &history)?;
+    let mut site = Site::open(fixture, "first", &a)?;
+    let mut guest = site.boot(fixture, "first", fixture.seed, &history)?;
     site.machine.wait_start(1, BOOT_SECONDS)?;
-    stage.verified(
+    fixture.verified(
         "boot",
         "QEMU's guest on a vhost-user-blk device with 2 queues",
     );
-    let layers = layers::make_chain(stage, &mut site.machine, &a)?;
+    let layers = layers::make_chain(fixture, &mut site.machine, &a)?;
     let merge = Merge::start(&mut site.machine, "virtio0", Some("A"))?;
-    merge.watch(stage, &mut site.machine, 2)?;
+    merge.watch(fixture, &mut site.machine, 2)?;
     // The rings stop, and start where they stopped, with requests under way.
     guest.command("stop")?;
     guest.command("cont")?;
     merge.release(&mut site.machine)?;
     merge.wait(&mut site.machine)?;
-    stage.verified(
+    fixture.verified(
         "merge to A",
         "while the guest writes, and stops and goes on",
     );
@@ -47,27 +47,27 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     ensure(site.machine.serial.has_passed, || {
         "the guest went off without ending its work".to_owned()
     })?;
-    history.add(stage.seed, &site.machine.serial);
+    history.add(fixture.seed, &site.machine.serial);
 
-    stage.say(
+    fixture.say(
         "kill",
         "a second machine on the same export, killed while it writes",
     );
-    let guest = site.boot(stage, "killed", stage.seed + 1, &history)?;
+    let guest = site.boot(fixture, "killed", fixture.seed + 1, &history)?;
     site.machine.wait_start(1, BOOT_SECONDS)?;
     layers::work_quietly(&mut site.machine, Duration::from_secs(3))?;
     guest.kill()?;
     site.machine.serial.update()?;
-    history.add(stage.seed + 1, &site.machine.serial);
+    history.add(fixture.seed + 1, &site.machine.serial);
 
-    stage.say("verify", "a third one, to verify every block");
-    let mut guest = site.boot(stage, "third", stage.seed + 2, &history)?;
+    fixture.say("verify", "a third one, to verify every block");
+    let mut guest = site.boot(fixture, "third", fixture.seed + 2, &history)?;
     site.machine.wait_start(1, BOOT_SECONDS)?;
     let verified = site.machine.serial.verified;
     let verified = verified.context("the guest did not say what it verified")?;
     ensure(verified.acknowledged > 0, || format!("{verified:?}"))?;
     let checked = layers::mib(verified.acknowledged << 12);
-    stage.verified(
+    fixture.verified(
         "third machine",
         format!("{checked}: every acknowledged block is there"),
     );
@@ -78,7 +78,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     site.resize(2 * NEW_SIZE)?;
     guest.command("cont")?;
     site.wait_size(2 * NEW_SIZE)?;
-    stage.verified(
+    fixture.verified(
         "block_resize",
         "QEMU's guest sees its disk grow, also after a pause",
     );
@@ -99,7 +99,7 @@ pub fn play(stage: &mut Stage) -> Outcome<()> {
     let top: &Path = &layers[3];
     layers::check_chain(top, &[top, &layers[0]])?;
     layers::check_images(&[top, &layers[0]], false)?;
-    stage.verified("images", "D on A, both clean for both tools");
+    fixture.verified("images", "D on A, both clean for both tools");
     Ok(())
 }
 
@@ -110,8 +110,8 @@ struct Site {
 }
 
 impl Site {
-    fn open(stage: &Stage, name: &str, disk: &Path) -> Outcome<Site> {
-        let socket = stage.dir.join("disk.sock");
+    fn open(fixture: &Fixture, name: &str, disk: &Path) -> Outcome<Site> {
+        let socket = fixture.dir.join("disk.sock");
         let options = [
             "--disk".to_owned(),
             format!("file={},format=qcow2,id=virtio0", disk.display()),
@@ -121,7 +121,12 @@ impl Site {
                 socket.display()
             ),
         ];
-        let machine = Machine::serve(stage, name, &options, &stage.logs.join("no-guest.serial"))?;
+        let machine = Machine::serve(
+            fixture,
+            name,
+            &options,
+            &fixture.logs.join("no-guest.serial"),
+        )?;
         Ok(Site { machine, socket })
     }
 
@@ -139,7 +144,7 @@ impl Site {
     /// Boots a guest that verifies the history and goes on to write.
     fn boot(
         &mut self,
-        stage: &Stage,
+        fixture: &Fixture,
         name: &str,
         seed: u64,
         history: &History,
@@ -153,8 +158,8 @@ impl Site {
             kernel: vec!["loglevel=6".to_owned()],
             ..Boot::default()
         };
-        let serial = stage.logs.join(format!("{name}.serial"));
+        let serial = fixture.logs.join(format!("{name}.serial"));
         self.machine.follow(&serial);
-        Frontend::start(stage, name, &boot, (&self.socket, QUEUES), &serial)
+        Frontend::start(fixture, name, &boot, (&self.socket, QUEUES), &serial)
     }
 }

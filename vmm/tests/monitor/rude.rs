@@ -196,7 +196,7 @@ fn not_reading_replies() {
     }
 }
 
-/// Has the machine tell of `count` events; the reader takes each before the next is told.
+/// Has the machine send `count` events; the reader takes each before the next is sent.
 fn flood_with_events(bench: &Bench, reader: &mut Client, count: usize) {
     for round in 0..count {
         let id = format!("job{round}");

@@ -1,4 +1,4 @@
-//! What clients are told and when, at the beginning of jobs and at the end of it all.
+//! What clients are sent and when, at the beginning of jobs and at the end of it all.
 
 use crate::{
     DISK, EXPORT,
@@ -16,9 +16,9 @@ fn events_of_a_command_come_before_its_answer() {
         r#"{{"execute":"blockdev-snapshot-sync","arguments":{{"device":"root","snapshot-file":"{top}"}}}}"#
     ));
     let lines = qmp.up_to_answer(r#"{"execute":"block-stream","arguments":{"device":"root"}}"#);
-    let told = |status: &str| lines.iter().any(|line| line.contains(status));
-    assert!(told(r#""status": "created""#), "{lines:?}");
-    assert!(told(r#""status": "running""#), "{lines:?}");
+    let is_sent = |status: &str| lines.iter().any(|line| line.contains(status));
+    assert!(is_sent(r#""status": "created""#), "{lines:?}");
+    assert!(is_sent(r#""status": "running""#), "{lines:?}");
     qmp.event("BLOCK_JOB_COMPLETED");
     let lines = qmp.up_to_answer(QUIT);
     let shutdown = lines.iter().any(|line| line.contains("SHUTDOWN"));

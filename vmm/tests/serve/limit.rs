@@ -7,7 +7,7 @@ use crate::{
     process::{Serve, Signal, client, qemu_img},
 };
 
-/// What a client is told of a write to the whole disk.
+/// What a client gets in answer to a write to the whole disk.
 fn write_all(uri: &str) -> Result<(), String> {
     let mut command = Command::new("qemu-io");
     command.args(["-f", "raw", "-c", "write -P 7 0 64M", "-c", "flush", uri]);

@@ -68,8 +68,8 @@ impl Serve {
         if args.iter().any(|arg| arg == "--export") {
             // It says where the export is once it is there.
             let mut line = String::new();
-            let mut told = BufReader::new(child.stderr.as_mut().unwrap());
-            told.read_line(&mut line).unwrap();
+            let mut stderr = BufReader::new(child.stderr.as_mut().unwrap());
+            stderr.read_line(&mut line).unwrap();
             assert!(line.starts_with("strata: serving "), "{line}");
         }
         Self {

@@ -91,7 +91,7 @@ fn qemu_img_reads_through_it() {
 }
 
 #[test]
-fn in_the_clear_nothing_is_told() {
+fn in_the_clear_nothing_is_disclosed() {
     let served = served();
     let mut client = Client::greeted(&served);
     client.option(LIST, b"");

@@ -7,7 +7,7 @@ const STREAM: Purpose = Purpose::Job {
 };
 
 #[test]
-fn who_is_refused_is_told_what_stands_in_the_way() {
+fn a_refusal_names_what_stands_in_the_way() {
     let bench = Bench::default();
     let disk = bench.disk("virtio0", &["C", "B", "A"]);
     let refused = |layers: &[&str]| {

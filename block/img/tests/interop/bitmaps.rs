@@ -129,12 +129,12 @@ fn both_sides_record_the_same() {
             random: Random(n as u64),
             bitmaps: Vec::new(),
         };
-        subject.play();
+        subject.run();
     }
 }
 
 impl Subject<'_> {
-    fn play(&mut self) {
+    fn run(&mut self) {
         for (n, bits) in GRANULARITIES.into_iter().enumerate() {
             self.add(["qemu-img", "strata-img"][n % 2], bits, true);
         }

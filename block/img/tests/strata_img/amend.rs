@@ -31,8 +31,12 @@ fn outcome(directory: &Directory, program: &str, options: &str) -> (Option<i32>,
         }
     }
     let info = directory.qemu(&["info", "-f", "qcow2", "a.qcow2"]);
-    let is_told = |line: &&str| !line.starts_with("disk size");
-    let info = info.lines().filter(is_told).collect::<Vec<_>>().join("\n");
+    let is_compared = |line: &&str| !line.starts_with("disk size");
+    let info = info
+        .lines()
+        .filter(is_compared)
+        .collect::<Vec<_>>()
+        .join("\n");
     (output.status.code(), errors, info)
 }
 

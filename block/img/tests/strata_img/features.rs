@@ -100,9 +100,9 @@ fn refusals(directory: &Directory, image: &str) -> [String; 2] {
         let output = directory.run(program, &["info", "-f", "qcow2", image]);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{program}: {said}");
-        let told = said.lines().last().unwrap_or_default();
+        let last = said.lines().last().unwrap_or_default();
         let refused = format!("{program}: Could not open '{image}': ");
-        let why = told.strip_prefix(&refused);
+        let why = last.strip_prefix(&refused);
         why.unwrap_or_else(|| panic!("{said}")).to_owned()
     })
 }
@@ -171,7 +171,7 @@ fn a_bitmap_that_the_specification_does_not_have_is_refused() {
         let checked = directory.run("strata-img", &["check", "-f", "qcow2", "a"]);
         assert_eq!(checked.status.code(), Some(2), "{checked:?}");
         assert!(text(&checked.stderr).contains(&format!("ERROR {ours}")));
-        // They stand in the way of nobody else, who is told.
+        // They stand in the way of no other command, which warns of them.
         for command in [
             "convert -f qcow2 -O raw a raw",
             "map -f qcow2 a",

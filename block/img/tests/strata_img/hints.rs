@@ -1,4 +1,4 @@
-//! What file systems are told of new files: `nocow` and `extent_size_hint`.
+//! The hints that file systems get for new files: `nocow` and `extent_size_hint`.
 
 use std::{
     path::{Path, PathBuf},

@@ -62,7 +62,10 @@ fn no_command_says_that_it_has_written_what_is_lost() {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{command}: {errors}");
         let lost = ["may be lost", "Input/output error", "no space left"];
-        let told = lost.iter().any(|words| errors.contains(words));
-        assert!(told && errors.contains("target"), "{command}: {errors}");
+        let is_reported = lost.iter().any(|words| errors.contains(words));
+        assert!(
+            is_reported && errors.contains("target"),
+            "{command}: {errors}"
+        );
     }
 }

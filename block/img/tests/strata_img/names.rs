@@ -153,7 +153,7 @@ fn a_header_may_name_any_format_for_others() {
 }
 
 #[test]
-fn a_loop_is_told_in_the_same_words() {
+fn a_loop_is_refused_in_the_same_words() {
     let directory = directory();
     let rebase = [
         "rebase", "-u", "-f", "qcow2", "-b", "c.qcow2", "-F", "qcow2",

@@ -13,7 +13,7 @@ fn refused(directory: &Directory, args: &[&str]) -> [String; 2] {
 }
 
 #[test]
-fn images_that_cannot_be_opened_are_told_alike() {
+fn images_that_cannot_be_opened_are_refused_alike() {
     let directory = Directory::new();
     directory.qemu(&["create", "-q", "-f", "qcow2", "big", "1M"]);
     // A disk of an exabyte.
@@ -56,7 +56,7 @@ fn images_that_cannot_be_opened_are_told_alike() {
 }
 
 #[test]
-fn a_disk_that_is_too_large_is_told_alike() {
+fn a_disk_that_is_too_large_is_refused_alike() {
     let directory = Directory::new();
     for (options, size) in [("cluster_size=64k", "1E"), ("cluster_size=512", "1T")] {
         let args = ["create", "-q", "-f", "qcow2", "-o", options, "image", size];

@@ -75,7 +75,7 @@ fn shows_zeros_over_a_longer_backing_file() {
 }
 
 #[test]
-fn the_format_is_told() {
+fn the_format_has_to_be_given() {
     let directory = Directory::new();
     directory.qemu(&["create", "-q", "-f", "qcow2", "image", "1M"]);
     let before = read(&directory.path("image"));

@@ -44,8 +44,8 @@ fn a_failed_flush_is_the_last_one_until_the_file_is_opened_again() {
             file.write_vec(0, vec![1; 4096]).await.unwrap();
             file.flush().await.unwrap();
             file.write_vec(0, vec![1; MUCH]).await.unwrap();
-            let told = file.flush().await;
-            assert_lost(told);
+            let flushed = file.flush().await;
+            assert_lost(flushed);
             // There is room now, but what was lost stays lost.
             device.mend();
             for _ in 0..2 {

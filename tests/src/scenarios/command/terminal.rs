@@ -1,7 +1,7 @@
 //! A command on its caller's terminal.
 
 use crate::error::{Context, Outcome, ensure};
-use crate::stage::Stage;
+use crate::fixture::Fixture;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -16,8 +16,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Prints the size at first, and whenever it changes.
 const SCRIPT: &str = "trap 'stty size' WINCH; stty size; while :; do sleep 1; done";
 
-/// Plays it.
-pub fn has_its_size_and_a_way_out(stage: &mut Stage) -> Outcome<()> {
+/// Runs it.
+pub fn has_its_size_and_a_way_out(fixture: &mut Fixture) -> Outcome<()> {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).context("a terminal")?;
     grantpt(&master).context("a terminal")?;
     unlockpt(&master).context("a terminal")?;
@@ -30,7 +30,7 @@ pub fn has_its_size_and_a_way_out(stage: &mut Stage) -> Outcome<()> {
     set_size(&master, 30, 100)?;
     let mut command = Command::new("strata");
     command.arg("test").arg("--kernel");
-    command.arg(stage.images.join("vmlinuz"));
+    command.arg(fixture.images.join("vmlinuz"));
     command.args(["--", "sh", "-c", SCRIPT]);
     command.stdin(copy()?).stdout(copy()?).stderr(copy()?);
     let mut child = command.spawn().context("strata test")?;
@@ -53,7 +53,7 @@ pub fn has_its_size_and_a_way_out(stage: &mut Stage) -> Outcome<()> {
     let status = child.wait().context("strata test")?;
     result?;
     ensure(status.code() == Some(125), || format!("{status}: {said}"))?;
-    stage.verified("terminal", "its size follows, and Ctrl-A X ends the guest");
+    fixture.verified("terminal", "its size follows, and Ctrl-A X ends the guest");
     Ok(())
 }
 

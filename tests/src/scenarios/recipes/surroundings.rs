@@ -2,9 +2,9 @@
 //! lacks.
 
 use crate::error::{Context, Outcome, ensure};
+use crate::fixture::Fixture;
 use crate::image::Tool;
 use crate::program;
-use crate::stage::Stage;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -30,32 +30,32 @@ exec "$@"
 const NOTHING: &str = "#!/bin/sh\nexit 0\n";
 
 /// The version in the name of the kernel's modules.
-pub fn kernel_version(stage: &Stage) -> Outcome<String> {
-    let modules = stage.images.join("lib/modules");
+pub fn kernel_version(fixture: &Fixture) -> Outcome<String> {
+    let modules = fixture.images.join("lib/modules");
     let mut entries = fs::read_dir(&modules).context(modules.display())?;
     let entry = entries.next().context("no modules")?.context("modules")?;
     Ok(entry.file_name().to_string_lossy().into_owned())
 }
 
-/// Makes all of it in the stage's directory.
-pub fn make(stage: &Stage) -> Outcome<()> {
-    let version = kernel_version(stage)?;
-    let kernel = stage.images.join("vmlinuz");
+/// Makes all of it in the fixture's directory.
+pub fn make(fixture: &Fixture) -> Outcome<()> {
+    let version = kernel_version(fixture)?;
+    let kernel = fixture.images.join("vmlinuz");
     let dir = |name: &str| {
-        let path = stage.dir.join(name);
+        let path = fixture.dir.join(name);
         fs::create_dir_all(&path).context(name)?;
         Ok(path)
     };
     symlink(&kernel, dir("arch/x86/boot")?.join("bzImage")).context("bzImage")?;
-    symlink(&kernel, stage.dir.join("bzImage")).context("bzImage")?;
+    symlink(&kernel, fixture.dir.join("bzImage")).context("bzImage")?;
     for name in ["one", "other"] {
         let file = dir(&format!("kernels/{name}/boot"))?.join(format!("vmlinuz-{version}"));
         symlink(&kernel, file).context("kernels")?;
     }
     fs::write(dir("conf")?.join("mine.conf"), "mine\n").context("conf")?;
-    host_kernel(stage, &version)?;
-    initrd(&dir("initrd")?, stage)?;
-    image(&dir("root")?, stage)?;
+    host_kernel(fixture, &version)?;
+    initrd(&dir("initrd")?, fixture)?;
+    image(&dir("root")?, fixture)?;
     // Of Strata's own tree, and of the machine.
     for (name, text) in [
         ("stand-ins/sudo", NOTHING),
@@ -64,40 +64,40 @@ pub fn make(stage: &Stage) -> Outcome<()> {
         ("strata/guest-images/build", NOTHING),
         ("strata/ci/testhost", TEST_HOST),
     ] {
-        let path = stage.dir.join(name);
-        fs::create_dir_all(path.parent().unwrap_or(&stage.dir)).context(name)?;
+        let path = fixture.dir.join(name);
+        fs::create_dir_all(path.parent().unwrap_or(&fixture.dir)).context(name)?;
         program_file(&path, text)?;
     }
     Ok(())
 }
 
 /// A test host has no `/boot`: gives it the kernel that it runs.
-fn host_kernel(stage: &Stage, version: &str) -> Outcome<()> {
+fn host_kernel(fixture: &Fixture, version: &str) -> Outcome<()> {
     if Path::new("/boot").exists() {
         return Ok(());
     }
     fs::create_dir("/boot").context("/boot")?;
     let file = format!("/boot/vmlinuz-{version}");
-    symlink(stage.images.join("vmlinuz"), &file).context(file)?;
+    symlink(fixture.images.join("vmlinuz"), &file).context(file)?;
     fs::create_dir_all("/lib").context("/lib")?;
-    symlink(stage.images.join("lib/modules"), "/lib/modules").context("/lib/modules")
+    symlink(fixture.images.join("lib/modules"), "/lib/modules").context("/lib/modules")
 }
 
 /// An initramfs whose program prints that it ran, and powers off.
-fn initrd(tree: &Path, stage: &Stage) -> Outcome<()> {
+fn initrd(tree: &Path, fixture: &Fixture) -> Outcome<()> {
     busybox(tree)?;
     let init = "#!/bin/sh\necho the initrd\\'s program ran\n/bin/busybox poweroff -f\n";
     program_file(&tree.join("init"), init)?;
     let pack = format!(
         "cd '{}' && find . | cpio -o -H newc > '{}'",
         tree.display(),
-        stage.dir.join("initrd.img").display()
+        fixture.dir.join("initrd.img").display()
     );
     succeeds("sh", &["-c", &pack])
 }
 
 /// A file system that looks as a distribution's does.
-fn image(tree: &Path, stage: &Stage) -> Outcome<()> {
+fn image(tree: &Path, fixture: &Fixture) -> Outcome<()> {
     busybox(tree)?;
     for directory in ["etc", "proc", "sys", "dev", "run", "tmp"] {
         fs::create_dir_all(tree.join(directory)).context("root")?;
@@ -106,14 +106,14 @@ fn image(tree: &Path, stage: &Stage) -> Outcome<()> {
     for program in ["cat", "cp", "ls"] {
         symlink("busybox", tree.join("bin").join(program)).context(program)?;
     }
-    let raw = stage.dir.join("base.raw");
+    let raw = fixture.dir.join("base.raw");
     Tool::QemuImg.create(&raw, "raw", "32M")?;
     let name = |path: &Path| path.display().to_string();
     succeeds(
         "mke2fs",
         &["-q", "-t", "ext4", "-d", &name(tree), &name(&raw)],
     )?;
-    let image = stage.dir.join("debian.qcow2");
+    let image = fixture.dir.join("debian.qcow2");
     succeeds(
         "qemu-img",
         &["convert", "-O", "qcow2", &name(&raw), &name(&image)],

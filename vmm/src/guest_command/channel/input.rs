@@ -71,7 +71,7 @@ fn read_stream(items: &SyncSender<Item>) {
             return;
         }
     }
-    // Nobody is left to be told if this fails.
+    // If this fails nobody is left to report it to.
     let _ = items.send(Item::End);
 }
 

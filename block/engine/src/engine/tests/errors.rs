@@ -238,7 +238,7 @@ fn no_room_waits_for_a_person_where_every_error_does() {
 }
 
 #[test]
-fn ignored_errors_are_told_to_clients_alone() {
+fn ignored_errors_are_reported_to_clients_alone() {
     let sim = Simulated::new(OnRequestError::Ignore, OnRequestError::Ignore);
     sim.faults(WRITES_FAIL);
     assert!(is_ok(&sim.write(0, 1)));
@@ -283,7 +283,7 @@ fn nothing_is_held_for_a_guest_that_has_gone() {
     sim.engine.begin_to_rest(FailedRequests::Ended);
     sim.settle();
     assert!(matches!(*held.borrow(), Some(Err(IoError::NoSpace { .. }))));
-    assert_eq!(sim.reported(), [], "it has been told before");
+    assert_eq!(sim.reported(), [], "it has been reported before");
     // So ends what fails on the way down.
     let late = sim.write(0, 1);
     assert!(!is_waiting(&late) && !is_ok(&late) && !sim.engine.has_requests());

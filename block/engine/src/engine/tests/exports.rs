@@ -240,7 +240,7 @@ fn all_disks_are_exported_or_none() {
 }
 
 #[test]
-fn an_export_in_use_goes_only_by_force_and_is_told_of_when_its_client_has_gone() {
+fn an_export_in_use_goes_only_by_force_and_its_event_comes_when_its_client_has_gone() {
     let bench = Bench::new();
     bench.disk("a", "", false);
     bench.start("sock");

@@ -41,7 +41,7 @@ fn assert_lost(result: IoResult<()>) {
 }
 
 #[test]
-fn what_stop_is_told_the_guests_flush_is_told_too() {
+fn what_fails_stop_fails_the_guests_flush_too() {
     let bench = Bench::new();
     let Some((_device, _, disk)) = overfull(&bench) else {
         return;
@@ -64,7 +64,7 @@ fn what_stop_is_told_the_guests_flush_is_told_too() {
 }
 
 #[test]
-fn what_a_snapshot_is_told_the_guests_flush_is_told_too() {
+fn what_fails_a_snapshot_fails_the_guests_flush_too() {
     let bench = Bench::new();
     let Some((device, path, disk)) = overfull(&bench) else {
         return;

@@ -132,7 +132,7 @@ fn a_name_is_free_again_when_its_layer_is_gone() {
 }
 
 #[test]
-fn what_there_is_not_is_told_as_it_was_named() {
+fn what_is_missing_is_called_as_the_command_named_it() {
     let bench = Bench::new();
     let (d1, d2) = two_disks(&bench);
     for (device, node_name, said) in [

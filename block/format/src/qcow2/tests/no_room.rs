@@ -42,7 +42,7 @@ fn stops_at_any_flush(options: CreateOptions, change: Change) {
                     assert!(flush > 1, "the change has flushed");
                     break;
                 }
-                result.expect_err("somebody has to be told");
+                result.expect_err("somebody has to learn of it");
                 assert!(layer.image.is_stopped(), "flush {flush}");
                 // In version 2 a crash may leave flags missing.
                 if options.version > 2 {

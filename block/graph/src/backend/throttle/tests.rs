@@ -81,7 +81,7 @@ fn what_comes_to_rest_goes_on_at_once_and_is_counted() {
 }
 
 #[test]
-fn who_leaves_is_told_that_nothing_was_counted() {
+fn who_leaves_learns_that_nothing_was_counted() {
     let (exec, group) = group(1);
     let member = group.join();
     let mut passes = Vec::new();

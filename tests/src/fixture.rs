@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// One scenario's surroundings.
-pub struct Stage {
+pub struct Fixture {
     /// Disk images and sockets.
     pub dir: PathBuf,
     /// Logs, which `ci/testhost` copies out.
@@ -22,15 +22,15 @@ pub struct Stage {
     rows: Vec<(&'static str, String, String)>,
 }
 
-impl Stage {
+impl Fixture {
     /// Makes the directories. They are `name` below `work` and `out`.
-    pub fn new(name: &str, seed: u64, work: &Path, out: &Path, images: &Path) -> Outcome<Stage> {
+    pub fn new(name: &str, seed: u64, work: &Path, out: &Path, images: &Path) -> Outcome<Fixture> {
         let (dir, logs) = (work.join(name), out.join(name));
         for directory in [&dir, &logs] {
             fs::create_dir_all(directory).context(directory.display())?;
         }
         let (images, random) = (images.to_owned(), Cell::new(seed));
-        Ok(Stage {
+        Ok(Fixture {
             dir,
             logs,
             images,

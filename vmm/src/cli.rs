@@ -1,5 +1,6 @@
 //! The command line.
 
+pub mod ctl;
 pub mod disk;
 mod duration;
 pub mod ending;
@@ -17,7 +18,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use self::{
-    disk::DiskOption, ending::EndingArgs, export::ExportOption, object::ObjectOption,
+    ctl::CtlArgs, disk::DiskOption, ending::EndingArgs, export::ExportOption, object::ObjectOption,
     report::ReportArgs, serial::SerialEndpoint, temporary::TemporaryArgs, test::TestArgs,
 };
 use crate::{
@@ -51,6 +52,8 @@ pub enum Command {
     Test(Box<TestArgs>),
     /// Serve disks on the network, without a guest.
     Serve(ServeArgs),
+    /// Drive a running one: snapshots and merges of its disks, its jobs, its monitor.
+    Ctl(CtlArgs),
     /// Say what this host can do: whether KVM is usable, which I/O engines work, what a directory's
     /// file system offers.
     Doctor(DoctorArgs),

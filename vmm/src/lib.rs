@@ -4,6 +4,7 @@
 mod boot;
 pub mod cli;
 mod core_dump;
+pub mod ctl;
 pub mod doctor;
 pub mod guest_command;
 mod kick_signal;

@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
 use std::{
+    env,
     error::Error,
     fs::File,
     io::{self, IsTerminal},
@@ -13,8 +14,13 @@ use std::{
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use strata_storage::{outlive_size_limit, raise_descriptor_limit};
 use strata_vmm::{
-    cli::{Cli, Command, RunArgs, report::ReportArgs, test::TestArgs},
-    doctor, guest_command,
+    cli::{
+        Cli, Command, RunArgs,
+        ctl::{CtlArgs, mark_socket},
+        report::ReportArgs,
+        test::TestArgs,
+    },
+    ctl, doctor, guest_command,
     machine::{self, Transcript},
     run_result::{FAILED, RunResult},
     serve,
@@ -23,7 +29,7 @@ use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 fn main() -> ExitCode {
     let begin = Instant::now();
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(mark_socket(env::args_os().collect()));
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
@@ -41,6 +47,7 @@ fn main() -> ExitCode {
         Command::Run(args) => return run(&args, begin),
         Command::Test(args) => return test(&args, begin),
         Command::Serve(args) => serve::run(&args).map_err(Into::into),
+        Command::Ctl(args) => return ctl(&args),
         Command::Doctor(args) => doctor::run(&args.dir).map_err(Into::into),
     };
     match result {
@@ -48,6 +55,17 @@ fn main() -> ExitCode {
         Err::<_, Box<dyn Error>>(error) => {
             eprintln!("strata: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// `strata ctl`.
+fn ctl(args: &CtlArgs) -> ExitCode {
+    match ctl::run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("strata: {error}");
+            ExitCode::from(error.exit_status())
         }
     }
 }

@@ -41,6 +41,7 @@ mod throttle_tests;
 use std::thread::JoinHandle;
 
 pub use endpoint::{Endpoint, EndpointError};
+pub(crate) use hmp::{human_size, parse_size};
 pub use listener::OpenError;
 use machine::check;
 pub use machine::{Action, Answer, DeviceAdd, Machine, RunState};

@@ -33,6 +33,10 @@ fn every_command_has_help_with_an_example() {
         &["--help"][..],
         &["run", "--help"],
         &["test", "--help"],
+        &["ctl", "--help"],
+        &["ctl", "qmp", "snapshot", "--help"],
+        &["ctl", "qmp", "merge", "--help"],
+        &["ctl", "qmp", "commit", "--help"],
         &["doctor", "--help"],
     ] {
         let output = strata(command);

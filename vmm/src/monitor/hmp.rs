@@ -25,6 +25,7 @@ use super::machine::Machine;
 use super::step::Step;
 use super::{MAX_LINE, PACKAGE};
 use args::Failure;
+pub(crate) use size::{human_size, parse_size};
 use table::{COMMANDS, Command};
 use words::Words;
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bitmaps;
+mod ctl;
 mod ends;
 mod limit;
 #[path = "../../../block/storage/src/lossy.rs"]

@@ -118,6 +118,28 @@ impl Serve {
         qmp
     }
 
+    /// Runs `strata ctl` on the socket `qmp`: exit code, standard output and standard error.
+    pub fn ctl(&self, args: &[&str]) -> (Option<i32>, String, String) {
+        // It listens now.
+        drop(self.qmp());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
+        command.args(["ctl", "qmp"]).args(args);
+        let output = command.current_dir(self.directory.path()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    }
+
+    /// The output of a `strata ctl` that succeeds.
+    pub fn ctl_done(&self, args: &[&str]) -> String {
+        let (code, output, error) = self.ctl(args);
+        assert_eq!((code, &*error), (Some(0), ""), "{args:?}: {output}");
+        output
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

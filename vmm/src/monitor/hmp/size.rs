@@ -5,7 +5,7 @@ const MIB: u128 = 1 << 20;
 /// Bytes of `text`: a decimal number with an optional fraction, or a hexadecimal one after `0x`,
 /// and a suffix `B`, `k`, `M`, `G`, `T`, `P` or `E` in either case. Without a suffix it counts MiB,
 /// as everywhere in HMP. `None` if it is anything else or does not fit a signed 64-bit integer.
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let hexadecimal = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
     let (digits, unit) = match text.chars().last()? {
         // These two are digits of a hexadecimal number.
@@ -42,7 +42,7 @@ fn number(digits: &str, radix: u32) -> Option<u128> {
 }
 
 /// `bytes` with three significant digits and a binary unit: `196 KiB`, `1.5 GiB`.
-pub(super) fn human_size(bytes: u64) -> String {
+pub(crate) fn human_size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut value = bytes as f64;
     let mut unit = 0;

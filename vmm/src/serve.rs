@@ -241,11 +241,11 @@ fn serve(engine: &Rc<Engine>, inbox: Rc<WatchedInbox<Message>>) -> End {
                     let (cause, answer) = (ShutdownCause::Signal, None);
                     return End { cause, answer };
                 }
-                Some(Message::Action(Action::Quit, answer)) => {
+                Some(Message::Action(action, answer)) if matches!(*action, Action::Quit) => {
                     let (cause, answer) = (ShutdownCause::Quit, Some(answer));
                     return End { cause, answer };
                 }
-                Some(Message::Action(action, answer)) => act(&engine, action, answer),
+                Some(Message::Action(action, answer)) => act(&engine, *action, answer),
             }
         }
     })
@@ -261,11 +261,11 @@ fn attend_to_the_end(engine: &Rc<Engine>, inbox: Rc<WatchedInbox<Message>>) {
             while let Some(message) = inbox.next().await {
                 match message {
                     Message::Signal => attended.give_up_on_servers(),
-                    Message::Action(Action::Quit, answer) => {
+                    Message::Action(action, answer) if matches!(*action, Action::Quit) => {
                         attended.give_up_on_servers();
                         answer.send(Ok(Reply::Done));
                     }
-                    Message::Action(action, answer) => act(&attended, action, answer),
+                    Message::Action(action, answer) => act(&attended, *action, answer),
                 }
             }
         });

@@ -198,6 +198,9 @@ pub struct BlockJobInfo {
     pub auto_finalize: bool,
     /// As given when it was started.
     pub auto_dismiss: bool,
+    /// The group that it ends with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Whether what the job makes shows what the disk shows, and every write reaches both; only of
     /// jobs that come to that.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -218,6 +221,9 @@ pub struct JobInfo {
     pub kind: JobType,
     /// State of the job.
     pub status: JobStatus,
+    /// The group that it ends with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Bytes looked at so far.
     pub current_progress: u64,
     /// Bytes to look at.

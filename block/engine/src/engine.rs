@@ -372,8 +372,8 @@ impl Engine {
     fn execute_now(self: &Rc<Self>, cmd: Cmd) -> std::result::Result<Reply, CmdError> {
         let jobs = &self.jobs;
         let done = match cmd {
-            Cmd::BlockStream(cmd) => self.start_stream(cmd),
-            Cmd::BlockCommit(cmd) => self.start_commit(*cmd),
+            Cmd::BlockStream(cmd) => self.prepare_stream(cmd).map(|job| drop(job.start())),
+            Cmd::BlockCommit(cmd) => self.prepare_commit(*cmd).map(|job| drop(job.start())),
             Cmd::BlockSetIoThrottle(cmd) => self.set_io_throttle(&cmd),
             Cmd::BlockdevOpenTray(cmd) => self.open_tray(&cmd),
             Cmd::BlockdevCloseTray(cmd) => self.close_tray(&cmd),

@@ -2,6 +2,7 @@
 
 mod active_commit;
 mod commit;
+mod group;
 mod job;
 mod layers;
 mod lifecycle;
@@ -13,7 +14,9 @@ mod stride;
 
 pub(crate) use active_commit::ActiveCommit;
 pub(crate) use commit::Commit;
+pub(crate) use group::Membership;
 pub(crate) use job::{Job, JobOptions};
+pub(crate) use layers::NamedBefore;
 pub(crate) use lifecycle::{Ending, Work};
 pub(crate) use registry::Jobs;
 pub(crate) use stream::{NewBase, Stream};

@@ -19,7 +19,7 @@ use crate::monitor::{Action, Answer, Machine, RunState};
 /// One message.
 pub(super) enum Message {
     /// From a monitor.
-    Action(Action, Answer),
+    Action(Box<Action>, Answer),
     /// SIGTERM, SIGINT or SIGHUP.
     Signal,
 }
@@ -33,7 +33,7 @@ impl Machine for Handle {
     }
 
     fn request(&self, action: Action, answer: Answer) {
-        self.0.send(Message::Action(action, answer));
+        self.0.send(Message::Action(Box::new(action), answer));
     }
 }
 

@@ -321,6 +321,7 @@ pub fn job(id: &str, speed: u64) -> BlockJobInfo {
         status: JobStatus::Running,
         auto_finalize: true,
         auto_dismiss: true,
+        group: None,
         actively_synced: None,
         error: None,
     }
@@ -328,6 +329,7 @@ pub fn job(id: &str, speed: u64) -> BlockJobInfo {
 
 fn as_job(job: &BlockJobInfo) -> JobInfo {
     JobInfo {
+        group: None,
         id: job.device.clone(),
         kind: job.kind,
         status: job.status,

@@ -121,6 +121,10 @@ pub struct BlockStream {
     pub auto_finalize: Option<bool>,
     /// Forget the job when it has concluded; so it is if `None`.
     pub auto_dismiss: Option<bool>,
+    /// The jobs that it ends with: all of them well, or none.
+    pub group: Option<String>,
+    /// How many these are; a new group has to be told, unless a transaction starts all of them.
+    pub group_size: Option<u32>,
 }
 
 impl BlockStream {
@@ -175,6 +179,10 @@ pub struct BlockCommit {
     pub auto_finalize: Option<bool>,
     /// Forget the job when it has concluded; so it is if `None`.
     pub auto_dismiss: Option<bool>,
+    /// The jobs that it ends with: all of them well, or none.
+    pub group: Option<String>,
+    /// How many these are; a new group has to be told, unless a transaction starts all of them.
+    pub group_size: Option<u32>,
 }
 
 impl BlockCommit {

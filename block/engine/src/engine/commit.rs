@@ -7,10 +7,15 @@ use strata_graph::{
 };
 use strata_storage::{absolute_name, is_unnamed};
 
-use super::{Engine, find::check_writable, merge::backing_for, refused};
+use super::{
+    Engine,
+    find::check_writable,
+    merge::{Prepared, backing_for},
+    refused,
+};
 use crate::{
     api::{BlockCommit, CmdError, DiskName, JobType, OnError, Reply},
-    jobs::{ActiveCommit, Commit, Ending, Job, JobOptions},
+    jobs::{ActiveCommit, Commit, Ending, JobOptions, NamedBefore},
 };
 
 /// The layers of a disk, and those that a commit begins and ends with: their places from the top
@@ -22,8 +27,8 @@ struct Found {
 }
 
 impl Engine {
-    /// Starts the job that `cmd` asks for.
-    pub(super) fn start_commit(self: &Rc<Self>, cmd: BlockCommit) -> Result<(), CmdError> {
+    /// The job that `cmd` asks for.
+    pub(super) fn prepare_commit(self: &Rc<Self>, cmd: BlockCommit) -> Result<Prepared, CmdError> {
         let disk = self.find_root(&cmd.device)?;
         let id = cmd.job_id.as_ref().unwrap_or(&disk.options().id);
         let options = JobOptions {
@@ -33,6 +38,7 @@ impl Engine {
             on_error: cmd.on_error.unwrap_or(OnError::Report),
             auto_finalize: cmd.auto_finalize.unwrap_or(true),
             auto_dismiss: cmd.auto_dismiss.unwrap_or(true),
+            group: self.join_group(cmd.group.as_deref(), cmd.group_size)?,
         };
         let filter = self.reserve_filter(cmd.filter_node_name.as_deref())?;
         let found = self.find_committed(&disk, &cmd)?;
@@ -50,8 +56,7 @@ impl Engine {
                     top.size()
                 )));
             }
-            self.start_active_commit(disk, base, filter, options)?;
-            return Ok(());
+            return self.prepare_active_commit(disk, base, filter, options);
         };
         let held = layers[overlay..=base].iter().cloned();
         let purpose = Purpose::job("commit", options.id.as_str(), &disk);
@@ -64,11 +69,11 @@ impl Engine {
             top: layers[top].clone(),
             base,
             files: self.opener.files().clone(),
+            named: NamedBefore::default(),
             _filter: filter,
         };
         let (len, checked) = (commit.len(), commit.check_base(&disk));
-        self.start_merge(disk, options, (commit, len), checked)?;
-        Ok(())
+        self.prepare_merge(disk, options, (commit, len), checked)
     }
 
     /// The disk that is called `device`, by its id or by the node name of its top layer.
@@ -131,14 +136,14 @@ impl Engine {
         })
     }
 
-    /// Starts to commit a disk's top into a layer below it.
-    fn start_active_commit(
+    /// A commit of a disk's top into a layer below it.
+    fn prepare_active_commit(
         self: &Rc<Self>,
         disk: Rc<GuestDisk>,
         base: &Rc<Node>,
         filter: Option<Name>,
         options: JobOptions,
-    ) -> Result<Rc<Job>, CmdError> {
+    ) -> Result<Prepared, CmdError> {
         let top = disk.root();
         let is_base = |node: &Rc<Node>| Rc::ptr_eq(node, base);
         let above = top.chain().take_while(|node| !is_base(node));
@@ -151,10 +156,11 @@ impl Engine {
             top,
             base: base.clone(),
             files: self.opener.files().clone(),
+            named: NamedBefore::default(),
             _filter: filter,
         };
         let (len, checked) = (commit.len(), commit.check_base(&disk));
-        self.start_merge(disk, options, (commit, len), checked)
+        self.prepare_merge(disk, options, (commit, len), checked)
     }
 
     /// HMP's `commit`: of the disk `device`, or of all that have a backing file.
@@ -194,8 +200,11 @@ impl Engine {
             on_error: OnError::Report,
             auto_finalize: true,
             auto_dismiss: true,
+            group: None,
         };
-        let job = self.start_active_commit(disk, &base, None, options)?;
+        let job = self
+            .prepare_active_commit(disk, &base, None, options)?
+            .start();
         job.end_by(Ending::Empty);
         self.jobs.wait_for(&job).await.map_err(refused)
     }

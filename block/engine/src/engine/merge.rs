@@ -9,24 +9,52 @@ use strata_storage::error::Error;
 use super::{Engine, refused};
 use crate::{
     api::CmdError,
-    jobs::{Job, JobOptions, Work},
+    jobs::{Job, JobOptions, Membership, Work},
 };
 
 impl Engine {
-    /// Starts a job that looks at `len` bytes of `disk`, if what will stand in a header leads to
-    /// its base: `checked`.
-    pub(super) fn start_merge(
+    /// A job that will look at `len` bytes of `disk`, if what will stand in a header leads to its
+    /// base: `checked`.
+    pub(super) fn prepare_merge(
         self: &Rc<Self>,
         disk: Rc<GuestDisk>,
         options: JobOptions,
         (work, len): (impl Work + 'static, u64),
         checked: Result<(), Error>,
-    ) -> Result<Rc<Job>, CmdError> {
+    ) -> Result<Prepared, CmdError> {
         checked.map_err(|error| refused(error.to_string()))?;
-        let job = Job::new(self.exec.clone(), self.events.clone(), disk, options);
-        // Known before the first step, so that no client sees "0 of 0 bytes".
-        job.set_len(len);
-        Ok(self.jobs.start(job, work))
+        let engine = self.clone();
+        Ok(Prepared(Box::new(move || {
+            let (exec, events) = (engine.exec.clone(), engine.events.clone());
+            let job = Job::new(exec, events, disk, options);
+            // Known before the first step, so that no client sees "0 of 0 bytes".
+            job.set_len(len);
+            engine.jobs.start(job, work)
+        })))
+    }
+
+    /// The job's place in its group, if it has one.
+    pub(super) fn join_group(
+        &self,
+        group: Option<&str>,
+        size: Option<u32>,
+    ) -> Result<Option<Membership>, CmdError> {
+        match group {
+            Some(group) => self.jobs.join(group, size).map(Some),
+            None if size.is_some() => Err(refused("'group-size' needs 'group'")),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A job that nothing stands in the way of. Layers and names are held for it; dropped, they are
+/// free again.
+pub(super) struct Prepared(Box<dyn FnOnce() -> Rc<Job>>);
+
+impl Prepared {
+    /// Lets it begin.
+    pub fn start(self) -> Rc<Job> {
+        (self.0)()
     }
 }
 

@@ -7,17 +7,17 @@ use strata_graph::{GuestDisk, Hold, Node, Purpose, named_layer};
 use super::{
     Engine,
     find::{check_on_top, check_writable},
-    merge::backing_for,
+    merge::{Prepared, backing_for},
     refused,
 };
 use crate::{
     api::{BlockStream, CmdError, JobType, OnError},
-    jobs::{JobOptions, NewBase, Stream},
+    jobs::{JobOptions, NamedBefore, NewBase, Stream},
 };
 
 impl Engine {
-    /// Starts the job that `cmd` asks for.
-    pub(super) fn start_stream(self: &Rc<Self>, cmd: BlockStream) -> Result<(), CmdError> {
+    /// The job that `cmd` asks for.
+    pub(super) fn prepare_stream(self: &Rc<Self>, cmd: BlockStream) -> Result<Prepared, CmdError> {
         let device = &cmd.device;
         let (disk, layer) = self
             .find_layer(device)
@@ -41,6 +41,7 @@ impl Engine {
             base: below,
             files: self.opener.files().clone(),
             hold,
+            named: NamedBefore::default(),
         };
         let options = JobOptions {
             id,
@@ -49,10 +50,10 @@ impl Engine {
             on_error: cmd.on_error.unwrap_or(OnError::Report),
             auto_finalize: cmd.auto_finalize.unwrap_or(true),
             auto_dismiss: cmd.auto_dismiss.unwrap_or(true),
+            group: self.join_group(cmd.group.as_deref(), cmd.group_size)?,
         };
         let (len, checked) = (stream.len(), stream.check_base(&disk));
-        self.start_merge(disk, options, (stream, len), checked)?;
-        Ok(())
+        self.prepare_merge(disk, options, (stream, len), checked)
     }
 }
 

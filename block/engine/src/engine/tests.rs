@@ -18,6 +18,7 @@ mod errors;
 mod exported_layers;
 mod exports;
 mod fair;
+mod groups;
 mod headers;
 mod inflight;
 mod live;

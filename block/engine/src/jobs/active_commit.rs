@@ -23,7 +23,7 @@ use strata_storage::{
 use super::{
     Job, Work,
     commit::CopyDown,
-    layers,
+    layers::{self, NamedBefore},
     lifecycle::Ending,
     pace::Pace,
     steps::{chunk, take_all},
@@ -40,6 +40,8 @@ pub(crate) struct ActiveCommit {
     pub files: Files,
     /// Keeps others from the top, the base and the layers between them.
     pub hold: Hold,
+    /// What the header of the top has named before.
+    pub named: NamedBefore,
     /// A node name that is the job's until it ends.
     pub _filter: Option<Name>,
     /// What the guest changes meanwhile.
@@ -88,8 +90,30 @@ impl Work for ActiveCommit {
         self.converge(job).await
     }
 
-    async fn finish(&self, job: &Job) -> Result<(), Error> {
+    async fn settle(&self, job: &Job) -> Result<(), Error> {
         self.base.flush().await?;
+        if job.ending() == Some(Ending::TakeOver) {
+            self.check_base(job.disk())?;
+            let edit = self.without_between(job);
+            edit.check().map_err(|error| self.refused(error))?;
+        }
+        Ok(())
+    }
+
+    /// The header of the top leads to the base: also once the base is the disk's top.
+    async fn write_header(&self, job: &Job) -> Result<(), Error> {
+        if job.ending() != Some(Ending::TakeOver) || self.lies_on_base() {
+            return Ok(());
+        }
+        let backing = Some(self.backing.clone());
+        self.named.replace(&self.top, backing).await
+    }
+
+    async fn restore_header(&self, _job: &Job) -> Result<(), Error> {
+        self.named.restore(&self.top).await
+    }
+
+    async fn finish(&self, job: &Job) -> Result<(), Error> {
         match job.ending() {
             Some(Ending::TakeOver) => self.take_over(job).await,
             Some(Ending::Empty) => self.empty(job).await,
@@ -159,8 +183,8 @@ impl ActiveCommit {
         job.on_io_error(operation, error)
     }
 
-    /// Makes the base the disk's top: first everything is in it and durable, then the header of the
-    /// old top leads to it (W5), then the old top is emptied, while no request is under way.
+    /// Makes the base the disk's top. All is in it and durable, and the header of the old top leads
+    /// to it (W5); now the old top is emptied, while no request is under way.
     async fn take_over(&self, job: &Job) -> Result<(), Error> {
         self.check_base(job.disk())?;
         self.drop_between(job).await?;
@@ -179,17 +203,21 @@ impl ActiveCommit {
         Ok(())
     }
 
+    fn lies_on_base(&self) -> bool {
+        let is_base = |node: Rc<Node>| Rc::ptr_eq(&node, &self.base);
+        self.top.backing().is_some_and(is_base)
+    }
+
+    fn without_between(&self, job: &Job) -> Edit<'_> {
+        Edit::default().backing(job.disk(), &self.top, Some(&self.base), &self.hold)
+    }
+
     /// Puts the top on the base, and closes what lies between them.
     async fn drop_between(&self, job: &Job) -> Result<(), Error> {
-        let is_base = |node: Rc<Node>| Rc::ptr_eq(&node, &self.base);
-        if self.top.backing().is_some_and(is_base) {
+        if self.lies_on_base() {
             return Ok(());
         }
-        let edit = Edit::default().backing(job.disk(), &self.top, Some(&self.base), &self.hold);
-        edit.check().map_err(|error| self.refused(error))?;
-        let backing = Some(self.backing.clone());
-        self.top.image().write_backing_name(backing).await?;
-        let gone = edit.drain().await.apply();
+        let gone = self.without_between(job).drain().await.apply();
         let gone = gone.map_err(|error| self.refused(error))?;
         layers::close(gone, "committed").await;
         Ok(())
@@ -233,9 +261,6 @@ impl ActiveCommit {
     }
 
     fn refused(&self, error: EditError) -> Error {
-        Error::Image {
-            file: self.top.path().to_owned(),
-            why: error.to_string(),
-        }
+        layers::refused(&self.top, error)
     }
 }

@@ -9,11 +9,12 @@ use std::rc::Rc;
 
 use strata_exec::mem::SgList;
 use strata_format::{backing::Backing, extent::ExtentKind};
-use strata_graph::{Edit, GuestDisk, Hold, Name, Node, check_leads_to};
+use strata_graph::{Edit, EditError, GuestDisk, Hold, Name, Node, check_leads_to};
 use strata_storage::{Files, error::Error};
 
 use super::{
-    Job, Work, layers,
+    Job, Work,
+    layers::{self, NamedBefore},
     steps::{Piece, StepError, Steps, Todo, ZERO_CLUSTERS, read, take_all, write},
 };
 
@@ -30,6 +31,8 @@ pub(crate) struct Commit {
     pub files: Files,
     /// Keeps others from the overlay, the base and the layers between them.
     pub hold: Hold,
+    /// What the header of the overlay has named before.
+    pub named: NamedBefore,
     /// A node name that is the job's until it ends.
     pub _filter: Option<Name>,
 }
@@ -44,21 +47,27 @@ impl Work for Commit {
         Ok(take_all(job, copy, self.len()).await?)
     }
 
-    /// The base is durable before a header names it. Then the graph follows, and the layers that
-    /// are not needed any more are closed.
-    async fn finish(&self, job: &Job) -> Result<(), Error> {
+    /// The base is durable before a header names it.
+    async fn settle(&self, job: &Job) -> Result<(), Error> {
         self.base.flush().await?;
         self.check_base(job.disk())?;
-        let refused = |error| Error::Image {
-            file: self.overlay.path().to_owned(),
-            why: format!("{error}"),
-        };
-        let edit = Edit::default().backing(job.disk(), &self.overlay, Some(&self.base), &self.hold);
-        edit.check().map_err(refused)?;
+        self.edit(job).check().map_err(|error| self.refused(error))
+    }
+
+    async fn write_header(&self, _job: &Job) -> Result<(), Error> {
         self.overlay.prepare_writing().await?;
         let backing = Some(self.backing.clone());
-        self.overlay.image().write_backing_name(backing).await?;
-        let gone = edit.drain().await.apply().map_err(refused)?;
+        self.named.replace(&self.overlay, backing).await
+    }
+
+    async fn restore_header(&self, _job: &Job) -> Result<(), Error> {
+        self.named.restore(&self.overlay).await
+    }
+
+    /// The layers that are not needed any more are closed.
+    async fn finish(&self, job: &Job) -> Result<(), Error> {
+        let gone = self.edit(job).drain().await.apply();
+        let gone = gone.map_err(|error| self.refused(error))?;
         layers::close(gone, "committed").await;
         self.finish_writing(job).await;
         Ok(())
@@ -90,6 +99,14 @@ impl Commit {
             &self.base,
             options,
         )
+    }
+
+    fn edit(&self, job: &Job) -> Edit<'_> {
+        Edit::default().backing(job.disk(), &self.overlay, Some(&self.base), &self.hold)
+    }
+
+    fn refused(&self, error: EditError) -> Error {
+        layers::refused(&self.overlay, error)
     }
 
     /// Makes read-only again what was made writable for the job.

@@ -10,7 +10,10 @@ use strata_exec::{Executor, Queue, Rate, TaskGroup, sync::WaitQueue, yield_now};
 use strata_graph::{GuestDisk, IoStatus, Name};
 use strata_storage::error::{IoError, IoResult};
 
-use super::lifecycle::{Ending, may_follow};
+use super::{
+    group::{Membership, Stage},
+    lifecycle::{Ending, may_follow},
+};
 use crate::api::{BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobStatus, JobType, OnError};
 
 /// A waiting job looks up this often, to see a new speed, a cancel or what the guest has written.
@@ -29,7 +32,6 @@ pub(super) enum Guest {
 }
 
 /// As the user started it.
-#[derive(Debug)]
 pub(crate) struct JobOptions {
     pub id: Name,
     pub kind: JobType,
@@ -37,6 +39,7 @@ pub(crate) struct JobOptions {
     pub on_error: OnError,
     pub auto_finalize: bool,
     pub auto_dismiss: bool,
+    pub group: Option<Membership>,
 }
 
 /// One job. Its steps run as a task on the job queue; commands change it from outside.
@@ -52,6 +55,8 @@ pub(crate) struct Job {
     guest_seen: Cell<(u64, u32)>,
     paused: Cell<bool>,
     cancelled: Cell<bool>,
+    /// Another job of its group has failed.
+    called_off: Cell<bool>,
     finalize: Cell<bool>,
     ending: Cell<Option<Ending>>,
     synced: Cell<Option<bool>>,
@@ -81,6 +86,7 @@ impl Job {
             offset: Cell::new(0),
             paused: Cell::new(false),
             cancelled: Cell::new(false),
+            called_off: Cell::new(false),
             finalize: Cell::new(false),
             ending: Cell::default(),
             synced: Cell::default(),
@@ -218,15 +224,41 @@ impl Job {
     /// Ends the job, also one that is paused.
     pub fn cancel(&self) {
         self.cancelled.set(true);
+        self.stop();
+    }
+
+    /// Ends the job, since another one of its group has failed.
+    pub(super) fn call_off(&self) {
+        self.called_off.set(true);
+        self.stop();
+    }
+
+    fn stop(&self) {
         self.paused.set(false);
         self.changed.wake_all();
+        if let Some(group) = &self.options.group {
+            group.wake();
+        }
+    }
+
+    /// Whether it is to end before it is done.
+    pub(super) fn is_to_stop(&self) -> bool {
+        self.cancelled.get() || self.called_off.get()
     }
 
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.get()
     }
 
+    /// Lets a job that is pending finish, and with it those of its group.
     pub fn finalize(&self) {
+        match &self.options.group {
+            None => self.finalize_alone(),
+            Some(group) => group.jobs().iter().for_each(|job| job.finalize_alone()),
+        }
+    }
+
+    fn finalize_alone(&self) {
         self.finalize.set(true);
         self.changed.wake_all();
     }
@@ -257,12 +289,12 @@ impl Job {
         yield_now().await;
         self.busy.set(false);
         self.nap().await;
-        if self.paused.get() || self.cancelled.get() {
+        if self.paused.get() || self.is_to_stop() {
             steps.drain().await;
         }
         self.wait_while_paused().await;
         self.busy.set(true);
-        if self.cancelled.get() {
+        if self.is_to_stop() {
             Err(IoError::Cancelled)
         } else {
             Ok(())
@@ -304,7 +336,7 @@ impl Job {
     /// Sleeps until the speed limit allows another step.
     async fn nap(&self) {
         while let Some(until) = self.rate.wait_until(Instant::now())
-            && !self.cancelled.get()
+            && !self.is_to_stop()
             && !self.paused.get()
         {
             self.exec
@@ -314,7 +346,7 @@ impl Job {
     }
 
     async fn wait_while_paused(&self) {
-        if !self.paused.get() || self.cancelled.get() {
+        if !self.paused.get() || self.is_to_stop() {
             return;
         }
         let (paused, goes_on) = if self.is_ready() {
@@ -323,7 +355,7 @@ impl Job {
             (JobStatus::Paused, JobStatus::Running)
         };
         self.set_status(paused);
-        while self.paused.get() && !self.cancelled.get() {
+        while self.paused.get() && !self.is_to_stop() {
             self.changed.wait().await;
         }
         self.set_status(goes_on);
@@ -331,7 +363,7 @@ impl Job {
 
     /// Waits until the client wants something, or for a while.
     pub async fn wait_for_change(&self) {
-        if self.ending.get().is_some() || self.paused.get() || self.cancelled.get() {
+        if self.ending.get().is_some() || self.paused.get() || self.is_to_stop() {
             return;
         }
         let deadline = Instant::now() + LONGEST_NAP;
@@ -340,29 +372,53 @@ impl Job {
         self.busy.set(true);
     }
 
-    /// Waits for `job-finalize` where the user asked to be asked.
+    /// Waits until all jobs of its group have come to `stage`; those without a group do not wait.
+    ///
+    /// # Errors
+    /// [`IoError::Cancelled`] if it is not to go on.
+    pub(super) async fn meet(&self, stage: Stage) -> IoResult<()> {
+        let Some(group) = &self.options.group else {
+            return Ok(());
+        };
+        self.busy.set(false);
+        let met = group.meet(self, stage).await;
+        self.busy.set(true);
+        if met { Ok(()) } else { Err(IoError::Cancelled) }
+    }
+
+    /// Waits for `job-finalize` where the user asked to be asked, of this job or another one of its
+    /// group.
     ///
     /// # Errors
     /// [`IoError::Cancelled`] if the job is cancelled instead.
     pub async fn wait_for_finalize(&self) -> IoResult<()> {
-        self.set_status(JobStatus::Waiting);
         self.set_status(JobStatus::Pending);
-        if self.options.auto_finalize {
+        if !self.options.auto_finalize {
+            self.emit(Event::JobPending {
+                kind: self.options.kind,
+                id: self.id().to_owned(),
+            });
+        }
+        if !self.has_to_be_finalized() {
             return Ok(());
         }
         self.busy.set(false);
-        self.emit(Event::JobPending {
-            kind: self.options.kind,
-            id: self.id().to_owned(),
-        });
-        while !self.finalize.get() && !self.cancelled.get() {
+        while !self.finalize.get() && !self.is_to_stop() {
             self.changed.wait().await;
         }
         self.busy.set(true);
-        if self.cancelled.get() {
+        if self.is_to_stop() {
             Err(IoError::Cancelled)
         } else {
             Ok(())
+        }
+    }
+
+    fn has_to_be_finalized(&self) -> bool {
+        let by_itself = |job: &Job| job.options.auto_finalize;
+        match &self.options.group {
+            None => !by_itself(self),
+            Some(group) => !group.jobs().iter().all(|job| by_itself(job)),
         }
     }
 
@@ -400,6 +456,11 @@ impl Job {
         if ignore { Ok(false) } else { Err(error) }
     }
 
+    fn group_id(&self) -> Option<String> {
+        let group = self.options.group.as_ref();
+        group.map(|group| group.group_id().to_owned())
+    }
+
     /// The payload of the events that say how far the job has come.
     pub fn end(&self) -> JobEnd {
         JobEnd {
@@ -426,6 +487,7 @@ impl Job {
             status: self.status.get(),
             auto_finalize: self.options.auto_finalize,
             auto_dismiss: self.options.auto_dismiss,
+            group: self.group_id(),
             actively_synced: self.synced.get(),
             error: self.error(),
         }
@@ -437,6 +499,7 @@ impl Job {
             id: self.id().to_owned(),
             kind: self.options.kind,
             status: self.status.get(),
+            group: self.group_id(),
             current_progress: self.offset.get(),
             total_progress: self.len.get(),
             error: self.error(),

@@ -7,10 +7,11 @@ use std::rc::Rc;
 use strata_exec::Queue;
 use strata_storage::error::{Error, IoError, IoResult};
 
-use super::{Job, Jobs};
+use super::{Job, Jobs, group::Stage};
 use crate::api::{Event, JobStatus};
 
-/// What one kind of job does. Each step is called at most once, but for [`Work::converge`].
+/// What one kind of job does. Each step is called at most once, but for [`Work::converge`]. Jobs of a
+/// group wait for each other before they settle, and after each step from there on.
 pub(crate) trait Work {
     /// Does the work, step by step with a [`Job::checkpoint`] between them. The graph stays as it
     /// is.
@@ -41,7 +42,26 @@ pub(crate) trait Work {
         Ok(())
     }
 
-    /// Makes durable what has been done; then the graph follows.
+    /// Makes durable what has been done, and looks whether the graph can follow. Headers and graph
+    /// stay as they are.
+    ///
+    /// # Errors
+    /// What failed.
+    async fn settle(&self, job: &Job) -> Result<(), Error>;
+
+    /// Has the header of a layer that stays name what it will lie on.
+    ///
+    /// # Errors
+    /// What failed: it names what it did then.
+    async fn write_header(&self, job: &Job) -> Result<(), Error>;
+
+    /// Takes back [`Work::write_header`], since another job of the group has failed.
+    ///
+    /// # Errors
+    /// What failed. The chain shows the same, whichever of the two the header names.
+    async fn restore_header(&self, job: &Job) -> Result<(), Error>;
+
+    /// The graph follows.
     ///
     /// # Errors
     /// What failed; the graph is as it was then.
@@ -86,6 +106,9 @@ impl Jobs {
     pub fn start(self: &Rc<Self>, job: Job, work: impl Work + 'static) -> Rc<Job> {
         let job = Rc::new(job);
         self.insert(job.clone());
+        if let Some(group) = &job.options().group {
+            group.start(&job);
+        }
         // Before the command is answered: what the job does comes after it.
         job.set_status(JobStatus::Running);
         let exec = job.exec().clone();
@@ -98,21 +121,20 @@ impl Jobs {
 /// The job from its first step to its last event.
 async fn live(job: Rc<Job>, work: impl Work, jobs: Rc<Jobs>) {
     let result = carry_out(&job, &work).await;
-    if result.is_err() || job.error().is_some() {
+    let failure = failure(&job, result);
+    if let Some(why) = &failure {
+        if let Some(group) = &job.options().group {
+            group.fail(&job, why);
+        }
         job.set_status(JobStatus::Aborting);
         work.undo(&job).await;
     }
     // What it holds is free, and layers that are not needed are closed, before the job's end is
     // reported.
     drop(work);
-    match result {
-        Ok(()) => {}
-        Err(Error::Io(IoError::Cancelled)) if job.is_cancelled() => {
-            job.fail("Operation canceled".to_owned());
-        }
-        Err(error) => job.fail(error.to_string()),
-    }
-    if job.is_cancelled() && job.error().is_some() {
+    let failed = failure.is_some();
+    failure.into_iter().for_each(|why| job.fail(why));
+    if job.is_cancelled() && failed {
         job.emit(Event::JobCancelled(job.end()));
     } else {
         job.emit(Event::JobCompleted(job.end(), job.error()));
@@ -121,6 +143,24 @@ async fn live(job: Rc<Job>, work: impl Work, jobs: Rc<Jobs>) {
     jobs.note_end();
     if job.options().auto_dismiss {
         jobs.remove(&job);
+    }
+}
+
+/// Why the job has not done what it was to do.
+fn failure(job: &Job, result: Result<(), Error>) -> Option<String> {
+    match result {
+        // An error that was ignored on the way.
+        Ok(()) => job.error(),
+        Err(Error::Io(IoError::Cancelled)) if job.is_cancelled() => {
+            Some("Operation canceled".to_owned())
+        }
+        Err(error) => {
+            let group = job.options().group.as_ref();
+            let of_group = group
+                .filter(|_| matches!(error, Error::Io(IoError::Cancelled)))
+                .and_then(|group| group.failure());
+            Some(of_group.unwrap_or_else(|| error.to_string()))
+        }
     }
 }
 
@@ -136,7 +176,16 @@ async fn carry_out(job: &Job, work: &impl Work) -> Result<(), Error> {
             return Ok(());
         }
     }
+    job.set_status(JobStatus::Waiting);
+    job.meet(Stage::Copied).await?;
     job.wait_for_finalize().await?;
+    work.settle(job).await?;
+    job.meet(Stage::Settled).await?;
+    work.write_header(job).await?;
+    if let Err(called_off) = job.meet(Stage::Recorded).await {
+        work.restore_header(job).await?;
+        return Err(called_off.into());
+    }
     work.finish(job).await
 }
 

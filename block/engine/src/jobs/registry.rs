@@ -1,16 +1,24 @@
 //! The jobs that exist, and the commands that a client can give them.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::RefCell,
+    rc::{Rc, Weak},
+};
 
 use strata_exec::sync::WaitQueue;
 
-use super::{Job, lifecycle::Ending};
+use super::{
+    Job,
+    group::{Group, Membership},
+    lifecycle::Ending,
+};
 use crate::api::{BlockJobInfo, CmdError, ErrorClass, JobInfo, JobStatus};
 
 /// Every job that has not been dismissed.
 #[derive(Default)]
 pub(crate) struct Jobs {
     jobs: RefCell<Vec<Rc<Job>>>,
+    groups: RefCell<Vec<Weak<Group>>>,
     /// One has ended.
     ended: WaitQueue,
 }
@@ -79,6 +87,14 @@ fn refused(desc: String) -> CmdError {
 }
 
 impl Jobs {
+    /// A place in the group `id`, which has `size` jobs if that is said.
+    ///
+    /// # Errors
+    /// There is none, or it is not known how large the group is.
+    pub fn join(&self, id: &str, size: Option<u32>) -> Result<Membership, CmdError> {
+        Membership::take(&mut self.groups.borrow_mut(), id, size)
+    }
+
     /// Adds a job.
     pub fn insert(&self, job: Rc<Job>) {
         self.jobs.borrow_mut().push(job);

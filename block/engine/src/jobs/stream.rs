@@ -11,14 +11,15 @@ use strata_exec::{
     yield_now,
 };
 use strata_format::{backing::Backing, extent::ExtentKind};
-use strata_graph::{Edit, GuestDisk, Hold, Node, check_leads_to};
+use strata_graph::{Edit, EditError, GuestDisk, Hold, Node, check_leads_to};
 use strata_storage::{
     Files,
     error::{Error, IoResult},
 };
 
 use super::{
-    Job, Work, layers,
+    Job, Work,
+    layers::{self, NamedBefore},
     steps::{Piece, StepError, Steps, Todo, ZERO_CLUSTERS, read, take_all, write},
     stride,
 };
@@ -35,6 +36,8 @@ pub(crate) struct Stream {
     pub files: Files,
     /// Keeps others from the top, the base and the layers between them.
     pub hold: Hold,
+    /// What the header of the top has named before.
+    pub named: NamedBefore,
 }
 
 /// What the top will lie on.
@@ -61,27 +64,35 @@ impl Work for Stream {
         Ok(take_all(job, copy, self.len()).await?)
     }
 
-    /// Makes the base the top's backing file: first everything that the layers in between stand
-    /// for becomes durable, then the header, then the graph follows. The layers in between are
-    /// closed then.
-    async fn finish(&self, job: &Job) -> Result<(), Error> {
+    /// Everything that the layers in between stand for becomes durable.
+    async fn settle(&self, job: &Job) -> Result<(), Error> {
         if self.is_done() {
             return Ok(());
         }
         self.top.flush().await?;
         self.check_base(job.disk())?;
-        let refused = |error| Error::Image {
-            file: self.top.path().to_owned(),
-            why: format!("{error}"),
-        };
-        let (backing, below) = match &self.base {
-            Some(base) => (Some(base.backing.clone()), Some(&base.node)),
-            None => (None, None),
-        };
-        let edit = Edit::default().backing(job.disk(), &self.top, below, &self.hold);
-        edit.check().map_err(refused)?;
-        self.top.image().write_backing_name(backing).await?;
-        let between = edit.drain().await.apply().map_err(refused)?;
+        self.edit(job).check().map_err(|error| self.refused(error))
+    }
+
+    async fn write_header(&self, _job: &Job) -> Result<(), Error> {
+        if self.is_done() {
+            return Ok(());
+        }
+        let backing = self.base.as_ref().map(|base| base.backing.clone());
+        self.named.replace(&self.top, backing).await
+    }
+
+    async fn restore_header(&self, _job: &Job) -> Result<(), Error> {
+        self.named.restore(&self.top).await
+    }
+
+    /// Makes the base what the top lies on. The layers in between are closed then.
+    async fn finish(&self, job: &Job) -> Result<(), Error> {
+        if self.is_done() {
+            return Ok(());
+        }
+        let between = self.edit(job).drain().await.apply();
+        let between = between.map_err(|error| self.refused(error))?;
         layers::close(between, "merged").await;
         Ok(())
     }
@@ -99,6 +110,15 @@ impl Stream {
             (Some(below), Some(base)) => Rc::ptr_eq(&below, &base.node),
             (below, _) => below.is_none(),
         }
+    }
+
+    fn edit(&self, job: &Job) -> Edit<'_> {
+        let below = self.base.as_ref().map(|base| &base.node);
+        Edit::default().backing(job.disk(), &self.top, below, &self.hold)
+    }
+
+    fn refused(&self, error: EditError) -> Error {
+        layers::refused(&self.top, error)
     }
 
     /// Refuses a base whose name in the header would not lead to it when `disk` is opened again.

@@ -7,14 +7,14 @@ use super::{Ending, Work, may_follow};
 use crate::{
     api::{CmdError, Event, EventSink, JobStatus, JobType, OnError},
     engine::{DiskSpec, Engine},
-    jobs::{Job, JobOptions, Jobs},
+    jobs::{Job, JobOptions, Jobs, Membership},
 };
 
 /// A kind of job that copies nothing, and notes what is asked of it.
 struct Script {
     converges: bool,
-    /// Its last step does.
-    fails: bool,
+    /// The step that fails, or nothing.
+    fails: &'static str,
     log: Log,
 }
 
@@ -23,6 +23,16 @@ type Log = Rc<RefCell<Vec<String>>>;
 impl Script {
     fn note(&self, what: &str) {
         self.log.borrow_mut().push(what.to_owned());
+    }
+
+    /// A step that may fail.
+    fn step(&self, what: &str) -> Result<(), Error> {
+        self.note(what);
+        if self.fails == what {
+            Err(IoError::OutOfRange.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -60,13 +70,20 @@ impl Work for Script {
         Ok(())
     }
 
+    async fn settle(&self, _job: &Job) -> Result<(), Error> {
+        self.step("settle")
+    }
+
+    async fn write_header(&self, _job: &Job) -> Result<(), Error> {
+        self.step("write header")
+    }
+
+    async fn restore_header(&self, _job: &Job) -> Result<(), Error> {
+        self.step("restore header")
+    }
+
     async fn finish(&self, _job: &Job) -> Result<(), Error> {
-        self.note("finish");
-        if self.fails {
-            Err(IoError::OutOfRange.into())
-        } else {
-            Ok(())
-        }
+        self.step("finish")
     }
 
     async fn undo(&self, _job: &Job) {
@@ -91,7 +108,13 @@ struct Bench {
 const ID: &str = "job";
 
 impl Bench {
-    fn start(converges: bool, fails: bool, auto_finalize: bool) -> Self {
+    fn start(converges: bool, fails: &'static str, auto_finalize: bool) -> Self {
+        let bench = Self::new();
+        bench.begin(ID, converges, fails, (auto_finalize, None));
+        bench
+    }
+
+    fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk.raw");
         std::fs::write(&path, [0; 512]).unwrap();
@@ -105,35 +128,54 @@ impl Bench {
             ..Default::default()
         };
         engine.open_disk(DiskSpec { path, image, disk }).unwrap();
-        let bench = Self {
+        Self {
             jobs: Rc::default(),
             log: Log::default(),
             engine,
             _directory: directory,
-        };
+        }
+    }
+
+    fn begin(
+        &self,
+        id: &str,
+        converges: bool,
+        fails: &'static str,
+        (auto_finalize, group): (bool, Option<Membership>),
+    ) {
         let script = Script {
             converges,
             fails,
-            log: bench.log.clone(),
+            log: self.log.clone(),
         };
-        bench.jobs.start(bench.job(auto_finalize), script);
-        bench
-    }
-
-    fn job(&self, auto_finalize: bool) -> Job {
         let log = self.log.clone();
         let record = move |event| log.borrow_mut().push(describe(&event));
         let events: EventSink = Rc::new(RefCell::new(Box::new(record)));
         let options = JobOptions {
-            id: Names::default().job(ID).unwrap(),
+            id: Names::default().job(id).unwrap(),
             kind: JobType::Stream,
             speed: 0,
             on_error: OnError::Report,
             auto_finalize,
             auto_dismiss: true,
+            group,
         };
         let disk = self.engine.find_disk("virtio0").unwrap();
-        Job::new(self.engine.exec().clone(), events, disk, options)
+        let job = Job::new(self.engine.exec().clone(), events, disk, options);
+        self.jobs.start(job, script);
+    }
+
+    /// Two jobs of a group, the second of which fails at a step. What both have done.
+    fn group(fails: &'static str) -> Vec<String> {
+        let bench = Self::new();
+        for (id, fails) in [("one", ""), ("two", fails)] {
+            let place = bench.jobs.join("g", Some(2)).unwrap();
+            bench.begin(id, false, fails, (true, Some(place)));
+        }
+        while !bench.jobs.jobs().is_empty() {
+            bench.engine.poll();
+        }
+        bench.events()
     }
 
     /// Lets it run until the last event is `what`.
@@ -171,7 +213,7 @@ fn desc(result: Result<(), CmdError>) -> String {
 
 #[test]
 fn a_job_that_does_not_converge_cannot_be_completed() {
-    let bench = Bench::start(false, false, false);
+    let bench = Bench::start(false, "", false);
     let refused = "Job 'job' in state 'running' cannot accept command verb 'complete'";
     assert_eq!(desc(bench.jobs.complete(ID)), refused);
     bench.until("BLOCK_JOB_PENDING");
@@ -185,6 +227,8 @@ fn a_job_that_does_not_converge_cannot_be_completed() {
         "Waiting",
         "Pending",
         "BLOCK_JOB_PENDING",
+        "settle",
+        "write header",
         "finish",
         "dropped",
         "BLOCK_JOB_COMPLETED",
@@ -197,7 +241,7 @@ fn a_job_that_does_not_converge_cannot_be_completed() {
 
 #[test]
 fn a_job_that_converges_is_ready_until_its_client_completes_it() {
-    let bench = Bench::start(true, false, true);
+    let bench = Bench::start(true, "", true);
     bench.until("converge");
     assert_eq!(bench.status(), (JobStatus::Ready, true));
     bench.jobs.pause(ID).unwrap();
@@ -220,6 +264,8 @@ fn a_job_that_converges_is_ready_until_its_client_completes_it() {
         "complete: take over",
         "Waiting",
         "Pending",
+        "settle",
+        "write header",
         "finish",
         "dropped",
         "BLOCK_JOB_COMPLETED",
@@ -231,7 +277,7 @@ fn a_job_that_converges_is_ready_until_its_client_completes_it() {
 
 #[test]
 fn a_ready_job_that_is_cancelled_ends_well_but_by_force() {
-    let bench = Bench::start(true, false, true);
+    let bench = Bench::start(true, "", true);
     bench.until("converge");
     bench.events();
     bench.jobs.cancel(ID, false).unwrap();
@@ -240,6 +286,8 @@ fn a_ready_job_that_is_cancelled_ends_well_but_by_force() {
         "complete: leave",
         "Waiting",
         "Pending",
+        "settle",
+        "write header",
         "finish",
         "dropped",
         "BLOCK_JOB_COMPLETED",
@@ -248,7 +296,7 @@ fn a_ready_job_that_is_cancelled_ends_well_but_by_force() {
     ];
     assert_eq!(bench.events(), life);
 
-    let bench = Bench::start(true, false, true);
+    let bench = Bench::start(true, "", true);
     bench.until("converge");
     bench.events();
     bench.jobs.cancel(ID, true).unwrap();
@@ -266,7 +314,7 @@ fn a_ready_job_that_is_cancelled_ends_well_but_by_force() {
 
 #[test]
 fn a_job_that_cannot_finish_is_undone() {
-    let bench = Bench::start(false, true, true);
+    let bench = Bench::start(false, "finish", true);
     bench.until("Null");
     let failed = format!("BLOCK_JOB_COMPLETED: {}", Error::from(IoError::OutOfRange));
     let life = [
@@ -275,6 +323,8 @@ fn a_job_that_cannot_finish_is_undone() {
         "run",
         "Waiting",
         "Pending",
+        "settle",
+        "write header",
         "finish",
         "Aborting",
         "undo",
@@ -288,7 +338,7 @@ fn a_job_that_cannot_finish_is_undone() {
 
 #[test]
 fn a_job_cancelled_while_it_waits_for_its_client_is_undone() {
-    let bench = Bench::start(false, false, false);
+    let bench = Bench::start(false, "", false);
     bench.until("BLOCK_JOB_PENDING");
     bench.events();
     bench.jobs.cancel(ID, false).unwrap();
@@ -306,7 +356,7 @@ fn a_job_cancelled_while_it_waits_for_its_client_is_undone() {
 
 #[test]
 fn a_paused_job_is_cancelled_by_force_only() {
-    let bench = Bench::start(false, false, true);
+    let bench = Bench::start(false, "", true);
     bench.jobs.pause(ID).unwrap();
     bench.until("Paused");
     let refused = "The block job for device 'job' is currently paused";
@@ -327,6 +377,56 @@ fn a_paused_job_is_cancelled_by_force_only() {
         "Null",
     ];
     assert_eq!(bench.events(), life);
+}
+
+/// How often a group's jobs have done something.
+fn count(log: &[String], what: &str) -> usize {
+    log.iter().filter(|entry| *entry == what).count()
+}
+
+#[test]
+fn jobs_of_a_group_take_each_step_together() {
+    let log = Bench::group("");
+    let steps = ["Waiting", "Pending", "settle", "write header", "finish"];
+    let of_steps = log.iter().filter(|entry| steps.contains(&entry.as_str()));
+    // Which begins to finish first is open, not that both have waited for each other.
+    let expected = [
+        "Waiting",
+        "Waiting",
+        "Pending",
+        "settle",
+        "Pending",
+        "settle",
+        "write header",
+        "write header",
+        "finish",
+        "finish",
+    ];
+    assert!(of_steps.eq(&expected), "{log:?}");
+    assert_eq!(count(&log, "BLOCK_JOB_COMPLETED"), 2);
+}
+
+#[test]
+fn one_that_cannot_write_its_header_has_others_take_theirs_back() {
+    for (fails, written, taken_back) in [("settle", 0, 0), ("write header", 2, 1)] {
+        let log = Bench::group(fails);
+        assert_eq!(count(&log, "write header"), written, "{log:?}");
+        assert_eq!(count(&log, "restore header"), taken_back, "{log:?}");
+        assert_eq!((count(&log, "finish"), count(&log, "undo")), (0, 2));
+        let why = Error::from(IoError::OutOfRange);
+        for failed in [
+            format!("BLOCK_JOB_COMPLETED: {why}"),
+            format!(
+                "BLOCK_JOB_COMPLETED: Group 'g' ends: disk 'virtio0' (job 'two') failed: {why}"
+            ),
+        ] {
+            assert_eq!(count(&log, &failed), 1, "{log:?}");
+        }
+    }
+    // The graphs of the others have followed already.
+    let log = Bench::group("finish");
+    assert_eq!((count(&log, "finish"), count(&log, "undo")), (2, 1));
+    assert_eq!(count(&log, "BLOCK_JOB_COMPLETED"), 1);
 }
 
 #[test]

@@ -77,6 +77,7 @@ fn job_in(engine: &Engine, path: &[JobStatus]) -> (Jobs, Rc<Job>) {
         on_error: OnError::Report,
         auto_finalize: true,
         auto_dismiss: false,
+        group: None,
     };
     let disk = engine.find_disk("virtio0").unwrap();
     let nobody: EventSink = Rc::new(RefCell::new(Box::new(drop)));

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use strata_storage::{Access, error::IoError};
+use strata_storage::{
+    Access,
+    error::{Error, IoError},
+};
 
 use super::{interop, order::*, snapshots::shown, support::*};
 use crate::{below::Below, qcow2::CreateOptions};
@@ -377,6 +380,45 @@ fn after_an_error_nothing_is_written() {
             }
             assert!(content_of(&file.bytes(), "old", &nothing()).await == old);
             assert!(content_of(&file.bytes(), "new", &nothing()).await == new);
+        }
+    });
+}
+
+#[test]
+fn without_room_there_is_no_snapshot_and_the_disk_goes_on() {
+    with_seed(1, |_, seed| async move {
+        for version in [2, 3] {
+            let mut refused = 0;
+            for room in 0..3 {
+                let file = sim(seed);
+                let (layer, [old, new, mut active]) = prepared(&file, version).await;
+                file.set_room(Some(room));
+                let made = layer.image.create_snapshot("third", now()).await;
+                file.set_room(None);
+                let Err(error) = made else { continue };
+                if layer.image.is_stopped() {
+                    // It was a flush that found no room (rule W6).
+                    continue;
+                }
+                assert!(
+                    matches!(error, Error::Io(IoError::NoSpace { .. })),
+                    "{error}"
+                );
+                refused += 1;
+                assert_eq!(layer.image.snapshots().await.unwrap().len(), 2);
+                layer.write(0, vec![9; 50 << 10]).await.unwrap();
+                active[..50 << 10].fill(9);
+                assert!(layer.read_all().await == active);
+                create(&layer, "third").await;
+                layer.write(0, vec![8; 80 << 10]).await.unwrap();
+                layer.image.close().await.unwrap();
+                let bytes = file.bytes();
+                assert!(content_of(&bytes, "third", &nothing()).await == active);
+                assert!(content_of(&bytes, "old", &nothing()).await == old);
+                assert!(content_of(&bytes, "new", &nothing()).await == new);
+                check_bytes(&bytes, true);
+            }
+            assert!(refused > 0);
         }
     });
 }

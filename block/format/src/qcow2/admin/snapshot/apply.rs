@@ -5,7 +5,6 @@ use strata_exec::mem::to_usize;
 
 use strata_storage::error::{IoResult, Result};
 
-use super::references::Raised;
 use crate::qcow2::{
     Qcow2,
     layout::{
@@ -44,8 +43,9 @@ impl Qcow2 {
             .await?;
         let result = async {
             self.clear_flags_in_file(&l1).await?;
-            if let Raised::Full(count) = self.raise_references(&l1).await? {
-                self.lower_references(&l1, count).await?;
+            let mut raised = 0;
+            if !self.raise_references(&l1, &mut raised).await? {
+                self.lower_references(&l1, raised).await?;
                 self.end_snapshot_change().await?;
                 return Ok(false);
             }

@@ -3,9 +3,9 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 use strata_exec::mem::to_usize;
 
-use strata_storage::error::Result;
+use strata_storage::error::{Error, IoError, Result};
 
-use super::{Snapshot, references::Raised};
+use super::Snapshot;
 use crate::qcow2::{
     Qcow2,
     layout::{
@@ -18,13 +18,23 @@ use crate::qcow2::{
 /// Longest name in bytes, as QEMU has it.
 const MAX_NAME: usize = 255;
 
+/// What there is of a snapshot that is being made.
+#[derive(Default)]
+struct Made {
+    /// References that have been added.
+    references: u64,
+    /// Where its L1 table lies, and behind that the table of snapshots.
+    tables: Vec<HostRun>,
+}
+
 impl Qcow2 {
     /// Makes a snapshot of the disk as it is, with the name `name` and the time `now`; durable when
     /// this returns. Nothing else uses the image meanwhile.
     ///
     /// # Errors
-    /// The name is too long, or there are too many snapshots; refcounts are too narrow; the image
-    /// cannot have snapshots; the host's error.
+    /// The name is too long, or there are too many snapshots; refcounts are too narrow; there is no
+    /// room; the image cannot have snapshots; then there is none. After another error of the host
+    /// the image has stopped.
     pub async fn create_snapshot(&self, name: &str, now: SystemTime) -> Result<()> {
         if name.len() > MAX_NAME {
             return Err(self
@@ -45,7 +55,7 @@ impl Qcow2 {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let size = self.virtual_size();
         let icount = 0u64;
-        let mut snapshot = Snapshot {
+        let snapshot = Snapshot {
             id: next_id(&snapshots),
             name: name.to_owned(),
             date: (
@@ -60,35 +70,76 @@ impl Qcow2 {
             l1_size: u32::try_from(l1.len()).expect("an L1 table of 32 MiB at most"),
             extra: [0, size, icount].map(u64::to_be_bytes).concat(),
         };
-        let result = async {
-            self.clear_copied_flags().await?;
-            if let Raised::Full(count) = self.raise_references(&l1).await? {
-                self.lower_references(&l1, count).await?;
-                self.end_snapshot_change().await?;
-                return Ok(false);
+        let mut made = Made::default();
+        let prepared = self
+            .prepare_snapshot(&l1, &mut snapshots, snapshot, &mut made)
+            .await;
+        let result = match prepared {
+            Ok(true) => self.name_new_snapshots(&snapshots, &made).await,
+            Ok(false) => {
+                let taken_back = self.take_back_snapshot(&l1, made).await;
+                self.give_up(taken_back)?;
+                return Err(self.too_many_references().into());
             }
-            // A disk without bytes has none.
-            if !l1.is_empty() {
-                let table = self.write_snapshot_l1(&l1).await?;
-                snapshot.l1_offset = self.geometry.host_offset(table.first);
+            Err(Error::Io(error @ IoError::NoSpace { .. })) => {
+                let taken_back = self.take_back_snapshot(&l1, made).await;
+                self.give_up(taken_back)?;
+                return Err(error.into());
             }
-            snapshots.push(snapshot);
-            self.write_snapshots(&snapshots).await?;
-            self.end_snapshot_change().await?;
-            Ok(true)
-        }
-        .await;
-        if self.give_up(result)? {
-            Ok(())
-        } else {
-            Err(self.too_many_references().into())
-        }
+            Err(error) => Err(error),
+        };
+        self.give_up(result)
     }
 
-    async fn write_snapshot_l1(&self, l1: &[u64]) -> Result<HostRun> {
+    /// Makes all that a new snapshot consists of, durable, but does not name it yet; whether
+    /// refcounts are wide enough for it. `made` says what there is of it, in any case.
+    async fn prepare_snapshot(
+        &self,
+        l1: &[u64],
+        snapshots: &mut Vec<Snapshot>,
+        mut snapshot: Snapshot,
+        made: &mut Made,
+    ) -> Result<bool> {
+        self.clear_copied_flags().await?;
+        if !self.raise_references(l1, &mut made.references).await? {
+            return Ok(false);
+        }
+        // A disk without bytes has none.
+        if !l1.is_empty() {
+            let run = self
+                .space
+                .allocate_adjacent(self.geometry.clusters_for(l1.len() as u64 * 8))
+                .await?;
+            made.tables.push(run);
+            self.write_snapshot_l1(l1, run).await?;
+            snapshot.l1_offset = self.geometry.host_offset(run.first);
+        }
+        snapshots.push(snapshot);
+        let run = self.allocate_snapshots(snapshots).await?;
+        made.tables.extend(run);
+        self.store_snapshots(snapshots, run).await?;
+        Ok(true)
+    }
+
+    /// From here on the header names the snapshot.
+    async fn name_new_snapshots(&self, snapshots: &[Snapshot], made: &Made) -> Result<()> {
+        let table = made.tables.last().copied();
+        self.name_snapshots(snapshots, table).await?;
+        self.end_snapshot_change().await
+    }
+
+    /// Gives up what has been made of a snapshot that nothing names.
+    async fn take_back_snapshot(&self, l1: &[u64], made: Made) -> Result<()> {
+        self.lower_references(l1, made.references).await?;
+        for run in made.tables {
+            self.space.forget_metadata(run);
+            self.space.free_later(run);
+        }
+        self.end_snapshot_change().await
+    }
+
+    async fn write_snapshot_l1(&self, l1: &[u64], run: HostRun) -> Result<()> {
         let g = &self.geometry;
-        let count = g.clusters_for(l1.len() as u64 * 8);
-        let run = self.space.allocate_adjacent(count).await?;
         self.space.note_metadata(run, MetadataKind::SnapshotL1)?;
         let mut bytes: Vec<u8> = l1.iter().flat_map(|raw| raw.to_be_bytes()).collect();
         bytes.resize(to_usize(run.count * g.cluster_size()), 0);
@@ -96,7 +147,7 @@ impl Qcow2 {
             .storage()
             .write_vec(g.host_offset(run.first), bytes)
             .await?;
-        Ok(run)
+        Ok(())
     }
 }
 

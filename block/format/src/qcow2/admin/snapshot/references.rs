@@ -19,13 +19,6 @@ pub(in crate::qcow2) struct Table {
     pub entries: Vec<Entry>,
 }
 
-/// How raising references ended.
-pub(super) enum Raised {
-    All,
-    /// A refcount cannot be higher. So many references had been added before.
-    Full(u64),
-}
-
 impl Qcow2 {
     /// Reads the L2 table that an L1 entry names, if it names one, from the file.
     pub(in crate::qcow2) async fn read_table(&self, raw: u64) -> IoResult<Option<Table>> {
@@ -107,9 +100,9 @@ impl Qcow2 {
             .corrupt(format!("the cluster at {offset:#x} in use has refcount 0"))
     }
 
-    /// Adds a reference to all that the L1 table leads to, in memory.
-    pub(super) async fn raise_references(&self, l1: &[u64]) -> IoResult<Raised> {
-        let mut raised = 0;
+    /// Adds a reference to all that the L1 table leads to, in memory; whether refcounts are wide
+    /// enough. `raised` counts the references that have been added, in any case.
+    pub(super) async fn raise_references(&self, l1: &[u64], raised: &mut u64) -> IoResult<bool> {
         for &raw in l1 {
             let Some(table) = self.read_table(raw).await? else {
                 continue;
@@ -118,13 +111,13 @@ impl Qcow2 {
                 match self.space.add_reference(cluster).await? {
                     RefcountUpdate::Done => {}
                     RefcountUpdate::Unused => return Err(self.unreferenced(cluster)),
-                    RefcountUpdate::AtMaximum => return Ok(Raised::Full(raised)),
+                    RefcountUpdate::AtMaximum => return Ok(false),
                 }
-                raised += 1;
+                *raised += 1;
             }
             yield_now().await;
         }
-        Ok(Raised::All)
+        Ok(true)
     }
 
     /// Takes back the first `count` references that [`Qcow2::raise_references`] added.

@@ -133,25 +133,51 @@ impl Qcow2 {
     /// Puts a table of `snapshots` in the place of the present one, in new clusters: durable, with
     /// all else, before the header names it (rules W4 and W5).
     pub(super) async fn write_snapshots(&self, snapshots: &[Snapshot]) -> IoResult<()> {
-        let g = &self.geometry;
-        let old = self.snapshot_table().await?;
-        let bytes: Vec<u8> = snapshots.iter().flat_map(Snapshot::to_bytes).collect();
-        let mut offset = 0;
-        if !bytes.is_empty() {
-            let run = self
-                .space
-                .allocate_adjacent(g.clusters_for(bytes.len() as u64))
-                .await?;
-            self.space.note_metadata(run, MetadataKind::SnapshotTable)?;
-            offset = g.host_offset(run.first);
-            let mut whole = bytes;
-            whole.resize(to_usize(run.count * g.cluster_size()), 0);
-            self.file.storage().write_vec(offset, whole).await?;
+        let run = self.allocate_snapshots(snapshots).await?;
+        self.store_snapshots(snapshots, run).await?;
+        self.name_snapshots(snapshots, run).await
+    }
+
+    /// Room for a table of `snapshots`; none is needed for an empty one.
+    pub(super) async fn allocate_snapshots(
+        &self,
+        snapshots: &[Snapshot],
+    ) -> IoResult<Option<HostRun>> {
+        let len: usize = snapshots.iter().map(|one| one.to_bytes().len()).sum();
+        if len == 0 {
+            return Ok(None);
         }
-        self.flush().await?;
+        let count = self.geometry.clusters_for(len as u64);
+        Ok(Some(self.space.allocate_adjacent(count).await?))
+    }
+
+    /// Writes a table of `snapshots` into its room: durable, with all else.
+    pub(super) async fn store_snapshots(
+        &self,
+        snapshots: &[Snapshot],
+        run: Option<HostRun>,
+    ) -> IoResult<()> {
+        if let Some(run) = run {
+            let g = &self.geometry;
+            self.space.note_metadata(run, MetadataKind::SnapshotTable)?;
+            let mut bytes: Vec<u8> = snapshots.iter().flat_map(Snapshot::to_bytes).collect();
+            bytes.resize(to_usize(run.count * g.cluster_size()), 0);
+            let offset = g.host_offset(run.first);
+            self.file.storage().write_vec(offset, bytes).await?;
+        }
+        self.flush().await
+    }
+
+    /// Has the header name a table that has been stored; the one before is free.
+    pub(super) async fn name_snapshots(
+        &self,
+        snapshots: &[Snapshot],
+        run: Option<HostRun>,
+    ) -> IoResult<()> {
+        let old = self.snapshot_table().await?;
         let change = |header: &mut Header| {
             header.snapshots = u32::try_from(snapshots.len()).expect("MAX_SNAPSHOTS at most");
-            header.snapshots_offset = offset;
+            header.snapshots_offset = run.map_or(0, |run| self.geometry.host_offset(run.first));
         };
         self.file.change_header(change).await?;
         self.space.forget_metadata(old);

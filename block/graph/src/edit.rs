@@ -22,7 +22,7 @@ enum Change {
 /// A change of one disk, and what holds the layers that it concerns.
 struct Part<'a> {
     disk: Rc<GuestDisk>,
-    /// The top when the part was made.
+    /// The top when the part was made. A change further down is still right under another one.
     root: Rc<Node>,
     change: Change,
     hold: &'a Hold,
@@ -114,9 +114,19 @@ impl<'a> Edit<'a> {
 
     /// Closes the disks and waits until no request is under way in them.
     pub async fn drain(&self) -> DrainedEdit<'_> {
+        self.drain_with(&[]).await
+    }
+
+    /// As [`Edit::drain`], and brings other disks to rest with them, until the edit is applied.
+    pub async fn drain_with<'b>(&'b self, others: &'b [Rc<GuestDisk>]) -> DrainedEdit<'b> {
+        let own = self.parts.iter().map(|part| &part.disk);
+        let mut disks: Vec<_> = own.chain(others).collect();
+        // One order for all who close several, so that no two wait for each other.
+        disks.sort_by_key(|disk| Rc::as_ptr(disk));
+        disks.dedup_by(|one, other| Rc::ptr_eq(one, other));
         let mut drained = Vec::new();
-        for part in &self.parts {
-            drained.push(part.disk.gate().drain().await);
+        for disk in disks {
+            drained.push(disk.gate().drain().await);
         }
         DrainedEdit {
             edit: self,
@@ -148,7 +158,7 @@ impl Part<'_> {
     fn chain(&self) -> impl Iterator<Item = Rc<Node>> {
         let top = match &self.change {
             Change::Overlay(overlay) => overlay.clone(),
-            Change::Backing(..) => self.root.clone(),
+            Change::Backing(..) => self.disk.root(),
             Change::Pivot(base) => base.clone(),
         };
         std::iter::successors(Some(top), |node| self.below(node))
@@ -172,7 +182,8 @@ impl Part<'_> {
     /// is changed, and what goes, is held to be changed, and what something lies on then is kept.
     fn check_held(&self) -> Result<(), EditError> {
         let not_held = |node: &Rc<Node>| Err(EditError::NotHeld(node.name().to_owned()));
-        let has = |wanted| self.root.chain().any(|node| Rc::ptr_eq(&node, wanted));
+        let root = self.disk.root();
+        let has = |wanted| root.chain().any(|node| Rc::ptr_eq(&node, wanted));
         let (mut changed, kept) = match &self.change {
             Change::Overlay(overlay) => (vec![overlay.clone(), self.root.clone()], None),
             Change::Backing(upper, _) if !has(upper) => return not_held(upper),
@@ -180,7 +191,11 @@ impl Part<'_> {
             Change::Pivot(base) if !has(base) => return not_held(base),
             Change::Pivot(base) => (vec![base.clone()], None),
         };
-        if !Rc::ptr_eq(&self.root, &self.disk.root()) {
+        let below_top = match &self.change {
+            Change::Backing(upper, _) => !Rc::ptr_eq(upper, &self.root),
+            Change::Overlay(_) | Change::Pivot(_) => false,
+        };
+        if !below_top && !Rc::ptr_eq(&self.root, &root) {
             return not_held(&self.root);
         }
         changed.extend(self.gone());

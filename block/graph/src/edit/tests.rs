@@ -169,6 +169,28 @@ fn only_what_is_held_is_changed() {
 }
 
 #[test]
+fn what_lies_below_the_top_changes_under_another_one() {
+    let bench = Bench::default();
+    let disk = bench.disk("disk", &["D", "C", "B", "A"]);
+    let root = disk.root();
+    let below = Hold::take(
+        &disk,
+        root.chain().skip(1),
+        Purpose::job("test", "job", &disk),
+    )
+    .unwrap();
+    let base = layer(&disk, "A");
+    let merge = Edit::default().backing(&disk, &layer(&disk, "C"), Some(&base), &below);
+    let top = Hold::take(&disk, [disk.root()], Purpose::Snapshot).unwrap();
+    let overlay = bench.layer("E", SIZE, true);
+    top.add(overlay.clone());
+    let snapshot = Edit::default().overlay(&disk, &overlay, &top);
+    assert_eq!(apply(&bench, &snapshot), Ok(Vec::new()));
+    assert_eq!(apply(&bench, &merge), Ok(vec!["B".to_owned()]));
+    assert_eq!(names(&disk), ["E", "D", "C", "A"]);
+}
+
+#[test]
 fn what_is_kept_for_an_edit_is_not_changed_by_it() {
     let bench = Bench::default();
     let disk = bench.disk("disk", &["D", "C", "B", "A"]);

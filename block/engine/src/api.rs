@@ -28,8 +28,9 @@ pub use bitmap::{
 };
 pub use command::Cmd;
 pub use disk::{
-    BlockCommit, BlockResize, BlockStream, BlockdevAdd, BlockdevDel, BlockdevSnapshotSync,
-    NewImageMode, QueryNamedBlockNodes,
+    BlockCommit, BlockResize, BlockStream, BlockdevAdd, BlockdevDel, BlockdevSnapshot,
+    BlockdevSnapshotDeleteInternal, BlockdevSnapshotInternal, BlockdevSnapshotSync,
+    ChangeBackingFile, NewImageMode, QueryNamedBlockNodes,
 };
 pub use disk_name::DiskName;
 pub use export::{
@@ -60,6 +61,8 @@ pub enum Reply {
     Done,
     /// An overlay was made; the line that HMP prints of it (`Formatting '...', fmt=qcow2 ...`).
     Formatted(String),
+    /// `blockdev-snapshot-delete-internal-sync`: what has been deleted.
+    Snapshot(SnapshotInfo),
     /// `query-block`.
     Block(Vec<BlockInfo>),
     /// `query-blockstats`.

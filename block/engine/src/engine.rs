@@ -1,6 +1,7 @@
 //! [`Engine`]: everything of the block layer that lives on one device thread.
 
 mod backends;
+mod backing_file;
 mod bitmaps;
 mod blockdev;
 mod commit;
@@ -8,6 +9,7 @@ mod describe;
 mod exports;
 mod find;
 mod inflight;
+mod internal;
 mod media;
 mod merge;
 mod objects;
@@ -17,6 +19,7 @@ mod snapshot;
 mod stats;
 mod stream;
 mod throttling;
+mod transaction;
 
 use std::{
     cell::{Cell, RefCell},
@@ -38,7 +41,7 @@ pub use strata_graph::{
     Throttling, chain::ImageOptions,
 };
 
-use strata_exec::{Executor, Queue, Turn};
+use strata_exec::{Executor, Queue, Turn, sync::Lock};
 use strata_graph::{
     Backend, Busy, EditError, ErrorAction, FailedRequest, GuestDisk, Name, NameError, Node,
     chain::Opener,
@@ -117,6 +120,8 @@ pub struct Engine {
     jobs: Rc<Jobs>,
     /// Everything comes to its end: nothing new begins.
     ending: Cell<bool>,
+    /// Held while something is done to disks that are at rest for it.
+    at_rest: Lock,
     exports: Exports,
     tls_creds: RefCell<Vec<TlsCredentials>>,
     events: EventSink,
@@ -149,6 +154,7 @@ impl Engine {
             backends: RefCell::default(),
             jobs: Rc::default(),
             ending: Cell::new(false),
+            at_rest: Lock::default(),
             exports: Exports::default(),
             tls_creds: RefCell::default(),
             events: Rc::new(RefCell::new(Box::new(events))),
@@ -260,6 +266,26 @@ impl Engine {
         match cmd {
             Cmd::BlockdevSnapshotSync(cmd) => {
                 self.spawn(name, reply, async move |engine| engine.snapshot(cmd).await);
+            }
+            Cmd::BlockdevSnapshot(cmd) => {
+                self.spawn(name, reply, async move |engine| {
+                    engine.snapshot_onto_node(cmd).await
+                });
+            }
+            Cmd::BlockdevSnapshotInternalSync(cmd) => {
+                self.spawn(name, reply, async move |engine| {
+                    engine.snapshot_internal(cmd).await
+                });
+            }
+            Cmd::BlockdevSnapshotDeleteInternalSync(cmd) => {
+                self.spawn(name, reply, async move |engine| {
+                    engine.delete_internal(cmd).await
+                });
+            }
+            Cmd::ChangeBackingFile(cmd) => {
+                self.spawn(name, reply, async move |engine| {
+                    engine.change_backing_file(cmd).await
+                });
             }
             Cmd::Transaction(cmd) => {
                 self.spawn(name, reply, async move |engine| {

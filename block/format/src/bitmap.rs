@@ -263,6 +263,11 @@ impl Bitmaps {
         self.list.borrow_mut().push(Rc::new(bitmap));
     }
 
+    /// Adds a bitmap again that was removed and has kept its name.
+    pub fn put_back(&self, bitmap: Rc<DirtyBitmap>) {
+        self.list.borrow_mut().push(bitmap);
+    }
+
     /// Removes the bitmap of that name.
     pub fn remove(&self, name: &str) {
         self.list

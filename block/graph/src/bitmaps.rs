@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use strata_format::{
-    bitmap::{DirtyBitmap, GRANULARITY_BITS, MAX_NAME, check_bits},
+    bitmap::{Bitmaps, Bits, DirtyBitmap, GRANULARITY_BITS, MAX_NAME, check_bits},
     names::Name,
 };
 use strata_storage::error::IoResult;
@@ -156,6 +156,22 @@ impl<'a> BitmapPlan<'a> {
         }
     }
 
+    /// What takes the change back, once it has been carried out.
+    pub fn undo(&self) -> BitmapUndo {
+        match &self.step {
+            Step::Add(bitmap) => BitmapUndo::Remove(bitmap.name().to_owned()),
+            Step::Remove(bitmap) => BitmapUndo::PutBack(bitmap.clone()),
+            Step::Clear(bitmap) | Step::Merge(bitmap, _) => {
+                let bits = bitmap.bits().borrow().clone();
+                BitmapUndo::Bits(bitmap.clone(), bits)
+            }
+            Step::Record(bitmap, _) => {
+                let recorded = bitmap.is_recording();
+                BitmapUndo::Record(bitmap.clone(), recorded)
+            }
+        }
+    }
+
     /// Makes the change, in memory: what is persistent is stored when the image is closed.
     pub fn carry_out(self) {
         let bitmaps = self.node.bitmaps();
@@ -168,6 +184,30 @@ impl<'a> BitmapPlan<'a> {
                 // All of them as they are now, also if the target is one.
                 sources.iter().for_each(|source| target.merge(source));
             }
+        }
+    }
+}
+
+/// What takes a change of a bitmap back. Nothing has been recorded since.
+pub enum BitmapUndo {
+    /// It was made.
+    Remove(String),
+    /// It went.
+    PutBack(Rc<DirtyBitmap>),
+    /// It had other bits.
+    Bits(Rc<DirtyBitmap>, Bits),
+    /// It recorded changes, or did not.
+    Record(Rc<DirtyBitmap>, bool),
+}
+
+impl BitmapUndo {
+    /// Does so, in the layer whose bitmaps these are.
+    pub fn carry_out(self, bitmaps: &Bitmaps) {
+        match self {
+            Self::Remove(name) => bitmaps.remove(&name),
+            Self::PutBack(bitmap) => bitmaps.put_back(bitmap),
+            Self::Bits(bitmap, bits) => drop(bitmap.bits().replace(bits)),
+            Self::Record(bitmap, recorded) => bitmap.set_recording(recorded),
         }
     }
 }

@@ -57,6 +57,9 @@ pub struct ImageOptions {
     /// The external data file, in the place of the one that the header of the image names. That of
     /// layers below is always their headers'.
     pub data_file: Option<PathBuf>,
+    /// What its header names below it is not opened (`"backing": null`): something else puts the
+    /// image on another one.
+    pub alone: bool,
     /// The node's name; made up if absent.
     pub node_name: Option<String>,
     /// Format of backing files whose header gives none.
@@ -126,6 +129,9 @@ impl Opener {
     /// # Errors
     /// As [`Opener::open`].
     pub async fn open_below(&self, top: &Rc<Node>, options: &ImageOptions) -> Result<()> {
+        if options.alone {
+            return Ok(());
+        }
         let mut below = ImageOptions {
             format: None,
             read_only: true,
@@ -428,6 +434,9 @@ fn resolve_json(upper: &Path, what: &str, name: &OsStr) -> Result<PathBuf> {
     let spec = ImageSpec::from_name(Path::new(name)).map_err(refused)?;
     if spec.data_file.is_some() {
         return Err(refused("it names a data file".into()));
+    }
+    if spec.alone {
+        return Err(refused("it leaves away what lies below".into()));
     }
     Ok(spec.path)
 }

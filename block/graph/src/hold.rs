@@ -23,6 +23,8 @@ pub enum Purpose {
     Snapshot,
     /// Another size.
     Resize,
+    /// Another name of what lies below, in its header.
+    Header,
     /// Its end.
     Close,
     /// The export with this id.
@@ -45,6 +47,7 @@ impl fmt::Display for Purpose {
                 id.as_ref().map_or(Ok(()), |id| write!(f, " '{id}'"))
             }
             Self::Snapshot => f.write_str("block device is in use by snapshot"),
+            Self::Header => f.write_str("block device is in use by change-backing-file"),
             Self::Close => f.write_str("block device is being closed"),
             Self::Resize => f.write_str("block device is in use by resize"),
             Self::Export(id) => {

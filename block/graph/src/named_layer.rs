@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
 };
 
-use strata_format::backing::Backing;
+use strata_format::{backing::Backing, qcow2::Qcow2};
 use strata_storage::{
     Files, Identity, absolute_name,
     error::{Error, Result},
@@ -17,6 +17,7 @@ use strata_storage::{
 use super::{
     Format, Node,
     chain::{self, ImageOptions},
+    spec::ImageSpec,
 };
 
 /// Why a name means no layer.
@@ -136,6 +137,37 @@ fn check_unnamed(backing: &Backing, layer: &Node) -> std::result::Result<(), Str
     ))
 }
 
+/// Refuses a layer that a header above it would open otherwise than it is open: without the backing
+/// file that its own header names, or with another external data file.
+fn check_opens_alike(files: &Files, layer: &Node) -> std::result::Result<(), String> {
+    let live = absolute_name(layer.path());
+    let live = live.display();
+    let below = layer.image().backing_name();
+    if let Some(below) = below.filter(|_| layer.backing().is_none()) {
+        return Err(format!(
+            "'{live}' names the backing file '{}', which was not opened with it: put it on that \
+             first, with blockdev-snapshot",
+            below.name.display()
+        ));
+    }
+    let image = layer.image();
+    let Some(data) = image.as_qcow2().and_then(Qcow2::data_file) else {
+        return Ok(());
+    };
+    let path = chain::resolve_data_file(layer.path(), &data.name).map_err(|e| e.to_string())?;
+    let named = files.identity(&path).ok();
+    if named.is_some() && named == image.data_storage().identity().ok() {
+        return Ok(());
+    }
+    let open = absolute_name(image.data_storage().path());
+    Err(format!(
+        "the header of '{live}' names the data file '{}', and that is not the one which is open, \
+         '{}': without data-file= nobody would find that again",
+        data.name.display(),
+        open.display()
+    ))
+}
+
 /// Refuses `backing`, as the header of the image `upper` says it or is to say it, if the chain
 /// would not open again as it is: what it names is not the file that `layer` has open, or may not
 /// be opened with `options`, those of the disk. What lies on an overlay without a name does not
@@ -157,6 +189,7 @@ pub fn check_leads_to(
     let (live, format) = (absolute_name(layer.path()), layer.format());
     let live = live.display();
     let remedy = format!("say it with 'strata-img rebase -u -b {live} -F {format}'");
+    check_opens_alike(files, layer).map_err(refused)?;
     let Some(backing) = backing else {
         let why = format!("its header names no backing file, and not '{live}': {remedy}");
         return Err(refused(why));
@@ -189,9 +222,12 @@ pub fn check_leads_to(
         format: backing.format.clone().filter(marked),
     };
     let recognised = upper_format == Format::Qed && format != Format::Raw;
+    let in_name = || ImageSpec::from_name(Path::new(&backing.name)).ok()?.format;
     let found = match &backing.format {
         Some(said) => said.parse().ok(),
-        None => options.backing_format.or(recognised.then_some(format)),
+        None => in_name()
+            .or(options.backing_format)
+            .or(recognised.then_some(format)),
     };
     if found != Some(format) {
         let why = format!("its header does not say that '{live}' is {format}: {remedy}");

@@ -174,6 +174,14 @@ impl Node {
         Ok(self.bitmaps.record(offset, len))
     }
 
+    /// Has the file say that its bitmaps are in use: what is in memory counts.
+    ///
+    /// # Errors
+    /// The image is read-only, has stopped, or its file cannot be written.
+    pub async fn begin_bitmap_change(&self) -> IoResult<()> {
+        self.image.begin_bitmap_change().await
+    }
+
     /// Records all of the layer as changed: its bitmaps will miss changes.
     ///
     /// # Errors

@@ -47,6 +47,8 @@ pub struct ImageSpec {
     pub direct: bool,
     /// Flushes are ignored.
     pub no_flush: bool,
+    /// What its header names below it is left away (`"backing": null`).
+    pub alone: bool,
 }
 
 /// Options by their names, without what stands before the last dot so far. Names of files may be no
@@ -134,6 +136,16 @@ impl ImageSpec {
         }
         let data_file = take(&mut options, "data-file");
         let name = driver.as_deref().unwrap_or("file");
+        if matches!(spec.format, Some(Format::Qcow2 | Format::Qed)) {
+            spec.alone = match options.remove("backing") {
+                None => false,
+                // As QEMU has it, null and an empty name say the same.
+                Some(none) if none.is_empty() => true,
+                Some(_) => {
+                    return Err("The backing file is the one that the header names, or null".into());
+                }
+            };
+        }
         spec.take_common(&mut options)?;
         refuse_rest(name, &options)?;
         spec.path = spec.protocol(file)?;
@@ -220,6 +232,7 @@ impl ImageSpec {
             force_share: options.force_share || self.force_share,
             direct: options.direct || self.direct,
             no_flush: options.no_flush || self.no_flush,
+            alone: options.alone || self.alone,
             ..options
         })
     }

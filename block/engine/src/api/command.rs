@@ -10,9 +10,10 @@ use super::{
     BlockCommit, BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockExportAdd,
     BlockExportDel, BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockLatencyHistogramSet,
     BlockResize, BlockSetIoThrottle, BlockStream, BlockdevAdd, BlockdevChangeMedium, BlockdevDel,
-    BlockdevInsertMedium, BlockdevSnapshotSync, CmdError, CommitDisk, DriveRef, JobRef,
-    NbdServerAdd, NbdServerRemove, NbdServerStart, ObjectAdd, ObjectDel, OpenTray, QueryBlockstats,
-    QueryNamedBlockNodes, Transaction,
+    BlockdevInsertMedium, BlockdevSnapshot, BlockdevSnapshotDeleteInternal,
+    BlockdevSnapshotInternal, BlockdevSnapshotSync, ChangeBackingFile, CmdError, CommitDisk,
+    DriveRef, JobRef, NbdServerAdd, NbdServerRemove, NbdServerStart, ObjectAdd, ObjectDel,
+    OpenTray, QueryBlockstats, QueryNamedBlockNodes, Transaction,
 };
 
 /// Defines [`Cmd`] and what follows from the list of commands. Each is given by its name, its
@@ -78,7 +79,17 @@ macro_rules! commands {
 commands! {
     "blockdev-snapshot-sync" => BlockdevSnapshotSync(BlockdevSnapshotSync):
         "puts a new overlay on top of a disk.",
-    "transaction" => Transaction(Transaction): "several snapshots, all of them or none.",
+    "blockdev-snapshot" => BlockdevSnapshot(BlockdevSnapshot):
+        "puts an overlay on top of a disk that blockdev-add has opened.",
+    "blockdev-snapshot-internal-sync" => BlockdevSnapshotInternalSync(BlockdevSnapshotInternal):
+        "keeps a disk as it is now, within its image.",
+    "blockdev-snapshot-delete-internal-sync" =>
+        BlockdevSnapshotDeleteInternalSync(BlockdevSnapshotDeleteInternal):
+        "gives up what was kept so.",
+    "transaction" => Transaction(Transaction):
+        "several snapshots and changes of bitmaps, all of them or none.",
+    "change-backing-file" => ChangeBackingFile(ChangeBackingFile):
+        "how a header names the layer below.",
     "block_resize" => BlockResize(BlockResize): "another size for a disk.",
     "block_set_io_throttle" => BlockSetIoThrottle(Box<BlockSetIoThrottle>):
         "limits what the guest may ask of a disk in a second.",
@@ -175,6 +186,7 @@ impl Cmd {
         match self {
             Self::BlockdevSnapshotSync(arguments) => arguments.check(),
             Self::Transaction(arguments) => arguments.check(),
+            Self::BlockdevSnapshotDeleteInternalSync(arguments) => arguments.check(),
             Self::BlockResize(arguments) => arguments.check(),
             Self::QueryBlockstats(arguments) => arguments.check(),
             Self::BlockStream(arguments) => arguments.check(),

@@ -38,6 +38,59 @@ impl BlockdevSnapshotSync {
     }
 }
 
+/// `BlockdevSnapshot`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlockdevSnapshot {
+    /// The disk's id, or the node name of its top layer.
+    pub node: String,
+    /// The node name of the overlay, which `blockdev-add` has opened with `"backing": null`.
+    pub overlay: String,
+}
+
+/// `BlockdevSnapshotInternal`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlockdevSnapshotInternal {
+    /// The disk's id, or the node name of its top layer.
+    pub device: String,
+    /// The snapshot's name.
+    pub name: String,
+}
+
+/// `blockdev-snapshot-delete-internal-sync`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BlockdevSnapshotDeleteInternal {
+    /// The disk's id, or the node name of its top layer.
+    pub device: String,
+    /// The snapshot's id; any if `None`.
+    pub id: Option<String>,
+    /// Its name; any if `None`, but one of the two must be given.
+    pub name: Option<String>,
+}
+
+impl BlockdevSnapshotDeleteInternal {
+    pub(super) fn check(&self) -> Result<(), CmdError> {
+        if self.id.is_none() && self.name.is_none() {
+            return Err(CmdError::generic("Name or id must be provided"));
+        }
+        Ok(())
+    }
+}
+
+/// `change-backing-file`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ChangeBackingFile {
+    /// The disk's id, or the node name of its top layer.
+    pub device: String,
+    /// The node name of the layer whose header changes.
+    pub image_node_name: String,
+    /// What it is to say. (In QEMU anything; here it must lead to the layer below.)
+    pub backing_file: String,
+}
+
 /// `blockdev-add`: the options of block drivers, as QEMU's schema has them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]

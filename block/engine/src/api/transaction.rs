@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BlockdevSnapshotSync, CmdError};
+use super::{
+    BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockdevSnapshot,
+    BlockdevSnapshotInternal, BlockdevSnapshotSync, CmdError,
+};
 
 /// `transaction`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +26,24 @@ pub struct Transaction {
     deny_unknown_fields
 )]
 pub enum TransactionAction {
-    /// As the command of this name.
+    /// As the command of this name; so are the others.
     BlockdevSnapshotSync(BlockdevSnapshotSync),
+    /// See there.
+    BlockdevSnapshot(BlockdevSnapshot),
+    /// See there.
+    BlockdevSnapshotInternalSync(BlockdevSnapshotInternal),
+    /// See there.
+    BlockDirtyBitmapAdd(BlockDirtyBitmapAdd),
+    /// See there.
+    BlockDirtyBitmapRemove(BlockDirtyBitmap),
+    /// See there.
+    BlockDirtyBitmapClear(BlockDirtyBitmap),
+    /// See there.
+    BlockDirtyBitmapEnable(BlockDirtyBitmap),
+    /// See there.
+    BlockDirtyBitmapDisable(BlockDirtyBitmap),
+    /// See there.
+    BlockDirtyBitmapMerge(BlockDirtyBitmapMerge),
     /// Nothing is done at all: for clients' tests.
     Abort(NoData),
 }
@@ -56,7 +75,7 @@ impl Transaction {
     pub(super) fn check(&self) -> Result<(), CmdError> {
         self.actions.iter().try_for_each(|action| match action {
             TransactionAction::BlockdevSnapshotSync(cmd) => cmd.check(),
-            TransactionAction::Abort(_) => Ok(()),
+            _ => Ok(()),
         })
     }
 }

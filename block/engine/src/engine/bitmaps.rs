@@ -5,7 +5,7 @@ use std::rc::Rc;
 use strata_format::bitmap::DirtyBitmap;
 use strata_graph::{
     Node,
-    bitmaps::{self, BitmapPlan, InLayer, check_consistent, check_unused},
+    bitmaps::{self, BitmapPlan, BitmapUndo, InLayer, check_consistent, check_unused},
 };
 
 use super::{Engine, ReplyTo, refused};
@@ -30,6 +30,11 @@ impl BitmapCmd {
     pub(super) fn new(bitmap: BlockDirtyBitmap, change: BitmapChange) -> Self {
         let BlockDirtyBitmap { node, name } = bitmap;
         Self { node, name, change }
+    }
+
+    /// The disk, or the node name of a layer.
+    pub(super) fn node(&self) -> &str {
+        &self.node
     }
 }
 
@@ -72,54 +77,72 @@ impl Engine {
         // Not while a snapshot stores the bitmaps of its old top.
         let _pass = disk.gate().enter().await;
         // Nor is the chain edited while it is held.
-        let (_, layer) = self.find_layer(&cmd.node).ok_or_else(|| no_node(cmd))?;
-        let change = self.find_sources(&layer, &cmd.change)?;
+        let find = |name: &str| self.find_layer(name).map(|(_, layer)| layer);
+        self.change_bitmap(cmd, find, false).await.map(drop)
+    }
+
+    /// Makes a change; returns what would take it back, if that is wanted. The chain is not edited
+    /// meanwhile. `find` knows what layers are called.
+    pub(super) async fn change_bitmap(
+        &self,
+        cmd: &BitmapCmd,
+        find: impl Fn(&str) -> Option<Rc<Node>>,
+        may_be_undone: bool,
+    ) -> Outcome<Option<(Rc<Node>, BitmapUndo)>> {
+        let layer = find(&cmd.node).ok_or_else(|| no_node(cmd))?;
+        let change = find_sources(&find, &layer, &cmd.change)?;
         let plan = BitmapPlan::new(&layer, &cmd.node, &cmd.name, change).map_err(refused)?;
         let announced = plan.announce().await;
         announced.map_err(|error| refused(error.to_string()))?;
-        let change = self.find_sources(&layer, &cmd.change)?;
+        let change = find_sources(&find, &layer, &cmd.change)?;
         let plan = plan.check_again(&cmd.name, change).map_err(refused)?;
+        let undo = may_be_undone.then(|| plan.undo());
         plan.carry_out();
-        Ok(())
+        Ok(undo.map(|undo| (layer, undo)))
     }
+}
 
-    /// The change, with the layers that a command names.
-    fn find_sources(
-        &self,
-        layer: &Rc<Node>,
-        change: &BitmapChange,
-    ) -> Outcome<bitmaps::BitmapChange> {
-        Ok(match change {
-            &BitmapChange::Add {
-                granularity,
-                persistent,
-                disabled,
-            } => bitmaps::BitmapChange::Add {
-                granularity,
-                persistent,
-                disabled,
-            },
-            BitmapChange::Remove => bitmaps::BitmapChange::Remove,
-            BitmapChange::Clear => bitmaps::BitmapChange::Clear,
-            &BitmapChange::Record(on) => bitmaps::BitmapChange::Record(on),
-            BitmapChange::Merge(sources) => {
-                let sources = sources.iter().map(|source| self.find_source(layer, source));
-                bitmaps::BitmapChange::Merge(sources.collect::<Outcome<_>>()?)
-            }
-        })
-    }
+/// The change, with the layers that a command names.
+fn find_sources(
+    find: impl Fn(&str) -> Option<Rc<Node>>,
+    layer: &Rc<Node>,
+    change: &BitmapChange,
+) -> Outcome<bitmaps::BitmapChange> {
+    Ok(match change {
+        &BitmapChange::Add {
+            granularity,
+            persistent,
+            disabled,
+        } => bitmaps::BitmapChange::Add {
+            granularity,
+            persistent,
+            disabled,
+        },
+        BitmapChange::Remove => bitmaps::BitmapChange::Remove,
+        BitmapChange::Clear => bitmaps::BitmapChange::Clear,
+        &BitmapChange::Record(on) => bitmaps::BitmapChange::Record(on),
+        BitmapChange::Merge(sources) => {
+            let find = |source: &BitmapRef| find_source(&find, layer, source);
+            let sources = sources.iter().map(find);
+            bitmaps::BitmapChange::Merge(sources.collect::<Outcome<_>>()?)
+        }
+    })
+}
 
-    /// A bitmap that is named beside one of `layer`.
-    fn find_source(&self, layer: &Rc<Node>, source: &BitmapRef) -> Outcome<InLayer> {
-        let layer = match &source.node {
-            None => layer.clone(),
-            Some(node) => {
-                let missing = || refused(format!("Node '{node}' not found"));
-                self.find_layer(node).ok_or_else(missing)?.1
-            }
-        };
-        Ok((layer, source.name.clone()))
-    }
+/// A bitmap that is named beside one of `layer`.
+fn find_source(
+    find: impl Fn(&str) -> Option<Rc<Node>>,
+    layer: &Rc<Node>,
+    source: &BitmapRef,
+) -> Outcome<InLayer> {
+    let layer = match &source.node {
+        None => layer.clone(),
+        Some(node) => {
+            let missing = || refused(format!("Node '{node}' not found"));
+            find(node).ok_or_else(missing)?
+        }
+    };
+    Ok((layer, source.name.clone()))
 }
 
 fn no_node(cmd: &BitmapCmd) -> CmdError {

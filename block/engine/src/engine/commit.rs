@@ -77,7 +77,7 @@ impl Engine {
     }
 
     /// The disk that is called `device`, by its id or by the node name of its top layer.
-    fn find_root(&self, device: &str) -> Result<Rc<GuestDisk>, CmdError> {
+    pub(super) fn find_root(&self, device: &str) -> Result<Rc<GuestDisk>, CmdError> {
         let found = self.find_layer(device);
         let (disk, layer) = found.ok_or_else(|| CmdError::device_not_found(device))?;
         if !Rc::ptr_eq(&layer, &disk.root()) {

@@ -22,7 +22,9 @@ impl Engine {
                 "The new size must be a multiple of {block}, the disk's logical block size"
             )));
         }
+        let alone = self.at_rest.lock().await;
         let result = change_size(&disk, cmd.size).await;
+        drop(alone);
         drop(hold);
         self.tell_resized(&disk);
         result.map(|()| Reply::Done).map_err(|error| match error {

@@ -1,5 +1,4 @@
-//! `blockdev-snapshot-sync`: a new overlay on top of a disk, while its guest runs; `transaction`:
-//! on several disks.
+//! `blockdev-snapshot-sync`, `blockdev-snapshot`: an overlay on top of a disk, while its guest runs.
 
 use std::{
     path::{Path, PathBuf, absolute},
@@ -8,92 +7,82 @@ use std::{
 
 use strata_format::{backing::Backing, qcow2::CreateOptions, qed};
 use strata_graph::{
-    Edit, Format, GuestDisk, Hold, Name, NameError, NewImage, Node, Purpose,
+    Backend, Format, GuestDisk, Hold, Name, NameError, NewImage, Node, Purpose,
     chain::{ImageOptions, MAX_LAYERS},
     check_leads_to, create_image_in,
 };
 use strata_storage::{Access, absolute_name, is_unnamed};
 
-use super::{Engine, find::check_writable, refused};
-use crate::api::{
-    BlockdevSnapshotSync, CmdError, NewImageMode, NoData, Reply, Transaction, TransactionAction,
-};
+use super::{Engine, find::check_writable, refused, transaction::Plan};
+use crate::api::{BlockdevSnapshot, BlockdevSnapshotSync, CmdError, DiskName, NewImageMode, Reply};
 
 /// Clusters of a new overlay, in bytes: QEMU's default.
 const CLUSTER_SIZE: u64 = 65536;
 
 /// An overlay that is to be put on a disk.
-struct Overlay {
+pub(super) struct Overlay {
     disk: Rc<GuestDisk>,
     /// The disk's top.
     old: Rc<Node>,
     /// Keeps others from it.
     hold: Hold,
-    path: PathBuf,
-    /// Reserved from the beginning.
-    node_name: Name,
-    existing: bool,
-    format: Format,
+    source: Source,
+}
+
+/// Where an overlay comes from.
+enum Source {
+    /// A file, which is made first unless it is `existing`.
+    File {
+        path: PathBuf,
+        /// Reserved from the beginning.
+        node_name: Name,
+        existing: bool,
+        format: Format,
+    },
+    /// What `blockdev-add` has opened.
+    Added(Rc<GuestDisk>),
 }
 
 /// The same once it is open.
-struct Opened {
-    disk: Rc<GuestDisk>,
-    old: Rc<Node>,
-    hold: Hold,
-    new: Rc<Node>,
+pub(super) struct Opened {
+    pub disk: Rc<GuestDisk>,
+    pub old: Rc<Node>,
+    pub hold: Hold,
+    pub new: Rc<Node>,
+    /// What `blockdev-add` has opened it as.
+    added: Option<Rc<GuestDisk>>,
 }
 
 /// What has been made for overlays, to be removed if they are not put on their disks.
 #[derive(Default)]
-struct Made {
-    paths: Vec<PathBuf>,
+pub(super) struct Made {
+    pub paths: Vec<PathBuf>,
     /// The lines that QEMU prints when it makes an image.
-    lines: Vec<String>,
+    pub lines: Vec<String>,
 }
 
 impl Engine {
-    /// Makes the overlay and its name durable, then drains the disk, flushes its old top, and puts
-    /// the overlay above it.
+    /// `blockdev-snapshot-sync`: makes the overlay and its name durable, then drains the disk,
+    /// flushes its old top, and puts the overlay above it.
     pub(super) async fn snapshot(&self, cmd: BlockdevSnapshotSync) -> Result<Reply, CmdError> {
-        let line = self.snapshot_all(vec![cmd]).await?.pop();
+        let mut plan = Plan::default();
+        plan.overlays.push(self.find_overlay(cmd)?);
+        let line = self.carry_out(plan).await?.pop();
         Ok(line.map_or(Reply::Done, Reply::Formatted))
     }
 
-    /// `transaction`: all of it or nothing, and at one moment.
-    pub(super) async fn transaction(&self, cmd: Transaction) -> Result<Reply, CmdError> {
-        let mut snapshots = Vec::new();
-        for action in cmd.actions {
-            match action {
-                TransactionAction::BlockdevSnapshotSync(cmd) => snapshots.push(cmd),
-                TransactionAction::Abort(NoData {}) => {
-                    return Err(refused("Transaction aborted using Abort action"));
-                }
-            }
-        }
-        self.snapshot_all(snapshots).await?;
+    /// `blockdev-snapshot`: the same with an overlay that is open.
+    pub(super) async fn snapshot_onto_node(
+        &self,
+        cmd: BlockdevSnapshot,
+    ) -> Result<Reply, CmdError> {
+        let mut plan = Plan::default();
+        plan.overlays.push(self.find_added_overlay(&cmd)?);
+        self.carry_out(plan).await?;
         Ok(Reply::Done)
     }
 
-    /// Puts overlays on several disks, all of them or none. While that happens all are at rest: of
-    /// two changes of which one has waited for the other no overlay hides the first alone.
-    async fn snapshot_all(&self, cmds: Vec<BlockdevSnapshotSync>) -> Result<Vec<String>, CmdError> {
-        let mut overlays = Vec::new();
-        for cmd in cmds {
-            overlays.push(self.find_overlay(cmd)?);
-        }
-        let mut made = Made::default();
-        let result = self.put_on_top(overlays, &mut made).await;
-        if result.is_err() {
-            // Nothing points at them, and the error that is reported says more.
-            for path in &made.paths {
-                self.opener.files().remove(path);
-            }
-        }
-        result.map(|()| made.lines)
-    }
-
-    fn find_overlay(&self, cmd: BlockdevSnapshotSync) -> Result<Overlay, CmdError> {
+    pub(super) fn find_overlay(&self, cmd: BlockdevSnapshotSync) -> Result<Overlay, CmdError> {
         let disk = self.find_top(&cmd.disk())?;
         let file = &cmd.snapshot_file;
         let path = absolute(file)
@@ -101,12 +90,53 @@ impl Engine {
         let old = disk.root();
         Ok(Overlay {
             hold: Hold::take(&disk, [old.clone()], Purpose::Snapshot)?,
-            format: check_overlay(&disk, cmd.format.as_deref().unwrap_or("qcow2"))?,
-            node_name: self.reserve_node_name(cmd.snapshot_node_name.as_deref())?,
-            existing: cmd.mode == Some(NewImageMode::Existing),
-            path,
+            source: Source::File {
+                format: check_overlay(&disk, cmd.format.as_deref().unwrap_or("qcow2"))?,
+                node_name: self.reserve_node_name(cmd.snapshot_node_name.as_deref())?,
+                existing: cmd.mode == Some(NewImageMode::Existing),
+                path,
+            },
             old,
             disk,
+        })
+    }
+
+    pub(super) fn find_added_overlay(&self, cmd: &BlockdevSnapshot) -> Result<Overlay, CmdError> {
+        let named = |name: &str| DiskName {
+            device: Some(name.to_owned()),
+            node_name: Some(name.to_owned()),
+        };
+        let disk = self.find_top(&named(&cmd.node))?;
+        let old = disk.root();
+        let hold = Hold::take(&disk, [old.clone()], Purpose::Snapshot)?;
+        check_snapshot(&disk)?;
+        let overlay = &cmd.overlay;
+        let found = self.find_layer(overlay);
+        let (added, new) =
+            found.ok_or_else(|| refused(format!("Cannot find {}", named(overlay))))?;
+        let is_free = |backend: &Backend| {
+            let is_added = backend.options().id.is_empty() && backend.device().is_empty();
+            backend.has(&added) && is_added
+        };
+        if !Rc::ptr_eq(&added.root(), &new) || !self.any_backend(is_free) {
+            return Err(refused("The overlay is already in use"));
+        }
+        drop(self.hold_unused(&added)?);
+        if new.backing().is_some() {
+            return Err(refused("The overlay already has a backing image"));
+        }
+        if new.format() == Format::Raw {
+            return Err(refused("The overlay does not support backing images"));
+        }
+        if !new.is_writable() {
+            return Err(refused(format!("Node '{overlay}' is read only")));
+        }
+        hold.add(new);
+        Ok(Overlay {
+            disk,
+            old,
+            hold,
+            source: Source::Added(added),
         })
     }
 
@@ -135,9 +165,11 @@ impl Engine {
             .map_err(|error| refused(error.to_string()))
     }
 
-    async fn create_overlay(&self, overlay: &Overlay) -> Result<String, CmdError> {
-        let (disk, old) = (&overlay.disk, &overlay.old);
-        let (path, format) = (&overlay.path, overlay.format);
+    async fn create_overlay(
+        &self,
+        (disk, old): (&GuestDisk, &Node),
+        (path, format): (&Path, Format),
+    ) -> Result<String, CmdError> {
         let backing = Backing {
             name: absolute_name(old.path()).into_os_string(),
             format: Some(old.format().to_string()),
@@ -162,78 +194,94 @@ impl Engine {
         Ok(line)
     }
 
-    async fn put_on_top(&self, overlays: Vec<Overlay>, made: &mut Made) -> Result<(), CmdError> {
-        let mut all = Vec::new();
-        for overlay in overlays {
-            all.push(self.open_overlay(overlay, made).await?);
-        }
-        let mut edit = Edit::default();
-        for one in &all {
-            edit = edit.overlay(&one.disk, &one.new, &one.hold);
-        }
-        edit.check()?;
-        for one in &all {
-            self.check_opened(one)?;
-            // Most of what has to be flushed is flushed while the guest goes on.
-            one.old
-                .flush()
-                .await
-                .map_err(|error| failed(error.into()))?;
-        }
-        let drained = edit.drain().await;
-        for one in &all {
-            // Nothing is written to it any more, not even refcounts.
-            one.old.image().settle().await.map_err(failed)?;
-        }
-        for one in &all {
-            // Somebody may have been at the files meanwhile.
-            self.check_opened(one)?;
-        }
-        drained.apply()?;
-        for one in &all {
-            make_backing_file(&one.old).await;
-            warn_of_temporary(one);
-        }
-        Ok(())
-    }
-
-    /// Makes an overlay, unless it exists, and opens it.
-    async fn open_overlay(&self, overlay: Overlay, made: &mut Made) -> Result<Opened, CmdError> {
-        if !overlay.existing {
-            let line = self.create_overlay(&overlay).await?;
-            made.paths.push(overlay.path.clone());
-            made.lines.push(line);
-        }
-        self.refuse_own_layer(&overlay.old, &overlay.path)?;
+    /// Makes an overlay, unless it exists, and opens it, unless it is open.
+    pub(super) async fn open_overlay(
+        &self,
+        overlay: Overlay,
+        made: &mut Made,
+    ) -> Result<Opened, CmdError> {
         let Overlay {
             disk,
             old,
             hold,
-            path,
-            node_name,
-            format,
-            ..
+            source,
         } = overlay;
-        let options = ImageOptions {
-            format: Some(format),
-            node_name: None,
-            ..disk.image_options().clone()
+        let (new, added) = match source {
+            Source::Added(added) => (added.root(), Some(added)),
+            Source::File {
+                path,
+                node_name,
+                existing,
+                format,
+            } => {
+                if !existing {
+                    let line = self.create_overlay((&disk, &old), (&path, format)).await?;
+                    made.paths.push(path.clone());
+                    made.lines.push(line);
+                }
+                self.refuse_own_layer(&old, &path)?;
+                let options = ImageOptions {
+                    format: Some(format),
+                    data_file: None,
+                    node_name: None,
+                    ..disk.image_options().clone()
+                };
+                let opened = self.opener.open_layer_as(node_name, &path, &options).await;
+                let new = opened.map_err(failed)?;
+                hold.add(new.clone());
+                (new, None)
+            }
         };
-        let opened = self.opener.open_layer_as(node_name, &path, &options).await;
-        let new = opened.map_err(failed)?;
-        hold.add(new.clone());
         Ok(Opened {
             disk,
             old,
             hold,
             new,
+            added,
         })
     }
 
-    fn check_opened(&self, one: &Opened) -> Result<(), CmdError> {
+    /// Refuses an overlay from which the chain would not be opened again as it will be.
+    pub(super) fn check_opened(&self, one: &Opened) -> Result<(), CmdError> {
         let new = (one.new.path(), one.new.format());
         let backing = one.new.image().backing_name();
-        self.check_header(&one.disk, &one.old, new, backing.as_ref())
+        self.check_header(&one.disk, &one.old, new, backing.as_ref())?;
+        let named = self.opener.files().identity(one.new.path()).ok();
+        if named.is_none() || named != one.new.image().storage().identity().ok() {
+            return Err(refused(format!(
+                "{}: that is not the file any more that was opened: it has been renamed or replaced",
+                one.new.path().display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Refuses an overlay that something else has got since.
+    pub(super) fn check_added(&self, one: &Opened) -> Result<(), CmdError> {
+        let Some(added) = &one.added else {
+            return Ok(());
+        };
+        let in_use = |backend: &Backend| backend.has(added) && !backend.device().is_empty();
+        let is_there = self
+            .disks
+            .borrow()
+            .iter()
+            .any(|disk| Rc::ptr_eq(disk, added));
+        if !is_there || self.any_backend(in_use) {
+            return Err(refused("The overlay is already in use"));
+        }
+        self.check_not_exported(added)
+    }
+
+    /// What `blockdev-add` has opened is part of a disk now, and no disk by itself.
+    pub(super) fn adopt(&self, one: &Opened) {
+        let Some(added) = &one.added else {
+            return;
+        };
+        self.backends.borrow_mut().retain(|one| !one.has(added));
+        self.disks
+            .borrow_mut()
+            .retain(|one| !Rc::ptr_eq(one, added));
     }
 
     /// Refuses an overlay that lies in the chain already.
@@ -249,7 +297,25 @@ impl Engine {
     }
 }
 
-fn failed(error: strata_storage::error::Error) -> CmdError {
+impl Opened {
+    /// Whether the disk that it is put on, or it itself, is called so.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.new.name() == name || self.disk.options().id == name
+    }
+
+    /// Whether nobody else has it once it has not been put on its disk.
+    pub fn is_to_be_closed(&self) -> bool {
+        self.added.is_none()
+    }
+
+    /// What is left to do about an overlay that lies on its disk.
+    pub async fn has_become_top(&self) {
+        make_backing_file(&self.old).await;
+        warn_of_temporary(self);
+    }
+}
+
+pub(super) fn failed(error: strata_storage::error::Error) -> CmdError {
     refused(error.to_string())
 }
 
@@ -265,6 +331,16 @@ fn warn_of_temporary(one: &Opened) {
 
 /// The format of an overlay for a disk that can have one.
 fn check_overlay(disk: &GuestDisk, format: &str) -> Result<Format, CmdError> {
+    check_snapshot(disk)?;
+    match format.parse() {
+        Ok(format @ (Format::Qcow2 | Format::Qed)) => Ok(format),
+        Ok(Format::Raw) => Err(refused("The overlay does not support backing images")),
+        Err(_) => Err(refused(format!("Unknown driver '{format}'"))),
+    }
+}
+
+/// Refuses a disk that can have no overlay.
+fn check_snapshot(disk: &GuestDisk) -> Result<(), CmdError> {
     check_writable(disk)?;
     if disk.root().chain().count() >= MAX_LAYERS {
         return Err(refused(format!(
@@ -272,11 +348,7 @@ fn check_overlay(disk: &GuestDisk, format: &str) -> Result<Format, CmdError> {
             disk.options().id
         )));
     }
-    match format.parse() {
-        Ok(format @ (Format::Qcow2 | Format::Qed)) => Ok(format),
-        Ok(Format::Raw) => Err(refused("The overlay does not support backing images")),
-        Err(_) => Err(refused(format!("Unknown driver '{format}'"))),
-    }
+    Ok(())
 }
 
 /// Writes what the old top still has to say of clusters that were freed, then lets others use it as

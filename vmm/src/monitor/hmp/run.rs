@@ -2,8 +2,9 @@
 
 use strata_block::api::{
     BlockJobCancel, BlockJobRef, BlockJobSetSpeed, BlockResize, BlockSetIoThrottle, BlockStream,
-    BlockdevChangeMedium, BlockdevSnapshotSync, ChangeReadOnlyMode, Cmd, CmdError, CommitDisk,
-    NewImageMode, OpenTray, Reply,
+    BlockdevChangeMedium, BlockdevSnapshotDeleteInternal, BlockdevSnapshotInternal,
+    BlockdevSnapshotSync, ChangeReadOnlyMode, Cmd, CmdError, CommitDisk, NewImageMode, OpenTray,
+    Reply,
 };
 
 use super::args::Args;
@@ -143,6 +144,23 @@ pub(super) fn snapshot_blkdev(args: &Args, _: &dyn Machine) -> Step<String> {
         mode: args.has('n').then_some(NewImageMode::Existing),
         ..BlockdevSnapshotSync::default()
     }))
+}
+
+pub(super) fn snapshot_blkdev_internal(args: &Args, _: &dyn Machine) -> Step<String> {
+    let internal = BlockdevSnapshotInternal {
+        device: args.required_text("device"),
+        name: args.required_text("name"),
+    };
+    block(Cmd::BlockdevSnapshotInternalSync(internal))
+}
+
+pub(super) fn snapshot_delete_blkdev_internal(args: &Args, _: &dyn Machine) -> Step<String> {
+    let delete = BlockdevSnapshotDeleteInternal {
+        device: args.required_text("device"),
+        name: Some(args.required_text("name")),
+        id: args.text("id"),
+    };
+    block(Cmd::BlockdevSnapshotDeleteInternalSync(delete))
 }
 
 /// `drive_add`: the first word is QEMU's place on a bus, which says nothing here.

@@ -329,6 +329,31 @@ pub(super) static COMMANDS: &[Command] = &[
         )
     },
     Command {
+        usage: "device name",
+        params: &[DEVICE, param("name", Kind::Text, true)],
+        ..plain(
+            "snapshot_blkdev_internal",
+            "take an internal snapshot of device.\n\
+             \t\t\tThe format of the image used by device must\n\
+             \t\t\tsupport it, such as qcow2.",
+            run::snapshot_blkdev_internal,
+        )
+    },
+    Command {
+        usage: "device name [id]",
+        params: &[
+            DEVICE,
+            param("name", Kind::Text, true),
+            param("id", Kind::Text, false),
+        ],
+        ..plain(
+            "snapshot_delete_blkdev_internal",
+            "delete an internal snapshot of device.\n\
+             \t\t\tWith an id, the one that has both.",
+            run::snapshot_delete_blkdev_internal,
+        )
+    },
+    Command {
         alias: Some("s"),
         ..plain("stop", "stop emulation", run::stop)
     },

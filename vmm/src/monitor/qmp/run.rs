@@ -30,6 +30,7 @@ fn returned(reply: Reply) -> Outcome {
     Ok(match reply {
         // HMP shows these.
         Reply::Done | Reply::Formatted(_) | Reply::Inflight(_) => json!({}).into(),
+        Reply::Snapshot(snapshot) => express(&snapshot)?.into(),
         Reply::Block(disks) => {
             let mut disks = express(&disks)?;
             for disk in disks.as_array_mut().into_iter().flatten() {

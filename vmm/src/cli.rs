@@ -10,6 +10,7 @@ pub mod object;
 pub mod report;
 pub mod serial;
 pub mod size;
+pub mod state;
 pub mod temporary;
 pub mod test;
 
@@ -19,7 +20,8 @@ use clap::{Args, Parser, Subcommand};
 
 use self::{
     ctl::CtlArgs, disk::DiskOption, ending::EndingArgs, export::ExportOption, object::ObjectOption,
-    report::ReportArgs, serial::SerialEndpoint, temporary::TemporaryArgs, test::TestArgs,
+    report::ReportArgs, serial::SerialEndpoint, state::StateArgs, temporary::TemporaryArgs,
+    test::TestArgs,
 };
 use crate::{
     kvm::cpuid::MAX_CPUS,
@@ -124,6 +126,9 @@ pub struct RunArgs {
     /// Disks whose changes are thrown away.
     #[command(flatten)]
     pub temporary: TemporaryArgs,
+    /// Jobs that outlive the process.
+    #[command(flatten)]
+    pub state: StateArgs,
     /// Where the guest's first serial port goes: stdio, none, file:PATH or unix:PATH [default:
     /// stdio, where no monitor takes it].
     #[arg(long, value_name = "WHERE", value_parser = serial::parse)]
@@ -182,6 +187,9 @@ pub struct ServeArgs {
     /// Disks whose changes are thrown away.
     #[command(flatten)]
     pub temporary: TemporaryArgs,
+    /// Jobs that outlive the process.
+    #[command(flatten)]
+    pub state: StateArgs,
     /// Credentials for TLS, as tls-creds-x509,key=value,...; may be given several times.
     #[arg(long = "object", value_name = "TYPE,KEY=VALUE,...", value_parser = object::parse)]
     pub objects: Vec<ObjectOption>,

@@ -27,7 +27,10 @@ use self::{
     channel::Link, initramfs::Initramfs, kernel::Kernel, modules::Modules, results::Results,
 };
 use crate::{
-    cli::{RunArgs, disk::Interface, ending::EndingArgs, serial::SerialEndpoint, test::TestArgs},
+    cli::{
+        RunArgs, disk::Interface, ending::EndingArgs, serial::SerialEndpoint, state::StateArgs,
+        test::TestArgs,
+    },
     machine::{self, Ended, RawTerminal, RunError, Transcript},
     run_result::RunResult,
 };
@@ -193,6 +196,7 @@ fn run_args(args: &TestArgs, kernel: &Kernel, initrd: PathBuf) -> RunArgs {
         machine: args.machine.clone(),
         disks: args.root.iter().chain(&args.disks).cloned().collect(),
         temporary: args.temporary.clone(),
+        state: StateArgs::default(),
         serial: Some(SerialEndpoint::None),
         monitors: Vec::new(),
         qmps: Vec::new(),

@@ -105,6 +105,9 @@ pub enum RunError {
         /// The host's error.
         source: vm_memory::mmap::FromRangesError,
     },
+    /// The directory of `--state-dir`.
+    #[error("--state-dir: {0}")]
+    State(strata_storage::error::Error),
     /// The serial console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -252,6 +255,7 @@ pub(crate) fn run_with(
         (&args.disks, &args.temporary),
         &mut hardware.seats(args.machine.cpus, &exec),
     )?;
+    args.state.keep_jobs(&engine).map_err(RunError::State)?;
     match &mut booted {
         Booted::Firmware(_, kernel) => {
             hardware.describe_to_firmware(args, &engine, kernel.take())?;

@@ -50,6 +50,9 @@ pub enum ServeError {
         /// Why not.
         source: CmdError,
     },
+    /// The directory of `--state-dir`.
+    #[error("--state-dir: {0}")]
+    State(strata_storage::error::Error),
     /// The monitor.
     #[error(transparent)]
     Monitor(#[from] monitor::StartError),
@@ -122,6 +125,7 @@ fn serve_all(
     inbox: Rc<WatchedInbox<Message>>,
 ) -> Result<(End, Monitor), ServeError> {
     open_disks(engine, &args.disks, &args.temporary)?;
+    args.state.keep_jobs(engine).map_err(ServeError::State)?;
     let monitor = Monitor::start(doors, Box::new(handle), news)?;
     for object in &args.objects {
         let added = engine.add_tls_creds(&object.id, &object.creds);

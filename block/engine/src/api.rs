@@ -163,7 +163,7 @@ pub enum JobStatus {
 }
 
 /// `JobType`, as far as it exists here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobType {
     /// `block-stream`.
@@ -234,6 +234,20 @@ pub struct JobInfo {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+impl From<&BlockJobInfo> for JobInfo {
+    fn from(job: &BlockJobInfo) -> Self {
+        Self {
+            id: job.device.clone(),
+            kind: job.kind,
+            status: job.status,
+            group: job.group.clone(),
+            current_progress: job.offset,
+            total_progress: job.len,
+            error: job.error.clone(),
+        }
+    }
 }
 
 /// One entry of `query-block`.

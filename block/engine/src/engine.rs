@@ -13,6 +13,7 @@ mod internal;
 mod media;
 mod merge;
 mod objects;
+mod recorded;
 mod resize;
 mod shutdown;
 mod snapshot;
@@ -54,7 +55,7 @@ use strata_storage::{
 
 use crate::{
     api::{BitmapChange, Cmd, CmdError, ErrorClass, Event, EventSink, OnError, Reply},
-    jobs::Jobs,
+    jobs::{Jobs, Store},
 };
 
 /// Called exactly once with a command's answer, on the device thread.
@@ -118,6 +119,8 @@ pub struct Engine {
     /// What devices' requests pass on their way to the disks.
     backends: RefCell<Vec<Rc<Backend>>>,
     jobs: Rc<Jobs>,
+    /// Where jobs are recorded, if they are.
+    store: RefCell<Option<Rc<Store>>>,
     /// Everything comes to its end: nothing new begins.
     ending: Cell<bool>,
     /// Held while something is done to disks that are at rest for it.
@@ -153,6 +156,7 @@ impl Engine {
             disks: RefCell::default(),
             backends: RefCell::default(),
             jobs: Rc::default(),
+            store: RefCell::default(),
             ending: Cell::new(false),
             at_rest: Lock::default(),
             exports: Exports::default(),
@@ -297,6 +301,9 @@ impl Engine {
                     engine.commit(&cmd.device).await
                 });
             }
+            cmd @ (Cmd::BlockStream(_) | Cmd::BlockCommit(_)) => self.begin_job(cmd, reply),
+            Cmd::BlockJobDismiss(job) => self.dismiss(name, &job.id, reply, |error| error),
+            Cmd::JobDismiss(job) => self.dismiss(name, &job.id, reply, of_any_job),
             Cmd::BlockdevAdd(cmd) => {
                 self.spawn(name, reply, async move |engine| {
                     engine.blockdev_add(cmd).await
@@ -398,8 +405,6 @@ impl Engine {
     fn execute_now(self: &Rc<Self>, cmd: Cmd) -> std::result::Result<Reply, CmdError> {
         let jobs = &self.jobs;
         let done = match cmd {
-            Cmd::BlockStream(cmd) => self.prepare_stream(cmd).map(|job| drop(job.start())),
-            Cmd::BlockCommit(cmd) => self.prepare_commit(*cmd).map(|job| drop(job.start())),
             Cmd::BlockSetIoThrottle(cmd) => self.set_io_throttle(&cmd),
             Cmd::BlockdevOpenTray(cmd) => self.open_tray(&cmd),
             Cmd::BlockdevCloseTray(cmd) => self.close_tray(&cmd),
@@ -410,13 +415,11 @@ impl Engine {
             Cmd::BlockJobResume(job) => jobs.resume(&job.device),
             Cmd::BlockJobComplete(job) => jobs.complete(&job.device),
             Cmd::BlockJobFinalize(job) => jobs.finalize(&job.id),
-            Cmd::BlockJobDismiss(job) => jobs.dismiss(&job.id),
             Cmd::JobPause(job) => jobs.pause(&job.id).map_err(of_any_job),
             Cmd::JobResume(job) => jobs.resume(&job.id).map_err(of_any_job),
             Cmd::JobCancel(job) => jobs.cancel(&job.id, true).map_err(of_any_job),
             Cmd::JobComplete(job) => jobs.complete(&job.id).map_err(of_any_job),
             Cmd::JobFinalize(job) => jobs.finalize(&job.id).map_err(of_any_job),
-            Cmd::JobDismiss(job) => jobs.dismiss(&job.id).map_err(of_any_job),
             Cmd::ObjectAdd(cmd) => cmd
                 .creds()
                 .and_then(|creds| self.add_tls_creds(&cmd.id, &creds)),

@@ -1,5 +1,7 @@
 //! [`Files`]: where files are found by their names, and made.
 
+mod whole;
+
 use std::{
     fs::File,
     io::{self, ErrorKind},

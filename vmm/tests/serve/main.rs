@@ -13,6 +13,7 @@ mod lossy_device;
 mod nodes;
 mod process;
 mod start;
+mod state;
 mod temporary;
 
 use std::{fs, process::Command, time::Duration};

@@ -14,8 +14,8 @@ use super::{
     refused,
 };
 use crate::{
-    api::{BlockCommit, CmdError, DiskName, JobType, OnError, Reply},
-    jobs::{ActiveCommit, Commit, Ending, JobOptions, NamedBefore},
+    api::{BlockCommit, Cmd, CmdError, DiskName, JobType, OnError, Reply},
+    jobs::{ActiveCommit, Begun, Commit, Ending, JobOptions, NamedBefore, Record, Shape},
 };
 
 /// The layers of a disk, and those that a commit begins and ends with: their places from the top
@@ -29,6 +29,7 @@ struct Found {
 impl Engine {
     /// The job that `cmd` asks for.
     pub(super) fn prepare_commit(self: &Rc<Self>, cmd: BlockCommit) -> Result<Prepared, CmdError> {
+        let asked = Cmd::BlockCommit(Box::new(cmd.clone()));
         let disk = self.find_root(&cmd.device)?;
         let id = cmd.job_id.as_ref().unwrap_or(&disk.options().id);
         let options = JobOptions {
@@ -46,19 +47,26 @@ impl Engine {
         let Found { layers, top, base } = found;
         refuse_temporary(&layers[..base])?;
         let Some(overlay) = top.checked_sub(1) else {
-            let (top, base) = (&layers[0], &layers[base]);
-            if base.size() > top.size() {
+            let (top, base_node) = (&layers[0], &layers[base]);
+            if base_node.size() > top.size() {
                 return Err(refused(format!(
                     "'{}' shows {} bytes, and the disk has {}: make the disk as large first, with \
                      block_resize",
-                    base.path().display(),
-                    base.size(),
+                    base_node.path().display(),
+                    base_node.size(),
                     top.size()
                 )));
             }
-            return self.prepare_active_commit(disk, base, filter, options);
+            let record = {
+                let layers = layers[..=base].iter().cloned();
+                let asked = (&*disk, &options.id, asked);
+                self.record_of(asked, Shape::CommitTop, layers)
+            };
+            return self.prepare_active_commit(disk, base_node, (filter, record), options);
         };
         let held = layers[overlay..=base].iter().cloned();
+        let asked = (&*disk, &options.id, asked);
+        let record = self.record_of(asked, Shape::Commit, held.clone());
         let purpose = Purpose::job("commit", options.id.as_str(), &disk);
         let hold = Hold::take(&disk, held, purpose)?;
         let (overlay, base) = (layers[overlay].clone(), layers[base].clone());
@@ -73,7 +81,9 @@ impl Engine {
             _filter: filter,
         };
         let (len, checked) = (commit.len(), commit.check_base(&disk));
-        self.prepare_merge(disk, options, (commit, len), checked)
+        let target = commit.base.clone();
+        let recorded = (record, Some(target));
+        self.prepare_merge(disk, options, (commit, len), checked, recorded)
     }
 
     /// The disk that is called `device`, by its id or by the node name of its top layer.
@@ -141,7 +151,7 @@ impl Engine {
         self: &Rc<Self>,
         disk: Rc<GuestDisk>,
         base: &Rc<Node>,
-        filter: Option<Name>,
+        (filter, record): (Option<Name>, Option<Record>),
         options: JobOptions,
     ) -> Result<Prepared, CmdError> {
         let top = disk.root();
@@ -160,7 +170,8 @@ impl Engine {
             _filter: filter,
         };
         let (len, checked) = (commit.len(), commit.check_base(&disk));
-        self.prepare_merge(disk, options, (commit, len), checked)
+        // The guest has changed what it has copied, as far as another process knows.
+        self.prepare_merge(disk, options, (commit, len), checked, (record, None))
     }
 
     /// HMP's `commit`: of the disk `device`, or of all that have a backing file.
@@ -203,8 +214,8 @@ impl Engine {
             group: None,
         };
         let job = self
-            .prepare_active_commit(disk, &base, None, options)?
-            .start();
+            .prepare_active_commit(disk, &base, (None, None), options)?
+            .start(Begun::default());
         job.end_by(Ending::Empty);
         self.jobs.wait_for(&job).await.map_err(refused)
     }

@@ -9,28 +9,39 @@ use strata_storage::error::Error;
 use super::{Engine, refused};
 use crate::{
     api::CmdError,
-    jobs::{Job, JobOptions, Membership, Work},
+    jobs::{Begun, Job, JobOptions, Membership, Record, Work},
 };
 
 impl Engine {
     /// A job that will look at `len` bytes of `disk`, if what will stand in a header leads to its
-    /// base: `checked`.
+    /// base: `checked`. `recorded` is what is recorded of it, and the layer that it writes, if what
+    /// it has done there need not be done again.
     pub(super) fn prepare_merge(
         self: &Rc<Self>,
         disk: Rc<GuestDisk>,
         options: JobOptions,
         (work, len): (impl Work + 'static, u64),
         checked: Result<(), Error>,
+        recorded: (Option<Record>, Option<Rc<Node>>),
     ) -> Result<Prepared, CmdError> {
         checked.map_err(|error| refused(error.to_string()))?;
-        let engine = self.clone();
-        Ok(Prepared(Box::new(move || {
+        let (engine, (record, target)) = (self.clone(), recorded);
+        let record = record.map(|record| Record {
+            speed: options.speed,
+            ..record
+        });
+        let begin = Box::new(move |begun| {
             let (exec, events) = (engine.exec.clone(), engine.events.clone());
-            let job = Job::new(exec, events, disk, options);
+            let job = Job::new(exec, events, disk, options, begun);
             // Known before the first step, so that no client sees "0 of 0 bytes".
             job.set_len(len);
             engine.jobs.start(job, work)
-        })))
+        });
+        Ok(Prepared {
+            begin,
+            record,
+            target,
+        })
     }
 
     /// The job's place in its group, if it has one.
@@ -49,12 +60,18 @@ impl Engine {
 
 /// A job that nothing stands in the way of. Layers and names are held for it; dropped, they are
 /// free again.
-pub(super) struct Prepared(Box<dyn FnOnce() -> Rc<Job>>);
+pub(super) struct Prepared {
+    begin: Box<dyn FnOnce(Begun) -> Rc<Job>>,
+    /// What is recorded of it, if it is.
+    pub record: Option<Record>,
+    /// The layer that it writes, if what it has done there need not be done again.
+    pub target: Option<Rc<Node>>,
+}
 
 impl Prepared {
     /// Lets it begin.
-    pub fn start(self) -> Rc<Job> {
-        (self.0)()
+    pub fn start(self, begun: Begun) -> Rc<Job> {
+        (self.begin)(begun)
     }
 }
 

@@ -11,13 +11,14 @@ use super::{
     refused,
 };
 use crate::{
-    api::{BlockStream, CmdError, JobType, OnError},
-    jobs::{JobOptions, NamedBefore, NewBase, Stream},
+    api::{BlockStream, Cmd, CmdError, JobType, OnError},
+    jobs::{JobOptions, NamedBefore, NewBase, Shape, Stream},
 };
 
 impl Engine {
     /// The job that `cmd` asks for.
     pub(super) fn prepare_stream(self: &Rc<Self>, cmd: BlockStream) -> Result<Prepared, CmdError> {
+        let asked = Cmd::BlockStream(cmd.clone());
         let device = &cmd.device;
         let (disk, layer) = self
             .find_layer(device)
@@ -32,6 +33,16 @@ impl Engine {
         let purpose = Purpose::job("stream", id.as_str(), &disk);
         let hold = hold_down_to(&disk, base.as_ref(), purpose)?;
         let top = disk.root();
+        let record = {
+            let shape = match &base {
+                Some(_) => Shape::StreamToBase,
+                None => Shape::Stream,
+            };
+            let is_base =
+                |node: &Rc<Node>| base.as_ref().is_some_and(|base| Rc::ptr_eq(base, node));
+            let merged = top.chain().take_while(|node| !is_base(node));
+            self.record_of((&disk, &id, asked), shape, merged.chain(base.clone()))
+        };
         let below = base.map(|base| NewBase {
             backing: backing_for(&top, &base, cmd.backing_file),
             node: base,
@@ -53,7 +64,7 @@ impl Engine {
             group: self.join_group(cmd.group.as_deref(), cmd.group_size)?,
         };
         let (len, checked) = (stream.len(), stream.check_base(&disk));
-        self.prepare_merge(disk, options, (stream, len), checked)
+        self.prepare_merge(disk, options, (stream, len), checked, (record, None))
     }
 }
 

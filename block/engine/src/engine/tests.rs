@@ -31,6 +31,7 @@ mod node_names;
 mod onto_node;
 mod pieces;
 mod qed;
+mod recorded;
 mod reopen;
 mod resize;
 mod sectors;

@@ -22,6 +22,8 @@ pub(super) enum Stage {
     Copied,
     /// It is durable, and nothing stands in the way of the rest.
     Settled,
+    /// It is recorded that this is so, where jobs are recorded.
+    Decided,
     /// Headers say what the chain will be. Nobody leaves any more.
     Recorded,
 }
@@ -34,7 +36,7 @@ pub(crate) struct Group {
     taken: Cell<u32>,
     members: RefCell<Vec<Weak<Job>>>,
     /// Members that have come to each [`Stage`].
-    arrived: [Cell<u32>; 3],
+    arrived: [Cell<u32>; 4],
     /// Why none of them ends well.
     failure: RefCell<Option<String>>,
     changed: WaitQueue,

@@ -8,11 +8,12 @@ use std::{
 
 use strata_exec::{Executor, Queue, Rate, TaskGroup, sync::WaitQueue, yield_now};
 use strata_graph::{GuestDisk, IoStatus, Name};
-use strata_storage::error::{IoError, IoResult};
+use strata_storage::error::{Error, IoError, IoResult};
 
 use super::{
     group::{Membership, Stage},
     lifecycle::{Ending, may_follow},
+    store::Journal,
 };
 use crate::api::{BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobStatus, JobType, OnError};
 
@@ -42,10 +43,38 @@ pub(crate) struct JobOptions {
     pub group: Option<Membership>,
 }
 
+/// Where a job begins.
+#[derive(Default)]
+pub(crate) struct Begun {
+    /// Where it is recorded, if it is.
+    pub journal: Option<Journal>,
+    /// All before this byte has been done and is durable.
+    pub from: u64,
+    /// It is paused.
+    pub paused: bool,
+    /// An earlier process has begun it.
+    pub restored: bool,
+    /// How it is to end once it is ready, if that is known.
+    pub ending: Option<Ending>,
+}
+
+impl Begun {
+    /// At the beginning, and recorded.
+    pub fn recorded(journal: Journal) -> Self {
+        Self {
+            journal: Some(journal),
+            ..Self::default()
+        }
+    }
+}
+
 /// One job. Its steps run as a task on the job queue; commands change it from outside.
 pub(crate) struct Job {
     options: JobOptions,
     disk: Rc<GuestDisk>,
+    journal: Option<Journal>,
+    from: u64,
+    restored: bool,
     status: Cell<JobStatus>,
     len: Cell<u64>,
     offset: Cell<u64>,
@@ -57,6 +86,8 @@ pub(crate) struct Job {
     cancelled: Cell<bool>,
     /// Another job of its group has failed.
     called_off: Cell<bool>,
+    /// The process ends, and another one may go on.
+    left: Cell<bool>,
     finalize: Cell<bool>,
     ending: Cell<Option<Ending>>,
     synced: Cell<Option<bool>>,
@@ -74,6 +105,7 @@ impl Job {
         events: EventSink,
         disk: Rc<GuestDisk>,
         options: JobOptions,
+        begun: Begun,
     ) -> Self {
         let job = Self {
             rate: Rate::new(options.speed),
@@ -81,14 +113,18 @@ impl Job {
             guest_seen: Cell::new((disk.requests(), GUEST_RESTS)),
             options,
             disk,
+            journal: begun.journal,
+            from: begun.from,
+            restored: begun.restored,
             status: Cell::new(JobStatus::Created),
             len: Cell::new(0),
-            offset: Cell::new(0),
-            paused: Cell::new(false),
+            offset: Cell::new(begun.from),
+            paused: Cell::new(begun.paused),
             cancelled: Cell::new(false),
             called_off: Cell::new(false),
+            left: Cell::new(false),
             finalize: Cell::new(false),
-            ending: Cell::default(),
+            ending: Cell::new(begun.ending),
             synced: Cell::default(),
             busy: Cell::new(true),
             io_status: Cell::default(),
@@ -185,6 +221,68 @@ impl Job {
     }
 
     /// Bytes looked at so far.
+    pub fn offset(&self) -> u64 {
+        self.offset.get()
+    }
+
+    /// All before this byte has been done by an earlier process.
+    pub fn goes_on_from(&self) -> u64 {
+        self.from
+    }
+
+    /// An earlier process has begun it.
+    pub fn is_restored(&self) -> bool {
+        self.restored
+    }
+
+    /// Where it is recorded, if it is.
+    pub fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
+    }
+
+    /// Records how far the job has come, from time to time.
+    ///
+    /// # Errors
+    /// What it has written does not become durable.
+    pub(super) async fn note_progress(&self) -> IoResult<()> {
+        match &self.journal {
+            Some(journal) => journal.note_progress(self, false).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same, if another process may go on.
+    pub(super) async fn note_last_progress(&self) {
+        if let Some(journal) = self.journal.as_ref().filter(|_| self.left.get()) {
+            // What was recorded before says less, and is right.
+            let _ = journal.note_progress(self, true).await;
+        }
+    }
+
+    /// Records that all data is in place.
+    ///
+    /// # Errors
+    /// It is one of a group, and cannot be recorded: another process would not know what the
+    /// others have decided.
+    pub(super) async fn decide(&self) -> Result<(), Error> {
+        let Some(journal) = &self.journal else {
+            return Ok(());
+        };
+        match journal.decide(self).await {
+            Err(error) if self.options.group.is_some() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Records what has come of the job, unless another process may go on.
+    pub(super) async fn conclude(&self) {
+        let left = self.left.get() && self.error().is_some();
+        if let Some(journal) = self.journal.as_ref().filter(|_| !left) {
+            journal.conclude(self).await;
+        }
+    }
+
+    /// Bytes looked at so far.
     pub fn set_offset(&self, offset: u64) {
         self.offset.set(offset);
     }
@@ -225,6 +323,14 @@ impl Job {
     pub fn cancel(&self) {
         self.cancelled.set(true);
         self.stop();
+    }
+
+    /// Ends the job, since the process ends. Where jobs are recorded another process may go on.
+    pub fn leave(&self) {
+        if !self.is_to_stop() {
+            self.left.set(true);
+            self.cancel();
+        }
     }
 
     /// Ends the job, since another one of its group has failed.

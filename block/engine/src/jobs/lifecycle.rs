@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
 use strata_exec::Queue;
 use strata_storage::error::{Error, IoError, IoResult};
 
@@ -72,7 +73,8 @@ pub(crate) trait Work {
 }
 
 /// How the client has a job end that is ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Ending {
     /// `job-complete`: what the job has made takes its place in the graph.
     TakeOver,
@@ -127,6 +129,7 @@ async fn live(job: Rc<Job>, work: impl Work, jobs: Rc<Jobs>) {
             group.fail(&job, why);
         }
         job.set_status(JobStatus::Aborting);
+        job.note_last_progress().await;
         work.undo(&job).await;
     }
     // What it holds is free, and layers that are not needed are closed, before the job's end is
@@ -134,6 +137,7 @@ async fn live(job: Rc<Job>, work: impl Work, jobs: Rc<Jobs>) {
     drop(work);
     let failed = failure.is_some();
     failure.into_iter().for_each(|why| job.fail(why));
+    job.conclude().await;
     if job.is_cancelled() && failed {
         job.emit(Event::JobCancelled(job.end()));
     } else {
@@ -165,6 +169,10 @@ fn failure(job: &Job, result: Result<(), Error>) -> Option<String> {
 }
 
 async fn carry_out(job: &Job, work: &impl Work) -> Result<(), Error> {
+    if job.is_restored() {
+        // Its client may want to look at it first.
+        job.checkpoint().await?;
+    }
     work.run(job).await?;
     // Errors that were ignored on the way: nothing can take over what has not been copied.
     if job.error().is_some() {
@@ -181,6 +189,8 @@ async fn carry_out(job: &Job, work: &impl Work) -> Result<(), Error> {
     job.wait_for_finalize().await?;
     work.settle(job).await?;
     job.meet(Stage::Settled).await?;
+    job.decide().await?;
+    job.meet(Stage::Decided).await?;
     work.write_header(job).await?;
     if let Err(called_off) = job.meet(Stage::Recorded).await {
         work.restore_header(job).await?;

@@ -11,6 +11,7 @@ use super::{
     Job,
     group::{Group, Membership},
     lifecycle::Ending,
+    store::PastJob,
 };
 use crate::api::{BlockJobInfo, CmdError, ErrorClass, JobInfo, JobStatus};
 
@@ -19,6 +20,8 @@ use crate::api::{BlockJobInfo, CmdError, ErrorClass, JobInfo, JobStatus};
 pub(crate) struct Jobs {
     jobs: RefCell<Vec<Rc<Job>>>,
     groups: RefCell<Vec<Weak<Group>>>,
+    /// Those of earlier processes that are over.
+    past: RefCell<Vec<PastJob>>,
     /// One has ended.
     ended: WaitQueue,
 }
@@ -69,13 +72,17 @@ impl Verb {
         if self.fits(job.status()) {
             return Ok(());
         }
-        let status = serde_json::to_value(job.status()).unwrap_or_default();
-        Err(refused(format!(
-            "Job '{}' in state '{}' cannot accept command verb '{}'",
-            job.id(),
+        Err(self.refused(job.id(), job.status()))
+    }
+
+    /// What is answered if a job in state `status` does not take it.
+    fn refused(self, id: &str, status: JobStatus) -> CmdError {
+        let status = serde_json::to_value(status).unwrap_or_default();
+        refused(format!(
+            "Job '{id}' in state '{}' cannot accept command verb '{}'",
             status.as_str().unwrap_or_default(),
             self.name()
-        )))
+        ))
     }
 }
 
@@ -140,7 +147,7 @@ impl Jobs {
             if unfinished.is_empty() {
                 return;
             }
-            unfinished.iter().for_each(|job| job.cancel());
+            unfinished.iter().for_each(|job| job.leave());
             self.ended.wait().await;
         }
     }
@@ -153,25 +160,33 @@ impl Jobs {
             .for_each(|job| job.reset_io_status());
     }
 
-    fn find(&self, id: &str) -> Result<Rc<Job>, CmdError> {
+    fn find(&self, id: &str, verb: Verb) -> Result<Rc<Job>, CmdError> {
         let jobs = self.jobs.borrow();
         let found = jobs.iter().find(|job| job.id() == id);
-        found.cloned().ok_or_else(|| CmdError {
-            class: ErrorClass::DeviceNotActive,
-            desc: format!("Block job '{id}' not found"),
-        })
+        found.cloned().ok_or_else(|| self.not_found(id, verb))
+    }
+
+    fn not_found(&self, id: &str, verb: Verb) -> CmdError {
+        let past = self.past.borrow();
+        match past.iter().find(|past| past.info.device == id) {
+            Some(past) => verb.refused(id, past.info.status),
+            None => CmdError {
+                class: ErrorClass::DeviceNotActive,
+                desc: format!("Block job '{id}' not found"),
+            },
+        }
     }
 
     /// The job called `id`, if it takes the verb now.
     fn find_for(&self, verb: Verb, id: &str) -> Result<Rc<Job>, CmdError> {
-        let job = self.find(id)?;
+        let job = self.find(id, verb)?;
         verb.check(&job)?;
         Ok(job)
     }
 
     /// `block-job-cancel`. A job that is ready ends well, unless it is to be ended by force.
     pub fn cancel(&self, id: &str, force: bool) -> Result<(), CmdError> {
-        let job = self.find(id)?;
+        let job = self.find(id, Verb::Cancel)?;
         if job.is_paused() && !force {
             let desc = format!("The block job for device '{id}' is currently paused");
             return Err(refused(desc));
@@ -217,7 +232,7 @@ impl Jobs {
 
     /// `block-job-resume`.
     pub fn resume(&self, id: &str) -> Result<(), CmdError> {
-        let job = self.find(id)?;
+        let job = self.find(id, Verb::Resume)?;
         if !job.is_paused() {
             return Err(refused("Can't resume a job that was not paused".to_owned()));
         }
@@ -232,29 +247,48 @@ impl Jobs {
         Ok(())
     }
 
-    /// `job-dismiss`.
+    /// The job that `job-dismiss` means, to be removed once nothing records it any more.
+    ///
+    /// # Errors
+    /// There is none, or it is not over.
+    pub fn to_dismiss(&self, id: &str) -> Result<Rc<Job>, CmdError> {
+        self.find_for(Verb::Dismiss, id)
+    }
+
+    /// `job-dismiss`, of a job that is not recorded.
     pub fn dismiss(&self, id: &str) -> Result<(), CmdError> {
-        let job = self.find_for(Verb::Dismiss, id)?;
+        let job = self.to_dismiss(id)?;
         self.remove(&job);
         Ok(())
     }
 
+    /// Enters a job of an earlier process that is over.
+    pub fn enter_past(&self, job: PastJob) {
+        self.past.borrow_mut().push(job);
+    }
+
+    /// Takes such a job out.
+    pub fn take_past(&self, id: &str) -> Option<PastJob> {
+        let mut past = self.past.borrow_mut();
+        let at = past.iter().position(|past| past.info.device == id)?;
+        Some(past.remove(at))
+    }
+
     /// `query-block-jobs`.
     pub fn block_jobs(&self) -> Vec<BlockJobInfo> {
-        self.jobs
-            .borrow()
-            .iter()
-            .map(|job| job.block_job_info())
+        let past = self.past.borrow();
+        let past = past.iter().map(|past| past.info.clone());
+        let jobs = self.jobs.borrow();
+        past.chain(jobs.iter().map(|job| job.block_job_info()))
             .collect()
     }
 
     /// `query-jobs`.
     pub fn jobs(&self) -> Vec<JobInfo> {
-        self.jobs
-            .borrow()
-            .iter()
-            .map(|job| job.job_info())
-            .collect()
+        let past = self.past.borrow();
+        let past = past.iter().map(|past| JobInfo::from(&past.info));
+        let jobs = self.jobs.borrow();
+        past.chain(jobs.iter().map(|job| job.job_info())).collect()
     }
 }
 

@@ -118,12 +118,14 @@ struct Copy<S> {
 impl<S: Steps> Copy<S> {
     async fn run(self: &Rc<Self>, job: &Job, end: u64) -> IoResult<()> {
         let cluster = self.steps.target().cluster_size();
-        let (mut next, mut pace, mut stride) = (0, Pace::default(), Stride::default());
+        let mut next = job.goes_on_from().min(end);
+        let (mut pace, mut stride) = (Pace::default(), Stride::default());
         let mut again = Vec::new();
         loop {
             job.checkpoint_draining(&self.pieces).await?;
             self.report_progress(job, next);
             self.settle_failures(job, next, &mut again).await?;
+            job.note_progress().await?;
             if job.is_paused() {
                 continue;
             }

@@ -21,6 +21,8 @@ pub struct SimDirectory {
     unsynced: RefCell<BTreeSet<PathBuf>>,
     /// Names that lead to other files for now.
     diverted: RefCell<BTreeMap<PathBuf, Rc<SimFile>>>,
+    /// Files that are written as a whole find no room.
+    full: Cell<bool>,
     random: Cell<u64>,
 }
 
@@ -31,6 +33,7 @@ impl SimDirectory {
             files: RefCell::default(),
             unsynced: RefCell::default(),
             diverted: RefCell::default(),
+            full: Cell::new(false),
             random: Cell::new(seed),
         };
         for (path, content) in contents {
@@ -111,6 +114,28 @@ impl SimDirectory {
 
     pub(crate) fn remove(&self, path: &Path) {
         self.files.borrow_mut().remove(path);
+    }
+
+    /// The files in `directory` whose names end with `ending`.
+    pub(crate) fn list(&self, directory: &Path, ending: &str) -> Vec<PathBuf> {
+        let is_it = |path: &&PathBuf| {
+            path.parent() == Some(directory) && path.to_string_lossy().ends_with(ending)
+        };
+        self.files.borrow().keys().filter(is_it).cloned().collect()
+    }
+
+    /// A durable file that holds `bytes`, in the place of what has its name.
+    pub(crate) fn put(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        if self.full.get() {
+            return Err(failed("write", path, io::ErrorKind::StorageFull));
+        }
+        self.insert(path, Content::from(bytes));
+        Ok(())
+    }
+
+    /// From now on there is no room for files that are written as a whole, or there is again.
+    pub fn set_full(&self, full: bool) {
+        self.full.set(full);
     }
 
     pub(crate) fn sync(&self) {

@@ -132,7 +132,7 @@ fn no_chain_is_shorter_before_all_have_their_data_in_place() {
     bench.until_states(&[JobStatus::Concluded; 2]);
     assert_eq!((bench.depths(), bench.headers()), ([2, 2], [false, false]));
     assert!(bench.jobs().iter().all(|job| job.error.is_none()));
-    assert_eq!(bench.contents(&disks), before);
+    assert!(bench.contents(&disks) == before);
     assert!(bench.engine.shut_down().is_empty());
     for id in DISKS {
         qemu_img(&["check"], &bench.path(&format!("{id}-C")));
@@ -167,7 +167,7 @@ fn one_that_fails_ends_the_others_and_is_named() {
     let of_group = format!("Group 'g' ends: disk 'two' failed: {}", error(1));
     assert_eq!(error(0), of_group);
     assert_eq!((bench.depths(), bench.headers()), ([3, 3], [true, true]));
-    assert_eq!(bench.contents(&disks), before);
+    assert!(bench.contents(&disks) == before);
 
     // Again, and better.
     std::fs::rename(&away, &base).unwrap();
@@ -281,6 +281,6 @@ fn a_commit_of_a_top_and_one_in_the_middle_finish_together() {
         .unwrap();
     bench.until_states(&[JobStatus::Concluded; 2]);
     assert_eq!(bench.depths(), [1, 2]);
-    assert_eq!(bench.contents(&disks), before);
+    assert!(bench.contents(&disks) == before);
     assert!(bench.engine.shut_down().is_empty());
 }

@@ -7,7 +7,7 @@ use super::{Ending, Work, may_follow};
 use crate::{
     api::{CmdError, Event, EventSink, JobStatus, JobType, OnError},
     engine::{DiskSpec, Engine},
-    jobs::{Job, JobOptions, Jobs, Membership},
+    jobs::{Begun, Job, JobOptions, Jobs, Membership},
 };
 
 /// A kind of job that copies nothing, and notes what is asked of it.
@@ -161,7 +161,13 @@ impl Bench {
             group,
         };
         let disk = self.engine.find_disk("virtio0").unwrap();
-        let job = Job::new(self.engine.exec().clone(), events, disk, options);
+        let job = Job::new(
+            self.engine.exec().clone(),
+            events,
+            disk,
+            options,
+            Begun::default(),
+        );
         self.jobs.start(job, script);
     }
 

@@ -6,7 +6,7 @@ use super::Jobs;
 use crate::{
     api::{CmdError, ErrorClass, EventSink, JobStatus, JobType, OnError},
     engine::{DiskSpec, Engine},
-    jobs::{Ending, Job, JobOptions},
+    jobs::{Begun, Ending, Job, JobOptions},
 };
 
 use JobStatus::{
@@ -81,7 +81,13 @@ fn job_in(engine: &Engine, path: &[JobStatus]) -> (Jobs, Rc<Job>) {
     };
     let disk = engine.find_disk("virtio0").unwrap();
     let nobody: EventSink = Rc::new(RefCell::new(Box::new(drop)));
-    let job = Job::new(engine.exec().clone(), nobody, disk, options);
+    let job = Job::new(
+        engine.exec().clone(),
+        nobody,
+        disk,
+        options,
+        Begun::default(),
+    );
     let (jobs, job) = (Jobs::default(), Rc::new(job));
     jobs.insert(job.clone());
     for status in &path[1..] {

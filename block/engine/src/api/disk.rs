@@ -154,9 +154,9 @@ impl BlockResize {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct BlockStream {
-    /// The job's id; the disk's if `None`.
+    /// The job's id; the disk's if `None`, which will not do for a layer below its top.
     pub job_id: Option<String>,
-    /// The disk.
+    /// The disk, or the node name of the layer that is merged into.
     pub device: String,
     /// The layer that stays as the backing file, by file name; none stays if neither this nor
     /// `base_node` is given.
@@ -165,11 +165,17 @@ pub struct BlockStream {
     pub base_node: Option<String>,
     /// The string to write into the header instead of the base's own name.
     pub backing_file: Option<String>,
+    /// Nothing is to be masked, as with [`BlockCommit::backing_mask_protocol`].
+    pub backing_mask_protocol: Option<bool>,
+    /// The last layer that is merged, by node name: what lies below it stays.
+    pub bottom: Option<String>,
     /// Bytes a second; no limit if 0 or `None`.
     #[serde(default, deserialize_with = "number::speed_if_given")]
     pub speed: Option<u64>,
     /// What an I/O error does to the job; [`OnError::Report`] if `None`.
     pub on_error: Option<OnError>,
+    /// A node name that is the job's, as with [`BlockCommit::filter_node_name`].
+    pub filter_node_name: Option<String>,
     /// Finish without waiting for `job-finalize`; so it is if `None`.
     pub auto_finalize: Option<bool>,
     /// Forget the job when it has concluded; so it is if `None`.
@@ -182,12 +188,21 @@ pub struct BlockStream {
 
 impl BlockStream {
     pub(super) fn check(&self) -> Result<(), CmdError> {
-        if self.base.is_some() && self.base_node.is_some() {
-            return Err(CmdError::generic(
-                "'base' and 'base-node' cannot be specified at the same time",
-            ));
+        let given = [
+            ("base", &self.base),
+            ("base-node", &self.base_node),
+            ("bottom", &self.bottom),
+        ];
+        // In the order in which QEMU looks.
+        for (one, other) in [(0, 1), (0, 2), (2, 1)] {
+            let ((one, first), (other, second)) = (given[one], given[other]);
+            if first.is_some() && second.is_some() {
+                return Err(CmdError::generic(format!(
+                    "'{one}' and '{other}' cannot be specified at the same time"
+                )));
+            }
         }
-        let has_base = self.base.is_some() || self.base_node.is_some();
+        let has_base = given.iter().any(|(_, name)| name.is_some());
         if !has_base && self.backing_file.is_some() {
             return Err(CmdError::generic(
                 "backing file specified, but streaming the entire chain",

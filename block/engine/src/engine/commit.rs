@@ -97,7 +97,7 @@ impl Engine {
     }
 
     /// Takes the node name that is to be the job's.
-    fn reserve_filter(&self, name: Option<&str>) -> Result<Option<Name>, CmdError> {
+    pub(super) fn reserve_filter(&self, name: Option<&str>) -> Result<Option<Name>, CmdError> {
         let names = self.opener.names();
         Ok(name.map(|name| names.layer(name)).transpose()?)
     }

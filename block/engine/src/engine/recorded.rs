@@ -364,7 +364,8 @@ fn command_again(record: &Record, disk: &GuestDisk, layers: &[Rc<Node>], decided
                 layers[0].name()
             };
             cmd.device = device.to_owned();
-            (cmd.job_id, cmd.speed, cmd.base) = (id, speed, None);
+            (cmd.job_id, cmd.speed) = (id, speed);
+            (cmd.base, cmd.bottom) = (None, None);
             let base = (record.shape == Shape::StreamToBase).then(|| layers.last());
             cmd.base_node = base.flatten().and_then(name);
             if decided {

@@ -6,7 +6,7 @@ use strata_graph::{GuestDisk, Hold, Node, Purpose, named_layer};
 
 use super::{
     Engine,
-    find::{check_on_top, check_writable},
+    find::check_writable,
     merge::{Prepared, backing_for},
     refused,
 };
@@ -20,19 +20,23 @@ impl Engine {
     pub(super) fn prepare_stream(self: &Rc<Self>, cmd: BlockStream) -> Result<Prepared, CmdError> {
         let asked = Cmd::BlockStream(cmd.clone());
         let device = &cmd.device;
-        let (disk, layer) = self
+        let (disk, top) = self
             .find_layer(device)
             .ok_or_else(|| self.not_found(device))?;
-        let on_top = check_on_top(&disk, &layer);
-        let default = || on_top.is_ok().then(|| disk.options().id.clone());
-        let id = cmd.job_id.or_else(default).unwrap_or_default();
+        let is_top = Rc::ptr_eq(&top, &disk.root());
+        let default = || is_top.then(|| disk.options().id.clone());
+        let id = cmd.job_id.clone().or_else(default).unwrap_or_default();
         let id = self.opener.names().job(&id)?;
-        on_top?;
-        let base = find_base(&disk, cmd.base.as_deref(), cmd.base_node.as_deref())?;
+        let filter = self.reserve_filter(cmd.filter_node_name.as_deref())?;
+        let base = self.find_base(&top, &cmd)?;
+        if base.is_none() && cmd.backing_file.is_some() {
+            return Err(refused(
+                "backing file specified, but streaming the entire chain",
+            ));
+        }
         check_writable(&disk)?;
         let purpose = Purpose::job("stream", id.as_str(), &disk);
-        let hold = hold_down_to(&disk, base.as_ref(), purpose)?;
-        let top = disk.root();
+        let hold = hold_down_to(&disk, (&top, base.as_ref()), purpose)?;
         let record = {
             let shape = match &base {
                 Some(_) => Shape::StreamToBase,
@@ -49,10 +53,12 @@ impl Engine {
         });
         let stream = Stream {
             top,
+            is_top,
             base: below,
             files: self.opener.files().clone(),
             hold,
             named: NamedBefore::default(),
+            _filter: filter,
         };
         let options = JobOptions {
             id,
@@ -66,42 +72,46 @@ impl Engine {
         let (len, checked) = (stream.len(), stream.check_base(&disk));
         self.prepare_merge(disk, options, (stream, len), checked, (record, None))
     }
+
+    /// The layer that stays below `top`.
+    fn find_base(&self, top: &Rc<Node>, cmd: &BlockStream) -> Result<Option<Rc<Node>>, CmdError> {
+        let named = |name: &str| top.chain().find(|node| node.name() == name);
+        if let Some(name) = &cmd.bottom {
+            let bottom = named(name).ok_or_else(|| {
+                refused(match self.find_layer(name) {
+                    Some((_, layer)) if layer.name() == name => {
+                        let device = &cmd.device;
+                        format!("Node '{name}' is not in a chain starting from '{device}'")
+                    }
+                    _ => format!("Cannot find device='' nor node-name='{name}'"),
+                })
+            })?;
+            return Ok(bottom.backing());
+        }
+        if let Some(name) = &cmd.base_node {
+            let found = named(name).filter(|node| !Rc::ptr_eq(node, top));
+            return found.map(Some).ok_or_else(|| {
+                let top = top.name();
+                refused(format!("Node '{name}' is not a backing image of '{top}'"))
+            });
+        }
+        let Some(name) = &cmd.base else {
+            return Ok(None);
+        };
+        let found = named_layer(top, name);
+        found.map(Some).map_err(|error| refused(error.to_string()))
+    }
 }
 
-/// Holds the top and what lies between it and the base, which will be closed; and the base, which
-/// stays as it is.
+/// Holds the layer that is merged into and what lies between it and the base, which will be closed;
+/// and the base, which stays as it is.
 fn hold_down_to(
     disk: &GuestDisk,
-    base: Option<&Rc<Node>>,
+    (top, base): (&Rc<Node>, Option<&Rc<Node>>),
     purpose: Purpose,
 ) -> Result<Hold, CmdError> {
     let is_base = |node: &Rc<Node>| base.is_some_and(|base| Rc::ptr_eq(base, node));
-    let top = disk.root();
     let merged = top.chain().take_while(|node| !is_base(node));
     let hold = Hold::take(disk, merged, purpose)?;
     Ok(hold.and_keep(disk, base.cloned())?)
-}
-
-/// The layer that stays, by file name or by node name.
-fn find_base(
-    disk: &GuestDisk,
-    base: Option<&str>,
-    base_node: Option<&str>,
-) -> Result<Option<Rc<Node>>, CmdError> {
-    let top = disk.root();
-    match (base, base_node) {
-        (None, None) => Ok(None),
-        (_, Some(name)) => {
-            let found = top.chain().skip(1).find(|node| node.name() == name);
-            found.map(Some).ok_or_else(|| {
-                refused(format!(
-                    "Node '{name}' is not a backing image of '{}'",
-                    top.name()
-                ))
-            })
-        }
-        (Some(name), None) => named_layer(&top, name)
-            .map(Some)
-            .map_err(|error| refused(error.to_string())),
-    }
 }

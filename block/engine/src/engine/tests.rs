@@ -36,6 +36,7 @@ mod reopen;
 mod resize;
 mod sectors;
 mod stats;
+mod stream_middle;
 mod temporary;
 mod throttling;
 mod transaction;

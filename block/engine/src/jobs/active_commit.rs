@@ -168,6 +168,7 @@ impl ActiveCommit {
                     }
                     Err(error) => {
                         if self.may_try_again(job, error)? {
+                            job.wait_before_retry().await;
                             continue;
                         }
                     }

@@ -528,6 +528,15 @@ impl Job {
         }
     }
 
+    /// Waits a while before a step is tried again that has failed, unless the job is paused: then
+    /// it waits for its user.
+    pub async fn wait_before_retry(&self) {
+        if !self.is_paused() && !self.is_cancelled() {
+            let deadline = Instant::now() + LONGEST_NAP;
+            self.exec.sleep_or(deadline, self.changed.wait()).await;
+        }
+    }
+
     /// What an I/O error does: `Ok(true)` to try the step again, `Ok(false)` to leave it out and
     /// fail at the end.
     ///
@@ -541,6 +550,8 @@ impl Job {
             OnError::Report | OnError::Ignore => false,
         };
         let ignore = self.options.on_error == OnError::Ignore;
+        // As with QEMU: a commit that left something out would be of no use to anybody.
+        let again = ignore && self.options.kind == JobType::Commit;
         let action = if stop {
             "stop"
         } else if ignore {
@@ -556,6 +567,10 @@ impl Job {
         if stop {
             self.io_status.set(IoStatus::of(&error));
             self.pause();
+            return Ok(true);
+        }
+        if again {
+            self.io_status.set(IoStatus::of(&error));
             return Ok(true);
         }
         self.fail(error.to_string());

@@ -170,8 +170,12 @@ impl<S: Steps> Copy<S> {
                     // In the order of the disk.
                     self.pieces.drain().await;
                     self.settle_failures(job, next, &mut again).await?;
-                    if !job.is_paused() && !job.on_io_error(operation, error)? {
-                        next = (next + chunk).min(end);
+                    if !job.is_paused() {
+                        if job.on_io_error(operation, error)? {
+                            job.wait_before_retry().await;
+                        } else {
+                            next = (next + chunk).min(end);
+                        }
                     }
                 }
             }
@@ -234,7 +238,7 @@ impl<S: Steps> Copy<S> {
 
     /// Does about pieces that have failed what the job's user wants, in the order of the disk, once
     /// no other is under way. Those that are to be tried again go to `again`: after the first of
-    /// them the job is paused, and nothing is said of the others.
+    /// them the job is paused, and nothing is said of the others; or it rests a while.
     ///
     /// # Errors
     /// The error that ends the job.
@@ -252,6 +256,9 @@ impl<S: Steps> Copy<S> {
             } else {
                 self.unfinished.borrow_mut().remove(&piece.offset);
             }
+        }
+        if !again.is_empty() {
+            job.wait_before_retry().await;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! `block-stream`: copies what the top layer lacks from the layers between it and the base, then
-//! makes the base its backing file.
+//! `block-stream`: copies what a layer, mostly the top, lacks from the layers between it and the
+//! base, then makes the base its backing file.
 //!
 //! A job that dies at any point leaves a chain that reads the same bytes, and one that is started
 //! again finds what has been copied already and goes on.
@@ -11,7 +11,7 @@ use strata_exec::{
     yield_now,
 };
 use strata_format::{backing::Backing, extent::ExtentKind};
-use strata_graph::{Edit, EditError, GuestDisk, Hold, Node, check_leads_to};
+use strata_graph::{Edit, EditError, GuestDisk, Hold, Name, Node, check_leads_to};
 use strata_storage::{
     Files,
     error::{Error, IoResult},
@@ -30,6 +30,8 @@ const LOOK: u64 = 256 << 20;
 /// A stream, as the command that started it has resolved it.
 pub(crate) struct Stream {
     pub top: Rc<Node>,
+    /// Whether it is its disk's top; otherwise it takes writes for the job only.
+    pub is_top: bool,
     /// The layer that stays below; `None` if the top shall stand alone.
     pub base: Option<NewBase>,
     /// Where the names in headers lead.
@@ -38,6 +40,8 @@ pub(crate) struct Stream {
     pub hold: Hold,
     /// What the header of the top has named before.
     pub named: NamedBefore,
+    /// A node name that is the job's until it ends.
+    pub _filter: Option<Name>,
 }
 
 /// What the top will lie on.
@@ -57,6 +61,10 @@ enum Between {
 impl Work for Stream {
     /// Copies everything.
     async fn run(&self, job: &Job) -> Result<(), Error> {
+        if self.is_done() {
+            return Ok(());
+        }
+        self.top.prepare_writing().await?;
         let copy = CopyUp {
             top: self.top.clone(),
             base: self.base.as_ref().map(|base| base.node.clone()),
@@ -94,7 +102,12 @@ impl Work for Stream {
         let between = self.edit(job).drain().await.apply();
         let between = between.map_err(|error| self.refused(error))?;
         layers::close(between, "merged").await;
+        self.finish_writing().await;
         Ok(())
+    }
+
+    async fn undo(&self, _job: &Job) {
+        self.finish_writing().await;
     }
 }
 
@@ -109,6 +122,13 @@ impl Stream {
         match (self.top.backing(), &self.base) {
             (Some(below), Some(base)) => Rc::ptr_eq(&below, &base.node),
             (below, _) => below.is_none(),
+        }
+    }
+
+    /// Makes the layer read-only again that was made writable for the job.
+    async fn finish_writing(&self) {
+        if !self.is_top {
+            layers::finish_writing(&self.top).await;
         }
     }
 

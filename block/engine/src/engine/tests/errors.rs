@@ -1,6 +1,11 @@
 //! What is done about requests that fail: reported, ignored, or held while the guest is stopped.
 
-use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use strata_exec::{Executor, mem::SgList};
 use strata_format::qcow2::CreateOptions;
@@ -14,7 +19,7 @@ use strata_storage::{Faults, Files, SimDirectory, SimFile, error::IoError, lossy
 
 use super::{Bench, live::snapshot};
 use crate::{
-    api::{Event, OnError, Reply},
+    api::{BlockCommit, Cmd, Event, JobRef, JobStatus, OnError, Reply},
     engine::{DiskSpec, Engine, FailedRequests},
 };
 
@@ -374,4 +379,51 @@ fn a_device_is_mended_under_a_stopped_guest() {
     assert!(is_ok(&sent), "{:?}", sent.borrow());
     bench.run(&disk, Op::Flush, 0, 0, SgList::empty()).unwrap();
     assert_eq!(bench.read(&disk, 8 << 20, 1 << 20), vec![2; 1 << 20]);
+}
+
+/// As with QEMU: what it left out would be of no use to anybody.
+#[test]
+fn a_commit_that_ignores_errors_tries_again() {
+    let sim = Simulated::new(OnRequestError::Report, OnRequestError::Report);
+    sim.command(snapshot("virtio0", Path::new("/simulated/B")));
+    assert!(is_ok(&sim.write(0, 1)) && is_ok(&sim.write(1 << 20, 2)));
+    sim.file().set_room(Some(0));
+    sim.command(Cmd::BlockCommit(Box::new(BlockCommit {
+        device: "virtio0".to_owned(),
+        on_error: Some(OnError::Ignore),
+        ..BlockCommit::default()
+    })));
+    let ignored = |events: &[Event]| {
+        let is_one =
+            |event: &&Event| matches!(event, Event::JobError { action, .. } if action == "ignore");
+        events.iter().filter(is_one).count()
+    };
+    while ignored(&sim.events.borrow()) < 5 {
+        sim.engine.poll();
+    }
+    let jobs = sim.command(Cmd::QueryBlockJobs);
+    let Reply::BlockJobs(jobs) = jobs else {
+        panic!("{jobs:?}");
+    };
+    assert_eq!(
+        (jobs[0].status, &jobs[0].error),
+        (JobStatus::Running, &None)
+    );
+    sim.file().set_room(None);
+    let is_ready = |event: &Event| matches!(event, Event::JobReady(_));
+    while !sim.events.borrow().iter().any(is_ready) {
+        sim.engine.poll();
+    }
+    sim.command(Cmd::JobComplete(JobRef {
+        id: "virtio0".to_owned(),
+    }));
+    let is_end = |event: &Event| matches!(event, Event::JobCompleted(_, None));
+    while !sim.events.borrow().iter().any(is_end) {
+        sim.engine.poll();
+    }
+    let root = sim.engine.find_disk("virtio0").unwrap().root();
+    assert_eq!(root.path(), sim.path);
+    let data = SgList::zeroed(65536);
+    assert!(is_ok(&sim.send(Op::Read, 1 << 20, data.clone())));
+    assert_eq!(data.to_vec(), [2; 65536]);
 }

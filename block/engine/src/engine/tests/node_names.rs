@@ -195,7 +195,21 @@ fn layers_below_a_top_are_found_and_say_that_they_are_in_use() {
     };
     let refused = |cmd| bench.command(cmd).unwrap_err().desc;
     assert_eq!(refused(into(None)), "Invalid job ID ''");
-    assert_eq!(refused(into(Some("job"))), busy);
+    let named = |base: &str| {
+        let mut cmd = into(Some("job"));
+        if let Cmd::BlockStream(merge) = &mut cmd {
+            merge.base_node = Some(base.to_owned());
+        }
+        cmd
+    };
+    assert_eq!(
+        refused(named("top")),
+        "Node 'top' is not a backing image of 'mid'"
+    );
+    // There is nothing below it to be merged.
+    assert_eq!(bench.command(into(Some("job"))), Ok(Reply::Done));
+    bench.until(completed);
+    bench.events();
     // By the name of its top the disk is found, and the job is named after the disk.
     let mut by_top = stream(None, 0);
     if let Cmd::BlockStream(merge) = &mut by_top {

@@ -12,6 +12,7 @@ mod lossy;
 mod lossy_device;
 mod nodes;
 mod process;
+mod sequences;
 mod start;
 mod state;
 mod temporary;

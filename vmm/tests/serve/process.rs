@@ -51,6 +51,12 @@ impl Serve {
         Self::spawn(Rc::new(prepared()), args)
     }
 
+    /// Serves what a directory holds.
+    pub fn start_in(directory: tempfile::TempDir, args: &[&str]) -> Self {
+        let args = args.iter().map(ToString::to_string).collect();
+        Self::spawn(Rc::new(directory), args)
+    }
+
     /// The same once more.
     pub fn again(&self) -> Self {
         Self::spawn(self.directory.clone(), self.args.clone())
@@ -184,6 +190,17 @@ impl Qmp {
             let line = self.line();
             assert!(!line.starts_with(r#"{"error""#), "{command}: {line}");
             if line.starts_with(r#"{"return""#) {
+                return line;
+            }
+        }
+    }
+
+    /// Runs a command, and returns its answer: that it has done it, or an error.
+    pub fn answer(&mut self, command: &str) -> String {
+        self.0.get_mut().write_all(command.as_bytes()).unwrap();
+        loop {
+            let line = self.line();
+            if !line.starts_with(r#"{"timestamp""#) {
                 return line;
             }
         }

@@ -278,7 +278,7 @@ fn attend_to_the_end(engine: &Rc<Engine>, inbox: Rc<WatchedInbox<Message>>) {
 fn act(engine: &Rc<Engine>, action: Action, answer: Answer) {
     if let Action::Block(command) = action {
         let reply = move |result: Result<Reply, CmdError>| answer.send(result);
-        return engine.execute(command, Box::new(reply));
+        return engine.execute(*command, Box::new(reply));
     }
     answer.send(Err(CmdError {
         class: ErrorClass::GenericError,

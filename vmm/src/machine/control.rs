@@ -245,7 +245,7 @@ impl Control {
     fn act(&mut self, action: Action, answer: Answer) -> Result<Option<End>, RunError> {
         match action {
             Action::Block(command) => {
-                self.execute(command, answer);
+                self.execute(*command, answer);
                 return Ok(None);
             }
             Action::Stop => {
@@ -439,7 +439,7 @@ impl Control {
         while let Some(message) = self.parts.inbox.next() {
             match (self.course.admit(&message), message) {
                 (Admission::Now, Message::Action(Action::Block(command), answer)) => {
-                    self.execute(command, answer);
+                    self.execute(*command, answer);
                 }
                 (Admission::LaterAndHurry, message) => {
                     self.parts.engine.give_up_on_servers();

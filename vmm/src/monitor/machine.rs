@@ -72,7 +72,7 @@ impl DeviceAdd {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// A command for the block layer.
-    Block(Cmd),
+    Block(Box<Cmd>),
     /// `stop`: no vCPU runs when this is answered. Answered at once if it is so already.
     Stop,
     /// `cont`.

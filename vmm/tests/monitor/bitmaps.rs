@@ -77,7 +77,7 @@ fn qmp_arguments_reach_the_machine() {
     }
     let state = bench.state.lock().unwrap();
     let seen = state.seen.iter().filter_map(|action| match action {
-        Action::Block(cmd) => Some(cmd.clone()),
+        Action::Block(cmd) => Some(Cmd::clone(cmd)),
         _ => None,
     });
     assert_eq!(seen.collect::<Vec<_>>(), expected);

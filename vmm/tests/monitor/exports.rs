@@ -55,7 +55,7 @@ impl Bench {
     fn seen(&self) -> Vec<Cmd> {
         let state = self.state.lock().unwrap();
         let commands = state.seen.iter().filter_map(|action| match action {
-            Action::Block(cmd) => Some(cmd.clone()),
+            Action::Block(cmd) => Some(Cmd::clone(cmd)),
             _ => None,
         });
         commands.collect()

@@ -84,7 +84,8 @@ impl Machine for Fake {
     fn request(&self, action: Action, answer: Answer) {
         let mut state = self.state.lock().unwrap();
         state.seen.push(action.clone());
-        let is_snapshot = matches!(action, Action::Block(Cmd::BlockdevSnapshotSync(_)));
+        let is_snapshot =
+            matches!(&action, Action::Block(cmd) if matches!(**cmd, Cmd::BlockdevSnapshotSync(_)));
         match (&mut state.held, is_snapshot) {
             (Some(held), true) => held.push(answer),
             _ => answer.send(self.act(&mut state, action)),
@@ -100,7 +101,7 @@ impl Fake {
             }
         };
         match action {
-            Action::Block(cmd) => return self.block(state, cmd),
+            Action::Block(cmd) => return self.block(state, *cmd),
             Action::Stop => switch(state, RunState::Paused, Notice::Stop),
             Action::Cont => switch(state, RunState::Running, Notice::Resume),
             Action::SystemReset => self.notifier.notify(Notice::Reset { guest: false }),

@@ -32,7 +32,7 @@ fn act(action: Action) -> Step<String> {
 
 pub(super) fn block(cmd: Cmd) -> Step<String> {
     match check(&cmd) {
-        Ok(()) => act(Action::Block(cmd)),
+        Ok(()) => act(Action::Block(Box::new(cmd))),
         Err(refused) => Step::Done(error(&refused)),
     }
 }
@@ -229,27 +229,36 @@ pub(super) fn quit(_: &Args, _: &dyn Machine) -> Step<String> {
 
 pub(super) fn info_block(args: &Args, _: &dyn Machine) -> Step<String> {
     let (device, verbose) = (args.text("device"), args.has('v'));
-    Step::ask(Action::Block(Cmd::QueryBlock), move |result| match result {
-        Ok(Reply::Block(disks)) => info::block(&disks, device.as_deref(), verbose),
-        Ok(_) => String::new(),
-        Err(refused) => error(&refused),
-    })
+    Step::ask(
+        Action::Block(Box::new(Cmd::QueryBlock)),
+        move |result| match result {
+            Ok(Reply::Block(disks)) => info::block(&disks, device.as_deref(), verbose),
+            Ok(_) => String::new(),
+            Err(refused) => error(&refused),
+        },
+    )
 }
 
 pub(super) fn info_block_jobs(_: &Args, _: &dyn Machine) -> Step<String> {
-    Step::ask(Action::Block(Cmd::QueryBlockJobs), |result| match result {
-        Ok(Reply::BlockJobs(jobs)) => info::block_jobs(&jobs),
-        Ok(_) => String::new(),
-        Err(refused) => error(&refused),
-    })
+    Step::ask(
+        Action::Block(Box::new(Cmd::QueryBlockJobs)),
+        |result| match result {
+            Ok(Reply::BlockJobs(jobs)) => info::block_jobs(&jobs),
+            Ok(_) => String::new(),
+            Err(refused) => error(&refused),
+        },
+    )
 }
 
 pub(super) fn info_inflight(_: &Args, _: &dyn Machine) -> Step<String> {
-    Step::ask(Action::Block(Cmd::QueryInflight), |result| match result {
-        Ok(Reply::Inflight(found)) => inflight::show(&found),
-        Ok(_) => String::new(),
-        Err(refused) => error(&refused),
-    })
+    Step::ask(
+        Action::Block(Box::new(Cmd::QueryInflight)),
+        |result| match result {
+            Ok(Reply::Inflight(found)) => inflight::show(&found),
+            Ok(_) => String::new(),
+            Err(refused) => error(&refused),
+        },
+    )
 }
 
 pub(super) fn info_status(_: &Args, machine: &dyn Machine) -> Step<String> {

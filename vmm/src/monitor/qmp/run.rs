@@ -22,7 +22,9 @@ fn act(action: Action) -> Started {
 /// Has the block layer carry out a command.
 pub(super) fn block(cmd: Cmd) -> Started {
     check(&cmd)?;
-    Ok(Step::ask(Action::Block(cmd), |result| returned(result?)))
+    Ok(Step::ask(Action::Block(Box::new(cmd)), |result| {
+        returned(result?)
+    }))
 }
 
 /// `return` for what the block layer answers.

@@ -78,7 +78,10 @@ fn messages() -> Vec<(Message, Admission)> {
     let notifier = Mailbox::new().unwrap().notifier();
     let action = |action| Message::Action(action, Answer::new(0, notifier.clone()));
     vec![
-        (action(Action::Block(Cmd::QueryBlock)), Admission::Now),
+        (
+            action(Action::Block(Box::new(Cmd::QueryBlock))),
+            Admission::Now,
+        ),
         (action(Action::Stop), Admission::Later),
         (action(Action::Cont), Admission::Later),
         (action(Action::SystemReset), Admission::Later),

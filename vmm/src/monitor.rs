@@ -30,6 +30,7 @@ mod json;
 mod listener;
 mod machine;
 mod notice;
+mod progress;
 mod qmp;
 mod server;
 mod step;

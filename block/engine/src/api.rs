@@ -13,6 +13,7 @@ mod job;
 mod medium;
 mod number;
 mod object;
+mod progress;
 mod socket;
 mod stats;
 mod throttle;
@@ -43,6 +44,7 @@ pub use medium::{
     BlockdevChangeMedium, BlockdevInsertMedium, ChangeReadOnlyMode, DriveName, DriveRef, OpenTray,
 };
 pub use object::{Endpoint, ObjectAdd, ObjectDel, ObjectType, TlsCreds};
+pub use progress::{JobPhase, JobProgress};
 pub use socket::{
     InetSocketAddress, SocketAddress, SocketAddressLegacy, SocketAddressType, UnixSocketAddress,
 };
@@ -211,6 +213,9 @@ pub struct BlockJobInfo {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// How much it has copied.
+    #[serde(flatten)]
+    pub progress: Option<JobProgress>,
 }
 
 /// One entry of `query-jobs`.
@@ -234,6 +239,9 @@ pub struct JobInfo {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// How much it has copied.
+    #[serde(flatten)]
+    pub progress: Option<JobProgress>,
 }
 
 impl From<&BlockJobInfo> for JobInfo {
@@ -246,6 +254,7 @@ impl From<&BlockJobInfo> for JobInfo {
             current_progress: job.offset,
             total_progress: job.len,
             error: job.error.clone(),
+            progress: job.progress.clone(),
         }
     }
 }

@@ -7,12 +7,14 @@ mod job;
 mod layers;
 mod lifecycle;
 mod pace;
+mod progress;
 mod record;
 mod registry;
 mod steps;
 mod store;
 mod stream;
 mod stride;
+mod survey;
 
 pub(crate) use active_commit::ActiveCommit;
 pub(crate) use commit::Commit;

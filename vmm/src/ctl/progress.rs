@@ -18,29 +18,56 @@ const LINES: Duration = Duration::from_secs(5);
 /// What an entry of `query-block-jobs` says of a job's progress.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Figures {
-    done: u64,
-    total: u64,
+    /// Bytes copied, of so many; both are 0 until those have been counted.
+    copied: u64,
+    to_copy: u64,
+    /// Bytes a second.
+    pub rate: u64,
+    seconds_left: Option<u64>,
 }
 
 impl Figures {
     /// Those of `job`.
     pub fn of(job: &Value) -> Self {
         Self {
-            done: number(job, "offset"),
-            total: number(job, "len"),
+            copied: number(job, "x-copied"),
+            to_copy: number(job, "x-to-copy"),
+            rate: number(job, "x-rate"),
+            seconds_left: job["x-seconds-left"].as_u64(),
         }
     }
 
-    fn percent(self) -> u64 {
-        let share = u128::from(self.done) * 100 / u128::from(self.total.max(1));
-        u64::try_from(share).unwrap_or(100)
+    /// Bytes, and which part of them are copied.
+    pub fn bytes(self) -> String {
+        let share = u128::from(self.copied) * 100;
+        // Of nothing, all is copied.
+        let percent = share.checked_div(self.to_copy.into()).unwrap_or(100);
+        let (copied, to_copy) = (human_size(self.copied), human_size(self.to_copy));
+        format!("{copied} of {to_copy} ({percent} %)")
+    }
+
+    /// How long it will take, if that can be said.
+    pub fn left(self) -> Option<String> {
+        let seconds = self.seconds_left?;
+        let (minutes, hours) = (seconds / 60, seconds / 3600);
+        Some(match seconds {
+            0..60 => format!("{seconds} s"),
+            60..3600 => format!("{minutes} min {} s", seconds % 60),
+            _ => format!("{hours} h {} min", minutes % 60),
+        })
     }
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (done, total) = (human_size(self.done), human_size(self.total));
-        write!(f, "{done} of {total} ({} %)", self.percent())
+        f.write_str(&self.bytes())?;
+        if self.rate > 0 {
+            write!(f, ", {}/s", human_size(self.rate))?;
+        }
+        match self.left() {
+            Some(left) if self.copied < self.to_copy => write!(f, ", {left} left"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -88,21 +115,21 @@ impl Progress {
         }
     }
 
-    /// Shows how far the job is, and what is to be said of its state, if anything is.
+    /// Shows how far the job is, or `state` if there is more to say than that it copies.
     ///
     /// # Errors
     /// Standard output is gone.
     pub fn show(&mut self, figures: Figures, state: &str) -> Result<(), CtlError> {
-        let state = match state {
-            "" => String::new(),
-            state => format!(", {state}"),
+        let text = match state {
+            "" => figures.to_string(),
+            state => format!("{}, {state}", figures.bytes()),
         };
         match self {
             Self::Silent => Ok(()),
             Self::Bar(bar) => {
-                bar.set_length(figures.total);
-                bar.set_position(figures.done);
-                bar.set_message(format!("{figures}{state}"));
+                bar.set_length(figures.to_copy.max(1));
+                bar.set_position(figures.copied);
+                bar.set_message(text);
                 Ok(())
             }
             Self::Lines { subject, due } => {
@@ -110,7 +137,7 @@ impl Progress {
                     return Ok(());
                 }
                 *due = Instant::now() + LINES;
-                print(&format!("{subject}: {figures}{state}\n"))
+                print(&format!("{subject}: {text}\n"))
             }
         }
     }

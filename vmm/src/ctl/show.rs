@@ -20,21 +20,31 @@ pub(super) fn jobs(jobs: &Value) -> String {
     if jobs.is_empty() {
         return "no jobs\n".to_owned();
     }
-    let mut rows = vec![row(["JOB", "KIND", "STATUS", "PROGRESS", "LIMIT"])];
+    let mut rows = vec![row([
+        "JOB", "KIND", "STATUS", "COPIED", "RATE", "LEFT", "LIMIT",
+    ])];
     for job in jobs {
         let limit = match number(job, "speed") {
             0 => "-".to_owned(),
             speed => format!("{}/s", human_size(speed)),
         };
-        let status = match text(job, "error") {
-            "" => text(job, "status").to_owned(),
-            error => format!("{}: {error}", text(job, "status")),
+        let status = match (
+            text(job, "status"),
+            text(job, "x-phase"),
+            text(job, "error"),
+        ) {
+            (status, _, error) if !error.is_empty() => format!("{status}: {error}"),
+            ("running", phase, _) if !phase.is_empty() => phase.replace('-', " "),
+            (status, ..) => status.to_owned(),
         };
+        let figures = Figures::of(job);
         rows.push(vec![
             text(job, "device").to_owned(),
             text(job, "type").to_owned(),
             status,
-            Figures::of(job).to_string(),
+            figures.bytes(),
+            format!("{}/s", human_size(figures.rate)),
+            figures.left().unwrap_or_else(|| "-".to_owned()),
             limit,
         ]);
     }

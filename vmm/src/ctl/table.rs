@@ -1,7 +1,7 @@
 //! Columns of text.
 
-/// Rows, the first of which is the head, with each column as wide as its longest cell. Columns whose
-/// number is in `right` stand on the right; the last one is not filled up.
+/// Rows, the first of which is the head, with each column as wide as its longest cell. Columns
+/// whose number is in `right` stand on the right; the last one is not filled up.
 pub(super) fn table(rows: &[Vec<String>], right: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let len = |text: &String| text.chars().count();

@@ -102,8 +102,14 @@ fn look(client: &mut Client, id: &str, progress: &mut Progress) -> Result<(), Ct
         ("paused" | "standby", "nospace") => "paused: no space left",
         ("paused" | "standby", "failed") => "paused by an error",
         ("paused" | "standby", _) => "paused",
-        ("pending", _) => "waits for job-finalize",
-        _ => "",
+        _ => match text(job, "x-phase") {
+            "counting" => "counting",
+            "catching-up" => "catching up with the guest",
+            "waiting" => "waits for job-finalize",
+            "finishing" => "finishing",
+            "undoing" => "undoing",
+            _ => "",
+        },
     };
     progress.show(Figures::of(job), state)
 }

@@ -162,6 +162,11 @@ impl Client {
         self.say(line);
     }
 
+    /// The client has asked for events of jobs' progress.
+    pub(super) fn wants_progress(&self) -> bool {
+        matches!(&self.session, Session::Qmp(session) if session.wants_progress())
+    }
+
     fn say(&mut self, bytes: &[u8]) {
         if !self.deaf {
             self.output.extend_from_slice(bytes);

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::SystemTime;
 
-use strata_block::api::{CmdError, Event, Reply};
+use strata_block::api::{CmdError, Event, JobInfo, Reply};
 use strata_exec::inbox::{Inbox, Sender, channel};
 
 /// Something that happened to the machine; it is reported to QMP clients.
@@ -37,6 +37,8 @@ pub enum Notice {
     GuestPanicked(PanicAction),
     /// `GUEST_CRASHLOADED`: the guest's kernel has panicked, and another one takes over.
     GuestCrashLoaded,
+    /// `X_STRATA_JOB_PROGRESS`: how far a job is, for the clients that have asked for that.
+    JobProgress(Box<JobInfo>),
     /// `SHUTDOWN`: the machine is about to end.
     Shutdown(ShutdownCause),
 }

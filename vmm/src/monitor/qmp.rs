@@ -41,6 +41,8 @@ impl From<Value> for Returned {
 pub(super) struct Session {
     parser: Parser,
     negotiated: bool,
+    /// Events of jobs' progress are wanted.
+    progress: bool,
     over: bool,
 }
 
@@ -49,6 +51,7 @@ impl Session {
         Session {
             parser: Parser::new(),
             negotiated: false,
+            progress: false,
             over: false,
         }
     }
@@ -61,6 +64,11 @@ impl Session {
     /// Capabilities have been negotiated: events are wanted.
     pub(super) fn wants_events(&self) -> bool {
         self.negotiated
+    }
+
+    /// Events of jobs' progress are wanted.
+    pub(super) fn wants_progress(&self) -> bool {
+        self.progress
     }
 
     /// The client has broken a limit and is to be cut off once that has been reported to it.
@@ -113,6 +121,7 @@ impl Session {
         let mut context = Context {
             machine,
             negotiated: &mut self.negotiated,
+            progress: &mut self.progress,
         };
         let started = table::start(&name, Arguments::new(arguments), &mut context);
         started.unwrap_or_else(|| {
@@ -128,6 +137,7 @@ impl Session {
 struct Context<'a> {
     machine: &'a dyn Machine,
     negotiated: &'a mut bool,
+    progress: &'a mut bool,
 }
 
 /// The command's name and arguments, out of a request whose `id` has been taken.

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use strata_block::api::{Cmd, CmdError, Reply};
 
 use super::client::Client;
 use super::listener::{Listener, Opened};
-use super::machine::Machine;
+use super::machine::{Action, Answer, Machine};
 use super::notice::{Mailbox, Message, Notice, Notifier};
+use super::progress::Ticker;
 use super::throttle::Throttle;
 use super::{MAX_CLIENTS, Protocol, qmp};
 
@@ -19,6 +21,9 @@ use super::{MAX_CLIENTS, Protocol, qmp};
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long a listener rests when the host has no descriptor for a new connection.
 const REST: Duration = Duration::from_secs(1);
+
+/// The token in answers to what the monitor asks for itself: no client has it.
+const ITSELF: u64 = 0;
 
 /// An endpoint, and those who came through it.
 struct Door {
@@ -38,6 +43,7 @@ pub(super) struct Server {
     clients: BTreeMap<u64, (Option<usize>, Client)>,
     last_token: u64,
     throttle: Throttle,
+    ticker: Ticker,
     /// Some client has input to execute.
     busy: bool,
 }
@@ -58,6 +64,7 @@ impl Server {
             clients: BTreeMap::new(),
             last_token: 0,
             throttle: Throttle::default(),
+            ticker: Ticker::default(),
             busy: false,
         }
     }
@@ -88,6 +95,10 @@ impl Server {
             let messages: Vec<Message> = self.mailbox.take().collect();
             for message in messages {
                 match message {
+                    Message::Answer {
+                        client: ITSELF,
+                        result,
+                    } => self.send_progress(result),
                     Message::Answer { client, result } => {
                         if let Some((_, client)) = self.clients.get_mut(&client) {
                             client.answered(result);
@@ -106,6 +117,28 @@ impl Server {
                 self.accept(index);
             }
             self.pump(&ready.readable);
+            if self.wants_progress() && self.ticker.is_due(Instant::now()) {
+                let answer = Answer::new(ITSELF, self.notifier.clone());
+                self.machine
+                    .request(Action::Block(Box::new(Cmd::QueryJobs)), answer);
+            }
+        }
+    }
+
+    fn wants_progress(&self) -> bool {
+        let mut clients = self.clients.values();
+        clients.any(|(_, client)| client.wants_progress())
+    }
+
+    /// Has the clients that want it know how far the jobs are that a reply lists.
+    fn send_progress(&mut self, result: Result<Reply, CmdError>) {
+        for job in self.ticker.answered(result) {
+            let notice = Notice::JobProgress(Box::new(job));
+            let line = qmp::line(&qmp::event(SystemTime::now(), &notice));
+            let clients = self.clients.values_mut().map(|(_, client)| client);
+            for client in clients.filter(|client| client.wants_progress()) {
+                client.send_event(&line);
+            }
         }
     }
 
@@ -171,7 +204,13 @@ impl Server {
             return Some(Timespec::default());
         }
         let rests = self.doors.iter().filter_map(|door| door.rests_until);
-        let next = rests.chain(self.throttle.next_due()).min()?;
+        let progress = if self.wants_progress() {
+            self.ticker.next_due(now)
+        } else {
+            None
+        };
+        let due = rests.chain(self.throttle.next_due()).chain(progress);
+        let next = due.min()?;
         Timespec::try_from(next.saturating_duration_since(now)).ok()
     }
 

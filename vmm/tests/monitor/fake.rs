@@ -325,6 +325,7 @@ pub fn job(id: &str, speed: u64) -> BlockJobInfo {
         group: None,
         actively_synced: None,
         error: None,
+        progress: None,
     }
 }
 
@@ -337,6 +338,7 @@ fn as_job(job: &BlockJobInfo) -> JobInfo {
         current_progress: job.offset,
         total_progress: job.len,
         error: None,
+        progress: None,
     }
 }
 

@@ -7,6 +7,7 @@ mod client;
 mod endpoints;
 mod exports;
 mod fake;
+mod progress;
 mod rude;
 mod slow;
 mod stdio;

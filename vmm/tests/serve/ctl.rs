@@ -98,9 +98,13 @@ fn who_does_not_wait_leaves_the_job_running() {
     let started = serve.ctl_done(&["merge", "root", "--speed", "64k", "--detach"]);
     let expected = "root: merging in the background; 'jobs' shows how far it is\n";
     assert_eq!(started, expected);
-    let jobs = serve.ctl_done(&["jobs"]);
-    assert!(jobs.starts_with("JOB   KIND    STATUS "), "{jobs}");
-    assert!(jobs.contains("\nroot  stream  running  "), "{jobs}");
+    let jobs = serve.jobs_once_copying();
+    assert!(jobs.starts_with("JOB   KIND    STATUS   COPIED "), "{jobs}");
+    assert!(jobs.contains(" of 64 MiB ("), "{jobs}");
+    let shown = serve.ctl_done(&["hmp", "info block-jobs -v"]);
+    let status = "    Status:           running (copying)\n";
+    assert!(shown.contains(status), "{shown}");
+    assert!(shown.contains(" of 67108864 bytes\n"), "{shown}");
     let busy = line(&serve, &["merge", "root"]);
     assert_eq!(busy, "strata: Job ID 'root' already in use");
     serve.ctl_done(&["hmp", "block_job_cancel root"]);
@@ -129,8 +133,7 @@ fn ctrl_c_ends_the_waiting_alone_and_a_cancelled_job_is_a_failure() {
     let expected =
         "strata: the job goes on: 'jobs' shows it, hmp 'block_job_cancel root' ends it\n";
     assert_eq!(error, expected);
-    let jobs = serve.ctl_done(&["jobs"]);
-    assert!(jobs.contains("\nroot  stream  running  "), "{jobs}");
+    serve.jobs_once_copying();
     serve.ctl_done(&["hmp", "block_job_cancel root"]);
     while serve.ctl_done(&["jobs"]) != "no jobs\n" {}
 

@@ -146,6 +146,17 @@ impl Serve {
         output
     }
 
+    /// What `strata ctl jobs` says when `root` is being streamed.
+    pub fn jobs_once_copying(&self) -> String {
+        loop {
+            let jobs = self.ctl_done(&["jobs"]);
+            if jobs.contains("\nroot  stream  copying  ") {
+                return jobs;
+            }
+            assert!(jobs.contains("\nroot  stream  counting  "), "{jobs}");
+        }
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

@@ -162,6 +162,7 @@ impl Engine {
             group: record.group().map(str::to_owned),
             actively_synced: None,
             error: why.or(error),
+            progress: None,
         };
         self.jobs.enter_past(PastJob {
             info,

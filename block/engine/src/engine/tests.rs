@@ -30,6 +30,7 @@ mod names;
 mod node_names;
 mod onto_node;
 mod pieces;
+mod progress;
 mod qed;
 mod recorded;
 mod reopen;

@@ -29,6 +29,7 @@ use super::{
     steps::{chunk, take_all},
     stride::{self, Stride},
 };
+use crate::api::JobPhase;
 
 /// A commit of a disk's top, as the command that started it has resolved it.
 pub(crate) struct ActiveCommit {
@@ -60,6 +61,7 @@ impl Work for ActiveCommit {
             base: self.base.clone(),
         };
         take_all(job, copy, self.len()).await?;
+        job.progress().enter(JobPhase::CatchingUp);
         let mut before = u64::MAX;
         while job.error().is_none() && (1..=before / 2).contains(&self.mirror.dirty_bytes()) {
             before = self.mirror.dirty_bytes();
@@ -151,7 +153,9 @@ impl ActiveCommit {
         let buffer = SgList::zeroed(most.unwrap_or(usize::MAX));
         let dirty = self.mirror.take_dirty();
         let (mut pace, mut stride) = (Pace::default(), Stride::default());
-        job.add_len(dirty.iter().map(|range| range.end - range.start).sum());
+        let again = dirty.iter().map(|range| range.end - range.start).sum();
+        job.add_len(again);
+        job.progress().add(again);
         for range in dirty {
             let mut at = range.start;
             while at < range.end {
@@ -175,6 +179,7 @@ impl ActiveCommit {
                 }
                 at += len;
                 job.advance(len);
+                job.progress().copied(len);
             }
         }
         Ok(())

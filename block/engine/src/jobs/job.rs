@@ -13,9 +13,12 @@ use strata_storage::error::{Error, IoError, IoResult};
 use super::{
     group::{Membership, Stage},
     lifecycle::{Ending, may_follow},
+    progress::Progress,
     store::Journal,
 };
-use crate::api::{BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobStatus, JobType, OnError};
+use crate::api::{
+    BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobPhase, JobStatus, JobType, OnError,
+};
 
 /// A waiting job looks up this often, to see a new speed, a cancel or what the guest has written.
 const LONGEST_NAP: Duration = Duration::from_millis(100);
@@ -78,6 +81,7 @@ pub(crate) struct Job {
     status: Cell<JobStatus>,
     len: Cell<u64>,
     offset: Cell<u64>,
+    progress: Progress,
     rate: Rate,
     requests_seen: Cell<u64>,
     /// The guest's requests when a step last looked, and steps since they became more.
@@ -119,6 +123,7 @@ impl Job {
             status: Cell::new(JobStatus::Created),
             len: Cell::new(0),
             offset: Cell::new(begun.from),
+            progress: Progress::default(),
             paused: Cell::new(begun.paused),
             cancelled: Cell::new(false),
             called_off: Cell::new(false),
@@ -158,6 +163,7 @@ impl Job {
     pub fn set_status(&self, status: JobStatus) {
         let before = self.status.replace(status);
         debug_assert!(may_follow(before, status), "{before:?} to {status:?}");
+        self.progress.follow(status);
         self.tell_status();
     }
 
@@ -198,6 +204,11 @@ impl Job {
 
     pub fn emit(&self, event: Event) {
         (self.events.borrow_mut())(event);
+    }
+
+    /// What it has copied, and has to.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Bytes to look at in all.
@@ -506,6 +517,7 @@ impl Job {
             });
         }
         if !self.has_to_be_finalized() {
+            self.progress.enter(JobPhase::Finishing);
             return Ok(());
         }
         self.busy.set(false);
@@ -516,6 +528,7 @@ impl Job {
         if self.is_to_stop() {
             Err(IoError::Cancelled)
         } else {
+            self.progress.enter(JobPhase::Finishing);
             Ok(())
         }
     }
@@ -611,6 +624,7 @@ impl Job {
             group: self.group_id(),
             actively_synced: self.synced.get(),
             error: self.error(),
+            progress: Some(self.progress.describe()),
         }
     }
 
@@ -624,6 +638,7 @@ impl Job {
             current_progress: self.offset.get(),
             total_progress: self.len.get(),
             error: self.error(),
+            progress: Some(self.progress.describe()),
         }
     }
 }

@@ -24,7 +24,9 @@ use super::{
     job::Guest,
     pace::Pace,
     stride::{self, BesideGuest, Stride},
+    survey,
 };
+use crate::api::JobPhase;
 
 /// Clusters that one piece makes zero: an entry in a table for each.
 pub(super) const ZERO_CLUSTERS: u64 = 1024;
@@ -41,6 +43,16 @@ pub(super) struct Piece {
     /// At least 1.
     pub len: u64,
     pub todo: Todo,
+}
+
+impl Piece {
+    /// Bytes of it that are written.
+    pub fn copied(&self) -> u64 {
+        match self.todo {
+            Todo::Pass | Todo::Zero => 0,
+            Todo::Fill | Todo::Copy => self.len,
+        }
+    }
 }
 
 /// What is to be done with a part of the disk.
@@ -80,11 +92,16 @@ pub(super) trait Steps: 'static {
     async fn carry_out(&self, piece: Piece, buffer: SgList) -> Result<(), StepError>;
 }
 
-/// Does all pieces up to `end`, no faster than the job may. None is under way afterwards.
+/// Counts what is to be copied up to `end`, and does all pieces, no faster than the job may. None
+/// is under way afterwards.
 ///
 /// # Errors
 /// [`IoError::Cancelled`], or the I/O error that ends the job.
 pub(super) async fn take_all(job: &Job, steps: impl Steps, end: u64) -> IoResult<()> {
+    job.progress().enter(JobPhase::Counting);
+    let ahead = survey::count(job, &steps, end).await?;
+    job.progress().set_ahead(ahead);
+    job.progress().enter(JobPhase::Copying);
     let name = Rc::new(format!("a piece of job {}", job.id()));
     let copy = Rc::new(Copy {
         steps,
@@ -96,6 +113,7 @@ pub(super) async fn take_all(job: &Job, steps: impl Steps, end: u64) -> IoResult
     });
     let result = copy.run(job, end).await;
     copy.pieces.drain().await;
+    job.progress().copied(copy.written.take());
     if result.is_ok() {
         job.set_offset(end);
     }
@@ -130,7 +148,9 @@ impl<S: Steps> Copy<S> {
                 continue;
             }
             let file = self.steps.target().image().data_storage();
-            pace.wrote(self.written.take(), file).await;
+            let written = self.written.take();
+            job.progress().copied(written);
+            pace.wrote(written, file).await;
             let held = job.held_the_thread().max(self.pieces.take_longest_poll());
             stride.adapt(held);
             job.rest(Stride::rest_after(held)).await;
@@ -161,6 +181,7 @@ impl<S: Steps> Copy<S> {
             match self.steps.look(next, end, chunk).await {
                 Ok(piece) => {
                     next += piece.len;
+                    job.progress().passed(next, piece.copied());
                     if piece.todo != Todo::Pass {
                         self.unfinished.borrow_mut().insert(piece.offset);
                         self.start(job, piece);
@@ -201,10 +222,7 @@ impl<S: Steps> Copy<S> {
 
     /// Has a task carry out a piece.
     fn start(self: &Rc<Self>, job: &Job, piece: Piece) {
-        let copied = match piece.todo {
-            Todo::Pass | Todo::Zero => 0,
-            Todo::Fill | Todo::Copy => piece.len,
-        };
+        let copied = piece.copied();
         job.charge(copied);
         let Piece { offset, len, .. } = piece;
         let span = tracing::trace_span!("step", job = job.id(), offset, length = len);

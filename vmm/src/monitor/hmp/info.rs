@@ -2,9 +2,9 @@
 
 use std::fmt::{Result, Write};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use strata_block::api::{
-    BlockDeviceInfo, BlockInfo, BlockJobInfo, ImageInfo, JobType, ThrottleInfo,
+    BlockDeviceInfo, BlockInfo, BlockJobInfo, ImageInfo, JobProgress, JobType, ThrottleInfo,
 };
 
 use super::size::human_size;
@@ -179,11 +179,40 @@ fn format_details(out: &mut String, members: &Map<String, Value>, depth: usize) 
 }
 
 /// `info block-jobs`.
-pub(super) fn block_jobs(jobs: &[BlockJobInfo]) -> String {
+pub(super) fn block_jobs(jobs: &[BlockJobInfo], verbose: bool) -> String {
     if jobs.is_empty() {
         return "No active jobs\n".to_owned();
     }
-    jobs.iter().map(block_job).collect()
+    let mut out = String::new();
+    for job in jobs {
+        out += &block_job(job);
+        if let Some(progress) = job.progress.as_ref().filter(|_| verbose) {
+            // Writing to a string does not fail.
+            let _ = job_progress(&mut out, job, progress);
+        }
+    }
+    out
+}
+
+fn job_progress(out: &mut String, job: &BlockJobInfo, progress: &JobProgress) -> Result {
+    let JobProgress {
+        x_copied: copied,
+        x_rate: rate,
+        ..
+    } = progress;
+    let word = |value: Value| value.as_str().unwrap_or_default().to_owned();
+    let status = word(json!(job.status));
+    let phase = word(json!(progress.x_phase)).replace('-', " ");
+    writeln!(out, "    Status:           {status} ({phase})")?;
+    match progress.x_to_copy {
+        Some(to_copy) => writeln!(out, "    Copied:           {copied} of {to_copy} bytes")?,
+        None => writeln!(out, "    Copied:           {copied} bytes")?,
+    }
+    writeln!(out, "    Rate:             {rate} bytes/s")?;
+    if let Some(seconds) = progress.x_seconds_left {
+        writeln!(out, "    Time left:        {seconds} s")?;
+    }
+    Ok(())
 }
 
 fn block_job(job: &BlockJobInfo) -> String {

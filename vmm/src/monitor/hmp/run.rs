@@ -239,15 +239,14 @@ pub(super) fn info_block(args: &Args, _: &dyn Machine) -> Step<String> {
     )
 }
 
-pub(super) fn info_block_jobs(_: &Args, _: &dyn Machine) -> Step<String> {
-    Step::ask(
-        Action::Block(Box::new(Cmd::QueryBlockJobs)),
-        |result| match result {
-            Ok(Reply::BlockJobs(jobs)) => info::block_jobs(&jobs),
-            Ok(_) => String::new(),
-            Err(refused) => error(&refused),
-        },
-    )
+pub(super) fn info_block_jobs(args: &Args, _: &dyn Machine) -> Step<String> {
+    let verbose = args.has('v');
+    let query = Action::Block(Box::new(Cmd::QueryBlockJobs));
+    Step::ask(query, move |result| match result {
+        Ok(Reply::BlockJobs(jobs)) => info::block_jobs(&jobs, verbose),
+        Ok(_) => String::new(),
+        Err(refused) => error(&refused),
+    })
 }
 
 pub(super) fn info_inflight(_: &Args, _: &dyn Machine) -> Step<String> {

@@ -383,11 +383,15 @@ static INFO: &[Command] = &[
             run::info_block,
         )
     },
-    plain(
-        "block-jobs",
-        "show progress of ongoing block device operations",
-        run::info_block_jobs,
-    ),
+    Command {
+        usage: "[-v]",
+        params: &[param("", Kind::Options(&['v']), false)],
+        ..plain(
+            "block-jobs",
+            "show progress of ongoing block device operations (-v: phase, bytes, rate, time left)",
+            run::info_block_jobs,
+        )
+    },
     plain(
         "inflight",
         "show what disks are doing, and what it waits for",

@@ -56,6 +56,7 @@ fn describe(notice: &Notice) -> (&'static str, Option<Value>) {
             ("GUEST_PANICKED", Some(json!({"action": action})))
         }
         Notice::GuestCrashLoaded => ("GUEST_CRASHLOADED", Some(json!({"action": "run"}))),
+        Notice::JobProgress(job) => ("X_STRATA_JOB_PROGRESS", Some(json!(job))),
         Notice::Shutdown(cause) => {
             let (guest, reason) = match cause {
                 ShutdownCause::Guest => (true, "guest-shutdown"),

@@ -101,6 +101,18 @@ pub(super) fn qmp_capabilities(_: QmpCapabilities, context: &mut Context<'_>) ->
     Ok(Step::Done(Ok(json!({}).into())))
 }
 
+/// `x-strata-job-progress`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct JobProgress {
+    enable: bool,
+}
+
+pub(super) fn job_progress(arguments: JobProgress, context: &mut Context<'_>) -> Started {
+    *context.progress = arguments.enable;
+    Ok(Step::Done(Ok(json!({}).into())))
+}
+
 pub(super) fn query_status(_: NoArguments, context: &mut Context<'_>) -> Started {
     let state = context.machine.run_state();
     let running = state == RunState::Running;

@@ -28,6 +28,7 @@ macro_rules! commands {
 /// About the conversation itself.
 const SESSION: &[Command] = commands! {
     "qmp_capabilities" => run::qmp_capabilities,
+    "x-strata-job-progress" => run::job_progress,
 };
 
 /// About the machine, and about QMP.

@@ -99,6 +99,13 @@ struct Handles {
 }
 
 impl Handles {
+    /// The one of the open files that holds the locks: that which the kernel may be writing to without
+    /// a thread of ours. So when this process dies the locks end after such a write, and nobody opens
+    /// the file before it.
+    fn locked(&self) -> &Arc<File> {
+        self.direct.as_ref().unwrap_or(&self.file)
+    }
+
     fn new(file: File, direct: bool, read_only: bool) -> io::Result<Self> {
         let direct = if direct {
             Some(Arc::new(direct::reopen(&file, read_only)?))
@@ -513,6 +520,12 @@ impl FileStorage {
 
     pub(super) fn is_read_only(&self) -> bool {
         self.handles.borrow().read_only
+    }
+
+    /// What the kernel works on for a write past the page cache.
+    #[cfg(test)]
+    pub(super) fn direct_file(&self) -> Option<Arc<File>> {
+        self.handles.borrow().direct.clone()
     }
 
     fn file(&self) -> Arc<File> {

@@ -6,6 +6,8 @@ use std::{
     io,
     os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{SeekFrom, seek};
@@ -21,13 +23,18 @@ use crate::{
     unnamed, watch,
 };
 
+/// How long a lock is waited for that no process holds, and how long between two tries.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(5);
+
 impl FileStorage {
     /// Opens an image file and locks it for what it is opened for. A directory, a socket or a pipe
     /// is refused.
     ///
     /// # Errors
     /// The host's error, that the file cannot hold an image, or that others use it in a way that
-    /// does not go together ([`Error::Locked`]).
+    /// does not go together ([`Error::Locked`]). For a lock that no process is found to hold this
+    /// waits up to 2 seconds.
     pub fn open(exec: &Executor, path: &Path, options: FileOptions) -> Result<Self> {
         let failed = |source| Error::File {
             what: "open",
@@ -55,7 +62,7 @@ impl FileStorage {
             });
         }
         let file = Self::new(exec, file, path, options).map_err(failed)?;
-        file.lock(match options {
+        file.lock_patiently(match options {
             FileOptions {
                 force_share: true,
                 read_only: true,
@@ -67,6 +74,28 @@ impl FileStorage {
             _ => Access::Write,
         })?;
         Ok(file)
+    }
+
+    /// As [`FileStorage::lock`], but waits a moment for a lock that no process holds as far as the
+    /// system knows. After the death of a process with a ring the kernel goes on with what it has
+    /// begun there, and keeps the files, with their locks, until that has ended.
+    fn lock_patiently(&self, access: Access) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        let refused = match self.lock(access) {
+            Err(error @ Error::Locked { holder: None, .. }) => error,
+            result => return result,
+        };
+        let file = self.path.display();
+        tracing::warn!(%file, "locked, though no process is found that has it open: waiting for what one that has died has left to the kernel");
+        while Instant::now() < end {
+            thread::sleep(PAUSE);
+            let file = self.handles.borrow().locked().clone();
+            if lock::change(&file, Access::None, access).is_ok() {
+                self.access.set(access);
+                return Ok(());
+            }
+        }
+        Err(refused)
     }
 
     /// Makes a new, empty file, locked for writing.
@@ -153,7 +182,7 @@ impl FileStorage {
     /// # Errors
     /// [`Error::Locked`]; the locks are as they were then.
     pub fn lock(&self, access: Access) -> Result<()> {
-        let file = self.handles.borrow().file.clone();
+        let file = self.handles.borrow().locked().clone();
         self.locked(&file, lock::change(&file, self.access.get(), access))?;
         self.access.set(access);
         Ok(())
@@ -217,10 +246,9 @@ impl FileStorage {
         let file = watch::reopen(&old, OpenOptions::new().read(true).write(true));
         let new = file.and_then(|file| Handles::new(file, self.options.direct, false));
         let new = new.map_err(failed)?;
-        self.locked(
-            &new.file,
-            lock::hand_over(&old, &new.file, self.access.get()),
-        )?;
+        let from = self.handles.borrow().locked().clone();
+        let to = new.locked();
+        self.locked(to, lock::hand_over(&from, to, self.access.get()))?;
         self.handles.replace(new);
         Ok(())
     }

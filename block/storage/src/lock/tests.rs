@@ -1,8 +1,18 @@
 use std::{
+    fs::File,
+    io::IoSlice,
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
 };
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use strata_exec::Executor;
 
 use super::Access;
@@ -222,6 +232,59 @@ fn we_read_what_qemu_reads() {
     let _daemon = Daemon::start(&bench.path(), "on");
     bench.reader().unwrap();
     assert!(text(bench.writer()).contains("Failed to get \"write\" lock"));
+}
+
+/// The kernel keeps an open file on its way through a socket as it keeps one that it writes to for a
+/// process that has died: with its locks, and in no process.
+#[test]
+fn what_only_the_kernel_holds_is_waited_for() {
+    let bench = Bench::new();
+    let file = File::options().read(true).write(true).open(bench.path());
+    let file = file.unwrap();
+    super::change(&file, Access::None, Access::Write).unwrap();
+    let (near, far) = UnixStream::pair().unwrap();
+    let descriptors = [file.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut messages = SendAncillaryBuffer::new(&mut space);
+    assert!(messages.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    let byte = [IoSlice::new(b"x")];
+    sendmsg(&near, &byte, &mut messages, SendFlags::empty()).unwrap();
+    drop(file);
+    let closer = thread::spawn(move || {
+        // Whoever opens has been refused by then.
+        thread::sleep(Duration::from_millis(300));
+        drop((near, far));
+    });
+    bench.writer().unwrap();
+    closer.join().unwrap();
+}
+
+/// A ring's writes past the page cache go on when their process has died. They hold the open file
+/// that they go to, and nothing else.
+#[test]
+fn locks_end_with_the_last_write_past_the_page_cache() {
+    let bench = Bench::new();
+    let options = FileOptions {
+        direct: true,
+        ..Default::default()
+    };
+    for read_only in [false, true] {
+        let options = FileOptions {
+            read_only,
+            ..options
+        };
+        let writer = FileStorage::open(&bench.exec, &bench.path(), options).unwrap();
+        if read_only {
+            writer.make_writable().unwrap();
+        }
+        let descriptor = writer.direct_file().unwrap().as_raw_fd();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).unwrap();
+        // Nobody else may write, or make it longer.
+        assert!(
+            info.contains(" 201 201") && info.contains(" 203 203"),
+            "{info}"
+        );
+    }
 }
 
 /// What [`another_process_of_ours_stays_out`] starts.

@@ -19,6 +19,21 @@ pub struct Ended {
     pub stderr: String,
 }
 
+/// A program that runs beside what else is done.
+pub struct Running(thread::JoinHandle<Outcome<Ended>>);
+
+impl Running {
+    /// As [`run`], which it goes on with in the background.
+    pub fn start(name: &'static str, args: Vec<String>, limit: Duration) -> Running {
+        Running(thread::spawn(move || run(name, &args, limit)))
+    }
+
+    /// Waits for its end.
+    pub fn end(self) -> Outcome<Ended> {
+        self.0.join().expect("it does not panic")
+    }
+}
+
 /// Runs a program with no standard input. Fails if it has not ended within `limit`; it is then
 /// killed.
 pub fn run<A: AsRef<OsStr> + Debug>(name: &str, args: &[A], limit: Duration) -> Outcome<Ended> {

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How much the guest has to write into a layer before the next thing happens.
-pub const LAYER_BYTES: u64 = 24 << 20;
+pub const LAYER_BYTES: u64 = 12 << 20;
 /// While a merge is being looked at, it is held down to so many bytes per second.
 const WATCHED_SPEED: &str = "4M";
 const BOOT_SECONDS: u64 = 180;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long the guest works undisturbed, before and after, for its times to be compared.
-const QUIET: Duration = Duration::from_secs(6);
+const QUIET: Duration = Duration::from_secs(4);
 /// How many times longer the longest request should be during a merge at most. A benchmark, not an
 /// assertion: other work on the machine can make any single request slow.
 const LONGEST_RATIO: f64 = 3.0;

@@ -12,7 +12,7 @@ pub fn test(fixture: &mut Fixture) -> Outcome<()> {
     let mut history = History::default();
     fixture.say("boot", "with libata.dma=0");
     let mut machine = disks.start_writing(fixture, "first", fixture.seed, &history)?;
-    layers::work_quietly(&mut machine, Duration::from_secs(10))?;
+    layers::work_quietly(&mut machine, Duration::from_secs(6))?;
     layers::power_off(fixture, &mut machine)?;
     let sda = |sample: &crate::serial::IoSample| sample.disks[1].requests;
     let requests: u64 = machine.serial.io.iter().map(sda).sum();

@@ -1,6 +1,7 @@
 //! The same on real files: a child process whose guests and operator work on a chain in a directory
 //! is killed at random moments. The page cache outlives it, but tables that it had only in memory
-//! do not: what its guests flushed is there, and the rest is old or new.
+//! do not: what its guests flushed is there, and the rest is old or new. Children take turns in how
+//! they go to their files: through the page cache or past it, by helper threads or by the ring.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,7 +16,7 @@ use std::{
 use strata_block::engine::{DiskSpec, Engine};
 use strata_exec::{Executor, mem::SgList};
 use strata_graph::{DiskOptions, Format, GuestDisk, chain::ImageOptions, create_image, disk::Disk};
-use strata_storage::Content;
+use strata_storage::{Aio, Content};
 
 use super::{
     guest::{Allowed, Guest, Load, Watch},
@@ -150,6 +151,10 @@ impl Victim {
 
     /// Opens what was left: it checks clean but for leaks, and holds what the model knows.
     fn examine(&mut self, with_qemu: bool) {
+        // The kernel may be writing for a ring whose process has died. To open the files waits for
+        // that, and puts nothing right where nothing may be written.
+        let (engine, _) = open(&self.top, Way::default(), true);
+        assert!(engine.shut_down().is_empty());
         // As they were left: opening puts right what it may.
         let files: Contents = std::fs::read_dir(self.directory.path())
             .unwrap()
@@ -161,7 +166,7 @@ impl Victim {
                 )
             })
             .collect();
-        let (engine, _) = open(&self.top);
+        let (engine, _) = open(&self.top, Way::default(), false);
         let chain = Chain::of(&engine.find_disk(DISK).unwrap().root());
         oracle::check(&files, &chain);
         let size = engine.find_disk(DISK).unwrap().root().size();
@@ -198,7 +203,28 @@ fn spawn(task: &Task) -> (Child, Receiver<Entry>) {
     (child, entries)
 }
 
-fn open(top: &Path) -> (Rc<Engine>, Disk) {
+/// How a child reads and writes its files.
+#[derive(Debug, Clone, Copy, Default)]
+struct Way {
+    direct: bool,
+    aio: Aio,
+}
+
+impl Way {
+    /// Each in its turn, as seeds come.
+    fn of(seed: u64) -> Self {
+        Self {
+            direct: seed & 1 != 0,
+            aio: if seed & 2 == 0 {
+                Aio::Threads
+            } else {
+                Aio::IoUring
+            },
+        }
+    }
+}
+
+fn open(top: &Path, way: Way, read_only: bool) -> (Rc<Engine>, Disk) {
     let engine = Engine::new(|_| {}).unwrap();
     let mut start = [0; 4];
     std::io::Read::read_exact(&mut std::fs::File::open(top).unwrap(), &mut start).unwrap();
@@ -210,6 +236,9 @@ fn open(top: &Path) -> (Rc<Engine>, Disk) {
     let image = ImageOptions {
         format: Some(format),
         discard: true,
+        read_only,
+        direct: way.direct,
+        aio: way.aio,
         ..ImageOptions::default()
     };
     let disk = DiskOptions {
@@ -233,7 +262,7 @@ fn read_all(engine: &Rc<Engine>, size: u64) -> Vec<u8> {
 
 /// Works until it is killed.
 fn work(task: &Task) {
-    let (engine, disk) = open(&task.top);
+    let (engine, disk) = open(&task.top, Way::of(task.seed), false);
     let guest_disk: Rc<GuestDisk> = engine.find_disk(DISK).unwrap();
     let size = guest_disk.root().size();
     let mut model = Model::new(size);

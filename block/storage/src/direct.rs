@@ -12,7 +12,10 @@ use std::{
     os::unix::fs::OpenOptionsExt,
 };
 
-use strata_exec::mem::{SgList, to_usize};
+use strata_exec::{
+    mem::{SgList, to_usize},
+    sync::Budget,
+};
 
 use super::{
     vectored::{self, Way},
@@ -26,6 +29,40 @@ const BLOCK: u64 = 4096;
 /// What the memory of a request has to be aligned to, so that the host takes it as it is: a sector.
 /// A disk that wants more refuses the request (EINVAL), which goes through a buffer then.
 const SECTOR: usize = 512;
+
+/// Keeps writes through the page cache apart from those past it. The kernel drops the page cache's
+/// copy of what is written past it. If that was changed while the write was under way (and a copy may
+/// be of many blocks) it cannot, and calls that a write that it has lost: the next fdatasync fails. It
+/// keeps the two apart itself only as long as a call lasts, not while a ring's write is under way.
+pub(super) struct Turns(Budget);
+
+/// Held while something is written; the next ones get their turn when it is dropped.
+pub(super) struct Turn<'a>(&'a Budget, u64);
+
+/// More than there are writes at a time.
+const ALL_TURNS: u64 = 1 << 32;
+
+impl Turns {
+    pub fn new() -> Self {
+        Self(Budget::new(ALL_TURNS))
+    }
+
+    /// Waits until nothing is written through the page cache.
+    pub async fn past_page_cache(&self) -> Turn<'_> {
+        Turn(&self.0, self.0.take(1).await)
+    }
+
+    /// Waits until nothing else is written.
+    pub async fn through_page_cache(&self) -> Turn<'_> {
+        Turn(&self.0, self.0.take(ALL_TURNS).await)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.give_back(self.1);
+    }
+}
 
 /// The same file, opened to be used past the page cache.
 ///

@@ -82,6 +82,8 @@ pub struct FileStorage {
     is_device: bool,
     helpers: Rc<Helpers>,
     ring: Option<Rc<Ring>>,
+    /// Used only with `direct`.
+    turns: direct::Turns,
     nowait_works: Cell<bool>,
     flush: Flush,
     lost: Lost,
@@ -255,6 +257,7 @@ impl FileStorage {
         for part in [0..whole.start, whole.end..data.len()] {
             if !part.is_empty() {
                 let at = offset + part.start as u64;
+                let _turn = self.turns.through_page_cache().await;
                 self.write_cached(at, data.slice(part.start, part.len()))
                     .await?;
             }
@@ -264,6 +267,7 @@ impl FileStorage {
         }
         let at = offset + whole.start as u64;
         let data = data.slice(whole.start, whole.len());
+        let _turn = self.turns.past_page_cache().await;
         let written = self.write_direct(file, at, data).await;
         written.map_err(|error| self.error("write", at, error))
     }
@@ -298,6 +302,7 @@ impl FileStorage {
         if by_ring && !grow {
             return Ok(());
         }
+        let _turn = self.turn_through_page_cache().await;
         let work = move || {
             if !by_ring {
                 ranges::zero(&file, inside.start, inside.end - inside.start, unmap)?;
@@ -336,6 +341,16 @@ impl FileStorage {
         }
     }
 
+    /// For calls that may write through the page cache; `None` where a ring is not at work past it.
+    async fn turn_through_page_cache(&self) -> Option<direct::Turn<'_>> {
+        let is_mixed = self.options.direct && self.ring.is_some();
+        if is_mixed {
+            Some(self.turns.through_page_cache().await)
+        } else {
+            None
+        }
+    }
+
     /// Whether the ring could do it; if not, another try says why.
     async fn allocated_by_ring(
         &self,
@@ -359,6 +374,7 @@ impl FileStorage {
         self.check_writable()?;
         let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
         let (file, source) = (self.file(), source.file());
+        let _turn = self.turn_through_page_cache().await;
         let work = move || ranges::copy(&source, from, &file, offset, len);
         let copied = self.helpers.run(work).await;
         let copied = copied.map_err(|error| self.error("copy", offset, error))?;
@@ -448,6 +464,7 @@ impl FileStorage {
             return self.check_fixed_len(len);
         }
         let file = self.file();
+        let _turn = self.turn_through_page_cache().await;
         let result = self.helpers.run(move || file.set_len(len)).await;
         result.map_err(|error| self.error("resize", len, error))?;
         self.len.set(len);

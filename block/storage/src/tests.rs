@@ -69,13 +69,25 @@ fn zeroing_that_grows_the_file_keeps_what_others_write_behind_it() {
         for n in 0..300u64 {
             let (offset, behind) = (n * 8192, n * 8192 + 4096);
             let mut zeroing = Box::pin(storage.write_zeroes(offset, 4096, false));
+            let mut writing = Box::pin(storage.write_vec(behind, vec![7; 4096]));
             // It is under way on a helper thread while the other write comes.
-            let early = poll_fn(|cx| Poll::Ready(zeroing.as_mut().poll(cx))).await;
-            storage.write_vec(behind, vec![7; 4096]).await.unwrap();
-            match early {
-                Poll::Ready(result) => result.unwrap(),
-                Poll::Pending => zeroing.await.unwrap(),
-            }
+            let (mut zeroed, mut written) = (None, None);
+            poll_fn(|cx| {
+                let ended = |poll: Poll<_>| match poll {
+                    Poll::Ready(result) => Some(result),
+                    Poll::Pending => None,
+                };
+                zeroed = zeroed.take().or_else(|| ended(zeroing.as_mut().poll(cx)));
+                written = written.take().or_else(|| ended(writing.as_mut().poll(cx)));
+                if zeroed.is_some() && written.is_some() {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
+            zeroed.unwrap().unwrap();
+            written.unwrap().unwrap();
             let seen = storage.read_vec(behind, 4096).await.unwrap();
             assert!(seen == [7; 4096], "round {n}: bytes are lost");
         }

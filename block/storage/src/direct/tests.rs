@@ -3,7 +3,7 @@
 use std::{path::Path, rc::Rc};
 
 use rustix::fs::{OFlags, fcntl_getfl};
-use strata_exec::{Executor, random};
+use strata_exec::{Executor, Queue, random, sync::promise};
 
 use super::*;
 use crate::{Aio, FileOptions, FileStorage, Storage, error::IoError, lossy::LossyDevice};
@@ -134,4 +134,49 @@ fn what_is_aligned_goes_as_it_is() {
     assert!(is_aligned(0, &SgList::concat(&sectors)));
     let odd = [data.slice(0, 100), data.slice(512, 3996)];
     assert!(!is_aligned(0, &SgList::concat(&odd)));
+}
+
+/// A part of a block goes through the page cache. Where it meets a write past it that is under way
+/// the host finds its page cache wrong, and calls that a write that it has lost.
+#[test]
+fn parts_of_blocks_do_not_meet_whole_ones() {
+    for aio in [Aio::Threads, Aio::IoUring] {
+        check_parts_beside_whole_blocks(aio);
+    }
+}
+
+fn check_parts_beside_whole_blocks(aio: Aio) {
+    const REGION: u64 = 64 << 10;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
+    std::fs::write(&path, vec![0; to_usize(REGION)]).unwrap();
+    let exec = Executor::new().unwrap();
+    let file = open(&exec, &path, false, aio);
+    let tasks: Vec<_> = (1..9)
+        .map(|mut seed| {
+            let (file, (done, ended)) = (file.clone(), promise());
+            exec.spawn(Queue::Guest, async move {
+                let mut below = |limit: u64| random::next(&mut seed) % limit;
+                for _ in 0..200 {
+                    let unit = [512, 4096][to_usize(below(2))];
+                    let offset = below(REGION / unit) * unit;
+                    let len = ((1 + below(4)) * unit).min(REGION - offset);
+                    let bytes = vec![below(256) as u8; to_usize(len)];
+                    file.write_vec(offset, bytes).await.unwrap();
+                }
+                done(());
+            });
+            ended
+        })
+        .collect();
+    let found = exec.block_on(async move {
+        for ended in tasks {
+            file.flush().await.unwrap();
+            ended.await;
+        }
+        file.flush().await.unwrap();
+        file.read_vec(0, to_usize(REGION)).await.unwrap()
+    });
+    // The page cache has nothing old.
+    assert!(std::fs::read(&path).unwrap() == found);
 }

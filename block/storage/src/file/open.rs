@@ -15,7 +15,7 @@ use strata_exec::Executor;
 
 use super::{Aio, FileOptions, FileStorage, Flush, Handles};
 use crate::{
-    Access,
+    Access, direct,
     error::{Error, Result},
     holder,
     lock::{self, LockError},
@@ -275,6 +275,7 @@ impl FileStorage {
                 Aio::Threads => None,
                 Aio::IoUring => exec.ring(),
             },
+            turns: direct::Turns::new(),
             nowait_works: Cell::new(true),
             flush: Flush::default(),
         })

@@ -12,6 +12,7 @@ mod killed;
 mod model;
 mod operator;
 mod oracle;
+mod pair;
 mod plan;
 mod world;
 mod worlds;
@@ -31,6 +32,14 @@ fn number(name: &str) -> Option<u64> {
 
 /// Runs `scenario` for every seed, and says which one failed.
 fn for_seeds(scenario: impl Fn(&mut World) + std::panic::RefUnwindSafe) {
+    for_seeds_of(World::new, scenario);
+}
+
+/// The same, for whatever a seed and whether QEMU's tools look on make.
+fn for_seeds_of<W>(
+    new: impl Fn(u64, bool) -> W + std::panic::RefUnwindSafe,
+    scenario: impl Fn(&mut W) + std::panic::RefUnwindSafe,
+) {
     let first = number("STRATA_FIRST_SEED").unwrap_or(0);
     let seeds = match number("STRATA_SEED") {
         Some(seed) => seed..seed + 1,
@@ -39,7 +48,7 @@ fn for_seeds(scenario: impl Fn(&mut World) + std::panic::RefUnwindSafe) {
     let per_qemu = number("STRATA_SEEDS_PER_QEMU").unwrap_or(SEEDS_PER_QEMU);
     for seed in seeds {
         let with_qemu = seed.is_multiple_of(per_qemu);
-        let run = || scenario(&mut World::new(seed, with_qemu));
+        let run = || scenario(&mut new(seed, with_qemu));
         if let Err(panic) = std::panic::catch_unwind(run) {
             let thread = std::thread::current();
             let test = thread.name().unwrap_or("worlds").to_owned();

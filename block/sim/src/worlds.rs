@@ -1,6 +1,6 @@
 //! What a world goes through.
 
-use super::for_seeds;
+use super::{for_seeds, for_seeds_of, pair::Pair};
 
 #[test]
 fn no_crash_loses_what_a_guest_flushed() {
@@ -82,6 +82,40 @@ fn no_crash_harms_an_internal_snapshot() {
             world.run(round == 2);
             world.stop_or_crash();
             world.change_snapshots();
+        }
+    });
+}
+
+/// Two disks; QEMU's tools need not look at them.
+fn for_pairs(scenario: impl Fn(&mut Pair) + std::panic::RefUnwindSafe) {
+    for_seeds_of(|seed, _| Pair::new(seed), scenario);
+}
+
+#[test]
+fn no_crash_parts_disks_that_are_snapshotted_at_one_moment() {
+    for_pairs(|pair| {
+        for _ in 0..2 {
+            pair.snapshot_under_load();
+        }
+    });
+}
+
+#[test]
+fn no_crash_parts_disks_that_are_merged_as_one() {
+    for_pairs(|pair| {
+        for _ in 0..2 {
+            pair.grow();
+            pair.merge_as_one(false);
+        }
+    });
+}
+
+#[test]
+fn no_io_error_harms_disks_that_are_merged_as_one() {
+    for_pairs(|pair| {
+        for _ in 0..2 {
+            pair.grow();
+            pair.merge_as_one(true);
         }
     });
 }

@@ -163,6 +163,46 @@ commands! {
 struct NoArguments {}
 
 impl Cmd {
+    /// The group of the job that the command starts, if it says one.
+    pub(crate) fn group(&self) -> Option<&str> {
+        match self {
+            Self::BlockStream(cmd) => cmd.group.as_deref(),
+            Self::BlockCommit(cmd) => cmd.group.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Has the job that the command starts be one of a group, which is as large as this unless the
+    /// command says something else.
+    pub(crate) fn set_group(&mut self, name: &str, size: u32) {
+        let (group, given) = match self {
+            Self::BlockStream(cmd) => (&mut cmd.group, &mut cmd.group_size),
+            Self::BlockCommit(cmd) => (&mut cmd.group, &mut cmd.group_size),
+            _ => return,
+        };
+        *group = Some(name.to_owned());
+        given.get_or_insert(size);
+    }
+
+    /// Whether both start the same job, of a group whose size one of them may leave out.
+    pub(crate) fn asks_the_same(&self, other: &Self) -> bool {
+        if self.group().is_none() {
+            return false;
+        }
+        let (mut one, mut other) = (self.clone(), other.clone());
+        one.clear_group_size();
+        other.clear_group_size();
+        one == other
+    }
+
+    fn clear_group_size(&mut self) {
+        match self {
+            Self::BlockStream(cmd) => cmd.group_size = None,
+            Self::BlockCommit(cmd) => cmd.group_size = None,
+            _ => {}
+        }
+    }
+
     /// Whether the command changes nothing.
     pub(crate) fn only_asks(&self) -> bool {
         matches!(

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockdevSnapshot,
-    BlockdevSnapshotInternal, BlockdevSnapshotSync, CmdError,
+    BlockCommit, BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge, BlockStream,
+    BlockdevSnapshot, BlockdevSnapshotInternal, BlockdevSnapshotSync, CmdError,
 };
 
 /// `transaction`.
@@ -13,7 +13,7 @@ use super::{
 pub struct Transaction {
     /// What is to be done.
     pub actions: Vec<TransactionAction>,
-    /// How the jobs of the actions depend on each other: no action here starts one.
+    /// How the jobs of the actions depend on each other.
     pub properties: Option<TransactionProperties>,
 }
 
@@ -44,6 +44,10 @@ pub enum TransactionAction {
     BlockDirtyBitmapDisable(BlockDirtyBitmap),
     /// See there.
     BlockDirtyBitmapMerge(BlockDirtyBitmapMerge),
+    /// See there. Actions that start jobs are in a transaction of their own.
+    BlockStream(BlockStream),
+    /// See there.
+    BlockCommit(Box<BlockCommit>),
     /// Nothing is done at all: for clients' tests.
     Abort(NoData),
 }
@@ -67,7 +71,7 @@ pub struct TransactionProperties {
 pub enum CompletionMode {
     /// Each job ends by itself.
     Individual,
-    /// If one fails, so do all.
+    /// If one fails, so do all: those that say no `group` are one.
     Grouped,
 }
 
@@ -75,6 +79,8 @@ impl Transaction {
     pub(super) fn check(&self) -> Result<(), CmdError> {
         self.actions.iter().try_for_each(|action| match action {
             TransactionAction::BlockdevSnapshotSync(cmd) => cmd.check(),
+            TransactionAction::BlockStream(cmd) => cmd.check(),
+            TransactionAction::BlockCommit(cmd) => cmd.check(),
             _ => Ok(()),
         })
     }

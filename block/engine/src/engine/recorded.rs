@@ -129,6 +129,7 @@ impl Engine {
             paused: !resume,
             restored: true,
             ending: decided.flatten(),
+            asked: Some(record.cmd.clone()),
         });
         Ok(())
     }
@@ -166,6 +167,7 @@ impl Engine {
         };
         self.jobs.enter_past(PastJob {
             info,
+            asked: record.cmd.clone(),
             store: store.clone(),
             _id: id,
         });
@@ -212,21 +214,72 @@ impl Engine {
     }
 
     /// Starts a job that a client has asked for, once it is recorded if jobs are.
+    ///
+    /// A command for a job of a group that is there already, asked in the same words, gets the same
+    /// answer: whoever has not heard it may ask again.
     pub(super) fn begin_job(self: &Rc<Self>, cmd: Cmd, reply: ReplyTo) {
         let name = cmd.name();
+        if self.jobs.knows(&cmd) {
+            return reply(Ok(Reply::Done));
+        }
+        let asked = cmd.clone();
         let mut prepared = match self.prepare_job(cmd) {
             Ok(prepared) => prepared,
             Err(error) => return reply(Err(error)),
         };
         let Some(journal) = self.journal(&mut prepared) else {
-            prepared.start(Begun::default());
+            prepared.start(Begun::asked(asked, None));
             return reply(Ok(Reply::Done));
         };
         self.spawn(name, reply, async move |_| {
             record(&journal).await?;
-            prepared.start(Begun::recorded(journal));
+            prepared.start(Begun::asked(asked, Some(journal)));
             Ok(Reply::Done)
         });
+    }
+
+    /// Starts several jobs, all of them or none. If they are `grouped`, those that say no group are
+    /// one; groups that do not say how large they are have the jobs of this transaction.
+    pub(super) async fn begin_together(
+        self: &Rc<Self>,
+        cmds: Vec<Cmd>,
+        grouped: bool,
+    ) -> std::result::Result<(), CmdError> {
+        if cmds.iter().all(|cmd| self.jobs.knows(cmd)) {
+            return Ok(());
+        }
+        let made_up = self.jobs.made_up_group();
+        let group_of = |cmd: &Cmd| {
+            let given = cmd.group().map(str::to_owned);
+            given.or_else(|| grouped.then(|| made_up.clone()))
+        };
+        let groups: Vec<_> = cmds.iter().map(group_of).collect();
+        let size_of = |group| groups.iter().filter(|other| *other == group).count();
+        let mut all = Vec::new();
+        for (asked, group) in cmds.into_iter().zip(&groups) {
+            let mut cmd = asked.clone();
+            if let Some(name) = group {
+                cmd.set_group(name, u32::try_from(size_of(group)).unwrap_or(u32::MAX));
+            }
+            let mut prepared = self.prepare_job(cmd)?;
+            let journal = self.journal(&mut prepared);
+            all.push((prepared, asked, journal));
+        }
+        for (at, (.., journal)) in all.iter().enumerate() {
+            let Some(journal) = journal else { continue };
+            if let Err(error) = record(journal).await {
+                for (.., journal) in &all[..at] {
+                    if let Some(journal) = journal {
+                        journal.remove().await;
+                    }
+                }
+                return Err(error);
+            }
+        }
+        for (prepared, asked, journal) in all {
+            prepared.start(Begun::asked(asked, journal));
+        }
+        Ok(())
     }
 
     /// Forgets a job that has concluded, and what is recorded of it.

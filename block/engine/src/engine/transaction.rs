@@ -12,7 +12,9 @@ use super::{
     refused,
     snapshot::{Made, Opened, Overlay, failed},
 };
-use crate::api::{BitmapChange, CmdError, NoData, Reply, Transaction, TransactionAction};
+use crate::api::{
+    BitmapChange, Cmd, CmdError, CompletionMode, NoData, Reply, Transaction, TransactionAction,
+};
 
 /// What is to be done, in the order of the actions of each kind.
 #[derive(Default)]
@@ -39,12 +41,28 @@ struct Undo {
 
 impl Engine {
     /// `transaction`.
-    pub(super) async fn transaction(&self, cmd: Transaction) -> Result<Reply, CmdError> {
-        let mut plan = Plan::default();
+    pub(super) async fn transaction(self: &Rc<Self>, cmd: Transaction) -> Result<Reply, CmdError> {
+        let mode = cmd.properties.and_then(|given| given.completion_mode);
+        let (mut plan, mut merges, mut others) = (Plan::default(), Vec::new(), false);
         for action in cmd.actions {
-            self.plan(action, &mut plan)?;
+            match action {
+                TransactionAction::BlockStream(cmd) => merges.push(Cmd::BlockStream(cmd)),
+                TransactionAction::BlockCommit(cmd) => merges.push(Cmd::BlockCommit(cmd)),
+                action => {
+                    others = true;
+                    self.plan(action, &mut plan)?;
+                }
+            }
         }
-        self.carry_out(plan).await?;
+        if merges.is_empty() {
+            self.carry_out(plan).await?;
+        } else if others {
+            let why = "Jobs are started by a transaction that does nothing else";
+            return Err(refused(why));
+        } else {
+            let grouped = mode == Some(CompletionMode::Grouped);
+            self.begin_together(merges, grouped).await?;
+        }
         Ok(Reply::Done)
     }
 
@@ -63,6 +81,7 @@ impl Engine {
                 plan.internal.push(self.find_internal(cmd)?);
                 return Ok(());
             }
+            Action::BlockStream(_) | Action::BlockCommit(_) => return Ok(()),
             Action::Abort(NoData {}) => {
                 return Err(refused("Transaction aborted using Abort action"));
             }

@@ -61,6 +61,10 @@ impl Group {
         }
     }
 
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     fn jobs(&self) -> Vec<Rc<Job>> {
         self.members
             .borrow()

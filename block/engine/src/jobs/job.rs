@@ -17,7 +17,7 @@ use super::{
     store::Journal,
 };
 use crate::api::{
-    BlockJobInfo, Event, EventSink, JobEnd, JobInfo, JobPhase, JobStatus, JobType, OnError,
+    BlockJobInfo, Cmd, Event, EventSink, JobEnd, JobInfo, JobPhase, JobStatus, JobType, OnError,
 };
 
 /// A waiting job looks up this often, to see a new speed, a cancel or what the guest has written.
@@ -59,13 +59,16 @@ pub(crate) struct Begun {
     pub restored: bool,
     /// How it is to end once it is ready, if that is known.
     pub ending: Option<Ending>,
+    /// What a client has asked for.
+    pub asked: Option<Cmd>,
 }
 
 impl Begun {
-    /// At the beginning, and recorded.
-    pub fn recorded(journal: Journal) -> Self {
+    /// At the beginning, as a client has `asked` for.
+    pub fn asked(asked: Cmd, journal: Option<Journal>) -> Self {
         Self {
-            journal: Some(journal),
+            asked: Some(asked),
+            journal,
             ..Self::default()
         }
     }
@@ -75,6 +78,7 @@ impl Begun {
 pub(crate) struct Job {
     options: JobOptions,
     disk: Rc<GuestDisk>,
+    asked: Option<Cmd>,
     journal: Option<Journal>,
     from: u64,
     restored: bool,
@@ -117,6 +121,7 @@ impl Job {
             guest_seen: Cell::new((disk.requests(), GUEST_RESTS)),
             options,
             disk,
+            asked: begun.asked,
             journal: begun.journal,
             from: begun.from,
             restored: begun.restored,
@@ -148,6 +153,11 @@ impl Job {
 
     pub fn options(&self) -> &JobOptions {
         &self.options
+    }
+
+    /// What a client has asked for, if one has.
+    pub fn asked(&self) -> Option<&Cmd> {
+        self.asked.as_ref()
     }
 
     /// The disk that the job works on and holds.

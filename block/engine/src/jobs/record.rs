@@ -149,11 +149,7 @@ impl Layer {
 impl Record {
     /// The group that the job ends with.
     pub fn group(&self) -> Option<&str> {
-        match &self.cmd {
-            Cmd::BlockStream(cmd) => cmd.group.as_deref(),
-            Cmd::BlockCommit(cmd) => cmd.group.as_deref(),
-            _ => None,
-        }
+        self.cmd.group()
     }
 
     /// Whether nobody wants to know what has come of the job.

@@ -13,7 +13,7 @@ use super::{
     lifecycle::Ending,
     store::PastJob,
 };
-use crate::api::{BlockJobInfo, CmdError, ErrorClass, JobInfo, JobStatus};
+use crate::api::{BlockJobInfo, Cmd, CmdError, ErrorClass, JobInfo, JobStatus};
 
 /// Every job that has not been dismissed.
 #[derive(Default)]
@@ -100,6 +100,25 @@ impl Jobs {
     /// There is none, or it is not known how large the group is.
     pub fn join(&self, id: &str, size: Option<u32>) -> Result<Membership, CmdError> {
         Membership::take(&mut self.groups.borrow_mut(), id, size)
+    }
+
+    /// A name for a group that nothing else is called by.
+    pub fn made_up_group(&self) -> String {
+        let groups = self.groups.borrow();
+        let taken = |name: &String| {
+            let mut groups = groups.iter().filter_map(Weak::upgrade);
+            groups.any(|group| group.id() == name)
+        };
+        let mut names = (0..).map(|number: u64| format!("#group{number}"));
+        names.find(|name| !taken(name)).unwrap_or_default()
+    }
+
+    /// Whether there is the job of a group that `cmd` asks for, and was asked for so.
+    pub fn knows(&self, cmd: &Cmd) -> bool {
+        let (jobs, past) = (self.jobs.borrow(), self.past.borrow());
+        let mut asked = jobs.iter().filter_map(|job| job.asked());
+        asked.any(|asked| cmd.asks_the_same(asked))
+            || past.iter().any(|past| cmd.asks_the_same(&past.asked))
     }
 
     /// Adds a job.

@@ -23,7 +23,7 @@ use super::{
     Job,
     record::{MOST, Record, State},
 };
-use crate::api::BlockJobInfo;
+use crate::api::{BlockJobInfo, Cmd};
 
 /// How the names of records end.
 const ENDING: &str = ".job";
@@ -259,6 +259,8 @@ impl Journal {
 /// A job of an earlier process that is over: its result waits for its client.
 pub(crate) struct PastJob {
     pub info: BlockJobInfo,
+    /// What its client had asked for.
+    pub asked: Cmd,
     pub store: Rc<Store>,
     /// Nobody else is called so.
     pub _id: Name,

@@ -7,8 +7,9 @@ use super::{
     live::{qemu_img, snapshot},
 };
 use crate::api::{
-    BlockCommit, BlockJobInfo, BlockJobRef, BlockJobSetSpeed, BlockStream, Cmd, CmdError, Event,
-    JobInfo, JobRef, JobStatus, Reply,
+    BlockCommit, BlockJobInfo, BlockJobRef, BlockJobSetSpeed, BlockStream, Cmd, CmdError,
+    CompletionMode, Event, JobInfo, JobRef, JobStatus, NoData, Reply, Transaction,
+    TransactionAction, TransactionProperties,
 };
 
 const DISKS: [&str; 2] = ["one", "two"];
@@ -282,5 +283,99 @@ fn a_commit_of_a_top_and_one_in_the_middle_finish_together() {
     bench.until_states(&[JobStatus::Concluded; 2]);
     assert_eq!(bench.depths(), [1, 2]);
     assert!(bench.contents(&disks) == before);
+    assert!(bench.engine.shut_down().is_empty());
+}
+
+fn transaction(actions: Vec<TransactionAction>, mode: CompletionMode) -> Cmd {
+    let completion_mode = Some(mode);
+    Cmd::Transaction(Transaction {
+        actions,
+        properties: Some(TransactionProperties { completion_mode }),
+    })
+}
+
+fn alone(id: &str) -> BlockStream {
+    BlockStream {
+        group: None,
+        ..stream(id, None)
+    }
+}
+
+#[test]
+fn a_transaction_starts_all_or_none_and_says_how_many_they_are() {
+    let bench = Bench::new();
+    let _disks = bench.two_chains();
+    let merge = |cmd| TransactionAction::BlockStream(cmd);
+    for (second, words) in [
+        (merge(stream("nosuch", None)), "Cannot find device='nosuch'"),
+        (merge(stream("one", None)), "Job ID 'one' already in use"),
+        (
+            TransactionAction::Abort(NoData {}),
+            "Transaction aborted using Abort action",
+        ),
+    ] {
+        let actions = vec![merge(stream("one", None)), second];
+        let refused = refused(bench.command(transaction(actions, CompletionMode::Individual)));
+        assert!(refused.contains(words), "{refused}");
+        assert!(bench.jobs().is_empty());
+    }
+    // Named, or not.
+    for member in [alone, |id: &str| stream(id, None)] {
+        let bench = Bench::new();
+        let _disks = bench.two_chains();
+        let actions = DISKS.map(|id| merge(member(id))).to_vec();
+        let cmd = transaction(actions, CompletionMode::Grouped);
+        bench.command(cmd).unwrap();
+        let jobs = bench.jobs();
+        assert!(jobs[0].group.is_some() && jobs[0].group == jobs[1].group);
+        bench.until_states(&[JobStatus::Concluded; 2]);
+        assert!(bench.jobs().iter().all(|job| job.error.is_none()));
+        assert_eq!(bench.depths(), [2, 2]);
+        assert!(bench.engine.shut_down().is_empty());
+    }
+    assert!(bench.engine.shut_down().is_empty());
+}
+
+#[test]
+fn jobs_of_a_transaction_end_alone_unless_they_are_a_group() {
+    let bench = Bench::new();
+    let _disks = bench.two_chains();
+    let slow = BlockStream {
+        speed: Some(1),
+        ..alone("two")
+    };
+    let actions = vec![
+        TransactionAction::BlockStream(alone("one")),
+        TransactionAction::BlockStream(slow),
+    ];
+    bench
+        .command(transaction(actions, CompletionMode::Individual))
+        .unwrap();
+    bench.until_states(&[JobStatus::Concluded, JobStatus::Running]);
+    assert_eq!(bench.depths(), [2, 3]);
+    assert!(bench.engine.shut_down().is_empty());
+}
+
+#[test]
+fn a_group_that_is_asked_for_twice_gets_the_same_answer() {
+    let bench = Bench::new();
+    let _disks = bench.two_chains();
+    let actions = DISKS.map(|id| TransactionAction::BlockStream(stream(id, None)));
+    let together = transaction(actions.to_vec(), CompletionMode::Individual);
+    bench.command(together.clone()).unwrap();
+    for _ in 0..2 {
+        // Under way, and when it has ended; alone, too.
+        assert_eq!(bench.command(together.clone()), Ok(Reply::Done));
+        assert_eq!(bench.join_stream("one", None), Ok(Reply::Done));
+        assert_eq!(bench.join_stream("two", Some(2)), Ok(Reply::Done));
+        assert_eq!(bench.jobs().len(), 2);
+        bench.until_states(&[JobStatus::Concluded; 2]);
+    }
+    let other = BlockStream {
+        speed: Some(7),
+        ..stream("one", None)
+    };
+    let other = refused(bench.command(Cmd::BlockStream(other)));
+    assert_eq!(other, "Job ID 'one' already in use");
     assert!(bench.engine.shut_down().is_empty());
 }

@@ -3,41 +3,59 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     future::Future,
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, Sender, channel},
-    },
+    rc::Rc,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
     thread::JoinHandle,
 };
 
+use super::Queue;
+
 /// Threads at most. Each mostly sleeps in the kernel.
 const MAX_THREADS: usize = 8;
 
+/// How many of them work for jobs at a time at most: a guest's request waits for none of these.
+const THREADS_FOR_JOBS: usize = 6;
+
+/// Calls for guests in a row after which one for a job is carried out, if there is one: a guest's
+/// request may wait for what that does.
+const GUEST_CALLS_PER_JOB_CALL: usize = 16;
+
 type Work = Box<dyn FnOnce() + Send>;
 
-/// A pool of threads, started as they are needed and joined when it is dropped.
+/// A pool of threads, started as they are needed and joined when it is dropped. Calls of tasks on
+/// the guest queue are carried out before those of jobs.
+#[derive(Default)]
 pub struct Helpers {
-    queue: RefCell<Option<Sender<Work>>>,
-    source: Arc<Mutex<Receiver<Work>>>,
+    waiting: Arc<Waiting>,
     threads: RefCell<Vec<JoinHandle<()>>>,
-    under_way: std::rc::Rc<Cell<usize>>,
+    under_way: Rc<Cell<usize>>,
+    /// A task on the job queue is being polled.
+    for_job: Cell<bool>,
     /// Bytes of a thread's stack, if not as many as usual.
     stack: Option<usize>,
 }
 
-impl Default for Helpers {
-    fn default() -> Self {
-        let (sender, receiver) = channel();
-        Self {
-            queue: RefCell::new(Some(sender)),
-            source: Arc::new(Mutex::new(receiver)),
-            threads: RefCell::default(),
-            under_way: std::rc::Rc::default(),
-            stack: None,
-        }
-    }
+/// What the threads have not begun yet.
+#[derive(Default)]
+struct Waiting {
+    calls: Mutex<Calls>,
+    /// Told of one more call, and of the end.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Calls {
+    for_guests: VecDeque<Work>,
+    for_jobs: VecDeque<Work>,
+    /// Threads that carry out a job's call.
+    jobs_under_way: usize,
+    /// Calls for guests that have been begun since the last one for a job.
+    guests_in_a_row: usize,
+    /// There will be no more.
+    closed: bool,
 }
 
 /// Where a helper leaves its result and finds whom to wake.
@@ -53,6 +71,11 @@ impl Helpers {
         let mut helpers = Self::default();
         helpers.stack = Some(1 << 60);
         helpers
+    }
+
+    /// Calls that are made from now on are those of tasks on `queue`.
+    pub(crate) fn work_for(&self, queue: Queue) {
+        self.for_job.set(queue == Queue::Job);
     }
 
     /// Runs `work` on a helper thread; on this one where the host has no thread to give: late is
@@ -78,12 +101,7 @@ impl Helpers {
             }
         });
         if somebody {
-            let queue = self.queue.borrow();
-            let sent = queue.as_ref().map(|queue| queue.send(work));
-            assert!(
-                matches!(sent, Some(Ok(()))),
-                "the pool lives as long as its executor"
-            );
+            self.waiting.push(work, self.for_job.get());
         } else {
             work();
         }
@@ -109,20 +127,12 @@ impl Helpers {
         if threads.len() >= MAX_THREADS || threads.len() >= self.under_way.get() {
             return true;
         }
-        let source = self.source.clone();
+        let waiting = self.waiting.clone();
         let mut thread = std::thread::Builder::new().name("strata-helper".into());
         if let Some(stack) = self.stack {
             thread = thread.stack_size(stack);
         }
-        let thread = thread.spawn(move || {
-            loop {
-                let work = source.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                match work {
-                    Ok(work) => work(),
-                    Err(_) => return,
-                }
-            }
-        });
+        let thread = thread.spawn(move || waiting.carry_out_all());
         match thread {
             Ok(thread) => threads.push(thread),
             Err(error) => tracing::warn!(%error, "could not start a helper thread"),
@@ -131,12 +141,77 @@ impl Helpers {
     }
 }
 
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, work: Work, for_job: bool) {
+        let mut calls = self.lock();
+        if for_job {
+            calls.for_jobs.push_back(work);
+        } else {
+            calls.for_guests.push_back(work);
+        }
+        drop(calls);
+        self.changed.notify_one();
+    }
+
+    /// What each thread does, until there will be nothing more to do.
+    fn carry_out_all(&self) {
+        let mut calls = self.lock();
+        loop {
+            if let Some((work, for_job)) = calls.next() {
+                drop(calls);
+                work();
+                calls = self.lock();
+                if for_job {
+                    calls.jobs_under_way -= 1;
+                    if !calls.for_jobs.is_empty() {
+                        // This thread may have something of a guest's to do first.
+                        self.changed.notify_one();
+                    }
+                }
+            } else if calls.closed {
+                // What is left is for the threads that work for jobs.
+                return;
+            } else {
+                let waited = self.changed.wait(calls);
+                calls = waited.unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+}
+
+impl Calls {
+    /// The call that is to be carried out next, if a thread may begin one, and whether it is a job's.
+    fn next(&mut self) -> Option<(Work, bool)> {
+        let may_help_job = self.jobs_under_way < THREADS_FOR_JOBS && !self.for_jobs.is_empty();
+        let guests_first = !may_help_job || self.guests_in_a_row < GUEST_CALLS_PER_JOB_CALL;
+        if guests_first && let Some(work) = self.for_guests.pop_front() {
+            self.guests_in_a_row += 1;
+            return Some((work, false));
+        }
+        if !may_help_job {
+            return None;
+        }
+        let work = self.for_jobs.pop_front()?;
+        self.guests_in_a_row = 0;
+        self.jobs_under_way += 1;
+        Some((work, true))
+    }
+}
+
 impl Drop for Helpers {
     fn drop(&mut self) {
-        self.queue.take();
+        self.waiting.lock().closed = true;
+        self.waiting.changed.notify_all();
         for thread in self.threads.take() {
             // A helper that panicked has already said so on standard error.
             let _ = thread.join();
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -405,6 +405,11 @@ impl Executor {
         })
     }
 
+    /// The time; `None` in simulations, which do not depend on it.
+    pub fn clock(&self) -> Option<Instant> {
+        (!self.simulated).then(Instant::now)
+    }
+
     /// How long each poll of a task on the job queue has held the thread. Empty in simulations.
     pub fn job_polls(&self) -> Histogram {
         self.job_polls.borrow().clone()
@@ -412,7 +417,9 @@ impl Executor {
 
     fn poll_job(&self, task: ReadyTask) {
         let started = Instant::now();
+        self.helpers.work_for(Queue::Job);
         let goes_on = self.poll_task(task);
+        self.helpers.work_for(Queue::Guest);
         if self.simulated {
             return;
         }

@@ -7,13 +7,12 @@
 //! guest writes to the base: from then on a chain that is opened from the old top shows the same
 //! as one that is opened from the base, whatever happens.
 
-use std::rc::Rc;
+use std::{ops::Range, rc::Rc};
 
 use strata_exec::mem::SgList;
 use strata_format::backing::Backing;
 use strata_graph::{
-    CopyError, Edit, EditError, GuestDisk, Hold, Mirror, Name, Node, check_leads_to,
-    commit::make_empty,
+    Edit, EditError, GuestDisk, Hold, Mirror, Name, Node, check_leads_to, commit::make_empty,
 };
 use strata_storage::{
     Files,
@@ -25,9 +24,9 @@ use super::{
     commit::CopyDown,
     layers::{self, NamedBefore},
     lifecycle::Ending,
-    pace::Pace,
-    steps::{chunk, take_all},
-    stride::{self, Stride},
+    progress::Ahead,
+    steps::{Piece, StepError, Steps, Todo, take, take_all},
+    stride,
 };
 use crate::api::JobPhase;
 
@@ -146,47 +145,21 @@ impl ActiveCommit {
         check_leads_to(&self.files, top, Some(&self.backing), &self.base, options)
     }
 
-    /// Copies what is dirty now. What fails is dirty again, unless it is left out.
+    /// Copies what is dirty now. What fails is tried again, or left out.
     async fn copy_dirty(&self, job: &Job) -> IoResult<()> {
-        let cluster = self.base.cluster_size();
-        let most = usize::try_from(chunk(stride::MOST, 0, cluster));
-        let buffer = SgList::zeroed(most.unwrap_or(usize::MAX));
-        let dirty = self.mirror.take_dirty();
-        let (mut pace, mut stride) = (Pace::default(), Stride::default());
-        let again = dirty.iter().map(|range| range.end - range.start).sum();
-        job.add_len(again);
-        job.progress().add(again);
-        for range in dirty {
-            let mut at = range.start;
-            while at < range.end {
-                job.checkpoint().await?;
-                let held = job.held_the_thread();
-                stride.adapt(held);
-                job.rest(Stride::rest_after(held)).await;
-                let len = chunk(stride.bytes(), job.speed(), cluster).min(range.end - at);
-                match self.mirror.copy(at..at + len, &buffer).await {
-                    Ok(copied) => {
-                        job.charge(copied);
-                        let file = self.base.image().data_storage();
-                        pace.wrote(copied, file).await;
-                    }
-                    Err(error) => {
-                        if self.may_try_again(job, error)? {
-                            job.wait_before_retry().await;
-                            continue;
-                        }
-                    }
-                }
-                at += len;
-                job.advance(len);
-                job.progress().copied(len);
-            }
+        let dirty = DirtyParts {
+            mirror: self.mirror.clone(),
+            base: self.base.clone(),
+            ranges: self.mirror.take_dirty(),
+        };
+        let end = dirty.ranges.last().map_or(0, |last| last.end);
+        job.add_len(dirty.bytes_before(end));
+        let mut ahead = Ahead::new(end);
+        for range in &dirty.ranges {
+            ahead.count(range.start, range.end - range.start);
         }
-        Ok(())
-    }
-
-    fn may_try_again(&self, job: &Job, (operation, error): CopyError) -> IoResult<bool> {
-        job.on_io_error(operation, error)
+        job.progress().set_ahead(ahead);
+        take(job, dirty, 0..end, job.offset()).await
     }
 
     /// Makes the base the disk's top. All is in it and durable, and the header of the old top leads
@@ -268,5 +241,41 @@ impl ActiveCommit {
 
     fn refused(&self, error: EditError) -> Error {
         layers::refused(&self.top, error)
+    }
+}
+
+/// Parts of the disk that the guest has changed, and that the base is to get once more.
+struct DirtyParts {
+    mirror: Rc<Mirror>,
+    base: Rc<Node>,
+    /// Bytes, in order.
+    ranges: Vec<Range<u64>>,
+}
+
+impl Steps for DirtyParts {
+    fn target(&self) -> &Node {
+        &self.base
+    }
+
+    /// Only what is dirty counts.
+    fn bytes_before(&self, offset: u64) -> u64 {
+        let before = |range: &Range<u64>| range.end.min(offset).saturating_sub(range.start);
+        self.ranges.iter().map(before).sum()
+    }
+
+    async fn look(&self, offset: u64, end: u64, chunk: u64) -> Result<Piece, StepError> {
+        let next = self.ranges.partition_point(|range| range.end <= offset);
+        let range = self.ranges.get(next).cloned().unwrap_or(end..end);
+        if offset < range.start {
+            let (len, todo) = (range.start - offset, Todo::Pass);
+            return Ok(Piece { offset, len, todo });
+        }
+        let (len, todo) = (chunk.min(range.end - offset), Todo::Copy);
+        Ok(Piece { offset, len, todo })
+    }
+
+    async fn carry_out(&self, piece: Piece, buffer: SgList) -> Result<(), StepError> {
+        let range = piece.offset..piece.offset + piece.len;
+        self.mirror.copy(range, &buffer).await.map(drop)
     }
 }

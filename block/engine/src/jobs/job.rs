@@ -231,11 +231,6 @@ impl Job {
         self.len.set(self.len.get() + bytes);
     }
 
-    /// So many more bytes have been looked at.
-    pub fn advance(&self, bytes: u64) {
-        self.offset.set(self.offset.get() + bytes);
-    }
-
     /// Whether what the job makes is a copy of the disk at any moment, for jobs that come to that.
     pub fn set_synced(&self, synced: bool) {
         self.synced.set(Some(synced));

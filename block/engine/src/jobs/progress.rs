@@ -69,11 +69,6 @@ impl Progress {
         }
     }
 
-    /// So many bytes more are to be copied, and their copying begins.
-    pub fn add(&self, bytes: u64) {
-        self.begun.set(self.begun.get() + bytes);
-    }
-
     /// So many bytes more have been copied.
     pub fn copied(&self, bytes: u64) {
         self.copied.set(self.copied.get() + bytes);

@@ -8,6 +8,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
+    ops::Range,
     rc::Rc,
 };
 
@@ -84,6 +85,11 @@ pub(super) trait Steps: 'static {
     /// The layer that is written.
     fn target(&self) -> &Node;
 
+    /// How much of the work lies before a byte of the disk.
+    fn bytes_before(&self, offset: u64) -> u64 {
+        offset
+    }
+
     /// What is to be done with the disk from `offset` on, before its byte `end`; `chunk` bytes are
     /// copied as one piece at most. Earlier pieces may be under way.
     async fn look(&self, offset: u64, end: u64, chunk: u64) -> Result<Piece, StepError>;
@@ -102,6 +108,21 @@ pub(super) async fn take_all(job: &Job, steps: impl Steps, end: u64) -> IoResult
     let ahead = survey::count(job, &steps, end).await?;
     job.progress().set_ahead(ahead);
     job.progress().enter(JobPhase::Copying);
+    let from = job.goes_on_from().min(end);
+    take(job, steps, from..end, 0).await
+}
+
+/// Does all pieces of a part of the disk, of which it is known how much is to be copied. The job has
+/// looked at `done_before` bytes besides.
+///
+/// # Errors
+/// As [`take_all`].
+pub(super) async fn take(
+    job: &Job,
+    steps: impl Steps,
+    part: Range<u64>,
+    done_before: u64,
+) -> IoResult<()> {
     let name = Rc::new(format!("a piece of job {}", job.id()));
     let copy = Rc::new(Copy {
         steps,
@@ -110,12 +131,14 @@ pub(super) async fn take_all(job: &Job, steps: impl Steps, end: u64) -> IoResult
         unfinished: RefCell::default(),
         failed: RefCell::default(),
         written: Cell::new(0),
+        done_before,
     });
-    let result = copy.run(job, end).await;
+    let end = part.end;
+    let result = copy.run(job, part).await;
     copy.pieces.drain().await;
     job.progress().copied(copy.written.take());
     if result.is_ok() {
-        job.set_offset(end);
+        copy.report_progress(job, end);
     }
     result
 }
@@ -131,12 +154,14 @@ struct Copy<S> {
     failed: RefCell<Vec<(Piece, StepError)>>,
     /// Bytes copied that the pace has not counted yet.
     written: Cell<u64>,
+    /// Bytes that the job has looked at before.
+    done_before: u64,
 }
 
 impl<S: Steps> Copy<S> {
-    async fn run(self: &Rc<Self>, job: &Job, end: u64) -> IoResult<()> {
+    async fn run(self: &Rc<Self>, job: &Job, part: Range<u64>) -> IoResult<()> {
         let cluster = self.steps.target().cluster_size();
-        let mut next = job.goes_on_from().min(end);
+        let (mut next, end) = (part.start, part.end);
         let (mut pace, mut stride) = (Pace::default(), Stride::default());
         let mut again = Vec::new();
         loop {
@@ -206,7 +231,8 @@ impl<S: Steps> Copy<S> {
     /// Says that all is done up to the first piece that is not, or up to `next`.
     fn report_progress(&self, job: &Job, next: u64) {
         let first = self.unfinished.borrow().first().copied();
-        job.set_offset(first.map_or(next, |first| first.min(next)));
+        let done = first.map_or(next, |first| first.min(next));
+        job.set_offset(self.done_before + self.steps.bytes_before(done));
     }
 
     /// Whether no piece may be started now.

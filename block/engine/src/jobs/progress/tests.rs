@@ -56,7 +56,11 @@ fn more_than_was_counted_makes_the_sum_larger() {
     let progress = counted();
     progress.passed(200, 200);
     assert_eq!(to_copy(&progress), Some(51_300));
-    progress.add(500);
+    progress.passed(102_400, 51_100);
+    assert_eq!(to_copy(&progress), Some(51_300));
+    let mut again = Ahead::new(102_400);
+    again.count(400, 500);
+    progress.set_ahead(again);
     assert_eq!(to_copy(&progress), Some(51_800));
 }
 

@@ -15,9 +15,13 @@ mod show;
 mod table;
 mod wait;
 
-use std::{io::Write, path::Path};
+use std::{
+    io::{IsTerminal, Write},
+    path::Path,
+};
 
 use serde_json::{Value, json};
+use strata_block::chain::{ChainInfo, columns, draw, wants_colour};
 
 use crate::cli::ctl::{CtlArgs, SnapshotArgs, Verb};
 use client::Client;
@@ -49,6 +53,7 @@ pub fn run(args: &CtlArgs) -> Result<(), CtlError> {
                 status.to_text()
             }
         }
+        Verb::Chain { disk } => chain(&mut client, disk.as_deref(), args.json)?,
         Verb::Hmp { line } => {
             let answer = human_monitor_command(&mut client, line)?;
             if args.json {
@@ -71,6 +76,19 @@ fn print(text: &str) -> Result<(), CtlError> {
 /// JSON as people read it, and programs just as well.
 fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
+}
+
+fn chain(client: &mut Client, disk: Option<&str>, json: bool) -> Result<String, CtlError> {
+    let device = disk.map(|disk| client.disk(disk)).transpose()?;
+    let arguments = device.map_or(json!({}), |device| json!({"device": device}));
+    let chains = client.execute("x-strata-query-chain", arguments)?;
+    if json {
+        return Ok(pretty(&chains));
+    }
+    let chains: Vec<ChainInfo> = serde_json::from_value(chains).map_err(CtlError::Reply)?;
+    let colour = wants_colour(std::io::stdout().is_terminal());
+    let drawn = chains.iter().map(|chain| draw(chain, columns(), colour));
+    Ok(drawn.collect::<Vec<_>>().join("\n"))
 }
 
 fn take_snapshot(

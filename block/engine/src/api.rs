@@ -4,6 +4,7 @@
 //! serialised types are those of QEMU's QAPI schema (`qapi/block-core.json`, `qapi/job.json`).
 
 mod bitmap;
+mod chain;
 mod command;
 mod disk;
 mod disk_name;
@@ -23,10 +24,13 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use crate::chain::ChainInfo;
+
 pub use bitmap::{
     BitmapChange, BitmapInfo, BitmapRef, BlockDirtyBitmap, BlockDirtyBitmapAdd,
     BlockDirtyBitmapMerge,
 };
+pub use chain::QueryChain;
 pub use command::Cmd;
 pub use disk::{
     BlockCommit, BlockResize, BlockStream, BlockdevAdd, BlockdevDel, BlockdevSnapshot,
@@ -75,6 +79,8 @@ pub enum Reply {
     BlockJobs(Vec<BlockJobInfo>),
     /// `query-jobs`.
     Jobs(Vec<JobInfo>),
+    /// `x-strata-query-chain`.
+    Chain(Vec<ChainInfo>),
     /// `query-block-exports`.
     Exports(Vec<ExportInfo>),
     /// HMP's `info inflight`.

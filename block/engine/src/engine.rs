@@ -4,6 +4,7 @@ mod backends;
 mod backing_file;
 mod bitmaps;
 mod blockdev;
+mod chain;
 mod commit;
 mod describe;
 mod exports;
@@ -378,6 +379,11 @@ impl Engine {
             Cmd::BlockExportDel(cmd) => {
                 self.spawn(name, reply, async move |engine| {
                     engine.block_export_del(&cmd)
+                });
+            }
+            Cmd::QueryChain(cmd) => {
+                self.spawn(name, reply, async move |engine| {
+                    engine.query_chain(cmd).await
                 });
             }
             Cmd::QueryBlockExports => {

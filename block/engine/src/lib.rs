@@ -6,10 +6,13 @@
 #![cfg_attr(not(test), warn(clippy::cast_possible_truncation))]
 
 pub mod api;
+pub mod chain;
 pub mod engine;
 mod jobs;
 pub mod nbd;
+mod size;
 pub mod unix_socket;
 
+pub use size::human_size;
 /// The seam for devices: a disk, and requests to it.
 pub use strata_graph::disk;

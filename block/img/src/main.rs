@@ -6,6 +6,7 @@ mod amend;
 mod bench;
 mod bitmap;
 mod cache;
+mod chain;
 mod check;
 mod commit;
 mod compare;
@@ -63,6 +64,8 @@ enum Command {
     Create(create::CreateArgs),
     /// Show what an image is.
     Info(info::InfoArgs),
+    /// Draw a chain: its layers, what each holds, and what it would free.
+    Chain(chain::ChainArgs),
     /// Check an image's metadata.
     Check(check::CheckArgs),
     /// Show where the data of an image lies.
@@ -272,6 +275,7 @@ fn main() -> ExitCode {
             Command::Snapshot(args) => snapshot::run(&tool, args).await,
             Command::Bitmap(args) => bitmap::run(&tool, args).await,
             Command::Info(args) => info::run(&tool, args).await,
+            Command::Chain(args) => chain::run(&tool, args).await,
             Command::Check(args) => check::run(&tool, args).await,
             Command::Map(args) => map::run(&tool, args).await,
             Command::Compare(args) => compare::run(&tool, args).await,

@@ -1,5 +1,7 @@
 //! Sizes as people write and read them.
 
+pub use strata_block::human_size as human;
+
 const UNITS: &str = "BKMGTPE";
 
 /// Largest size that is read: what the host's calls can name.
@@ -52,29 +54,6 @@ pub fn parse(text: &str) -> Result<u64, String> {
 pub fn rate(text: Option<&str>) -> Result<u64, String> {
     let rate = text.map(|text| parse(text).map_err(|_| format!("Invalid rate limit '{text}'")));
     Ok(rate.transpose()?.unwrap_or(0))
-}
-
-/// A size with three significant digits and a unit, as `qemu-img info` shows it.
-pub fn human(bytes: u64) -> String {
-    let mut power = 0;
-    let mut value = bytes as f64;
-    while value >= 1000.0 && power + 1 < UNITS.len() {
-        value /= 1024.0;
-        power += 1;
-    }
-    let decimals = match value {
-        v if v < 10.0 => 2,
-        v if v < 100.0 => 1,
-        _ => 0,
-    };
-    let text = format!("{value:.decimals$}");
-    let text = if decimals > 0 {
-        text.trim_end_matches('0').trim_end_matches('.')
-    } else {
-        &text
-    };
-    let unit = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"][power];
-    format!("{text} {unit}")
 }
 
 #[cfg(test)]

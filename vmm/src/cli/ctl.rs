@@ -68,6 +68,11 @@ pub enum Verb {
     Jobs,
     /// Show whether the guest runs, the disks and the jobs.
     Status,
+    /// Draw the layers of a disk, or of all: what each holds, what it would free, where its data is.
+    Chain {
+        /// The disk, as 'status' lists it [default: all].
+        disk: Option<String>,
+    },
     /// Have a line of the monitor for people (HMP) carried out, and print its answer.
     Hmp {
         /// The line, such as 'info block -v'.

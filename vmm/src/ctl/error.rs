@@ -36,6 +36,9 @@ pub enum CtlError {
     /// A QMP error, in its words.
     #[error("{0}")]
     Refused(String),
+    /// Another version's answer.
+    #[error("the answer is not what this version expects: {0}")]
+    Reply(#[source] serde_json::Error),
     /// What was typed is not JSON.
     #[error("the command is not JSON: {0}")]
     NotJson(#[source] serde_json::Error),

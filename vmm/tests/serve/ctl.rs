@@ -211,3 +211,35 @@ fn what_is_no_qmp_socket_is_told_apart() {
         );
     }
 }
+
+#[test]
+fn a_chain_is_drawn_with_what_each_layer_holds() {
+    let serve = start_full();
+    let drawn = serve.ctl_done(&["chain", "root"]);
+    let mut lines = drawn.lines();
+    let first = lines.next().unwrap();
+    assert!(first.starts_with("root: 64 MiB, 2 layers, 64."), "{drawn}");
+    let top = format!("● {} (qcow2)", serve.path("b.qcow2"));
+    assert!(drawn.contains(&top), "{drawn}");
+    assert!(drawn.contains(" on disk, no data\n"), "{drawn}");
+    assert!(
+        drawn.contains(" on disk, 64 MiB of data, all shown"),
+        "{drawn}"
+    );
+    assert!(
+        drawn.contains(&format!("\n    {}\n", "█".repeat(76))),
+        "{drawn}"
+    );
+    assert_eq!(serve.ctl_done(&["chain"]), drawn, "all of the disks");
+    let chains: Value = serde_json::from_str(&serve.ctl_done(&["chain", "--json"])).unwrap();
+    let layers = &chains[0]["layers"];
+    assert_eq!(
+        (&layers[0]["data"], &layers[1]["shown"]),
+        (&0.into(), &(64 << 20).into())
+    );
+    let refused = line(&serve, &["chain", "nosuch"]);
+    assert_eq!(
+        refused,
+        "strata: no disk is called 'nosuch': there is 'root'"
+    );
+}

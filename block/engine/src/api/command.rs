@@ -13,7 +13,7 @@ use super::{
     BlockdevInsertMedium, BlockdevSnapshot, BlockdevSnapshotDeleteInternal,
     BlockdevSnapshotInternal, BlockdevSnapshotSync, ChangeBackingFile, CmdError, CommitDisk,
     DriveRef, JobRef, NbdServerAdd, NbdServerRemove, NbdServerStart, ObjectAdd, ObjectDel,
-    OpenTray, QueryBlockstats, QueryNamedBlockNodes, Transaction,
+    OpenTray, QueryBlockstats, QueryChain, QueryNamedBlockNodes, Transaction,
 };
 
 /// Defines [`Cmd`] and what follows from the list of commands. Each is given by its name, its
@@ -128,6 +128,7 @@ commands! {
     "block-latency-histogram-set" => BlockLatencyHistogramSet(BlockLatencyHistogramSet):
         "counts how long a disk's requests take.",
     "query-named-block-nodes" => QueryNamedBlockNodes(QueryNamedBlockNodes): "the layers.",
+    "x-strata-query-chain" => QueryChain(QueryChain): "what the layers of disks hold.",
     "query-block-jobs" => QueryBlockJobs: "the jobs, with what block jobs have.",
     "query-jobs" => QueryJobs: "the jobs, with what all jobs have.",
     "block-dirty-bitmap-add" => BlockDirtyBitmapAdd(BlockDirtyBitmapAdd): "makes a bitmap.",
@@ -210,6 +211,7 @@ impl Cmd {
             Self::QueryBlock
                 | Self::QueryBlockstats(_)
                 | Self::QueryNamedBlockNodes(_)
+                | Self::QueryChain(_)
                 | Self::QueryBlockJobs
                 | Self::QueryJobs
                 | Self::QueryBlockExports
@@ -229,6 +231,7 @@ impl Cmd {
             Self::BlockdevSnapshotDeleteInternalSync(arguments) => arguments.check(),
             Self::BlockResize(arguments) => arguments.check(),
             Self::QueryBlockstats(arguments) => arguments.check(),
+            Self::QueryChain(arguments) => arguments.check(),
             Self::BlockStream(arguments) => arguments.check(),
             Self::BlockCommit(arguments) => arguments.check(),
             Self::BlockSetIoThrottle(arguments) => arguments.check(),

@@ -1,5 +1,7 @@
 //! Sizes as people type and read them.
 
+pub(crate) use strata_block::human_size;
+
 const MIB: u128 = 1 << 20;
 
 /// Bytes of `text`: a decimal number with an optional fraction, or a hexadecimal one after `0x`,
@@ -39,29 +41,4 @@ pub(crate) fn parse_size(text: &str) -> Option<u64> {
 fn number(digits: &str, radix: u32) -> Option<u128> {
     let all_digits = !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix));
     all_digits.then(|| u128::from_str_radix(digits, radix).ok())?
-}
-
-/// `bytes` with three significant digits and a binary unit: `196 KiB`, `1.5 GiB`.
-pub(crate) fn human_size(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    // A unit is left at 1000, not at 1024, so that three digits always suffice.
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let decimals = match value {
-        100.0.. => 0,
-        10.0.. => 1,
-        1.0.. => 2,
-        _ => 3,
-    };
-    let text = format!("{value:.decimals$}");
-    let text = if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.')
-    } else {
-        &text
-    };
-    format!("{text} {}", UNITS[unit])
 }

@@ -46,6 +46,7 @@ fn returned(reply: Reply) -> Outcome {
         Reply::BlockJobs(jobs) => express(&jobs)?.into(),
         Reply::Blockstats(stats) => express(&stats)?.into(),
         Reply::Jobs(jobs) => express(&jobs)?.into(),
+        Reply::Chain(chains) => express(&chains)?.into(),
         Reply::Exports(exports) => express(&exports)?.into(),
     })
 }

@@ -70,8 +70,8 @@ impl IdeWorker {
         self.sides.iter().filter(busy).count()
     }
 
-    /// A disk has another size now. The guest finds it when it looks for drives again, having let go
-    /// of this one; no interrupt reports it.
+    /// A disk has another size now. The guest finds it when it looks for drives again, having let
+    /// go of this one; no interrupt reports it.
     pub fn resized(&self) {
         for side in &self.sides {
             let sizes = side

@@ -7,7 +7,7 @@ use std::{
         fd::AsRawFd,
         unix::{fs::symlink, process::ExitStatusExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc,
@@ -23,6 +23,8 @@ use crate::{EXIT_PIPE, channel::Channel, frame, plan::Plan, sys};
 pub const OUT: &str = "/run/strata/out";
 /// `strata-exit` and its like.
 const TOOLS: &str = "/run/strata/bin";
+/// Where the commands are in the initramfs, if the host has them.
+const BUSYBOX: &str = "/bin/busybox";
 /// Once the command has ended, its streams are done with when they have ended, or nothing has come
 /// for so long.
 const AFTERGLOW: Duration = Duration::from_secs(1);
@@ -49,7 +51,11 @@ pub fn run(channel: &Arc<Channel>, plan: &Plan, root: &Path) -> Result<u8, Strin
     };
     let (child, streams) = match started {
         Ok(started) => started,
-        Err(error) => return Ok(refuse(channel, plan, &error)),
+        Err(error) => {
+            let (status, why) = refusal(plan, root, &error);
+            channel.send(frame::MESSAGE, why.as_bytes());
+            return Ok(status);
+        }
     };
     wait_in_background(child, ends);
     let mut left = streams;
@@ -106,15 +112,26 @@ fn exit_status(status: ExitStatus) -> u8 {
     u8::try_from(code).unwrap_or(u8::MAX)
 }
 
-fn refuse(channel: &Channel, plan: &Plan, error: &io::Error) -> u8 {
-    let name = plan.command.first().map(|name| name.to_string_lossy());
-    let name = name.unwrap_or_default();
-    let (status, why) = match error.kind() {
-        ErrorKind::NotFound => (NOT_FOUND, "command not found in the guest".to_owned()),
-        _ => (NOT_EXECUTABLE, error.to_string()),
+/// Why the command cannot be run, and the exit status for that.
+fn refusal(plan: &Plan, root: &Path, error: &io::Error) -> (u8, String) {
+    let name = plan.command.first().map(PathBuf::from).unwrap_or_default();
+    let in_root = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    let is_there = |path: &Path| fs::symlink_metadata(in_root(path)).is_ok();
+    let (status, why) = if error.kind() != ErrorKind::NotFound {
+        (NOT_EXECUTABLE, error.to_string())
+    } else if name.is_absolute() && is_there(&name) {
+        let why = "it is there, but not what it is started by: a loader for shared libraries, or \
+                   the interpreter of a script; link it statically, or give it a disk that has \
+                   that with --root";
+        (NOT_FOUND, why.to_owned())
+    } else if plan.root.is_none() && !is_there(Path::new(BUSYBOX)) {
+        let why = "command not found in the guest, which has none: the host has no static \
+                   busybox in /bin (Debian: package busybox-static)";
+        (NOT_FOUND, why.to_owned())
+    } else {
+        (NOT_FOUND, "command not found in the guest".to_owned())
     };
-    channel.send(frame::MESSAGE, format!("{name}: {why}").as_bytes());
-    status
+    (status, format!("{}: {why}", name.display()))
 }
 
 fn prepared(plan: &Plan, root: &Path) -> Command {
@@ -240,3 +257,6 @@ fn feed(
         });
     });
 }
+
+#[cfg(test)]
+mod tests;

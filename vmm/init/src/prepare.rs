@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -87,7 +88,7 @@ pub fn enter_root(plan: &Plan) -> Result<PathBuf, String> {
     let devices = parts(&wait_for(disk)?);
     for device in &devices {
         for kind in &plan.file_systems {
-            if fs::create_dir_all(ROOT).is_ok() && sys::mount_at(device, ROOT, kind, 0).is_ok() {
+            if fs::create_dir_all(ROOT).is_ok() && mount_root(device, kind).is_ok() {
                 // Something may be mounted that is no system: a boot partition.
                 if Path::new(ROOT).join("etc").is_dir() || devices.len() == 1 {
                     carry_over()?;
@@ -101,6 +102,17 @@ pub fn enter_root(plan: &Plan) -> Result<PathBuf, String> {
         plan.file_systems.join(", "),
         devices.join(", ")
     ))
+}
+
+/// Mounts it for writing, or for reading where the disk cannot be written to.
+fn mount_root(device: &str, kind: &str) -> io::Result<()> {
+    use ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    match sys::mount_at(device, ROOT, kind, 0) {
+        Err(error) if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem) => {
+            sys::mount_at(device, ROOT, kind, sys::READ_ONLY)
+        }
+        mounted => mounted,
+    }
 }
 
 /// The disk's partitions, or the disk itself where it has none.

@@ -358,7 +358,7 @@ impl Hardware {
         let vm = Arc::new(kvm::create_vm(kvm, GuestMemoryMmap::clone(&memory), rom)?);
         let router = Router::new(Arc::clone(&vm)).map_err(host("route interrupts"))?;
         let mut buses = Buses::default();
-        let board = Board::new(&mut buses, &router, post, args.machine.memory, output)?;
+        let board = Board::new(&mut buses, &router, &vm, post, args.machine.memory, output)?;
         Ok(Self {
             vm,
             memory,

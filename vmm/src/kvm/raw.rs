@@ -15,9 +15,11 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use rustix::mm::{MprotectFlags, mprotect};
+use strata_devices::pci::bridges::{SEGMENTS, Segment};
 use strata_exec::mem::to_usize;
 use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress,
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MemoryRegionAddress,
 };
 
 /// Bytes of a page, of the guest's and the host's.
@@ -34,12 +36,15 @@ pub struct Vm {
     memory: GuestMemoryMmap,
     /// What the guest can read and execute, but not write.
     _rom: Option<GuestMemoryMmap>,
+    /// Parts of `memory` that the guest can be kept from writing to.
+    segments: Vec<kvm_userspace_memory_region>,
 }
 
 impl Vm {
     /// Makes every region of `memory` visible to the guest of `fd`, and those of `rom`, which lie
     /// elsewhere and are nobody's to write: a guest that does leaves as for memory that is not
-    /// there.
+    /// there. So it does for the first MiB's [`SEGMENTS`] where there is a `rom`, until
+    /// [`Vm::protect`] says otherwise.
     ///
     /// # Errors
     /// The kernel's, of KVM_SET_USER_MEMORY_REGION.
@@ -48,29 +53,51 @@ impl Vm {
         memory: GuestMemoryMmap,
         rom: Option<GuestMemoryMmap>,
     ) -> Result<Self, kvm_ioctls::Error> {
-        let writable = memory.iter().map(|region| (region, 0));
-        let read_only = rom.iter().flat_map(|rom| rom.iter());
-        let read_only = read_only.map(|region| (region, KVM_MEM_READONLY));
-        for (slot, (region, flags)) in (0..).zip(writable.chain(read_only)) {
-            let host = region
-                .get_host_address(MemoryRegionAddress(0))
-                .expect("a region has a first byte");
-            let slot = kvm_userspace_memory_region {
-                slot,
-                flags,
-                guest_phys_addr: region.start_addr().0,
-                memory_size: region.len(),
-                userspace_addr: host as u64,
-            };
-            // SAFETY: the range is one mapping of `memory` or `rom`, which the returned value owns
-            // shares of; regions do not overlap, and nobody holds a Rust reference into them.
-            unsafe { fd.set_user_memory_region(slot) }?;
+        let mut slots = Vec::new();
+        for region in memory.iter() {
+            slots.extend(cut(region, rom.is_some()));
         }
+        for region in rom.iter().flat_map(|rom| rom.iter()) {
+            slots.extend(cut(region, false).map(|slot| read_only(slot, true)));
+        }
+        for (number, slot) in (0..).zip(&mut slots) {
+            slot.slot = number;
+            // SAFETY: the range is part of a mapping of `memory` or `rom`, which the returned value
+            // owns shares of; ranges do not overlap, and nobody holds a Rust reference into them.
+            unsafe { fd.set_user_memory_region(*slot) }?;
+        }
+        slots.retain(|slot| rom.is_some() && is_segment(slot.guest_phys_addr));
         Ok(Self {
             fd,
             memory,
             _rom: rom,
+            segments: slots,
         })
+    }
+
+    /// Lets the guest write to one of the [`SEGMENTS`], or no longer. The guest must not use it
+    /// meanwhile: it is gone for a moment. Where there is no firmware nothing happens.
+    ///
+    /// # Errors
+    /// The kernel's, of KVM_SET_USER_MEMORY_REGION.
+    pub fn protect(&self, segment: Segment, writable: bool) -> Result<(), kvm_ioctls::Error> {
+        let slot = self
+            .segments
+            .iter()
+            .find(|slot| slot.guest_phys_addr == segment.start);
+        let Some(&slot) = slot else {
+            return Ok(());
+        };
+        let gone = kvm_userspace_memory_region {
+            memory_size: 0,
+            ..slot
+        };
+        // The kernel does not change a slot's flags.
+        for slot in [gone, read_only(slot, !writable)] {
+            // SAFETY: as in `new`; `self` owns a share of the mapping.
+            unsafe { self.fd.set_user_memory_region(slot) }?;
+        }
+        Ok(())
     }
 
     /// Takes a page of the guest's memory out of the tables by which its processors find it; the
@@ -93,6 +120,49 @@ impl Vm {
             }
         }
     }
+}
+
+/// Slots for a region of memory: one, or those that it has to be cut into so that each of the
+/// [`SEGMENTS`] has one of its own, which cannot be written to at first.
+fn cut(
+    region: &GuestRegionMmap,
+    at_segments: bool,
+) -> impl Iterator<Item = kvm_userspace_memory_region> {
+    let (start, end) = (region.start_addr().0, region.start_addr().0 + region.len());
+    let host = region
+        .get_host_address(MemoryRegionAddress(0))
+        .expect("a region has a first byte") as u64;
+    let borders = SEGMENTS.into_iter().filter(|_| at_segments);
+    let borders = borders.flat_map(|segment| [segment.start, segment.start + segment.len]);
+    let mut borders: Vec<u64> = borders
+        .filter(|&at| start < at && at < end)
+        .chain([start, end])
+        .collect();
+    borders.sort_unstable();
+    borders.dedup();
+    let slots: Vec<_> = borders
+        .windows(2)
+        .map(|range| {
+            let slot = kvm_userspace_memory_region {
+                slot: 0,
+                flags: 0,
+                guest_phys_addr: range[0],
+                memory_size: range[1] - range[0],
+                userspace_addr: host + (range[0] - start),
+            };
+            read_only(slot, at_segments && is_segment(range[0]))
+        })
+        .collect();
+    slots.into_iter()
+}
+
+fn is_segment(start: u64) -> bool {
+    SEGMENTS.iter().any(|segment| segment.start == start)
+}
+
+fn read_only(slot: kvm_userspace_memory_region, read_only: bool) -> kvm_userspace_memory_region {
+    let flags = if read_only { KVM_MEM_READONLY } else { 0 };
+    kvm_userspace_memory_region { flags, ..slot }
 }
 
 /// A vCPU that other threads can make leave KVM_RUN.

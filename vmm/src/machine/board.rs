@@ -88,6 +88,7 @@ impl Board {
     pub fn new(
         buses: &mut Buses,
         router: &Arc<Router>,
+        vm: &Arc<Vm>,
         post: &Post,
         memory: u64,
         output: Output,
@@ -107,7 +108,7 @@ impl Board {
         let rtc = shared(rtc);
         let serial = shared(SerialPort::new(router.line(SerialPort::COM1_IRQ), output)?);
         let pci = Arc::new(Mutex::new(PciRoot::default()));
-        lock(&pci).insert(HOST_BRIDGE, bridges::host_bridge())?;
+        lock(&pci).insert(HOST_BRIDGE, bridges::host_bridge(protect(vm)))?;
         let pirqs = Pirqs::new(|irq| router.line(irq));
         lock(&pci).insert(ISA_BRIDGE, bridges::isa_bridge(Arc::clone(&pirqs)))?;
 
@@ -326,6 +327,16 @@ fn lock<T: ?Sized>(device: &Mutex<T>) -> MutexGuard<'_, T> {
 fn signal(post: &Post, event: fn() -> GuestEvent) -> Signal {
     let post = post.clone();
     Arc::new(move || post.guest(event()))
+}
+
+/// Lets the host bridge protect memory.
+fn protect(vm: &Arc<Vm>) -> bridges::Protect {
+    let vm = Arc::clone(vm);
+    Box::new(move |segment, writable| {
+        if let Err(error) = vm.protect(segment, writable) {
+            tracing::error!(%error, ?segment, "a part of the guest's memory was lost");
+        }
+    })
 }
 
 /// Lets the panic device report to the machine.

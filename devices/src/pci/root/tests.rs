@@ -39,7 +39,8 @@ fn bench() -> Bench {
         written: None,
     }));
     let mut root = PciRoot::default();
-    root.insert(HOST_BRIDGE, host_bridge()).unwrap();
+    root.insert(HOST_BRIDGE, host_bridge(Box::new(|_, _| {})))
+        .unwrap();
     root.insert(ISA_BRIDGE, isa_bridge(pirqs())).unwrap();
     root.insert(SLOT, function.clone()).unwrap();
     let root = Arc::new(Mutex::new(root));

@@ -3,7 +3,8 @@
 #
 # If its command line ends in "init", it sends INIT to the boot processor instead, which starts the
 # machine again. If it ends in "warm", it resets the machine and has asked to go on then at an address
-# in real mode; there it ends with what it left in port 0xe0 before.
+# in real mode; there it ends with what it left in port 0xe0 before. If it ends in "suspend", it asks for
+# a reset and at once to be suspended, is suspended in its second start, and powers off in its third.
 
 .code32
 .text
@@ -15,6 +16,12 @@
 # A port of the test device that keeps what is written to it.
 .set KEPT, 0xe0
 .set WARM, 0x1000
+# Memory that keeps, over resets, how often it was started.
+.set STARTS, 0x500000
+.set PM1_CONTROL, 0x604
+.set SUSPEND, 0x2400
+.set POWER_OFF, 0x2000
+.set RESET, 0xcf9
 # Modules on pages, the size of memory.
 .set FLAGS, 3
 
@@ -101,6 +108,8 @@ modules_done:
     je send_init
     cmpl $0x6d726177, -5(%esi)      # "warm"
     je warm
+    cmpl $0x646e6570, -5(%esi)      # "pend"
+    je suspend
     mov $done, %esi
     call print
     xor %al, %al
@@ -132,6 +141,31 @@ warm:
     out %al, $KEPT
     mov $0xfe, %al
     out %al, $0x64
+    jmp halt
+
+suspend:
+    incl STARTS
+    mov $begin, %esi
+    call print
+    mov STARTS, %eax
+    mov %eax, %ebx
+    add $'0', %al
+    call put
+    call newline
+    mov $SUSPEND, %ecx
+    cmp $2, %ebx
+    je 1f
+    mov $POWER_OFF, %ecx
+    ja 1f
+    mov $RESET, %dx
+    mov $2, %al
+    out %al, (%dx)
+    mov $6, %al
+    out %al, (%dx)
+    mov $SUSPEND, %ecx
+1:  mov $PM1_CONTROL, %dx
+    mov %ecx, %eax
+    out %ax, (%dx)
     jmp halt
 
 .code16
@@ -182,6 +216,7 @@ module: .asciz "module "
 colon:  .asciz ": "
 done:   .asciz "that is all\n"
 init:   .asciz "sending INIT\n"
+begin:  .asciz "start "
 
 .bss
     .balign 4

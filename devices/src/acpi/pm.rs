@@ -128,6 +128,11 @@ impl PmBlock {
         self.status |= Event::POWER_BUTTON;
     }
 
+    /// Whether the guest is in S3.
+    pub fn is_asleep(&self) -> bool {
+        self.asleep
+    }
+
     /// Whether the guest is in S3 and something has happened that is to wake it.
     pub fn is_to_wake_up(&self) -> bool {
         self.asleep && self.status.intersects(self.enable)

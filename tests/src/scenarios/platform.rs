@@ -67,6 +67,7 @@ pub fn test(fixture: &mut Fixture) -> Outcome<()> {
     }
     init_resets(fixture)?;
     starts_warm(fixture)?;
+    reset_while_suspended(fixture)?;
     only_32_bits(fixture)?;
     large(fixture)
 }
@@ -234,6 +235,23 @@ fn starts_warm(fixture: &mut Fixture) -> Outcome<()> {
     let ended = program::run("strata", &[&args[..], &more[..]].concat(), LIMIT)?;
     ensure(ended.code == Some(42), || format!("{ended:?}"))?;
     fixture.verified("a warm start", "the guest went on where it had asked to");
+    Ok(())
+}
+
+/// A monitor resets a guest that has suspended to memory. What a guest asks for that has asked for a
+/// reset before is forgotten: it would not wake up from that.
+fn reset_while_suspended(fixture: &mut Fixture) -> Outcome<()> {
+    let kernel = fixture.images.join("kernels/multiboot");
+    let mut machine = Machine::start_kernel(fixture, "suspended", &kernel, "suspend")?;
+    let serial = fixture.logs.join("suspended.serial");
+    let starts = || fs::read_to_string(&serial).map_or(0, |said| said.matches("start ").count());
+    machine.wait("a second start", SECONDS, |_| Ok(starts() == 2))?;
+    machine.qmp.wait_event("SUSPEND", 0, LIMIT)?;
+    ensure(starts() == 2, || format!("{} starts", starts()))?;
+    machine.qmp.run("system_reset", json!({}))?;
+    machine.wait_success(SECONDS)?;
+    ensure(starts() == 3, || format!("{} starts", starts()))?;
+    fixture.verified("reset while suspended", "the guest starts again");
     Ok(())
 }
 

@@ -304,6 +304,11 @@ impl Board {
         lock(&self.pm).ask_to_wake_up();
     }
 
+    /// Whether the guest has suspended to memory, and has been neither woken nor reset since.
+    pub fn is_asleep(&self) -> bool {
+        lock(&self.pm).is_asleep()
+    }
+
     /// Whether the guest is suspended to memory and something has happened that is to wake it.
     pub fn is_to_wake_up(&self) -> bool {
         lock(&self.pm).is_to_wake_up()

@@ -142,7 +142,7 @@ fn an_alarm_wakes_a_guest_that_has_asked_for_it() {
     assert!(pm.is_to_wake_up());
 
     pm.wake_up();
-    assert!(!pm.is_to_wake_up() && !line.is_high());
+    assert!(!pm.is_asleep() && !pm.is_to_wake_up() && !line.is_high());
     assert_eq!(word(&mut pm, STATUS), 0x8400, "what woke it");
     assert_eq!(word(&mut pm, ENABLE), 0);
     pm.write(STATUS, &0x8400u16.to_le_bytes());
@@ -179,7 +179,9 @@ fn who_is_asked_to_wake_up_finds_the_power_button_pressed() {
 fn a_reset_ends_the_sleep() {
     let (mut pm, _, [_, woken]) = sleeper();
     pm.write(CONTROL, &SUSPEND.to_le_bytes());
+    assert!(pm.is_asleep());
     pm.reset();
+    assert!(!pm.is_asleep());
     pm.write(ENABLE, &0x0100u16.to_le_bytes());
     pm.press_power_button();
     assert_eq!(woken.load(Ordering::SeqCst), 0);

@@ -11,6 +11,10 @@ use crate::{
 impl Control {
     /// The guest suspends. If it stands still already, it does so when it is to go on.
     pub(super) fn on_suspended(&mut self) -> Result<(), RunError> {
+        if !self.parts.board.is_asleep() {
+            // It has been reset, or woken, since it asked for that.
+            return Ok(());
+        }
         self.asleep = true;
         if self.parts.state.get() == RunState::Running {
             self.head_for(Goal::Suspend)?;

@@ -1,4 +1,4 @@
-//! The static tables: RSDP, XSDT, FADT, FACS, MADT, and the DSDT in a module of its own.
+//! The static tables: RSDP, RSDT, XSDT, FADT, FACS, MADT, and the DSDT in a module of its own.
 
 use std::ops::Range;
 
@@ -13,7 +13,10 @@ use acpi_tables::{
 };
 
 use super::{SCI_GSI, hotplug::EventPorts, pm::PmBlock};
-use crate::legacy::{i8042::I8042, rtc};
+use crate::{
+    checksum::checksum,
+    legacy::{i8042::I8042, rtc},
+};
 
 mod dsdt;
 mod files;
@@ -54,8 +57,8 @@ impl Tables {
     pub fn build(cpus: u8) -> Self {
         // The RSDP comes first, but points at what follows it.
         let start = Rsdp::len().next_multiple_of(Blob::ALIGN);
-        let (blob, xsdt) = Blob::build(cpus, narrow(Self::ADDRESS + start as u64));
-        let mut bytes = rsdp(xsdt);
+        let (blob, roots) = Blob::build(cpus, narrow(Self::ADDRESS + start as u64));
+        let mut bytes = rsdp(roots);
         bytes.resize(start, 0);
         bytes.extend(&blob.bytes);
         let end = Self::ADDRESS + bytes.len() as u64;
@@ -68,10 +71,31 @@ impl Tables {
     }
 }
 
-/// The root pointer, to an XSDT at the address `xsdt`.
-fn rsdp(xsdt: u32) -> Vec<u8> {
+/// Addresses of the tables that name all others: the one of ACPI 1.0, which is all that some boot
+/// loaders know, and the one of today.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Roots {
+    rsdt: u32,
+    xsdt: u32,
+}
+
+/// The RSDP's pointers (ACPI 6.5, 5.2.5.3).
+const RSDP_RSDT: Field = Field { offset: 16, len: 4 };
+const RSDP_XSDT: Field = Field { offset: 24, len: 8 };
+/// Its two checksums: offset, and how many bytes from the start it covers. The second one covers
+/// the first one, too.
+const RSDP_CHECKSUMS: [(usize, usize); 2] = [(8, 20), (32, 36)];
+
+/// The root pointer.
+fn rsdp(roots: Roots) -> Vec<u8> {
     let mut bytes = Vec::new();
-    Rsdp::new(OEM_ID, xsdt.into()).to_aml_bytes(&mut bytes);
+    Rsdp::new(OEM_ID, roots.xsdt.into()).to_aml_bytes(&mut bytes);
+    // The crate leaves this one out.
+    bytes[RSDP_RSDT.offset..][..4].copy_from_slice(&roots.rsdt.to_le_bytes());
+    for (at, len) in RSDP_CHECKSUMS {
+        bytes[at] = 0;
+        bytes[at] = checksum(&bytes[..len]);
+    }
     bytes
 }
 
@@ -97,8 +121,9 @@ impl Blob {
     /// The FACS needs this alignment, and it harms no other table.
     const ALIGN: usize = 64;
 
-    /// The tables of a machine with `cpus` CPUs for the address `base`, and the XSDT's address.
-    fn build(cpus: u8, base: u32) -> (Self, u32) {
+    /// The tables of a machine with `cpus` CPUs for the address `base`, and those with which to
+    /// begin.
+    fn build(cpus: u8, base: u32) -> (Self, Roots) {
         assert!(cpus > 0, "a machine without CPUs");
         let mut blob = Self {
             base,
@@ -111,16 +136,30 @@ impl Blob {
         let dsdt = blob.append(&dsdt::build());
         let fadt = blob.append_with_pointers(&fadt(facs, dsdt), &FADT_POINTERS);
         let madt = blob.append(&madt(cpus));
-        let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
         let tables = [fadt, madt];
-        let mut pointers = Vec::new();
-        for (number, table) in tables.into_iter().enumerate() {
+        let pointers = |len: u8| {
+            let offsets = (0..tables.len()).map(|number| ENTRIES + usize::from(len) * number);
+            let pointers = offsets.map(|offset| Field { offset, len });
+            pointers.collect::<Vec<_>>()
+        };
+        let mut rsdt = Sdt::new(
+            *b"RSDT",
+            narrow(ENTRIES as u64),
+            1,
+            OEM_ID,
+            OEM_TABLE_ID,
+            OEM_REVISION,
+        );
+        rsdt.append_slice(tables.map(u32::to_le_bytes).as_flattened());
+        let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+        for table in tables {
             xsdt.add_entry(table.into());
-            let offset = XSDT_ENTRIES + 8 * number;
-            pointers.push(Field { offset, len: 8 });
         }
-        let xsdt = blob.append_with_pointers(&xsdt, &pointers);
-        (blob, xsdt)
+        let roots = Roots {
+            rsdt: blob.append_with_pointers(&rsdt, &pointers(4)),
+            xsdt: blob.append_with_pointers(&xsdt, &pointers(8)),
+        };
+        (blob, roots)
     }
 
     /// Appends a table; returns its guest physical address.
@@ -155,8 +194,8 @@ const FADT_POINTERS: [Field; 3] = [
         len: 8,
     },
 ];
-/// Where the XSDT's entries begin.
-const XSDT_ENTRIES: usize = 36;
+/// Where the entries of the RSDT and the XSDT begin.
+const ENTRIES: usize = 36;
 
 /// `value` in a field of a table. What stands in tables is this crate's own and fits.
 fn narrow<T: TryFrom<u64>>(value: u64) -> T {

@@ -3,7 +3,7 @@
 //! A script says what firmware has to do (QEMU's `hw/acpi/bios-linker-loader`, SeaBIOS's
 //! `romfile_loader`): load a file, add its address to a field, put a checksum right.
 
-use super::{Blob, Field, narrow, rsdp};
+use super::{Blob, Field, RSDP_CHECKSUMS, RSDP_RSDT, RSDP_XSDT, narrow, rsdp};
 
 const SCRIPT: &str = "etc/table-loader";
 const RSDP: &str = "etc/acpi/rsdp";
@@ -11,26 +11,22 @@ const TABLES: &str = "etc/acpi/tables";
 
 /// Offset of the checksum in every table but the RSDP and the FACS.
 const CHECKSUM: usize = 9;
-/// The RSDP's pointer to the XSDT.
-const RSDP_XSDT: Field = Field { offset: 24, len: 8 };
-/// The RSDP's two checksums: offset, and how many bytes from the start it covers (ACPI 6.5,
-/// 5.2.5.3).
-const RSDP_CHECKSUMS: [(usize, usize); 2] = [(8, 20), (32, 36)];
-
 /// Files with their names, for a machine with `cpus` CPUs (1 to 255).
 ///
 /// # Panics
 /// If there is no CPU: the machine's own mistake.
 pub fn files(cpus: u8) -> [(&'static str, Vec<u8>); 3] {
-    let (mut blob, xsdt) = Blob::build(cpus, 0);
-    let mut rsdp = rsdp(xsdt);
+    let (mut blob, roots) = Blob::build(cpus, 0);
+    let mut rsdp = rsdp(roots);
     let mut script = Script::default();
     script.load(TABLES, narrow(Blob::ALIGN as u64), Zone::High);
     script.load(RSDP, 16, Zone::FSegment);
     for &field in &blob.pointers {
         script.add_pointer(TABLES, field);
     }
-    script.add_pointer(RSDP, RSDP_XSDT);
+    for field in [RSDP_RSDT, RSDP_XSDT] {
+        script.add_pointer(RSDP, field);
+    }
     for table in &blob.pointing {
         // Some firmware sums up the old checksum as well.
         let checksum = table.start + CHECKSUM;

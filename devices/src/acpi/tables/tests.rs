@@ -46,6 +46,15 @@ fn every_table_is_reachable_and_its_checksum_is_right() {
     let xsdt = tables.at(u64_at(&tables.bytes, 24));
     assert!(xsdt.starts_with(b"XSDT"));
     assert_eq!(sum(xsdt), 0);
+    // GRUB, which looks there for how to power off, knows nothing of the XSDT.
+    let rsdt = tables.at(u32_at(&tables.bytes, 16).into());
+    assert!(rsdt.starts_with(b"RSDT"));
+    assert_eq!(sum(rsdt), 0);
+    let short = rsdt[36..]
+        .chunks_exact(4)
+        .map(|entry| u64::from(u32_at(entry, 0)));
+    let long = xsdt[36..].chunks_exact(8).map(|entry| u64_at(entry, 0));
+    assert!(short.eq(long));
     let (fadt, madt) = (tables.find(b"FACP"), tables.find(b"APIC"));
     assert_eq!((sum(fadt), sum(madt)), (0, 0));
     let dsdt = tables.at(u32_at(fadt, 40).into());

@@ -56,8 +56,8 @@ fn carry_out(files: [(&'static str, Vec<u8>); 3]) -> HashMap<String, Vec<u8>> {
 fn firmware_gets_the_tables_as_they_would_be_built_for_their_address() {
     for cpus in [1, 8, 254] {
         let loaded = carry_out(files(cpus));
-        let (expected, xsdt) = Blob::build(cpus, HIGH);
+        let (expected, roots) = Blob::build(cpus, HIGH);
         assert!(loaded[TABLES] == expected.bytes, "{cpus} CPUs");
-        assert!(loaded[RSDP] == rsdp(xsdt), "{cpus} CPUs");
+        assert!(loaded[RSDP] == rsdp(roots), "{cpus} CPUs");
     }
 }

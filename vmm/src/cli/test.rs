@@ -30,8 +30,8 @@ pub struct TestArgs {
     /// A disk, as key=value,... ('strata run --help' lists the keys); may be given several times.
     #[arg(long = "disk", value_name = "KEY=VALUE,...", value_parser = disk::parser())]
     pub disks: Vec<DiskOption>,
-    /// The disk whose file system is the command's root, as key=value,... It comes before the
-    /// others.
+    /// The disk whose file system is the command's root, or the first of whose partitions that has
+    /// an /etc, as key=value,... It comes before the others.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = disk::parser_of_file())]
     pub root: Option<DiskOption>,
     /// Disks whose changes are thrown away.

@@ -238,8 +238,8 @@ fn starts_warm(fixture: &mut Fixture) -> Outcome<()> {
     Ok(())
 }
 
-/// A monitor resets a guest that has suspended to memory. What a guest asks for that has asked for a
-/// reset before is forgotten: it would not wake up from that.
+/// A monitor resets a guest that has suspended to memory. A guest that asks for a reset and then to
+/// be suspended is not: it would not wake up from that.
 fn reset_while_suspended(fixture: &mut Fixture) -> Outcome<()> {
     let kernel = fixture.images.join("kernels/multiboot");
     let mut machine = Machine::start_kernel(fixture, "suspended", &kernel, "suspend")?;

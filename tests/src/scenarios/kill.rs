@@ -12,10 +12,17 @@ use std::time::Duration;
 /// Runs it.
 pub fn test(fixture: &mut Fixture) -> Outcome<()> {
     let mut disks = Disks::create(fixture, "qcow2")?;
+    disks.virtio_options = ",cache=none,aio=io_uring";
     let mut history = History::default();
 
-    fixture.say("boot", "virtio0 = A, ide0-hd0 = old-path/disk.img");
+    let what = "virtio0 = A by io_uring past the page cache, ide0-hd0 = old-path/disk.img";
+    fixture.say("boot", what);
     let mut machine = disks.start_writing(fixture, "first", fixture.seed, &history)?;
+    let errors = fixture.logs.join("first.stderr");
+    let errors = std::fs::read_to_string(&errors).context(errors.display())?;
+    ensure(!errors.contains("io_uring"), || {
+        format!("there is no ring here: {errors}")
+    })?;
     let layers = layers::make_chain(fixture, &mut machine, &disks.virtio.0)?;
     let [a, _, _, d] = layers.each_ref().map(|path| path.as_path());
     let reached = merge_until_random_moment(fixture, &mut machine)?;

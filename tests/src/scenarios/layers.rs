@@ -57,6 +57,8 @@ impl History {
 pub struct Disks {
     /// `virtio0`.
     pub virtio: (PathBuf, &'static str),
+    /// More options of its `--disk`, each after a comma.
+    pub virtio_options: &'static str,
     /// `ide0-hd0`.
     pub ide: (PathBuf, &'static str),
     /// More words for the guest's kernel.
@@ -82,6 +84,7 @@ impl Disks {
         Tool::QemuImg.create(&ide, "raw", "128M")?;
         Ok(Disks {
             virtio: (virtio, virtio_format),
+            virtio_options: "",
             ide: (ide, "raw"),
             kernel: Vec::new(),
             options: Vec::new(),
@@ -95,7 +98,8 @@ impl Disks {
         };
         workload.push("disks=vda,sda".to_owned());
         workload.extend(history.word());
-        let disks = vec![disk(&self.virtio, "virtio"), disk(&self.ide, "ide")];
+        let virtio = disk(&self.virtio, "virtio") + self.virtio_options;
+        let disks = vec![virtio, disk(&self.ide, "ide")];
         Boot {
             disks,
             workload,

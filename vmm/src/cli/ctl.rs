@@ -68,7 +68,8 @@ pub enum Verb {
     Jobs,
     /// Show whether the guest runs, the disks and the jobs.
     Status,
-    /// Draw the layers of a disk, or of all: what each holds, what it would free, where its data is.
+    /// Draw the layers of a disk, or of all: what each holds, what it would free, where its data
+    /// is.
     Chain {
         /// The disk, as 'status' lists it [default: all].
         disk: Option<String>,
@@ -102,13 +103,15 @@ pub struct SnapshotArgs {
 /// `strata ctl SOCKET merge`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  strata ctl /tmp/qmp merge virtio0 --base base.qcow2 --speed 50M\n\n\
+    after_help = "Examples:\n  strata ctl /tmp/qmp merge virtio0 --base base.qcow2 --speed 50M\n  \
+                  strata ctl /tmp/qmp merge virtio0 virtio1\n\n\
                   The guest goes on meanwhile. The files that were merged are not needed any more afterwards, and not deleted.\n\
                   Ctrl-C ends the waiting, not the job."
 )]
 pub struct MergeArgs {
-    /// The disk, as 'status' lists it.
-    pub disk: String,
+    /// The disk, as 'status' lists it. Several are merged as one: none of them if one fails.
+    #[arg(value_name = "DISK", required = true)]
+    pub disks: Vec<String>,
     /// The layer that stays below, by its file's name or its node name [default: none stays].
     #[arg(long, value_name = "FILE")]
     pub base: Option<String>,

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use super::{client::number, error::CtlError, print};
@@ -82,16 +82,16 @@ pub(super) enum Progress {
 }
 
 impl Progress {
-    /// Begins to show that of a job, such as `root: merging`.
+    /// Begins to show that of a job, such as `root: merging`, among the bars of others.
     ///
     /// # Errors
     /// Standard output is gone.
-    pub fn start(subject: String, json: bool) -> Result<Self, CtlError> {
+    pub fn start(subject: String, json: bool, bars: &MultiProgress) -> Result<Self, CtlError> {
         if json {
             return Ok(Self::Silent);
         }
         if std::io::stdout().is_terminal() {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+            let bar = bars.add(ProgressBar::no_length());
             // The template is known to be right.
             let style = ProgressStyle::with_template("{prefix} [{wide_bar}] {msg}");
             bar.set_style(

@@ -243,3 +243,34 @@ fn a_chain_is_drawn_with_what_each_layer_holds() {
         "strata: no disk is called 'nosuch': there is 'root'"
     );
 }
+
+#[test]
+fn several_disks_are_merged_as_one() {
+    let mut serve = start();
+    let more = serve.path("more.qcow2");
+    qemu_img(&["create", "-q", "-f", "qcow2", &more, "64M"]);
+    let second = "file=more.qcow2,format=qcow2,id=data";
+    serve.ctl_done(&["hmp", "quit"]);
+    serve.wait();
+    let serve = serve.otherwise(&["--disk", DISK, "--disk", second, "--qmp", "unix:qmp"]);
+    serve.ctl_done(&["snapshot", "root", "b.qcow2"]);
+    serve.ctl_done(&["snapshot", "data", "c.qcow2"]);
+    let twice = line(&serve, &["merge", "root", "data", "root"]);
+    assert_eq!(twice, "strata: 'root' is named twice");
+    let merged = serve.ctl_done(&["merge", "root", "data"]);
+    assert!(
+        merged.starts_with("root: merging\ndata: merging\n"),
+        "{merged}"
+    );
+    for disk in ["root", "data"] {
+        assert!(
+            merged.contains(&format!("\n{disk}: merged in ")),
+            "{merged}"
+        );
+    }
+    let status = serve.ctl_done(&["status"]);
+    for disk in ["root", "data"] {
+        let alone = format!("\n{disk}  64 MiB       1  ");
+        assert!(status.contains(&alone), "{status}");
+    }
+}

@@ -44,6 +44,7 @@ use std::rc::Rc;
 pub use admin::{
     amend::{Amend, amend},
     create::{CreateOptions, Preallocation, create},
+    empty::DroppedTables,
     measure::{Measured, measure},
     open::{Damaged, OpenOptions},
     snapshot::Snapshot,

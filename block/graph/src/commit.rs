@@ -14,7 +14,7 @@ use strata_exec::{
 use strata_format::extent::ExtentKind;
 use strata_storage::error::{Error, IoResult, Result};
 
-use crate::Node;
+use crate::{Dropped, Node};
 
 /// Bytes that are copied at once.
 const CHUNK: u64 = 1 << 20;
@@ -111,12 +111,27 @@ async fn step(top: &Rc<Node>, base: &Rc<Node>, offset: u64, buffer: &SgList) -> 
 /// # Errors
 /// The host's error. What the top still holds is as it was.
 pub async fn make_empty(top: &Rc<Node>) -> Result<()> {
-    if top.backing().is_none() {
-        return Err(Error::Image {
-            file: top.path().to_owned(),
-            why: "has no backing file: nothing would be left".to_owned(),
-        });
-    }
+    check_backing(top)?;
     top.image().make_empty().await?;
     top.image().settle().await
+}
+
+/// As [`make_empty`], for a guest that waits: what was there may take its room still, until the
+/// caller has freed it ([`Image::free_dropped`](super::Image::free_dropped)).
+///
+/// # Errors
+/// As [`make_empty`].
+pub async fn drop_content(top: &Rc<Node>) -> Result<Dropped> {
+    check_backing(top)?;
+    Ok(top.image().drop_content().await?)
+}
+
+fn check_backing(top: &Node) -> Result<()> {
+    if top.backing().is_some() {
+        return Ok(());
+    }
+    Err(Error::Image {
+        file: top.path().to_owned(),
+        why: "has no backing file: nothing would be left".to_owned(),
+    })
 }

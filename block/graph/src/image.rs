@@ -11,7 +11,7 @@ use strata_format::{
     backing::Backing,
     bitmap::{Bitmaps, DirtyBitmap},
     check::{CheckReport, Repair},
-    qcow2::{Packed, Qcow2},
+    qcow2::{DroppedTables, Packed, Qcow2},
     qed::Qed,
 };
 use strata_storage::{
@@ -27,6 +27,9 @@ enum Driver {
     Qcow2(Box<Qcow2>),
     Qed(Box<Qed>),
 }
+
+/// What an image held before it was emptied, as far as that takes room still.
+pub struct Dropped(Option<DroppedTables>);
 
 /// A file in its format: what is checked, resized, locked, closed. Requests go to the
 /// [`Node`](super::Node) that stands for it.
@@ -210,6 +213,32 @@ impl Image {
             }),
             Driver::Qcow2(image) => image.make_empty().await,
             Driver::Qed(image) => image.make_empty().await,
+        }
+    }
+
+    /// As [`Image::make_empty`], but what was there may take its room still, until
+    /// [`Image::free_dropped`] has freed it. Takes no longer than the image's first table is long.
+    ///
+    /// # Errors
+    /// As [`Image::make_empty`].
+    pub(crate) async fn drop_content(&self) -> IoResult<Dropped> {
+        match &self.driver {
+            Driver::Qcow2(image) => Ok(Dropped(Some(image.drop_all_tables().await?))),
+            Driver::Raw(_) | Driver::Qed(_) => {
+                self.make_empty().await?;
+                Ok(Dropped(None))
+            }
+        }
+    }
+
+    /// Frees what the image held. Nothing else uses it meanwhile.
+    ///
+    /// # Errors
+    /// An I/O error, or corrupt tables: room is lost then.
+    pub async fn free_dropped(&self, dropped: Dropped) -> IoResult<()> {
+        match (&self.driver, dropped.0) {
+            (Driver::Qcow2(image), Some(tables)) => image.free_dropped(tables).await,
+            _ => Ok(()),
         }
     }
 

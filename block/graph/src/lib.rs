@@ -50,7 +50,7 @@ pub use guest_disk::{
     DetectZeroes, DiskOptions, ErrorAction, FailedRequest, FailureSink, GuestDisk, IoStatus,
 };
 pub use hold::{Busy, Hold, Purpose};
-pub use image::Image;
+pub use image::{Dropped, Image};
 pub use kept::Kept;
 pub use layer_disk::LayerDisk;
 pub use mirror::{CopyError, Mirror};

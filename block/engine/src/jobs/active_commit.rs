@@ -12,7 +12,8 @@ use std::{ops::Range, rc::Rc};
 use strata_exec::mem::SgList;
 use strata_format::backing::Backing;
 use strata_graph::{
-    Edit, EditError, GuestDisk, Hold, Mirror, Name, Node, check_leads_to, commit::make_empty,
+    Edit, EditError, GuestDisk, Hold, Mirror, Name, Node, check_leads_to,
+    commit::{drop_content, make_empty},
 };
 use strata_storage::{
     Files,
@@ -175,9 +176,13 @@ impl ActiveCommit {
         // Others may be at the files meanwhile.
         self.check_base(job.disk())?;
         self.top.record_all().await?;
-        make_empty(&self.top).await?;
+        let dropped = drop_content(&self.top).await?;
         drained.apply().map_err(|error| self.refused(error))?;
         job.disk().set_mirror(None);
+        // The guest goes on meanwhile, and nothing is lost but room.
+        if let Err(error) = self.top.image().free_dropped(dropped).await {
+            tracing::warn!(%error, "a layer that was committed keeps room that it does not need");
+        }
         layers::close([self.top.clone()], "committed").await;
         Ok(())
     }

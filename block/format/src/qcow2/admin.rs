@@ -9,7 +9,7 @@ pub(in crate::qcow2) mod check;
 mod close;
 mod copied;
 pub(in crate::qcow2) mod create;
-mod empty;
+pub(in crate::qcow2) mod empty;
 mod info;
 pub(in crate::qcow2) mod measure;
 pub(in crate::qcow2) mod open;

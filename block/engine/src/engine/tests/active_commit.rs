@@ -184,6 +184,34 @@ fn what_the_guest_does_meanwhile_reaches_the_base() {
 }
 
 #[test]
+fn a_top_with_a_data_file_is_emptied() {
+    let bench = Bench::new();
+    bench.create("A");
+    let options = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "A"];
+    let data = format!("data_file={}", bench.path("data").display());
+    let created = std::process::Command::new("qemu-img")
+        .args(options)
+        .args(["-o", &data, "B", "4M"])
+        .current_dir(bench.directory.path())
+        .status();
+    assert!(created.unwrap().success());
+    let top = bench.path("B");
+    let disk = bench.open("virtio0", &top, Some(Format::Qcow2)).unwrap();
+    bench.write(&disk, 1 << 20, vec![3; 1 << 20]).unwrap();
+    let expected = bench.read(&disk, 0, 4 << 20);
+    bench.commit_top(None, 0);
+    bench.until(ready);
+    bench.complete();
+    bench.until(completed);
+    drop(disk);
+    assert!(bench.engine.shut_down().is_empty());
+    for name in ["A", "B"] {
+        qemu_img(&["check"], &bench.path(name));
+        assert!(bytes_of(&bench, name) == expected, "{name}");
+    }
+}
+
+#[test]
 fn a_cancelled_one_leaves_the_chain_at_any_time() {
     for when_ready in [false, true] {
         let bench = Bench::new();

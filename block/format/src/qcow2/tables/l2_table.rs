@@ -130,6 +130,13 @@ impl Tables {
         }
     }
 
+    /// Takes an L2 table out of L1. Nothing that it names is freed.
+    pub async fn clear_l1_entry(&self, index: usize, table: TableRef) {
+        let _linking = self.exclude_linking().await;
+        self.l1.set(index, 0);
+        self.retire(table.host);
+    }
+
     /// Takes an L2 table out of L1. What it names has one reference less then, also where snapshots
     /// share the table.
     pub async fn drop_table(&self, index: usize, table: TableRef) -> IoResult<()> {

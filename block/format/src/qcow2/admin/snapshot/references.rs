@@ -59,6 +59,10 @@ impl Qcow2 {
     pub(super) fn references(&self, table: &Table) -> Vec<HostRun> {
         let g = &self.geometry;
         let mut runs = vec![HostRun::one(table.host)];
+        if g.external_data {
+            // What lies in the data file is not counted.
+            return runs;
+        }
         for entry in &table.entries {
             match *entry {
                 Entry::Plain {
@@ -138,7 +142,7 @@ impl Qcow2 {
     }
 
     /// Frees all that an L1 table leads to, which the header no longer names.
-    pub(super) async fn free_references(&self, l1: &[u64]) -> IoResult<()> {
+    pub(in crate::qcow2) async fn free_references(&self, l1: &[u64]) -> IoResult<()> {
         let mut tables = 0;
         for &raw in l1 {
             let Some(table) = self.read_table(raw).await? else {

@@ -303,6 +303,7 @@ fn work(task: &Task) {
         writes_journal: true,
         changed_below: Rc::default(),
         old_top,
+        live: Rc::default(),
         stop: Rc::default(),
     };
     engine.exec().block_on(async move { operator.work().await });

@@ -1,6 +1,7 @@
 //! Whoever sits at the monitor: snapshots, merges, other sizes, and changes of mind.
 
 mod commit;
+mod internal;
 mod meddle;
 
 use std::{
@@ -21,6 +22,7 @@ use strata_graph::{Format, GuestDisk, Node};
 use strata_storage::SimDirectory;
 
 pub use commit::OldTop;
+pub use internal::{Live, LiveSnapshots};
 
 use super::{
     guest::Allowed,
@@ -59,6 +61,8 @@ pub struct Operator {
     pub changed_below: Rc<RefCell<Vec<PathBuf>>>,
     /// The top that the disk had before it was committed.
     pub old_top: OldTop,
+    /// Internal snapshots that were made in this run.
+    pub live: LiveSnapshots,
     /// No more new work.
     pub stop: Rc<Cell<bool>>,
 }
@@ -75,7 +79,8 @@ impl Operator {
             }
             match self.job().await {
                 Some(job) => self.bother(&job).await,
-                None => match self.below(8) {
+                None => match self.below(9) {
+                    8 => self.keep_or_give_up().await,
                     0 | 1 => self.snapshot().await,
                     2 | 3 => self.resize().await,
                     4 | 5 => self.commit().await,
@@ -193,15 +198,24 @@ impl Operator {
         sectors * SECTOR
     }
 
-    /// Starts a merge onto one of the layers below, or onto nothing.
+    /// Starts a merge onto one of the layers below, or onto nothing; now and then into a layer that
+    /// is not the top.
     pub async fn stream(&self) {
         let disk = self.engine.find_disk(DISK).unwrap();
-        let below: Vec<_> = disk.root().chain().skip(1).collect();
+        let mut layers: Vec<_> = disk.root().chain().collect();
+        if layers.len() > 2 && self.below(3) == 0 {
+            layers.drain(..1 + self.below(layers.len() as u64 - 2) as usize);
+        }
+        let below = &layers[1..];
         if below.is_empty() {
             return;
         }
         let base = below.get(self.below(below.len() as u64 + 2) as usize);
-        self.must(self.merge_onto(base)).await;
+        let mut cmd = self.merge_onto(base);
+        if let Cmd::BlockStream(stream) = &mut cmd {
+            layers[0].name().clone_into(&mut stream.device);
+        }
+        self.must(cmd).await;
     }
 
     fn merge_onto(&self, base: Option<&Rc<Node>>) -> Cmd {

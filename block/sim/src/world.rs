@@ -32,7 +32,7 @@ use strata_storage::{Files, SimDirectory};
 use super::{
     guest::Allowed,
     model::{Kind, Model, pattern},
-    operator::{DISK, OldTop, Operator},
+    operator::{DISK, LiveSnapshots, OldTop, Operator},
     oracle::{self, Chain, Contents},
     plan::{Layer, Open, Plan, Random},
 };
@@ -44,6 +44,8 @@ pub struct World {
     files: Contents,
     /// The layers, as they are when nothing runs.
     chain: Chain,
+    /// Internal snapshots that were made while guests were at work, until they are looked at.
+    live: LiveSnapshots,
     /// The internal snapshots of images.
     snapshots: BTreeMap<PathBuf, Vec<Kept>>,
     /// The dirty bitmaps of images.
@@ -91,6 +93,7 @@ impl World {
         let mut world = Self {
             files: Contents::new(),
             chain: Chain(Vec::new()),
+            live: Rc::default(),
             snapshots: BTreeMap::new(),
             bitmaps: BTreeMap::new(),
             changed_below: Rc::default(),
@@ -238,6 +241,7 @@ impl World {
             writes_journal: false,
             changed_below: self.changed_below.clone(),
             old_top: self.old_top.clone(),
+            live: self.live.clone(),
             stop: Rc::default(),
         });
         self.running = Some(Running {

@@ -7,12 +7,16 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use strata_format::{check::Repair, qcow2::Qcow2};
+use strata_format::{
+    check::Repair,
+    qcow2::{Qcow2, Snapshot},
+};
 use strata_graph::{Format, Node, chain::ImageOptions};
 use strata_storage::error::{Error, Result};
 
 use super::{World, offline::Offline, run::check_refuses};
 use crate::{
+    operator::Live,
     oracle::{self, Chain, Contents},
     plan::data_path,
 };
@@ -26,6 +30,8 @@ pub(super) struct Kept {
     name: String,
     /// What the layer held by itself, with zeros where it held nothing.
     content: Vec<u8>,
+    /// Bytes of the disk.
+    size: usize,
     /// It is there for certain; otherwise it was being made or deleted.
     certain: bool,
 }
@@ -80,9 +86,11 @@ impl World {
     fn create(&mut self, layer: usize, path: PathBuf) {
         let before = self.read_at_rest();
         let name = format!("snapshot {}", self.random.next());
+        let content = self.layer_alone(layer, None);
         let kept = Kept {
             name: name.clone(),
-            content: self.layer_alone(layer, None),
+            size: content.len(),
+            content,
             certain: false,
         };
         self.snapshots.entry(path.clone()).or_default().push(kept);
@@ -125,7 +133,7 @@ impl World {
         let all = &self.snapshots[path];
         let which = self.random.below(all.len() as u64) as usize;
         let name = all[which].name.clone();
-        let size = all[which].content.len();
+        let size = all[which].size;
         let mut after = if self.chain.0.len() == 1 {
             all[which].content.clone()
         } else {
@@ -274,8 +282,9 @@ impl World {
         offline.read_all(&top)
     }
 
-    /// Every snapshot of every layer is as it was when it was made.
+    /// Every snapshot of every layer is as it was when it was made, or first looked at.
     pub(super) fn check_snapshots(&mut self) {
+        self.look_at_live();
         for layer in 0..self.chain.0.len() {
             self.check_snapshots_of(layer);
             let path = &self.chain.0[layer].0;
@@ -284,6 +293,36 @@ impl World {
                     oracle::check_snapshot_with_qemu(&self.files[path], name, content);
                 }
             }
+        }
+    }
+
+    /// Notes what those keep that were made while guests were at work.
+    fn look_at_live(&mut self) {
+        for live in self.live.take() {
+            let Live {
+                path,
+                name,
+                certain,
+            } = live;
+            let found = self.chain.0.iter().position(|(layer, _)| *layer == path);
+            let Some(layer) = found else {
+                continue;
+            };
+            let mut listed = self.list(layer).into_iter();
+            let Some(found) = listed.find(|listed| listed.name == name) else {
+                assert!(!certain, "{}: '{name}' is gone", path.display());
+                continue;
+            };
+            // As much of it as the disk has now.
+            let mut content = self.layer_alone(layer, Some(&name));
+            let size = usize::try_from(found.disk_size.unwrap()).unwrap();
+            content.truncate(size);
+            self.snapshots.entry(path).or_default().push(Kept {
+                name,
+                content,
+                size,
+                certain: true,
+            });
         }
     }
 
@@ -313,14 +352,15 @@ impl World {
     }
 
     fn names_in(&mut self, layer: usize) -> Vec<String> {
+        let listed = self.list(layer).into_iter();
+        listed.map(|snapshot| snapshot.name).collect()
+    }
+
+    fn list(&mut self, layer: usize) -> Vec<Snapshot> {
         let offline = self.offline();
         let node = offline.open_layer(self, layer, true);
         let list = async move { node.image().as_qcow2().unwrap().snapshots().await.unwrap() };
-        let snapshots = offline.exec.block_on(list);
-        snapshots
-            .into_iter()
-            .map(|snapshot| snapshot.name)
-            .collect()
+        offline.exec.block_on(list)
     }
 }
 

@@ -31,9 +31,10 @@ const BLOCK: u64 = 4096;
 const SECTOR: usize = 512;
 
 /// Keeps writes through the page cache apart from those past it. The kernel drops the page cache's
-/// copy of what is written past it. If that was changed while the write was under way (and a copy may
-/// be of many blocks) it cannot, and calls that a write that it has lost: the next fdatasync fails. It
-/// keeps the two apart itself only as long as a call lasts, not while a ring's write is under way.
+/// copy of what is written past it. If that was changed while the write was under way (and a copy
+/// may be of many blocks) it cannot, and calls that a write that it has lost: the next fdatasync
+/// fails. It keeps the two apart itself only as long as a call lasts, not while a ring's write is
+/// under way.
 pub(super) struct Turns(Budget);
 
 /// Held while something is written; the next ones get their turn when it is dropped.

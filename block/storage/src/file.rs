@@ -101,9 +101,9 @@ struct Handles {
 }
 
 impl Handles {
-    /// The one of the open files that holds the locks: that which the kernel may be writing to without
-    /// a thread of ours. So when this process dies the locks end after such a write, and nobody opens
-    /// the file before it.
+    /// The one of the open files that holds the locks: that which the kernel may be writing to
+    /// without a thread of ours. So when this process dies the locks end after such a write, and
+    /// nobody opens the file before it.
     fn locked(&self) -> &Arc<File> {
         self.direct.as_ref().unwrap_or(&self.file)
     }

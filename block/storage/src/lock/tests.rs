@@ -234,8 +234,8 @@ fn we_read_what_qemu_reads() {
     assert!(text(bench.writer()).contains("Failed to get \"write\" lock"));
 }
 
-/// The kernel keeps an open file on its way through a socket as it keeps one that it writes to for a
-/// process that has died: with its locks, and in no process.
+/// The kernel keeps an open file on its way through a socket as it keeps one that it writes to for
+/// a process that has died: with its locks, and in no process.
 #[test]
 fn what_only_the_kernel_holds_is_waited_for() {
     let bench = Bench::new();
@@ -251,7 +251,7 @@ fn what_only_the_kernel_holds_is_waited_for() {
     sendmsg(&near, &byte, &mut messages, SendFlags::empty()).unwrap();
     drop(file);
     let closer = thread::spawn(move || {
-        // Whoever opens has been refused by then.
+        // The other thread has been refused by then.
         thread::sleep(Duration::from_millis(300));
         drop((near, far));
     });

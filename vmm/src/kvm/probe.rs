@@ -55,7 +55,8 @@ pub enum Unusable {
     /// The other kind of KVM.
     #[error(
         "{DEVICE} cannot run user programs in a guest ({0}): this host emulates KVM without VT-x or \
-         SVM behind it; use a machine with hardware virtualisation, or the test host (ci/testhost)"
+         SVM behind it, or is overloaded; use a machine with hardware virtualisation, or the test \
+         host (ci/testhost)"
     )]
     NoUserMode(String),
 }

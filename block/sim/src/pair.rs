@@ -329,9 +329,9 @@ impl Pair {
         self.stop();
     }
 
-    /// Merges layers of both disks as one while guests are at work, and cuts the power. What is left
-    /// is gone on with, and then both are merged or none is. With `trouble` files fail meanwhile:
-    /// then no more is said than that nothing is lost.
+    /// Merges layers of both disks as one while guests are at work, and cuts the power. What is
+    /// left is gone on with, and then both are merged or none is. With `trouble` files fail
+    /// meanwhile: then no more is said than that nothing is lost.
     pub fn merge_as_one(&mut self, trouble: bool) {
         self.start_recorded();
         let before = self.depths();

@@ -1,5 +1,5 @@
-//! Step 7 of the main job: SIGKILL loses nothing that was flushed, and a merge can be started
-//! again.
+//! Step 7 of the main job: SIGKILL loses nothing that was flushed, and a merge goes on in the next
+//! process, or can be started again.
 
 use super::layers::{self, Disks, History, Merge, Progress};
 use crate::error::{Context, Outcome, ensure};
@@ -13,6 +13,9 @@ use std::time::Duration;
 pub fn test(fixture: &mut Fixture) -> Outcome<()> {
     let mut disks = Disks::create(fixture, "qcow2")?;
     disks.virtio_options = ",cache=none,aio=io_uring";
+    let state = fixture.dir.join("state");
+    std::fs::create_dir(&state).context(state.display())?;
+    disks.options = vec!["--state-dir".to_owned(), state.display().to_string()];
     let mut history = History::default();
 
     let what = "virtio0 = A by io_uring past the page cache, ide0-hd0 = old-path/disk.img";
@@ -43,6 +46,7 @@ pub fn test(fixture: &mut Fixture) -> Outcome<()> {
     fixture.say("boot", "again: verify, write on, merge again");
     let mut machine = disks.start_writing(fixture, "second", fixture.seed + 1, &history)?;
     found(fixture, "first kill", machine.serial.verified)?;
+    go_on(fixture, &mut machine, reached)?;
     layers::work_quietly(&mut machine, Duration::from_secs(3))?;
     let merge = Merge::start(&mut machine, "virtio0", Some("A"))?;
     merge.release(&mut machine)?;
@@ -75,6 +79,33 @@ fn merge_until_random_moment(fixture: &Fixture, machine: &mut Machine) -> Outcom
         Ok(now.done * 100 >= now.total * percent)
     })?;
     reached.context("a merge without progress")
+}
+
+/// The merge of the process that was killed is there, goes on from where it was, and is cancelled.
+fn go_on(fixture: &mut Fixture, machine: &mut Machine, reached: Progress) -> Outcome<()> {
+    let shown = machine.hmp.run("info block-jobs")?;
+    ensure(shown.contains("Streaming device virtio0"), || {
+        format!("the merge is not there any more: {shown}")
+    })?;
+    let speed = layers::WATCHED_SPEED;
+    for command in [
+        &format!("block_job_set_speed virtio0 {speed}"),
+        "block_job_resume virtio0",
+    ] {
+        machine.hmp.run(command)?;
+    }
+    machine.wait("merge to go on", 120, |machine| {
+        let now = layers::progress(machine, "virtio0")?;
+        let now = now.context("the merge ended before it was cancelled")?;
+        Ok(now.done > reached.done)
+    })?;
+    machine.hmp.run("block_job_cancel -f virtio0")?;
+    machine.wait("merge to end", 120, |machine| {
+        Ok(layers::progress(machine, "virtio0")?.is_none())
+    })?;
+    let at = layers::mib(reached.done);
+    fixture.verified("merge of the killed process", format!("went on after {at}"));
+    Ok(())
 }
 
 fn look(fixture: &mut Fixture, when: &str, images: &[&Path]) -> Outcome<()> {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// How much the guest has to write into a layer before the next thing happens.
 pub const LAYER_BYTES: u64 = 12 << 20;
 /// While a merge is being looked at, it is held down to so many bytes per second.
-const WATCHED_SPEED: &str = "4M";
+pub const WATCHED_SPEED: &str = "4M";
 const BOOT_SECONDS: u64 = 180;
 const JOB_TIMEOUT: Duration = Duration::from_secs(240);
 const POLL: Duration = Duration::from_millis(100);

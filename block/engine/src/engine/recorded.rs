@@ -21,8 +21,8 @@ enum Place {
 
 impl Engine {
     /// Records jobs in `directory` from now on, so that they outlive this process, and enters those
-    /// that an earlier one has left there: paused, unless they are to go on (`resume`). Called once,
-    /// when the disks are open, before anything else happens. Blocks.
+    /// that an earlier one has left there: paused, unless they are to go on (`resume`). Called
+    /// once, when the disks are open, before anything else happens. Blocks.
     ///
     /// Returns a line for each record that cannot be gone on with.
     ///

@@ -11,8 +11,8 @@ use strata_storage::error::{Error, IoError, IoResult};
 use super::{Job, Jobs, group::Stage};
 use crate::api::{Event, JobStatus};
 
-/// What one kind of job does. Each step is called at most once, but for [`Work::converge`]. Jobs of a
-/// group wait for each other before they settle, and after each step from there on.
+/// What one kind of job does. Each step is called at most once, but for [`Work::converge`]. Jobs of
+/// a group wait for each other before they settle, and after each step from there on.
 pub(crate) trait Work {
     /// Does the work, step by step with a [`Job::checkpoint`] between them. The graph stays as it
     /// is.

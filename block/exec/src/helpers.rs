@@ -184,7 +184,8 @@ impl Waiting {
 }
 
 impl Calls {
-    /// The call that is to be carried out next, if a thread may begin one, and whether it is a job's.
+    /// The call that is to be carried out next, if a thread may begin one, and whether it is a
+    /// job's.
     fn next(&mut self) -> Option<(Work, bool)> {
         let may_help_job = self.jobs_under_way < THREADS_FOR_JOBS && !self.for_jobs.is_empty();
         let guests_first = !may_help_job || self.guests_in_a_row < GUEST_CALLS_PER_JOB_CALL;

@@ -1,4 +1,5 @@
-//! `blockdev-snapshot-sync`, `blockdev-snapshot`: an overlay on top of a disk, while its guest runs.
+//! `blockdev-snapshot-sync`, `blockdev-snapshot`: an overlay on top of a disk, while its guest
+//! runs.
 
 use std::{
     path::{Path, PathBuf, absolute},

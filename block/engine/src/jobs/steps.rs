@@ -112,8 +112,8 @@ pub(super) async fn take_all(job: &Job, steps: impl Steps, end: u64) -> IoResult
     take(job, steps, from..end, 0).await
 }
 
-/// Does all pieces of a part of the disk, of which it is known how much is to be copied. The job has
-/// looked at `done_before` bytes besides.
+/// Does all pieces of a part of the disk, of which it is known how much is to be copied. The job
+/// has looked at `done_before` bytes besides.
 ///
 /// # Errors
 /// As [`take_all`].

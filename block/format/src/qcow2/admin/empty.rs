@@ -37,8 +37,8 @@ impl Qcow2 {
         Ok(DroppedTables(l1))
     }
 
-    /// Frees what the tables lead to. L1 has been cleared on disk, so that none of it is in use when
-    /// it can be used again (rule W3). At last the file is cut. Nothing else uses the image
+    /// Frees what the tables lead to. L1 has been cleared on disk, so that none of it is in use
+    /// when it can be used again (rule W3). At last the file is cut. Nothing else uses the image
     /// meanwhile.
     ///
     /// # Errors

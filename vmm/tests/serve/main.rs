@@ -10,6 +10,7 @@ mod limit;
 #[path = "../../../block/storage/src/lossy.rs"]
 mod lossy;
 mod lossy_device;
+mod manager;
 mod nodes;
 mod process;
 mod sequences;

@@ -3,7 +3,7 @@
 //!
 //! `STRATA_SEED` is the first seed, `STRATA_SEQUENCES` how many there are.
 
-mod client;
+pub mod client;
 mod images;
 mod operations;
 

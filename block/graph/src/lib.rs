@@ -20,7 +20,7 @@ mod guest_disk;
 mod hold;
 mod image;
 mod index;
-pub mod inflight;
+mod inflight;
 mod kept;
 mod layer_disk;
 mod mirror;

@@ -1,5 +1,8 @@
 //! What all jobs share: state, progress, speed, pause, cancel, and the events that report it.
 
+mod info;
+mod recorded;
+
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
@@ -8,7 +11,7 @@ use std::{
 
 use strata_exec::{Executor, Queue, Rate, TaskGroup, sync::WaitQueue, yield_now};
 use strata_graph::{GuestDisk, IoStatus, Name};
-use strata_storage::error::{Error, IoError, IoResult};
+use strata_storage::error::{IoError, IoResult};
 
 use super::{
     group::{Membership, Stage},
@@ -16,9 +19,7 @@ use super::{
     progress::Progress,
     store::Journal,
 };
-use crate::api::{
-    BlockJobInfo, Cmd, Event, EventSink, JobEnd, JobInfo, JobPhase, JobStatus, JobType, OnError,
-};
+use crate::api::{Cmd, Event, EventSink, JobPhase, JobStatus, JobType, OnError};
 
 /// A waiting job looks up this often, to see a new speed, a cancel or what the guest has written.
 const LONGEST_NAP: Duration = Duration::from_millis(100);
@@ -239,63 +240,6 @@ impl Job {
     /// Bytes looked at so far.
     pub fn offset(&self) -> u64 {
         self.offset.get()
-    }
-
-    /// All before this byte has been done by an earlier process.
-    pub fn goes_on_from(&self) -> u64 {
-        self.from
-    }
-
-    /// An earlier process has begun it.
-    pub fn is_restored(&self) -> bool {
-        self.restored
-    }
-
-    /// Where it is recorded, if it is.
-    pub fn journal(&self) -> Option<&Journal> {
-        self.journal.as_ref()
-    }
-
-    /// Records how far the job has come, from time to time.
-    ///
-    /// # Errors
-    /// What it has written does not become durable.
-    pub(super) async fn note_progress(&self) -> IoResult<()> {
-        match &self.journal {
-            Some(journal) => journal.note_progress(self, false).await,
-            None => Ok(()),
-        }
-    }
-
-    /// The same, if another process may go on.
-    pub(super) async fn note_last_progress(&self) {
-        if let Some(journal) = self.journal.as_ref().filter(|_| self.left.get()) {
-            // What was recorded before says less, and is right.
-            let _ = journal.note_progress(self, true).await;
-        }
-    }
-
-    /// Records that all data is in place.
-    ///
-    /// # Errors
-    /// It is one of a group, and cannot be recorded: another process would not know what the
-    /// others have decided.
-    pub(super) async fn decide(&self) -> Result<(), Error> {
-        let Some(journal) = &self.journal else {
-            return Ok(());
-        };
-        match journal.decide(self).await {
-            Err(error) if self.options.group.is_some() => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// Records what has come of the job, unless another process may go on.
-    pub(super) async fn conclude(&self) {
-        let left = self.left.get() && self.error().is_some();
-        if let Some(journal) = self.journal.as_ref().filter(|_| !left) {
-            journal.conclude(self).await;
-        }
     }
 
     /// Bytes looked at so far.
@@ -593,57 +537,5 @@ impl Job {
         }
         self.fail(error.to_string());
         if ignore { Ok(false) } else { Err(error) }
-    }
-
-    fn group_id(&self) -> Option<String> {
-        let group = self.options.group.as_ref();
-        group.map(|group| group.group_id().to_owned())
-    }
-
-    /// The payload of the events that say how far the job has come.
-    pub fn end(&self) -> JobEnd {
-        JobEnd {
-            kind: self.options.kind,
-            device: self.id().to_owned(),
-            len: self.len.get(),
-            offset: self.offset.get(),
-            speed: self.rate.speed(),
-        }
-    }
-
-    /// The job's entry in `query-block-jobs`.
-    pub fn block_job_info(&self) -> BlockJobInfo {
-        BlockJobInfo {
-            kind: self.options.kind,
-            device: self.id().to_owned(),
-            len: self.len.get(),
-            offset: self.offset.get(),
-            busy: self.busy.get(),
-            paused: self.paused.get(),
-            speed: self.rate.speed(),
-            io_status: self.io_status.get().name().to_owned(),
-            ready: self.is_ready(),
-            status: self.status.get(),
-            auto_finalize: self.options.auto_finalize,
-            auto_dismiss: self.options.auto_dismiss,
-            group: self.group_id(),
-            actively_synced: self.synced.get(),
-            error: self.error(),
-            progress: Some(self.progress.describe()),
-        }
-    }
-
-    /// The job's entry in `query-jobs`.
-    pub fn job_info(&self) -> JobInfo {
-        JobInfo {
-            id: self.id().to_owned(),
-            kind: self.options.kind,
-            status: self.status.get(),
-            group: self.group_id(),
-            current_progress: self.offset.get(),
-            total_progress: self.len.get(),
-            error: self.error(),
-            progress: Some(self.progress.describe()),
-        }
     }
 }

@@ -71,6 +71,16 @@ const MOST: usize = 7;
 impl World {
     /// The layers of a disk, from the top down.
     pub fn layers(&mut self, which: usize) -> Vec<Layer> {
+        loop {
+            if let Some(layers) = self.layers_now(which) {
+                return layers;
+            }
+        }
+    }
+
+    /// The same; `None` if a job has ended between the two questions that this takes, and with it a
+    /// layer.
+    fn layers_now(&mut self, which: usize) -> Option<Vec<Layer>> {
         let disks = self.command("query-block", &json!({})).unwrap();
         let id = self.disks[which].id;
         let is_it = |disk: &&Value| disk["device"] == id;
@@ -82,7 +92,7 @@ impl World {
         let mut image = &disk["inserted"]["image"];
         while !image.is_null() {
             let is_it = |node: &&Value| node["file"] == image["filename"];
-            let node = nodes.as_array().unwrap().iter().find(is_it).unwrap();
+            let node = nodes.as_array().unwrap().iter().find(is_it)?;
             layers.push(Layer {
                 file: self.serve.path(&text(&image["filename"])),
                 node: text(&node["node-name"]),
@@ -90,7 +100,7 @@ impl World {
             });
             image = &image["backing-image"];
         }
-        layers
+        Some(layers)
     }
 
     /// One operation on one disk, or on both. It may be refused: then nothing has changed.

@@ -5,6 +5,7 @@ use crate::fixture::Fixture;
 
 mod bad_input;
 mod boot;
+mod both_disks;
 mod command;
 mod commit;
 mod control;

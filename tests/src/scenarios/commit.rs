@@ -68,7 +68,7 @@ fn expect_top(machine: &mut Machine, top: &Path) -> Outcome<()> {
 }
 
 /// Waits until the guest says that it has gone on.
-fn report(machine: &mut Machine) -> Outcome<()> {
+pub fn report(machine: &mut Machine) -> Outcome<()> {
     machine.serial.update()?;
     let before = machine.serial.io.len();
     machine.wait_serial("a report", 60, |serial| serial.io.len() > before)

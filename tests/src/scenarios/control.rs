@@ -1,7 +1,8 @@
 //! The monitor at work on a running guest with two vCPUs: stop and go on, hold, pause and cancel a
-//! merge, wait for room, commit, refuse overlays that cannot be made, put up with rude clients, end
-//! by SIGTERM, reset.
+//! merge, wait for room, commit, merge both disks, refuse overlays that cannot be made, put up with
+//! rude clients, end by SIGTERM, reset.
 
+use super::both_disks;
 use super::commit;
 use super::layers::{self, Disks, History};
 use super::no_room;
@@ -35,6 +36,7 @@ pub fn test(fixture: &mut Fixture) -> Outcome<()> {
     hold_a_merge(fixture, &mut machine, &mut disks)?;
     no_room::test(fixture, &mut machine, &mut disks)?;
     commit::test(fixture, &mut machine, &mut disks)?;
+    both_disks::test(fixture, &mut machine, &mut disks)?;
 
     machine.terminate()?;
     machine.wait_success(60)?;

@@ -4,6 +4,7 @@
 //! other. A worker reads its piece, waits for its turn if the target is to be written in order, and
 //! writes what of it is not zeros ([`runs`]).
 
+mod early;
 mod offload;
 mod plan;
 mod runs;
@@ -25,6 +26,7 @@ use strata_format::qcow2::Packed;
 use strata_storage::error::{IoError, IoResult};
 
 use crate::Node;
+use early::EarlyWriteBack;
 use plan::{Kind, Piece, Plan};
 use runs::Run;
 
@@ -140,6 +142,7 @@ pub async fn copy(
 ) -> Result<(), CopyError> {
     let chunk = CHUNK.next_multiple_of(target.cluster_size());
     let plan = Plan::new(sources, &target, &options, chunk);
+    let early = EarlyWriteBack::new(exec, target.image().data_storage().clone());
     let copy = Rc::new(Copy {
         plan,
         planning: Lock::default(),
@@ -148,6 +151,7 @@ pub async fn copy(
         turn: Turn::default(),
         failure: RefCell::default(),
         done: Cell::new(0),
+        early,
         offload: Cell::new(options.offload && !options.compress),
         limit: SpeedLimit::new(exec, options.speed),
         report: Box::new(report),
@@ -168,6 +172,7 @@ pub async fn copy(
     for worker in workers {
         worker.await;
     }
+    copy.early.end().await;
     let failure = copy.failure.borrow_mut().take();
     failure.map_or(Ok(()), Err)
 }
@@ -181,6 +186,7 @@ struct Copy {
     turn: Turn,
     failure: RefCell<Option<CopyError>>,
     done: Cell<u64>,
+    early: EarlyWriteBack,
     /// Whether the host is still asked to copy.
     offload: Cell<bool>,
     limit: SpeedLimit,
@@ -222,6 +228,9 @@ impl Copy {
             self.write(&piece, content, &mut buffer).await?;
             self.turn.next.set(number + 1);
             self.turn.changed.wake_all();
+            if piece.kind == Kind::Data {
+                self.early.wrote(piece.len);
+            }
             self.finished(piece.len);
             self.limit.pass(piece.len).await;
         }

@@ -346,6 +346,14 @@ impl FileStorage {
         let _ = self.lost.note(&self.path, result);
     }
 
+    /// As [`FileStorage::write_back`], but for what is written now only.
+    pub(super) async fn start_write_back(&self) {
+        let file = self.file();
+        let start = move || vectored::start_write_back(&file);
+        let result = self.helpers.run(start).await;
+        let _ = self.lost.note(&self.path, result);
+    }
+
     /// What the host has met so far of its own accord.
     fn look_for_losses(&self) -> IoResult<()> {
         let result = self.watch().map_or(Ok(()), |watch| watch.ask());

@@ -264,6 +264,18 @@ impl Storage {
         }
     }
 
+    /// Has the host begin to bring what has been written to disk, and waits for nothing of that:
+    /// keeps the next [`Storage::flush`] short. Makes nothing durable. If something is lost, the
+    /// next flush fails.
+    pub async fn start_write_back(&self) {
+        match self {
+            Self::File(file) => file.start_write_back().await,
+            Self::Nbd(_) => {}
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => {}
+        }
+    }
+
     /// Cuts or grows (with zeros) the file to `len` bytes.
     ///
     /// # Errors

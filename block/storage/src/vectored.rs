@@ -116,6 +116,14 @@ pub(super) fn write_back(file: &File) -> io::Result<()> {
     sync_range(file, 0, 0, flags)
 }
 
+/// Starts a write-back of everything that is dirty now, and waits for none.
+///
+/// # Errors
+/// It could not be started. The next fdatasync reports that, too: only who waits takes an error.
+pub(super) fn start_write_back(file: &File) -> io::Result<()> {
+    sync_range(file, 0, 0, libc::SYNC_FILE_RANGE_WRITE)
+}
+
 /// Whether write-back of the file has failed since the last call for this open file. Does not wait.
 ///
 /// # Errors

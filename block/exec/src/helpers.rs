@@ -21,7 +21,7 @@ const THREADS_FOR_JOBS: usize = 6;
 
 /// Calls for guests in a row after which one for a job is carried out, if there is one: a guest's
 /// request may wait for what that does.
-const GUEST_CALLS_PER_JOB_CALL: usize = 16;
+const GUEST_CALLS_PER_JOB_CALL: usize = 32;
 
 type Work = Box<dyn FnOnce() + Send>;
 

@@ -1,5 +1,5 @@
-//! Room in a file: what reads as zeroes, holes, room that is reserved, and bytes that the host copies
-//! itself.
+//! Room in a file: what reads as zeroes, holes, room that is reserved, and bytes that the host
+//! copies itself.
 
 use std::{fs::File, ops::Range, os::unix::fs::FileExt, sync::Arc};
 

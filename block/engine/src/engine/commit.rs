@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{BlockCommit, Cmd, CmdError, DiskName, JobType, OnError, Reply},
-    jobs::{ActiveCommit, Begun, Commit, Ending, JobOptions, NamedBefore, Record, Shape},
+    jobs::{ActiveCommit, Begun, Commit, Ending, JobOptions, Record, Shape},
 };
 
 /// The layers of a disk, and those that a commit begins and ends with: their places from the top
@@ -70,17 +70,14 @@ impl Engine {
         let purpose = Purpose::job("commit", options.id.as_str(), &disk);
         let hold = Hold::take(&disk, held, purpose)?;
         let (overlay, base) = (layers[overlay].clone(), layers[base].clone());
+        let backing = backing_for(&overlay, &base, cmd.backing_file);
         let commit = Commit {
-            hold,
-            backing: backing_for(&overlay, &base, cmd.backing_file),
-            overlay,
             top: layers[top].clone(),
+            relink: self.relink(overlay, Some((&base, backing)), hold),
             base,
-            files: self.opener.files().clone(),
-            named: NamedBefore::default(),
             _filter: filter,
         };
-        let (len, checked) = (commit.len(), commit.check_base(&disk));
+        let (len, checked) = (commit.len(), commit.relink.check_base(&disk));
         let target = commit.base.clone();
         let recorded = (record, Some(target));
         self.prepare_merge(disk, options, (commit, len), checked, recorded)
@@ -159,17 +156,16 @@ impl Engine {
         let above = top.chain().take_while(|node| !is_base(node));
         let held = above.chain([base.clone()]);
         let purpose = Purpose::job("commit", options.id.as_str(), &disk);
+        let hold = Hold::take(&disk, held, purpose)?;
+        let named = name_for(&top, base);
         let commit = ActiveCommit {
-            hold: Hold::take(&disk, held, purpose)?,
-            backing: name_for(&top, base),
             mirror: Mirror::new(top.clone(), base.clone()),
+            relink: self.relink(top.clone(), Some((base, named)), hold),
             top,
             base: base.clone(),
-            files: self.opener.files().clone(),
-            named: NamedBefore::default(),
             _filter: filter,
         };
-        let (len, checked) = (commit.len(), commit.check_base(&disk));
+        let (len, checked) = (commit.len(), commit.relink.check_base(&disk));
         // The guest has changed what it has copied, as far as another process knows.
         self.prepare_merge(disk, options, (commit, len), checked, (record, None))
     }

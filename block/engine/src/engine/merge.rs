@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use strata_format::backing::Backing;
-use strata_graph::{GuestDisk, Node, name_for};
+use strata_graph::{GuestDisk, Hold, Node, name_for};
 use strata_storage::error::Error;
 
 use super::{Engine, refused};
 use crate::{
     api::CmdError,
-    jobs::{Begun, Job, JobOptions, Membership, Record, Work},
+    jobs::{Begun, Job, JobOptions, Membership, NewBase, Record, Relink, Work},
 };
 
 impl Engine {
@@ -42,6 +42,21 @@ impl Engine {
             record,
             target,
         })
+    }
+
+    /// How a merge ends that `hold` keeps others from: `upper` lies on the base, which its header
+    /// names so.
+    pub(super) fn relink(
+        &self,
+        upper: Rc<Node>,
+        base: Option<(&Rc<Node>, Backing)>,
+        hold: Hold,
+    ) -> Relink {
+        let base = base.map(|(node, backing)| NewBase {
+            node: node.clone(),
+            backing,
+        });
+        Relink::new(upper, base, self.opener.files().clone(), hold)
     }
 
     /// The job's place in its group, if it has one.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{BlockStream, Cmd, CmdError, JobType, OnError},
-    jobs::{JobOptions, NamedBefore, NewBase, Shape, Stream},
+    jobs::{JobOptions, Shape, Stream},
 };
 
 impl Engine {
@@ -47,17 +47,11 @@ impl Engine {
             let merged = top.chain().take_while(|node| !is_base(node));
             self.record_of((&disk, &id, asked), shape, merged.chain(base.clone()))
         };
-        let below = base.map(|base| NewBase {
-            backing: backing_for(&top, &base, cmd.backing_file),
-            node: base,
-        });
+        let named = |base| (base, backing_for(&top, base, cmd.backing_file));
+        let below = base.as_ref().map(named);
         let stream = Stream {
-            top,
             is_top,
-            base: below,
-            files: self.opener.files().clone(),
-            hold,
-            named: NamedBefore::default(),
+            relink: self.relink(top.clone(), below, hold),
             _filter: filter,
         };
         let options = JobOptions {

@@ -10,20 +10,16 @@
 use std::{ops::Range, rc::Rc};
 
 use strata_exec::mem::SgList;
-use strata_format::backing::Backing;
 use strata_graph::{
-    Edit, EditError, GuestDisk, Hold, Mirror, Name, Node, check_leads_to,
+    Edit, Mirror, Name, Node,
     commit::{drop_content, make_empty},
 };
-use strata_storage::{
-    Files,
-    error::{Error, IoResult},
-};
+use strata_storage::error::{Error, IoResult};
 
 use super::{
-    Job, Work,
+    Job, Relink, Work,
     commit::CopyDown,
-    layers::{self, NamedBefore},
+    layers,
     lifecycle::Ending,
     progress::Ahead,
     steps::{Piece, StepError, Steps, Todo, take, take_all},
@@ -35,14 +31,8 @@ use crate::api::JobPhase;
 pub(crate) struct ActiveCommit {
     pub top: Rc<Node>,
     pub base: Rc<Node>,
-    /// How the top's header names the base, or will.
-    pub backing: Backing,
-    /// Where the names in headers lead.
-    pub files: Files,
-    /// Keeps others from the top, the base and the layers between them.
-    pub hold: Hold,
-    /// What the header of the top has named before.
-    pub named: NamedBefore,
+    /// The top lies on the base in the end, also once the base is the disk's top.
+    pub relink: Relink,
     /// A node name that is the job's until it ends.
     pub _filter: Option<Name>,
     /// What the guest changes meanwhile.
@@ -95,24 +85,21 @@ impl Work for ActiveCommit {
     async fn settle(&self, job: &Job) -> Result<(), Error> {
         self.base.flush().await?;
         if job.ending() == Some(Ending::TakeOver) {
-            self.check_base(job.disk())?;
-            let edit = self.without_between(job);
-            edit.check().map_err(|error| self.refused(error))?;
+            self.relink.check(job.disk())?;
         }
         Ok(())
     }
 
     /// The header of the top leads to the base: also once the base is the disk's top.
     async fn write_header(&self, job: &Job) -> Result<(), Error> {
-        if job.ending() != Some(Ending::TakeOver) || self.lies_on_base() {
+        if job.ending() != Some(Ending::TakeOver) || self.relink.is_done() {
             return Ok(());
         }
-        let backing = Some(self.backing.clone());
-        self.named.replace(&self.top, backing).await
+        self.relink.write_header().await
     }
 
     async fn restore_header(&self, _job: &Job) -> Result<(), Error> {
-        self.named.restore(&self.top).await
+        self.relink.restore_header().await
     }
 
     async fn finish(&self, job: &Job) -> Result<(), Error> {
@@ -137,15 +124,6 @@ impl ActiveCommit {
         self.top.size()
     }
 
-    /// Refuses a base whose name in the header would not lead to it when `disk` is opened again.
-    ///
-    /// # Errors
-    /// One line on why not.
-    pub fn check_base(&self, disk: &GuestDisk) -> Result<(), Error> {
-        let (top, options) = ((self.top.path(), self.top.format()), disk.image_options());
-        check_leads_to(&self.files, top, Some(&self.backing), &self.base, options)
-    }
-
     /// Copies what is dirty now. What fails is tried again, or left out.
     async fn copy_dirty(&self, job: &Job) -> IoResult<()> {
         let dirty = DirtyParts {
@@ -166,18 +144,21 @@ impl ActiveCommit {
     /// Makes the base the disk's top. All is in it and durable, and the header of the old top leads
     /// to it (W5); now the old top is emptied, while no request is under way.
     async fn take_over(&self, job: &Job) -> Result<(), Error> {
-        self.check_base(job.disk())?;
-        self.drop_between(job).await?;
-        let edit = Edit::default().pivot(job.disk(), &self.base, &self.hold);
-        edit.check().map_err(|error| self.refused(error))?;
+        self.relink.check_base(job.disk())?;
+        if !self.relink.is_done() {
+            self.relink.follow(job.disk(), "committed").await?;
+        }
+        let refused = |error| self.relink.refused(error);
+        let edit = Edit::default().pivot(job.disk(), &self.base, self.relink.hold());
+        edit.check().map_err(refused)?;
         let drained = edit.drain().await;
         self.copy_the_rest().await?;
         self.base.flush().await?;
         // Others may be at the files meanwhile.
-        self.check_base(job.disk())?;
+        self.relink.check_base(job.disk())?;
         self.top.record_all().await?;
         let dropped = drop_content(&self.top).await?;
-        drained.apply().map_err(|error| self.refused(error))?;
+        drained.apply().map_err(refused)?;
         job.disk().set_mirror(None);
         // The guest goes on meanwhile, and nothing is lost but room.
         if let Err(error) = self.top.image().free_dropped(dropped).await {
@@ -187,32 +168,12 @@ impl ActiveCommit {
         Ok(())
     }
 
-    fn lies_on_base(&self) -> bool {
-        let is_base = |node: Rc<Node>| Rc::ptr_eq(&node, &self.base);
-        self.top.backing().is_some_and(is_base)
-    }
-
-    fn without_between(&self, job: &Job) -> Edit<'_> {
-        Edit::default().backing(job.disk(), &self.top, Some(&self.base), &self.hold)
-    }
-
-    /// Puts the top on the base, and closes what lies between them.
-    async fn drop_between(&self, job: &Job) -> Result<(), Error> {
-        if self.lies_on_base() {
-            return Ok(());
-        }
-        let gone = self.without_between(job).drain().await.apply();
-        let gone = gone.map_err(|error| self.refused(error))?;
-        layers::close(gone, "committed").await;
-        Ok(())
-    }
-
     /// Gives up what the top holds: the base, which lies directly below it, has all of that.
     async fn empty(&self, job: &Job) -> Result<(), Error> {
         let drained = job.disk().gate().drain().await;
         self.copy_the_rest().await?;
         self.base.flush().await?;
-        self.check_base(job.disk())?;
+        self.relink.check_base(job.disk())?;
         make_empty(&self.top).await?;
         job.disk().set_mirror(None);
         drop(drained);
@@ -242,10 +203,6 @@ impl ActiveCommit {
             }
         }
         Ok(())
-    }
-
-    fn refused(&self, error: EditError) -> Error {
-        layers::refused(&self.top, error)
     }
 }
 

@@ -8,31 +8,22 @@
 use std::rc::Rc;
 
 use strata_exec::mem::SgList;
-use strata_format::{backing::Backing, extent::ExtentKind};
-use strata_graph::{Edit, EditError, GuestDisk, Hold, Name, Node, check_leads_to};
-use strata_storage::{Files, error::Error};
+use strata_format::extent::ExtentKind;
+use strata_graph::{Name, Node};
+use strata_storage::error::Error;
 
 use super::{
-    Job, Work,
-    layers::{self, NamedBefore},
+    Job, Relink, Work, layers,
     steps::{Piece, StepError, Steps, Todo, ZERO_CLUSTERS, read, take_all, write},
 };
 
 /// A commit, as the command that started it has resolved it.
 pub(crate) struct Commit {
-    /// The layer above the top.
-    pub overlay: Rc<Node>,
     /// What it holds goes down, and so does what the layers between it and the base hold.
     pub top: Rc<Node>,
     pub base: Rc<Node>,
-    /// How the overlay's header will name the base.
-    pub backing: Backing,
-    /// Where the names in headers lead.
-    pub files: Files,
-    /// Keeps others from the overlay, the base and the layers between them.
-    pub hold: Hold,
-    /// What the header of the overlay has named before.
-    pub named: NamedBefore,
+    /// The layer above the top lies on the base in the end.
+    pub relink: Relink,
     /// A node name that is the job's until it ends.
     pub _filter: Option<Name>,
 }
@@ -50,25 +41,21 @@ impl Work for Commit {
     /// The base is durable before a header names it.
     async fn settle(&self, job: &Job) -> Result<(), Error> {
         self.base.flush().await?;
-        self.check_base(job.disk())?;
-        self.edit(job).check().map_err(|error| self.refused(error))
+        self.relink.check(job.disk())
     }
 
     async fn write_header(&self, _job: &Job) -> Result<(), Error> {
-        self.overlay.prepare_writing().await?;
-        let backing = Some(self.backing.clone());
-        self.named.replace(&self.overlay, backing).await
+        self.relink.upper().prepare_writing().await?;
+        self.relink.write_header().await
     }
 
     async fn restore_header(&self, _job: &Job) -> Result<(), Error> {
-        self.named.restore(&self.overlay).await
+        self.relink.restore_header().await
     }
 
     /// The layers that are not needed any more are closed.
     async fn finish(&self, job: &Job) -> Result<(), Error> {
-        let gone = self.edit(job).drain().await.apply();
-        let gone = gone.map_err(|error| self.refused(error))?;
-        layers::close(gone, "committed").await;
+        self.relink.follow(job.disk(), "committed").await?;
         self.finish_writing(job).await;
         Ok(())
     }
@@ -81,37 +68,13 @@ impl Work for Commit {
 impl Commit {
     /// Bytes to look at. Where the top hides what lies below its end, it does so in the base, too.
     pub fn len(&self) -> u64 {
-        let hidden = self.base.size().min(self.overlay.size());
+        let hidden = self.base.size().min(self.relink.upper().size());
         self.top.size().max(hidden)
-    }
-
-    /// Refuses a base whose name in the header would not lead to it when `disk` is opened again.
-    ///
-    /// # Errors
-    /// One line on why not.
-    pub fn check_base(&self, disk: &GuestDisk) -> Result<(), Error> {
-        let overlay = (self.overlay.path(), self.overlay.format());
-        let options = disk.image_options();
-        check_leads_to(
-            &self.files,
-            overlay,
-            Some(&self.backing),
-            &self.base,
-            options,
-        )
-    }
-
-    fn edit(&self, job: &Job) -> Edit<'_> {
-        Edit::default().backing(job.disk(), &self.overlay, Some(&self.base), &self.hold)
-    }
-
-    fn refused(&self, error: EditError) -> Error {
-        layers::refused(&self.overlay, error)
     }
 
     /// Makes read-only again what was made writable for the job.
     async fn finish_writing(&self, job: &Job) {
-        for node in [&self.overlay, &self.base] {
+        for node in [self.relink.upper(), &self.base] {
             if !Rc::ptr_eq(node, &job.disk().root()) {
                 layers::finish_writing(node).await;
             }

@@ -1,10 +1,9 @@
 //! What jobs do with layers before and after they copy.
 
-use std::{cell::RefCell, rc::Rc};
+use std::rc::Rc;
 
-use strata_format::backing::Backing;
-use strata_graph::{EditError, Node, commit::grow};
-use strata_storage::error::{Error, Result};
+use strata_graph::{Node, commit::grow};
+use strata_storage::error::Result;
 
 /// Makes `base` writable, and as large as `top`, what it is to show.
 ///
@@ -35,42 +34,5 @@ pub(super) async fn close(layers: impl IntoIterator<Item = Rc<Node>>, how: &str)
         if let Err(error) = layer.image().close().await {
             tracing::warn!(%error, "a layer that was {how} did not close cleanly");
         }
-    }
-}
-
-/// What a header has named as the layer below before a job changed that.
-#[derive(Default)]
-pub(crate) struct NamedBefore(RefCell<Option<Option<Backing>>>);
-
-impl NamedBefore {
-    /// Has the header of `node` name `backing`.
-    ///
-    /// # Errors
-    /// As [`Image::write_backing_name`](strata_graph::Image::write_backing_name).
-    pub(super) async fn replace(&self, node: &Node, backing: Option<Backing>) -> Result<()> {
-        let before = node.image().backing_name();
-        node.image().write_backing_name(backing).await?;
-        self.0.replace(Some(before));
-        Ok(())
-    }
-
-    /// Has it name again what it did before, if that has been changed.
-    ///
-    /// # Errors
-    /// As [`NamedBefore::replace`].
-    pub(super) async fn restore(&self, node: &Node) -> Result<()> {
-        let before = self.0.take();
-        match before {
-            Some(before) => node.image().write_backing_name(before).await,
-            None => Ok(()),
-        }
-    }
-}
-
-/// Why the graph cannot follow, of a job that changes what lies below `node`.
-pub(super) fn refused(node: &Node, error: EditError) -> Error {
-    Error::Image {
-        file: node.path().to_owned(),
-        why: error.to_string(),
     }
 }

@@ -10,16 +10,12 @@ use strata_exec::{
     mem::{SgList, to_usize},
     yield_now,
 };
-use strata_format::{backing::Backing, extent::ExtentKind};
-use strata_graph::{Edit, EditError, GuestDisk, Hold, Name, Node, check_leads_to};
-use strata_storage::{
-    Files,
-    error::{Error, IoResult},
-};
+use strata_format::extent::ExtentKind;
+use strata_graph::{GuestDisk, Name, Node};
+use strata_storage::error::{Error, IoResult};
 
 use super::{
-    Job, Work,
-    layers::{self, NamedBefore},
+    Job, Relink, Work, layers,
     steps::{Piece, StepError, Steps, Todo, ZERO_CLUSTERS, read, take_all, write},
     stride,
 };
@@ -29,26 +25,13 @@ const LOOK: u64 = 256 << 20;
 
 /// A stream, as the command that started it has resolved it.
 pub(crate) struct Stream {
-    pub top: Rc<Node>,
-    /// Whether it is its disk's top; otherwise it takes writes for the job only.
+    /// Whether the layer that is merged into is its disk's top; otherwise it takes writes for the
+    /// job only.
     pub is_top: bool,
-    /// The layer that stays below; `None` if the top shall stand alone.
-    pub base: Option<NewBase>,
-    /// Where the names in headers lead.
-    pub files: Files,
-    /// Keeps others from the top, the base and the layers between them.
-    pub hold: Hold,
-    /// What the header of the top has named before.
-    pub named: NamedBefore,
+    /// What that layer will lie on: nothing, if it shall stand alone.
+    pub relink: Relink,
     /// A node name that is the job's until it ends.
     pub _filter: Option<Name>,
-}
-
-/// What the top will lie on.
-pub(crate) struct NewBase {
-    pub node: Rc<Node>,
-    /// How the header will name it.
-    pub backing: Backing,
 }
 
 /// What the layers between top and base hold.
@@ -61,47 +44,43 @@ enum Between {
 impl Work for Stream {
     /// Copies everything.
     async fn run(&self, job: &Job) -> Result<(), Error> {
-        if self.is_done() {
+        if self.relink.is_done() {
             return Ok(());
         }
-        self.top.prepare_writing().await?;
+        self.top().prepare_writing().await?;
         let copy = CopyUp {
-            top: self.top.clone(),
-            base: self.base.as_ref().map(|base| base.node.clone()),
+            top: self.top().clone(),
+            base: self.relink.base().cloned(),
         };
         Ok(take_all(job, copy, self.len()).await?)
     }
 
     /// Everything that the layers in between stand for becomes durable.
     async fn settle(&self, job: &Job) -> Result<(), Error> {
-        if self.is_done() {
+        if self.relink.is_done() {
             return Ok(());
         }
-        self.top.flush().await?;
-        self.check_base(job.disk())?;
-        self.edit(job).check().map_err(|error| self.refused(error))
+        self.top().flush().await?;
+        self.relink.check(job.disk())
     }
 
     async fn write_header(&self, _job: &Job) -> Result<(), Error> {
-        if self.is_done() {
+        if self.relink.is_done() {
             return Ok(());
         }
-        let backing = self.base.as_ref().map(|base| base.backing.clone());
-        self.named.replace(&self.top, backing).await
+        self.relink.write_header().await
     }
 
     async fn restore_header(&self, _job: &Job) -> Result<(), Error> {
-        self.named.restore(&self.top).await
+        self.relink.restore_header().await
     }
 
     /// Makes the base what the top lies on. The layers in between are closed then.
     async fn finish(&self, job: &Job) -> Result<(), Error> {
-        if self.is_done() {
+        if self.relink.is_done() {
             return Ok(());
         }
-        let between = self.edit(job).drain().await.apply();
-        let between = between.map_err(|error| self.refused(error))?;
-        layers::close(between, "merged").await;
+        self.relink.follow(job.disk(), "merged").await?;
         self.finish_writing().await;
         Ok(())
     }
@@ -114,46 +93,34 @@ impl Work for Stream {
 impl Stream {
     /// Bytes to look at: 0 if there is nothing to do.
     pub fn len(&self) -> u64 {
-        if self.is_done() { 0 } else { self.top.size() }
+        if self.relink.is_done() {
+            0
+        } else {
+            self.top().size()
+        }
     }
 
-    /// Whether the top lies on the base already, or on nothing.
-    fn is_done(&self) -> bool {
-        match (self.top.backing(), &self.base) {
-            (Some(below), Some(base)) => Rc::ptr_eq(&below, &base.node),
-            (below, _) => below.is_none(),
-        }
+    /// The layer that is merged into.
+    fn top(&self) -> &Rc<Node> {
+        self.relink.upper()
     }
 
     /// Makes the layer read-only again that was made writable for the job.
     async fn finish_writing(&self) {
         if !self.is_top {
-            layers::finish_writing(&self.top).await;
+            layers::finish_writing(self.top()).await;
         }
     }
 
-    fn edit(&self, job: &Job) -> Edit<'_> {
-        let below = self.base.as_ref().map(|base| &base.node);
-        Edit::default().backing(job.disk(), &self.top, below, &self.hold)
-    }
-
-    fn refused(&self, error: EditError) -> Error {
-        layers::refused(&self.top, error)
-    }
-
-    /// Refuses a base whose name in the header would not lead to it when `disk` is opened again.
+    /// As [`Relink::check_base`], if there is anything to do.
     ///
     /// # Errors
     /// One line on why not.
     pub fn check_base(&self, disk: &GuestDisk) -> Result<(), Error> {
-        let Some(NewBase { node, backing }) = &self.base else {
-            return Ok(());
-        };
-        if self.is_done() {
+        if self.relink.is_done() {
             return Ok(());
         }
-        let top = (self.top.path(), self.top.format());
-        check_leads_to(&self.files, top, Some(backing), node, disk.image_options())
+        self.relink.check_base(disk)
     }
 }
 

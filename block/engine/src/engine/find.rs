@@ -77,6 +77,14 @@ pub(super) fn check_on_top(disk: &GuestDisk, layer: &Rc<Node>) -> Result<(), Cmd
     }
 }
 
+/// Refuses a layer that is not the disk's top, in the words of commands that need one.
+pub(super) fn check_is_root(disk: &GuestDisk, layer: &Rc<Node>) -> Result<(), CmdError> {
+    if !Rc::ptr_eq(layer, &disk.root()) {
+        return Err(refused("Need a root block node"));
+    }
+    Ok(())
+}
+
 /// Refuses a disk that its guest may not write to.
 pub(super) fn check_writable(disk: &GuestDisk) -> Result<(), CmdError> {
     let options = disk.options();

@@ -5,7 +5,7 @@ use std::{rc::Rc, time::SystemTime};
 use strata_format::qcow2::{Qcow2, Snapshot};
 use strata_graph::{GuestDisk, Hold, Node, Purpose};
 
-use super::{Engine, refused, snapshot::failed, transaction::Plan};
+use super::{Engine, find::check_is_root, refused, snapshot::failed, transaction::Plan};
 use crate::api::{
     BlockdevSnapshotDeleteInternal, BlockdevSnapshotInternal, CmdError, Reply, SnapshotInfo,
 };
@@ -62,9 +62,7 @@ impl Engine {
     fn hold_for_internal(&self, device: &str) -> Result<(Rc<GuestDisk>, Hold), CmdError> {
         let found = self.find_layer(device);
         let (disk, layer) = found.ok_or_else(|| self.not_found(device))?;
-        if !Rc::ptr_eq(&layer, &disk.root()) {
-            return Err(refused("Need a root block node"));
-        }
+        check_is_root(&disk, &layer)?;
         let hold = Hold::take(&disk, [layer], Purpose::Snapshot)?;
         if disk.options().read_only {
             return Err(refused(format!("Device '{device}' is read only")));
@@ -84,12 +82,12 @@ impl Engine {
             id.as_ref().is_none_or(|id| *id == one.id)
                 && name.as_ref().is_none_or(|name| *name == one.name)
         };
-        let snapshots = match node.image().as_qcow2() {
+        let image = node.image().as_qcow2();
+        let snapshots = match image {
             None => Vec::new(),
             Some(image) => image.snapshots().await.map_err(failed)?,
         };
-        let (Some(found), Some(image)) = (snapshots.iter().find(is_it), node.image().as_qcow2())
-        else {
+        let (Some(found), Some(image)) = (snapshots.iter().find(is_it), image) else {
             let said = |given: &Option<String>| given.clone().unwrap_or_else(|| "null".to_owned());
             return Err(refused(format!(
                 "Snapshot with id '{}' and name '{}' does not exist on device '{device}'",
@@ -141,12 +139,6 @@ impl Internal {
         };
         let image = self.image();
         let created = image.create_snapshot(&self.name, SystemTime::now()).await;
-        created.map_err(failed)?;
-        let snapshots = image.snapshots().await.map_err(failed)?;
-        let made = snapshots
-            .into_iter()
-            .rev()
-            .find(|one| one.name == self.name);
-        Ok(made.map(|one| one.id).unwrap_or_default())
+        created.map_err(failed)
     }
 }

@@ -391,7 +391,7 @@ async fn id_of(image: &Qcow2, name: &str) -> Result<String> {
 async fn run(node: &Node, change: Change, name: &str) -> Result<()> {
     let image = node.image().as_qcow2().expect("chosen for it");
     match change {
-        Change::Create => image.create_snapshot(name, UNIX_EPOCH).await,
+        Change::Create => image.create_snapshot(name, UNIX_EPOCH).await.map(drop),
         Change::Apply => node.apply_snapshot(&id_of(image, name).await?).await,
         Change::Delete => image.delete_snapshot(&id_of(image, name).await?).await,
     }

@@ -270,9 +270,15 @@ fn bitmaps_are_stored_after_snapshots_were_changed() {
             for change in 0..3 {
                 let image = &layer.image;
                 match change {
-                    0 => image.create_snapshot("a", std::time::UNIX_EPOCH).await,
+                    0 => image
+                        .create_snapshot("a", std::time::UNIX_EPOCH)
+                        .await
+                        .map(drop),
                     1 => image.delete_snapshot("1").await,
-                    _ => image.create_snapshot("b", std::time::UNIX_EPOCH).await,
+                    _ => image
+                        .create_snapshot("b", std::time::UNIX_EPOCH)
+                        .await
+                        .map(drop),
                 }
                 .unwrap();
                 image.close().await.unwrap();

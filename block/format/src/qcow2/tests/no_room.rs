@@ -101,7 +101,7 @@ fn while_the_table_of_snapshots_is_replaced() {
             ..options()
         };
         stops_at_any_flush(options.clone(), |layer| {
-            Box::pin(async move { layer.image.create_snapshot("t", UNIX_EPOCH).await })
+            Box::pin(async move { layer.image.create_snapshot("t", UNIX_EPOCH).await.map(drop) })
         });
         stops_at_any_flush(options.clone(), |layer| {
             Box::pin(async move { layer.image.apply_snapshot("1").await })

@@ -29,13 +29,13 @@ struct Made {
 
 impl Qcow2 {
     /// Makes a snapshot of the disk as it is, with the name `name` and the time `now`; durable when
-    /// this returns. Nothing else uses the image meanwhile.
+    /// this returns its id. Nothing else uses the image meanwhile.
     ///
     /// # Errors
     /// The name is too long, or there are too many snapshots; refcounts are too narrow; there is no
     /// room; the image cannot have snapshots; then there is none. After another error of the host
     /// the image has stopped.
-    pub async fn create_snapshot(&self, name: &str, now: SystemTime) -> Result<()> {
+    pub async fn create_snapshot(&self, name: &str, now: SystemTime) -> Result<String> {
         if name.len() > MAX_NAME {
             return Err(self
                 .file
@@ -55,8 +55,9 @@ impl Qcow2 {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let size = self.virtual_size();
         let icount = 0u64;
+        let id = next_id(&snapshots);
         let snapshot = Snapshot {
-            id: next_id(&snapshots),
+            id: id.clone(),
             name: name.to_owned(),
             date: (
                 u32::try_from(since.as_secs()).unwrap_or(u32::MAX),
@@ -88,7 +89,8 @@ impl Qcow2 {
             }
             Err(error) => Err(error),
         };
-        self.give_up(result)
+        self.give_up(result)?;
+        Ok(id)
     }
 
     /// Makes all that a new snapshot consists of, durable, but does not name it yet; whether

@@ -22,6 +22,7 @@ pub(super) struct Plan {
     pub overlays: Vec<Overlay>,
     pub internal: Vec<Internal>,
     bitmaps: Vec<BitmapAction>,
+    merges: Vec<Cmd>,
 }
 
 /// A change of a bitmap.
@@ -43,25 +44,18 @@ impl Engine {
     /// `transaction`.
     pub(super) async fn transaction(self: &Rc<Self>, cmd: Transaction) -> Result<Reply, CmdError> {
         let mode = cmd.properties.and_then(|given| given.completion_mode);
-        let (mut plan, mut merges, mut others) = (Plan::default(), Vec::new(), false);
+        let (mut plan, actions) = (Plan::default(), cmd.actions.len());
         for action in cmd.actions {
-            match action {
-                TransactionAction::BlockStream(cmd) => merges.push(Cmd::BlockStream(cmd)),
-                TransactionAction::BlockCommit(cmd) => merges.push(Cmd::BlockCommit(cmd)),
-                action => {
-                    others = true;
-                    self.plan(action, &mut plan)?;
-                }
-            }
+            self.plan(action, &mut plan)?;
         }
-        if merges.is_empty() {
+        if plan.merges.is_empty() {
             self.carry_out(plan).await?;
-        } else if others {
+        } else if plan.merges.len() < actions {
             let why = "Jobs are started by a transaction that does nothing else";
             return Err(refused(why));
         } else {
             let grouped = mode == Some(CompletionMode::Grouped);
-            self.begin_together(merges, grouped).await?;
+            self.begin_together(plan.merges, grouped).await?;
         }
         Ok(Reply::Done)
     }
@@ -81,7 +75,14 @@ impl Engine {
                 plan.internal.push(self.find_internal(cmd)?);
                 return Ok(());
             }
-            Action::BlockStream(_) | Action::BlockCommit(_) => return Ok(()),
+            Action::BlockStream(cmd) => {
+                plan.merges.push(Cmd::BlockStream(cmd));
+                return Ok(());
+            }
+            Action::BlockCommit(cmd) => {
+                plan.merges.push(Cmd::BlockCommit(cmd));
+                return Ok(());
+            }
             Action::Abort(NoData {}) => {
                 return Err(refused("Transaction aborted using Abort action"));
             }
@@ -123,6 +124,7 @@ impl Engine {
             overlays,
             internal,
             bitmaps,
+            merges: _,
         } = plan;
         let mut opened = Vec::new();
         for overlay in overlays {

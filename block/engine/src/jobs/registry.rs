@@ -78,18 +78,11 @@ impl Verb {
     /// What is answered if a job in state `status` does not take it.
     fn refused(self, id: &str, status: JobStatus) -> CmdError {
         let status = serde_json::to_value(status).unwrap_or_default();
-        refused(format!(
+        CmdError::generic(format!(
             "Job '{id}' in state '{}' cannot accept command verb '{}'",
             status.as_str().unwrap_or_default(),
             self.name()
         ))
-    }
-}
-
-fn refused(desc: String) -> CmdError {
-    CmdError {
-        class: ErrorClass::GenericError,
-        desc,
     }
 }
 
@@ -208,7 +201,7 @@ impl Jobs {
         let job = self.find(id, Verb::Cancel)?;
         if job.is_paused() && !force {
             let desc = format!("The block job for device '{id}' is currently paused");
-            return Err(refused(desc));
+            return Err(CmdError::generic(desc));
         }
         Verb::Cancel.check(&job)?;
         if job.is_ready() && !force {
@@ -227,7 +220,7 @@ impl Jobs {
             .is_some_and(|ending| ending != Ending::TakeOver);
         if job.is_cancelled() || ends {
             let desc = format!("The active block job '{id}' cannot be completed");
-            return Err(refused(desc));
+            return Err(CmdError::generic(desc));
         }
         job.end_by(Ending::TakeOver);
         Ok(())
@@ -243,7 +236,7 @@ impl Jobs {
     pub fn pause(&self, id: &str) -> Result<(), CmdError> {
         let job = self.find_for(Verb::Pause, id)?;
         if job.is_paused() {
-            return Err(refused("Job is already paused".to_owned()));
+            return Err(CmdError::generic("Job is already paused".to_owned()));
         }
         job.pause();
         Ok(())
@@ -253,7 +246,9 @@ impl Jobs {
     pub fn resume(&self, id: &str) -> Result<(), CmdError> {
         let job = self.find(id, Verb::Resume)?;
         if !job.is_paused() {
-            return Err(refused("Can't resume a job that was not paused".to_owned()));
+            return Err(CmdError::generic(
+                "Can't resume a job that was not paused".to_owned(),
+            ));
         }
         Verb::Resume.check(&job)?;
         job.resume();

@@ -208,14 +208,7 @@ impl Part<'_> {
     fn gone(&self) -> Vec<Rc<Node>> {
         let (upper, below) = match &self.change {
             Change::Overlay(_) => return Vec::new(),
-            Change::Pivot(base) => {
-                let is_base = |node: &Rc<Node>| Rc::ptr_eq(node, base);
-                return self
-                    .root
-                    .chain()
-                    .take_while(|node| !is_base(node))
-                    .collect();
-            }
+            Change::Pivot(base) => return self.root.chain_above(Some(base)).collect(),
             Change::Backing(upper, below) => (upper, below),
         };
         let stay: Vec<_> = below.iter().flat_map(Node::chain).collect();

@@ -207,6 +207,12 @@ impl Node {
         std::iter::successors(Some(self.clone()), |node| node.backing())
     }
 
+    /// The same down to `base`, which is not among them; all, without one.
+    pub fn chain_above(self: &Rc<Self>, base: Option<&Rc<Self>>) -> impl Iterator<Item = Rc<Self>> {
+        let is_base = move |node: &Rc<Self>| base.is_some_and(|base| Rc::ptr_eq(base, node));
+        self.chain().take_while(move |node| !is_base(node))
+    }
+
     /// What this layer alone says of a range, as jobs and maps see it: holes of raw files count as
     /// zeros, and so does everything beyond the layer's end (a longer layer below stays hidden).
     ///

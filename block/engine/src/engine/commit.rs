@@ -9,7 +9,7 @@ use strata_storage::{absolute_name, is_unnamed};
 
 use super::{
     Engine,
-    find::check_writable,
+    find::{check_is_root, check_writable},
     merge::{Prepared, backing_for},
     refused,
 };
@@ -59,13 +59,13 @@ impl Engine {
             }
             let record = {
                 let layers = layers[..=base].iter().cloned();
-                let asked = (&*disk, &options.id, asked);
+                let asked = (&*disk, &options, asked);
                 self.record_of(asked, Shape::CommitTop, layers)
             };
             return self.prepare_active_commit(disk, base_node, (filter, record), options);
         };
         let held = layers[overlay..=base].iter().cloned();
-        let asked = (&*disk, &options.id, asked);
+        let asked = (&*disk, &options, asked);
         let record = self.record_of(asked, Shape::Commit, held.clone());
         let purpose = Purpose::job("commit", options.id.as_str(), &disk);
         let hold = Hold::take(&disk, held, purpose)?;
@@ -87,9 +87,7 @@ impl Engine {
     pub(super) fn find_root(&self, device: &str) -> Result<Rc<GuestDisk>, CmdError> {
         let found = self.find_layer(device);
         let (disk, layer) = found.ok_or_else(|| CmdError::device_not_found(device))?;
-        if !Rc::ptr_eq(&layer, &disk.root()) {
-            return Err(refused("Need a root block node"));
-        }
+        check_is_root(&disk, &layer)?;
         Ok(disk)
     }
 
@@ -152,9 +150,7 @@ impl Engine {
         options: JobOptions,
     ) -> Result<Prepared, CmdError> {
         let top = disk.root();
-        let is_base = |node: &Rc<Node>| Rc::ptr_eq(node, base);
-        let above = top.chain().take_while(|node| !is_base(node));
-        let held = above.chain([base.clone()]);
+        let held = top.chain_above(Some(base)).chain([base.clone()]);
         let purpose = Purpose::job("commit", options.id.as_str(), &disk);
         let hold = Hold::take(&disk, held, purpose)?;
         let named = name_for(&top, base);

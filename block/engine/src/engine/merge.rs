@@ -26,10 +26,6 @@ impl Engine {
     ) -> Result<Prepared, CmdError> {
         checked.map_err(|error| refused(error.to_string()))?;
         let (engine, (record, target)) = (self.clone(), recorded);
-        let record = record.map(|record| Record {
-            speed: options.speed,
-            ..record
-        });
         let begin = Box::new(move |begun| {
             let (exec, events) = (engine.exec.clone(), engine.events.clone());
             let job = Job::new(exec, events, disk, options, begun);

@@ -8,7 +8,7 @@ use strata_storage::{error::Result, is_unnamed};
 use super::{Engine, ReplyTo, merge::Prepared, refused};
 use crate::{
     api::{BlockJobInfo, Cmd, CmdError, JobStatus, Reply},
-    jobs::{Begun, Journal, Layer, PastJob, Record, Shape, State, Store},
+    jobs::{Begun, JobOptions, Journal, Layer, PastJob, Record, Shape, State, Store},
 };
 
 /// Where a record's job would go on.
@@ -334,7 +334,7 @@ impl Engine {
     /// temporary layer nobody can go on with.
     pub(super) fn record_of(
         &self,
-        (disk, id, cmd): (&GuestDisk, &Name, Cmd),
+        (disk, options, cmd): (&GuestDisk, &JobOptions, Cmd),
         shape: Shape,
         layers: impl Iterator<Item = Rc<Node>>,
     ) -> Option<Record> {
@@ -342,10 +342,10 @@ impl Engine {
         let layers: Vec<_> = layers.collect();
         let lasts = layers.iter().all(|layer| !is_unnamed(layer.path()));
         lasts.then(|| Record {
-            id: id.as_str().to_owned(),
+            id: options.id.as_str().to_owned(),
             shape,
             disk: disk.options().id.clone(),
-            speed: 0,
+            speed: options.speed,
             cmd,
             layers: layers.iter().map(|node| Layer::of(node)).collect(),
             state: State::Working(0),

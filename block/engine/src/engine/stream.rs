@@ -37,23 +37,6 @@ impl Engine {
         check_writable(&disk)?;
         let purpose = Purpose::job("stream", id.as_str(), &disk);
         let hold = hold_down_to(&disk, (&top, base.as_ref()), purpose)?;
-        let record = {
-            let shape = match &base {
-                Some(_) => Shape::StreamToBase,
-                None => Shape::Stream,
-            };
-            let is_base =
-                |node: &Rc<Node>| base.as_ref().is_some_and(|base| Rc::ptr_eq(base, node));
-            let merged = top.chain().take_while(|node| !is_base(node));
-            self.record_of((&disk, &id, asked), shape, merged.chain(base.clone()))
-        };
-        let named = |base| (base, backing_for(&top, base, cmd.backing_file));
-        let below = base.as_ref().map(named);
-        let stream = Stream {
-            is_top,
-            relink: self.relink(top.clone(), below, hold),
-            _filter: filter,
-        };
         let options = JobOptions {
             id,
             kind: JobType::Stream,
@@ -62,6 +45,21 @@ impl Engine {
             auto_finalize: cmd.auto_finalize.unwrap_or(true),
             auto_dismiss: cmd.auto_dismiss.unwrap_or(true),
             group: self.join_group(cmd.group.as_deref(), cmd.group_size)?,
+        };
+        let record = {
+            let shape = match &base {
+                Some(_) => Shape::StreamToBase,
+                None => Shape::Stream,
+            };
+            let layers = top.chain_above(base.as_ref()).chain(base.clone());
+            self.record_of((&disk, &options, asked), shape, layers)
+        };
+        let named = |base| (base, backing_for(&top, base, cmd.backing_file));
+        let below = base.as_ref().map(named);
+        let stream = Stream {
+            is_top,
+            relink: self.relink(top.clone(), below, hold),
+            _filter: filter,
         };
         let (len, checked) = (stream.len(), stream.check_base(&disk));
         self.prepare_merge(disk, options, (stream, len), checked, (record, None))
@@ -104,8 +102,6 @@ fn hold_down_to(
     (top, base): (&Rc<Node>, Option<&Rc<Node>>),
     purpose: Purpose,
 ) -> Result<Hold, CmdError> {
-    let is_base = |node: &Rc<Node>| base.is_some_and(|base| Rc::ptr_eq(base, node));
-    let merged = top.chain().take_while(|node| !is_base(node));
-    let hold = Hold::take(disk, merged, purpose)?;
+    let hold = Hold::take(disk, top.chain_above(base), purpose)?;
     Ok(hold.and_keep(disk, base.cloned())?)
 }

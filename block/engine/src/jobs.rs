@@ -6,6 +6,8 @@ mod group;
 mod job;
 mod layers;
 mod lifecycle;
+#[cfg(test)]
+mod one_disk;
 mod pace;
 mod progress;
 mod record;

@@ -12,7 +12,10 @@ use super::{
     Bench, Engine,
     live::{qemu_img, snapshot},
 };
-use crate::api::{BlockCommit, BlockJobInfo, BlockStream, Cmd, CmdError, JobRef, JobStatus, Reply};
+use crate::api::{
+    BlockCommit, BlockJobInfo, BlockJobSetSpeed, BlockStream, Cmd, CmdError, JobRef, JobStatus,
+    Reply,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -93,6 +96,17 @@ impl Bench {
         self.open(id, &path, Some(Format::Qcow2)).unwrap()
     }
 
+    /// Has a job that is paused go on to its end, as fast as it can.
+    fn let_go_on(&self, id: &str) {
+        let speed = BlockJobSetSpeed {
+            device: id.to_owned(),
+            speed: 0,
+        };
+        self.command(Cmd::BlockJobSetSpeed(speed)).unwrap();
+        self.command(Cmd::JobResume(on(id))).unwrap();
+        self.poll_until(|| self.job().status == JobStatus::Concluded);
+    }
+
     fn job(&self) -> BlockJobInfo {
         match self.command(Cmd::QueryBlockJobs) {
             Ok(Reply::BlockJobs(jobs)) if jobs.len() == 1 => jobs.into_iter().next().unwrap(),
@@ -163,14 +177,7 @@ fn a_stream_goes_on_in_the_next_process() {
         let refused = desc(bench.command(snapshot("virtio0", &bench.path("E"))));
         assert!(refused.ends_with("block job: stream"), "{refused}");
         assert!(bench.read(&disk, 0, 4 << 20) == before);
-        bench
-            .command(Cmd::BlockJobSetSpeed(crate::api::BlockJobSetSpeed {
-                device: "virtio0".to_owned(),
-                speed: 0,
-            }))
-            .unwrap();
-        bench.command(Cmd::JobResume(on("virtio0"))).unwrap();
-        bench.poll_until(|| bench.job().status == JobStatus::Concluded);
+        bench.let_go_on("virtio0");
         assert_eq!((bench.job().error, bench.depth("virtio0")), (None, 2));
         assert!(bench.read(&disk, 0, 4 << 20) == before);
         drop(disk);
@@ -295,14 +302,7 @@ fn a_stream_into_a_layer_below_the_top_goes_on() {
     let disk = bench.open_again("virtio0", "D");
     assert!(bench.keep_jobs(false).is_empty());
     bench.poll_until(|| bench.job().status == JobStatus::Paused);
-    bench
-        .command(Cmd::BlockJobSetSpeed(crate::api::BlockJobSetSpeed {
-            device: "mid".to_owned(),
-            speed: 0,
-        }))
-        .unwrap();
-    bench.command(Cmd::JobResume(on("mid"))).unwrap();
-    bench.poll_until(|| bench.job().status == JobStatus::Concluded);
+    bench.let_go_on("mid");
     // D, C and A: the job knows what was at the bottom, whatever it is called now.
     assert_eq!((bench.job().error, bench.depth("virtio0")), (None, 3));
     assert!(bench.read(&disk, 0, 4 << 20) == before);

@@ -127,23 +127,32 @@ fn count_up(
     });
 }
 
+impl Bench {
+    /// Carries out a transaction on two disks to which numbers are written in turns, before and
+    /// after it; then nothing is open any more. Returns the last number.
+    fn cut_a_count(&self, actions: impl FnOnce() -> Vec<TransactionAction>) -> u64 {
+        let disks = self.two_disks();
+        let (reached, end) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(u64::MAX)));
+        count_up(disks, 1, 0, reached.clone(), end.clone());
+        while reached.get() < 20 {
+            self.engine.poll();
+        }
+        self.transaction(actions()).unwrap();
+        end.set(reached.get() + 20);
+        while reached.get() < end.get() {
+            self.engine.poll();
+        }
+        assert!(self.engine.shut_down().is_empty());
+        end.get()
+    }
+}
+
 #[test]
 fn disks_are_cut_at_one_moment() {
     let bench = Bench::new();
-    let disks = bench.two_disks();
-    let (reached, end) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(u64::MAX)));
-    count_up(disks, 1, 0, reached.clone(), end.clone());
-    while reached.get() < 20 {
-        bench.engine.poll();
-    }
     // Whichever comes first.
-    let both = vec![bench.snapshot_of("two", "c"), bench.snapshot_of("one", "b")];
-    bench.transaction(both).unwrap();
-    end.set(reached.get() + 20);
-    while reached.get() < end.get() {
-        bench.engine.poll();
-    }
-    assert!(bench.engine.shut_down().is_empty());
+    let end =
+        bench.cut_a_count(|| vec![bench.snapshot_of("two", "c"), bench.snapshot_of("one", "b")]);
     let first = |name: &str| {
         let raw = bench.path("raw");
         let image = bench.path(name).display().to_string();
@@ -152,7 +161,7 @@ fn disks_are_cut_at_one_moment() {
         u64::from_le_bytes(bytes[..8].try_into().unwrap())
     };
     let (one, two) = (first("one.qcow2"), first("two.qcow2"));
-    assert!((20..end.get()).contains(&one), "{one}");
+    assert!((20..end).contains(&one), "{one}");
     assert!(one == two || one == two + 1, "{one} and {two}");
 }
 
@@ -280,22 +289,12 @@ fn bitmaps_change_with_the_rest_or_not_at_all() {
 #[test]
 fn a_snapshot_within_the_image_is_of_the_same_moment() {
     let bench = Bench::new();
-    let disks = bench.two_disks();
-    let (reached, end) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(u64::MAX)));
-    count_up(disks, 1, 0, reached.clone(), end.clone());
-    while reached.get() < 20 {
-        bench.engine.poll();
-    }
-    let both = vec![
-        bench.internal_of("two", "now"),
-        bench.snapshot_of("one", "b"),
-    ];
-    bench.transaction(both).unwrap();
-    end.set(reached.get() + 20);
-    while reached.get() < end.get() {
-        bench.engine.poll();
-    }
-    assert!(bench.engine.shut_down().is_empty());
+    let end = bench.cut_a_count(|| {
+        vec![
+            bench.internal_of("two", "now"),
+            bench.snapshot_of("one", "b"),
+        ]
+    });
     let first = |arguments: &[&str], name: &str| {
         let raw = bench.path("raw");
         let image = bench.path(name).display().to_string();
@@ -306,7 +305,7 @@ fn a_snapshot_within_the_image_is_of_the_same_moment() {
     };
     let one = first(&[], "one.qcow2");
     let two = first(&["-l", "now"], "two.qcow2");
-    assert!((20..end.get()).contains(&one), "{one}");
+    assert!((20..end).contains(&one), "{one}");
     assert!(one == two || one == two + 1, "{one} and {two}");
-    assert_eq!(first(&[], "two.qcow2"), end.get());
+    assert_eq!(first(&[], "two.qcow2"), end);
 }

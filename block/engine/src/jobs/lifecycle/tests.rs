@@ -1,13 +1,13 @@
 use std::{cell::RefCell, rc::Rc};
 
-use strata_graph::{DiskOptions, Format, Names, chain::ImageOptions};
+use strata_graph::Names;
 use strata_storage::error::{Error, IoError, IoResult};
 
 use super::{Ending, Work, may_follow};
 use crate::{
     api::{CmdError, Event, EventSink, JobStatus, JobType, OnError},
-    engine::{DiskSpec, Engine},
-    jobs::{Begun, Job, JobOptions, Jobs, Membership},
+    engine::Engine,
+    jobs::{Begun, Job, JobOptions, Jobs, Membership, one_disk},
 };
 
 /// A kind of job that copies nothing, and notes what is asked of it.
@@ -115,19 +115,7 @@ impl Bench {
     }
 
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("disk.raw");
-        std::fs::write(&path, [0; 512]).unwrap();
-        let engine = Engine::new(|_| {}).unwrap();
-        let image = ImageOptions {
-            format: Some(Format::Raw),
-            ..Default::default()
-        };
-        let disk = DiskOptions {
-            id: "virtio0".to_owned(),
-            ..Default::default()
-        };
-        engine.open_disk(DiskSpec { path, image, disk }).unwrap();
+        let (engine, directory) = one_disk::engine();
         Self {
             jobs: Rc::default(),
             log: Log::default(),

@@ -1,12 +1,12 @@
 use std::{cell::RefCell, rc::Rc};
 
-use strata_graph::{DiskOptions, Format, Names, chain::ImageOptions};
+use strata_graph::Names;
 
 use super::Jobs;
 use crate::{
     api::{CmdError, ErrorClass, EventSink, JobStatus, JobType, OnError},
-    engine::{DiskSpec, Engine},
-    jobs::{Begun, Ending, Job, JobOptions},
+    engine::Engine,
+    jobs::{Begun, Ending, Job, JobOptions, one_disk::engine},
 };
 
 use JobStatus::{
@@ -50,23 +50,6 @@ const ANSWERS: [&str; 9] = [
     "+++N+VVV", "+++N+VVV", "+PA++VVV", "+++N++VV", "+PA+++VV", "++VNVVVV", "++VNVV+V", "VVVNVVVV",
     "VVVNVVV+",
 ];
-
-fn engine() -> (Rc<Engine>, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("disk.raw");
-    std::fs::write(&path, [0; 512]).unwrap();
-    let engine = Engine::new(|_| {}).unwrap();
-    let image = ImageOptions {
-        format: Some(Format::Raw),
-        ..ImageOptions::default()
-    };
-    let disk = DiskOptions {
-        id: "virtio0".to_owned(),
-        ..DiskOptions::default()
-    };
-    engine.open_disk(DiskSpec { path, image, disk }).unwrap();
-    (engine, directory)
-}
 
 /// A job that has come to a state on `path`, of which nothing is carried out.
 fn job_in(engine: &Engine, path: &[JobStatus]) -> (Jobs, Rc<Job>) {
